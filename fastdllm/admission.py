@@ -1,0 +1,86 @@
+"""Requests are checked against the model here, before anything is decoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+
+from fastdllm.errors import UserError
+from fastdllm.model import ModelConfig
+from fastdllm.sampling import request_seed
+from fastdllm.sequence import DecodedSequence, Request
+from fastdllm.settings import DecodingSettings
+
+Number = TypeVar("Number", int, float)
+
+
+def start_sequences(
+    config: ModelConfig, requests: Sequence[Request], settings: DecodingSettings
+) -> list[DecodedSequence]:
+    """Check `requests` against the model and lay out their first blocks.
+
+    Raises:
+        UserError: naming the request (its place in the list) and what does not fit.
+    """
+    mask_id = settings.mask_id if settings.mask_id is not None else config.mask_id
+    if mask_id is None:
+        raise UserError("this model names no mask token; give one with the setting mask_id")
+    if mask_id >= config.vocab_size:
+        raise UserError(
+            f"mask_id {mask_id} is outside the model's vocabulary of {config.vocab_size}"
+        )
+    stop_token = settings.stop_token if settings.stop_token is not None else config.stop_token
+    seen: Counter[tuple[int, ...]] = Counter()
+    sequences = []
+    for index, request in enumerate(requests):
+        prompt = tuple(request.prompt_ids)
+        _check_request(config, index, request)
+        seed = request.seed
+        if seed is None:
+            seed = request_seed(settings.seed, prompt, seen[prompt])
+        seen[prompt] += 1
+        new_tokens = _first(request.max_new_tokens, settings.max_new_tokens)
+        if len(prompt) + new_tokens > config.max_positions:
+            raise UserError(
+                f"request {index}: {len(prompt)} prompt tokens and {new_tokens} new ones exceed "
+                f"the model's {config.max_positions} positions; shorten one of them"
+            )
+        sequence = DecodedSequence(
+            index=index,
+            prompt_length=len(prompt),
+            limit=len(prompt) + new_tokens,
+            block_size=settings.block_size,
+            mask_id=mask_id,
+            stop_token=stop_token,
+            small_block_size=settings.small_block_size,
+            temperature=_first(request.temperature, settings.temperature),
+            top_p=_first(request.top_p, settings.top_p),
+            generator=torch.Generator().manual_seed(seed),
+            stop_when=request.stop_when,
+            tokens=list(prompt),
+        )
+        sequence.start()
+        sequences.append(sequence)
+    return sequences
+
+
+def _check_request(config: ModelConfig, index: int, request: Request) -> None:
+    for token in request.prompt_ids:
+        if not 0 <= token < config.vocab_size:
+            raise UserError(
+                f"request {index}: token {token} is outside the model's vocabulary of "
+                f"{config.vocab_size}; was the prompt made with another tokenizer?"
+            )
+    if request.max_new_tokens is not None and request.max_new_tokens < 1:
+        raise UserError(
+            f"request {index}: max_new_tokens {request.max_new_tokens} must be at least 1"
+        )
+    if request.temperature is not None and request.temperature < 0:
+        raise UserError(f"request {index}: temperature {request.temperature} is negative")
+
+
+def _first(own: Number | None, default: Number) -> Number:
+    return default if own is None else own

@@ -1,0 +1,37 @@
+"""What goes wrong because of a user's input, told in one line.
+
+A `UserError` says what is wrong, where, what is allowed and what to do next. The command line
+prints it without a traceback and exits with code 2; anything else that escapes is a bug of ours and
+keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+USER_ERROR_EXIT_CODE = 2
+
+
+class UserError(Exception):
+    """A mistake that the person at the keyboard can mend; the message is one line."""
+
+
+class PolicyViolation(UserError):
+    """A decoding policy asked for something that block-diffusion decoding does not allow."""
+
+
+def nearest_name(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name that is spelled most like `name`, or None when none is close."""
+    matches = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str], where: str = "") -> UserError:
+    """Build the error for a name that does not exist: the nearest valid one, then all of them."""
+    names = sorted(str(v) for v in valid)
+    near = nearest_name(name, names)
+    place = f"{where}: " if where else ""
+    hint = f"did you mean {near!r}? " if near else ""
+    listed = ", ".join(names) if names else "none"
+    return UserError(f"{place}unknown {kind} {name!r}; {hint}valid: {listed}")

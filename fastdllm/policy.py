@@ -1,0 +1,223 @@
+"""What an experiment may decide while a sequence is decoded, and the published rules.
+
+A policy sees the state of one sequence and chooses (1) the next pass, (2) for each span of layers
+that it names: compute, reuse the output, or add the stored delta, (3) which masked positions to
+commit. It never touches caches, batches or loops, and needs no torch import: tensors reach it
+through `Predictions`. `decoding.py` refuses what block diffusion does not allow.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from fastdllm.errors import UserError
+from fastdllm.settings import DecodingSettings
+from fastdllm.validation import StrictModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LayerRange = tuple[int, int]
+
+
+class PassKind(StrEnum):
+    """The kinds of pass; `reused` runs no layer and answers from the last computed logits."""
+
+    PREFILL = "prefill"
+    FULL_BLOCK = "full_block"
+    SUB_BLOCK = "sub_block"
+    COMMIT = "commit"
+    REUSED = "reused"
+
+
+class SpanAction(StrEnum):
+    """What happens to one span of layers in one pass of one sequence."""
+
+    COMPUTE = "compute"
+    REUSE_OUTPUT = "reuse_output"
+    ADD_DELTA = "add_delta"
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceState:
+    """What a policy may look at, before a denoising pass of one sequence."""
+
+    block: int  # index of the current block, from the start of the prompt
+    sub_block: int  # the leftmost sub-block that still holds a mask
+    block_step: int  # denoising passes of this block so far, reused ones included
+    has_block_cache: bool  # a full-block pass has run in this block
+    has_stored_logits: bool  # the last computed pass covered the current sub-block
+    masked: tuple[bool, ...]  # per offset in the block
+    committed_since_compute: int  # tokens committed since the last pass that ran every layer
+    passes_since_compute: int  # denoising passes since that one
+    lowest_confidence: float | None  # of the tokens committed by the previous pass of this block
+
+
+class SpanSignals(Protocol):
+    """Measured on demand, for the sequences of one pass, at the input of one span."""
+
+    def input_change(self) -> list[float]:
+        """||h - h*|| / ||h*|| at the masked positions of the pass, h* as of the last recompute.
+
+        Infinite for a sequence without stored values. Source: docs/layer-reuse.md.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What one pass says about the window of positions that the policy asked for.
+
+    tokens: [B, W] long, the token proposed for each position; never the mask token.
+    confidence: [B, W] float32, its probability; -inf where the position is not masked.
+    masked: [B, W] bool, True where a token may be committed.
+    offsets: [B] int, offset in the block of each row's first position.
+    """
+
+    tokens: Tensor
+    confidence: Tensor
+    masked: Tensor
+    offsets: Tensor
+
+
+class Policy:
+    """Plain Fast-dLLM v2; an experiment derives from this class in its own file.
+
+    Source of the rules: Fast-dLLM v2 (arXiv 2509.26328), section 3.3, and docs/decoding.md.
+    """
+
+    class Parameters(StrictModel):
+        """Typed parameters that the grid of an experiment may set, besides the settings."""
+
+    # Spans of layers, in order and disjoint, about which `span_actions` is asked.
+    layer_spans: tuple[LayerRange, ...] = ()
+    # Keep the logits of each computed pass, so that a later pass can be `reused`.
+    keeps_logits: bool = False
+
+    def __init__(
+        self, settings: DecodingSettings, parameters: StrictModel, num_layers: int
+    ) -> None:
+        self.settings = settings
+        self.parameters = parameters
+        self.num_layers = num_layers
+
+    def next_pass(self, state: SequenceState) -> PassKind:
+        """Choose full_block, sub_block or reused for a sequence whose block has masks left.
+
+        A full-block pass makes the block cache; it is needed at the start of a block, and whenever
+        the first position of the sub-block is masked, since its prediction comes from the row
+        before it.
+        """
+        first = state.sub_block * self.settings.small_block_size
+        if not self.settings.use_block_cache or not state.has_block_cache or state.masked[first]:
+            return PassKind.FULL_BLOCK
+        return PassKind.SUB_BLOCK
+
+    def span_actions(
+        self, span: LayerRange, states: Sequence[SequenceState], signals: SpanSignals
+    ) -> list[SpanAction]:
+        """Choose, per sequence of a denoising pass, what to do with one of `layer_spans`."""
+        return [SpanAction.COMPUTE] * len(states)
+
+    def window(self, state: SequenceState, kind: PassKind) -> tuple[int, int]:
+        """Half-open range of block offsets to predict in this pass; default: the sub-block."""
+        size = self.settings.small_block_size
+        return state.sub_block * size, (state.sub_block + 1) * size
+
+    def accept(self, predictions: Predictions, states: Sequence[SequenceState]) -> Tensor:
+        """Choose the positions to commit, bool [B, W].
+
+        Every token above the confidence threshold, and the most confident one of each sequence in
+        any case (the first on ties), so that each pass makes progress.
+        """
+        accepted = predictions.confidence > self.settings.threshold
+        best = predictions.confidence.argmax(dim=-1, keepdim=True)
+        return accepted.scatter(-1, best, True) & predictions.masked
+
+
+class OutputReuse(Policy):
+    """Layer reuse in output mode: only every k-th denoising pass of a block is computed.
+
+    A pass between two computed ones would repeat the logits of the last computed one exactly,
+    whatever span is reused (docs/layer-reuse.md), so it runs no layer at all. Full-block passes
+    always run.
+    """
+
+    keeps_logits = True
+
+    def next_pass(self, state: SequenceState) -> PassKind:
+        kind = super().next_pass(state)
+        if kind is PassKind.SUB_BLOCK and state.block_step % self.settings.reuse_k:
+            return PassKind.REUSED
+        return kind
+
+
+def default_policy(settings: DecodingSettings, num_layers: int) -> Policy:
+    """Return the built-in policy that `settings` describe."""
+    chosen = OutputReuse if settings.reuse_k > 1 else Policy
+    return chosen(settings, chosen.Parameters(), num_layers)
+
+
+def load_policy(path: Path | str) -> type[Policy]:
+    """Import the one `Policy` subclass that a `generation_functions.py` defines.
+
+    Raises:
+        UserError: no such file, the file does not import, or it defines no or several policies.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such policy file; copy experiments/_template to start one")
+    name = f"fastdllm_policy_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        # Whatever a user's file raises on import is the user's to mend; the cause stays attached.
+        line = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {line}") from error
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Policy) and value.__module__ == name
+    ]
+    if len(found) != 1:
+        names = ", ".join(cls.__name__ for cls in found) or "none"
+        raise UserError(f"{path}: must define exactly one subclass of Policy; found {names}")
+    return found[0]
+
+
+def policy_code_digest(path: Path | str) -> str:
+    """Digest of a policy's code; comments, docstrings and layout do not count.
+
+    Raises:
+        UserError: the file is missing or is not valid Python.
+    """
+    path = Path(path)
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid Python: {error.msg}") from None
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            body[0] = ast.Pass()
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

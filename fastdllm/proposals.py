@@ -1,0 +1,101 @@
+"""Tokens proposed for the positions that a pass may commit, and the checks on a policy's choice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastdllm.errors import PolicyViolation
+from fastdllm.policy import PassKind, Policy, Predictions, SequenceState
+from fastdllm.sampling import exclude_mask_token, greedy, nucleus_sample
+from fastdllm.sequence import DecodedSequence
+from fastdllm.settings import DecodingSettings
+
+Window = tuple[int, int]
+
+
+def propose(sequences: list[DecodedSequence], logits: Tensor, windows: list[Window]) -> Predictions:
+    """Propose a token with its confidence for each position of each window.
+
+    Args:
+        logits: [B, W, V], already shifted; column c predicts offset windows[b][0] + c.
+    """
+    logits = exclude_mask_token(logits, sequences[0].mask_id)
+    tokens, confidence = greedy(logits)
+    width = logits.shape[1]
+    for row, sequence in enumerate(sequences):
+        if sequence.temperature > 0:
+            tokens[row], confidence[row] = nucleus_sample(
+                logits[row],
+                temperature=sequence.temperature,
+                top_p=sequence.top_p,
+                uniform=torch.rand(width, generator=sequence.generator).to(logits.device),
+            )
+    open_positions = [
+        sequence.masked[start:stop] + [False] * (width - (stop - start))
+        for sequence, (start, stop) in zip(sequences, windows, strict=True)
+    ]
+    masked = torch.tensor(open_positions, device=logits.device)
+    return Predictions(
+        tokens=tokens,
+        confidence=confidence.masked_fill(~masked, -torch.inf),
+        masked=masked,
+        offsets=torch.tensor([start for start, _ in windows], device=logits.device),
+    )
+
+
+def stored_logits(
+    policy: Policy, sequences: list[DecodedSequence], windows: list[Window]
+) -> Tensor:
+    """Logits [B, W, V] of the last computed pass of each sequence, cut to `windows`."""
+    rows = []
+    for sequence, (start, stop) in zip(sequences, windows, strict=True):
+        stored, first = sequence.stored_logits, (sequence.stored_window or (0, 0))[0]
+        if stored is None or not first <= start < stop <= first + len(stored):
+            raise violation(policy, "asked for a reused pass of positions no pass has computed")
+        rows.append(stored[start - first : stop - first])
+    if len({len(row) for row in rows}) > 1:
+        raise violation(policy, "asked for reused passes with windows of different widths")
+    return torch.stack(rows)
+
+
+def check_pass(
+    policy: Policy,
+    *,
+    kind: PassKind,
+    window: Window,
+    state: SequenceState,
+    settings: DecodingSettings,
+) -> None:
+    """Refuse a pass that the state of the sequence does not allow.
+
+    Raises:
+        PolicyViolation: naming the policy and the rule.
+    """
+    size = settings.small_block_size
+    reach = (0, settings.block_size)
+    if kind is PassKind.SUB_BLOCK:
+        if not state.has_block_cache:
+            raise violation(policy, "asked for a sub_block pass before any full_block pass")
+        reach = (state.sub_block * size, (state.sub_block + 1) * size)
+    if not reach[0] <= window[0] < window[1] <= reach[1]:
+        raise violation(policy, f"window {window} lies outside the {kind} pass, {reach}")
+
+
+def check_accepted(policy: Policy, accepted: Tensor, predictions: Predictions) -> None:
+    """Refuse a choice that overwrites a known position or makes no progress.
+
+    Raises:
+        PolicyViolation: naming the policy and the rule.
+    """
+    if accepted.shape != predictions.masked.shape or accepted.dtype != torch.bool:
+        raise violation(policy, "accept must return a bool tensor of the shape of the window")
+    if bool((accepted & ~predictions.masked).any()):
+        raise violation(policy, "accepted a position that is not masked; tokens are final")
+    if not bool(accepted.any(dim=-1).all()):
+        raise violation(policy, "accepted no token in a pass; decoding would never end")
+
+
+def violation(policy: Policy, what: str) -> PolicyViolation:
+    """The error for a policy that breaks a rule."""
+    return PolicyViolation(f"policy {type(policy).__name__}: {what}")

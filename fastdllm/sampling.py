@@ -1,0 +1,62 @@
+"""From logits to one proposed token and its confidence per position.
+
+Temperature 0 takes the most likely token; above 0 a nucleus sample. Knows nothing of blocks or
+policies. Probabilities are float32 whatever the model's dtype.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def exclude_mask_token(logits: Tensor, mask_id: int) -> Tensor:
+    """Return float32 logits [..., V] in which the mask token can never be chosen."""
+    logits = logits.float().clone()
+    logits[..., mask_id] = -torch.inf
+    return logits
+
+
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Most likely token and its probability: float32 logits [..., V] to two tensors [...].
+
+    The first index wins a tie.
+    """
+    tokens = logits.argmax(dim=-1)
+    best = logits.gather(-1, tokens[..., None])[..., 0]
+    return tokens, (best - logits.logsumexp(dim=-1)).exp()
+
+
+def nucleus_sample(
+    logits: Tensor, *, temperature: float, top_p: float, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sample from the nucleus of softmax(logits / T): float32 [W, V] to tokens, confidences [W].
+
+    A token stays in the nucleus while the probability of those before it does not exceed `top_p`
+    (Holtzman et al. 2019, arXiv 1904.09751, section 3.1; the first token always stays). The
+    confidence is the token's renormalised probability in the nucleus, as in Fast-dLLM v2.
+
+    Args:
+        uniform: [W] draws from [0, 1), one per position; inverse-transform sampling.
+    """
+    ordered, order = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    before = ordered.cumsum(dim=-1) - ordered
+    nucleus = ordered.masked_fill(before > top_p, 0.0)
+    nucleus = nucleus / nucleus.sum(dim=-1, keepdim=True)
+    choice = torch.searchsorted(nucleus.cumsum(dim=-1), uniform[:, None].to(nucleus), right=True)
+    # Rounding may leave the last cumulative sum below a draw close to 1.
+    last = (nucleus > 0).sum(dim=-1, keepdim=True) - 1
+    choice = choice.minimum(last)
+    return order.gather(-1, choice)[:, 0], nucleus.gather(-1, choice)[:, 0]
+
+
+def request_seed(seed: int, prompt_ids: Sequence[int], occurrence: int) -> int:
+    """Seed of one request's generator; depends on the request, never on what shares its batch.
+
+    `occurrence` counts earlier requests with the same prompt, so that copies differ.
+    """
+    text = f"{seed}/{occurrence}/" + ",".join(map(str, prompt_ids))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

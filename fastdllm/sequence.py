@@ -1,0 +1,184 @@
+"""One request while it is decoded: its tokens, what is masked, and when it is finished.
+
+Plain Python state, no tensors but the stored logits of a reusing policy. Knows the geometry of
+blocks and sub-blocks; knows nothing of models, caches or batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from torch import Generator, Tensor
+
+from fastdllm.policy import PassKind, SequenceState
+from fastdllm.trace import PassCounts
+
+FinishReason = Literal["stop", "length", "stop_when"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt to answer; None means the value of the settings.
+
+    stop_when: called with the generated ids known without a gap, one more each time; True ends the
+        request there (for stop strings, which only a tokenizer can see).
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop_when: Callable[[Sequence[int]], bool] | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What came of a request: ids up to and including the first stop token, and the cost."""
+
+    token_ids: list[int]
+    finish_reason: FinishReason
+    passes: PassCounts
+
+    @property
+    def tokens_per_forward(self) -> float | None:
+        """TPF: generated tokens over forward evaluations; None when no pass was needed."""
+        return len(self.token_ids) / self.passes.forwards if self.passes.forwards else None
+
+
+@dataclass(slots=True)
+class DecodedSequence:
+    """Mutable state of one request; `index` is its place in the request list and its cache slot."""
+
+    index: int
+    prompt_length: int
+    limit: int  # prompt length + max_new_tokens: the first position that is not wanted
+    block_size: int
+    small_block_size: int
+    mask_id: int
+    stop_token: int | None
+    temperature: float
+    top_p: float
+    generator: Generator
+    stop_when: Callable[[Sequence[int]], bool] | None
+    tokens: list[int]  # up to the end of the current block, masks included
+    masked: list[bool] = field(default_factory=list)  # of the current block
+    block: int = 0
+    known: int = 0  # positions known without a gap, from the start
+    block_step: int = 0
+    has_block_cache: bool = False
+    committed_since_compute: int = 0
+    passes_since_compute: int = 0
+    lowest_confidence: float | None = None
+    stored_logits: Tensor | None = None  # [W, V], of the last computed pass
+    stored_window: tuple[int, int] | None = None  # its block offsets
+    passes: PassCounts = field(default_factory=PassCounts)
+    finish_reason: FinishReason | None = None
+    needs_prefill: bool = False
+
+    def start(self) -> None:
+        """Lay out the first block: the prompt's whole blocks are prefilled, its rest is known."""
+        self.block = self.prompt_length // self.block_size
+        self.needs_prefill = self.block > 0
+        self.known = self.prompt_length
+        self._open_block()
+
+    def _open_block(self) -> None:
+        end = (self.block + 1) * self.block_size
+        self.masked = [position >= self.known for position in range(self.block_start, end)]
+        self.tokens.extend([self.mask_id] * (end - len(self.tokens)))
+        self.block_step = 0
+        self.has_block_cache = False
+        self.committed_since_compute = self.passes_since_compute = 0
+        self.lowest_confidence = None
+        self.stored_logits = self.stored_window = None
+
+    @property
+    def block_start(self) -> int:
+        """Absolute position of the current block; the length of the prefix cache."""
+        return self.block * self.block_size
+
+    @property
+    def block_tokens(self) -> list[int]:
+        return self.tokens[self.block_start :]
+
+    @property
+    def is_full(self) -> bool:
+        return not any(self.masked)
+
+    @property
+    def sub_block(self) -> int:
+        """Index of the leftmost sub-block with a mask; only asked while the block has one."""
+        return self.masked.index(True) // self.small_block_size
+
+    def state(self) -> SequenceState:
+        """The read-only view that a policy decides on."""
+        sub_block = self.sub_block
+        first = sub_block * self.small_block_size
+        covered = self.stored_window is not None and (
+            self.stored_window[0] <= first
+            and first + self.small_block_size <= self.stored_window[1]
+        )
+        return SequenceState(
+            block=self.block,
+            sub_block=sub_block,
+            block_step=self.block_step,
+            has_block_cache=self.has_block_cache,
+            has_stored_logits=covered,
+            masked=tuple(self.masked),
+            committed_since_compute=self.committed_since_compute,
+            passes_since_compute=self.passes_since_compute,
+            lowest_confidence=self.lowest_confidence,
+        )
+
+    def commit_tokens(self, written: dict[int, int]) -> None:
+        """Write tokens at block offsets; they are final. Finish at a stop or at the limit."""
+        for offset, token in written.items():
+            self.tokens[self.block_start + offset] = token
+            self.masked[offset] = False
+        self.committed_since_compute += len(written)
+        self._advance()
+
+    def enter_next_block(self) -> None:
+        """Leave a committed block; everything stored for it is dropped."""
+        self.block += 1
+        self._open_block()
+
+    def _advance(self) -> None:
+        """Move `known` right over what has no gap, and finish at a stop or at the limit."""
+        end = self.block_start + self.block_size
+        while self.finish_reason is None and self.known < end:
+            if self.masked[self.known - self.block_start]:
+                return
+            token = self.tokens[self.known]
+            self.known += 1
+            if token == self.stop_token:
+                self.finish_reason = "stop"
+            elif self.stop_when is not None and self.stop_when(self.generated):
+                self.finish_reason = "stop_when"
+            elif self.known >= self.limit:
+                self.finish_reason = "length"
+
+    @property
+    def generated(self) -> list[int]:
+        return self.tokens[self.prompt_length : self.known]
+
+    def generation(self) -> Generation:
+        """The finished answer."""
+        assert self.finish_reason is not None
+        return Generation(self.generated, self.finish_reason, replace(self.passes))
+
+    def count(self, kind: PassKind, *, computed: int, skipped: int) -> None:
+        """Count one pass, and keep what policies look at up to date."""
+        self.passes.add_pass(kind, computed=computed, skipped=skipped)
+        if kind in (PassKind.PREFILL, PassKind.COMMIT):
+            return
+        self.block_step += 1
+        if skipped:
+            self.passes_since_compute += 1
+        else:
+            self.passes_since_compute = self.committed_since_compute = 0
+        if kind is PassKind.FULL_BLOCK:
+            self.has_block_cache = True

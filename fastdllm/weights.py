@@ -1,0 +1,126 @@
+"""From a checkpoint to a `BlockDiffusionModel` on a device, in a dtype: safetensors only.
+
+Remote code is never run and pickled weights are never opened. Everything that can be wrong with a
+checkpoint is told in one line that names the file or the tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fastdllm.checkpoint import find_checkpoint, read_config, weight_files
+from fastdllm.errors import UserError, unknown_name
+from fastdllm.model import BlockDiffusionModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# bfloat16 needs NVIDIA Ampere (compute capability 8.0) or newer.
+BFLOAT16_CAPABILITY = (8, 0)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+) -> BlockDiffusionModel:
+    """Load a Fast-dLLM v2 checkpoint, ready to decode.
+
+    Args:
+        path: a folder with config.json and safetensors, or a Hugging Face hub id.
+        device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N".
+        dtype: "auto" (see `resolve_dtype`), "float32", "bfloat16" or "float16".
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        UserError: the folder, a key, a tensor or a name is wrong; the message says which.
+    """
+    target = resolve_device(device)
+    kind = resolve_dtype(dtype, target)
+    folder = find_checkpoint(path, revision)
+    config = read_config(folder)
+    with torch.device("meta"):
+        model = BlockDiffusionModel(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    for file, name, tensor in _stored_tensors(folder, expected):
+        if tuple(tensor.shape) != expected[name]:
+            raise UserError(
+                f"{file}: tensor {name} has shape {list(tensor.shape)}, "
+                f"but config.json says {list(expected[name])}"
+            )
+        tensors[name] = tensor.to(device=target, dtype=kind)
+    missing = sorted(set(expected) - set(tensors))
+    if missing:
+        raise UserError(
+            f"{folder}: tensor {missing[0]} is missing from the checkpoint"
+            + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else "")
+        )
+    model.load_state_dict(tensors, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `name` means on this machine.
+
+    Raises:
+        UserError: an unknown name, or a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise unknown_name("device", name, ["auto", "cpu", "cuda", "cuda:0"])
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r}: no CUDA GPU is visible here; use cpu or auto")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPU(s)")
+    return torch.device(name)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that `name` means on `device`; "auto" takes the best half precision of a GPU.
+
+    float32 on a CPU (exact, and half precision is slower there), bfloat16 on GPUs from Ampere on,
+    float16 on older ones.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        recent = torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
+        return torch.bfloat16 if recent else torch.float16
+    if name not in DTYPES:
+        raise unknown_name("dtype", name, ["auto", *DTYPES])
+    return DTYPES[name]
+
+
+def _stored_tensors(
+    folder: Path, expected: dict[str, tuple[int, ...]]
+) -> Iterator[tuple[Path, str, Tensor]]:
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as stored:
+                for name in stored.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
+                    # A tied head repeats the embedding, and inverse frequencies are computed.
+                    if name == "lm_head.weight" and name not in expected:
+                        continue
+                    if name.endswith("rotary_emb.inv_freq"):
+                        continue
+                    if name not in expected:
+                        raise UserError(
+                            f"{file}: unexpected tensor {name}; config.json describes another model"
+                        )
+                    yield file, name, stored.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{file}: not a whole safetensors file ({error}); fetch it again"
+            ) from None

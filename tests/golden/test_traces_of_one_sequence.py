@@ -1,0 +1,92 @@
+"""Every recorded trace of a single sequence: tokens, passes, order and positions, exactly."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastdllm import Request
+from tests.support import traces
+
+PLAIN = traces.cases("plain")
+# The published decoder ignores a prompt of exactly one block; cases_fixedprefill holds the answer
+# of the corrected rule for the same lengths.
+IGNORED_PROMPTS = [case for case in PLAIN if len(case["prompts"][0]) == 32]
+EXACT = [
+    *(case for case in PLAIN if case not in IGNORED_PROMPTS),
+    *traces.cases("blocks"),
+    *traces.cases("reuse"),
+    *(case for case in traces.cases("fixedprefill") if case["batch"] == 1),
+]
+STOPS = traces.cases("stop")
+
+
+def run_case(golden_model, case, **changes):
+    requests = [Request(tuple(case["prompts"][0]))]
+    return traces.run(golden_model(case["model"]), requests, traces.settings_of(case, **changes))[0]
+
+
+def test_only_prompts_of_one_block_are_left_out_and_the_corrected_rule_covers_them():
+    assert len(IGNORED_PROMPTS) == 2
+    corrected = {len(case["prompts"][0]) for case in traces.cases("fixedprefill")}
+    assert {len(case["prompts"][0]) for case in IGNORED_PROMPTS} <= corrected
+
+
+@pytest.mark.parametrize("case", EXACT, ids=traces.case_ids(EXACT))
+def test_tokens_passes_order_and_positions_equal_the_recording(golden_model, case):
+    length = len(traces.recorded_answer(case))
+    trace = run_case(golden_model, case, max_new_tokens=length)
+    assert trace.generation.token_ids == traces.recorded_answer(case)
+    assert trace.order == case["call_order"]
+    assert trace.steps == traces.recorded_steps(case)
+    recorded = [value for step in case["steps"] for value in step["rows"][0]["conf"]]
+    assert trace.confidences == pytest.approx(recorded, abs=1e-4)
+    passes, counts = trace.generation.passes, case["forwards"]
+    assert passes.prefill == counts["prefill"]
+    assert passes.full_block == counts["full"]
+    assert passes.sub_block + passes.reused == counts["small"]
+    assert passes.commit == counts["commit"]
+
+
+@pytest.mark.parametrize("case", EXACT, ids=traces.case_ids(EXACT))
+def test_longer_answers_begin_with_the_recorded_one_and_have_the_length_asked_for(
+    golden_model, case
+):
+    recorded = traces.recorded_answer(case)
+    wanted = len(recorded) + 3
+    trace = run_case(golden_model, case, max_new_tokens=wanted)
+    assert trace.generation.token_ids[: len(recorded)] == recorded
+    assert trace.steps[: len(case["steps"])] == traces.recorded_steps(case)
+    if trace.generation.finish_reason == "length":
+        assert len(trace.generation.token_ids) == wanted
+
+
+@pytest.mark.parametrize("case", STOPS, ids=traces.case_ids(STOPS))
+def test_decoding_ends_at_the_first_stop_with_the_same_tokens_and_no_later_pass(golden_model, case):
+    trace = run_case(golden_model, case)
+    answer = traces.recorded_answer(case)
+    assert trace.generation.token_ids == answer
+    assert trace.generation.finish_reason == "stop"
+    recorded = traces.recorded_steps(case)
+    assert trace.steps == recorded[: len(trace.steps)]
+    assert case["call_order"].startswith(trace.order)
+    # The stop and everything before it was known only after our last pass.
+    end = len(case["prompts"][0]) + len(answer)
+    known = {position for step in trace.steps[:-1] for position in step[2]}
+    by_denoising = {position for step in trace.steps for position in step[2] if position < end}
+    if trace.order[-1] not in "PC":
+        assert by_denoising - known, "the last pass filled nothing that was still needed"
+
+
+def test_recordings_hold_both_kinds_of_stop():
+    assert {case["id"].split("_")[0] for case in STOPS} == {"stop", "stopnext"}
+
+
+HF = traces.cases("hf_generate")
+
+
+@pytest.mark.parametrize("case", HF, ids=traces.case_ids(HF))
+def test_answers_equal_those_of_the_models_own_generate(golden_model, case):
+    case = case | {"prompts": [case["prompt"]], "output_ids": [case["output_ids"]]}
+    recorded = traces.recorded_answer(case)
+    trace = run_case(golden_model, case, max_new_tokens=len(recorded))
+    assert trace.generation.token_ids == recorded

@@ -1,0 +1,75 @@
+"""The decoder equals an independent slow one on random prompts and settings."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastdllm import DecodingSettings, Request
+from fastdllm.settings import LAYER_SUBSETS, layer_span
+from tests.support.slow_decoder import slow_decode
+from tests.support.traces import run
+
+MASK, STOP = 255, 254
+few = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+prompts = st.lists(st.integers(0, 249), min_size=1, max_size=70)
+blocks = st.sampled_from([(32, 8), (32, 16), (32, 32), (16, 4), (16, 8), (8, 8), (64, 16)])
+
+
+@few
+@given(
+    prompt=prompts,
+    block=blocks,
+    threshold=st.sampled_from([0.0, 0.3, 0.7, 0.9, 1.0]),
+    use_block_cache=st.booleans(),
+    max_new_tokens=st.integers(1, 60),
+    stop=st.sampled_from([STOP, 223, 147, 67]),
+)
+def test_any_settings_give_the_slow_decoders_tokens_and_passes(
+    golden_model, prompt, block, threshold, use_block_cache, max_new_tokens, stop
+):
+    model = golden_model("m6")
+    chosen = DecodingSettings(
+        threshold=threshold,
+        block_size=block[0],
+        small_block_size=block[1],
+        use_block_cache=use_block_cache,
+        max_new_tokens=max_new_tokens,
+        mask_id=MASK,
+        stop_token=stop,
+    )
+    trace = run(model, [Request(tuple(prompt))], chosen)[0]
+    tokens, letters = slow_decode(model, prompt, chosen, MASK, stop)
+    assert trace.generation.token_ids == tokens
+    assert trace.order == letters
+
+
+@few
+@given(
+    prompt=prompts,
+    threshold=st.sampled_from([0.5, 0.9, 1.0]),
+    reuse_k=st.integers(1, 4),
+    layer_subset=st.sampled_from(LAYER_SUBSETS),
+)
+def test_output_reuse_equals_patched_layers_for_each_subset(
+    golden_model, prompt, threshold, reuse_k, layer_subset
+):
+    model = golden_model("m14")
+    chosen = DecodingSettings(
+        threshold=threshold,
+        max_new_tokens=40,
+        mask_id=MASK,
+        stop_token=STOP,
+        reuse_k=reuse_k,
+        layer_subset=layer_subset,
+    )
+    trace = run(model, [Request(tuple(prompt))], chosen)[0]
+    span = range(*layer_span(layer_subset, model.config.num_layers))
+    tokens, letters = slow_decode(model, prompt, chosen, MASK, STOP, span)
+    assert trace.generation.token_ids == tokens
+    assert trace.order == letters
+    if reuse_k == 1:
+        assert trace.generation.passes.reused == 0

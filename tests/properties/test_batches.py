@@ -1,0 +1,77 @@
+"""What shares a batch changes nothing: not the tokens, not the passes, not the samples."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastdllm import DecodingSettings, Request, generate
+
+few = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+prompts = st.lists(
+    st.lists(st.integers(0, 249), min_size=0, max_size=70).map(tuple),
+    min_size=2,
+    max_size=5,
+    unique=True,
+)
+
+
+@few
+@given(
+    prompts=prompts,
+    threshold=st.sampled_from([0.3, 0.9, 1.0]),
+    use_block_cache=st.booleans(),
+    lengths=st.lists(st.integers(1, 50), min_size=5, max_size=5),
+)
+def test_a_batch_equals_its_requests_alone(
+    golden_model, prompts, threshold, use_block_cache, lengths
+):
+    chosen = DecodingSettings(
+        threshold=threshold, use_block_cache=use_block_cache, mask_id=255, stop_token=254
+    )
+    requests = [Request(p, max_new_tokens=n) for p, n in zip(prompts, lengths, strict=False)]
+    model = golden_model("m6")
+    together = generate(model, requests, chosen)
+    assert together == [generate(model, [request], chosen)[0] for request in requests]
+    assert [len(out.token_ids) for out in together] <= lengths
+
+
+@few
+@given(prompts=prompts, seed=st.integers(0, 3), reuse_k=st.integers(1, 3))
+def test_samples_do_not_depend_on_the_batch_and_repeat_with_the_seed(
+    golden_model, prompts, seed, reuse_k
+):
+    chosen = DecodingSettings(
+        temperature=0.8,
+        seed=seed,
+        max_new_tokens=24,
+        mask_id=255,
+        stop_token=254,
+        reuse_k=reuse_k,
+        layer_subset="last",
+    )
+    model = golden_model("m6")
+    together = generate(model, prompts, chosen)
+    assert together == generate(model, prompts, chosen)
+    assert together == [generate(model, [prompt], chosen)[0] for prompt in prompts]
+
+
+def test_copies_of_a_prompt_are_sampled_apart_and_other_seeds_give_other_tokens(golden_model):
+    model, prompt = golden_model("m6"), tuple(range(20))
+    chosen = DecodingSettings(temperature=1.5, top_p=1.0, max_new_tokens=32, mask_id=255)
+    first, second = generate(model, [prompt, prompt], chosen)
+    assert first.token_ids != second.token_ids
+    other = generate(model, [prompt], chosen.model_copy(update={"seed": 1}))[0]
+    assert other.token_ids != first.token_ids
+
+
+def test_requests_may_differ_in_temperature_within_a_batch(golden_model):
+    model, prompt = golden_model("m6"), tuple(range(20))
+    chosen = DecodingSettings(max_new_tokens=24, mask_id=255)
+    greedy, sampled = generate(
+        model, [Request(prompt), Request(prompt, temperature=2.0, top_p=1.0)], chosen
+    )
+    assert greedy == generate(model, [prompt], chosen)[0]
+    assert sampled.token_ids != greedy.token_ids

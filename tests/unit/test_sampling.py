@@ -1,0 +1,77 @@
+"""Sampling: the nucleus, its probabilities, ties, and the mask token that is never chosen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastdllm import DecodingSettings, generate
+from fastdllm.sampling import exclude_mask_token, greedy, nucleus_sample, request_seed
+
+
+def test_greedy_takes_the_first_of_equal_logits_and_its_softmax_probability():
+    logits = torch.tensor([[0.0, 2.0, 2.0, -1.0]])
+    tokens, confidence = greedy(logits)
+    assert tokens.tolist() == [1]
+    assert confidence[0] == pytest.approx(logits.softmax(-1)[0, 1].item(), abs=1e-6)
+
+
+def test_the_mask_token_has_no_probability_and_the_input_is_left_alone():
+    logits = torch.tensor([[0.0, 9.0]], dtype=torch.bfloat16)
+    excluded = exclude_mask_token(logits, 1)
+    assert excluded.dtype == torch.float32
+    assert greedy(excluded) == (torch.tensor([0]), torch.tensor([1.0]))
+    assert logits[0, 1] == 9.0
+
+
+def slow_nucleus(probabilities, top_p):
+    """Tokens kept, most likely first, by the definition: one by one."""
+    kept, before = [], 0.0
+    for token in sorted(range(len(probabilities)), key=lambda t: -probabilities[t]):
+        if before > top_p:
+            break
+        kept.append(token)
+        before += probabilities[token]
+    return kept
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    temperature=st.sampled_from([0.2, 1.0, 3.0]),
+    top_p=st.sampled_from([0.01, 0.5, 0.95, 1.0]),
+    draw=st.floats(0, 1, exclude_max=True),
+)
+def test_a_sample_is_the_inverse_transform_of_the_renormalised_nucleus(
+    seed, temperature, top_p, draw
+):
+    logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(seed)) * 3
+    tokens, confidence = nucleus_sample(
+        logits, temperature=temperature, top_p=top_p, uniform=torch.tensor([draw])
+    )
+    probabilities = (logits[0].double() / temperature).softmax(-1).tolist()
+    kept = slow_nucleus(probabilities, top_p)
+    total = sum(probabilities[token] for token in kept)
+    assert tokens[0] in kept
+    below = sum(probabilities[t] for t in kept[: kept.index(int(tokens[0]))]) / total
+    own = probabilities[int(tokens[0])] / total
+    assert confidence[0] == pytest.approx(own, abs=1e-4)
+    assert below - 1e-4 <= draw <= below + own + 1e-4
+
+
+def test_seeds_depend_on_seed_prompt_and_occurrence_only():
+    seeds = {request_seed(s, p, o) for s in (0, 1) for p in ((1,), (1, 2)) for o in (0, 1)}
+    assert len(seeds) == 8
+    assert request_seed(0, (1, 2), 0) == request_seed(0, [1, 2], 0)
+
+
+def test_decoding_ends_on_a_model_that_always_wants_the_mask_token(golden_model):
+    model = golden_model("m6")
+    favourite = generate(model, [(1, 2, 3)], DecodingSettings(max_new_tokens=20, mask_id=255))[0]
+    wanted = max(set(favourite.token_ids), key=favourite.token_ids.count)
+    chosen = DecodingSettings(max_new_tokens=20, mask_id=wanted)
+    answer = generate(model, [(1, 2, 3)], chosen)[0]
+    assert wanted not in answer.token_ids
+    assert len(answer.token_ids) == 20

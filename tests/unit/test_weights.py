@@ -1,0 +1,137 @@
+"""Checkpoints: what is wrong is told in one line that names the file, key or tensor."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fastdllm import UserError, load_model
+from tests.conftest import GOLDEN
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copytree(GOLDEN / "m6", tmp_path / "m6")
+    return tmp_path / "m6"
+
+
+def change_config(folder, **changes):
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in config.items() if v != "remove"}))
+
+
+def change_tensors(folder, change):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+def refused(folder, **options):
+    with pytest.raises(UserError) as error:
+        load_model(folder, **({"device": "cpu"} | options))
+    line = str(error.value)
+    assert "\n" not in line
+    return line
+
+
+def test_config_keys_are_read_and_checked(folder):
+    change_config(folder, num_attention_heads="remove")
+    assert "config.json: key 'num_attention_heads' is missing" in refused(folder)
+    change_config(folder, num_attention_heads=-4)
+    assert "num_attention_heads: -4 is not allowed" in refused(folder)
+    change_config(folder, num_attention_heads=4, hidden_act="gelu")
+    assert "hidden_act: 'gelu' is not supported" in refused(folder)
+    change_config(folder, hidden_act="silu", use_sliding_window=True)
+    assert "use_sliding_window" in refused(folder)
+
+
+def test_shapes_are_checked_by_tensor_name(folder):
+    change_config(folder, intermediate_size=100)
+    line = refused(folder)
+    assert "tensor model.layers.0.mlp." in line
+    assert "config.json says" in line
+
+
+def test_missing_and_unexpected_tensors_are_named(folder):
+    change_tensors(folder, lambda t: t.pop("model.layers.3.self_attn.q_proj.bias"))
+    assert "model.layers.3.self_attn.q_proj.bias is missing" in refused(folder)
+    change_tensors(folder, lambda t: t.update({"model.layers.9.mlp.extra": torch.zeros(1)}))
+    assert "unexpected tensor model.layers.9.mlp.extra" in refused(folder)
+
+
+def test_a_truncated_file_and_a_folder_without_weights(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    assert "not a whole safetensors file" in refused(folder)
+    file.write_bytes(b"")
+    assert "not a whole safetensors file" in refused(folder)
+    file.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    assert "no safetensors weights here" in refused(folder)
+
+
+def test_broken_or_missing_config(folder):
+    (folder / "config.json").write_text("{")
+    assert "cannot be read as JSON" in refused(folder)
+    (folder / "config.json").unlink()
+    assert "a checkpoint folder needs config.json" in refused(folder)
+
+
+def test_names_of_models_dtypes_and_devices(folder):
+    assert "no such folder" in refused("models/absent/deep")
+    assert "no such folder" in refused("./absent")
+    assert "unknown dtype 'float23'; did you mean 'float32'?" in refused(folder, dtype="float23")
+    assert "unknown device 'cdua'; did you mean 'cuda'?" in refused(folder, device="cdua")
+    if not torch.cuda.is_available():
+        assert "no CUDA GPU is visible here" in refused(folder, device="cuda")
+
+
+def test_an_unreachable_hub_id_is_one_line(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "hf download nobody/no-such-model" in refused("nobody/no-such-model")
+
+
+def test_sharded_and_single_checkpoints_load_alike(folder, golden_model):
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    placed = {}
+    for part, chosen in enumerate((names[:20], names[20:])):
+        file = f"model-0000{part + 1}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in chosen}, folder / file)
+        placed |= dict.fromkeys(chosen, file)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    ours, whole = load_model(folder, device="cpu").state_dict(), golden_model("m6").state_dict()
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+    (folder / file).unlink()
+    assert f"{file}: not found" in refused(folder)
+
+
+def test_a_repeated_head_of_a_tied_checkpoint_is_left_out(tmp_path, golden_model):
+    shutil.copytree(GOLDEN / "m14", tmp_path / "m14")
+    change_tensors(
+        tmp_path / "m14", lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1})
+    )
+    model = load_model(tmp_path / "m14", device="cpu")
+    assert set(model.state_dict()) == set(golden_model("m14").state_dict())
+
+
+def test_the_mask_token_is_found_in_the_tokenizer_or_by_its_published_id(folder):
+    assert load_model(folder, device="cpu").config.mask_id is None
+    added = {"added_tokens": [{"id": 251, "content": "|<MASK>|"}]}
+    (folder / "tokenizer.json").write_text(json.dumps(added))
+    assert load_model(folder, device="cpu").config.mask_id == 251
+    change_config(folder, mask_token_id=7)
+    assert load_model(folder, device="cpu").config.mask_id == 7
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_dtypes_by_name(name):
+    model = load_model(GOLDEN / "m6", device="cpu", dtype=name)
+    assert {str(p.dtype) for p in model.parameters()} == {f"torch.{name}"}

@@ -78,7 +78,7 @@ def decode(
 ) -> Iterator[Step]:
     """Decode `requests` together and yield a `Step` per sequence and pass, in a fixed order.
 
-    Source: Fast-dLLM v2 (arXiv 2509.26328), section 3.3, with the corrections in docs/decoding.md.
+    Source: Fast-dLLM v2 (arXiv 2509.26328), with the corrections in docs/decoding.md.
 
     Raises:
         UserError: a request does not fit the model.

@@ -228,7 +228,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def block_causal_mask(length: int, block_size: int, device: torch.device | str = "cpu") -> Tensor:
     """Bool [T, T]: query p may attend to key q iff q's block is not later than p's.
 
-    Source: Fast-dLLM v2 (arXiv 2509.26328), section 3; blocks are aligned to absolute position 0.
+    Source: Fast-dLLM v2 (arXiv 2509.26328); blocks are aligned to absolute position 0.
     """
     block = torch.arange(length, device=device) // block_size
     return block[:, None] >= block[None, :]

@@ -90,7 +90,7 @@ class Predictions:
 class Policy:
     """Plain Fast-dLLM v2; an experiment derives from this class in its own file.
 
-    Source of the rules: Fast-dLLM v2 (arXiv 2509.26328), section 3.3, and docs/decoding.md.
+    Source of the rules: Fast-dLLM v2 (arXiv 2509.26328), and docs/decoding.md.
     """
 
     class Parameters(StrictModel):

@@ -1,0 +1,38 @@
+# Two commands for a newcomer: `make run` and `make test`. Each sets up what it needs.
+PYTHON ?= python3
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: setup run test lint format train clean help
+
+.venv/.ready: pyproject.toml constraints.txt
+	@scripts/setup.sh $(PYTHON)
+
+setup: .venv/.ready ## create .venv and install the pinned packages
+
+run: .venv/.ready ## decode the nine baseline configurations here, publish them, print the tables
+	@$(BIN)/snakemake --profile profiles/local --jobs $(JOBS) --config restore=false
+	@$(BIN)/fastdllm table
+
+test: .venv/.ready ## prove the decoder against recorded traces, and everything else
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+lint: .venv/.ready ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: .venv/.ready ## bring the code into the project's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+train: .venv/.ready ## train models/tiny anew (under 45 minutes on 2 cores; users never need it)
+	@$(BIN)/snakemake --profile profiles/local --jobs 1 train
+
+clean: ## remove caches; results, artifacts and .venv stay
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build ./*.egg-info
+	@find fastdllm tests training -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,95 @@
+"""The command line: one table of commands, each in its own module, loaded when it is called.
+
+A user's mistake is one line on stderr and exit code 2. Nothing heavy is imported here, so that
+`fastdllm status` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError, nearest_name, unknown_name
+from fastdllm.version import __version__
+
+COMMANDS = {
+    "generate": "answer one prompt and show how it was decoded",
+    "status": "which runs are done, missing, stale, running or failed",
+    "table": "print the tables of the published results",
+    "plan": "write the requests of a task (what the workflow's plan rule runs)",
+    "eval": "decode and score one run (what the workflow's eval rule runs)",
+    "aggregate": "publish finished summaries into artifacts/ and write the tables",
+}
+
+INTERRUPTED_EXIT_CODE = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are `UserError`s, with the nearest option named."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            given = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+            options = [option for action in self._actions for option in action.option_strings]
+            near = nearest_name(given, options)
+            hint = f"; did you mean {near}?" if near else ""
+            message = f"unknown argument {given}{hint}"
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"fastdllm: {error}", file=sys.stderr)
+        return USER_ERROR_EXIT_CODE
+    except KeyboardInterrupt:
+        print("fastdllm: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
+    except BrokenPipeError:
+        # The reader of a pipe went away (such as `| head`): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="fastdllm",
+        description="Experiments on block-diffusion language models.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+        + "\n\nfastdllm COMMAND --help tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"fastdllm {__version__}")
+    parser.add_argument(
+        "--directory", metavar="DIR", help="the project folder (default: the current one)"
+    )
+    parser.add_argument("command", nargs="?", metavar="COMMAND")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.command is None:
+        parser.print_help()
+        return 0
+    if chosen.command not in COMMANDS:
+        raise unknown_name("command", chosen.command, COMMANDS)
+    command = importlib.import_module(f"fastdllm.commands.{chosen.command}")
+    own = Parser(
+        prog=f"fastdllm {chosen.command}",
+        description=f"{COMMANDS[chosen.command].capitalize()}.",
+        allow_abbrev=False,
+    )
+    command.configure(own)
+    options = own.parse_args(chosen.rest)
+    if chosen.directory is not None:
+        try:
+            os.chdir(chosen.directory)
+        except OSError as error:
+            raise UserError(f"--directory {chosen.directory}: {error.strerror}") from None
+    return command.run(options)

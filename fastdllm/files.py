@@ -1,0 +1,98 @@
+"""Small files, written whole or not at all.
+
+A reader never sees half a file: the text goes to a temporary file in the same folder, reaches the
+disk, and then takes the place of the old one. Whatever the file system refuses (read-only folder,
+full disk) becomes a one-line `UserError`, and the old file stays as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fastdllm.errors import UserError
+
+_ADVICE = {
+    errno.EACCES: "make the folder writable (chmod u+w) or work in a copy of the project",
+    errno.EPERM: "make the folder writable (chmod u+w) or work in a copy of the project",
+    errno.EROFS: "the file system is read-only; work in a copy of the project",
+    errno.ENOSPC: "the disk is full; free some space, then type the same command again",
+    errno.EDQUOT: "your quota is used up; free some space, then type the same command again",
+    errno.ENOTDIR: "a file stands where a folder is needed; rename or remove it",
+    errno.EEXIST: "a file stands where a folder is needed; rename or remove it",
+    errno.EISDIR: "a folder stands where a file is needed; rename or remove it",
+}
+
+
+def write_text_atomically(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, making its folder; the old content stays until the end.
+
+    Raises:
+        UserError: the file system refused; nothing half-written is left behind.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+        )
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            # mkstemp makes private files; a project folder is often shared within a group.
+            os.fchmod(stream.fileno(), 0o666 & ~_umask())
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+        temporary = None
+    except OSError as error:
+        raise cannot("write", path, error) from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_json_atomically(path: str | Path, value: Any) -> None:
+    """Write `value` as readable JSON with sorted keys; NaN and infinities are refused."""
+    write_text_atomically(path, to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """The one JSON layout of this project: sorted keys, two spaces, a final newline."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: it is missing, not readable, or not JSON (an empty or half-written file).
+    """
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise cannot("read", path, error) from None
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def cannot(verb: str, path: str | Path, error: OSError) -> UserError:
+    """The one-line error for a refused file operation: which file, why, what to do."""
+    reason = error.strerror or type(error).__name__
+    advice = _ADVICE.get(error.errno or 0)
+    return UserError(f"cannot {verb} {path}: {reason}" + (f"; {advice}" if advice else ""))
+
+
+def _umask() -> int:
+    # The process mask can only be read by setting it; 0o077 keeps the moment private.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

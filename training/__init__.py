@@ -1,0 +1,1 @@
+"""How `models/tiny` was made: problems, tokenizer, training, measurements."""

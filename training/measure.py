@@ -1,0 +1,188 @@
+"""Measure the tiny model: `python -m training.measure --model models/tiny`.
+
+Decodes the items of the embedded tasks with the project's own decoder, over thresholds and over
+output-mode reuse, and scores the multiple-choice items by log-likelihood. Writes
+`measurements.json` beside the weights and puts its tables into the model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from fastdllm import DecodingSettings, generate, load_model
+from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
+from fastdllm.files import write_json_atomically
+from fastdllm.likelihood import LikelihoodRequest, score
+from fastdllm.model import BlockDiffusionModel
+from training.card import update_card
+from training.choices import LETTERS, ChoiceProblem
+from training.tokenizer import render_prompt
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+REUSE = ((2, "middle"), (3, "middle"))
+MAX_NEW_TOKENS = 96
+BATCH_SIZE = 100
+FINAL_NUMBER = re.compile(r"#### (-?\d+)")
+
+
+class Item(NamedTuple):
+    """A word problem to answer: prompt ids and the right number."""
+
+    prompt_ids: list[int]
+    result: int
+
+
+def measure(model_folder: Path, *, tasks: Path, snapshots: Path | None) -> dict[str, Any]:
+    """Return every figure of the model card; accuracies and shares are in 0..1.
+
+    `snapshots` holds block-diffusion weights kept during training; None measures no curve.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    model = load_model(model_folder, device="cpu", dtype="float32")
+    items = [
+        Item(tokenizer.encode(render_prompt(entry["question"])), entry["result"])
+        for entry in read_jsonl(tasks / "word_problems.jsonl")
+    ]
+    figures = {
+        "word_problems": len(items),
+        "threshold": [
+            {"threshold": tau, **decode_items(model, tokenizer, items, threshold=tau)}
+            for tau in THRESHOLDS
+        ],
+        "reuse": [
+            {
+                "reuse_k": k,
+                "layer_subset": subset,
+                **decode_items(
+                    model, tokenizer, items, threshold=0.9, reuse_k=k, layer_subset=subset
+                ),
+            }
+            for k, subset in REUSE
+        ],
+        "no_block_cache": decode_items(
+            model, tokenizer, items, threshold=0.9, use_block_cache=False
+        ),
+        "choice": choice_accuracy(model, tokenizer, read_jsonl(tasks / "choice_problems.jsonl")),
+    }
+    if snapshots is not None:
+        figures["curve"] = accuracy_curve(model, tokenizer, items, snapshots)
+    return figures
+
+
+def decode_items(
+    model: BlockDiffusionModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    **settings: Any,
+) -> dict[str, float]:
+    """Decode `items` with `settings`: accuracy, tokens per forward, passes per answer, tokens/s."""
+    resolved = DecodingSettings(max_new_tokens=MAX_NEW_TOKENS, **settings)
+    started = time.perf_counter()
+    answers = [
+        answer
+        for first in range(0, len(items), BATCH_SIZE)
+        for answer in generate(
+            model, [item.prompt_ids for item in items[first : first + BATCH_SIZE]], resolved
+        )
+    ]
+    elapsed_s = time.perf_counter() - started
+    right = [
+        final_number(tokenizer.decode(answer.token_ids)) == item.result
+        for answer, item in zip(answers, items, strict=True)
+    ]
+    tokens = sum(len(answer.token_ids) for answer in answers)
+    forwards = sum(answer.passes.forwards for answer in answers)
+    reused = sum(answer.passes.reused for answer in answers)
+    return {
+        "accuracy": round(sum(right) / len(right), 4),
+        "tokens_per_forward": round(tokens / forwards, 3),
+        "forwards_per_answer": round(forwards / len(answers), 2),
+        "reused_per_answer": round(reused / len(answers), 2),
+        "tokens_per_answer": round(tokens / len(answers), 2),
+        "tokens_per_s": round(tokens / elapsed_s, 1),
+    }
+
+
+def final_number(text: str) -> int | None:
+    """The last number after `####`, or None when there is none."""
+    found = FINAL_NUMBER.findall(text)
+    return int(found[-1]) if found else None
+
+
+def choice_accuracy(
+    model: BlockDiffusionModel, tokenizer: PreTrainedTokenizerBase, entries: list[dict[str, Any]]
+) -> dict[str, float]:
+    """Share of multiple-choice items whose right letter has the highest log-likelihood."""
+    letters = [tokenizer.encode(letter) for letter in LETTERS]
+    requests = []
+    for entry in entries:
+        problem = ChoiceProblem(entry["question"], tuple(entry["options"]), entry["correct"])
+        prefix = tuple(tokenizer.encode(render_prompt(problem.prompt)))
+        requests += [LikelihoodRequest(prefix, tuple(letter)) for letter in letters]
+    logprobs = torch.tensor([likelihood.logprob for likelihood in score(model, requests)])
+    chosen = logprobs.view(len(entries), len(LETTERS)).argmax(1).tolist()
+    right = sum(c == entry["correct"] for c, entry in zip(chosen, entries, strict=True))
+    return {"items": len(entries), "accuracy": round(right / len(entries), 4)}
+
+
+def accuracy_curve(
+    model: BlockDiffusionModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    snapshots: Path,
+) -> list[dict[str, float]]:
+    """Accuracy at threshold 0.9 of each block-diffusion snapshot; `model` is left as it was.
+
+    Raises:
+        UserError: the folder has no snapshots.
+    """
+    files = sorted(snapshots.glob("block_diffusion-*.safetensors"))
+    if not files:
+        raise UserError(f"{snapshots}: no snapshots; run `python -m training.train` first")
+    final = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    curve = []
+    for file in files:
+        model.load_state_dict(load_file(file))
+        step = int(file.stem.rpartition("-")[2])
+        curve.append({"step": step, **decode_items(model, tokenizer, items, threshold=0.9)})
+    model.load_state_dict(final)
+    return curve
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read one JSON object a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def main() -> int:
+    """Parse the command line, measure, write the figures and the card's tables."""
+    parser = argparse.ArgumentParser(prog="python -m training.measure", description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("models/tiny"), help="model folder")
+    parser.add_argument("--tasks", type=Path, default=Path("tasks/data"), help="task data")
+    parser.add_argument("--snapshots", type=Path, help="weights kept by training, for the curve")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    try:
+        figures = measure(options.model, tasks=options.tasks, snapshots=options.snapshots)
+        write_json_atomically(options.model / "measurements.json", figures)
+        update_card(options.model)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return USER_ERROR_EXIT_CODE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""`fastdllm eval`: decode and score one run, from its spec.json.
+
+Resumable: typed again after a kill, it goes on where the last finished chunk ended. A run that was
+finished before is decoded again; its old answers are kept aside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", type=Path, help="results/<experiment>/<task>/<config>/spec.json")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: the spec's)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all usable cores)")
+    parser.add_argument(
+        "--wait", action="store_true", help="wait while another process works on this run"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from fastdllm.console import open_display
+    from fastdllm.errors import UserError
+    from fastdllm.evaluation.environment import data_is_local, prepare, usable_cores
+    from fastdllm.evaluation.spec import read_spec
+
+    if args.threads is not None and args.threads < 1:
+        raise UserError(f"--threads {args.threads}: must be at least 1")
+    spec = read_spec(args.spec)
+    threads = args.threads or usable_cores()
+    # Read once, when torch is imported; a larger number of a scheduler or shell must not win.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    task_file = Path(spec.run.task_file)
+    private_cache = data_is_local(spec.task, task_file.parent)
+    with prepare(offline=True, private_cache=private_cache):
+        import torch
+
+        from fastdllm.evaluation.job import evaluate_run
+
+        torch.set_num_threads(threads)
+        outcome = evaluate_run(
+            spec,
+            args.spec.parent,
+            display=open_display(f"{spec.experiment}/{spec.task}/{spec.config}"),
+            device=args.device,
+            wait=args.wait,
+        )
+    primary = outcome.summary.primary
+    lines = [
+        f"{primary.metric} {outcome.summary.accuracy:.4f} -> {args.spec.parent / 'summary.json'}"
+    ]
+    if outcome.answers_kept_aside:
+        lines.append(f"earlier answers are kept in {outcome.answers_kept_aside}")
+    if outcome.unused_answers:
+        lines.append(f"warning: {outcome.unused_answers} answers belong to no item of the task")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0

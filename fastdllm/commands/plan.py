@@ -1,0 +1,63 @@
+"""`fastdllm plan`: write the requests of a task, tokenised and cut into chunks.
+
+The options of the task and the model come from workflow_config.yaml. Needs no GPU; reaches the
+network only for a model or a data set that is not here yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fastdllm.errors import UserError, unknown_name
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, help="a task of workflow_config.yaml")
+    parser.add_argument("--limit", type=int, help="plan the first N items only")
+    parser.add_argument("--output", type=Path, help="folder (default: results/_plans/<task>)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from fastdllm.workflow.config import TASKS, load_workflow_config
+    from fastdllm.workflow.names import task_folder
+
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for all items")
+    config = load_workflow_config()
+    if args.task not in config.tasks:
+        raise unknown_name("task", args.task, config.tasks, where="workflow_config.yaml")
+    options = config.task_options(args.task)
+    folder = args.output or Path("results", "_plans", task_folder(args.task, args.limit))
+
+    from fastdllm.evaluation.environment import data_is_local, prepare
+
+    data_here = data_is_local(args.task, TASKS)
+    offline = data_here and Path(config.model.path).is_dir()
+    with prepare(offline=offline, private_cache=data_here):
+        from fastdllm.evaluation.planning import PlanOptions, make_plan
+        from fastdllm.evaluation.requests import write_plan
+        from fastdllm.evaluation.tokenization import load_tokenizer
+        from fastdllm.weights import find_checkpoint, read_config
+
+        checkpoint = find_checkpoint(config.model.path, config.model.revision)
+        plan = make_plan(
+            load_tokenizer(config.model.path, config.model.revision),
+            PlanOptions(
+                task=args.task,
+                limit=args.limit,
+                batch_size=options.batch_size,
+                num_fewshot=options.num_fewshot,
+                apply_chat_template=options.apply_chat_template,
+                max_positions=read_config(checkpoint).max_positions,
+                tasks_folder=str(TASKS),
+            ),
+        )
+        write_plan(folder, plan)
+    header = plan.header
+    sys.stdout.write(
+        f"planned {args.task}: {header.n_items} items, {header.n_requests} requests in "
+        f"{len(header.chunks)} chunks -> {folder}\n"
+    )
+    return 0

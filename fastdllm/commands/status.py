@@ -1,0 +1,157 @@
+"""`fastdllm status`: which runs are done, missing, stale, running or failed, and what to type next.
+
+Reads files only: no torch, no Snakemake, nothing written. The grid is config by task, one block per
+experiment; runs that need attention follow with their reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from fastdllm.workflow.runs import ARTIFACTS, LOGS, RESULTS, load_project
+from fastdllm.workflow.selection import Selection
+from fastdllm.workflow.status import RunStatus, State, inspect
+
+STYLES = {
+    State.DONE: "32",
+    State.UNPUBLISHED: "36",
+    State.RUNNING: "34",
+    State.FAILED: "31",
+    State.INTERRUPTED: "35",
+    State.STALE: "33",
+    State.MISSING: "2",
+}
+# More reasons than fit on a screen help nobody; --json has them all.
+MOST_REASONS = 30
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Options: the words of Snakemake's `--config`, and --json."""
+    for kind in ("experiment", "task", "config"):
+        parser.add_argument(f"--{kind}", metavar="NAME[,NAME]", help=f"show only this {kind}")
+    parser.add_argument("--limit", metavar="N", help="show the trial runs over the first N items")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the status of the selected runs."""
+    options = {key: getattr(args, key) for key in ("experiment", "task", "config", "limit")}
+    selection = Selection.from_options({k: v for k, v in options.items() if v is not None})
+    statuses = [inspect(run) for run in load_project(selection).runs]
+    next_command = suggest(statuses, options)
+    if args.json:
+        text = json.dumps(as_record(statuses, next_command), indent=2) + "\n"
+    else:
+        text = as_text(statuses, next_command, color=sys.stdout.isatty())
+    sys.stdout.write(text)
+    return 0
+
+
+def suggest(statuses: Sequence[RunStatus], options: dict[str, Any]) -> str:
+    """The next command to type."""
+    words = " ".join(f"{key}={value}" for key, value in options.items() if value is not None)
+    counts = Counter(status.state for status in statuses)
+    if counts[State.DONE] == len(statuses):
+        return "fastdllm table"
+    if counts[State.RUNNING] and counts[State.RUNNING] + counts[State.DONE] == len(statuses):
+        return "fastdllm status"
+    failed = [status for status in statuses if status.state is State.FAILED]
+    if failed and counts[State.FAILED] + counts[State.DONE] == len(statuses):
+        return f"less {failed[0].run.log_path}"
+    return "snakemake" + (f" --config {words}" if words else "")
+
+
+def as_record(statuses: Sequence[RunStatus], next_command: str) -> dict[str, Any]:
+    """What --json prints."""
+    counts = Counter(status.state for status in statuses)
+    return {
+        "schema_version": 1,
+        "totals": {"runs": len(statuses), **{str(state): counts[state] for state in State}},
+        "next_command": next_command,
+        "runs": [_run_record(status) for status in statuses],
+    }
+
+
+def _run_record(status: RunStatus) -> dict[str, Any]:
+    run = status.run
+    record: dict[str, Any] = {
+        "experiment": run.experiment,
+        "task": run.task,
+        "config": run.config,
+        "limit": run.limit,
+        "state": str(status.state),
+        "folder": str(run.folder),
+        "log": str(run.log_path),
+        "fingerprint": run.fingerprint,
+    }
+    if status.reason:
+        record["reason"] = status.reason
+    if status.changes:
+        record["changes"] = [{"key": c.key, "old": c.old, "new": c.new} for c in status.changes]
+    if status.progress is not None:
+        record["progress"] = dict(status.progress)
+    return record
+
+
+def as_text(statuses: Sequence[RunStatus], next_command: str, *, color: bool) -> str:
+    """What a person sees: grids, reasons, totals, places, next command."""
+    lines: list[str] = []
+    for experiment in dict.fromkeys(status.run.experiment for status in statuses):
+        own = [status for status in statuses if status.run.experiment == experiment]
+        lines += [*_grid(experiment, own, color=color), ""]
+    reasons = _reasons(statuses, color=color)
+    if reasons:
+        lines += [*reasons, ""]
+    counts = Counter(status.state for status in statuses)
+    parts = [_styled(f"{counts[s]} {s}", s, color=color) for s in State if counts[s]]
+    lines += [
+        f"{len(statuses)} runs: {', '.join(parts)}",
+        f"results: {RESULTS}/  logs: {LOGS}/eval/  published: {ARTIFACTS}/",
+        f"next:    {next_command}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _grid(experiment: str, own: Sequence[RunStatus], *, color: bool) -> list[str]:
+    tasks = list(dict.fromkeys(status.run.task_folder for status in own))
+    states = {(s.run.config, s.run.task_folder): s.state for s in own}
+    configs = list(dict.fromkeys(status.run.config for status in own))
+    first = max(len(name) for name in [experiment, *configs])
+    widths = [max(len(task), len(State.UNPUBLISHED)) for task in tasks]
+    header = [task.ljust(width) for task, width in zip(tasks, widths, strict=True)]
+    lines = [f"{experiment.ljust(first)}  {'  '.join(header)}".rstrip()]
+    for config in configs:
+        cells = []
+        for task, width in zip(tasks, widths, strict=True):
+            state = states.get((config, task))
+            # Padding before colour: the escape codes must not count as width.
+            text = (state or "-").ljust(width)
+            cells.append(_styled(text, state, color=color) if state else text)
+        lines.append(f"{config.ljust(first)}  {'  '.join(cells)}".rstrip())
+    return lines
+
+
+def _reasons(statuses: Sequence[RunStatus], *, color: bool) -> list[str]:
+    """One line per reason; runs that share it (a changed threshold) are counted, not repeated."""
+    grouped: dict[tuple[State, str], list[RunStatus]] = {}
+    for status in statuses:
+        if status.why and status.state is not State.UNPUBLISHED:
+            grouped.setdefault((status.state, status.why), []).append(status)
+    lines = []
+    for (state, why), group in list(grouped.items())[:MOST_REASONS]:
+        run = group[0].run
+        name = f"{run.experiment}/{run.task_folder}/{run.config}"
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        lines.append(f"{_styled(state, state, color=color)}  {name}{more}: {why}")
+    if len(grouped) > MOST_REASONS:
+        lines.append(f"... and {len(grouped) - MOST_REASONS} more reasons (--json has all)")
+    return lines
+
+
+def _styled(text: str, state: State, *, color: bool) -> str:
+    return f"\033[{STYLES[state]}m{text}\033[0m" if color else text

@@ -1,0 +1,62 @@
+"""`fastdllm table`: the results of the enabled experiments, and where to go from there.
+
+Reads summaries only: those of results/, else the published ones of artifacts/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+
+QUESTION = "Tom has 3 boxes with 12 pens each. He loses 9 pens. How many pens does Tom have?"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--experiment", action="append", help="only this one (may be repeated)")
+    parser.add_argument("--limit", type=int, help="the runs over the first N items")
+
+
+def run(args: argparse.Namespace) -> int:
+    from fastdllm.errors import UserError, unknown_name
+    from fastdllm.evaluation.summary import read_summary
+    from fastdllm.report.figures import grouped
+    from fastdllm.report.tables import terminal_table
+    from fastdllm.workflow.runs import ARTIFACTS, load_project
+    from fastdllm.workflow.selection import Selection
+
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for full runs")
+    project = load_project(Selection(limit=args.limit))
+    chosen = args.experiment or list(project.experiments)
+    for name in chosen:
+        if name not in project.experiments:
+            raise unknown_name("experiment", name, project.experiments, "--experiment")
+    summaries, missing = [], 0
+    for run in project.runs:
+        if run.experiment not in chosen:
+            continue
+        path = next((p for p in (run.summary_path, run.artifact_path) if p.is_file()), None)
+        if path is None:
+            missing += 1
+        else:
+            summaries.append(read_summary(path))
+    lines = []
+    if summaries:
+        lines.append(terminal_table(grouped(summaries), shutil.get_terminal_size().columns))
+    if missing:
+        lines.append(f"{missing} run(s) have no result yet; `fastdllm status` shows which.\n")
+    tables = [ARTIFACTS / name / "table.md" for name in chosen]
+    tables = [path for path in tables if path.is_file()]
+    if tables:
+        lines.append(f"tables:    {', '.join(map(str, tables))} (and .csv beside each)")
+    lines.append("every run: results/<experiment>/<task>/<config>/ (answers, samples, summary)")
+    program = "fastdllm" if shutil.which("fastdllm") else ".venv/bin/fastdllm"
+    lines += [
+        "\nTry next:",
+        f'  {program} generate "{QUESTION}" --show-steps',
+        f"  {program} status",
+        "  cp -r experiments/_template experiments/my_idea",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0

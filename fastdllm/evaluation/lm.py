@@ -1,0 +1,124 @@
+"""The two language models that lm-eval sees: one collects requests, one replays answers.
+
+Neither holds weights. Both render prompts with the same tokenizer and chat template, so a request
+that was planned is found again, to the letter, when it is scored; a prompt that changed in between
+is a missing answer, never a wrong score.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.api.model import LM
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.requests import request_id
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+
+class PromptLM(LM):
+    """What both share: the chat template and the identity of a request."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        self._template_source = tokenizer
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self._template_source.name_or_path).replace("/", "__")
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """The template's text, which lm-eval records."""
+        return (self._template_source.chat_template or "") if chat_template else ""
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Render a conversation; an unfinished assistant turn stays open.
+
+        Tasks that begin the answer themselves (gen_prefix) ask for no generation prompt; without
+        continue_final_message the template would close their unfinished turn.
+        """
+        return self._template_source.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        raise UserError(
+            f"task {requests[0].task_name!r}: loglikelihood_rolling (perplexity of a text) has no "
+            "meaning for block diffusion; allowed: generate_until, multiple_choice, loglikelihood"
+        )
+
+
+class Collect(PromptLM):
+    """Records every request and answers with dummies."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer)
+        self.collected: list[tuple[str, Instance]] = []
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        self.collected += zip(request_ids(requests), requests, strict=True)
+        return [""] * len(requests)
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        self.collected += zip(request_ids(requests), requests, strict=True)
+        return [(0.0, False)] * len(requests)
+
+
+class Replay(PromptLM):
+    """Answers from a store: `texts` for generation, `likelihoods` as (logprob, is_greedy)."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        texts: Mapping[str, str],
+        likelihoods: Mapping[str, tuple[float, bool]],
+    ) -> None:
+        super().__init__(tokenizer)
+        self._texts, self._likelihoods = texts, likelihoods
+        self._asked: set[str] = set()
+
+    @property
+    def unused(self) -> int:
+        """How many stored answers nobody asked for."""
+        return len((self._texts.keys() | self._likelihoods.keys()) - self._asked)
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        return self._look_up(requests, self._texts)
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        return self._look_up(requests, self._likelihoods)
+
+    def _look_up(self, requests: list[Instance], answers: Mapping[str, Any]) -> list[Any]:
+        found = []
+        for key, request in zip(request_ids(requests), requests, strict=True):
+            if key not in answers:
+                raise UserError(
+                    f"task {request.task_name!r}, item {request.doc_id}: no answer to this prompt; "
+                    "the task gives other prompts than when it was planned; plan it again"
+                )
+            self._asked.add(key)
+            found.append(answers[key])
+        return found
+
+
+def request_ids(requests: Sequence[Instance]) -> list[str]:
+    """Identities of lm-eval requests in order; the n-th repeat of one gets its own.
+
+    lm-eval lists a request with `repeats: n` n times in a row as the same object.
+    """
+    seen: Counter[int] = Counter()
+    keys = []
+    for request in requests:
+        keys.append(request_id(request.request_type, request.args, seen[id(request)]))
+        seen[id(request)] += 1
+    return keys

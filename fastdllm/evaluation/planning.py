@@ -1,0 +1,140 @@
+"""From a task to its plan: collect lm-eval's requests, tokenise them, fix the chunks.
+
+Holds no weights and decodes nothing. The plan does not depend on an experiment or a decoding
+setting, so all configurations answer exactly the same token ids in exactly the same batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.lm import Collect
+from fastdllm.evaluation.requests import (
+    Plan,
+    PlanHeader,
+    PlannedRequest,
+    fixed_chunks,
+    requests_text,
+)
+from fastdllm.evaluation.scoring import metrics_of
+from fastdllm.evaluation.tasks import evaluate_task, load_task, one_line
+from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What a plan depends on besides the task file and the tokenizer.
+
+    limit: first n items of each task; None means all. batch_size: most requests in a chunk.
+    max_positions: most tokens that the model can hold, prompt and answer together.
+    """
+
+    task: str
+    limit: int | None
+    batch_size: int
+    num_fewshot: int | None
+    apply_chat_template: bool
+    max_positions: int
+    tasks_folder: str = "tasks"
+
+
+def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
+    """Plan a task; see `PlanOptions`.
+
+    Raises:
+        UserError: unknown or broken task, no chat template, a prompt that cannot fit the model.
+    """
+    if options.apply_chat_template and not tokenizer.chat_template:
+        raise UserError(
+            f"{tokenizer.name_or_path}: has no chat template; set apply_chat_template to false "
+            f"for task {options.task!r} in workflow_config.yaml"
+        )
+    task = load_task(options.task, options.tasks_folder)
+    lm = Collect(tokenizer)
+    try:
+        result = evaluate_task(
+            lm,
+            task,
+            limit=options.limit,
+            num_fewshot=options.num_fewshot,
+            apply_chat_template=options.apply_chat_template,
+        )
+        metrics_of(result, result["samples"], task)
+    except UserError:
+        raise
+    except Exception as error:
+        # The dummies cannot fail, so what does is the task file: a template, a filter, a metric.
+        raise UserError(f"task {options.task!r} cannot be planned: {one_line(error)}") from error
+    requests = _planned(lm.collected, tokenizer)
+    for request in requests:
+        check_length(request, max_positions=options.max_positions, max_new_tokens=1, block_size=1)
+    content = requests_text(requests).encode()
+    header = PlanHeader(
+        task=options.task,
+        limit=options.limit,
+        batch_size=options.batch_size,
+        num_fewshot=options.num_fewshot,
+        apply_chat_template=options.apply_chat_template,
+        chat_template=tokenizer.chat_template if options.apply_chat_template else None,
+        model_tokenizer_digest=tokenizer_digest(tokenizer),
+        lm_eval_version=version("lm_eval"),
+        n_items=sum(result["n-samples"][name]["effective"] for name in task.leaves),
+        n_requests=len(requests),
+        digest=hashlib.sha256(content).hexdigest(),
+        chunks=fixed_chunks(requests, options.batch_size),
+    )
+    return Plan(header=header, requests=tuple(requests))
+
+
+def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[PlannedRequest]:
+    """Tokenise the collected requests, each distinct one once, in the order of first appearance."""
+    planned: dict[str, PlannedRequest] = {}
+    for key, instance in collected:
+        if key in planned:
+            continue
+        item = f"{instance.task_name}:{instance.doc_id}"
+        if instance.request_type == "loglikelihood":
+            prompt_ids, target_ids = encode_pair(tokenizer, *instance.args)
+            if not target_ids:
+                raise UserError(
+                    f"item {item}: empty option {instance.args[1]!r}; check doc_to_choice"
+                )
+            gen_kwargs = {}
+        else:
+            prompt_ids, target_ids = encode(tokenizer, instance.args[0]), ()
+            gen_kwargs = instance.args[1]
+            if not prompt_ids:
+                raise UserError(f"item {item}: the prompt is empty; check doc_to_text")
+        planned[key] = PlannedRequest(
+            id=key,
+            kind=instance.request_type,
+            item=item,
+            prompt_ids=prompt_ids,
+            args=tuple(instance.args),
+            target_ids=target_ids,
+            gen_kwargs=gen_kwargs,
+        )
+    return list(planned.values())
+
+
+def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Token ids of a prompt; nothing is added, since the chat template is already in the text."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_pair(
+    tokenizer: Any, context: str, continuation: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Split tok(context + continuation) where tok(context) ends.
+
+    Trailing spaces move to the continuation, because a word and the space before it are one token.
+    Only spaces: a line break that ends a chat prompt stays, or every option would begin with it.
+    """
+    stem = context.rstrip(" ")
+    whole, prefix = encode(tokenizer, context + continuation), encode(tokenizer, stem)
+    return prefix, whole[len(prefix) :]

@@ -1,0 +1,91 @@
+"""How far a run is: counted while it decodes, shown to a person, kept in progress.json.
+
+The file is for `fastdllm status`: replaced as a whole, at most once a second, and removed when the
+run has ended well. Rates are those of this process; answers of an earlier one count as done only.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fastdllm.console import Display, ProgressNumbers
+from fastdllm.evaluation.answers import Answer, Chunk
+from fastdllm.evaluation.environment import host_name
+from fastdllm.files import write_json_atomically
+
+WRITE_INTERVAL_S = 1.0
+
+
+class Progress:
+    """Counts answers; `items` here are requests to the model."""
+
+    def __init__(self, path: Path, display: Display, total: int) -> None:
+        self._path, self._display, self._total = path, display, total
+        self._done = self._here = self._tokens = self._forwards = 0
+        self._started = time.monotonic()
+        self._last_write = 0.0
+        self._identity = {"pid": os.getpid(), "host": host_name()}
+
+    def loading(self) -> None:
+        """The model is being loaded."""
+        self._tell("loading", at_once=True)
+
+    def decoding(self, earlier: Iterable[Chunk]) -> None:
+        """Decoding starts; `earlier` chunks were answered by another process."""
+        self._done = sum(len(chunk.answers) for chunk in earlier)
+        self._started = time.monotonic()
+        self._tell("decoding", at_once=True)
+
+    def scoring(self) -> None:
+        """Everything is decoded; the display ends here."""
+        self._display.close(self.numbers())
+        self._tell("scoring", at_once=True)
+
+    def answered(self, answer: Answer) -> None:
+        """Count one complete answer."""
+        self._done += 1
+        self._here += 1
+        if answer.passes is not None and answer.token_ids is not None:
+            self._tokens += len(answer.token_ids)
+            self._forwards += answer.passes.forwards
+        self._tell("decoding")
+
+    def remove(self) -> None:
+        """The run has ended: its summary, or its failed.json, tells the rest."""
+        self._path.unlink(missing_ok=True)
+
+    def numbers(self) -> ProgressNumbers:
+        elapsed_s = time.monotonic() - self._started
+        left = self._total - self._done
+        return ProgressNumbers(
+            items_done=self._done,
+            items_total=self._total,
+            tokens_per_s=self._tokens / elapsed_s if self._tokens and elapsed_s > 0 else None,
+            tokens_per_forward=self._tokens / self._forwards if self._forwards else None,
+            time_left_s=elapsed_s / self._here * left if self._here and left else None,
+        )
+
+    def _tell(self, state: str, at_once: bool = False) -> None:
+        numbers = self.numbers()
+        if state == "decoding":
+            self._display.show(numbers)
+        now = time.monotonic()
+        if not at_once and now - self._last_write < WRITE_INTERVAL_S:
+            return
+        self._last_write = now
+        record = {
+            "state": state,
+            "items_done": numbers.items_done,
+            "items_total": numbers.items_total,
+            "updated": datetime.now(UTC).isoformat(),
+            **self._identity,
+        }
+        for name in ("tokens_per_s", "tokens_per_forward", "time_left_s"):
+            value = getattr(numbers, name)
+            if value is not None:
+                record[name] = round(value, 2)
+        write_json_atomically(self._path, record)

@@ -1,0 +1,160 @@
+"""The plan of a task: every request, tokenised once, in fixed chunks.
+
+Owns plan.json and requests.jsonl: their records, how requests are cut into chunks, and how both are
+written and read. A chunk is the unit of batching, determinism and resume. Knows no lm-eval, no
+tokenizer and no model (see planning.py for where requests come from).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fastdllm.errors import UserError
+from fastdllm.files import read_json, write_json_atomically, write_text_atomically
+from fastdllm.validation import StrictModel, validated
+
+RequestKind = Literal["generate_until", "loglikelihood"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRequest:
+    """One question to the model, as token ids.
+
+    `item` names the first document that asks it (`task:doc`); `args` are lm-eval's own arguments.
+    `target_ids` belongs to log-likelihood requests, `gen_kwargs` to generation requests.
+    """
+
+    id: str
+    kind: RequestKind
+    item: str
+    prompt_ids: tuple[int, ...]
+    args: tuple[Any, ...]
+    target_ids: tuple[int, ...] = ()
+    gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class PlanHeader(StrictModel):
+    """plan.json: what was planned, with what, and which requests form which chunk."""
+
+    schema_version: Literal[1] = 1
+    task: str
+    limit: int | None = Field(description="Items per task; null means all.")
+    batch_size: int = Field(ge=1, description="Most requests in a chunk.")
+    num_fewshot: int | None = Field(description="Examples in a prompt; null: the task's own.")
+    apply_chat_template: bool
+    chat_template: str | None = Field(description="Text of the template, when it was applied.")
+    model_tokenizer_digest: str
+    lm_eval_version: str
+    n_items: int = Field(description="Documents of the task that are scored.")
+    n_requests: int = Field(description="Requests after de-duplication.")
+    digest: str = Field(description="sha256 of requests.jsonl.")
+    chunks: list[list[int]] = Field(
+        description="Per chunk: line numbers in requests.jsonl, from 0."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan with its requests."""
+
+    header: PlanHeader
+    requests: tuple[PlannedRequest, ...]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the requests and of the chunks they form: what an answer file is bound to."""
+        text = json.dumps([self.header.digest, self.header.chunks])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def chunk(self, index: int) -> list[PlannedRequest]:
+        """The requests of one chunk, in the order of their rows."""
+        return [self.requests[i] for i in self.header.chunks[index]]
+
+
+def request_id(kind: str, args: Sequence[Any], repeat: int = 0) -> str:
+    """Return the identity of a request: sha256 of kind, arguments and, from the second on, repeat.
+
+    Keys are sorted, so the order in which a task file lists its generation_kwargs does not matter.
+    """
+    identity: list[Any] = [kind, list(args)]
+    if repeat:
+        identity.append(repeat)
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fixed_chunks(requests: Sequence[PlannedRequest], batch_size: int) -> list[list[int]]:
+    """Cut requests into chunks of at most `batch_size`, longest prompts first.
+
+    The longest come first so that a lack of memory shows at once and the time left is never
+    underestimated. Generation requests share a chunk only with equal gen_kwargs. All options of one
+    log-likelihood context stay together, even when they are more than `batch_size`.
+    """
+    generate: dict[str, list[int]] = {}
+    contexts: dict[tuple[int, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        if request.kind == "generate_until":
+            key = json.dumps(request.gen_kwargs, sort_keys=True)
+            generate.setdefault(key, []).append(index)
+        else:
+            contexts.setdefault(request.prompt_ids, []).append(index)
+
+    chunks: list[list[int]] = []
+    for indices in generate.values():
+        indices.sort(key=lambda i: -len(requests[i].prompt_ids))
+        chunks += [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
+    current: list[int] = []
+    for options in sorted(contexts.values(), key=lambda group: -len(requests[group[0]].prompt_ids)):
+        if current and len(current) + len(options) > batch_size:
+            chunks.append(current)
+            current = []
+        current = current + options
+    return [*chunks, current] if current else chunks
+
+
+def requests_text(requests: Sequence[PlannedRequest]) -> str:
+    """The content of requests.jsonl: one request a line, keys without a value left out."""
+    lines = []
+    for request in requests:
+        record = {key: value for key, value in asdict(request).items() if value not in ((), {})}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Write requests.jsonl, then plan.json; a plan.json on disk is therefore always complete."""
+    write_text_atomically(folder / "requests.jsonl", requests_text(plan.requests))
+    write_json_atomically(folder / "plan.json", plan.header.model_dump())
+
+
+def read_plan(folder: Path, task: str) -> Plan:
+    """Read a plan and check that its two files belong together.
+
+    Raises:
+        UserError: no plan there, or a file was changed after planning.
+    """
+    path, requests_path = folder / "plan.json", folder / "requests.jsonl"
+    again = f"run `fastdllm plan --task {task}`"
+    for needed in (path, requests_path):
+        if not needed.is_file():
+            raise UserError(f"{needed}: the plan of task {task!r} is missing; {again}")
+    header = validated(PlanHeader, read_json(path), str(path))
+    content = requests_path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != header.digest:
+        raise UserError(f"{requests_path}: does not belong to {path.name}; {again}")
+    requests = tuple(_request(json.loads(line)) for line in content.splitlines())
+    return Plan(header=header, requests=requests)
+
+
+def _request(record: dict[str, Any]) -> PlannedRequest:
+    for key in ("prompt_ids", "target_ids", "args"):
+        if key in record:
+            record[key] = tuple(record[key])
+    return PlannedRequest(**record)

@@ -1,0 +1,81 @@
+"""The loop of a run: decode the chunks that answers.jsonl lacks, time them, tell the progress.
+
+Knows neither lm-eval nor torch: the engine does the work, the log keeps it. A chunk's seconds cover
+its decoding only: not loading, not the warm-up, not writing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.answers import Answer, AnswerLog, Chunk, Session
+from fastdllm.evaluation.progress import Progress
+from fastdllm.evaluation.requests import Plan, PlannedRequest
+
+
+class Engine(Protocol):
+    """What the loop needs from a model (see generate.py)."""
+
+    def answer(
+        self, requests: Sequence[PlannedRequest], on_answer: Callable[[Answer], None]
+    ) -> list[Answer]: ...
+
+    def warm_up(self, requests: Sequence[PlannedRequest]) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def peak_memory_gib(self) -> float: ...
+
+
+def missing_chunks(plan: Plan, log: AnswerLog) -> list[int]:
+    """The chunks without answers, in the order in which they are decoded.
+
+    Raises:
+        UserError: the log holds answers to other requests than the plan asks.
+    """
+    for index, chunk in log.chunks.items():
+        asked = [request.id for request in plan.chunk(index)]
+        if [answer.id for answer in chunk.answers] != asked:
+            raise UserError(f"{log.path}: chunk {index} answers other requests; move the file away")
+    return [index for index in range(len(plan.header.chunks)) if index not in log.chunks]
+
+
+def decode_missing(
+    plan: Plan,
+    log: AnswerLog,
+    engine: Engine,
+    *,
+    start_session: Callable[[float], Session],
+    progress: Progress,
+) -> None:
+    """Answer every chunk that `log` lacks and append it as soon as it is complete.
+
+    `start_session` describes this process, given the seconds that the warm-up took.
+    """
+    missing = missing_chunks(plan, log)
+    if not missing:
+        return
+    started = time.perf_counter()
+    engine.warm_up(plan.chunk(missing[0]))
+    engine.synchronize()
+    log.append_session(start_session(round(time.perf_counter() - started, 3)))
+    for index in missing:
+        requests = plan.chunk(index)
+        engine.synchronize()
+        started = time.perf_counter()
+        answers = engine.answer(requests, progress.answered)
+        engine.synchronize()
+        seconds = time.perf_counter() - started
+        log.append_chunk(
+            Chunk(
+                index=index,
+                seconds=round(seconds, 6),
+                prompt_tokens=sum(len(request.prompt_ids) for request in requests),
+                peak_memory_gib=round(engine.peak_memory_gib(), 4),
+                answers=tuple(answers),
+                session=len(log.sessions) - 1,
+            )
+        )

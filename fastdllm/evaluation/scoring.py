@@ -1,0 +1,238 @@
+"""From answers to scores: lm-eval replays them, so its own filters and metrics decide.
+
+Makes what results.json (lm-eval's result as plain JSON) and samples.jsonl (one line per item) hold,
+and the metrics with their intervals. Needs the tokenizer and the task file, no weights, no GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fastdllm.errors import unknown_name
+from fastdllm.evaluation.answers import Answer
+from fastdllm.evaluation.lm import Replay
+from fastdllm.evaluation.requests import Plan, request_id
+from fastdllm.evaluation.stats import normal_interval, wilson_interval
+from fastdllm.evaluation.summary import Items, Metric, pack_bits
+from fastdllm.evaluation.tasks import LoadedTask, evaluate_task
+from fastdllm.evaluation.tokenization import AnswerText
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What scoring a run gives; see the files of the same name."""
+
+    results: dict[str, Any]
+    samples: list[dict[str, Any]]
+    metrics: list[Metric]
+    group_results: dict[str, float] | None
+    items: Items | None
+    unused_answers: int
+
+
+def score_answers(
+    plan: Plan,
+    answers: Iterable[Answer],
+    *,
+    tokenizer: Any,
+    task: LoadedTask,
+    bootstrap_iters: int,
+) -> Scores:
+    """Score the answers of a complete run.
+
+    Raises:
+        UserError: the task asks a prompt that was not answered, or has no such primary metric.
+    """
+    by_id = {answer.id: answer for answer in answers}
+    texts = answer_texts(plan, by_id, tokenizer)
+    lm = Replay(
+        tokenizer,
+        texts=texts,
+        likelihoods={
+            answer.id: (answer.logprob, bool(answer.is_greedy))
+            for answer in by_id.values()
+            if answer.logprob is not None
+        },
+    )
+    result = evaluate_task(
+        lm,
+        task,
+        limit=plan.header.limit,
+        num_fewshot=plan.header.num_fewshot,
+        apply_chat_template=plan.header.apply_chat_template,
+        bootstrap_iters=bootstrap_iters,
+    )
+    samples = result.pop("samples")
+    chosen = {name: _primary_samples(samples[name], task.primary[1]) for name in task.leaves}
+    flat = [sample for name in task.leaves for sample in chosen[name]]
+    right = _right_or_wrong(sample.get(task.primary[0]) for sample in flat)
+    return Scores(
+        results=plain(result),
+        samples=[
+            _item_record(name, sample, metric=task.primary[0], answers=by_id)
+            for name in task.leaves
+            for sample in chosen[name]
+        ],
+        metrics=metrics_of(result, samples, task),
+        group_results=_group_results(result, task),
+        items=Items(n=len(right), correct_bits=pack_bits(right)) if right is not None else None,
+        unused_answers=lm.unused,
+    )
+
+
+def answer_texts(plan: Plan, by_id: Mapping[str, Answer], tokenizer: Any) -> dict[str, str]:
+    """The text of each generated answer, cut at the first `until` of its request."""
+    cutters: dict[str, AnswerText] = {}
+    texts = {}
+    for request in plan.requests:
+        answer = by_id.get(request.id)
+        if answer is None or answer.token_ids is None:
+            continue
+        until = request.gen_kwargs.get("until")
+        cutter = cutters.setdefault(repr(until), AnswerText(tokenizer, until))
+        texts[request.id] = cutter.text(answer.token_ids)
+    return texts
+
+
+def metrics_of(
+    result: Mapping[str, Any], samples: Mapping[str, list[dict[str, Any]]], task: LoadedTask
+) -> list[Metric]:
+    """Every score that lm-eval gives for the task, with interval and direction.
+
+    Raises:
+        UserError: the primary metric is not among them, or is no finite number.
+    """
+    scores = result.get("groups", {}).get(task.name) or result["results"].get(task.name, {})
+    directions = result["higher_is_better"].get(task.name, {})
+    n = sum(result["n-samples"][name]["effective"] for name in task.leaves)
+    found = []
+    for key, value in scores.items():
+        metric, comma, filter_name = key.partition(",")
+        if not comma or metric.endswith("_stderr") or not _is_finite(value):
+            continue
+        stderr = scores.get(f"{metric}_stderr,{filter_name}")
+        stderr = float(stderr) if _is_finite(stderr) else None
+        right = _right_or_wrong(
+            sample.get(metric)
+            for name in task.leaves
+            for sample in samples[name]
+            if sample["filter"] == filter_name
+        )
+        method: Any = None
+        interval = None
+        if right and math.isclose(sum(right) / len(right), value, abs_tol=1e-9):
+            interval, method = wilson_interval(sum(right), len(right)), "wilson"
+        elif stderr is not None:
+            interval, method = normal_interval(float(value), stderr), "normal"
+        found.append(
+            Metric(
+                metric=metric,
+                filter=filter_name,
+                value=round(float(value), 6),
+                stderr=None if stderr is None else round(stderr, 6),
+                interval=None
+                if interval is None
+                else (round(interval[0], 6), round(interval[1], 6)),
+                interval_method=method,
+                n=n,
+                higher_is_better=directions.get(metric),
+                primary=(metric, filter_name) == task.primary,
+            )
+        )
+    if not any(metric.primary for metric in found):
+        raise unknown_name(
+            "primary metric",
+            ",".join(task.primary),
+            [f"{metric.metric},{metric.filter}" for metric in found],
+            where=f"task {task.name!r}: metadata.primary_metric",
+        )
+    return found
+
+
+def plain(value: Any) -> Any:
+    """`value` as plain JSON: NumPy scalars as numbers, what JSON cannot hold as text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    is_number = isinstance(value, float) and math.isfinite(value)
+    if is_number or value is None or isinstance(value, bool | int | str):
+        return value
+    # The default text of a function holds its address, which differs from run to run.
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else str(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, str | bool | type(None)) and math.isfinite(value)
+
+
+def _right_or_wrong(values: Iterable[Any]) -> list[bool] | None:
+    """The values as booleans; None when one of them is neither 0 nor 1."""
+    right = []
+    for value in values:
+        if isinstance(value, str | list | tuple | dict | type(None)) or value not in (0, 1):
+            return None
+        right.append(bool(value))
+    return right
+
+
+def _primary_samples(samples: list[dict[str, Any]], filter_name: str) -> list[dict[str, Any]]:
+    """The samples of one filter (the first one where a subtask lacks it), in document order."""
+    names = {sample["filter"] for sample in samples}
+    chosen = filter_name if filter_name in names else samples[0]["filter"]
+    return sorted(
+        (sample for sample in samples if sample["filter"] == chosen), key=lambda s: s["doc_id"]
+    )
+
+
+def _group_results(result: Mapping[str, Any], task: LoadedTask) -> dict[str, float] | None:
+    if len(task.leaves) < 2:
+        return None
+    key = ",".join(task.primary)
+    return {
+        name: round(float(result["results"][name][key]), 6)
+        for name in task.leaves
+        if _is_finite(result["results"][name].get(key))
+    }
+
+
+def _item_record(
+    task_name: str,
+    sample: Mapping[str, Any],
+    *,
+    metric: str,
+    answers: Mapping[str, Answer],
+) -> dict[str, Any]:
+    """One line of samples.jsonl."""
+    score = sample.get(metric)
+    record: dict[str, Any] = {
+        "task": task_name,
+        "item": sample["doc_id"],
+        "prompt": sample["arguments"][0][0],
+        "target": sample["target"],
+    }
+    right = _right_or_wrong([score])
+    record |= {"correct": right[0]} if right else {"score": score}
+    first = answers.get(request_id("generate_until", sample["arguments"][0]))
+    if first is None or first.passes is None or first.token_ids is None:
+        options = [
+            {"text": args[1], "logprob": resps[0][0]}
+            for args, resps in zip(sample["arguments"], sample["resps"], strict=True)
+        ]
+        best = max(options, key=lambda option: option["logprob"])
+        return plain(record | {"answer": best["text"], "options": options})
+    return plain(
+        record
+        | {
+            "answer": sample["resps"][0][0],
+            "parsed": sample["filtered_resps"][0],
+            "tokens": len(first.token_ids),
+            "finish_reason": first.finish_reason,
+            "passes": asdict(first.passes),
+        }
+    )

@@ -1,0 +1,74 @@
+"""spec.json: what one run is told, read back and checked.
+
+The workflow writes it; `decides` holds everything that decides the answers (and is fingerprinted),
+`run` where things are on this machine. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from fastdllm.files import read_json
+from fastdllm.settings import DecodingSettings
+from fastdllm.validation import StrictModel, validated
+
+DECODING, PARAMETERS = "decoding.", "policy_parameters."
+
+
+class RunPlaces(StrictModel):
+    """The part of a spec that does not change an answer."""
+
+    # The workflow may note more for people than an eval needs.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model_path: str
+    model_revision: str | None = None
+    device: str = "auto"
+    policy_file: str
+    plan_folder: str
+    task_file: str
+    bootstrap_iters: int = 1000
+
+
+class RunSpec(StrictModel):
+    """One run; see docs/workflow.md for the keys of `decides`."""
+
+    schema_version: Literal[1]
+    experiment: str
+    task: str
+    config: str
+    limit: int | None = Field(ge=1)
+    fingerprint: str
+    decides: dict[str, JsonValue]
+    run: RunPlaces
+
+    @property
+    def settings(self) -> DecodingSettings:
+        """The decoding settings, rebuilt from `decoding.<name>`."""
+        return validated(DecodingSettings, self._part(DECODING), "spec.json: decides")
+
+    @property
+    def policy_parameters(self) -> dict[str, Any]:
+        """The policy's own parameters, from `policy_parameters.<name>`."""
+        return self._part(PARAMETERS)
+
+    @property
+    def log_path(self) -> Path:
+        """Where the workflow keeps this run's log."""
+        folder = self.task if self.limit is None else f"{self.task}_limit_{self.limit}"
+        return Path("logs", "eval", self.experiment, folder, f"{self.config}.log")
+
+    def _part(self, prefix: str) -> dict[str, Any]:
+        return {k.removeprefix(prefix): v for k, v in self.decides.items() if k.startswith(prefix)}
+
+
+def read_spec(path: Path | str) -> RunSpec:
+    """Read a run's spec.
+
+    Raises:
+        UserError: missing, not JSON, or a key is missing or wrong.
+    """
+    return validated(RunSpec, read_json(path), str(path))

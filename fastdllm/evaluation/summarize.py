@@ -1,0 +1,137 @@
+"""From answers, scores and surroundings to the summary of a run; pure arithmetic, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fastdllm.evaluation.answers import Answer, Chunk, Session
+from fastdllm.evaluation.requests import PlanHeader
+from fastdllm.evaluation.scoring import Scores
+from fastdllm.evaluation.spec import RunSpec
+from fastdllm.evaluation.stats import percentile
+from fastdllm.evaluation.summary import (
+    Git,
+    Hardware,
+    Latency,
+    Passes,
+    PeakMemory,
+    Summary,
+    Throughput,
+)
+from fastdllm.trace import PassCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Everything answers.jsonl tells about a complete run."""
+
+    sessions: Sequence[Session]
+    chunks: Sequence[Chunk]
+    dtype: str
+
+    @property
+    def working_sessions(self) -> list[Session]:
+        """The processes whose answers are in the file."""
+        return [self.sessions[index] for index in sorted({chunk.session for chunk in self.chunks})]
+
+    @property
+    def generated(self) -> list[Answer]:
+        return [a for chunk in self.chunks for a in chunk.answers if a.token_ids is not None]
+
+
+def summarize(
+    spec: RunSpec,
+    *,
+    plan: PlanHeader,
+    decoded: Decoded,
+    scores: Scores,
+    git: Mapping[str, Any] | None,
+    environment: Mapping[str, str],
+) -> Summary:
+    """Build the summary of a complete run."""
+    sessions = decoded.working_sessions
+    devices = list(dict.fromkeys(session.hardware for session in sessions))
+    primary = next(metric for metric in scores.metrics if metric.primary)
+    on_gpu = sessions[-1].device == "cuda"
+    eval_params = {
+        "n_items": plan.n_items,
+        "n_requests": plan.n_requests,
+        "batch_size": plan.batch_size,
+        "limit": plan.limit,
+        "num_fewshot": plan.num_fewshot,
+        "apply_chat_template": plan.apply_chat_template,
+        "likelihood_mode": None if decoded.generated else spec.decides.get("likelihood_mode"),
+        "bootstrap_iters": spec.run.bootstrap_iters,
+        "seed": spec.settings.seed,
+    }
+    return Summary(
+        experiment=spec.experiment,
+        task=spec.task,
+        config=spec.config,
+        timestamp=datetime.now(UTC).isoformat(timespec="seconds"),
+        fingerprint=spec.fingerprint,
+        decides=spec.decides,
+        accuracy=primary.value,
+        metrics=scores.metrics,
+        group_results=scores.group_results,
+        items=scores.items,
+        **_decoding_figures(decoded, one_device=len(devices) == 1),
+        peak_memory=PeakMemory(
+            gib=max(chunk.peak_memory_gib for chunk in decoded.chunks),
+            kind="cuda_allocated" if on_gpu else "process_resident",
+        ),
+        load_time_s=sessions[-1].load_s,
+        warm_up_s=sessions[-1].warm_up_s,
+        resumed=len(sessions) > 1,
+        dtype=decoded.dtype,
+        hardware=[
+            Hardware(device="cpu" if threads else "cuda", name=name, threads=threads)
+            for name, threads in devices
+        ],
+        gpu_info=sessions[-1].device_name if on_gpu else None,
+        git=Git(**git) if git else None,
+        environment=dict(environment),
+        model_args=_model_args(spec),
+        eval_params={key: value for key, value in eval_params.items() if value is not None},
+    )
+
+
+def _decoding_figures(decoded: Decoded, *, one_device: bool) -> dict[str, Any]:
+    """What only generation has: passes, tokens per forward, latency, truncation, throughput."""
+    answers = decoded.generated
+    if not answers:
+        return {}
+    passes = sum((answer.passes for answer in answers if answer.passes), PassCounts())
+    tokens = sum(len(answer.token_ids or ()) for answer in answers)
+    latencies = [answer.latency_s for answer in answers if answer.latency_s is not None]
+    cut = sum(answer.finish_reason == "length" for answer in answers)
+    figures: dict[str, Any] = {
+        "passes": Passes(**asdict(passes)),
+        "latency_s": Latency(
+            p50=round(percentile(latencies, 50), 4), p95=round(percentile(latencies, 95), 4)
+        ),
+        "truncation_rate": round(cut / len(answers), 6),
+    }
+    if passes.forwards:
+        figures["tokens_per_forward"] = round(tokens / passes.forwards, 4)
+    if one_device:
+        seconds = sum(
+            chunk.seconds for chunk in decoded.chunks if chunk.answers[0].token_ids is not None
+        )
+        figures["throughput"] = Throughput(
+            tokens_generated=tokens,
+            total_time_s=round(seconds, 4),
+            tokens_per_s=round(tokens / seconds, 2),
+        )
+    return figures
+
+
+def _model_args(spec: RunSpec) -> dict[str, Any]:
+    """The settings under the names of the published `--model_args`."""
+    decoding = {
+        key: value for key, value in spec.settings.model_dump().items() if value is not None
+    }
+    return {"model_path": spec.run.model_path, "experiment_name": spec.experiment, **decoding}

@@ -1,0 +1,217 @@
+"""summary.json: the result of one run, small enough to keep in git for ever.
+
+Owns the record, its limits and its encoding; computes nothing. What was not measured is absent,
+never zero or null. Every field is described here; docs/summary-schema.md and the JSON schema are
+generated from these descriptions. Imports no torch, so status and tables stay fast.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue
+
+from fastdllm.errors import UserError
+from fastdllm.files import read_json, to_json, write_text_atomically
+from fastdllm.validation import StrictModel, validated
+
+SCHEMA_VERSION = 1
+MAX_BYTES = 8_000
+
+
+class Metric(StrictModel):
+    """One score of lm-eval."""
+
+    metric: str = Field(description="Name of the metric, such as `exact_match`.")
+    filter: str = Field(description="Filter of the answers it is computed on; `none` without one.")
+    value: float = Field(description="The score, usually a share in 0..1.")
+    stderr: float | None = Field(None, description="Standard error, as lm-eval computes it.")
+    interval: tuple[float, float] | None = Field(
+        None, description="95 % interval, low and high; see `interval_method`."
+    )
+    interval_method: Literal["wilson", "normal"] | None = Field(
+        None,
+        description="`wilson` for a share of right items, `normal` for value +- 1.96 stderr.",
+    )
+    n: int = Field(description="Items that were scored.")
+    higher_is_better: bool | None = Field(None, description="Direction of the metric.")
+    primary: bool = Field(description="Whether `accuracy` is this score.")
+
+
+class Throughput(StrictModel):
+    """Speed of decoding; absent for log-likelihood tasks and for mixed hardware."""
+
+    tokens_generated: int = Field(
+        description="Tokens of all answers, up to and including the first stop token."
+    )
+    total_time_s: float = Field(
+        description="Seconds of decoding, summed over chunks; without loading and warm-up."
+    )
+    tokens_per_s: float = Field(description="tokens_generated / total_time_s.")
+
+
+class Passes(StrictModel):
+    """Passes summed over all answers, one pass of one sequence each."""
+
+    prefill: int = Field(description="Passes over the whole blocks of a prompt.")
+    full_block: int = Field(description="Denoising passes over a whole block.")
+    sub_block: int = Field(description="Denoising passes over one sub-block.")
+    commit: int = Field(description="Passes that put a finished block into the prefix cache.")
+    reused: int = Field(description="Denoising steps answered without running any layer.")
+    layer_forwards_computed: int = Field(description="Layers run, summed over passes.")
+    layer_forwards_skipped: int = Field(description="Layers that a policy left out of passes.")
+
+
+class Latency(StrictModel):
+    """Seconds from the start of an answer's chunk until the answer was complete."""
+
+    p50: float = Field(description="Median.")
+    p95: float = Field(description="95th percentile.")
+
+
+class PeakMemory(StrictModel):
+    """Most memory during decoding."""
+
+    gib: float = Field(description="Amount in GiB.")
+    kind: Literal["cuda_allocated", "process_resident"] = Field(
+        description="`cuda_allocated`: tensors on the GPU. `process_resident`: the whole process."
+    )
+
+
+class Items(StrictModel):
+    """Which items were right, so that two runs can be compared item by item."""
+
+    n: int = Field(description="Number of items, in the order of the task's documents.")
+    correct_bits: str = Field(
+        description="One bit per item, 1 = right, most significant bit first, filled with 0 to "
+        "whole bytes, in base64."
+    )
+
+
+class Hardware(StrictModel):
+    """Where the answers were decoded."""
+
+    device: Literal["cpu", "cuda"] = Field(description="Kind of device.")
+    name: str = Field(description="Name of the GPU or of the processor.")
+    threads: int | None = Field(None, description="CPU threads; only on a CPU.")
+
+
+class Git(StrictModel):
+    """State of the project's repository when the run was scored."""
+
+    commit: str = Field(description="Commit hash.")
+    dirty: bool = Field(description="Whether tracked files (artifacts/ apart) differed from it.")
+
+
+class Summary(StrictModel):
+    """summary.json of one run."""
+
+    schema_version: Literal[1] = Field(1, description="Version of this layout.")
+    experiment: str = Field(description="Experiment folder name.")
+    task: str = Field(description="Task, as in tasks/<task>.yaml.")
+    config: str = Field(description="Configuration, one point of the experiment's grid.")
+    timestamp: str = Field(description="When the run was scored, UTC, ISO 8601.")
+    fingerprint: str = Field(description="Digest of `decides`; tells done from stale.")
+    decides: dict[str, JsonValue] = Field(
+        description="Everything that decides the answers, key by key, as in spec.json."
+    )
+    accuracy: float = Field(description="Value of the primary metric.")
+    metrics: list[Metric] = Field(description="Every score of the task.")
+    group_results: dict[str, float] | None = Field(
+        None, description="Primary metric of each subtask; only for groups of tasks."
+    )
+    items: Items | None = Field(
+        None, description="Only where the primary metric is right or wrong for each item."
+    )
+    throughput: Throughput | None = Field(None, description="Speed of decoding.")
+    tokens_per_forward: float | None = Field(
+        None,
+        description="Generated tokens per forward evaluation (full-block, sub-block and commit "
+        "passes); only for generation.",
+    )
+    passes: Passes | None = Field(None, description="Passes; only for generation.")
+    latency_s: Latency | None = Field(None, description="Only for generation.")
+    truncation_rate: float | None = Field(
+        None, description="Share of answers cut at their length limit; only for generation."
+    )
+    peak_memory: PeakMemory = Field(description="Most memory during decoding.")
+    load_time_s: float = Field(description="Seconds to load the model, apart from decoding.")
+    warm_up_s: float = Field(description="Seconds of the unmeasured warm-up.")
+    resumed: bool = Field(description="Whether more than one process decoded the answers.")
+    dtype: str = Field(description="Number format the model ran in, resolved from `auto`.")
+    hardware: list[Hardware] = Field(
+        description="Distinct devices that decoded answers; more than one: no throughput."
+    )
+    gpu_info: str | None = Field(None, description="Name of the GPU; absent on a CPU.")
+    git: Git | None = Field(None, description="Absent outside of a git repository.")
+    environment: dict[str, str] = Field(description="Versions of Python and of packages.")
+    model_args: dict[str, JsonValue] = Field(
+        description="Model and decoding settings under the names of the published `--model_args`."
+    )
+    eval_params: dict[str, JsonValue] = Field(
+        description="How the task was run: n_items (documents), n_requests (distinct questions to "
+        "the model), batch_size, limit, num_fewshot, apply_chat_template, bootstrap_iters, seed."
+    )
+
+    @property
+    def n_requests(self) -> int:
+        """Distinct questions that the model answered."""
+        return int(str(self.eval_params["n_requests"]))
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that `accuracy` is the value of."""
+        return next(metric for metric in self.metrics if metric.primary)
+
+
+def write_summary(path: Path | str, summary: Summary) -> None:
+    """Write a summary atomically, keys sorted, absent fields left out.
+
+    Raises:
+        ValueError: it would exceed 8,000 bytes.
+        UserError: the file cannot be written.
+    """
+    text = to_json(summary.model_dump(mode="json", exclude_none=True))
+    size = len(text.encode())
+    if size > MAX_BYTES:
+        raise ValueError(f"{path}: a summary of {size} bytes; at most {MAX_BYTES} are allowed")
+    write_text_atomically(path, text)
+
+
+def read_summary(path: Path | str) -> Summary:
+    """Read and check a summary.
+
+    Raises:
+        UserError: missing, not JSON, or not a summary of this schema version.
+    """
+    values = read_json(path)
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema_version {version!r} is not {SCHEMA_VERSION}; run that configuration "
+            "again with this version of fastdllm"
+        )
+    return validated(Summary, values, str(path))
+
+
+def pack_bits(correct: Sequence[bool]) -> str:
+    """Base64 of one bit per item, most significant bit first, filled with 0 to whole bytes."""
+    packed = bytearray((len(correct) + 7) // 8)
+    for index, is_correct in enumerate(correct):
+        packed[index // 8] |= is_correct << (7 - index % 8)
+    return base64.b64encode(bytes(packed)).decode("ascii")
+
+
+def unpack_bits(items: Items) -> list[bool]:
+    """The items' bits, in the order of the task's documents."""
+    packed = base64.b64decode(items.correct_bits)
+    return [bool(packed[index // 8] >> (7 - index % 8) & 1) for index in range(items.n)]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of summary.json, for docs/schemas/summary.schema.json."""
+    schema = Summary.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,141 @@
+"""Everything that asks lm-eval to load or evaluate a task.
+
+lm-eval skips a broken task file in silence and raises whatever the data loader raised; here each of
+these becomes one line that names the file. Import this module only after `environment.prepare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lm_eval import simple_evaluate
+from lm_eval.api.model import LM
+from lm_eval.api.task import Task
+from lm_eval.tasks import TaskManager
+
+from fastdllm.errors import UserError, unknown_name
+
+# Draws the examples of few-shot prompts: lm-eval's own default. It is no setting, because planning
+# and scoring must ask the same prompts whatever the experiment.
+TASK_SEED = 1234
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTask:
+    """A task, or a group of tasks, ready for lm-eval.
+
+    name: as asked for.
+    root: the lm-eval Task or Group.
+    leaves: the single tasks, in lm-eval's order.
+    primary: (metric, filter) that the score of this task means.
+    """
+
+    name: str
+    root: Any
+    leaves: Mapping[str, Task]
+    primary: tuple[str, str]
+
+
+def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
+    """Load one task or group by name from the YAML files of a folder.
+
+    Raises:
+        UserError: unknown name, broken YAML, missing or empty data, or no metric.
+    """
+    folder = Path(tasks_folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; tasks are YAML files in it")
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    if name not in manager.all_tasks:
+        _complain_about_broken_file(folder / f"{name}.yaml")
+        raise unknown_name("task", name, manager.all_tasks, where=str(folder))
+    where = manager.task_index[name].yaml_path or folder
+    try:
+        loaded = manager.load([name])
+        for task in loaded["tasks"].values():
+            if not len(task.eval_docs):
+                raise UserError(f"task {task.task_name!r} has no items; check its data file")
+    except UserError:
+        raise
+    except Exception as error:
+        # lm-eval, datasets and a task's own helpers raise anything; the cause stays attached.
+        raise UserError(f"{where}: cannot be loaded: {one_line(error)}") from error
+    groups = loaded.get("groups", {})
+    root = groups.get(name) or next(iter(loaded["tasks"].values()))
+    return LoadedTask(
+        name=name,
+        root=root,
+        leaves=loaded["tasks"],
+        primary=_primary_metric(groups.get(name), loaded["tasks"], str(where)),
+    )
+
+
+def evaluate_task(
+    lm: LM,
+    task: LoadedTask,
+    *,
+    limit: int | None,
+    num_fewshot: int | None,
+    apply_chat_template: bool,
+    bootstrap_iters: int = 0,
+) -> dict[str, Any]:
+    """Run lm-eval's `simple_evaluate` on one task and return its result with the samples."""
+    result = simple_evaluate(
+        model=lm,
+        tasks=[task.root],
+        task_manager=TaskManager(include_defaults=False),
+        limit=limit,
+        num_fewshot=num_fewshot,
+        apply_chat_template=apply_chat_template,
+        fewshot_as_multiturn=apply_chat_template,
+        bootstrap_iters=bootstrap_iters,
+        log_samples=True,
+        random_seed=TASK_SEED,
+        numpy_random_seed=TASK_SEED,
+        torch_random_seed=TASK_SEED,
+        fewshot_random_seed=TASK_SEED,
+    )
+    assert result is not None, "lm-eval returns a result in a single process"
+    return dict(result)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as `Type: message` without line breaks, at most 300 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def _complain_about_broken_file(path: Path) -> None:
+    """Say what is wrong with a task file that lm-eval left out of its index."""
+    if not path.is_file():
+        return
+    try:
+        events = list(yaml.parse(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {one_line(error)}") from None
+    if events:
+        raise UserError(f"{path}: lacks the line `task: {path.stem}`, by which lm-eval finds it")
+    raise UserError(f"{path}: is empty")
+
+
+def _primary_metric(group: Any, leaves: Mapping[str, Task], where: str) -> tuple[str, str]:
+    """Read `metadata.primary_metric` ("metric,filter"), else take the first metric and filter."""
+    first = next(iter(leaves.values()))
+    owner = group if group is not None else first.config
+    asked = (owner.metadata or {}).get("primary_metric")
+    if asked is not None:
+        metric, _, chosen_filter = str(asked).partition(",")
+        return metric.strip(), chosen_filter.strip() or "none"
+    if group is not None and group.aggregate_metric_list:
+        aggregate = group.aggregate_metric_list[0]
+        filters = aggregate.filter_list
+        return aggregate.metric, filters if isinstance(filters, str) else filters[0]
+    metrics = list(first.aggregation())
+    if not metrics:
+        raise UserError(f"{where}: metric_list is empty; a task needs at least one metric")
+    filters = [item.name for item in getattr(first, "_filters", [])]
+    return metrics[0], filters[0] if filters else "none"

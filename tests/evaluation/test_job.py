@@ -1,0 +1,183 @@
+"""Whole runs with the real decoder: results, resume, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.job import evaluate_run
+from fastdllm.evaluation.spec import read_spec
+from fastdllm.evaluation.summary import read_summary, unpack_bits
+from tests.evaluation.conftest import silent, start_fastdllm
+
+
+def finish(spec: Path) -> Any:
+    return evaluate_run(read_spec(spec), spec.parent, display=silent())
+
+
+def answers_in(folder: Path) -> dict[int, list[Any]]:
+    """Answers by chunk without times, which differ from run to run."""
+    found = {}
+    for line in (folder / "answers.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["record"] == "chunk":
+            for answer in record["answers"]:
+                answer.pop("latency_s", None)
+            assert record["index"] not in found, "a chunk was decoded twice"
+            found[record["index"]] = record["answers"]
+    return found
+
+
+def test_run_leaves_consistent_files(make_spec, make_plan_on_disk) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    summary = finish(spec).summary
+    assert read_summary(spec.parent / "summary.json") == summary
+    samples = [json.loads(line) for line in (spec.parent / "samples.jsonl").open()]
+    assert unpack_bits(summary.items) == [sample["correct"] for sample in samples]
+    assert summary.accuracy == pytest.approx(sum(s["correct"] for s in samples) / 10)
+    assert summary.passes.full_block == sum(s["passes"]["full_block"] for s in samples)
+    assert summary.throughput.tokens_generated == sum(sample["tokens"] for sample in samples)
+    left = {path.name for path in spec.parent.iterdir()}
+    expected = {"answers", "samples"}
+    assert left == {f"{name}.jsonl" for name in expected} | {
+        "spec.json",
+        "summary.json",
+        "results.json",
+        "lock",
+    }
+
+
+def test_likelihood_run_reports_no_speed(make_spec, make_plan_on_disk) -> None:
+    make_plan_on_disk("choices")
+    summary = finish(make_spec("choices")).summary
+    for name in ("throughput", "passes", "tokens_per_forward", "truncation_rate", "latency_s"):
+        assert getattr(summary, name) is None
+    assert summary.peak_memory.kind == "process_resident"
+
+
+def test_resumed_run_equals_an_uninterrupted_one(make_spec, make_plan_on_disk) -> None:
+    make_plan_on_disk()
+    spec = make_spec(temperature=0.7)
+    whole = finish(spec).summary
+    expected = answers_in(spec.parent)
+    path = spec.parent / "answers.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:4]) + lines[4][:40])  # header, session, two chunks, a torn one
+    resumed = finish(spec)
+    assert answers_in(spec.parent) == expected
+    assert resumed.answers_kept_aside is None
+    assert (whole.resumed, resumed.summary.resumed) == (False, True)
+    assert resumed.summary.items == whole.items
+
+
+def test_answers_do_not_depend_on_the_batch(make_spec, make_plan_on_disk) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    finish(spec)
+    texts = {a["id"]: a["token_ids"] for c in answers_in(spec.parent).values() for a in c}
+    make_plan_on_disk(batch_size=1)
+    values = json.loads(spec.read_text())
+    values["decides"]["batch_size"] = 1
+    spec.write_text(json.dumps(values))
+    outcome = finish(spec)
+    assert outcome.answers_kept_aside is not None
+    assert texts == {a["id"]: a["token_ids"] for c in answers_in(spec.parent).values() for a in c}
+
+
+def test_changed_fingerprint_starts_anew_and_keeps_the_old_answers(
+    make_spec, make_plan_on_disk
+) -> None:
+    make_plan_on_disk()
+    first = finish(make_spec())
+    outcome = finish(make_spec(fingerprint="e" * 64, threshold=0.1))
+    assert outcome.answers_kept_aside.name.startswith("answers.ffffffff.")
+    assert outcome.summary.fingerprint == "e" * 64
+    assert outcome.summary.passes != first.summary.passes
+
+
+def test_plan_of_other_options_is_refused(make_spec, make_plan_on_disk) -> None:
+    make_plan_on_disk(batch_size=2)
+    spec = make_spec()
+    with pytest.raises(UserError, match="planned with batch_size 2, the run asks 3; run `fastdllm"):
+        finish(spec)
+    failure = json.loads((spec.parent / "failed.json").read_text())
+    assert "batch_size" in failure["reason"]
+    make_plan_on_disk()
+    finish(spec)
+    assert not (spec.parent / "failed.json").exists()
+
+
+def test_kill_and_rerun_gives_the_same_answers(make_spec, make_plan_on_disk, project) -> None:
+    data = project / "tasks/data/sums.jsonl"
+    lines = [{"question": f"What is {i} + 1? " * 12, "answer": "1"} for i in range(60)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    yaml = project / "tasks/sums.yaml"
+    yaml.write_text(yaml.read_text().replace("max_gen_toks: 24", "max_gen_toks: 64"))
+    plan = make_plan_on_disk()
+    spec = make_spec(threshold=1.0)
+    answers = spec.parent / "answers.jsonl"
+    victim = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
+    deadline = time.monotonic() + 60
+    while not answers.exists() or answers.read_bytes().count(b"\n") < 4:
+        assert victim.poll() is None and time.monotonic() < deadline, victim.communicate()
+        time.sleep(0.005)
+    second = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
+    os.kill(victim.pid, signal.SIGSTOP)  # the holder must live while the second one asks
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 2, (out, err)
+    assert f"process {victim.pid} on host" in err and err.count("\n") == 1
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    before = answers_in(spec.parent)
+    assert 0 < len(before) < len(plan.header.chunks), "the kill came too late to test anything"
+    assert not (spec.parent / "summary.json").exists()
+    again = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    after = answers_in(spec.parent)
+    assert {index: after[index] for index in before} == before
+    assert "60/60 items" in err, "a log gets a line at the end"
+    # From the start, in this process: the same answers and scores.
+    assert finish(spec).summary.items == read_summary(spec.parent / "summary.json").items
+    assert answers_in(spec.parent) == after
+
+
+def test_missing_spec_is_one_line_and_code_2(project) -> None:
+    process = start_fastdllm("eval", "results/nowhere/spec.json", cwd=project)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.count("\n") == 1 and "results/nowhere/spec.json" in err
+
+
+def test_full_disk_is_one_line_and_leaves_nothing_half_written(
+    make_spec, make_plan_on_disk, project
+) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    # No file may grow beyond 3,000 bytes: enough for the header, not for all chunks.
+    process = subprocess.run(
+        [sys.executable, "-m", "fastdllm", "eval", str(spec)],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)),
+    )
+    assert process.returncode == 2, process.stderr
+    assert "cannot write" in process.stderr.splitlines()[-1]
+    assert "Traceback" not in process.stderr
+    assert not (spec.parent / "summary.json").exists()
+    assert (spec.parent / "answers.jsonl").read_bytes().endswith(b"\n")
+    assert not list(spec.parent.glob("*.tmp")) and not list(spec.parent.glob(".*.tmp"))

@@ -1,0 +1,73 @@
+"""The record of a run: its schema, its docs, its size, and every published one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.schema_docs import markdown
+from fastdllm.evaluation.summary import (
+    MAX_BYTES,
+    Items,
+    Summary,
+    json_schema,
+    pack_bits,
+    read_summary,
+    unpack_bits,
+    write_summary,
+)
+from fastdllm.files import to_json
+from tests.evaluation.conftest import REPOSITORY
+
+REGENERATE = "run: python -m fastdllm.evaluation.schema_docs"
+PUBLISHED = sorted((REPOSITORY / "artifacts").glob("*/*/*/summary.json"))
+
+
+def test_schema_and_page_are_up_to_date() -> None:
+    docs = REPOSITORY / "docs"
+    stored = (docs / "schemas" / "summary.schema.json").read_text(encoding="utf-8")
+    assert stored == to_json(json_schema()), REGENERATE
+    assert (docs / "summary-schema.md").read_text(encoding="utf-8") == markdown(), REGENERATE
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="no summaries in artifacts/ yet")
+def test_every_published_summary_fits_the_schema() -> None:
+    schema = json.loads((REPOSITORY / "docs/schemas/summary.schema.json").read_text())
+    for path in PUBLISHED:
+        jsonschema.validate(json.loads(path.read_text()), schema)
+        assert read_summary(path).config == path.parent.name
+        assert path.stat().st_size <= MAX_BYTES, path
+
+
+@pytest.mark.parametrize("n", [0, 1, 8, 13])
+def test_item_bits_are_read_back(n: int) -> None:
+    right = [index % 3 == 0 for index in range(n)]
+    assert unpack_bits(Items(n=n, correct_bits=pack_bits(right))) == right
+
+
+def test_what_was_not_measured_is_absent(a_summary: Summary, tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    bare = a_summary.model_copy(update={"throughput": None, "gpu_info": None, "git": None})
+    write_summary(path, bare)
+    stored = json.loads(path.read_text())
+    assert not {"throughput", "gpu_info", "git"} & stored.keys()
+    assert stored["decides"] == bare.decides, "a setting that is null is a setting"
+    assert list(stored) == sorted(stored)
+    assert read_summary(path) == bare
+
+
+def test_too_large_summary_is_refused(a_summary: Summary, tmp_path: Path) -> None:
+    large = a_summary.model_copy(update={"group_results": {f"task{i}": 0.5 for i in range(900)}})
+    with pytest.raises(ValueError, match="at most 8000"):
+        write_summary(tmp_path / "summary.json", large)
+    assert not list(tmp_path.iterdir())
+
+
+def test_summary_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"schema_version": 99}')
+    with pytest.raises(UserError, match="schema_version 99 is not 1"):
+        read_summary(tmp_path / "summary.json")

@@ -1,0 +1,23 @@
+# The workflow: which runs are missing, and how each is made. See docs/workflow.md.
+#
+#   plan       requests of a task, once per task          results/_plans/<task>/plan.json
+#   eval       decode and score one run                   results/<experiment>/<task>/<config>/summary.json
+#   aggregate  publish summaries, write the tables        artifacts/
+#   train      make the embedded model again; only by name: snakemake train
+#
+# The decisions are taken in fastdllm/workflow, which is tested; the rules only name files.
+
+include: "rules/common.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        SUMMARIES,
+        PUBLISHED,
+
+
+include: "rules/plan.smk"
+include: "rules/eval.smk"
+include: "rules/aggregate.smk"
+include: "rules/train.smk"

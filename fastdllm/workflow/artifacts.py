@@ -1,0 +1,77 @@
+"""The git-tracked copies of finished summaries: read, publish, list.
+
+A summary in artifacts/ is what a fresh clone takes a finished run from. Files are replaced as a
+whole, and only when their content differs, so git shows a change only where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdllm.errors import UserError
+from fastdllm.files import cannot, read_json, write_text_atomically
+from fastdllm.workflow.runs import ARTIFACTS, Run
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSummary:
+    """A summary.json on disk: its record, or why it cannot be used. Neither: no such file."""
+
+    record: dict[str, Any] | None = None
+    problem: str | None = None
+
+    def belongs_to(self, run: Run) -> bool:
+        """Whether it was made with exactly the run's current settings."""
+        return self.record is not None and self.record.get("fingerprint") == run.fingerprint
+
+
+def stored_summary(path: Path) -> StoredSummary:
+    """Read a summary; an empty, torn or foreign file is a problem to report, not an error."""
+    if not path.exists():
+        return StoredSummary()
+    try:
+        record = read_json(path)
+    except UserError as error:
+        return StoredSummary(problem=str(error))
+    if not isinstance(record, dict) or not isinstance(record.get("fingerprint"), str):
+        return StoredSummary(problem=f"{path}: not a summary (it has no fingerprint)")
+    return StoredSummary(record=record)
+
+
+def publish(runs: Sequence[Run]) -> list[Run]:
+    """Copy the valid summaries of `runs` into artifacts/; return the runs whose copy changed.
+
+    Limited runs stay in results/: a handful of items is a trial, not a result to keep.
+    """
+    changed = []
+    for run in runs:
+        if run.limit is not None or not stored_summary(run.summary_path).belongs_to(run):
+            continue
+        text = _text(run.summary_path)
+        if not run.artifact_path.exists() or _text(run.artifact_path) != text:
+            write_text_atomically(run.artifact_path, text)
+            changed.append(run)
+    return changed
+
+
+def published(runs: Sequence[Run]) -> list[Run]:
+    """The runs whose artifact belongs to their current settings, in their order."""
+    return [run for run in runs if stored_summary(run.artifact_path).belongs_to(run)]
+
+
+def left_over(runs: Sequence[Run]) -> list[Path]:
+    """Artifacts of the runs' experiments that belong to no run (a renamed config, an old task)."""
+    current = {run.artifact_path for run in runs}
+    folders = sorted({ARTIFACTS / run.experiment for run in runs})
+    found = [path for folder in folders for path in sorted(folder.glob("*/*/summary.json"))]
+    return [path for path in found if path not in current]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise cannot("read", path, error) from None

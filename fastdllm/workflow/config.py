@@ -1,0 +1,217 @@
+"""What a person writes: workflow_config.yaml and experiments/<name>/experiment.yaml.
+
+Owns the two schemas and how they are loaded; runs.py turns them into runs. Every mistake becomes
+one line that names the file and the key. `python -m fastdllm.workflow.config` writes the JSON
+schemas to docs/schemas, so that editors complete the keys.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from fastdllm.errors import UserError, unknown_name
+from fastdllm.files import to_json, write_text_atomically
+from fastdllm.settings import DecodingSettings
+from fastdllm.validation import StrictModel, validated
+from fastdllm.workflow.names import check_name, check_task_name
+from fastdllm.workflow.yaml_files import read_yaml_mapping
+
+WORKFLOW_CONFIG = Path("workflow_config.yaml")
+EXPERIMENTS = Path("experiments")
+TASKS = Path("tasks")
+SCHEMAS = Path("docs/schemas")
+
+Name = Annotated[str, AfterValidator(check_name)]
+TaskName = Annotated[str, AfterValidator(check_task_name)]
+GridValue = bool | int | float | str | None
+
+
+class DecodingOverrides(DecodingSettings):
+    """Any decoding settings; those left out keep the value of the level below."""
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        # Whether the settings agree is decided once all levels are merged.
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """Only the settings that were written down."""
+        return self.model_dump(exclude_unset=True)
+
+
+class ModelChoice(StrictModel):
+    """Which model is decoded, and how it is loaded."""
+
+    path: str = Field(
+        "models/tiny",
+        min_length=1,
+        description="Folder with config.json and *.safetensors, or a Hugging Face id (owner/name).",
+    )
+    revision: str | None = Field(
+        None,
+        description="Branch, tag or commit of a Hugging Face id; null: main. Name a commit to make "
+        "results repeatable. Without meaning for a folder.",
+    )
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        "auto",
+        description="Number format of the weights; auto: float32 on a CPU, else what the GPU has.",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N; auto takes the GPU where there is one. Does not "
+        "count as a change of the run.",
+    )
+
+
+class TaskOptions(StrictModel):
+    """How one task is asked; the task itself is tasks/<name>.yaml."""
+
+    batch_size: int = Field(
+        64, ge=1, description="Most requests that are decoded together (one chunk)."
+    )
+    apply_chat_template: bool = Field(
+        False, description="Wrap each prompt in the model's chat template."
+    )
+    num_fewshot: int | None = Field(
+        None, ge=0, description="Worked examples in each prompt; null: what the task file says."
+    )
+    likelihood_mode: Literal["published", "chain"] = Field(
+        "published",
+        description="How log-likelihoods are computed: published masks the answer's block at once, "
+        "chain token by token.",
+    )
+
+
+class WorkflowConfig(StrictModel):
+    """workflow_config.yaml: what is run."""
+
+    model: ModelChoice = Field(description="The model that every run decodes with.")
+    experiments: list[Name] = Field(
+        min_length=1, description="Enabled experiments: folders in experiments/."
+    )
+    tasks: dict[TaskName, TaskOptions | None] = Field(
+        min_length=1,
+        description="Enabled tasks and their options; the task file is tasks/<name>.yaml.",
+    )
+    decoding: DecodingOverrides = Field(
+        default=DecodingOverrides(),
+        description="Decoding settings for every experiment; an experiment may set others.",
+    )
+    bootstrap_iters: int = Field(
+        1000,
+        ge=0,
+        description="Resamplings for the standard errors of lm-eval; 0 computes none. Does not "
+        "count as a change of the run.",
+    )
+
+    def task_options(self, task: str) -> TaskOptions:
+        """The options of an enabled task; a task that is only named has the defaults."""
+        return self.tasks[task] or TaskOptions()
+
+
+class ExperimentConfig(StrictModel):
+    """experiments/<name>/experiment.yaml: the grid that is executed."""
+
+    title: str = Field(description="One line for tables and plots.")
+    question: str = Field(description="What the experiment is to find out.")
+    policy: str = Field(
+        "generation_functions.py",
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.py$",
+        description="File in this folder with exactly one subclass of fastdllm.policy.Policy.",
+    )
+    decoding: DecodingOverrides = Field(
+        default=DecodingOverrides(),
+        description="Decoding settings of every config of this experiment.",
+    )
+    grid: dict[str, list[GridValue]] = Field(
+        default_factory=dict,
+        description="Key -> values; every combination is one config. A key is a decoding setting "
+        "or a field of the policy's Parameters.",
+    )
+    config_name: str = Field(
+        min_length=1,
+        description="Name of each config; {key} stands for the value of a grid key.",
+    )
+    baseline: str | None = Field(
+        None, description="Name of the config that the others are compared with."
+    )
+    tasks: list[Name] | None = Field(
+        None, min_length=1, description="Enabled tasks to run; null: all of them."
+    )
+
+
+def load_workflow_config(path: Path = WORKFLOW_CONFIG) -> WorkflowConfig:
+    """Read and check workflow_config.yaml.
+
+    Raises:
+        UserError: naming the file, the key and what is allowed.
+    """
+    what = "the settings of the workflow (run this in the project's folder, or give --directory)"
+    config = validated(WorkflowConfig, read_yaml_mapping(path, what=what), str(path))
+    for experiment in config.experiments:
+        if not (EXPERIMENTS / experiment / "experiment.yaml").is_file():
+            there = [p.parent.name for p in EXPERIMENTS.glob("[!_.]*/experiment.yaml")]
+            raise unknown_name("experiment", experiment, there, f"{path}: experiments")
+    _refuse_repeated(config.experiments, f"{path}: experiments")
+    for task in config.tasks:
+        if not task_file(task).is_file():
+            there = [p.stem for p in TASKS.glob("[!_.]*.yaml")]
+            raise unknown_name("task", task, there, f"{path}: tasks")
+    return config
+
+
+def load_experiment_config(experiment: str) -> ExperimentConfig:
+    """Read and check experiments/<experiment>/experiment.yaml (see `load_workflow_config`)."""
+    path = experiment_file(experiment)
+    config = validated(
+        ExperimentConfig, read_yaml_mapping(path, what="an experiment's grid"), str(path)
+    )
+    for key, values in config.grid.items():
+        if not values:
+            raise UserError(f"{path}: grid.{key}: needs at least one value")
+    _refuse_repeated(config.tasks or [], f"{path}: tasks")
+    return config
+
+
+def experiment_file(experiment: str) -> Path:
+    """Where an experiment's grid is written down."""
+    return EXPERIMENTS / experiment / "experiment.yaml"
+
+
+def task_file(task: str) -> Path:
+    """Where a task is defined for lm-eval."""
+    return TASKS / f"{task}.yaml"
+
+
+def _refuse_repeated(names: list[str], where: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{where}: {name!r} is listed twice; once is enough")
+
+
+def schema_texts() -> dict[Path, str]:
+    """The JSON schemas of both files, by the path where they are published."""
+    records: dict[str, type[StrictModel]] = {
+        "workflow_config": WorkflowConfig,
+        "experiment": ExperimentConfig,
+    }
+    return {
+        SCHEMAS / f"{name}.schema.json": to_json(record.model_json_schema())
+        for name, record in records.items()
+    }
+
+
+def main() -> None:
+    """Write the schemas below the current folder."""
+    for path, text in schema_texts().items():
+        write_text_atomically(path, text)
+        sys.stdout.write(f"wrote {path}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Names that become folders: experiments, tasks, configs.
+
+A name can never leave its folder, hide, or be taken for another run: it starts with a letter or a
+digit, and holds letters, digits, `_`, `.` and `-`. With a limit, the folder of a task gets the
+ending `_limit_<n>`; a task's own name may not end like that.
+"""
+
+from __future__ import annotations
+
+import re
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+_LIMITED = re.compile(r"(?P<task>.+)_limit_(?P<limit>[1-9][0-9]*)")
+
+
+def check_name(name: str) -> str:
+    """Return `name` unchanged; raise ValueError when it cannot be a folder's name."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(
+            f"{name!r} cannot be a name; it should start with a letter or digit and hold only "
+            "letters, digits, '_', '.' and '-'"
+        )
+    return name
+
+
+def check_task_name(name: str) -> str:
+    """`check_name`, and the name must not look like a limited task's folder."""
+    if split_task_folder(name)[1] is not None:
+        raise ValueError(f"{name!r} cannot be a task's name; '_limit_<n>' marks limited runs")
+    return check_name(name)
+
+
+def task_folder(task: str, limit: int | None) -> str:
+    """The folder of a task: limited runs are kept apart from full ones."""
+    return task if limit is None else f"{task}_limit_{limit}"
+
+
+def split_task_folder(folder: str) -> tuple[str, int | None]:
+    """The inverse of `task_folder`."""
+    match = _LIMITED.fullmatch(folder)
+    return (match["task"], int(match["limit"])) if match else (folder, None)

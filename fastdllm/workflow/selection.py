@@ -1,0 +1,77 @@
+"""Which runs a person asks for: `task=... experiment=... config=... limit=...`.
+
+The same four words restrict Snakemake (`--config task=a,b limit=10`) and `fastdllm status`. Values
+are comma lists of names; a limit takes the first n items of each task and keeps such runs apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastdllm.errors import UserError, unknown_name
+
+KEYS = ("experiment", "task", "config", "limit")
+WHERE = "--config"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Names to keep per kind, None for all; limit: items per task, None for all."""
+
+    experiments: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    configs: tuple[str, ...] | None = None
+    limit: int | None = None
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Selection:
+        """Read Snakemake's `--config` words.
+
+        Raises:
+            UserError: an unknown word, an empty list, or a limit that is not 1, 2, 3, ...
+        """
+        for key in options:
+            if key not in KEYS:
+                raise unknown_name("key", str(key), KEYS, WHERE)
+        return cls(
+            experiments=_names("experiment", options.get("experiment")),
+            tasks=_names("task", options.get("task")),
+            configs=_names("config", options.get("config")),
+            limit=_limit(options.get("limit")),
+        )
+
+
+def _names(key: str, value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    names = tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+    if not names:
+        raise UserError(f"{WHERE}: {key}: needs a name, or several with commas between them")
+    return names
+
+
+def _limit(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:
+        raise UserError(
+            f"{WHERE}: limit: {value!r} is not allowed; it should be a whole number of items, 1 or "
+            "more; leave it out to run all items"
+        )
+    return int(value)
+
+
+def keep(
+    kind: str, wanted: Iterable[str] | None, valid: Iterable[str], *, where: str = WHERE
+) -> list[str]:
+    """The names of `valid` that are wanted, in the order of `valid`; an unknown one is refused."""
+    valid = list(valid)
+    if wanted is None:
+        return valid
+    wanted = set(wanted)
+    for name in sorted(wanted - set(valid)):
+        raise unknown_name(kind, name, valid, where)
+    return [name for name in valid if name in wanted]

@@ -1,0 +1,83 @@
+"""What a Snakemake command line asks for: which runs, and which of them in any case.
+
+Snakemake knows its targets only after the rules are read, too late for one-line errors and for the
+table of a dry run; so they are read from the command line with Snakemake's own parser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdllm.errors import UserError, nearest_name
+from fastdllm.workflow.names import split_task_folder
+from fastdllm.workflow.runs import PLANS, RESULTS, Project, Run
+
+EVAL_RULE = "eval"
+# Rules that stand for every selected run, and one that needs no run at all.
+WHOLE_RULES = ("all", "aggregate")
+TRAIN_RULE = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Targets and forced names of one Snakemake call; no target means everything."""
+
+    targets: tuple[str, ...] = ()
+    forced: tuple[str, ...] = ()
+    is_all_forced: bool = False
+    are_targets_forced: bool = False
+
+    @classmethod
+    def from_command_line(cls, arguments: Sequence[str]) -> Request:
+        """Read the arguments of `snakemake`, without its name."""
+        from snakemake.cli import get_argument_parser
+
+        known, _ = get_argument_parser().parse_known_args(list(arguments))
+        return cls(
+            targets=tuple(sorted(known.targets)),
+            forced=tuple(sorted(known.forcerun or ())),
+            is_all_forced=bool(known.forceall),
+            are_targets_forced=bool(known.force),
+        )
+
+    @property
+    def is_training_only(self) -> bool:
+        """Whether only the model is to be made, which must work without one."""
+        return self.targets == (TRAIN_RULE,)
+
+    def wants(self, run: Run) -> bool:
+        """Whether the run is among the targets."""
+        names = (*WHOLE_RULES, str(run.summary_path))
+        return not self.targets or any(name in self.targets for name in names)
+
+    def forces(self, run: Run) -> bool:
+        """Whether the run is to be repeated even with a valid result."""
+        path = str(run.summary_path)
+        is_named = EVAL_RULE in self.forced or path in self.forced
+        is_target = self.are_targets_forced and path in self.targets
+        return self.is_all_forced or is_named or is_target
+
+
+def check_targets(request: Request, project: Project) -> None:
+    """Refuse a path below results/ that no selected run makes.
+
+    Raises:
+        UserError: in one line with the nearest path, where Snakemake would tell of a missing input.
+    """
+    runs = {str(run.summary_path): run for run in project.runs}
+    for target in (*request.targets, *request.forced):
+        path = Path(target)
+        if path.is_relative_to(RESULTS) and not path.is_relative_to(PLANS) and target not in runs:
+            raise _unknown_target(target, project)
+
+
+def _unknown_target(target: str, project: Project) -> UserError:
+    parts = Path(target).parts
+    limit = split_task_folder(parts[2])[1] if len(parts) > 2 else None
+    if limit is not None and not any(run.limit == limit for run in project.runs):
+        return UserError(f"target {target}: add its limit to the command: --config limit={limit}")
+    near = nearest_name(target, [str(run.summary_path) for run in project.runs])
+    hint = f"did you mean {near}" if near else "`fastdllm status` lists the runs"
+    return UserError(f"target {target}: no selected run makes this file; {hint}")

@@ -1,0 +1,71 @@
+"""YAML files as people write them, read with one-line errors.
+
+A syntax error names its line, and a key that is given twice is refused: YAML itself would take the
+last one in silence. Task files may carry lm-eval's `!function` tag; it is kept as text, nothing is
+imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastdllm.errors import UserError
+from fastdllm.files import cannot
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, duplicate keys refused, `!function module.name` read as a one-key mapping."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        if key_node.value in seen and isinstance(key_node, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(
+                problem=f"key {key_node.value!r} is given twice", problem_mark=key_node.start_mark
+            )
+        if isinstance(key_node, yaml.ScalarNode) and key_node.value != "<<":
+            seen.add(key_node.value)
+    loader.flatten_mapping(node)
+    return dict(loader.construct_pairs(node, deep=True))
+
+
+def _function(loader: _Loader, node: yaml.ScalarNode) -> dict[str, str]:
+    return {"!function": str(loader.construct_scalar(node))}
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor("!function", _function)
+
+
+def read_yaml_mapping(path: Path, *, what: str) -> dict[str, Any]:
+    """Read the mapping at the top of a YAML file; `what` says in words which file it is.
+
+    Raises:
+        UserError: the file is missing, is not YAML (with the line), or holds no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {what} belongs there") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a UTF-8 text file; {what} belongs there") from None
+    except OSError as error:
+        raise cannot("read", path, error) from None
+    try:
+        # The loader derives from SafeLoader: it builds plain values only.
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected keys and values, got {type(values).__name__}")
+    return {str(key): value for key, value in values.items()}

@@ -1,0 +1,26 @@
+# In:  results/_plans/<task>/spec.json       what the plan depends on: task, tokenizer, prompt options
+# Out: results/_plans/<task>/plan.json, requests.jsonl       tokenised requests in fixed chunks
+#
+# Runs here, not on a compute node: planning may need the network (data sets), never a GPU.
+
+
+def plan_arguments(wildcards):
+    task, limit = split_task_folder(wildcards.task)
+    return ["--task", task] if limit is None else ["--task", task, "--limit", str(limit)]
+
+
+rule plan:
+    input:
+        "results/_plans/{task}/spec.json",
+    output:
+        plan="results/_plans/{task}/plan.json",
+        requests="results/_plans/{task}/requests.jsonl",
+    params:
+        python=PYTHON,
+        arguments=plan_arguments,
+    log:
+        "logs/plan/{task}.log",
+    message:
+        "plan the requests of {wildcards.task}"
+    shell:
+        "{params.python:q} -m fastdllm plan {params.arguments:q} > {log:q} 2>&1"

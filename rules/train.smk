@@ -1,0 +1,16 @@
+# In:  nothing: the data comes from the project's own generator
+# Out: models/tiny (weights, tokenizer, card)
+#
+# No output for Snakemake, so nothing ever triggers it; it runs when it is asked for: snakemake train
+
+
+rule train:
+    params:
+        python=PYTHON,
+    log:
+        "logs/train.log",
+    threads: 2
+    message:
+        "train models/tiny; follow it with: tail -f {log}"
+    shell:
+        "{params.python:q} -m training.train --out models/tiny > {log:q} 2>&1"

@@ -12,7 +12,7 @@ BIN := .venv/bin
 setup: .venv/.ready ## create .venv and install the pinned packages
 
 run: .venv/.ready ## decode the nine baseline configurations here, publish them, print the tables
-	@$(BIN)/snakemake --profile profiles/local --jobs $(JOBS) --config restore=false
+	@$(BIN)/snakemake --profile profiles/local --config restore=false
 	@$(BIN)/fastdllm table
 
 test: .venv/.ready ## prove the decoder against recorded traces, and everything else
@@ -28,7 +28,7 @@ format: .venv/.ready ## bring the code into the project's style
 	@$(BIN)/ruff format .
 
 train: .venv/.ready ## train models/tiny anew (under 45 minutes on 2 cores; users never need it)
-	@$(BIN)/snakemake --profile profiles/local --jobs 1 train
+	@$(BIN)/snakemake --profile profiles/local train
 
 clean: ## remove caches; results, artifacts and .venv stay
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build ./*.egg-info

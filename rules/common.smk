@@ -1,5 +1,5 @@
 # In:  workflow_config.yaml, experiments/*/experiment.yaml, --config task= experiment= config= limit=
-# Out: RUNS, the runs of this call, with results/<experiment>/<task>/<config>/spec.json written and
+# Out: CALL, the runs of this call, with results/<experiment>/<task>/<config>/spec.json written and
 #      dated by their fingerprints (empty in the process of a single job, which plans nothing)
 
 import os
@@ -7,18 +7,18 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from fastdllm.workflow.entry import selected_runs
+from fastdllm.workflow.entry import open_call
 from fastdllm.workflow.names import NAME_PATTERN, split_task_folder
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP
 
-RUNS = selected_runs(
+CALL = open_call(
     config,
     is_main_process=workflow.is_main_process,
     is_dry_run=workflow.output_settings.dryrun,
 )
-SUMMARIES = [str(run.summary_path) for run in RUNS]
+SUMMARIES = [str(run.summary_path) for run in CALL.runs]
 # A limited run is a trial: it stays in results/ and is never published.
-FULL_SUMMARIES = [str(run.summary_path) for run in RUNS if run.limit is None]
+FULL_SUMMARIES = [str(run.summary_path) for run in CALL.runs if run.limit is None]
 PUBLISHED = [str(PUBLISHED_STAMP)] if FULL_SUMMARIES else []
 # The interpreter that runs Snakemake also runs the jobs, whatever `python` is on the PATH.
 PYTHON = sys.executable

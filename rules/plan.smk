@@ -1,5 +1,6 @@
 # In:  results/_plans/<task>/spec.json       what the plan depends on: task, tokenizer, prompt options
 # Out: results/_plans/<task>/plan.json, requests.jsonl       tokenised requests in fixed chunks
+#      results/_plans/<task>/made_from.json                  the spec it was made from
 #
 # Runs here, not on a compute node: planning may need the network (data sets), never a GPU.
 
@@ -11,10 +12,11 @@ def plan_arguments(wildcards):
 
 rule plan:
     input:
-        "results/_plans/{task}/spec.json",
+        spec="results/_plans/{task}/spec.json",
     output:
         plan="results/_plans/{task}/plan.json",
         requests="results/_plans/{task}/requests.jsonl",
+        made_from="results/_plans/{task}/made_from.json",
     params:
         python=PYTHON,
         arguments=plan_arguments,
@@ -23,4 +25,5 @@ rule plan:
     message:
         "plan the requests of {wildcards.task}"
     shell:
+        "cp {input.spec:q} {output.made_from:q} && "
         "{params.python:q} -m fastdllm plan {params.arguments:q} > {log:q} 2>&1"

@@ -8,31 +8,45 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
-from fastdllm.workflow.preview import preview
+from fastdllm.workflow.preview import is_planned, preview
 from fastdllm.workflow.reconcile import reconcile
 from fastdllm.workflow.runs import Run, load_project
 from fastdllm.workflow.selection import Selection
 from fastdllm.workflow.targets import Request, check_targets
 
 
-def selected_runs(
-    options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: bool
-) -> list[Run]:
-    """The runs of this Snakemake call, reconciled; empty in the process of a single job.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One Snakemake call: its runs, and the summaries that it is going to make.
+
+    planned is None in the process of a single job, which makes whatever it was told to make.
+    """
+
+    runs: tuple[Run, ...] = ()
+    planned: frozenset[str] | None = frozenset()
+
+    def is_planned(self, summary: str) -> bool:
+        """Whether a summary is going to be made, and so needs the plan of its task."""
+        return self.planned is None or summary in self.planned
+
+
+def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: bool) -> Call:
+    """Select and reconcile the runs of this Snakemake call.
 
     Args:
         options: the words of `--config`.
     """
     if not is_main_process:
-        return []
+        return Call(planned=None)
     try:
         request = _request()
         if request.is_training_only:
-            return []
+            return Call()
         project = load_project(Selection.from_options(options))
         check_targets(request, project)
         statuses = reconcile(project)
@@ -40,7 +54,8 @@ def selected_runs(
         sys.stderr.write(f"fastdllm: {error}\n")
         sys.exit(USER_ERROR_EXIT_CODE)
     sys.stderr.write(preview(statuses, request, is_dry_run=is_dry_run))
-    return list(project.runs)
+    planned = (str(s.run.summary_path) for s in statuses if is_planned(s, request))
+    return Call(runs=project.runs, planned=frozenset(planned))
 
 
 def _request() -> Request:

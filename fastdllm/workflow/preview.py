@@ -15,12 +15,17 @@ from fastdllm.workflow.targets import Request
 MOST_LINES = 40
 
 
+def is_planned(status: RunStatus, request: Request) -> bool:
+    """Whether the run would be made, if it is among the targets."""
+    return request.forces(status.run) or not status.state.has_result
+
+
 def preview(statuses: Sequence[RunStatus], request: Request, *, is_dry_run: bool) -> str:
     """The text to print: one line of counts, and in a dry run the table of runs."""
     wanted = [status for status in statuses if request.wants(status.run)]
     if not wanted:
         return ""
-    planned = [s for s in wanted if request.forces(s.run) or not s.state.has_result]
+    planned = [status for status in wanted if is_planned(status, request)]
     unpublished = sum(status.state is State.UNPUBLISHED for status in wanted)
     counts = Counter(_word(status, request) for status in planned)
     details = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))

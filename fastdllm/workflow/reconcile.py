@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fastdllm.files import cannot, to_json, write_text_atomically
 from fastdllm.workflow.artifacts import stored_summary
-from fastdllm.workflow.runs import ARTIFACTS, RESULTS, Project, Run
+from fastdllm.workflow.runs import ARTIFACTS, RESULTS, Plan, Project, Run
 from fastdllm.workflow.status import RunStatus, State, inspect
 
 # Output of `aggregate` for Snakemake; newer than every summary when all of them are published.
@@ -33,12 +33,29 @@ def reconcile(project: Project) -> list[RunStatus]:
     """
     try:
         for plan in project.plans:
-            _write_if_changed(plan.spec_path, to_json(plan.spec()))
+            _reconcile_plan(plan)
         statuses = [_reconcile_run(run) for run in project.runs]
         _date_stamp(statuses)
     except OSError as error:
         raise cannot("write", error.filename or RESULTS, error) from None
     return statuses
+
+
+def _reconcile_plan(plan: Plan) -> None:
+    """Drop a plan that was made from something else; it is made again when a run needs it.
+
+    So its spec's date has nothing to say: it stays at the epoch.
+    """
+    text = to_json(plan.spec())
+    _write_if_changed(plan.spec_path, text)
+    if plan.made_from_path.exists() and plan.made_from_path.read_text(encoding="utf-8") != text:
+        plan.plan_path.unlink(missing_ok=True)
+    _date_to_epoch(plan.spec_path)
+
+
+def _date_to_epoch(path: Path) -> None:
+    if path.stat().st_mtime != EPOCH_S:
+        os.utime(path, (EPOCH_S, EPOCH_S))
 
 
 def _reconcile_run(run: Run) -> RunStatus:
@@ -50,8 +67,7 @@ def _reconcile_run(run: Run) -> RunStatus:
     if status.is_only_published:
         _restore(run)
     if status.state.has_result:
-        if run.spec_path.stat().st_mtime != EPOCH_S:
-            os.utime(run.spec_path, (EPOCH_S, EPOCH_S))
+        _date_to_epoch(run.spec_path)
     elif run.summary_path.exists():
         if stored_summary(run.summary_path).record is None:
             _keep_aside(run.summary_path, "damaged")

@@ -120,8 +120,17 @@ class Plan:
     def spec_path(self) -> Path:
         return PLANS / self.task_folder / "spec.json"
 
+    @property
+    def plan_path(self) -> Path:
+        return PLANS / self.task_folder / "plan.json"
+
+    @property
+    def made_from_path(self) -> Path:
+        """The spec that the plan on disk was made from, copied by the plan rule."""
+        return PLANS / self.task_folder / "made_from.json"
+
     def spec(self) -> dict[str, Any]:
-        """What the plan is made from; a change of this file makes the plan again."""
+        """What the plan is made from; another content makes the plan invalid."""
         return {"schema_version": SCHEMA_VERSION, "decides": self.decides}
 
 

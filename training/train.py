@@ -79,7 +79,7 @@ def train(*, out: Path, work: Path, seed: int, threads: int, phases: tuple[Phase
     )
     if optimizer_state is not None:
         phase = phases[min(progress.phase, len(phases) - 1)]
-        print(f"going on from {checkpoint}: {phase.name}, step {progress.step}", flush=True)
+        say(f"going on from {checkpoint}: {phase.name}, step {progress.step}")
     while progress.phase < len(phases):
         run_phase(
             phases[progress.phase],
@@ -98,7 +98,7 @@ def train(*, out: Path, work: Path, seed: int, threads: int, phases: tuple[Phase
         out / "training_log.json", describe_run(recipe, progress, model, threads=threads)
     )
     network.write_weights(model, out / "model.safetensors")
-    print(f"wrote {out} after {progress.elapsed_s / 60:.1f} minutes of training")
+    say(f"wrote {out} after {progress.elapsed_s / 60:.1f} minutes of training")
 
 
 def run_phase(
@@ -190,10 +190,13 @@ def log_losses(phase: Phase, progress: Progress, recent: dict[str, list[float]])
     means = {kind: round(sum(values) / len(values), 4) for kind, values in sorted(recent.items())}
     progress.losses.append({"phase": phase.name, "step": progress.step, **means})
     shown = "  ".join(f"{kind} {mean:.3f}" for kind, mean in means.items())
-    print(
-        f"{phase.name} {progress.step:5d}/{phase.steps}  {shown}  {progress.elapsed_s:.0f} s",
-        flush=True,
-    )
+    say(f"{phase.name} {progress.step:5d}/{phase.steps}  {shown}  {progress.elapsed_s:.0f} s")
+
+
+def say(line: str) -> None:
+    """Write a line to the log at once: a training is watched while it runs."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def describe_run(
@@ -231,7 +234,7 @@ def main() -> int:
             phases=PHASES,
         )
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return USER_ERROR_EXIT_CODE
     return 0
 

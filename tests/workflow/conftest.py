@@ -1,0 +1,162 @@
+"""A small project with the real Snakefile and rules, whose eval writes a summary at once.
+
+The project shadows the package with its own `__main__`, so that no model is needed; everything else
+is the real fastdllm.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+CONFIG = """\
+model: {path: models/tiny, dtype: float32}
+experiments: [demo]
+tasks:
+  words: {batch_size: 2}
+  choices:
+decoding: {threshold: 0.9}
+"""
+EXPERIMENT = """\
+title: Demo
+question: Does it run?
+grid:
+  reuse_k: [1, 2]
+  layer_subset: [first]
+config_name: "k{reuse_k}_{layer_subset}"
+baseline: k1_first
+"""
+POLICY = '''\
+"""Docstring."""
+
+from fastdllm.policy import Policy
+
+
+class Demo(Policy):
+    """Docstring of the class."""
+
+    keeps_logits = True
+'''
+TASK = """\
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: tasks/data/{name}.jsonl}}
+doc_to_text: "{{{{q}}}}"
+"""
+SHADOW_INIT = """\
+__path__.append({package!r})
+"""
+SHADOW_MAIN = """\
+import json, sys
+from pathlib import Path
+
+command, *arguments = sys.argv[1:]
+if command == "plan":
+    task, limit = arguments[1], arguments[3:4]
+    folder = Path("results/_plans", "_limit_".join([task, *limit]))
+    (folder / "plan.json").write_text("{}")
+    (folder / "requests.jsonl").write_text("")
+elif command == "eval":
+    spec = json.loads(Path(arguments[0]).read_text())
+    if spec["config"] == "k2_first" and Path("break_k2").exists():
+        sys.exit(1)
+    keys = ("experiment", "task", "config", "fingerprint", "decides")
+    record = {key: spec[key] for key in keys}
+    Path(arguments[0]).with_name("summary.json").write_text(json.dumps(record))
+    with open("evals.txt", "a") as stream:
+        stream.write(f"{spec['task']} {spec['config']}\\n")
+elif command == "aggregate":
+    from fastdllm.workflow.artifacts import publish
+    from fastdllm.workflow.runs import load_project
+
+    runs = load_project().runs
+    publish(runs)
+    for experiment in {run.experiment for run in runs}:
+        Path("artifacts", experiment, "table.md").write_text("")
+"""
+
+
+@dataclass(frozen=True)
+class SmallProject:
+    """A project folder, and how to call Snakemake in it."""
+
+    path: Path
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if k != "SNAKEMAKE_PROFILE"}
+        return subprocess.run(
+            [sys.executable, "-m", "snakemake", *arguments],
+            cwd=self.path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def evals(self) -> list[str]:
+        """The `task config` of the evals since the last call."""
+        log = self.path / "evals.txt"
+        lines = sorted(log.read_text().split("\n")[:-1]) if log.exists() else []
+        log.unlink(missing_ok=True)
+        return lines
+
+    def planned(self, *arguments: str) -> list[list[str]]:
+        """The rows that a dry run shows: experiment, task, config, why."""
+        done = self.snakemake("-n", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        rows = [line.split(maxsplit=3) for line in done.stderr.splitlines() if line[:2] == "  "]
+        jobs = len(re.findall(r"^Job \d+: eval ", done.stdout, flags=re.M))
+        rows = [row for row in rows if row[0] == "demo"]
+        assert jobs == len(rows), f"table of {len(rows)} runs, but Snakemake plans {jobs}"
+        return rows
+
+
+def make_project(path: Path) -> SmallProject:
+    """Write the small project into a new folder."""
+    for name in ("Snakefile", "rules", "profiles"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        path.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / name, path / name)
+    files = {
+        "workflow_config.yaml": CONFIG,
+        "experiments/demo/experiment.yaml": EXPERIMENT,
+        "experiments/demo/generation_functions.py": POLICY,
+        "tasks/words.yaml": TASK.format(name="words"),
+        "tasks/choices.yaml": TASK.format(name="choices"),
+        "tasks/data/words.jsonl": '{"q": 1}\n',
+        "tasks/data/choices.jsonl": '{"q": 2}\n',
+        "models/tiny/config.json": '{"num_hidden_layers": 14}',
+        "models/tiny/model.safetensors": "weights",
+        "fastdllm/__init__.py": SHADOW_INIT.format(package=str(ROOT / "fastdllm")),
+        "fastdllm/__main__.py": SHADOW_MAIN,
+    }
+    for name, text in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text)
+    return SmallProject(path)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallProject:
+    """A fresh small project, which is also the working directory."""
+    made = make_project(tmp_path / "project")
+    monkeypatch.chdir(made.path)
+    return made
+
+
+def edit(path: str | Path, old: str, new: str) -> None:
+    """Replace text in a file; the old text must be there."""
+    text = Path(path).read_text()
+    assert old in text
+    Path(path).write_text(text.replace(old, new))

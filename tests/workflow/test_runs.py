@@ -1,0 +1,177 @@
+"""Runs and fingerprints: what counts as a change, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastdllm.errors import UserError
+from fastdllm.workflow.config import schema_texts
+from fastdllm.workflow.digests import digest_of
+from fastdllm.workflow.names import check_task_name, split_task_folder, task_folder
+from fastdllm.workflow.runs import load_project
+from fastdllm.workflow.selection import Selection
+from fastdllm.workflow.status import what_changed
+from tests.workflow.conftest import ROOT, edit
+
+PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5))
+
+
+def fingerprints() -> dict[str, str]:
+    return {f"{run.task} {run.config}": run.fingerprint for run in load_project().runs}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("workflow_config.yaml", "model:", "# a comment\nmodel:"),
+        ("workflow_config.yaml", "dtype: float32", "dtype: float32, device: cpu"),
+        ("workflow_config.yaml", "decoding:", "bootstrap_iters: 7\ndecoding:"),
+        ("experiments/demo/experiment.yaml", "title: Demo", "title: Another title"),
+        (
+            "experiments/demo/generation_functions.py",
+            "keeps_logits = True",
+            "keeps_logits = (True)",
+        ),
+        ("experiments/demo/generation_functions.py", "Docstring of the class.", "Another."),
+        ("tasks/words.yaml", "task: words", "task:    'words'   # a comment"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_what_decides_no_answer_changes_no_fingerprint(file: str, old: str, new: str) -> None:
+    before = fingerprints()
+    edit(file, old, new)
+    assert fingerprints() == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "n_changed"),
+    [
+        ("workflow_config.yaml", "threshold: 0.9", "threshold: 0.8", 4),
+        ("workflow_config.yaml", "batch_size: 2", "batch_size: 4", 2),
+        ("workflow_config.yaml", "float32", "bfloat16", 4),
+        ("experiments/demo/generation_functions.py", "True", "False", 4),
+        ("tasks/words.yaml", "{{q}}", "Q: {{q}}", 2),
+        ("tasks/data/choices.jsonl", "2", "3", 2),
+        ("models/tiny/model.safetensors", "weights", "others!", 4),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_what_decides_answers_changes_exactly_those_fingerprints(
+    file: str, old: str, new: str, n_changed: int
+) -> None:
+    before = fingerprints()
+    edit(file, old, new)
+    after = fingerprints()
+    assert sum(after[name] != before[name] for name in before) == n_changed
+
+
+@pytest.mark.usefixtures("project")
+def test_a_damaged_digest_memory_is_only_slower() -> None:
+    before = fingerprints()
+    Path("results/.digests.json").write_text('{"models')
+    assert fingerprints() == before
+    assert json.loads(Path("results/.digests.json").read_text())
+
+
+@given(st.dictionaries(st.text(max_size=4), PLAIN), st.dictionaries(st.text(max_size=4), PLAIN))
+def test_the_changes_told_lead_from_old_to_new(old: dict, new: dict) -> None:
+    changes = what_changed(old, new)
+    if digest_of(old) == digest_of(new):
+        assert [change.key for change in changes] == ["fingerprint"]
+    else:
+        for change in changes:
+            if change.key in old or change.key in new:
+                assert (old.get(change.key), new.get(change.key)) == (change.old, change.new)
+
+
+@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,12}", fullmatch=True), st.integers(1, 10**6))
+def test_a_task_folder_can_be_split_again(task: str, limit: int) -> None:
+    try:
+        check_task_name(task)
+    except ValueError:
+        return
+    assert split_task_folder(task_folder(task, limit)) == (task, limit)
+    assert split_task_folder(task_folder(task, None)) == (task, None)
+
+
+MISTAKES = [
+    ("workflow_config.yaml", "experiments: [demo]", "experiments: [dmo]", "did you mean 'demo'"),
+    ("workflow_config.yaml", "  words:", "  wrods:", "did you mean 'words'"),
+    ("workflow_config.yaml", "batch_size: 2", "batchsize: 2", "did you mean 'batch_size'"),
+    ("workflow_config.yaml", "batch_size: 2", "batch_size: 0", "greater than or equal to 1"),
+    ("workflow_config.yaml", "threshold: 0.9", "threshold: 1.9", "less than or equal to 1"),
+    ("workflow_config.yaml", "float32", "float23", "'float32'"),
+    ("workflow_config.yaml", "models/tiny", "models/tinny", "did you mean 'models/tiny'"),
+    ("workflow_config.yaml", "{threshold: 0.9}", "{threshold: 0.9", "line"),
+    ("workflow_config.yaml", "  choices:", "  words:", "given twice"),
+    ("experiments/demo/experiment.yaml", "  reuse_k", "  reuse_q", "did you mean 'reuse_k'"),
+    ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{resue_k}", "did you mean 'reuse_k'"),
+    ("experiments/demo/experiment.yaml", "k{reuse_k}_", "k_", "two configs"),
+    ("experiments/demo/experiment.yaml", "k{reuse_k}", "../k{reuse_k}", "cannot be a name"),
+    (
+        "experiments/demo/experiment.yaml",
+        "baseline: k1",
+        "baseline: k9",
+        "unknown config 'k9_first'",
+    ),
+    ("experiments/demo/experiment.yaml", "  layer_subset: [first]\n", "", "'layer_subset'"),
+    ("experiments/demo/experiment.yaml", "[1, 2]", "[]", "at least one value"),
+    (
+        "experiments/demo/generation_functions.py",
+        "class Demo(Policy)",
+        "class Demo",
+        "one subclass",
+    ),
+    ("models/tiny/config.json", "14", "1", "layers"),
+    ("tasks/words.yaml", "data/words", "data/wordz", "no such file"),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "says"), MISTAKES)
+@pytest.mark.usefixtures("project")
+def test_a_mistake_names_its_file_in_one_line(file: str, old: str, new: str, says: str) -> None:
+    edit(file, old, new)
+    with pytest.raises(UserError) as caught:
+        load_project()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert says in message
+    assert (
+        Path(file).parent.name in message or "workflow_config" in message or "experiment" in message
+    )
+
+
+@pytest.mark.usefixtures("project")
+def test_a_model_without_weights_is_refused() -> None:
+    Path("models/tiny/model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no \*\.safetensors"):
+        load_project()
+
+
+@pytest.mark.parametrize("limit", [0, -1, "ten", 1.5, True])
+def test_a_limit_counts_items(limit: object) -> None:
+    with pytest.raises(UserError, match="limit"):
+        Selection.from_options({"limit": limit})
+
+
+@pytest.mark.usefixtures("project")
+def test_a_selection_keeps_only_what_is_named() -> None:
+    options = {"task": "words, choices", "config": "k2_first", "limit": 5}
+    runs = load_project(Selection.from_options(options)).runs
+    assert [str(run.folder) for run in runs] == [
+        "results/demo/words_limit_5/k2_first",
+        "results/demo/choices_limit_5/k2_first",
+    ]
+
+
+def test_the_published_schemas_are_current() -> None:
+    for path, text in schema_texts().items():
+        stored = ROOT / path
+        assert stored.exists() and stored.read_text() == text, (
+            f"{path} is out of date; write it again with: python -m fastdllm.workflow.config"
+        )

@@ -1,0 +1,126 @@
+"""Real Snakemake on a small project: what runs, and what does not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import SmallProject, edit
+
+pytestmark = pytest.mark.slow
+
+ALL = ["choices k1_first", "choices k2_first", "words k1_first", "words k2_first"]
+
+
+def test_the_life_of_a_project(project: SmallProject) -> None:
+    """One project through its usual changes; each step costs a Snakemake start."""
+    done = project.snakemake()
+    assert done.returncode == 0, done.stderr
+    assert project.evals() == ALL, "everything runs once"
+    assert Path("artifacts/demo/words/k1_first/summary.json").exists()
+    assert project.planned() == [], "a second call has nothing to do"
+    assert "Nothing to be done" in project.snakemake("-n").stdout
+
+    edit("experiments/demo/generation_functions.py", '"""Docstring."""', "# a comment\n")
+    edit("tasks/words.yaml", "task: words", "# a comment\ntask:   words")
+    assert project.planned() == [], "comments and layout change nothing"
+
+    Path("results/demo/words/k2_first/summary.json").unlink()
+    shutil.rmtree("artifacts/demo/words/k2_first")
+    assert project.planned() == [["demo", "words", "k2_first", "missing"]]
+    assert project.snakemake().returncode == 0
+    assert project.evals() == ["words k2_first"], "one summary missing: one eval"
+
+    edit("experiments/demo/experiment.yaml", "reuse_k: [1, 2]", "reuse_k: [1, 2]\n  threshold: [1]")
+    rows = project.planned("--config", "task=words")
+    assert [row[1:] for row in rows] == [
+        ["words", "k1_first", "stale: decoding.threshold 0.9 -> 1.0"],
+        ["words", "k2_first", "stale: decoding.threshold 0.9 -> 1.0"],
+    ]
+    edit("experiments/demo/experiment.yaml", "\n  threshold: [1]", "")
+    assert project.planned() == [], "a change that is taken back leaves nothing to do"
+
+    edit("workflow_config.yaml", "batch_size: 2", "batch_size: 3")
+    assert len(project.planned()) == 2
+    edit("workflow_config.yaml", "batch_size: 3", "batch_size: 2")
+    assert project.planned() == [], "the same for a change that the plan depends on"
+
+    target = "results/demo/words/k1_first/summary.json"
+    assert [row[1:] for row in project.planned("-R", target)] == [["words", "k1_first", "forced"]]
+    assert len(project.planned("-R", "eval")) == 4
+    assert project.snakemake("--forcerun", target).returncode == 0
+    assert project.evals() == ["words k1_first"], "--forcerun on one run runs that one"
+
+
+def test_a_fresh_clone_with_artifacts_has_nothing_to_do(project: SmallProject) -> None:
+    assert project.snakemake().returncode == 0
+    for leftover in ("results", ".snakemake", "logs"):
+        # Old logs beside new results are no reason to run either.
+        shutil.rmtree(leftover)
+        done = project.snakemake("-n")
+        assert "Nothing to be done" in done.stdout, f"without {leftover}: {done.stdout}"
+    edit("experiments/demo/experiment.yaml", "[1, 2]", "[1, 2, 3]")
+    rows = project.planned()
+    assert [row[1:3] for row in rows] == [["words", "k3_first"], ["choices", "k3_first"]], (
+        "the missing plan that a new config needs makes no old run again"
+    )
+    edit("experiments/demo/experiment.yaml", "[1, 2, 3]", "[1, 2]")
+    edit("workflow_config.yaml", "batch_size: 2", "batch_size: 3")
+    rows = project.planned()
+    assert [row[1:3] for row in rows] == [["words", "k1_first"], ["words", "k2_first"]]
+    assert all("batch_size 2 -> 3" in row[3] for row in rows)
+
+
+def test_limited_runs_are_kept_apart_and_not_published(project: SmallProject) -> None:
+    target = "results/demo/words_limit_3/k1_first/summary.json"
+    assert project.snakemake(target, "--config", "limit=3").returncode == 0
+    assert Path(target).exists()
+    assert project.evals() == ["words k1_first"]
+    assert not Path("artifacts").exists()
+    rows = project.planned("--config", "limit=3", "task=words,choices", "config=k1_first")
+    assert [row[1:3] for row in rows] == [["choices_limit_3", "k1_first"]]
+
+
+def test_a_failed_run_stops_no_other_and_is_made_up_for(project: SmallProject) -> None:
+    Path("break_k2").touch()
+    done = project.snakemake()
+    assert done.returncode != 0
+    assert "fastdllm status" in done.stderr
+    assert project.evals() == ["choices k1_first", "words k1_first"]
+    Path("break_k2").unlink()
+    assert project.snakemake().returncode == 0
+    assert project.evals() == ["choices k2_first", "words k2_first"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--config", "task=wrods"), "unknown task 'wrods'; did you mean 'words'?"),
+        (("--config", "limt=3"), "unknown key 'limt'; did you mean 'limit'?"),
+        (("--config", "limit=0"), "limit: 0 is not allowed"),
+        (("results/demo/words/k1_frist/summary.json",), "k1_first/summary.json"),
+        (("results/demo/words_limit_3/k1_first/summary.json",), "--config limit=3"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    project: SmallProject, arguments: tuple[str, ...], says: str
+) -> None:
+    done = project.snakemake("-n", *arguments)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("Using ")]
+    assert done.returncode == 2
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("fastdllm: ")
+    assert says in lines[0]
+
+
+def test_the_cluster_profile_plans(project: SmallProject) -> None:
+    assert len(project.planned("--profile", "profiles/pace")) == 4
+
+
+def test_training_needs_no_model(project: SmallProject) -> None:
+    shutil.rmtree("models")
+    done = project.snakemake("-n", "train")
+    assert done.returncode == 0, done.stderr
+    assert "training.train --out models/tiny" in done.stdout

@@ -1,0 +1,59 @@
+"""Benchmark figures: kept as JSON per machine, shown as one table in benchmarks/README.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fastdllm.files import read_json, write_json_atomically, write_text_atomically
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent
+BEGIN, END = "<!-- figures: begin (python -m benchmarks.record) -->", "<!-- figures: end -->"
+
+
+def hardware() -> str:
+    """Processor, cores and memory of this machine, in words."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
+        model = found.group(1).strip() if found else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model}, {cores} cores, {memory_gib:.0f} GiB"
+
+
+def record(name: str, *, command: str, figures: dict[str, Any]) -> None:
+    """Keep the figures of benchmark `name`, measured by `command`, and renew the table."""
+    entry = {
+        "command": command,
+        "date": datetime.now(UTC).date().isoformat(),
+        "figures": figures,
+        "hardware": hardware(),
+        "python": platform.python_version(),
+    }
+    write_json_atomically(FOLDER / "results" / f"{name}.json", entry)
+    write_table()
+
+
+def write_table() -> None:
+    """Renew the table in README.md from the files in results/."""
+    lines = ["| figure | measured | command | hardware | date |", "|---|---|---|---|---|"]
+    for path in sorted((FOLDER / "results").glob("*.json")):
+        entry = read_json(path)
+        for figure, value in entry["figures"].items():
+            cells = (figure, value, f"`{entry['command']}`", entry["hardware"], entry["date"])
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    readme = FOLDER / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    write_text_atomically(readme, f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
+
+
+if __name__ == "__main__":
+    write_table()

@@ -47,9 +47,10 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
         request = _request()
         if request.is_training_only:
             return Call()
-        project = load_project(Selection.from_options(options))
+        selection = Selection.from_options(options)
+        project = load_project(selection)
         check_targets(request, project)
-        statuses = reconcile(project)
+        statuses = reconcile(project, restore=selection.restore, is_repeated=request.forces)
     except UserError as error:
         sys.stderr.write(f"fastdllm: {error}\n")
         sys.exit(USER_ERROR_EXIT_CODE)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastdllm.files import cannot, to_json, write_text_atomically
@@ -25,8 +25,17 @@ EPOCH_S = 0
 RESULT_FILES = ("summary.json", "results.json", "samples.jsonl")
 
 
-def reconcile(project: Project) -> list[RunStatus]:
+def reconcile(
+    project: Project,
+    *,
+    restore: bool = True,
+    is_repeated: Callable[[Run], bool] = lambda _: False,
+) -> list[RunStatus]:
     """Reconcile all runs and plans of a project; return the states, in the order of the runs.
+
+    Args:
+        restore: take finished runs back from artifacts/; otherwise they count as missing.
+        is_repeated: whether a run is to be made even with a valid result.
 
     Raises:
         UserError: results/ cannot be written.
@@ -34,7 +43,10 @@ def reconcile(project: Project) -> list[RunStatus]:
     try:
         for plan in project.plans:
             _reconcile_plan(plan)
-        statuses = [_reconcile_run(run) for run in project.runs]
+        statuses = [
+            _reconcile_run(run, restore=restore, is_repeated=is_repeated(run))
+            for run in project.runs
+        ]
         _date_stamp(statuses)
     except OSError as error:
         raise cannot("write", error.filename or RESULTS, error) from None
@@ -58,15 +70,17 @@ def _date_to_epoch(path: Path) -> None:
         os.utime(path, (EPOCH_S, EPOCH_S))
 
 
-def _reconcile_run(run: Run) -> RunStatus:
+def _reconcile_run(run: Run, *, restore: bool, is_repeated: bool) -> RunStatus:
     status = inspect(run)
+    if status.is_only_published and not restore:
+        status = RunStatus(run, State.MISSING, "published, but not decoded here")
     _write_if_changed(run.spec_path, to_json(run.spec()))
     if status.state is State.RUNNING:
         # Its eval is writing here; a later call settles the dates.
         return status
     if status.is_only_published:
         _restore(run)
-    if status.state.has_result:
+    if status.state.has_result and not is_repeated:
         _date_to_epoch(run.spec_path)
     elif run.summary_path.exists():
         if stored_summary(run.summary_path).record is None:

@@ -1,7 +1,8 @@
-"""Which runs a person asks for: `task=... experiment=... config=... limit=...`.
+"""Which runs a person asks for: `task=... experiment=... config=... limit=... restore=...`.
 
-The same four words restrict Snakemake (`--config task=a,b limit=10`) and `fastdllm status`. Values
+The first four words restrict Snakemake (`--config task=a,b limit=10`) and `fastdllm status`. Values
 are comma lists of names; a limit takes the first n items of each task and keeps such runs apart.
+`restore=false` decodes here what is published but not in results/, instead of taking it back.
 """
 
 from __future__ import annotations
@@ -12,25 +13,30 @@ from typing import Any
 
 from fastdllm.errors import UserError, unknown_name
 
-KEYS = ("experiment", "task", "config", "limit")
+KEYS = ("experiment", "task", "config", "limit", "restore")
 WHERE = "--config"
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Names to keep per kind, None for all; limit: items per task, None for all."""
+    """Names to keep per kind, None for all; limit: items per task, None for all.
+
+    restore: whether finished runs are taken back from artifacts/.
+    """
 
     experiments: tuple[str, ...] | None = None
     tasks: tuple[str, ...] | None = None
     configs: tuple[str, ...] | None = None
     limit: int | None = None
+    restore: bool = True
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Selection:
         """Read Snakemake's `--config` words.
 
         Raises:
-            UserError: an unknown word, an empty list, or a limit that is not 1, 2, 3, ...
+            UserError: an unknown word, an empty list, a limit that is not 1, 2, 3, ..., or a
+                `restore` that is neither true nor false.
         """
         for key in options:
             if key not in KEYS:
@@ -40,6 +46,7 @@ class Selection:
             tasks=_names("task", options.get("task")),
             configs=_names("config", options.get("config")),
             limit=_limit(options.get("limit")),
+            restore=_restore(options.get("restore", True)),
         )
 
 
@@ -62,6 +69,13 @@ def _limit(value: Any) -> int | None:
             "more; leave it out to run all items"
         )
     return int(value)
+
+
+def _restore(value: Any) -> bool:
+    text = str(value).lower()
+    if text not in ("true", "false"):
+        raise UserError(f"{WHERE}: restore: {value!r} is not allowed; it should be true or false")
+    return text == "true"
 
 
 def keep(

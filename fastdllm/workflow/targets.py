@@ -22,12 +22,16 @@ TRAIN_RULE = "train"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Targets and forced names of one Snakemake call; no target means everything."""
+    """Targets and forced names of one Snakemake call; no target means everything.
+
+    `--forcerun` without a name forces nothing in Snakemake; here it means every run.
+    """
 
     targets: tuple[str, ...] = ()
     forced: tuple[str, ...] = ()
     is_all_forced: bool = False
     are_targets_forced: bool = False
+    is_forced_without_names: bool = False
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str]) -> Request:
@@ -40,6 +44,8 @@ class Request:
             forced=tuple(sorted(known.forcerun or ())),
             is_all_forced=bool(known.forceall),
             are_targets_forced=bool(known.force),
+            is_forced_without_names=not known.forcerun
+            and any(argument in ("-R", "--forcerun") for argument in arguments),
         )
 
     @property
@@ -57,7 +63,8 @@ class Request:
         path = str(run.summary_path)
         is_named = EVAL_RULE in self.forced or path in self.forced
         is_target = self.are_targets_forced and path in self.targets
-        return self.is_all_forced or is_named or is_target
+        is_every_run_forced = self.is_all_forced or self.is_forced_without_names
+        return is_every_run_forced or is_named or is_target
 
 
 def check_targets(request: Request, project: Project) -> None:

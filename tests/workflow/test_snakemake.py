@@ -50,6 +50,8 @@ def test_the_life_of_a_project(project: SmallProject) -> None:
     target = "results/demo/words/k1_first/summary.json"
     assert [row[1:] for row in project.planned("-R", target)] == [["words", "k1_first", "forced"]]
     assert len(project.planned("-R", "eval")) == 4
+    assert len(project.planned("--forcerun")) == 4, "without a name it means every run"
+    assert project.planned() == [], "and asking changes nothing"
     assert project.snakemake("--forcerun", target).returncode == 0
     assert project.evals() == ["words k1_first"], "--forcerun on one run runs that one"
 
@@ -61,6 +63,12 @@ def test_a_fresh_clone_with_artifacts_has_nothing_to_do(project: SmallProject) -
         shutil.rmtree(leftover)
         done = project.snakemake("-n")
         assert "Nothing to be done" in done.stdout, f"without {leftover}: {done.stdout}"
+    shutil.rmtree("results")
+    rows = project.planned("--config", "restore=false", "task=words")
+    assert [row[1:] for row in rows] == [
+        ["words", f"{config}_first", "missing: published, but not decoded here"]
+        for config in ("k1", "k2")
+    ]
     edit("experiments/demo/experiment.yaml", "[1, 2]", "[1, 2, 3]")
     rows = project.planned()
     assert [row[1:3] for row in rows] == [["words", "k3_first"], ["choices", "k3_first"]], (
@@ -100,6 +108,7 @@ def test_a_failed_run_stops_no_other_and_is_made_up_for(project: SmallProject) -
         (("--config", "task=wrods"), "unknown task 'wrods'; did you mean 'words'?"),
         (("--config", "limt=3"), "unknown key 'limt'; did you mean 'limit'?"),
         (("--config", "limit=0"), "limit: 0 is not allowed"),
+        (("--config", "restore=no"), "restore: 'no' is not allowed"),
         (("results/demo/words/k1_frist/summary.json",), "k1_first/summary.json"),
         (("results/demo/words_limit_3/k1_first/summary.json",), "--config limit=3"),
     ],

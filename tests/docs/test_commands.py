@@ -1,0 +1,83 @@
+"""Every `snakemake` and `fastdllm` command in the documentation works on a copy of this project."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "tasks/README.md"]
+PAGES += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))]
+COPIED = ["Snakefile", "rules", "profiles", "tasks", "models", "experiments", "artifacts"]
+COPIED += ["workflow_config.yaml", "fastdllm"]
+FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", flags=re.M | re.S)
+INLINE = re.compile(r"`([^`\n]+)`")
+# What changes the machine or stands for a name that the reader chooses is left out.
+LEFT_OUT = re.compile(r"[<>]|\.\.\.|COMMAND|--unlock|--workflow-profile|train|--set-threads")
+
+
+def documented_commands(program: str) -> list[str]:
+    """Commands of `program` in code blocks and in backticks, each once."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        lines = [line for block in FENCED.findall(text) for line in block.splitlines()]
+        for code in [*lines, *INLINE.findall(text)]:
+            command = code.partition("  #")[0].strip()
+            command = re.sub(r"^(\.venv/bin/|python -m )", "", command)
+            if re.match(rf"{program} [-a-z]", command) and not LEFT_OUT.search(command):
+                found[command] = None
+    return list(found)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project with a second experiment, made as experiments/README.md says."""
+    folder = tmp_path_factory.mktemp("docs") / "project"
+    folder.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        if source.exists():
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    shutil.copytree(folder / "experiments/_template", folder / "experiments/my_idea")
+    config = folder / "workflow_config.yaml"
+    config.write_text(config.read_text().replace("- 00_baseline", "- 00_baseline\n  - my_idea"))
+    return folder
+
+
+def run(folder: Path, command: str, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *shlex.split(command), *more],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_enough_commands_are_found() -> None:
+    assert len(documented_commands("snakemake")) >= 10
+    assert len(documented_commands("fastdllm")) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", documented_commands("snakemake"))
+def test_a_documented_snakemake_command_plans(copy: Path, command: str) -> None:
+    program, _, rest = command.partition(" ")
+    done = run(copy, f"{program} -n {rest}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", documented_commands("fastdllm"))
+def test_a_documented_fastdllm_command_works(copy: Path, command: str) -> None:
+    done = run(copy, command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     with prepare(offline=offline, private_cache=data_here):
         from fastdllm.evaluation.planning import PlanOptions, make_plan
         from fastdllm.evaluation.requests import write_plan
-        from fastdllm.evaluation.tokenization import load_tokenizer
+        from fastdllm.tokenizer import load_tokenizer
         from fastdllm.weights import find_checkpoint, read_config
 
         checkpoint = find_checkpoint(config.model.path, config.model.revision)

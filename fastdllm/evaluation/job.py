@@ -29,9 +29,10 @@ from fastdllm.evaluation.requests import Plan, read_plan
 from fastdllm.evaluation.runner import decode_missing
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.summary import Summary, write_summary
-from fastdllm.evaluation.tokenization import check_length, load_tokenizer, tokenizer_digest
+from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
 from fastdllm.files import to_json, write_json_atomically, write_text_atomically
 from fastdllm.policy import load_policy
+from fastdllm.tokenizer import load_tokenizer
 from fastdllm.validation import validated
 from fastdllm.weights import load_model
 

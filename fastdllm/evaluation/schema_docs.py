@@ -26,8 +26,9 @@ The JSON schema is [schemas/summary.schema.json](schemas/summary.schema.json).
 
 ```python
 from fastdllm.evaluation.summary import read_summary, unpack_bits
+
 summary = read_summary("artifacts/00_baseline/word_problems/k1_first/summary.json")
-right = unpack_bits(summary.items)      # [True, False, ...], one per item of the task
+right = unpack_bits(summary.items)  # [True, False, ...], one per item of the task
 ```
 """
 

@@ -1,8 +1,7 @@
-"""Between token ids and text: which tokenizer, where an answer ends, how long it may get.
+"""Between token ids and text: where an answer ends, how long it may get.
 
 `until`, `max_gen_toks`, `temperature` and `do_sample` are lm-eval's names for what a task asks of a
-generation; here they become what the decoder understands. Imports transformers only when a
-tokenizer is loaded, and never runs code that comes with a model.
+generation; here they become what the decoder understands. Imports no transformers.
 """
 
 from __future__ import annotations
@@ -13,26 +12,6 @@ from typing import Any
 
 from fastdllm.errors import UserError
 from fastdllm.evaluation.requests import PlannedRequest
-
-
-def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
-    """Load the tokenizer of a model folder or hub id, without remote code.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            model_path, revision=revision, trust_remote_code=False, use_fast=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{model_path}: no usable tokenizer ({line}); a model folder needs tokenizer.json and "
-            "tokenizer_config.json"
-        ) from None
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.errors import UserError, nearest_name
+from fastdllm.evaluation.environment import LOCAL_BUILDERS
 from fastdllm.files import cannot, read_json, write_json_atomically
 from fastdllm.policy import policy_code_digest
 from fastdllm.workflow.names import NAME_PATTERN
@@ -36,8 +37,6 @@ MODEL_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-# Builders of the `datasets` library that read files named in the task file.
-LOCAL_BUILDERS = ("json", "csv", "parquet", "arrow", "text")
 
 
 @dataclass(slots=True)

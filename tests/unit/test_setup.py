@@ -38,9 +38,7 @@ def set_up(
     folder: Path, *, version: str = "3.12", too_old: int = 0, no_ensurepip: int = 0
 ) -> subprocess.CompletedProcess[str]:
     python = folder / "python"
-    python.write_text(
-        PRETENDED.format(version=version, too_old=too_old, no_ensurepip=no_ensurepip)
-    )
+    python.write_text(PRETENDED.format(version=version, too_old=too_old, no_ensurepip=no_ensurepip))
     python.chmod(0o755)
     return subprocess.run(
         ["bash", "scripts/setup.sh", str(python)],

@@ -20,6 +20,8 @@ from fastdllm.validation import StrictModel, validated
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 8_000
+# Left out in this order where a summary would be larger: what grows with the task.
+LARGE_PARTS = ("group_results", "items")
 
 
 class Metric(StrictModel):
@@ -121,10 +123,14 @@ class Summary(StrictModel):
     accuracy: float = Field(description="Value of the primary metric.")
     metrics: list[Metric] = Field(description="Every score of the task.")
     group_results: dict[str, float] | None = Field(
-        None, description="Primary metric of each subtask; only for groups of tasks."
+        None,
+        description="Primary metric of each subtask; only for groups of tasks. Left out where it "
+        "does not fit; results.json has it.",
     )
     items: Items | None = Field(
-        None, description="Only where the primary metric is right or wrong for each item."
+        None,
+        description="Only where the primary metric is right or wrong for each item. Left out where "
+        "it does not fit (more than some 30,000 items); samples.jsonl has it.",
     )
     throughput: Throughput | None = Field(None, description="Speed of decoding.")
     tokens_per_forward: float | None = Field(
@@ -170,15 +176,25 @@ class Summary(StrictModel):
 def write_summary(path: Path | str, summary: Summary) -> None:
     """Write a summary atomically, keys sorted, absent fields left out.
 
+    Of a task with very many subtasks or items the parts that do not fit are left out; results.json
+    and samples.jsonl have them.
+
     Raises:
-        ValueError: it would exceed 8,000 bytes.
+        ValueError: it would exceed 8,000 bytes all the same.
         UserError: the file cannot be written.
     """
-    text = to_json(summary.model_dump(mode="json", exclude_none=True))
-    size = len(text.encode())
-    if size > MAX_BYTES:
-        raise ValueError(f"{path}: a summary of {size} bytes; at most {MAX_BYTES} are allowed")
+    text = _text(summary)
+    for part in LARGE_PARTS:
+        if len(text.encode()) > MAX_BYTES:
+            summary = summary.model_copy(update={part: None})
+            text = _text(summary)
+    if len(text.encode()) > MAX_BYTES:
+        raise ValueError(f"{path}: a summary of more than {MAX_BYTES} bytes:\n{text}")
     write_text_atomically(path, text)
+
+
+def _text(summary: Summary) -> str:
+    return to_json(summary.model_dump(mode="json", exclude_none=True))
 
 
 def read_summary(path: Path | str) -> Summary:

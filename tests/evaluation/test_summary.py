@@ -60,11 +60,26 @@ def test_what_was_not_measured_is_absent(a_summary: Summary, tmp_path: Path) -> 
     assert read_summary(path) == bare
 
 
-def test_too_large_summary_is_refused(a_summary: Summary, tmp_path: Path) -> None:
-    large = a_summary.model_copy(update={"group_results": {f"task{i}": 0.5 for i in range(900)}})
-    with pytest.raises(ValueError, match="at most 8000"):
-        write_summary(tmp_path / "summary.json", large)
-    assert not list(tmp_path.iterdir())
+def test_a_summary_of_the_size_of_mmlu_is_whole(a_summary: Summary, tmp_path: Path) -> None:
+    bits = Items(n=14042, correct_bits=pack_bits([True, False] * 7021))
+    groups = {f"mmlu_high_school_subject_{i:02}": 0.512345 for i in range(57)}
+    large = a_summary.model_copy(update={"items": bits, "group_results": groups})
+    write_summary(tmp_path / "summary.json", large)
+    assert read_summary(tmp_path / "summary.json") == large
+
+
+def test_what_does_not_fit_is_left_out_and_the_result_is_kept(
+    a_summary: Summary, tmp_path: Path
+) -> None:
+    path = tmp_path / "summary.json"
+    groups = {f"task{i}": 0.5 for i in range(900)}
+    write_summary(path, a_summary.model_copy(update={"group_results": groups}))
+    assert read_summary(path) == a_summary
+    bits = Items(n=60_000, correct_bits=pack_bits([True] * 60_000))
+    write_summary(path, a_summary.model_copy(update={"group_results": groups, "items": bits}))
+    assert read_summary(path) == a_summary.model_copy(update={"items": None})
+    with pytest.raises(ValueError, match="more than 8000"):
+        write_summary(path, a_summary.model_copy(update={"environment": {"a": "x" * 9000}}))
 
 
 def test_summary_of_another_version_is_refused(tmp_path: Path) -> None:

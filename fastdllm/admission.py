@@ -12,7 +12,7 @@ from fastdllm.errors import UserError
 from fastdllm.model import ModelConfig
 from fastdllm.sampling import request_seed
 from fastdllm.sequence import DecodedSequence, Request
-from fastdllm.settings import DecodingSettings
+from fastdllm.settings import DecodingSettings, layer_span
 
 Number = TypeVar("Number", int, float)
 
@@ -20,19 +20,17 @@ Number = TypeVar("Number", int, float)
 def start_sequences(
     config: ModelConfig, requests: Sequence[Request], settings: DecodingSettings
 ) -> list[DecodedSequence]:
-    """Check `requests` against the model and lay out their first blocks.
+    """Check settings and `requests` against the model and lay out their first blocks.
 
     Raises:
-        UserError: naming the request (its place in the list) and what does not fit.
+        UserError: naming the setting or the request (its place in the list) that does not fit.
     """
-    mask_id = settings.mask_id if settings.mask_id is not None else config.mask_id
-    if mask_id is None:
-        raise UserError("this model names no mask token; give one with the setting mask_id")
-    if mask_id >= config.vocab_size:
-        raise UserError(
-            f"mask_id {mask_id} is outside the model's vocabulary of {config.vocab_size}"
-        )
-    stop_token = settings.stop_token if settings.stop_token is not None else config.stop_token
+    mask_id, stop_token = _special_tokens(config, settings)
+    if settings.layer_subset is not None:
+        try:
+            layer_span(settings.layer_subset, config.num_layers)
+        except ValueError as error:
+            raise UserError(str(error)) from None
     seen: Counter[tuple[int, ...]] = Counter()
     sequences = []
     for index, request in enumerate(requests):
@@ -65,6 +63,20 @@ def start_sequences(
         sequence.start()
         sequences.append(sequence)
     return sequences
+
+
+def _special_tokens(config: ModelConfig, settings: DecodingSettings) -> tuple[int, int | None]:
+    """Mask and stop token: the settings' own, else the model's."""
+    mask_id = settings.mask_id if settings.mask_id is not None else config.mask_id
+    stop_token = settings.stop_token if settings.stop_token is not None else config.stop_token
+    if mask_id is None:
+        raise UserError("this model names no mask token; give one with the setting mask_id")
+    for name, token in (("mask_id", mask_id), ("stop_token", stop_token)):
+        if token is not None and token >= config.vocab_size:
+            raise UserError(
+                f"{name} {token} is outside the model's vocabulary of {config.vocab_size}"
+            )
+    return mask_id, stop_token
 
 
 def _check_request(config: ModelConfig, index: int, request: Request) -> None:

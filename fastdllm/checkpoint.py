@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.errors import UserError, nearest_name
 from fastdllm.model import ModelConfig
 
 # The mask token of the published models; their config.json does not name it.
@@ -29,8 +29,11 @@ def find_checkpoint(path: str | Path, revision: str | None = None) -> Path:
     if folder.is_dir():
         return folder
     name = str(path)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or folder.is_file():
-        raise UserError(f"model {name!r}: no such folder; give a checkpoint folder or a hub id")
+    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if not is_hub_id or folder.exists() or folder.parent.is_dir():
+        near = nearest_name(name, [str(p.parent) for p in folder.parent.glob("*/config.json")])
+        hint = f"did you mean {near!r}?" if near else "give a checkpoint folder or a hub id"
+        raise UserError(f"model {name!r}: no such folder; {hint}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -16,7 +16,14 @@ from fastdllm.admission import start_sequences
 from fastdllm.model import BlockDiffusionModel
 from fastdllm.passes import PassRunner
 from fastdllm.policy import PassKind, Policy, default_policy
-from fastdllm.proposals import check_accepted, check_pass, propose, stored_logits, violation
+from fastdllm.proposals import (
+    check_accepted,
+    check_pass,
+    check_spans,
+    propose,
+    stored_logits,
+    violation,
+)
 from fastdllm.sampling import exclude_mask_token, greedy
 from fastdllm.sequence import DecodedSequence, Generation, Request
 from fastdllm.settings import DecodingSettings
@@ -84,6 +91,7 @@ def decode(
         UserError: a request does not fit the model.
         PolicyViolation: the policy asked for what block diffusion does not allow.
     """
+    check_spans(policy, model.config.num_layers)
     sequences = start_sequences(model.config, requests, settings)
     if not sequences:
         return

@@ -59,6 +59,23 @@ def stored_logits(
     return torch.stack(rows)
 
 
+def check_spans(policy: Policy, num_layers: int) -> None:
+    """Refuse spans of layers that are empty, overlap, or are not in the order of the layers.
+
+    Raises:
+        PolicyViolation: naming the policy and the rule.
+    """
+    reached = 0
+    for start, stop in policy.layer_spans:
+        if not reached <= start < stop <= num_layers:
+            raise violation(
+                policy,
+                f"layer_spans {policy.layer_spans} must be half-open ranges of layers, in order "
+                f"and disjoint, within 0 to {num_layers}",
+            )
+        reached = stop
+
+
 def check_pass(
     policy: Policy,
     *,

@@ -5,6 +5,7 @@ Remote code is never run.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from fastdllm.errors import UserError
@@ -19,9 +20,12 @@ def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
-            model_path, revision=revision, trust_remote_code=False, use_fast=True
-        )
+        with warnings.catch_warnings():
+            # About keys of the model's config.json, which is not read here.
+            warnings.simplefilter("ignore", FutureWarning)
+            return AutoTokenizer.from_pretrained(
+                model_path, revision=revision, trust_remote_code=False, use_fast=True
+            )
     except (OSError, ValueError, KeyError) as error:
         line = " ".join(str(error).split())[:200]
         raise UserError(

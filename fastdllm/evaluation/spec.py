@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
+from fastdllm.errors import UserError
 from fastdllm.files import read_json
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import StrictModel, validated
@@ -71,4 +72,6 @@ def read_spec(path: Path | str) -> RunSpec:
     Raises:
         UserError: missing, not JSON, or a key is missing or wrong.
     """
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file; `snakemake -n` writes the specs of all runs")
     return validated(RunSpec, read_json(path), str(path))

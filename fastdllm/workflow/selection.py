@@ -14,7 +14,7 @@ from typing import Any
 from fastdllm.errors import UserError, unknown_name
 
 KEYS = ("experiment", "task", "config", "limit", "restore")
-WHERE = "--config"
+WHERE = "selection"
 
 
 @dataclass(frozen=True, slots=True)

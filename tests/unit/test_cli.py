@@ -63,6 +63,8 @@ def test_each_setting_is_an_option(capsys):
         (["generate", "x", "--max-new-tokens", "0"], "max_new_tokens: '0' is not allowed"),
         (["generate", "x", "--max-new-tokens", "99999"], "exceed the model's"),
         (["generate", "x", "--model", "models/absent/x"], "no such folder"),
+        (["generate", "x", "--model", "models/tyni"], "did you mean 'models/tiny'?"),
+        (["generate", "x", "--stop-token", "99999"], "stop_token 99999 is outside"),
         (
             ["generate", "x", "--dtype", "float31"],
             "unknown dtype 'float31'; did you mean 'float32'",

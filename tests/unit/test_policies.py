@@ -155,6 +155,9 @@ def broken(**methods):
             "not computed yet",
         ),
         ({"layer_spans": ((1, 3),), "span_actions": lambda *_: []}, "for 1 sequences"),
+        ({"layer_spans": ((3, 5), (1, 2))}, "in order and disjoint, within 0 to 6"),
+        ({"layer_spans": ((4, 7),)}, "in order and disjoint, within 0 to 6"),
+        ({"layer_spans": ((2, 2),)}, "in order and disjoint, within 0 to 6"),
     ],
 )
 def test_a_policy_that_breaks_a_rule_is_stopped_by_name(golden_model, methods, rule):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from fastdllm import DecodingSettings, Request, UserError, generate
+from fastdllm.model import BlockDiffusionModel
 
 CHOSEN = DecodingSettings(max_new_tokens=40, mask_id=255, stop_token=254)
 PROMPT = tuple(range(5, 30))
@@ -77,3 +79,10 @@ def test_a_model_without_a_mask_token_asks_for_one(golden_model):
         generate(golden_model("m6"), [(1,)], DecodingSettings())
     with pytest.raises(UserError, match="mask_id 300 is outside"):
         generate(golden_model("m6"), [(1,)], DecodingSettings(mask_id=300))
+
+
+def test_a_model_too_shallow_for_a_span_is_refused(golden_model):
+    shallow = BlockDiffusionModel(replace(golden_model("m6").config, num_layers=1))
+    chosen = DecodingSettings(mask_id=255, reuse_k=2, layer_subset="last")
+    with pytest.raises(UserError, match="needs a model with at least 2 layers; this one has 1"):
+        generate(shallow, [(1, 2)], chosen)

@@ -9,7 +9,7 @@ rule train:
         python=PYTHON,
     log:
         "logs/train.log",
-    threads: 2
+    threads: 1
     message:
         "train models/tiny; follow it with: tail -f {log}"
     shell:

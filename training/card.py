@@ -40,9 +40,10 @@ def update_card(folder: Path) -> None:
 def render_figures(log: dict[str, Any], measured: dict[str, Any]) -> str:
     """The generated part of the card, in Markdown."""
     choice, plain = measured["choice"], measured["no_block_cache"]
-    minutes = log["training_time_s"] / 60
+    minutes, threads = log["training_time_s"] / 60, log["threads"]
     sections = [
-        f"Training: {minutes:.1f} minutes, {log['threads']} threads on {log['machine']}, "
+        f"Training: {minutes:.1f} minutes, {threads} thread{'s' * (threads > 1)} on "
+        f"{log['machine']}, "
         f"torch {log['torch']}; seed {log['recipe']['seed']}; {log['parameters']:,} parameters.\n",
         "### Accuracy over threshold\n",
         f"{measured['word_problems']} held-out word problems, block cache on.\n",
@@ -102,7 +103,7 @@ def _loss_table(losses: list[dict[str, Any]]) -> str:
     for entry in losses:
         upper = -(-entry["step"] // LOSS_STEPS) * LOSS_STEPS
         stretches.setdefault((entry["phase"], upper), []).append(entry)
-    kinds = ("words", "drill", "choice")
+    kinds = ("words", "drill")
     rows = []
     for (phase, _), entries in stretches.items():
         cells = []

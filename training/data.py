@@ -18,7 +18,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from fastdllm.errors import UserError
-from training.choices import draw_choice, draw_packed_choices
 from training.drills import draw_drill
 from training.problems import draw_problem, is_held_out
 from training.tokenizer import render_prompt
@@ -29,24 +28,21 @@ BATCH_SIZE = 16
 POOL_SIZE = 2048
 # Six calculations fill about 54 tokens; one block holds about four.
 DRILL_CALCULATIONS, BLOCK_DRILL_CALCULATIONS = 6, 5
-PACKED_CHOICES = 4
 
-Kind = Literal["words", "choice", "drill"]
+Kind = Literal["words", "drill"]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """tokens [B, T] int64; trained, scored [B, T] bool.
+    """tokens [B, T] int64; trained [B, T] bool.
 
     `trained` positions are predicted and may be masked: from the answer's first token to the end of
-    the row (`words`, `choice`), or result digits and letters alone (`drill`). `scored` are those
-    that count in the loss: all but the padding of `choice` rows, which would drown the one letter.
+    the row (`words`), or result digits alone (`drill`).
     """
 
     kind: Kind
     tokens: Tensor
     trained: Tensor
-    scored: Tensor
 
     @property
     def first_block(self) -> int:
@@ -61,52 +57,43 @@ class Row(NamedTuple):
     answer_start: int
 
 
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """Probabilities of drill and choice batches in a phase; the rest are word problems."""
-
-    drill: float
-    choice: float
-
-
 def batches(
-    tokenizer: PreTrainedTokenizerBase, *, seed: int, phase: str, mixture: Mixture, one_block: bool
+    tokenizer: PreTrainedTokenizerBase, *, seed: int, phase: str, drills: float, one_block: bool
 ) -> Iterator[Batch]:
     """Yield the batches of a phase, for ever; the same ones for the same arguments.
 
-    `one_block` makes drills of exactly one block (bare arithmetic only); otherwise drills are
-    longer rows, a third of them multiple-choice ones.
+    A batch is one of drills with probability `drills`, else of word problems. `one_block` makes
+    drills of exactly one block; otherwise they are longer rows.
     """
     rng = Random(f"{seed}/{phase}/kinds")
-    words = _grouped(tokenizer, Random(f"{seed}/{phase}/words"), "words")
-    choice = _grouped(tokenizer, Random(f"{seed}/{phase}/choice"), "choice")
+    words = _word_batches(tokenizer, Random(f"{seed}/{phase}/words"))
     drill_rng = Random(f"{seed}/{phase}/drill")
     while True:
-        draw = rng.random()
-        if draw < mixture.drill:
+        if rng.random() < drills:
             yield _drill_batch(tokenizer, drill_rng, one_block=one_block)
-        elif draw < mixture.drill + mixture.choice:
-            yield next(choice)
         else:
             yield next(words)
 
 
-def encode_row(tokenizer: PreTrainedTokenizerBase, content: str, answer: str) -> Row:
-    """Tokens of one user turn and its answer, stop included, padded to whole blocks."""
-    prompt = tokenizer.encode(render_prompt(content))
+def encode_row(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> Row:
+    """Tokens of one question and its answer, stop included, padded to whole blocks."""
+    prompt = tokenizer.encode(render_prompt(question))
     ids = prompt + tokenizer.encode(answer) + [tokenizer.eos_token_id]
     padding = -len(ids) % BLOCK_SIZE
     return Row(ids + [tokenizer.pad_token_id] * padding, len(prompt))
 
 
-def _grouped(tokenizer: PreTrainedTokenizerBase, rng: Random, kind: Kind) -> Iterator[Batch]:
+def _word_batches(tokenizer: PreTrainedTokenizerBase, rng: Random) -> Iterator[Batch]:
     while True:
         groups: dict[tuple[int, int], list[Row]] = defaultdict(list)
         for _ in range(POOL_SIZE):
-            row = encode_row(tokenizer, *_draw_text(rng, kind))
+            problem = draw_problem(rng, held_out=False)
+            if is_held_out(problem.question):
+                raise UserError(f"a held-out question was drawn: {problem.question!r}")
+            row = encode_row(tokenizer, problem.question, problem.answer)
             groups[len(row.ids), row.answer_start // BLOCK_SIZE].append(row)
         made = [
-            _batch(kind, rows[start : start + BATCH_SIZE], tokenizer.pad_token_id)
+            _word_batch(rows[start : start + BATCH_SIZE])
             for _, rows in sorted(groups.items())
             for start in range(0, len(rows) - BATCH_SIZE + 1, BATCH_SIZE)
         ]
@@ -114,34 +101,16 @@ def _grouped(tokenizer: PreTrainedTokenizerBase, rng: Random, kind: Kind) -> Ite
         yield from made
 
 
-def _draw_text(rng: Random, kind: Kind) -> tuple[str, str]:
-    if kind == "choice":
-        choice = draw_choice(rng, held_out=False)
-        question, content, answer = choice.question, choice.prompt, choice.letter
-    else:
-        problem = draw_problem(rng, held_out=False)
-        question, content, answer = problem.question, problem.question, problem.answer
-    if is_held_out(question):
-        raise UserError(f"a held-out question was drawn for training: {question!r}")
-    return content, answer
-
-
-def _batch(kind: Kind, rows: list[Row], pad_id: int) -> Batch:
+def _word_batch(rows: list[Row]) -> Batch:
     tokens = torch.tensor([row.ids for row in rows])
     starts = torch.tensor([row.answer_start for row in rows])
-    trained = torch.arange(tokens.shape[1]) >= starts[:, None]
-    scored = trained & (tokens != pad_id) if kind == "choice" else trained
-    return Batch(kind, tokens, trained, scored)
+    return Batch("words", tokens, torch.arange(tokens.shape[1]) >= starts[:, None])
 
 
 def _drill_batch(tokenizer: PreTrainedTokenizerBase, rng: Random, *, one_block: bool) -> Batch:
-    packed = not one_block and rng.random() < 1 / 3
     ids, trained = [], []
     for _ in range(BATCH_SIZE * 2 if one_block else BATCH_SIZE):
-        if packed:
-            pieces = draw_packed_choices(rng, PACKED_CHOICES)
-        else:
-            pieces = draw_drill(rng, BLOCK_DRILL_CALCULATIONS if one_block else DRILL_CALCULATIONS)
+        pieces = draw_drill(rng, BLOCK_DRILL_CALCULATIONS if one_block else DRILL_CALCULATIONS)
         encoded = [(tokenizer.encode(piece.text), piece.trained) for piece in pieces]
         ids.append([token for tokens, _ in encoded for token in tokens])
         trained.append([flag for tokens, flag in encoded for _ in tokens])
@@ -149,4 +118,4 @@ def _drill_batch(tokenizer: PreTrainedTokenizerBase, rng: Random, *, one_block: 
     length = BLOCK_SIZE if one_block else min(map(len, ids))
     tokens = torch.tensor([row[:length] for row in ids])
     digits = torch.tensor([row[:length] for row in trained])
-    return Batch("drill", tokens, digits, digits)
+    return Batch("drill", tokens, digits)

@@ -38,12 +38,13 @@ def word_items() -> list[dict[str, Any]]:
 
 
 def choice_items() -> list[dict[str, Any]]:
-    """The items of `choice_problems`: question, four options, index of the right one."""
+    """The items of `choice_problems`: question, begun answer, four numbers, index of the right."""
 
     def draw(rng: Random) -> dict[str, Any]:
         choice = draw_choice(rng, held_out=True)
         return {
             "question": choice.question,
+            "begun": choice.begun,
             "options": list(choice.options),
             "correct": choice.correct,
         }

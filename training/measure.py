@@ -26,7 +26,6 @@ from fastdllm.files import write_json_atomically
 from fastdllm.likelihood import LikelihoodRequest, score
 from fastdllm.model import BlockDiffusionModel
 from training.card import update_card
-from training.choices import LETTERS, ChoiceProblem
 from training.tokenizer import render_prompt
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -123,15 +122,16 @@ def final_number(text: str) -> int | None:
 def choice_accuracy(
     model: BlockDiffusionModel, tokenizer: PreTrainedTokenizerBase, entries: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """Share of multiple-choice items whose right letter has the highest log-likelihood."""
-    letters = [tokenizer.encode(letter) for letter in LETTERS]
+    """Share of multiple-choice items whose right number has the highest log-likelihood."""
     requests = []
     for entry in entries:
-        problem = ChoiceProblem(entry["question"], tuple(entry["options"]), entry["correct"])
-        prefix = tuple(tokenizer.encode(render_prompt(problem.prompt)))
-        requests += [LikelihoodRequest(prefix, tuple(letter)) for letter in letters]
-    logprobs = torch.tensor([likelihood.logprob for likelihood in score(model, requests)])
-    chosen = logprobs.view(len(entries), len(LETTERS)).argmax(1).tolist()
+        prefix = tuple(tokenizer.encode(render_prompt(entry["question"]) + entry["begun"]))
+        requests += [
+            LikelihoodRequest(prefix, tuple(tokenizer.encode(option)))
+            for option in entry["options"]
+        ]
+    logprobs = torch.tensor([found.logprob for found in score(model, requests, mode="chain")])
+    chosen = logprobs.view(len(entries), -1).argmax(1).tolist()
     right = sum(c == entry["correct"] for c, entry in zip(chosen, entries, strict=True))
     return {"items": len(entries), "accuracy": round(right / len(entries), 4)}
 

@@ -28,8 +28,6 @@ def two_views(batch: Batch, generator: Generator) -> Tensor:
     maskable = maskable_positions(batch.trained)
     if batch.kind == "drill":
         return _complementary(torch.ones_like(maskable), maskable, generator)
-    if batch.kind == "choice":
-        return _choice_views(batch.trained, maskable)
     blocks = batch.tokens.shape[1] // BLOCK_SIZE
     rows = batch.tokens.shape[0]
     like_decoding = torch.rand(rows, blocks, generator=generator) < 0.5
@@ -63,13 +61,3 @@ def _sub_block_of_each_block(maskable: Tensor, generator: Generator) -> tuple[Te
     current = (index == drawn)[..., None].expand(grid.shape)
     later = (index > drawn)[..., None].expand(grid.shape)
     return current.reshape(rows, length), later.reshape(rows, length)
-
-
-def _choice_views(trained: Tensor, maskable: Tensor) -> Tensor:
-    """One view as in scoring (the stop after the letter is visible), one as in decoding.
-
-    Scoring shows the model the prompt, one mask for the letter, a stop, and masks.
-    """
-    letter = trained & (trained.cumsum(1) == 1)
-    stop = letter.roll(1, dims=1)
-    return torch.stack((maskable & ~stop, maskable))

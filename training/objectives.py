@@ -19,7 +19,7 @@ def autoregressive_loss(model: BlockDiffusionModel, batch: Batch) -> Tensor:
     length = batch.tokens.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     hidden = _hidden(model, batch.tokens, torch.arange(length), causal)
-    predicted = batch.scored[:, 1:]
+    predicted = batch.trained[:, 1:]
     return _loss_at(model, hidden[:, :-1], predicted, batch.tokens[:, 1:])
 
 
@@ -45,13 +45,13 @@ def diffusion_loss(
         views_mask(clean_blocks=clean_length // BLOCK_SIZE, first_block=batch.first_block),
     )
     clean, *noised = hidden.split((clean_length, length - start, length - start), dim=1)
-    block_starts = batch.scored & (positions % BLOCK_SIZE == 0)
+    block_starts = batch.trained & (positions % BLOCK_SIZE == 0)
     parts = [
         # Rows 0 .. clean_length - 1 predict positions 1 .. clean_length.
         (clean, block_starts[:, 1 : clean_length + 1], batch.tokens[:, 1 : clean_length + 1]),
         *(
             (view[:, :-1], mask[:, start + 1 :], batch.tokens[:, start + 1 :])
-            for view, mask in zip(noised, masked & batch.scored, strict=True)
+            for view, mask in zip(noised, masked, strict=True)
         ),
     ]
     return _loss_at(model, *(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))

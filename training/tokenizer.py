@@ -1,8 +1,8 @@
 """The tokenizer of the tiny model: byte-level BPE with Qwen's pre-tokenisation and ChatML.
 
-Every digit is its own token. 512 tokens in all, learned from the generator's text; the special
-tokens are those of Fast-dLLM v2. `transformers.AutoTokenizer` loads the saved folder with neither
-remote code nor network.
+Every digit is its own token. At most 512 tokens in all, learned from the generator's text; the
+special tokens are those of Fast-dLLM v2. `transformers.AutoTokenizer` loads the saved folder with
+neither remote code nor network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from random import Random
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.choices import draw_choice
 from training.drills import draw_drill
 from training.problems import draw_problem
 
@@ -79,7 +78,6 @@ def _texts() -> list[str]:
     texts = []
     for _ in range(TEXTS):
         problem = draw_problem(rng, held_out=False)
-        choice = draw_choice(rng, held_out=False)
         drill = "".join(piece.text for piece in draw_drill(rng, 2))
-        texts += [f"user\n{problem.question}", f"assistant\n{problem.answer}", choice.prompt, drill]
+        texts += [f"user\n{problem.question}", f"assistant\n{problem.answer}", drill]
     return texts

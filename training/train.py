@@ -1,6 +1,6 @@
 """Train the tiny model: `python -m training.train --out models/tiny --seed 2`.
 
-Two phases, autoregressive and then block diffusion, about half an hour on two cores. An interrupted
+Two phases, autoregressive and then block diffusion, about half an hour on one core. An interrupted
 training goes on from its last checkpoint when the same command is typed again. The result is a
 Hugging Face folder; the weights appear in it last, and only when training is complete.
 """
@@ -25,7 +25,7 @@ from fastdllm.files import write_json_atomically
 from fastdllm.model import BlockDiffusionModel
 from training import network
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from training.data import BATCH_SIZE, Batch, Mixture, batches
+from training.data import BATCH_SIZE, Batch, batches
 from training.noise import two_views
 from training.objectives import autoregressive_loss, diffusion_loss
 from training.tokenizer import build_tokenizer, save_tokenizer
@@ -35,14 +35,17 @@ LOG_EVERY, CHECKPOINT_EVERY, SNAPSHOT_EVERY = 20, 100, 500
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One phase of the schedule; the learning rate decays linearly after `hold` of the steps."""
+    """One phase of the schedule; the learning rate decays linearly after `hold` of the steps.
+
+    drills: share of batches of bare arithmetic.
+    """
 
     name: str
     steps: int
     learning_rate: float
     warmup: int
     hold: float
-    mixture: Mixture
+    drills: float
 
     def rate_at(self, step: int) -> float:
         """Learning rate of 0-based `step`."""
@@ -51,8 +54,8 @@ class Phase:
         return self.learning_rate * warm * min(1.0, left)
 
 
-AUTOREGRESSIVE = Phase("autoregressive", 4000, 4e-3, 50, 1.0, Mixture(drill=0.35, choice=0.10))
-BLOCK_DIFFUSION = Phase("block_diffusion", 2200, 3e-3, 30, 0.4, Mixture(drill=0.35, choice=0.10))
+AUTOREGRESSIVE = Phase("autoregressive", 4000, 4e-3, 50, 1.0, drills=0.35)
+BLOCK_DIFFUSION = Phase("block_diffusion", 4000, 3e-3, 30, 0.4, drills=0.35)
 PHASES = (AUTOREGRESSIVE, BLOCK_DIFFUSION)
 
 
@@ -150,7 +153,7 @@ def remaining_batches(
         tokenizer,
         seed=seed,
         phase=phase.name,
-        mixture=phase.mixture,
+        drills=phase.drills,
         one_block=phase.name == BLOCK_DIFFUSION.name,
     )
     return itertools.islice(enumerate(drawn), done, phase.steps)
@@ -220,7 +223,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("models/tiny"), help="folder to write")
     parser.add_argument("--seed", type=int, default=2, help="seed of weights, data and noise")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument(
         "--work", type=Path, default=Path("results/training"), help="folder of checkpoints"
     )

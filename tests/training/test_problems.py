@@ -9,11 +9,10 @@ from random import Random
 
 import pytest
 
-from training.choices import LETTERS, draw_choice, slips
-from training.data import Mixture, batches, encode_row
-from training.drills import draw_calculation
+from training.choices import OPTIONS, draw_choice, slips
+from training.data import batches, encode_row
 from training.make_tasks import choice_items, to_jsonl, word_items
-from training.problems import draw_problem, is_held_out
+from training.problems import Calculation, draw_problem, is_held_out
 from training.tokenizer import build_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -65,13 +64,13 @@ def test_a_question_belongs_to_one_split():
 
 @pytest.mark.parametrize("phase", ["autoregressive", "block_diffusion"])
 def test_no_task_item_is_in_the_training_batches(phase):
-    held_out = {item["question"] for item in word_items()}
+    held_out = {item["question"] for item in [*word_items(), *choice_items()]}
     tokenizer = build_tokenizer()
     kinds = batches(
         tokenizer,
         seed=2,
         phase=phase,
-        mixture=Mixture(drill=0.0, choice=0.2),
+        drills=0.0,
         one_block=phase == "block_diffusion",
     )
     questions = {
@@ -81,19 +80,25 @@ def test_no_task_item_is_in_the_training_batches(phase):
     }
     assert len(questions) > 900
     assert not questions & held_out
-    choice_questions = {item["question"] for item in choice_items()}
-    assert not {q.partition("\nA ")[0] for q in questions} & choice_questions
 
 
 def test_options_hold_the_right_number_once_and_three_slips():
     rng = Random(14)
     for _ in range(500):
         choice = draw_choice(rng, held_out=True)
-        assert len(set(choice.options)) == len(LETTERS)
-        assert choice.letter in LETTERS
-        calculation = draw_calculation(rng)
-        assert len(slips(calculation)) >= 3
-        assert calculation.result not in slips(calculation)
+        assert len(set(choice.options)) == OPTIONS
+        assert all(len(option) == 2 for option in choice.options)
+        left, operator, right, result = CALCULATION.findall(
+            choice.begun + choice.options[choice.correct]
+        )[-1]
+        assert APPLY[operator](int(left), int(right)) == int(result)
+        wrong = set(map(int, choice.options)) - {int(result)}
+        assert wrong <= slips(Calculation(int(left), operator, int(right)))
+
+
+def test_every_calculation_has_three_slips():
+    for right in range(10, 100):
+        assert len(slips(Calculation(right, "+", 0)) - {right}) >= 3
 
 
 def test_a_row_ends_in_a_stop_and_padding():

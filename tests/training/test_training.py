@@ -12,7 +12,7 @@ from fastdllm import load_model
 from fastdllm.errors import UserError
 from training import network
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from training.data import BLOCK_SIZE, Mixture, batches
+from training.data import BLOCK_SIZE, batches
 from training.noise import maskable_positions, two_views
 from training.objectives import autoregressive_loss, diffusion_loss, views_mask
 from training.tokenizer import build_tokenizer
@@ -27,9 +27,8 @@ def tokenizer():
     return build_tokenizer()
 
 
-def draw_batches(tokenizer, *, drill=0.0, choice=0.0):
-    mixture = Mixture(drill=drill, choice=choice)
-    return batches(tokenizer, seed=1, phase="test", mixture=mixture, one_block=True)
+def draw_batches(tokenizer, *, drills=0.0):
+    return batches(tokenizer, seed=1, phase="test", drills=drills, one_block=True)
 
 
 def fresh_model(tokenizer, seed=0):
@@ -43,23 +42,23 @@ def fresh_model(tokenizer, seed=0):
 
 def test_batches_repeat_for_the_same_seed(tokenizer):
     pairs = zip(
-        islice(draw_batches(tokenizer, drill=0.4, choice=0.3), 6),
-        islice(draw_batches(tokenizer, drill=0.4, choice=0.3), 6),
+        islice(draw_batches(tokenizer, drills=0.4), 6),
+        islice(draw_batches(tokenizer, drills=0.4), 6),
         strict=True,
     )
     assert all(torch.equal(first.tokens, second.tokens) for first, second in pairs)
 
 
-@pytest.mark.parametrize("mixture", [{}, {"drill": 1.0}, {"choice": 1.0}])
-def test_first_token_of_a_block_and_the_prompt_are_never_masked(tokenizer, mixture):
-    batch = next(draw_batches(tokenizer, **mixture))
+@pytest.mark.parametrize("drills", [0.0, 1.0])
+def test_first_token_of_a_block_and_the_prompt_are_never_masked(tokenizer, drills):
+    batch = next(draw_batches(tokenizer, drills=drills))
     masked = two_views(batch, torch.Generator().manual_seed(3))
     assert not masked[:, :, ::BLOCK_SIZE].any()
     assert not (masked & ~batch.trained).any()
 
 
 def test_the_two_views_cover_everything_and_complete_each_other(tokenizer):
-    drill = next(draw_batches(tokenizer, drill=1.0))
+    drill = next(draw_batches(tokenizer, drills=1.0))
     first, second = two_views(drill, torch.Generator().manual_seed(3))
     assert torch.equal(first ^ second, maskable_positions(drill.trained))
     words = next(draw_batches(tokenizer))
@@ -70,16 +69,6 @@ def test_the_two_views_cover_everything_and_complete_each_other(tokenizer):
         # Both views may hide a token only right of a current sub-block, as decoding would.
         hidden_once |= first ^ second
     assert torch.equal(hidden_once, maskable_positions(words.trained))
-
-
-def test_scoring_view_of_a_choice_shows_the_stop_behind_the_masked_letter(tokenizer):
-    for batch in islice(draw_batches(tokenizer, choice=1.0), 5):
-        scoring, decoding = two_views(batch, torch.Generator())
-        letter = batch.trained & (batch.trained.cumsum(1) == 1)
-        stop = letter.roll(1, dims=1)
-        assert (batch.tokens[stop] == tokenizer.eos_token_id).all()
-        assert not scoring[stop].any()
-        assert torch.equal(scoring[letter], decoding[letter])
 
 
 def test_a_view_sees_itself_and_earlier_clean_blocks_only():

@@ -13,6 +13,7 @@ from fastdllm.model import ModelConfig
 from fastdllm.sampling import request_seed
 from fastdllm.sequence import DecodedSequence, Request
 from fastdllm.settings import DecodingSettings, layer_span
+from fastdllm.validation import validated
 
 Number = TypeVar("Number", int, float)
 
@@ -26,6 +27,11 @@ def start_sequences(
         UserError: naming the setting or the request (its place in the list) that does not fit.
     """
     mask_id, stop_token = _special_tokens(config, settings)
+    if config.block_size != settings.block_size and "block_size" not in settings.model_fields_set:
+        raise UserError(
+            f"the model was trained with blocks of {config.block_size} tokens (bd_size in its "
+            f"config.json), not {settings.block_size}; give the setting block_size"
+        )
     if settings.layer_subset is not None:
         try:
             layer_span(settings.layer_subset, config.num_layers)
@@ -86,12 +92,9 @@ def _check_request(config: ModelConfig, index: int, request: Request) -> None:
                 f"request {index}: token {token} is outside the model's vocabulary of "
                 f"{config.vocab_size}; was the prompt made with another tokenizer?"
             )
-    if request.max_new_tokens is not None and request.max_new_tokens < 1:
-        raise UserError(
-            f"request {index}: max_new_tokens {request.max_new_tokens} must be at least 1"
-        )
-    if request.temperature is not None and request.temperature < 0:
-        raise UserError(f"request {index}: temperature {request.temperature} is negative")
+    own = {name: getattr(request, name) for name in ("max_new_tokens", "temperature", "top_p")}
+    given = {name: value for name, value in own.items() if value is not None}
+    validated(DecodingSettings, given, f"request {index}")
 
 
 def _first(own: Number | None, default: Number) -> Number:

@@ -68,23 +68,27 @@ def read_config(folder: Path) -> ModelConfig:
     mask_id = raw.get("mask_token_id", _mask_id_of_tokenizer(folder))
     if mask_id is None and vocab_size > PUBLISHED_MASK_ID:
         mask_id = PUBLISHED_MASK_ID
-    stop = raw.get("eos_token_id")
+    num_kv_heads = _whole(file, raw, "num_key_value_heads", default=num_heads)
+    if num_heads % num_kv_heads:
+        raise UserError(f"{file}: {num_heads} heads are not a multiple of {num_kv_heads} kv heads")
+    stops = raw.get("eos_token_id")
+    stop = next(iter(stops), None) if isinstance(stops, list) else stops
     return ModelConfig(
         num_layers=_whole(file, raw, "num_hidden_layers"),
         hidden_size=hidden,
         intermediate_size=_whole(file, raw, "intermediate_size"),
         num_heads=num_heads,
-        num_kv_heads=_whole(file, raw, "num_key_value_heads", default=num_heads),
+        num_kv_heads=num_kv_heads,
         head_dim=_whole(file, raw, "head_dim", default=hidden // num_heads),
         vocab_size=vocab_size,
-        rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
-        rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+        rope_theta=_number(file, {**raw, **rope}, "rope_theta", default=10_000.0),
+        rms_norm_eps=_number(file, raw, "rms_norm_eps", default=1e-6),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
         max_positions=_whole(file, raw, "max_position_embeddings", default=32_768),
         block_size=_whole(file, raw, "bd_size", default=32),
-        mask_id=mask_id,
-        stop_token=stop[0] if isinstance(stop, list) else stop,
-        pad_id=raw.get("pad_token_id"),
+        mask_id=_token(file, "mask_token_id", mask_id),
+        stop_token=_token(file, "eos_token_id", stop),
+        pad_id=_token(file, "pad_token_id", raw.get("pad_token_id")),
     )
 
 
@@ -99,13 +103,31 @@ def _whole(file: Path, raw: dict[str, Any], key: str, default: int | None = None
     return value
 
 
+def _number(file: Path, raw: dict[str, Any], key: str, default: float) -> float:
+    value = raw.get(key, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        raise UserError(f"{file}: {key}: {value!r} is not allowed; it should be a number > 0")
+    return float(value)
+
+
+def _token(file: Path, key: str, value: Any) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise UserError(f"{file}: {key}: {value!r} is not allowed; it should be a token id")
+    return value
+
+
 def _refuse_unsupported(file: Path, raw: Any) -> None:
     if not isinstance(raw, dict):
         raise UserError(f"{file}: expected a JSON object")
+    rope, kinds = raw.get("rope_parameters") or {}, raw.get("layer_types") or []
+    if not isinstance(rope, dict) or not isinstance(kinds, list):
+        raise UserError(f"{file}: rope_parameters or layer_types is not what Qwen2 writes")
     refused = {
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
         "use_sliding_window": bool(raw.get("use_sliding_window")),
         "rope_scaling": raw.get("rope_scaling") is not None,
+        "rope_parameters": rope.get("rope_type", "default") != "default",
+        "layer_types": any(kind != "full_attention" for kind in kinds),
         "attention_bias": raw.get("attention_bias") is False,
     }
     for key, is_refused in refused.items():
@@ -122,9 +144,9 @@ def _mask_id_of_tokenizer(folder: Path) -> int | None:
         return None
     try:
         added = json.loads(file.read_text(encoding="utf-8")).get("added_tokens", [])
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as JSON: {error}") from None
-    return next((token["id"] for token in added if token.get("content") == MASK_TOKEN), None)
+        return next((token["id"] for token in added if token.get("content") == MASK_TOKEN), None)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: cannot be read as a tokenizer: {error}") from None
 
 
 def weight_files(folder: Path) -> list[Path]:

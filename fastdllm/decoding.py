@@ -20,11 +20,12 @@ from fastdllm.proposals import (
     check_accepted,
     check_pass,
     check_spans,
+    chosen_pass,
     propose,
     stored_logits,
     violation,
 )
-from fastdllm.sampling import exclude_mask_token, greedy
+from fastdllm.sampling import exclude_mask_token
 from fastdllm.sequence import DecodedSequence, Generation, Request
 from fastdllm.settings import DecodingSettings
 
@@ -127,7 +128,7 @@ def _passes(
         elif sequence.is_full:
             kind = PassKind.COMMIT
         else:
-            kind = policy.next_pass(sequence.state())
+            kind = chosen_pass(policy, sequence.state())
             if kind in WHOLE_BLOCK_PASSES:
                 raise violation(policy, f"asked for a {kind} pass; only the decoder decides those")
         groups.setdefault((order.index(kind), width), []).append(sequence)
@@ -147,7 +148,7 @@ def _whole_block_pass(
     next_tokens: dict[int, int] = {}
     if predicting:
         logits = runner.model.head(hidden[torch.tensor(predicting, device=hidden.device)])
-        tokens, _ = greedy(exclude_mask_token(logits, sequences[0].mask_id))
+        tokens = exclude_mask_token(logits, sequences[0].mask_id).argmax(dim=-1)
         next_tokens = dict(zip(predicting, tokens.tolist(), strict=True))
     for row, sequence in enumerate(sequences):
         rows = sequence.block_start if kind is PassKind.PREFILL else runner.block_size
@@ -180,19 +181,22 @@ def _denoising_pass(
         logits, skipped = runner.denoise(kind, sequences, states, windows)
         if policy.keeps_logits:
             for sequence, row, window in zip(sequences, logits, windows, strict=True):
-                sequence.stored_logits, sequence.stored_window = row, window
+                sequence.stored_logits = row[: window[1] - window[0]]
+                sequence.stored_window = window
     predictions = propose(sequences, logits, windows)
+    # Read before the policy sees them: it chooses positions, not tokens.
+    tokens_of, confidences_of = predictions.tokens.tolist(), predictions.confidence.tolist()
+    masked = predictions.masked.clone()
     accepted = policy.accept(predictions, states)
-    check_accepted(policy, accepted, predictions)
+    check_accepted(policy, accepted, masked)
     sub_block_rows = {PassKind.SUB_BLOCK: settings.small_block_size, PassKind.REUSED: 0}
-    results = zip(
-        accepted.tolist(), predictions.tokens.tolist(), predictions.confidence.tolist(), strict=True
-    )
+    results = zip(accepted.tolist(), tokens_of, confidences_of, strict=True)
     for row, (taken, tokens, confidences) in enumerate(results):
         sequence, start = sequences[row], windows[row][0]
         columns = [column for column, take in enumerate(taken) if take]
         sequence.count(kind, computed=runner.num_layers - skipped[row], skipped=skipped[row])
         sequence.lowest_confidence = min(confidences[column] for column in columns)
+        sequence.committed_since_compute += len(columns)
         written = {start + column: tokens[column] for column in columns}
         sequence.commit_tokens(written)
         yield _step(

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastdllm.cache import CacheView, KVCache
 from fastdllm.model import BlockDiffusionModel, block_causal_mask
 from fastdllm.policy import LayerRange, PassKind, Policy, SequenceState, SpanAction
-from fastdllm.proposals import violation
+from fastdllm.proposals import chosen_actions, violation
 from fastdllm.sequence import DecodedSequence
 from fastdllm.settings import DecodingSettings
 
@@ -117,7 +117,11 @@ class PassRunner:
         reached = 0
         for span in self.policy.layer_spans:
             hidden = self._run(hidden, reached, span[0], view)
-            hidden, reused = self._run_span(span, hidden, view, sequences, states)
+            signals = StoredSpanSignals(self.spans[span], hidden, view, sequences, self.block_size)
+            actions = [SpanAction.COMPUTE] * len(sequences)
+            if sub_block:
+                actions = chosen_actions(self.policy, span, states, signals)
+            hidden, reused = self._run_span(span, actions, hidden, view)
             skipped = [n + (span[1] - span[0]) * r for n, r in zip(skipped, reused, strict=True)]
             reached = span[1]
         hidden = self._run(hidden, reached, self.num_layers, view)
@@ -153,19 +157,12 @@ class PassRunner:
     def _run_span(
         self,
         span: LayerRange,
+        actions: list[SpanAction],
         hidden: Tensor,
         view: CacheView,
-        sequences: list[DecodedSequence],
-        states: list[SequenceState],
     ) -> tuple[Tensor, list[bool]]:
-        """Do with one span what the policy says, per sequence; True where it was not computed."""
+        """Do with one span what is asked, per sequence; True where it was not computed."""
         store = self.spans[span]
-        signals = StoredSpanSignals(store, hidden, view, sequences, self.block_size)
-        actions = self.policy.span_actions(span, states, signals)
-        if len(actions) != len(sequences):
-            raise violation(
-                self.policy, f"span_actions gave {len(actions)} for {len(sequences)} sequences"
-            )
         slots, offsets = view.slots[:, None], view.positions % self.block_size
         reused = [action is not SpanAction.COMPUTE for action in actions]
         result = hidden.clone()

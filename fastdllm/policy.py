@@ -49,13 +49,15 @@ class SpanAction(StrEnum):
 class SequenceState:
     """What a policy may look at, before a denoising pass of one sequence."""
 
+    request: int  # index of the sequence in the list of requests
     block: int  # index of the current block, from the start of the prompt
     sub_block: int  # the leftmost sub-block that still holds a mask
     block_step: int  # denoising passes of this block so far, reused ones included
+    sub_block_step: int  # of these, the passes made while this sub-block was the leftmost
     has_block_cache: bool  # a full-block pass has run in this block
-    has_stored_logits: bool  # the last computed pass covered the current sub-block
+    has_stored_logits: bool  # the last pass that ran layers predicted the current sub-block
     masked: tuple[bool, ...]  # per offset in the block
-    committed_since_compute: int  # tokens committed since the last pass that ran every layer
+    committed_since_compute: int  # tokens committed by the last pass that ran every layer and since
     passes_since_compute: int  # denoising passes since that one
     lowest_confidence: float | None  # of the tokens committed by the previous pass of this block
 
@@ -123,7 +125,10 @@ class Policy:
     def span_actions(
         self, span: LayerRange, states: Sequence[SequenceState], signals: SpanSignals
     ) -> list[SpanAction]:
-        """Choose, per sequence of a denoising pass, what to do with one of `layer_spans`."""
+        """Choose, per sequence of a sub-block pass, what to do with one of `layer_spans`.
+
+        Full-block passes, like prefill and commits, run every layer and are not asked about.
+        """
         return [SpanAction.COMPUTE] * len(states)
 
     def window(self, state: SequenceState, kind: PassKind) -> tuple[int, int]:
@@ -153,6 +158,7 @@ class OutputReuse(Policy):
     keeps_logits = True
 
     def next_pass(self, state: SequenceState) -> PassKind:
+        """The plain next pass, or a reused one in place of a sub-block pass."""
         kind = super().next_pass(state)
         if kind is PassKind.SUB_BLOCK and state.block_step % self.settings.reuse_k:
             return PassKind.REUSED

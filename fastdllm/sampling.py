@@ -14,8 +14,8 @@ from torch import Tensor
 
 
 def exclude_mask_token(logits: Tensor, mask_id: int) -> Tensor:
-    """Return float32 logits [..., V] in which the mask token can never be chosen."""
-    logits = logits.float().clone()
+    """Return float32 logits [..., V], a copy, in which the mask token can never be chosen."""
+    logits = logits.to(torch.float32, copy=True)
     logits[..., mask_id] = -torch.inf
     return logits
 
@@ -23,11 +23,11 @@ def exclude_mask_token(logits: Tensor, mask_id: int) -> Tensor:
 def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Most likely token and its probability: float32 logits [..., V] to two tensors [...].
 
-    The first index wins a tie.
+    The first index wins a tie. The probability is that of a softmax, which near 1 resolves more
+    than exp(logit - logsumexp); at threshold 1.0 the order of commits depends on it.
     """
-    tokens = logits.argmax(dim=-1)
-    best = logits.gather(-1, tokens[..., None])[..., 0]
-    return tokens, (best - logits.logsumexp(dim=-1)).exp()
+    confidence, tokens = logits.softmax(dim=-1).max(dim=-1)
+    return tokens, confidence
 
 
 def nucleus_sample(
@@ -42,7 +42,9 @@ def nucleus_sample(
     Args:
         uniform: [W] draws from [0, 1), one per position; inverse-transform sampling.
     """
-    ordered, order = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    # The largest logit becomes 0, so that no temperature above 0 overflows.
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    ordered, order = scaled.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(dim=-1) - ordered
     nucleus = ordered.masked_fill(before > top_p, 0.0)
     nucleus = nucleus / nucleus.sum(dim=-1, keepdim=True)
@@ -54,9 +56,10 @@ def nucleus_sample(
 
 
 def request_seed(seed: int, prompt_ids: Sequence[int], occurrence: int) -> int:
-    """Seed of one request's generator; depends on the request, never on what shares its batch.
+    """Seed of one request's generator; depends on the request, never on other prompts.
 
-    `occurrence` counts earlier requests with the same prompt, so that copies differ.
+    `occurrence` counts earlier requests with the same prompt, so that copies differ: the n-th copy
+    is sampled alike in every list.
     """
     text = f"{seed}/{occurrence}/" + ",".join(map(str, prompt_ids))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

@@ -68,6 +68,7 @@ class DecodedSequence:
     block: int = 0
     known: int = 0  # positions known without a gap, from the start
     block_step: int = 0
+    sub_block_step: int = 0
     has_block_cache: bool = False
     committed_since_compute: int = 0
     passes_since_compute: int = 0
@@ -89,7 +90,7 @@ class DecodedSequence:
         end = (self.block + 1) * self.block_size
         self.masked = [position >= self.known for position in range(self.block_start, end)]
         self.tokens.extend([self.mask_id] * (end - len(self.tokens)))
-        self.block_step = 0
+        self.block_step = self.sub_block_step = 0
         self.has_block_cache = False
         self.committed_since_compute = self.passes_since_compute = 0
         self.lowest_confidence = None
@@ -102,10 +103,12 @@ class DecodedSequence:
 
     @property
     def block_tokens(self) -> list[int]:
+        """Ids of the current block, masks included."""
         return self.tokens[self.block_start :]
 
     @property
     def is_full(self) -> bool:
+        """Whether the current block has no mask left."""
         return not any(self.masked)
 
     @property
@@ -122,9 +125,11 @@ class DecodedSequence:
             and first + self.small_block_size <= self.stored_window[1]
         )
         return SequenceState(
+            request=self.index,
             block=self.block,
             sub_block=sub_block,
             block_step=self.block_step,
+            sub_block_step=self.sub_block_step,
             has_block_cache=self.has_block_cache,
             has_stored_logits=covered,
             masked=tuple(self.masked),
@@ -135,10 +140,12 @@ class DecodedSequence:
 
     def commit_tokens(self, written: dict[int, int]) -> None:
         """Write tokens at block offsets; they are final. Finish at a stop or at the limit."""
+        before = None if self.is_full else self.sub_block
         for offset, token in written.items():
             self.tokens[self.block_start + offset] = token
             self.masked[offset] = False
-        self.committed_since_compute += len(written)
+        if self.is_full or self.sub_block != before:
+            self.sub_block_step = 0
         self._advance()
 
     def enter_next_block(self) -> None:
@@ -163,6 +170,7 @@ class DecodedSequence:
 
     @property
     def generated(self) -> list[int]:
+        """The answer as far as it is known without a gap."""
         return self.tokens[self.prompt_length : self.known]
 
     def generation(self) -> Generation:
@@ -176,6 +184,7 @@ class DecodedSequence:
         if kind in (PassKind.PREFILL, PassKind.COMMIT):
             return
         self.block_step += 1
+        self.sub_block_step += 1
         if skipped:
             self.passes_since_compute += 1
         else:

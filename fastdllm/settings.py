@@ -39,10 +39,15 @@ class DecodingSettings(StrictModel):
         "only the current sub-block.",
     )
     max_new_tokens: int = Field(
-        256, ge=1, description="Most tokens to generate, kept exactly; a request may ask for fewer."
+        256,
+        ge=1,
+        description="Most tokens to generate, kept exactly; a request may have its own.",
     )
     temperature: float = Field(
-        0.0, ge=0.0, description="0 takes the most likely token; above 0 samples."
+        0.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="0 takes the most likely token; above 0 samples.",
     )
     top_p: float = Field(
         0.95, gt=0.0, le=1.0, description="Nucleus for sampling; without effect at temperature 0."

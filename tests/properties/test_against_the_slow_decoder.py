@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fastdllm import DecodingSettings, Request
@@ -16,10 +16,12 @@ few = settings(
 )
 
 prompts = st.lists(st.integers(0, 249), min_size=1, max_size=70)
-blocks = st.sampled_from([(32, 8), (32, 16), (32, 32), (16, 4), (16, 8), (8, 8), (64, 16)])
+blocks = st.sampled_from([(32, 8), (32, 16), (32, 32), (16, 4), (8, 8), (64, 16), (9, 3), (5, 5)])
 
 
 @few
+# Confidences that differ in the seventh digit: at threshold 1.0 they decide the order.
+@example([203, 185, 147, 174, 117, 75, 228, 78, 46], (16, 4), 1.0, True, 4, STOP)
 @given(
     prompt=prompts,
     block=blocks,

@@ -1,7 +1,4 @@
-"""An independent decoder to test against: no cache, whole sequences, plain loops, patched layers.
-
-Written from docs/decoding.md alone; shares no code with the package.
-"""
+"""An independent decoder, from docs/decoding.md alone: no cache, plain loops, patched layers."""
 
 import torch
 from torch.nn.functional import rms_norm
@@ -14,21 +11,21 @@ def _turn(x, theta):  # x: [heads, T, d]
     return torch.cat((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), -1)
 
 
-def _forward(model, ids, bs, mask, live, kept, span=()):
-    """Logits [T, V]; block rows outside `live`, and all of them in `span`, come from `kept`."""
+def _forward(model, ids, bs, mask, live, kept, span=(), add=False):
+    """Logits [T, V]; rows outside `live`, and all in `span`, are `kept` (`add`: their change)."""
     w, c, n, block = model.state_dict(), model.config, len(ids), torch.arange(len(ids)) // bs
     later = block[:, None] < block
-    frozen = [p for p in range((n - 1) // bs * bs, n) if p not in live]
     h = w["model.embed_tokens.weight"][torch.tensor(ids)]
     for i in range(c.num_layers):
         g = {k.removeprefix(f"model.layers.{i}."): v for k, v in w.items() if f"layers.{i}." in k}
+        given = h
         x = rms_norm(h, h.shape[-1:], g["input_layernorm.weight"], c.rms_norm_eps)
         q, k, v = (
             x @ g[f"self_attn.{p}_proj.weight"].T + g[f"self_attn.{p}_proj.bias"] for p in "qkv"
         )
         q, k, v = (t.view(n, -1, c.head_dim).transpose(0, 1) for t in (q, k, v))
         q, k = _turn(q, c.rope_theta), _turn(k, c.rope_theta)
-        old = frozen + (list(live) if i in span else [])
+        old = [p for p in range((n - 1) // bs * bs, n) if p not in live or i in span]
         if old:
             k[:, old], v[:, old] = (stored[:, old] for stored in kept[i][:2])
         keys, values = (t.repeat_interleave(c.num_heads // c.num_kv_heads, 0) for t in (k, v))
@@ -38,19 +35,22 @@ def _forward(model, ids, bs, mask, live, kept, span=()):
         x = rms_norm(h, h.shape[-1:], g["post_attention_layernorm.weight"], c.rms_norm_eps)
         gate, up = x @ g["mlp.gate_proj.weight"].T, x @ g["mlp.up_proj.weight"].T
         h = h + (gate * gate.sigmoid() * up) @ g["mlp.down_proj.weight"].T
-        h[old] = kept[i][2][old] if old else h[old]
-        kept[i] = (k, v, h.clone())
+        change = h - given
+        if old:
+            h[old], change[old] = kept[i][2][old], kept[i][3][old]
+        if add and i in span:
+            h[list(live)] = (given + change)[list(live)]
+        kept[i] = (k, v, h.clone(), change)
     h = rms_norm(h, h.shape[-1:], w["model.norm.weight"], c.rms_norm_eps)
     logits = h @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
     return logits.index_fill(1, torch.tensor([mask]), -torch.inf)
 
 
-def slow_decode(model, prompt, s, mask, stop, span=()):
+def slow_decode(model, prompt, s, mask, stop, span=(), add=False):
     """Generated ids, and the letters of the passes (P, F, S, C), at temperature 0."""
-    bs, sb, ids, letters = s.block_size, s.small_block_size, list(prompt), ""
-    limit = len(prompt) + s.max_new_tokens
+    bs, sb, ids = s.block_size, s.small_block_size, list(prompt)
+    letters, limit = "P" * (len(ids) >= bs), len(ids) + s.max_new_tokens
     while True:
-        letters = letters or "P" * (len(ids) >= bs)
         if len(ids) % bs == 0:
             whole = range(len(ids) - bs, len(ids))
             ids.append(int(_forward(model, ids, bs, mask, whole, {})[-1].argmax()))
@@ -68,7 +68,7 @@ def slow_decode(model, prompt, s, mask, stop, span=()):
             full = not s.use_block_cache or not kept or a in holes
             live = range(start, start + bs) if full else range(a, a + sb)
             skip = span if not full and step % s.reuse_k else ()
-            logits = _forward(model, ids, bs, mask, live, kept, skip)
+            logits = _forward(model, ids, bs, mask, live, kept, skip, add)
             letters, step = letters + ("F" if full else "S"), step + 1
             rows = {p: max(p - 1, live[0]) for p in range(a, a + sb) if p in holes}
             best = {p: logits[row].softmax(-1).max(-1) for p, row in rows.items()}

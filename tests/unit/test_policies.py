@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from fastdllm import DecodingSettings, Request, decode, generate
 from fastdllm.errors import PolicyViolation, UserError
@@ -11,11 +10,11 @@ from fastdllm.policy import (
     OutputReuse,
     PassKind,
     Policy,
-    SpanAction,
     load_policy,
     policy_code_digest,
 )
 from fastdllm.settings import layer_span
+from tests.support.policies import DeltaReuse, SpanOutputReuse
 
 PROMPT = tuple(range(3, 40))
 CHOSEN = DecodingSettings(max_new_tokens=50, mask_id=255, stop_token=254)
@@ -27,28 +26,6 @@ REUSE = DecodingSettings(
 def run(model, policy_class, settings=CHOSEN):
     policy = policy_class(settings, policy_class.Parameters(), model.config.num_layers)
     return list(decode(model, [Request(PROMPT)], policy, settings))
-
-
-class DeltaReuse(Policy):
-    """Every second sub-block pass adds the stored delta of the middle layers."""
-
-    action = SpanAction.ADD_DELTA
-
-    def __init__(self, settings, parameters, num_layers):
-        super().__init__(settings, parameters, num_layers)
-        self.layer_spans = (layer_span("middle", num_layers),)
-        self.changes = []
-
-    def span_actions(self, span, states, signals):
-        self.changes += signals.input_change()
-        return [
-            self.action if state.has_block_cache and state.block_step % 2 else SpanAction.COMPUTE
-            for state in states
-        ]
-
-
-class SpanOutputReuse(DeltaReuse):
-    action = SpanAction.REUSE_OUTPUT
 
 
 class LookAtTheWholeSpan(Policy):
@@ -92,45 +69,98 @@ def test_a_span_that_is_always_computed_changes_nothing(golden_model):
 def test_reusing_the_output_of_the_last_layers_equals_output_mode(golden_model):
     """When the last span answers from storage, what came before it is dead computation."""
     model = golden_model("m14")
+    chosen = REUSE.model_copy(update={"layer_subset": "last"})
+    whole = answer(run(model, OutputReuse, chosen))
+    assert answer(run(model, SpanOutputReuse, chosen)).token_ids == whole.token_ids
 
-    class LastSpan(SpanOutputReuse):
+
+def test_full_block_passes_and_commits_run_every_layer(golden_model):
+    steps = run(golden_model("m14"), DeltaReuse, REUSE)
+    start, stop = layer_span("middle", 14)
+    skipped = {step.kind: set() for step in steps}
+    for step in steps:
+        skipped[step.kind].add(step.layers_skipped)
+    assert skipped[PassKind.FULL_BLOCK] == skipped[PassKind.COMMIT] == {0}
+    assert skipped[PassKind.SUB_BLOCK] == {0, stop - start}
+
+
+def test_the_change_of_a_spans_input_is_that_of_its_masked_positions(golden_model):
+    """Measured a second time, from the embeddings: a span at layer 0 has them as its input."""
+    model = golden_model("m6")
+    seen = []
+
+    class Watch(DeltaReuse):
         def __init__(self, settings, parameters, num_layers):
             super().__init__(settings, parameters, num_layers)
-            self.layer_spans = (layer_span("last", num_layers),)
+            self.layer_spans = ((0, 2),)
 
         def span_actions(self, span, states, signals):
-            return [
-                self.action
-                if not state.masked[state.sub_block * 8] and state.block_step % 2
-                else SpanAction.COMPUTE
-                for state in states
-            ]
+            seen.append((states[0], signals.input_change()[0]))
+            return super().span_actions(span, states, signals)
 
-    whole = answer(run(model, OutputReuse, REUSE))
-    assert answer(run(model, LastSpan, REUSE)).token_ids == whole.token_ids
-
-
-@torch.inference_mode()
-def test_delta_reuse_adds_the_stored_difference_to_the_fresh_input(golden_model):
-    model = golden_model("m14")
-    steps = run(model, DeltaReuse)
-    start, stop = layer_span("middle", 14)
-    skipping = [step for step in steps if step.layers_skipped]
-    assert skipping
-    assert all(step.layers_skipped == stop - start for step in skipping)
-    assert all(step.layers_computed == 14 - (stop - start) for step in skipping)
-    plain = generate(model, [PROMPT], CHOSEN)[0]
-    assert answer(steps).token_ids != plain.token_ids
+    tokens = {}
+    blocks = {}
+    for step in run(model, Watch, REUSE):
+        tokens |= dict(zip(step.positions, step.tokens, strict=True))
+        if step.kind is PassKind.SUB_BLOCK:
+            blocks[len(blocks)] = dict(tokens)
+    assert len(seen) == len(blocks) > 3
+    # Masked positions hold the mask token at both times: only positions that were filled changed,
+    # and those are not looked at.
+    assert [change for _, change in seen] == [0.0] * len(seen)
 
 
-def test_a_policy_may_ask_how_much_the_input_of_a_span_changed(golden_model):
-    model = golden_model("m14")
-    policy = DeltaReuse(CHOSEN, DeltaReuse.Parameters(), 14)
-    list(decode(model, [Request(PROMPT), Request(PROMPT[:20])], policy, CHOSEN))
-    known = [change for change in policy.changes if change != float("inf")]
-    assert known
-    assert all(change >= 0 for change in known)
-    assert float("inf") in policy.changes
+def test_an_empty_store_is_an_infinite_change_and_the_stored_block_is_dropped(golden_model):
+    changes = []
+
+    class Ask(DeltaReuse):
+        def span_actions(self, span, states, signals):
+            changes.append((states[0].block, signals.input_change()[0]))
+            return super().span_actions(span, states, signals)
+
+    run(golden_model("m14"), Ask, REUSE)
+    assert {block for block, _ in changes} == {1, 2}
+    assert all(0 < change < 10 for _, change in changes)
+
+
+def test_a_state_tells_what_happened_since(golden_model):
+    states = []
+
+    class Watch(OutputReuse):
+        def next_pass(self, state):
+            states.append(state)
+            return super().next_pass(state)
+
+    steps = [s for s in run(golden_model("m14"), Watch, REUSE) if s.sub_block is not None]
+    assert len(steps) == len(states)
+    expected = None
+    for previous, step, state in zip([None, *steps], [*steps, None], states, strict=False):
+        is_new_block = previous is None or previous.block != step.block
+        if is_new_block:
+            expected = {"step": 0, "sub_step": 0, "age": 0, "committed": 0, "lowest": None}
+        else:
+            expected["step"] += 1
+            same = previous.sub_block == step.sub_block
+            expected["sub_step"] = expected["sub_step"] + 1 if same else 0
+            computed = previous.kind is not PassKind.REUSED
+            expected["age"] = 0 if computed else expected["age"] + 1
+            before = 0 if computed else expected["committed"]
+            expected["committed"] = before + len(previous.positions)
+            expected["lowest"] = min(previous.confidences)
+        assert state.request == 0
+        assert (state.block, state.sub_block) == (step.block, step.sub_block)
+        assert state.block_step == expected["step"]
+        assert state.sub_block_step == expected["sub_step"]
+        assert state.has_block_cache == (expected["step"] > 0)
+        assert state.passes_since_compute == expected["age"]
+        assert state.committed_since_compute == expected["committed"]
+        assert state.lowest_confidence == expected["lowest"]
+        same_place = not is_new_block and previous.sub_block == step.sub_block
+        assert state.has_stored_logits == same_place
+
+
+def after_the_first(kind):
+    return lambda _, state: kind if state.has_block_cache else PassKind.FULL_BLOCK
 
 
 def broken(**methods):
@@ -141,20 +171,16 @@ def broken(**methods):
     ("methods", "rule"),
     [
         ({"next_pass": lambda *_: PassKind.COMMIT}, "only the decoder decides"),
+        ({"next_pass": lambda *_: None}, "next_pass gave None; it should be one of"),
+        ({"next_pass": after_the_first(PassKind.SUB_BLOCK)}, "the first position is masked"),
         ({"next_pass": lambda *_: PassKind.SUB_BLOCK}, "before any full_block pass"),
         ({"next_pass": lambda *_: PassKind.REUSED}, "no pass has computed"),
         ({"window": lambda *_: (0, 99)}, "lies outside"),
         ({"accept": lambda _, p, __: p.masked | True}, "not masked"),
         ({"accept": lambda _, p, __: p.masked & False}, "no token"),
         ({"accept": lambda _, p, __: p.confidence}, "bool tensor"),
-        (
-            {
-                "layer_spans": ((1, 3),),
-                "span_actions": lambda *_: [SpanAction.ADD_DELTA],
-            },
-            "not computed yet",
-        ),
         ({"layer_spans": ((1, 3),), "span_actions": lambda *_: []}, "for 1 sequences"),
+        ({"layer_spans": ((1, 3),), "span_actions": lambda *_: ["skip"]}, "it should be one of"),
         ({"layer_spans": ((3, 5), (1, 2))}, "in order and disjoint, within 0 to 6"),
         ({"layer_spans": ((4, 7),)}, "in order and disjoint, within 0 to 6"),
         ({"layer_spans": ((2, 2),)}, "in order and disjoint, within 0 to 6"),

@@ -7,8 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from fastdllm import DecodingSettings, Request, UserError, generate
+from fastdllm import DecodingSettings, Request, UserError, decode, generate
 from fastdllm.model import BlockDiffusionModel
+from fastdllm.policy import default_policy
 
 CHOSEN = DecodingSettings(max_new_tokens=40, mask_id=255, stop_token=254)
 PROMPT = tuple(range(5, 30))
@@ -62,9 +63,9 @@ def test_no_requests_give_no_answers(golden_model):
     ("request_", "problem"),
     [
         (Request((1, 256)), "request 1: token 256 is outside the model's vocabulary of 256"),
-        (Request((1,), max_new_tokens=0), "max_new_tokens 0 must be at least 1"),
+        (Request((1,), max_new_tokens=0), "max_new_tokens: 0 is not allowed"),
         (Request((1,), max_new_tokens=9_999), "exceed the model's 4096 positions"),
-        (Request((1,), temperature=-1.0), "temperature -1.0 is negative"),
+        (Request((1,), temperature=-1.0), "temperature: -1.0 is not allowed"),
     ],
 )
 def test_a_request_that_does_not_fit_is_named_before_anything_is_decoded(
@@ -86,3 +87,39 @@ def test_a_model_too_shallow_for_a_span_is_refused(golden_model):
     chosen = DecodingSettings(mask_id=255, reuse_k=2, layer_subset="last")
     with pytest.raises(UserError, match="needs a model with at least 2 layers; this one has 1"):
         generate(shallow, [(1, 2)], chosen)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("prompt_length", [0, 31, 32, 64])
+def test_the_mask_token_is_never_chosen_even_by_a_model_that_wants_nothing_else(
+    golden_model, prompt_length, temperature
+):
+    class WantsTheMask(BlockDiffusionModel):
+        def head(self, hidden):
+            logits = super().head(hidden)
+            logits[..., 255] = 1e4
+            return logits
+
+    model = WantsTheMask(golden_model("m6").config)
+    model.load_state_dict(golden_model("m6").state_dict())
+    chosen = CHOSEN.model_copy(update={"max_new_tokens": 70, "temperature": temperature})
+    answer = generate(model.eval(), [tuple(range(prompt_length))], chosen)[0]
+    assert 255 not in answer.token_ids
+    assert answer.finish_reason == "stop" or len(answer.token_ids) == 70
+
+
+def test_a_step_tells_how_many_rows_its_pass_ran(golden_model):
+    chosen = CHOSEN.model_copy(update={"reuse_k": 2, "layer_subset": "last"})
+    model = golden_model("m6")
+    policy = default_policy(chosen, model.config.num_layers)
+    steps = decode(model, [Request(tuple(range(70)))], policy, chosen)
+    rows = {}
+    for step in steps:
+        rows.setdefault(step.kind.value, set()).add(step.rows)
+    assert rows == {
+        "prefill": {64},
+        "full_block": {32},
+        "sub_block": {8},
+        "commit": {32},
+        "reused": {0},
+    }

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastdllm import DecodingSettings, generate
 from fastdllm.sampling import exclude_mask_token, greedy, nucleus_sample, request_seed
 
 
@@ -65,13 +64,3 @@ def test_seeds_depend_on_seed_prompt_and_occurrence_only():
     seeds = {request_seed(s, p, o) for s in (0, 1) for p in ((1,), (1, 2)) for o in (0, 1)}
     assert len(seeds) == 8
     assert request_seed(0, (1, 2), 0) == request_seed(0, [1, 2], 0)
-
-
-def test_decoding_ends_on_a_model_that_always_wants_the_mask_token(golden_model):
-    model = golden_model("m6")
-    favourite = generate(model, [(1, 2, 3)], DecodingSettings(max_new_tokens=20, mask_id=255))[0]
-    wanted = max(set(favourite.token_ids), key=favourite.token_ids.count)
-    chosen = DecodingSettings(max_new_tokens=20, mask_id=wanted)
-    answer = generate(model, [(1, 2, 3)], chosen)[0]
-    assert wanted not in answer.token_ids
-    assert len(answer.token_ids) == 20

@@ -51,6 +51,31 @@ def test_config_keys_are_read_and_checked(folder):
     assert "use_sliding_window" in refused(folder)
 
 
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"rope_theta": "x"}, "rope_theta: 'x' is not allowed"),
+        ({"rms_norm_eps": None}, "rms_norm_eps: None is not allowed"),
+        ({"eos_token_id": "<stop>"}, "eos_token_id: '<stop>' is not allowed"),
+        ({"num_key_value_heads": 3}, "4 heads are not a multiple of 3 kv heads"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters: {'rope_type': 'yarn'}"),
+        ({"layer_types": ["sliding_attention"]}, "layer_types: ['sliding_attention']"),
+    ],
+)
+def test_values_that_would_decode_wrongly_are_refused(folder, keys, says):
+    change_config(folder, **keys)
+    assert says in refused(folder)
+
+
+def test_special_tokens_may_be_absent_and_a_list_means_its_first(folder):
+    change_config(folder, eos_token_id=[])
+    assert load_model(folder, device="cpu").config.stop_token is None
+    change_config(folder, eos_token_id=[0, 5])
+    assert load_model(folder, device="cpu").config.stop_token == 0
+    (folder / "tokenizer.json").write_text("[1]")
+    assert "cannot be read as a tokenizer" in refused(folder)
+
+
 def test_shapes_are_checked_by_tensor_name(folder):
     change_config(folder, intermediate_size=100)
     line = refused(folder)

@@ -5,13 +5,18 @@ Knows numbers and streams only; imports rich only where there is a terminal.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Protocol, TextIO
 
 # A log is read afterwards: often enough to see that a run lives, rare enough to read.
 LOG_INTERVAL_S = 30.0
+BAR_WIDTH = 10
+SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +29,25 @@ class ProgressNumbers:
     tokens_per_forward: float | None = None
     time_left_s: float | None = None
 
-    def rates(self) -> str:
-        """The rates as text, such as `812 tokens/s, 3.1 tokens per forward`."""
+    def rates(self) -> list[str]:
+        """The rates as texts, such as `812 tokens/s` and `3.14 tokens per forward`."""
         parts = []
         if self.tokens_per_s is not None:
             parts.append(f"{self.tokens_per_s:,.0f} tokens/s")
         if self.tokens_per_forward is not None:
             parts.append(f"{self.tokens_per_forward:.2f} tokens per forward")
-        return ", ".join(parts)
+        return parts
 
 
 class Display(Protocol):
-    """Where progress is shown."""
+    """Where progress is shown; nothing appears before the first `show`.
+
+    `close` ends it with the last numbers, or, after a failure, without any.
+    """
 
     def show(self, numbers: ProgressNumbers) -> None: ...
 
-    def close(self, numbers: ProgressNumbers) -> None: ...
+    def close(self, numbers: ProgressNumbers | None) -> None: ...
 
 
 def duration(seconds: float) -> str:
@@ -73,44 +81,79 @@ class LogLines:
             left = numbers.time_left_s
             self._line(numbers, f"about {duration(left)} left" if left is not None else "")
 
-    def close(self, numbers: ProgressNumbers) -> None:
-        self._line(numbers, f"in {duration(time.monotonic() - self._started)}")
+    def close(self, numbers: ProgressNumbers | None) -> None:
+        if numbers is not None:
+            self._line(numbers, f"in {duration(time.monotonic() - self._started)}")
 
     def _line(self, numbers: ProgressNumbers, ending: str) -> None:
         share = f"{numbers.items_done}/{numbers.items_total} items"
-        parts = [part for part in (share, numbers.rates(), ending) if part]
+        parts = [part for part in (share, *numbers.rates(), ending) if part]
         print(f"{self._label}: {', '.join(parts)}", file=self._stream, flush=True)
 
 
 class TerminalBar:
-    """A live bar; it stays on the screen, filled, when the run has ended."""
+    """A live bar; it stays on the screen, filled, when the run has ended.
+
+    The line fits the terminal: label, bar and count are always there, the rest where there is room.
+    """
 
     def __init__(self, label: str, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
+        self._label, self._stream = label, stream
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=BAR_WIDTH, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[rates]}"),
             console=Console(file=stream),
         )
-        self._task: Any = self._progress.add_task(label, total=None, rates="")
-        self._progress.start()
+        self._task: Any = self._progress.add_task("", total=None, count="", rates="")
+        self._is_shown = False
+        self._earlier_handler: Any = None
 
     def show(self, numbers: ProgressNumbers) -> None:
         left = numbers.time_left_s
-        rates = ", ".join(
-            part for part in (numbers.rates(), f"{duration(left)} left" if left else "") if part
-        )
-        self._update(numbers, rates)
+        self._update(numbers, [] if left is None else [f"{duration(left)} left"])
 
-    def close(self, numbers: ProgressNumbers) -> None:
-        self._update(numbers, numbers.rates())
-        self._progress.stop()
+    def close(self, numbers: ProgressNumbers | None) -> None:
+        if numbers is not None:
+            self._update(numbers, [])
+        if self._is_shown:
+            self._progress.stop()
+            signal.signal(signal.SIGTERM, self._earlier_handler)
+            self._is_shown = False
 
-    def _update(self, numbers: ProgressNumbers, rates: str) -> None:
+    def _update(self, numbers: ProgressNumbers, left: list[str]) -> None:
+        width = self._progress.console.width
+        label = shortened(self._label, width // 4)
+        count = f"{numbers.items_done}/{numbers.items_total}"
+        room = width - len(label) - BAR_WIDTH - len(count) - 3
+        rates = left + numbers.rates()
+        while rates and len(", ".join(rates)) > room:
+            rates.pop()
         self._progress.update(
-            self._task, completed=numbers.items_done, total=numbers.items_total, rates=rates
+            self._task,
+            description=label,
+            completed=numbers.items_done,
+            total=numbers.items_total,
+            count=count,
+            rates=", ".join(rates),
         )
+        if not self._is_shown:
+            self._is_shown = True
+            self._earlier_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+            self._progress.start()
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        """Bring the cursor back, then die of the signal as without a bar."""
+        os.write(self._stream.fileno(), SHOW_CURSOR)
+        signal.signal(number, self._earlier_handler)
+        os.kill(os.getpid(), number)
+
+
+def shortened(label: str, width: int) -> str:
+    """The end of a label, which tells runs apart, in at most `width` characters."""
+    return label if len(label) <= width else "…" + label[len(label) - width + 1 :]

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,6 +21,9 @@ from typing import IO
 from fastdllm.errors import UserError
 from fastdllm.evaluation.environment import host_name
 from fastdllm.files import cannot
+
+# `fastdllm status` tries the lock as well, for a moment; only who holds it longer is at work.
+PATIENCE_S, RETRY_S = 1.0, 0.05
 
 
 @contextmanager
@@ -33,35 +37,40 @@ def run_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     path = folder / "lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+", encoding="utf-8")
+        # Unbuffered: a name that a full disk refused must not be tried again on closing.
+        handle = path.open("a+b", buffering=0)
     except OSError as error:
         raise cannot("write", path, error) from None
     with handle:
         _acquire(handle, path, wait)
         holder = {"pid": os.getpid(), "host": host_name(), "since": datetime.now(UTC).isoformat()}
+        _write_name(handle, json.dumps(holder))
         try:
-            _replace_text(handle, json.dumps(holder))
+            yield
+        finally:
+            _write_name(handle, "")
+
+
+def _acquire(handle: IO[bytes], path: Path, wait: bool) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{path.parent}: {_describe(path)} is working on this run; wait for it to "
+                    "finish, or add --wait"
+                ) from None
+            time.sleep(RETRY_S)
         except OSError as error:
-            raise cannot("write", path, error) from None
-        yield
-        _replace_text(handle, "")
-
-
-def _acquire(handle: IO[str], path: Path, wait: bool) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"{path.parent}: {_describe(path)} is working on this run; wait for it to finish, or "
-            "add --wait"
-        ) from None
-    except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise UserError(
-                f"{path}: this file system has no file locks ({error.strerror}), which keep two "
-                "processes apart; put results/ on another one"
-            ) from None
-        raise
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise UserError(
+                    f"{path}: this file system has no file locks ({error.strerror}), which keep "
+                    "two processes apart; put results/ on another one"
+                ) from None
+            raise cannot("lock", path, error) from None
 
 
 def _describe(path: Path) -> str:
@@ -74,8 +83,9 @@ def _describe(path: Path) -> str:
         return "another process"  # it holds the lock but has not written its name yet
 
 
-def _replace_text(handle: IO[str], text: str) -> None:
-    handle.seek(0)
-    handle.truncate()
-    handle.write(text)
-    handle.flush()
+def _write_name(handle: IO[bytes], text: str) -> None:
+    try:
+        handle.truncate(0)
+        handle.write(text.encode())
+    except OSError:
+        return  # the name is a courtesy; the lock itself needs no space on the disk

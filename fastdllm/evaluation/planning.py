@@ -23,7 +23,7 @@ from fastdllm.evaluation.requests import (
 )
 from fastdllm.evaluation.scoring import metrics_of
 from fastdllm.evaluation.tasks import evaluate_task, load_task, one_line
-from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
+from fastdllm.evaluation.tokenization import check_length, generation_wishes, tokenizer_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[Plann
             gen_kwargs = {}
         else:
             prompt_ids, target_ids = encode(tokenizer, instance.args[0]), ()
-            gen_kwargs = instance.args[1]
+            gen_kwargs = generation_wishes(instance.args[1], f"item {item}: generation_kwargs")
             if not prompt_ids:
                 raise UserError(f"item {item}: the prompt is empty; check doc_to_text")
         planned[key] = PlannedRequest(

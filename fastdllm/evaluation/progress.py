@@ -2,22 +2,28 @@
 
 The file is for `fastdllm status`: replaced as a whole, at most once a second, and removed when the
 run has ended well. Rates are those of this process; answers of an earlier one count as done only.
+
+Counting costs nothing and happens while a chunk is timed; showing and writing happen beside it, in
+a thread, so that a slow disk slows no chunk down and a long chunk is not silent.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event, Thread
 
 from fastdllm.console import Display, ProgressNumbers
+from fastdllm.errors import UserError
 from fastdllm.evaluation.answers import Answer, Chunk
 from fastdllm.evaluation.environment import host_name
 from fastdllm.files import write_json_atomically
 
-WRITE_INTERVAL_S = 1.0
+TICK_S = 1.0
 
 
 class Progress:
@@ -27,23 +33,35 @@ class Progress:
         self._path, self._display, self._total = path, display, total
         self._done = self._here = self._tokens = self._forwards = 0
         self._started = time.monotonic()
-        self._last_write = 0.0
+        self._display_open = True
         self._identity = {"pid": os.getpid(), "host": host_name()}
 
-    def loading(self) -> None:
-        """The model is being loaded."""
-        self._tell("loading", at_once=True)
-
-    def decoding(self, earlier: Iterable[Chunk]) -> None:
-        """Decoding starts; `earlier` chunks were answered by another process."""
+    def loading(self, earlier: Iterable[Chunk]) -> None:
+        """The model is being loaded; `earlier` chunks were answered by another process."""
         self._done = sum(len(chunk.answers) for chunk in earlier)
+        self._tell("loading")
+
+    def decoding(self) -> None:
+        """Decoding starts."""
         self._started = time.monotonic()
-        self._tell("decoding", at_once=True)
+        self._tell("decoding")
+
+    @contextmanager
+    def ticking(self) -> Iterator[None]:
+        """Show and write the numbers once a second, whatever the caller does meanwhile."""
+        stop = Event()
+        thread = Thread(target=self._tick, args=(stop,), name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
     def scoring(self) -> None:
         """Everything is decoded; the display ends here."""
-        self._display.close(self.numbers())
-        self._tell("scoring", at_once=True)
+        self._end_display(self.numbers())
+        self._tell("scoring")
 
     def answered(self, answer: Answer) -> None:
         """Count one complete answer."""
@@ -52,11 +70,14 @@ class Progress:
         if answer.passes is not None and answer.token_ids is not None:
             self._tokens += len(answer.token_ids)
             self._forwards += answer.passes.forwards
-        self._tell("decoding")
 
     def remove(self) -> None:
         """The run has ended: its summary, or its failed.json, tells the rest."""
         self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the terminal back; after `scoring`, or a second time, there is nothing to do."""
+        self._end_display(None)
 
     def numbers(self) -> ProgressNumbers:
         elapsed_s = time.monotonic() - self._started
@@ -69,14 +90,22 @@ class Progress:
             time_left_s=elapsed_s / self._here * left if self._here and left else None,
         )
 
-    def _tell(self, state: str, at_once: bool = False) -> None:
+    def _tick(self, stop: Event) -> None:
+        while not stop.wait(TICK_S):
+            try:
+                self._tell("decoding")
+            except (UserError, OSError):
+                continue  # a full disk is told by the answers, a closed terminal by nobody
+
+    def _end_display(self, numbers: ProgressNumbers | None) -> None:
+        if self._display_open:
+            self._display_open = False
+            self._display.close(numbers)
+
+    def _tell(self, state: str) -> None:
         numbers = self.numbers()
-        if state == "decoding":
+        if self._display_open:
             self._display.show(numbers)
-        now = time.monotonic()
-        if not at_once and now - self._last_write < WRITE_INTERVAL_S:
-            return
-        self._last_write = now
         record = {
             "state": state,
             "items_done": numbers.items_done,

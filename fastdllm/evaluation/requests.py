@@ -141,7 +141,9 @@ def read_plan(folder: Path, task: str) -> Plan:
         UserError: no plan there, or a file was changed after planning.
     """
     path, requests_path = folder / "plan.json", folder / "requests.jsonl"
-    again = f"run `fastdllm plan --task {task}`"
+    # The plan itself may be what is missing, so its folder tells the limit.
+    limit = folder.name.removeprefix(f"{task}_limit_")
+    again = f"run `fastdllm plan --task {task}{f' --limit {limit}' if limit.isdigit() else ''}`"
     for needed in (path, requests_path):
         if not needed.is_file():
             raise UserError(f"{needed}: the plan of task {task!r} is missing; {again}")

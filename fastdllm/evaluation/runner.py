@@ -36,11 +36,15 @@ def missing_chunks(plan: Plan, log: AnswerLog) -> list[int]:
     Raises:
         UserError: the log holds answers to other requests than the plan asks.
     """
+    planned = range(len(plan.header.chunks))
     for index, chunk in log.chunks.items():
-        asked = [request.id for request in plan.chunk(index)]
+        asked = [request.id for request in plan.chunk(index)] if index in planned else None
         if [answer.id for answer in chunk.answers] != asked:
-            raise UserError(f"{log.path}: chunk {index} answers other requests; move the file away")
-    return [index for index in range(len(plan.header.chunks)) if index not in log.chunks]
+            raise UserError(
+                f"{log.path}: chunk {index} answers other requests than the plan asks; rename the "
+                "file, and everything is decoded anew"
+            )
+    return [index for index in planned if index not in log.chunks]
 
 
 def decode_missing(
@@ -58,24 +62,27 @@ def decode_missing(
     missing = missing_chunks(plan, log)
     if not missing:
         return
-    started = time.perf_counter()
-    engine.warm_up(plan.chunk(missing[0]))
-    engine.synchronize()
-    log.append_session(start_session(round(time.perf_counter() - started, 3)))
-    for index in missing:
-        requests = plan.chunk(index)
-        engine.synchronize()
+    with progress.ticking():
         started = time.perf_counter()
-        answers = engine.answer(requests, progress.answered)
+        engine.warm_up(plan.chunk(missing[0]))
         engine.synchronize()
-        seconds = time.perf_counter() - started
-        log.append_chunk(
-            Chunk(
-                index=index,
-                seconds=round(seconds, 6),
-                prompt_tokens=sum(len(request.prompt_ids) for request in requests),
-                peak_memory_gib=round(engine.peak_memory_gib(), 4),
-                answers=tuple(answers),
-                session=len(log.sessions) - 1,
-            )
-        )
+        log.append_session(start_session(round(time.perf_counter() - started, 3)))
+        for index in missing:
+            log.append_chunk(_timed_chunk(plan, index, engine, progress, len(log.sessions) - 1))
+
+
+def _timed_chunk(plan: Plan, index: int, engine: Engine, progress: Progress, session: int) -> Chunk:
+    requests = plan.chunk(index)
+    engine.synchronize()
+    started = time.perf_counter()
+    answers = engine.answer(requests, progress.answered)
+    engine.synchronize()
+    seconds = time.perf_counter() - started
+    return Chunk(
+        index=index,
+        seconds=round(seconds, 6),
+        prompt_tokens=sum(len(request.prompt_ids) for request in requests),
+        peak_memory_gib=round(engine.peak_memory_gib(), 4),
+        answers=tuple(answers),
+        session=session,
+    )

@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
+from lm_eval.api.registry import aggregation_registry, metric_registry
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
-from fastdllm.errors import UserError, unknown_name
+from fastdllm.errors import UserError, nearest_name, unknown_name
 
 # Draws the examples of few-shot prompts: lm-eval's own default. It is no setting, because planning
 # and scoring must ask the same prompts whatever the experiment.
@@ -53,17 +54,30 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
     if name not in manager.all_tasks:
         _complain_about_broken_file(folder / f"{name}.yaml")
         raise unknown_name("task", name, manager.all_tasks, where=str(folder))
-    where = manager.task_index[name].yaml_path or folder
+    entry = manager.task_index[name]
+    where = entry.yaml_path or folder
     try:
         loaded = manager.load([name])
         for task in loaded["tasks"].values():
             if not len(task.eval_docs):
-                raise UserError(f"task {task.task_name!r} has no items; check its data file")
+                raise _no_items(task.task_name, task.config.dataset_kwargs)
     except UserError:
         raise
     except Exception as error:
         # lm-eval, datasets and a task's own helpers raise anything; the cause stays attached.
+        config = entry.cfg or {}
+        if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
+            raise _no_items(name, config.get("dataset_kwargs")) from error
+        if error.args == (None,):  # what lm-eval says of a metric without a default aggregation
+            _complain_about_metrics(
+                config.get("metric_list"),
+                where=str(where),
+                has_own_metrics=config.get("process_results") is not None,
+            )
         raise UserError(f"{where}: cannot be loaded: {one_line(error)}") from error
+    for task in loaded["tasks"].values():
+        _check_columns(task)
+        _check_metrics(task)
     groups = loaded.get("groups", {})
     root = groups.get(name) or next(iter(loaded["tasks"].values()))
     return LoadedTask(
@@ -106,7 +120,7 @@ def evaluate_task(
 def one_line(error: BaseException) -> str:
     """An exception as `Type: message` without line breaks, at most 300 characters."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 
 
 def _complain_about_broken_file(path: Path) -> None:
@@ -120,6 +134,58 @@ def _complain_about_broken_file(path: Path) -> None:
     if events:
         raise UserError(f"{path}: lacks the line `task: {path.stem}`, by which lm-eval finds it")
     raise UserError(f"{path}: is empty")
+
+
+def _no_items(task_name: str, dataset_kwargs: Mapping[str, Any] | None) -> UserError:
+    files = (dataset_kwargs or {}).get("data_files")
+    return UserError(
+        f"task {task_name!r}: its data has no items; check "
+        + (f"data_files {files}" if files else "dataset_path and the splits")
+    )
+
+
+def _check_columns(task: Task) -> None:
+    """Refuse a plain name that is no column: lm-eval would take it as the text of every item."""
+    columns = getattr(task, "features", None)
+    if columns is None:
+        return  # a task written in Python reads its data itself
+    for key in ("doc_to_text", "doc_to_target"):
+        name, choices = getattr(task.config, key), task.config.doc_to_choice
+        if not isinstance(name, str) or not name.isidentifier() or name in columns:
+            continue
+        if isinstance(choices, list) and name in choices:
+            continue  # the same option is right for all items
+        near = nearest_name(name, columns)
+        raise UserError(
+            f"task {task.task_name!r}: {key} {name!r} is no column of its data; "
+            + (f"did you mean {near!r}? " if near else "")
+            + f"columns: {', '.join(columns)} (a fixed text is written as \"{{{{ '{name}' }}}}\")"
+        )
+
+
+def _check_metrics(task: Task) -> None:
+    """Refuse metrics and aggregations that lm-eval did not find, which it tells its log only."""
+    has_own_metrics = task.config.process_results is not None
+    functions = {} if has_own_metrics else getattr(task, "_metric_fn_list", {})
+    if None in functions.values() or None in task.aggregation().values():
+        _complain_about_metrics(
+            task.config.metric_list,
+            where=f"task {task.task_name!r}",
+            has_own_metrics=has_own_metrics,
+        )
+
+
+def _complain_about_metrics(metric_list: Any, *, where: str, has_own_metrics: bool) -> None:
+    """Name the entry of a metric_list that lm-eval does not know, if there is one."""
+    where = f"{where}: metric_list"
+    for entry in metric_list or ():
+        metric, aggregation = entry.get("metric"), entry.get("aggregation")
+        if has_own_metrics and aggregation is None and metric not in metric_registry:
+            raise UserError(f"{where}: metric {metric!r} needs an aggregation, such as mean")
+        if isinstance(metric, str) and not has_own_metrics and metric not in metric_registry:
+            raise unknown_name("metric", metric, metric_registry, where=where)
+        if isinstance(aggregation, str) and aggregation not in aggregation_registry:
+            raise unknown_name("aggregation", aggregation, aggregation_registry, where=where)
 
 
 def _primary_metric(group: Any, leaves: Mapping[str, Task], where: str) -> tuple[str, str]:

@@ -1,17 +1,33 @@
 """Between token ids and text: where an answer ends, how long it may get.
 
-`until`, `max_gen_toks`, `temperature` and `do_sample` are lm-eval's names for what a task asks of a
-generation; here they become what the decoder understands. Imports no transformers.
+`until`, `max_gen_toks`, `temperature`, `do_sample` and `top_p` are lm-eval's names for what a task
+asks of a generation; here they are checked and become what the decoder understands. Imports no
+transformers.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, create_model
 
 from fastdllm.errors import UserError
 from fastdllm.evaluation.requests import PlannedRequest
+from fastdllm.settings import DecodingSettings
+from fastdllm.validation import StrictModel, validated
+
+# What lm-eval takes for `max_gen_toks`. Not `max_length`: that counts the prompt as well.
+BUDGET_ALIASES = ("max_new_tokens", "max_tokens", "max_completion_tokens")
+# What block diffusion has no counterpart of, with the value that asks for nothing.
+WITHOUT_COUNTERPART = {
+    "num_beams": 1,
+    "top_k": 0,
+    "min_p": 0,
+    "repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+}
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -19,6 +35,57 @@ def tokenizer_digest(tokenizer: Any) -> str:
     digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
     digest.update((tokenizer.chat_template or "").encode())
     return digest.hexdigest()
+
+
+def _setting(name: str) -> tuple[Any, Any]:
+    """Type and bounds of a decoding setting, for the same thing under a task's name."""
+    field = DecodingSettings.model_fields[name]
+    return field.annotation, field
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+GenerationWishes = create_model(
+    "GenerationWishes",
+    __base__=StrictModel,
+    until=(Annotated[list[str], BeforeValidator(_as_list)], ()),
+    max_gen_toks=_setting("max_new_tokens"),
+    temperature=_setting("temperature"),
+    top_p=_setting("top_p"),
+    do_sample=(bool, False),
+)
+
+
+def generation_wishes(gen_kwargs: Any, where: str) -> dict[str, Any]:
+    """A task's `generation_kwargs`, checked, as `GenerationWishes` names and types them.
+
+    Keys without a value and keys that ask for nothing (`num_beams: 1`) are left out, and another
+    name of the token budget becomes `max_gen_toks`. `where` opens the error line.
+
+    Raises:
+        UserError: an unknown key, one that block diffusion cannot obey, or a value out of range.
+    """
+    if not isinstance(gen_kwargs, Mapping):
+        raise UserError(f"{where}: expected keys and values, got {type(gen_kwargs).__name__}")
+    wishes: dict[str, Any] = {}
+    for key, value in gen_kwargs.items():
+        if value is None or (key in WITHOUT_COUNTERPART and value == WITHOUT_COUNTERPART[key]):
+            continue
+        if key in WITHOUT_COUNTERPART:
+            raise UserError(
+                f"{where}: {key} {value!r} has no meaning for block diffusion; leave it out, or "
+                f"set it to {WITHOUT_COUNTERPART[key]}"
+            )
+        name = "max_gen_toks" if key in BUDGET_ALIASES else str(key)
+        if name in wishes and wishes[name] != value:
+            raise UserError(
+                f"{where}: {key} {value!r} contradicts {name} {wishes[name]!r}; keep one of them"
+            )
+        wishes[name] = value
+    checked = validated(GenerationWishes, wishes, where)
+    return {name: getattr(checked, name) for name in wishes}
 
 
 def answer_budget(gen_kwargs: Mapping[str, Any], max_new_tokens: int) -> int:

@@ -1,16 +1,18 @@
 """answers.jsonl: what survives a kill, and what never gets mixed."""
 
+import dataclasses
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
 from fastdllm.errors import UserError
-from fastdllm.evaluation.answers import Answer, Chunk, Header, Session, open_answers
-from fastdllm.evaluation.lock import run_lock
+from fastdllm.evaluation.answers import Answer, AnswerLog, Chunk, Header, Session, open_answers
 from fastdllm.trace import PassCounts
 
 HEADER = Header(fingerprint="a" * 64, plan_digest="p", dtype="float32", decides={"seed": 0})
+OTHER = dataclasses.replace(HEADER, fingerprint="b" * 64)
 SESSION = Session(
     device="cpu",
     device_name="a CPU",
@@ -44,6 +46,27 @@ def write_two_chunks(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def finish(path: Path, header: Header = HEADER, chunks: int = 2) -> bytes:
+    log = open_answers(path, header)
+    log.append_session(SESSION)
+    for index in range(chunks):
+        log.append_chunk(chunk(index))
+    log.append_end()
+    log.close()
+    return path.read_bytes()
+
+
+def reopened(path: Path, header: Header = HEADER, *, reuse: bool = True) -> AnswerLog:
+    log = open_answers(path, header, reuse=reuse)
+    log.close()
+    return log
+
+
+def kept_aside(path: Path) -> list[str]:
+    """Kinds of the files kept aside: fingerprint or `damaged`."""
+    return sorted(p.name.split(".")[1] for p in path.parent.glob("answers.*.jsonl"))
+
+
 def test_finished_chunks_are_read_back_exactly(tmp_path: Path) -> None:
     write_two_chunks(tmp_path / "answers.jsonl")
     log = open_answers(tmp_path / "answers.jsonl", HEADER)
@@ -52,9 +75,7 @@ def test_finished_chunks_are_read_back_exactly(tmp_path: Path) -> None:
     log.close()
 
 
-@pytest.mark.parametrize(
-    "torn", [b'{"record": "chunk", "ind', b"\0" * 50, b"\0\0\n", b'{"a": 1}\n']
-)
+@pytest.mark.parametrize("torn", [b'{"record": "chunk", "ind', b"\0" * 50, b"\0\0\n", b"\n"])
 def test_torn_end_is_dropped(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "answers.jsonl"
     whole = write_two_chunks(path)
@@ -65,6 +86,7 @@ def test_torn_end_is_dropped(tmp_path: Path, torn: bytes) -> None:
     log.close()
     assert path.read_bytes().startswith(whole)
     assert len(path.read_bytes().splitlines()) == 5
+    assert kept_aside(path) == []
 
 
 def test_every_cut_leaves_whole_chunks_only(tmp_path: Path) -> None:
@@ -93,25 +115,161 @@ def test_other_answers_are_kept_aside_not_mixed(tmp_path: Path, key: str) -> Non
     log.close()
 
 
-def test_finished_run_starts_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b'{"record": "chu\n', b"\xff\xfe\n", b"\0\0{}\n"])
+def test_damage_in_the_middle_keeps_the_file_and_uses_what_stands_before_it(
+    tmp_path: Path, damage: bytes
+) -> None:
     path = tmp_path / "answers.jsonl"
-    write_two_chunks(path)
+    lines = write_two_chunks(path).splitlines(keepends=True)
+    damaged = b"".join([*lines[:3], damage, lines[3]])
+    path.write_bytes(damaged)
+    log = reopened(path)
+    assert sorted(log.chunks) == [0]
+    assert log.set_aside is not None and log.set_aside.name.startswith("answers.damaged.")
+    assert log.set_aside.read_bytes() == damaged
+    assert path.read_bytes() == b"".join(lines[:3])
+    assert reopened(path).set_aside is None, "it is kept once"
+
+
+@pytest.mark.parametrize("first", [b"{broken\n", b'{"record": "session"}\n', b"[]\n"])
+def test_damaged_first_line_loses_nothing(tmp_path: Path, first: bytes) -> None:
+    path = tmp_path / "answers.jsonl"
+    lines = write_two_chunks(path).splitlines(keepends=True)
+    path.write_bytes(first + b"".join(lines[1:]))
+    log = reopened(path)
+    assert log.chunks == {}
+    assert log.set_aside is not None and log.set_aside.name.startswith("answers.damaged.")
+    assert log.set_aside.read_bytes() == first + b"".join(lines[1:])
+
+
+def test_no_room_to_keep_a_damaged_file_leaves_it_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    damaged = write_two_chunks(path) + b"damage\n"
+    path.write_bytes(damaged)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fastdllm.evaluation.answers.shutil.copyfileobj", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        open_answers(path, HEADER)
+    assert path.read_bytes() == damaged
+    assert kept_aside(path) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"record": "chunk", "index": 0}, "seconds: field required"),
+        ({"record": "chnk"}, "record is 'chnk', not session, chunk or end"),
+        ({"a": 1}, "record is None"),
+        ([1], "record is None"),
+        ("chunk with a key too many", "colour: unexpected keyword argument"),
+        ("chunk with an index of text", "index: input should be a valid integer"),
+    ],
+)
+def test_record_of_a_wrong_shape_names_file_and_line(
+    tmp_path: Path, line: object, message: str
+) -> None:
+    path = tmp_path / "answers.jsonl"
+    lines = write_two_chunks(path).splitlines(keepends=True)
+    if isinstance(line, str):
+        line = json.loads(lines[3])
+        line |= {"index": "x"} if "index" in message else {"colour": "red"}
+    whole = b"".join([*lines[:3], json.dumps(line).encode() + b"\n", lines[3]])
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=rf"answers.jsonl, line 4: {message}.*; mend the line"):
+        open_answers(path, HEADER)
+    assert path.read_bytes() == whole
+
+
+def test_chunk_before_any_session_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    lines = write_two_chunks(path).splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[2])
+    with pytest.raises(UserError, match="line 2: a chunk stands before any session"):
+        open_answers(path, HEADER)
+
+
+def test_finished_run_is_reused_and_stays_finished_once(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    whole = finish(path)
     log = open_answers(path, HEADER)
+    assert sorted(log.chunks) == [0, 1] and log.ended
     log.append_end()
     log.close()
-    again = open_answers(path, HEADER)
-    assert again.chunks == {} and again.set_aside is not None
-    again.close()
+    assert path.read_bytes() == whole
+    log = open_answers(path, HEADER)
+    log.append_chunk(chunk(2))
+    log.append_end()
+    log.close()
+    assert path.read_bytes().count(b'"record": "end"') == 2
+    assert sorted(reopened(path).chunks) == [0, 1, 2]
 
 
-def test_second_holder_of_a_lock_is_told_pid_and_host(tmp_path: Path) -> None:
-    with run_lock(tmp_path):
-        holder = json.loads((tmp_path / "lock").read_text())
-        expected = f"process {holder['pid']} on host {holder['host']}"
-        with pytest.raises(UserError, match=expected), run_lock(tmp_path):
-            pass
-    with run_lock(tmp_path):
-        pass
+def test_finished_run_starts_anew_when_it_is_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    before = finish(path)
+    log = reopened(path, reuse=False)
+    assert log.chunks == {} and log.set_aside is not None
+    assert log.set_aside.read_bytes() == before
+    assert kept_aside(path) == ["aaaaaaaa"]
+
+
+def test_killed_repetition_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    finish(path)
+    log = open_answers(path, HEADER, reuse=False)
+    log.append_session(SESSION)
+    log.append_chunk(chunk(0))
+    log.close()
+    for reuse in (False, True):
+        assert sorted(reopened(path, reuse=reuse).chunks) == [0]
+    assert kept_aside(path) == ["aaaaaaaa"]
+
+
+def test_going_back_to_earlier_settings_takes_their_answers_up_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    whole, other = finish(path), finish(path, OTHER)
+    log = reopened(path)
+    assert sorted(log.chunks) == [0, 1] and log.ended
+    assert log.taken_up is not None and log.set_aside is not None
+    assert (path.read_bytes(), log.set_aside.read_bytes()) == (whole, other)
+    assert kept_aside(path) == ["bbbbbbbb"], "a file that was taken up is in one place only"
+    path.unlink()
+    assert reopened(path, OTHER).ended
+
+
+def test_newest_answers_are_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    finish(path, chunks=2)
+    log = open_answers(path, HEADER, reuse=False)
+    log.append_session(SESSION)
+    for index in range(3):
+        log.append_chunk(chunk(index))
+    log.close()
+    reopened(path, OTHER)
+    assert sorted(reopened(path).chunks) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("key", ["plan_digest", "dtype"])
+def test_answers_of_another_plan_or_dtype_are_not_taken_up(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    finish(path)
+    changed = dataclasses.replace(HEADER, **{key: "other"})
+    assert reopened(path, changed).chunks == {}
+    assert reopened(path, dataclasses.replace(changed, dtype="third")).taken_up is None
+
+
+def test_repeating_takes_nothing_up(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    finish(path)
+    finish(path, OTHER)
+    log = reopened(path, reuse=False)
+    assert (log.chunks, log.taken_up) == ({}, None)
+    assert kept_aside(path) == ["aaaaaaaa", "bbbbbbbb"]
 
 
 def test_full_disk_leaves_no_half_line(tmp_path: Path) -> None:

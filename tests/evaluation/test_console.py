@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
-from fastdllm.console import LogLines, ProgressNumbers, TerminalBar, duration
+import pytest
+
+from fastdllm.console import LogLines, ProgressNumbers, TerminalBar, duration, shortened
 from fastdllm.evaluation.answers import Answer
 from fastdllm.evaluation.progress import Progress
 from fastdllm.trace import PassCounts
@@ -39,6 +47,75 @@ def test_terminal_bar_ends_with_the_last_numbers() -> None:
     assert "3/10" in stream.getvalue()
 
 
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_terminal_bar_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    numbers = ProgressNumbers(123_456, 200_000, 11_812.4, 3.14, time_left_s=5665)
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    bar = TerminalBar("00_baseline/word_problems_limit_100/k1_a_config_with_a_name", stream)
+    bar.show(numbers)
+    bar.close(numbers)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
+    lines = [line for line in re.split(r"[\r\n]+", text) if line]
+    assert len(lines) >= 2 and max(map(len, lines)) <= columns
+    for line in lines:
+        assert "with_a_name" in line and "━━━" in line and "123456/200000" in line
+    assert "11,812 tokens/s" in lines[-1]
+    assert ("1 h 34 min left, 11,812 tokens/s" in lines[0]) == (columns >= 80)
+    assert ("3.14 tokens per forward" in lines[0]) == (columns >= 140)
+
+
+def test_label_keeps_its_end() -> None:
+    assert shortened("trial/sums/plain", 8) == "…s/plain"
+    assert shortened("plain", 8) == "plain"
+
+
+def test_failed_run_gives_the_cursor_back_without_a_last_line(tmp_path: Path) -> None:
+    bar_stream, log_stream = io.StringIO(), io.StringIO()
+    bar_stream.isatty = lambda: True  # type: ignore[method-assign]
+    for display in (TerminalBar("run", bar_stream), LogLines("run", log_stream)):
+        progress = Progress(tmp_path / "progress.json", display, total=4)
+        progress.loading()
+        progress.close()
+        progress.close()
+    assert bar_stream.getvalue().endswith("\x1b[?25h")
+    assert log_stream.getvalue() == ""
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_finished_run_shows_its_last_line_once(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    progress = Progress(tmp_path / "progress.json", LogLines("run", stream), total=4)
+    progress.scoring()
+    progress.close()
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_terminated_run_gives_the_cursor_back_and_dies_of_the_signal() -> None:
+    program = (
+        "import os, time; from fastdllm.console import ProgressNumbers, open_display\n"
+        "open_display('run').show(ProgressNumbers(3, 10))\n"
+        "os.write(1, b'shown\\n'); time.sleep(60)"
+    )
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm"},
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "shown\n"
+    process.terminate()
+    assert process.wait(timeout=30) == -signal.SIGTERM
+    written = os.read(controller, 100_000)
+    assert written.rindex(b"\x1b[?25h") > written.rindex(b"\x1b[?25l")
+    process.stdout.close()
+    os.close(controller)
+    os.close(terminal)
+
+
 def test_durations_read_naturally() -> None:
     assert [duration(s) for s in (0.2, 59, 185, 7620)] == [
         "0 s",
@@ -57,7 +134,7 @@ def test_progress_file_tells_what_is_done(tmp_path: Path) -> None:
     progress.answered(
         Answer(id="a", token_ids=(1, 2, 3), passes=PassCounts(full_block=1), finish_reason="stop")
     )
-    assert json.loads(path.read_text())["items_done"] == 0, "written at most once a second"
+    assert json.loads(path.read_text())["items_done"] == 0, "counting writes nothing"
     progress.scoring()
     record = json.loads(path.read_text())
     assert (record["state"], record["items_done"], record["items_total"]) == ("scoring", 1, 4)

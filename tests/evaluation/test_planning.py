@@ -6,7 +6,7 @@ import pytest
 
 from fastdllm.errors import UserError
 from fastdllm.evaluation.planning import encode_pair
-from fastdllm.evaluation.tokenization import AnswerText, sampling_temperature
+from fastdllm.evaluation.tokenization import AnswerText, generation_wishes, sampling_temperature
 
 
 def test_plan_holds_every_distinct_request_once(make_plan_on_disk) -> None:
@@ -84,8 +84,45 @@ def missing_data() -> None:
     Path("tasks/data/sums.jsonl").unlink()
 
 
-def unknown_metric() -> None:
+def header_only() -> None:
+    edit("tasks/sums.yaml", "dataset_path: json", "dataset_path: csv")
+    Path("tasks/data/sums.jsonl").write_text("question,answer\n")
+
+
+def unknown_primary_metric() -> None:
     edit("tasks/sums.yaml", "exact_match,number", "exact_match,numbr")
+
+
+def unknown_metric() -> None:
+    edit("tasks/sums.yaml", "metric: exact_match,", "metric: exact_mach,")
+
+
+def unknown_metric_alone() -> None:
+    whole = "{metric: exact_match, aggregation: mean, higher_is_better: true}"
+    edit("tasks/sums.yaml", whole, "{metric: exact_mach}")
+
+
+def unknown_aggregation() -> None:
+    edit("tasks/sums.yaml", "aggregation: mean", "aggregation: men")
+
+
+def own_metric_without_aggregation() -> None:
+    Path("tasks/own.py").write_text("def score(doc, results):\n    return {'own': 1.0}\n")
+    whole = "{metric: exact_match, aggregation: mean, higher_is_better: true}"
+    edit("tasks/sums.yaml", whole, "{metric: own, higher_is_better: true}")
+    edit("tasks/sums.yaml", "test_split:", "process_results: !function own.score\ntest_split:")
+
+
+def misspelt_target() -> None:
+    edit("tasks/sums.yaml", '"{{answer}}"', "anser")
+
+
+def misspelt_prompt() -> None:
+    edit("tasks/sums.yaml", '"{{question}}"', "qestion")
+
+
+def budget_of_text() -> None:
+    edit("tasks/sums.yaml", "max_gen_toks: 24", "max_gen_toks: many")
 
 
 def unknown_field() -> None:
@@ -96,9 +133,17 @@ def unknown_field() -> None:
     ("damage", "message"),
     [
         (broken_yaml, r"tasks/sums.yaml: not valid YAML: .* line 2"),
-        (empty_data, r"sums"),
+        (empty_data, r"task 'sums': its data has no items; check .*tasks/data/sums.jsonl"),
+        (header_only, r"task 'sums': its data has no items; check .*tasks/data/sums.jsonl"),
         (missing_data, r"tasks/sums.yaml: cannot be loaded: FileNotFoundError"),
-        (unknown_metric, r"unknown primary metric .* did you mean 'exact_match,number'"),
+        (unknown_primary_metric, r"unknown primary metric .* did you mean 'exact_match,number'"),
+        (unknown_metric, r"task 'sums': .*unknown metric 'exact_mach'; did you mean 'exact_match'"),
+        (unknown_metric_alone, r"sums.yaml: .*unknown metric 'exact_mach'; did you mean"),
+        (unknown_aggregation, r"task 'sums': .*unknown aggregation 'men'; did you mean 'mean'"),
+        (own_metric_without_aggregation, r"metric 'own' needs an aggregation"),
+        (misspelt_target, r"doc_to_target 'anser' is no column .* did you mean 'answer'\?"),
+        (misspelt_prompt, r"doc_to_text 'qestion' is no column .* did you mean 'question'\?"),
+        (budget_of_text, r"item sums:0: generation_kwargs: max_gen_toks: 'many' is not allowed"),
         (unknown_field, r"qestion|prompt"),
     ],
 )
@@ -118,3 +163,64 @@ def test_unknown_task_names_the_nearest(make_plan_on_disk) -> None:
 def test_prompt_that_does_not_fit_is_refused_not_cut(make_plan_on_disk) -> None:
     with pytest.raises(UserError, match=r"item sums:0: prompt of \d+ tokens \+ max_gen_toks 24"):
         make_plan_on_disk(max_positions=50)
+
+
+def test_misspelt_column_of_right_options_is_refused(make_plan_on_disk) -> None:
+    edit("tasks/choices.yaml", "doc_to_target: label", "doc_to_target: lable")
+    with pytest.raises(UserError, match=r"doc_to_target 'lable' is no column .*'label'"):
+        make_plan_on_disk("choices")
+
+
+@pytest.mark.parametrize("target", ["A", "1", "\"{{ 'A' }}\""])
+def test_one_option_may_be_right_for_all_items(make_plan_on_disk, target: str) -> None:
+    edit("tasks/choices.yaml", "doc_to_target: label", f"doc_to_target: {target}")
+    assert make_plan_on_disk("choices").header.n_items == 8
+
+
+WHERE = "item t:0: generation_kwargs"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"until": "stop", "max_gen_toks": 8}, {"until": ["stop"], "max_gen_toks": 8}),
+        ({"max_new_tokens": 8}, {"max_gen_toks": 8}),
+        ({"max_tokens": 8, "max_gen_toks": 8}, {"max_gen_toks": 8}),
+        ({"max_completion_tokens": 8}, {"max_gen_toks": 8}),
+        ({"do_sample": True, "temperature": 0.5, "top_p": 0.9}, None),
+        ({"num_beams": 1, "top_k": 0, "repetition_penalty": 1.0}, {}),
+        ({"until": None, "max_tokens": None}, {}),
+    ],
+)
+def test_wishes_of_a_task_get_one_name_and_type(given, expected) -> None:
+    assert generation_wishes(given, WHERE) == (given if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_gen_tok": 8}, "unknown key 'max_gen_tok'; did you mean 'max_gen_toks'"),
+        ({"max_length": 8}, "unknown key 'max_length'; did you mean 'max_gen_toks'"),
+        ({"max_new_tokens": 0}, "max_gen_toks: 0 is not allowed"),
+        ({"max_gen_toks": 8, "max_tokens": 9}, "max_tokens 9 contradicts max_gen_toks 8"),
+        ({"until": [3]}, "until.0: 3 is not allowed"),
+        ({"top_p": 7}, "top_p: 7 is not allowed; it should be less than or equal to 1"),
+        ({"temperature": -1}, "temperature: -1 is not allowed"),
+        ({"temperature": float("nan")}, "temperature: nan is not allowed"),
+        ({"num_beams": 4}, "num_beams 4 has no meaning for block diffusion; leave it out"),
+        ({"top_k": 50}, "top_k 50 has no meaning"),
+        (["until"], "expected keys and values, got list"),
+    ],
+)
+def test_wish_that_cannot_be_obeyed_is_refused(given, message: str) -> None:
+    with pytest.raises(UserError, match=f"{WHERE}: {message}") as caught:
+        generation_wishes(given, WHERE)
+    assert "\n" not in str(caught.value)
+
+
+def test_plan_obeys_another_name_of_the_budget(make_plan_on_disk) -> None:
+    edit("tasks/sums.yaml", "max_gen_toks: 24", "max_new_tokens: 24, num_beams: 1")
+    request = make_plan_on_disk().requests[0]
+    expected = {"until": ["<|im_end|>"], "max_gen_toks": 24, "do_sample": False}
+    assert request.gen_kwargs == expected
+    assert request.args[1]["max_new_tokens"] == 24, "lm-eval's own arguments stay its own"

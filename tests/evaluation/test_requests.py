@@ -55,3 +55,17 @@ def test_changed_requests_file_is_refused(make_plan_on_disk, project) -> None:
     (folder / "plan.json").unlink()
     with pytest.raises(UserError, match=r"plan\.json: the plan of task 'sums' is missing"):
         read_plan(folder, "sums")
+
+
+@pytest.mark.parametrize(
+    ("folder", "command"),
+    [
+        ("sums", "fastdllm plan --task sums`"),
+        ("sums_limit_20", "fastdllm plan --task sums --limit 20`"),
+        ("elsewhere", "fastdllm plan --task sums`"),
+    ],
+)
+def test_advice_to_plan_again_names_the_limit(tmp_path, folder: str, command: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_plan(tmp_path / folder, "sums")
+    assert command in str(caught.value)

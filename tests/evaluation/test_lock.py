@@ -1,0 +1,48 @@
+"""The lock of a run's folder: one holder, whatever the disk says, and patience with a look."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.lock import run_lock
+
+
+def test_second_holder_is_told_pid_and_host(tmp_path: Path) -> None:
+    with run_lock(tmp_path):
+        holder = json.loads((tmp_path / "lock").read_text())
+        expected = f"process {holder['pid']} on host {holder['host']}"
+        with pytest.raises(UserError, match=expected), run_lock(tmp_path):
+            pass
+    with run_lock(tmp_path):
+        pass
+
+
+def test_name_is_gone_after_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="boom"), run_lock(tmp_path):
+        raise ValueError("boom")
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_full_disk_takes_the_name_not_the_lock(tmp_path: Path) -> None:
+    # Every write to this device ends with "No space left on device".
+    (tmp_path / "lock").symlink_to("/dev/full")
+    with run_lock(tmp_path):
+        pass
+
+
+def test_a_look_at_the_lock_does_not_refuse_a_run(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    looking = os.open(tmp_path / "lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    threading.Timer(0.2, os.close, (looking,)).start()
+    started = time.monotonic()
+    with run_lock(tmp_path):
+        assert 0.1 < time.monotonic() - started < 0.9

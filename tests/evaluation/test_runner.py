@@ -1,0 +1,144 @@
+"""The loop of a run with a pretended engine: what is timed, what is told meanwhile."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fastdllm.console import LogLines
+from fastdllm.errors import UserError
+from fastdllm.evaluation import progress as progress_module
+from fastdllm.evaluation.answers import Answer, AnswerLog, Chunk, Header, Session, open_answers
+from fastdllm.evaluation.progress import Progress
+from fastdllm.evaluation.requests import Plan, PlanHeader, PlannedRequest, fixed_chunks
+from fastdllm.evaluation.runner import decode_missing, missing_chunks
+from fastdllm.trace import PassCounts
+from tests.evaluation.conftest import silent
+
+HEADER = Header(fingerprint="a" * 64, plan_digest="p", dtype="float32", decides={})
+
+
+def plan_of(n: int) -> Plan:
+    requests = tuple(
+        PlannedRequest(id=f"r{i}", kind="generate_until", item=f"t:{i}", prompt_ids=(1,), args=())
+        for i in range(n)
+    )
+    header = PlanHeader(
+        task="t",
+        limit=None,
+        batch_size=2,
+        num_fewshot=None,
+        apply_chat_template=False,
+        chat_template=None,
+        model_tokenizer_digest="",
+        lm_eval_version="",
+        n_items=n,
+        n_requests=n,
+        digest="",
+        chunks=fixed_chunks(requests, 2),
+    )
+    return Plan(header=header, requests=requests)
+
+
+class Engine:
+    """Takes `seconds` for a chunk and tells of each answer at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def answer(
+        self, requests: list[PlannedRequest], on_answer: Callable[[Answer], None]
+    ) -> list[Answer]:
+        answers = [
+            Answer(id=r.id, token_ids=(1,), finish_reason="stop", passes=PassCounts(full_block=1))
+            for r in requests
+        ]
+        for answer in answers:
+            on_answer(answer)
+        time.sleep(self.seconds)
+        return answers
+
+    def warm_up(self, requests: list[PlannedRequest]) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def peak_memory_gib(self) -> float:
+        return 0.0
+
+
+def a_session(warm_up_s: float) -> Session:
+    return Session("cpu", "a CPU", 1, "here", 1, "now", 0.0, warm_up_s, {})
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[AnswerLog]:
+    log = open_answers(tmp_path / "answers.jsonl", HEADER)
+    yield log
+    log.close()
+
+
+@pytest.fixture(autouse=True)
+def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "TICK_S", 0.02)
+
+
+def test_writing_the_progress_is_not_in_a_chunks_seconds(
+    log: AnswerLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def slow_disk(_: Path, record: object) -> None:
+        time.sleep(0.3)
+        written.append(record)
+
+    monkeypatch.setattr(progress_module, "write_json_atomically", slow_disk)
+    progress = Progress(tmp_path / "progress.json", silent(), total=4)
+    decode_missing(plan_of(4), log, Engine(seconds=0.1), start_session=a_session, progress=progress)
+    assert all(0.1 <= chunk.seconds < 0.2 for chunk in log.chunks.values())
+    assert len(log.chunks) == 2 and written
+
+
+def test_long_chunk_is_not_silent(log: AnswerLog, tmp_path: Path) -> None:
+    stream = io.StringIO()
+    display = LogLines("run", stream, interval_s=0.05)
+    progress = Progress(tmp_path / "progress.json", display, total=2)
+    decode_missing(plan_of(2), log, Engine(seconds=0.5), start_session=a_session, progress=progress)
+    assert len(stream.getvalue().splitlines()) >= 3
+    assert json.loads((tmp_path / "progress.json").read_text())["items_done"] == 2
+
+
+def test_nothing_is_written_any_more_after_a_failure(log: AnswerLog, tmp_path: Path) -> None:
+    class Broken(Engine):
+        def answer(self, *_: object) -> list[Answer]:
+            raise RuntimeError("boom")
+
+    progress = Progress(tmp_path / "progress.json", silent(), total=2)
+    with pytest.raises(RuntimeError, match="boom"):
+        decode_missing(plan_of(2), log, Broken(0.0), start_session=a_session, progress=progress)
+    assert "progress" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_full_disk_is_told_by_the_answers_not_by_the_progress(
+    log: AnswerLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise UserError("No space left on device")
+
+    monkeypatch.setattr(progress_module, "write_json_atomically", full)
+    progress = Progress(tmp_path / "progress.json", silent(), total=2)
+    decode_missing(plan_of(2), log, Engine(seconds=0.1), start_session=a_session, progress=progress)
+    assert len(log.chunks) == 1
+
+
+@pytest.mark.parametrize("index", [-1, 7])
+def test_chunk_that_the_plan_lacks_is_refused(log: AnswerLog, index: int) -> None:
+    log.append_session(a_session(0.0))
+    log.append_chunk(Chunk(index, 1.0, 1, 0.1, (Answer(id="r0"),)))
+    with pytest.raises(UserError, match=f"chunk {index} answers other requests than the plan"):
+        missing_chunks(plan_of(2), log)

@@ -76,7 +76,7 @@ def test_failed_run_gives_the_cursor_back_without_a_last_line(tmp_path: Path) ->
     bar_stream.isatty = lambda: True  # type: ignore[method-assign]
     for display in (TerminalBar("run", bar_stream), LogLines("run", log_stream)):
         progress = Progress(tmp_path / "progress.json", display, total=4)
-        progress.loading()
+        progress.loading(earlier=[])
         progress.close()
         progress.close()
     assert bar_stream.getvalue().endswith("\x1b[?25h")
@@ -128,9 +128,9 @@ def test_durations_read_naturally() -> None:
 def test_progress_file_tells_what_is_done(tmp_path: Path) -> None:
     path = tmp_path / "progress.json"
     progress = Progress(path, silent(), total=4)
-    progress.loading()
+    progress.loading(earlier=[])
     assert json.loads(path.read_text())["state"] == "loading"
-    progress.decoding(earlier=[])
+    progress.decoding()
     progress.answered(
         Answer(id="a", token_ids=(1, 2, 3), passes=PassCounts(full_block=1), finish_reason="stop")
     )

@@ -186,10 +186,11 @@ def load_policy(path: Path | str) -> type[Policy]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Whatever a user's file raises on import is the user's to mend; the cause stays attached.
-        line = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {line}") from error
+        # A SystemExit would end the whole command without a word.
+        line = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        raise UserError(f"{path}: cannot be imported: {line}") from error
     found = [
         value
         for value in vars(module).values()
@@ -209,11 +210,14 @@ def policy_code_digest(path: Path | str) -> str:
     """
     path = Path(path)
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        # As bytes: Python itself finds out how the file is encoded.
+        tree = ast.parse(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: not valid Python: {error.msg}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid Python: {error}") from None
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):

@@ -18,12 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
+from fastdllm.errors import UserError
+from fastdllm.evaluation.task_files import find_task_files
 from fastdllm.version import __version__
 
-# Builders of the `datasets` library that read files named in the task file.
-LOCAL_BUILDERS = ("json", "csv", "parquet", "arrow", "text")
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "numpy")
 
 
@@ -48,18 +46,14 @@ def prepare(*, offline: bool, private_cache: bool) -> Iterator[None]:
 
 
 def data_is_local(task: str, tasks_folder: Path | str = "tasks") -> bool:
-    """Whether a task file reads local files only; a group or an include counts as not local."""
+    """Whether a task, or each member of a group, reads local files only."""
     path = Path(tasks_folder) / f"{task}.yaml"
     if not path.is_file():
         return False
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError):
+        return find_task_files(path).is_local
+    except UserError:
         return True  # load_task says what is wrong with it; that needs no network either
-    if not isinstance(node, yaml.MappingNode):
-        return True
-    keys = {key.value: value.value for key, value in node.value}
-    return keys.get("dataset_path") in LOCAL_BUILDERS
 
 
 def usable_cores() -> int:

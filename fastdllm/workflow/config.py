@@ -7,6 +7,7 @@ schemas to docs/schemas, so that editors complete the keys.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,13 +19,39 @@ from fastdllm.files import to_json, write_text_atomically
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import StrictModel, validated
 from fastdllm.workflow.names import check_name, check_task_name
-from fastdllm.workflow.yaml_files import read_yaml_mapping
+from fastdllm.yaml_files import read_yaml_mapping
 
 WORKFLOW_CONFIG = Path("workflow_config.yaml")
 EXPERIMENTS = Path("experiments")
 TASKS = Path("tasks")
 SCHEMAS = Path("docs/schemas")
 
+_DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+_POLICY_FILE = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.py$"
+
+
+def _check_device(device: str) -> str:
+    if not re.fullmatch(_DEVICE, device):
+        raise ValueError(f"{device!r} is not allowed; it should be auto, cpu, cuda or cuda:N")
+    return device
+
+
+def _check_policy_file(name: str) -> str:
+    if not re.fullmatch(_POLICY_FILE, name):
+        raise ValueError(
+            f"{name!r} is not allowed; it should be a .py file in the experiment's folder, whose "
+            "name holds only letters, digits, '_', '.' and '-'"
+        )
+    return name
+
+
+# The patterns are checked in our words, and shown to editors in the schema.
+Device = Annotated[
+    str, AfterValidator(_check_device), Field(json_schema_extra={"pattern": _DEVICE})
+]
+PolicyFile = Annotated[
+    str, AfterValidator(_check_policy_file), Field(json_schema_extra={"pattern": _POLICY_FILE})
+]
 Name = Annotated[str, AfterValidator(check_name)]
 TaskName = Annotated[str, AfterValidator(check_task_name)]
 GridValue = bool | int | float | str | None
@@ -60,9 +87,8 @@ class ModelChoice(StrictModel):
         "auto",
         description="Number format of the weights; auto: float32 on a CPU, else what the GPU has.",
     )
-    device: str = Field(
+    device: Device = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="auto, cpu, cuda or cuda:N; auto takes the GPU where there is one. Does not "
         "count as a change of the run.",
     )
@@ -119,9 +145,8 @@ class ExperimentConfig(StrictModel):
 
     title: str = Field(description="One line for tables and plots.")
     question: str = Field(description="What the experiment is to find out.")
-    policy: str = Field(
+    policy: PolicyFile = Field(
         "generation_functions.py",
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.py$",
         description="File in this folder with exactly one subclass of fastdllm.policy.Policy.",
     )
     decoding: DecodingOverrides = Field(

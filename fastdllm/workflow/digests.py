@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastdllm.errors import UserError, nearest_name
-from fastdllm.evaluation.environment import LOCAL_BUILDERS
+from fastdllm.evaluation.task_files import find_task_files
 from fastdllm.files import cannot, read_json, write_json_atomically
 from fastdllm.policy import policy_code_digest
 from fastdllm.workflow.names import NAME_PATTERN
-from fastdllm.workflow.yaml_files import read_yaml_mapping
 
 DIGEST_CACHE = Path("results/.digests.json")
 
@@ -72,9 +72,12 @@ class FileDigests:
         return digest
 
     def save(self) -> None:
-        """Keep what was learnt; nothing is written when nothing was."""
+        """Keep what was learnt, where that is possible; nothing is written when nothing was."""
         if self.is_changed:
-            write_json_atomically(self.path, self.known)
+            # Only a speed-up: `fastdllm status` has to work on a full disk, or in somebody else's
+            # read-only folder, where the files are then hashed each time.
+            with suppress(UserError):
+                write_json_atomically(self.path, self.known)
             self.is_changed = False
 
 
@@ -137,70 +140,24 @@ def num_layers(folder: Path) -> int:
 
 
 def task_digest(file: Path, digests: FileDigests) -> str:
-    """Digest of a task: its YAML without comments, included files, data and Python helpers."""
-    parts = sorted(_task_parts(file, digests, seen=set()))
-    return digest_of(parts)
+    """Digest of a task: its YAML without comments, included files, members, helpers and data.
+
+    Raises:
+        UserError: a file that the task names is missing or broken.
+    """
+    files = find_task_files(file)
+    parts = [(path.name, digest_of(_with_text_keys(values))) for path, values in files.layers]
+    parts += [(path.name, policy_code_digest(path)) for path in files.helpers]
+    parts += [(name, digests.of(path)) for name, path in files.data]
+    # By name only: files of one name stay in the order in which the task names them, so that
+    # exchanging their contents counts.
+    return digest_of(sorted(parts, key=lambda part: part[0]))
 
 
-def _task_parts(file: Path, digests: FileDigests, *, seen: set[Path]) -> Iterator[tuple[str, str]]:
-    if file in seen:
-        return
-    seen.add(file)
-    values = read_yaml_mapping(file, what="a task for lm-eval")
-    yield file.name, digest_of(values)
-    included = values.get("include")
-    for name in [included] if isinstance(included, str) else included or []:
-        yield from _task_parts(file.parent / str(name), digests, seen=seen)
-    for name in _member_tasks(values):
-        member = file.parent / f"{name}.yaml"
-        if member.is_file():
-            yield from _task_parts(member, digests, seen=seen)
-    for function in _functions(values):
-        module = file.parent / f"{function.split('.')[0]}.py"
-        yield module.name, policy_code_digest(module)
-    for data in _data_files(values, file):
-        yield data.name, digests.of(data)
-
-
-def _member_tasks(values: Mapping[str, Any]) -> Iterator[str]:
-    members = values.get("task")
-    for member in members if isinstance(members, list) else []:
-        yield str(member.get("task")) if isinstance(member, dict) else str(member)
-
-
-def _functions(value: Any) -> Iterator[str]:
-    """The `!function module.name` references anywhere in a task."""
+def _with_text_keys(value: Any) -> Any:
+    """The value with text for keys, which alone can be sorted whatever they are in YAML."""
     if isinstance(value, Mapping):
-        if isinstance(value.get("!function"), str):
-            yield value["!function"]
-        for inner in value.values():
-            yield from _functions(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _functions(inner)
-
-
-def _data_files(values: Mapping[str, Any], file: Path) -> Iterator[Path]:
-    """The local data files of a task; what a data set on the hub holds is its own business."""
-    options = values.get("dataset_kwargs")
-    if values.get("dataset_path") not in LOCAL_BUILDERS or not isinstance(options, Mapping):
-        return
-    for name in sorted(set(_texts(options.get("data_files")))):
-        if "://" in name:
-            continue
-        # `datasets` resolves such a path from the working directory, the root of the project.
-        matches = [Path(name)] if Path(name).is_absolute() else sorted(Path().glob(name))
-        if not matches or not all(match.is_file() for match in matches):
-            raise UserError(f"{file}: dataset_kwargs.data_files: {name}: no such file")
-        yield from matches
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
+        return {str(key): _with_text_keys(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_text_keys(inner) for inner in value]
+    return value

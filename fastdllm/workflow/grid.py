@@ -107,12 +107,17 @@ def _check_keys(grid: Mapping[str, Any], policy: type[Policy], where: str) -> No
 def _config_name(template: str, point: Mapping[str, Any], where: str) -> str:
     place = f"{where}: config_name"
     try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise UserError(f"{place}: {template!r}: {error}") from None
-    for field in fields:
+    for field, format_spec, conversion in parts:
+        if format_spec or conversion or not str(field).isidentifier():
+            raise UserError(
+                f"{place}: {template!r} is not allowed; only a grid key may stand in braces: "
+                + (", ".join(f"{{{key}}}" for key in point) or "there is none")
+            )
         if field not in point:
-            raise unknown_name("grid key", field, point, place)
+            raise unknown_name("grid key", str(field), point, place)
     try:
         name = template.format_map({key: _as_text(value) for key, value in point.items()})
         return check_name(name)

@@ -35,12 +35,17 @@ class Selection:
         """Read Snakemake's `--config` words.
 
         Raises:
-            UserError: an unknown word, an empty list, a limit that is not 1, 2, 3, ..., or a
-                `restore` that is neither true nor false.
+            UserError: an unknown word, one without a value, an empty list, a limit that is not 1,
+                2, 3, ..., or a `restore` that is neither true nor false.
         """
-        for key in options:
+        for key, value in options.items():
             if key not in KEYS:
                 raise unknown_name("key", str(key), KEYS, WHERE)
+            # `task=$UNSET` would otherwise select, and with --forcerun repeat, everything.
+            if value is None or not str(value).strip():
+                raise UserError(
+                    f"{WHERE}: {key}: is given without a value; write {key}=... or leave it out"
+                )
         return cls(
             experiments=_names("experiment", options.get("experiment")),
             tasks=_names("task", options.get("task")),

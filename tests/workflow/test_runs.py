@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,14 @@ def test_a_damaged_digest_memory_is_only_slower() -> None:
     assert json.loads(Path("results/.digests.json").read_text())
 
 
+@pytest.mark.usefixtures("project")
+def test_a_digest_memory_that_cannot_be_written_stops_nothing() -> None:
+    before = fingerprints()
+    shutil.rmtree("results")
+    Path("results").write_text("a file where the folder would be")
+    assert fingerprints() == before
+
+
 @given(st.dictionaries(st.text(max_size=4), PLAIN), st.dictionaries(st.text(max_size=4), PLAIN))
 def test_the_changes_told_lead_from_old_to_new(old: dict, new: dict) -> None:
     changes = what_changed(old, new)
@@ -121,6 +130,27 @@ MISTAKES = [
     ),
     ("experiments/demo/experiment.yaml", "  layer_subset: [first]\n", "", "'layer_subset'"),
     ("experiments/demo/experiment.yaml", "[1, 2]", "[]", "at least one value"),
+    ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{reuse_k:{foo}}", "{reuse_k}"),
+    ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{reuse_k:>4}", "{reuse_k}"),
+    ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{reuse_k!r}", "{reuse_k}"),
+    ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{reuse_k.real}", "{reuse_k}"),
+    ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{reuse_k[0]}", "{reuse_k}"),
+    ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{}", "{reuse_k}"),
+    ("experiments/demo/experiment.yaml", "[1, 2]", "[[1], 2]", "a number, text or null"),
+    ("experiments/demo/experiment.yaml", "[1, 2]", "[yes, 2]", "reuse_k: true is not allowed"),
+    ("experiments/demo/experiment.yaml", "  reuse_k:", "  1: [1]\n  reuse_k:", "key 1 "),
+    (
+        "experiments/demo/experiment.yaml",
+        "title:",
+        "policy: other/policy.py\ntitle:",
+        "letters, digits, '_', '.' and '-'",
+    ),
+    ("workflow_config.yaml", "float32", "float32, device: gpu", "auto, cpu, cuda or cuda:N"),
+    ("workflow_config.yaml", "{batch_size: 2}", "7", "tasks.words: 7 is not allowed; it should"),
+    ("workflow_config.yaml", "threshold: 0.9", "threshold: yes", "threshold: true is not allowed"),
+    ("experiments/demo/generation_functions.py", "class", "raise SystemExit\nclass", "SystemExit"),
+    ("experiments/demo/generation_functions.py", "class", "exit('no')\nclass", "SystemExit: no"),
+    ("tasks/words.yaml", '"{{q}}"', "{{q}}", "line 5"),
     (
         "experiments/demo/generation_functions.py",
         "class Demo(Policy)",
@@ -157,6 +187,20 @@ def test_a_model_without_weights_is_refused() -> None:
 def test_a_limit_counts_items(limit: object) -> None:
     with pytest.raises(UserError, match="limit"):
         Selection.from_options({"limit": limit})
+
+
+@pytest.mark.parametrize("key", ["experiment", "task", "config", "limit", "restore"])
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_word_without_a_value_selects_nothing_by_accident(key: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"selection: {key}: is given without a value"):
+        Selection.from_options({key: value})
+
+
+@pytest.mark.usefixtures("project")
+def test_a_policy_may_still_be_interrupted_while_it_is_imported() -> None:
+    edit("experiments/demo/generation_functions.py", "class", "raise KeyboardInterrupt\nclass")
+    with pytest.raises(KeyboardInterrupt):
+        load_project()
 
 
 @pytest.mark.usefixtures("project")

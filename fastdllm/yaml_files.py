@@ -7,6 +7,7 @@ imported.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import yaml
 
 from fastdllm.errors import UserError
 from fastdllm.files import cannot
+
+# YAML takes the braces of an unquoted template for a mapping in a mapping.
+_UNQUOTED_TEMPLATE = re.compile(r"(:|-)\s+\{\{")
 
 
 class _Loader(yaml.SafeLoader):
@@ -23,11 +27,14 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
-        if key_node.value in seen and isinstance(key_node, yaml.ScalarNode):
+        mark = key_node.start_mark
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "!function":
+            raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=mark)
+        if key_node.value in seen:
             raise yaml.MarkedYAMLError(
-                problem=f"key {key_node.value!r} is given twice", problem_mark=key_node.start_mark
+                problem=f"key {key_node.value!r} is given twice", problem_mark=mark
             )
-        if isinstance(key_node, yaml.ScalarNode) and key_node.value != "<<":
+        if key_node.value != "<<":
             seen.add(key_node.value)
     loader.flatten_mapping(node)
     return dict(loader.construct_pairs(node, deep=True))
@@ -59,13 +66,24 @@ def read_yaml_mapping(path: Path, *, what: str) -> dict[str, Any]:
         # The loader derives from SafeLoader: it builds plain values only.
         values = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
+        raise UserError(f"{path}{_complaint(text, error)}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        # A ValueError comes from a value that only looks like a date or a number, as 2024-13-45.
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected keys and values, got {type(values).__name__}")
     return {str(key): value for key, value in values.items()}
+
+
+def _complaint(text: str, error: yaml.MarkedYAMLError) -> str:
+    if error.problem_mark is None:
+        return f": not valid YAML: {error.problem}"
+    number = error.problem_mark.line
+    # An error is often noticed only at the start of the next line.
+    lines = text.splitlines()[max(number - 1, 0) : number + 1]
+    hint = ""
+    if any(_UNQUOTED_TEMPLATE.search(line) for line in lines):
+        hint = '; text that begins with {{ needs quotes around it: "{{...}}"'
+    return f", line {number + 1}: not valid YAML: {error.problem}{hint}"

@@ -1,0 +1,287 @@
+"""The local files that a task is read from: YAML, Python helpers, data.
+
+One reading for all that must agree on it: the fingerprint of a run counts these files, and a task
+that has no others is kept from the network. Follows lm-eval 0.4 (includes, groups, tags) and
+`datasets` (which files a name means), and imports neither.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdllm.errors import UserError, unknown_name
+from fastdllm.yaml_files import read_yaml_mapping
+
+# Builders of the `datasets` library that read the files named in the task file.
+LOCAL_BUILDERS = ("json", "csv", "parquet", "arrow", "text", "pandas", "xml", "hdf5")
+_DATA_KEYS = ("dataset_path", "dataset_kwargs", "custom_dataset")
+_ROOT = "a path starts at the folder of workflow_config.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFiles:
+    """Everything local behind one task, or behind a group of tasks.
+
+    layers: each YAML file with its own keys.
+    helpers: the Python files of `!function` references.
+    data: data files, by the name that counts: a file's own, or its path within a data folder.
+    is_local: whether no data comes from anywhere else.
+    """
+
+    layers: tuple[tuple[Path, dict[str, Any]], ...]
+    helpers: tuple[Path, ...]
+    data: tuple[tuple[str, Path], ...]
+    is_local: bool
+
+
+def find_task_files(file: Path) -> TaskFiles:
+    """Find all files behind a task file; members of a group are looked for in the same folder.
+
+    Raises:
+        UserError: a file that is named is missing or broken, or a member is unknown.
+    """
+    folder = _Folder(file.parent)
+    tasks = list(folder.single_tasks(file))
+    found = [_data(task, values) for task, values in tasks]
+    return TaskFiles(
+        layers=tuple(folder.used.items()),
+        helpers=tuple(dict.fromkeys(_helpers(folder.used))),
+        data=tuple(dict.fromkeys(item for items, _ in found for item in items)),
+        is_local=all(is_local for _, is_local in found),
+    )
+
+
+class _Folder:
+    """A folder of task files, each read once; `used` are those that the asked task is made of."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.used: dict[Path, dict[str, Any]] = {}
+        self._read: dict[Path, dict[str, Any]] = {}
+        self._tasks: dict[str, Path] | None = None
+        self._tags: dict[str, list[Path]] = {}
+
+    def single_tasks(
+        self, file: Path, given: Mapping[str, Any] | None = None, above: tuple[Path, ...] = ()
+    ) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """The tasks in a file, one or a group's members, each as its file and merged keys.
+
+        given: what the groups above say about the data of their members.
+        """
+        if file in above:
+            raise UserError(f"{file}: the group contains itself; take it out of its `task` list")
+        layers = self._layers(file)
+        self.used |= dict(layers)
+        yield from self._expand(_merged(layers), given or {}, (*above, file))
+
+    def _expand(
+        self, values: Mapping[str, Any], given: Mapping[str, Any], above: tuple[Path, ...]
+    ) -> Iterator[tuple[Path, dict[str, Any]]]:
+        members, file = values.get("task"), above[-1]
+        if not isinstance(members, list):
+            yield file, {**values, **given}
+            return
+        given = {**_about_data(values), **given}
+        for member in members:
+            own = member if isinstance(member, dict) else {}
+            name = own.get("group", own.get("task")) if own else member
+            if not isinstance(name, str):
+                raise UserError(f"{file}: task: {name!r} is not allowed; name a task or a group")
+            with_own = {**given, **_about_data(own)}
+            files = self._files_of(name)
+            for found in files:
+                yield from self.single_tasks(found, with_own, above)
+            if not files and own:
+                # lm-eval lets a new group yield to the one around it, and a new task not.
+                yield from self._expand(own, given if "group" in own else with_own, above)
+            elif not files and "dataset_path" in given:
+                yield file, dict(given)
+            elif not files:
+                raise self._unknown_member(name, file)
+
+    def _layers(self, file: Path) -> list[tuple[Path, dict[str, Any]]]:
+        """A file and what it includes, in the order in which later keys replace earlier ones."""
+        layers: list[tuple[Path, dict[str, Any]]] = []
+        seen: set[Path] = set()
+
+        def add(file: Path, what: str) -> None:
+            seen.add(file.resolve())
+            if file not in self._read:
+                self._read[file] = read_yaml_mapping(file, what=what)
+            values = self._read[file]
+            for name in _as_list(values.get("include", [])):
+                if not isinstance(name, str):
+                    raise UserError(
+                        f"{file}: include: {name!r} is not allowed; it should be a file, or a list "
+                        "of files"
+                    )
+                base = file.parent / name
+                if base.resolve() in seen:
+                    raise UserError(
+                        f"{file}: include: {name} is included twice, which lm-eval refuses; "
+                        "include it once"
+                    )
+                add(base, f"the file that {file} includes")
+            layers.append((file, values))
+
+        add(file, "a task for lm-eval")
+        return layers
+
+    def _files_of(self, name: str) -> list[Path]:
+        if self._tasks is None:
+            self._tasks = {}
+            # lm-eval's own order: the first file of a name wins.
+            for file in sorted(self.folder.glob("**/*.yaml"), key=Path.as_posix):
+                self._index(file, self._tasks)
+        return [self._tasks[name]] if name in self._tasks else self._tags.get(name, [])
+
+    def _index(self, file: Path, tasks: dict[str, Path]) -> None:
+        try:
+            values = _merged(self._layers(file))
+        except UserError:
+            return  # of no concern unless it is the member that is missing in the end
+        is_group = "group" in values and "class" not in values
+        name = values.get("group" if is_group else "task")
+        if isinstance(name, str) and name not in tasks:
+            tasks[name] = file
+            for tag in [] if is_group else _as_list(values.get("tag") or []):
+                self._tags.setdefault(str(tag), []).append(file)
+
+    def _unknown_member(self, name: str, file: Path) -> UserError:
+        expected = self.folder / f"{name}.yaml"
+        if expected.is_file():
+            try:
+                self._layers(expected)
+            except UserError as error:
+                return error
+        return unknown_name("task", name, [*(self._tasks or {}), *self._tags], f"{file}: task")
+
+
+def _merged(layers: Iterable[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    return {key: value for _, values in layers for key, value in values.items()}
+
+
+def _about_data(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: values[key] for key in _DATA_KEYS if key in values}
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _helpers(layers: Mapping[Path, Mapping[str, Any]]) -> Iterator[Path]:
+    for file, values in layers.items():
+        for function in _functions(values):
+            module = function.rpartition(".")[0] or function
+            path = file.parent / f"{module.replace('.', '/')}.py"
+            if not path.is_file():
+                raise UserError(
+                    f"{file}: !function {function}: no such file {path}; put the helper there"
+                )
+            yield path
+
+
+def _functions(value: Any) -> Iterator[str]:
+    """The `!function module.name` references anywhere in a task."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("!function"), str):
+            yield value["!function"]
+        for inner in value.values():
+            yield from _functions(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _functions(inner)
+
+
+def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]], bool]:
+    """The local data files of a single task, and whether it has no other data."""
+    source, options = values.get("dataset_path"), values.get("dataset_kwargs")
+    options = options if isinstance(options, Mapping) else {}
+    root = None if values.get("custom_dataset") else _data_root(source, file)
+    if root is None:
+        return [], False
+    data_dir, names = options.get("data_dir"), sorted(set(_texts(options.get("data_files"))))
+    base = root / Path(str(data_dir or "")).expanduser()
+    if not base.is_dir():
+        raise UserError(f"{file}: dataset_kwargs.data_dir: {data_dir}: no such folder; {_ROOT}")
+    # A data set folder may also say in its README.md what its files mean.
+    folder = root if source not in LOCAL_BUILDERS else base if data_dir and not names else None
+    if folder is None and not names:
+        raise UserError(
+            f"{file}: dataset_path: {source} needs dataset_kwargs.data_files or "
+            "dataset_kwargs.data_dir"
+        )
+    found = list(_files_below(folder)) if folder else []
+    if folder and not found:
+        raise UserError(f"{file}: {folder}: holds no file; put the data there")
+    local_names = [name for name in names if "://" not in _outer(name)]
+    for name in local_names:
+        matches = _matches(base, name)
+        if not matches:
+            start = f"a path starts at {base}" if base != Path() else _ROOT
+            raise UserError(f"{file}: dataset_kwargs.data_files: {name}: no such file; {start}")
+        found += [(path.name, path) for path in matches]
+    return found, local_names == names
+
+
+def _outer(name: str) -> str:
+    """The file itself of a name in an archive: outer.zip of "zip://inner.json::outer.zip"."""
+    return name.rpartition("::")[2].removeprefix("file://")
+
+
+def _matches(base: Path, name: str) -> list[Path]:
+    # Path.glob knows no absolute patterns, and finds only folders for `**`.
+    there = glob.glob(_outer(name), root_dir=base, recursive=True)  # noqa: PTH207
+    return [path for path in sorted(base / match for match in there) if path.is_file()]
+
+
+def _data_root(source: Any, file: Path) -> Path | None:
+    """The folder that a task's `dataset_path` starts from; None for a data set on the hub."""
+    if source in LOCAL_BUILDERS:
+        return Path()
+    if not isinstance(source, str) or "://" in source:
+        return None
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    is_id = len(folder.parts) == 1 or (len(folder.parts) == 2 and not folder.parent.is_dir())
+    if source.startswith((".", "/", "~")) or not (is_id or source.startswith("buckets/")):
+        raise UserError(
+            f"{file}: dataset_path: {source}: no such folder; {_ROOT}; a data set on the Hugging "
+            "Face hub is owner/name"
+        )
+    return None
+
+
+def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    """All files that `datasets` may read in a folder, by their path in it; links are followed."""
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        # A link may lead back to a folder above.
+        seen.add(os.path.realpath(place))
+        folders[:] = sorted(
+            name
+            for name in folders
+            # `datasets` skips hidden and special folders.
+            if not name.startswith((".", "__")) and os.path.realpath(Path(place, name)) not in seen
+        )
+        for name in sorted(files):
+            if not name.startswith("."):
+                path = Path(place, name)
+                yield path.relative_to(folder).as_posix(), path
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)

@@ -7,6 +7,7 @@ A user's mistake is one line on stderr and exit code 2. Nothing heavy is importe
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -44,7 +45,9 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"fastdllm: {error}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE
@@ -53,8 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
         # The reader of a pipe went away (such as `| head`): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("fastdllm: no space left to write to; free some, then try again", file=sys.stderr)
+        _drop_output()
+        return USER_ERROR_EXIT_CODE
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere, or Python would fail on it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

@@ -203,7 +203,7 @@ def load_policy(path: Path | str) -> type[Policy]:
 
 
 def policy_code_digest(path: Path | str) -> str:
-    """Digest of a policy's code; comments, docstrings and layout do not count.
+    """Digest of the code of a policy or task helper; comments, docstrings, layout do not count.
 
     Raises:
         UserError: the file is missing or is not valid Python.
@@ -222,7 +222,15 @@ def policy_code_digest(path: Path | str) -> str:
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):
             del body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return hashlib.sha256(repr(_shape(tree)).encode()).hexdigest()
+
+
+def _shape(node: object) -> object:
+    """A syntax tree as nested lists, the same in each Python: newer ones add fields, empty here."""
+    if isinstance(node, ast.AST):
+        fields = [(name, _shape(value)) for name, value in ast.iter_fields(node)]
+        return [type(node).__name__, *(part for part in fields if part[1] not in (None, []))]
+    return [_shape(item) for item in node] if isinstance(node, list) else node
 
 
 def _is_docstring(node: ast.AST) -> bool:

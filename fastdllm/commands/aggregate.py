@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
+
+from fastdllm.errors import UserError
+
+if TYPE_CHECKING:
+    from fastdllm.workflow.runs import Run
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +27,10 @@ def run(_args: argparse.Namespace) -> int:
     from fastdllm.workflow.artifacts import left_over, publish, published
     from fastdllm.workflow.runs import ARTIFACTS, load_project
 
-    runs = load_project().runs
-    changed = publish(runs)
+    project = load_project()
+    runs = project.runs
+    problems = [_problem(run) for run in runs]
+    changed = publish([run for run, bad in zip(runs, problems, strict=True) if bad is None])
     current = published(runs)
     lines = [f"published {len(changed)} of {len(runs)} runs; {len(runs) - len(changed)} unchanged"]
     if len(current) < len(runs):
@@ -30,8 +38,24 @@ def run(_args: argparse.Namespace) -> int:
             f"published {len(changed)} runs; {len(current)} of {len(runs)} are in artifacts/, the "
             "others have no valid result yet (`fastdllm status`)"
         )
-    tables = write_tables([read_summary(run.artifact_path) for run in current], ARTIFACTS)
+    summaries = [read_summary(run.artifact_path) for run in current]
+    tables = write_tables(list(project.experiments), summaries, ARTIFACTS)
+    lines += [f"not published: {problem}" for problem in problems if problem is not None]
     lines += [f"wrote {path}" for path in tables]
     lines += [f"{path.parent}: belongs to no enabled run" for path in left_over(runs)]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
+
+
+def _problem(run: Run) -> str | None:
+    """What keeps a run's current result from being published: a summary that does not read."""
+    from fastdllm.evaluation.summary import read_summary
+    from fastdllm.workflow.artifacts import stored_summary
+
+    if not stored_summary(run.summary_path).belongs_to(run):
+        return None
+    try:
+        read_summary(run.summary_path)
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,7 +1,8 @@
 """`fastdllm eval`: decode and score one run, from its spec.json.
 
-Resumable: typed again after a kill, it goes on where the last finished chunk ended. A run that was
-finished before is decoded again; its old answers are kept aside.
+Resumable: typed again after a kill, it goes on where the last finished chunk ended. A run with a
+result of its settings is left as it is, unless --again is given or its spec is dated after the
+result (so the workflow asks for a repeat); then it is decoded anew, the old answers are kept aside.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all usable cores)")
     parser.add_argument(
         "--wait", action="store_true", help="wait while another process works on this run"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="decode a finished run once more, from the start"
     )
 
 
@@ -39,19 +43,24 @@ def run(args: argparse.Namespace) -> int:
         import torch
 
         from fastdllm.evaluation.job import evaluate_run
+        from fastdllm.workflow.sources import check_sources
 
         torch.set_num_threads(threads)
         outcome = evaluate_run(
             spec,
             args.spec.parent,
             display=open_display(f"{spec.experiment}/{spec.task}/{spec.config}"),
+            check_sources=check_sources,
             device=args.device,
             wait=args.wait,
+            again=args.again,
         )
     primary = outcome.summary.primary
     lines = [
         f"{primary.metric} {outcome.summary.accuracy:.4f} -> {args.spec.parent / 'summary.json'}"
     ]
+    if not outcome.is_new:
+        lines[0] += " (was done already; --again repeats it)"
     if outcome.answers_kept_aside:
         lines.append(f"earlier answers are kept in {outcome.answers_kept_aside}")
     if outcome.unused_answers:

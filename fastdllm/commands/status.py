@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from fastdllm.evaluation.results import disagreements
 from fastdllm.workflow.runs import ARTIFACTS, LOGS, RESULTS, load_project
 from fastdllm.workflow.selection import Selection
 from fastdllm.workflow.status import RunStatus, State, inspect
@@ -62,7 +63,9 @@ def suggest(statuses: Sequence[RunStatus], options: dict[str, Any]) -> str:
         return "fastdllm status"
     failed = [status for status in statuses if status.state is State.FAILED]
     if failed and counts[State.FAILED] + counts[State.DONE] == len(statuses):
-        return f"less {failed[0].run.log_path}"
+        run = failed[0].run
+        has_log = run.log_path.exists()
+        return f"less {run.log_path}" if has_log else f"fastdllm eval {run.spec_path}"
     return "snakemake" + (f" --config {words}" if words else "")
 
 
@@ -73,8 +76,14 @@ def as_record(statuses: Sequence[RunStatus], next_command: str) -> dict[str, Any
         "schema_version": 1,
         "totals": {"runs": len(statuses), **{str(state): counts[state] for state in State}},
         "next_command": next_command,
+        "alarms": alarms(statuses),
         "runs": [_run_record(status) for status in statuses],
     }
+
+
+def alarms(statuses: Sequence[RunStatus]) -> list[str]:
+    """Results of the current settings that contradict each other."""
+    return disagreements([status.record for status in statuses if status.record is not None])
 
 
 def _run_record(status: RunStatus) -> dict[str, Any]:
@@ -107,6 +116,8 @@ def as_text(statuses: Sequence[RunStatus], next_command: str, *, color: bool) ->
     reasons = _reasons(statuses, color=color)
     if reasons:
         lines += [*reasons, ""]
+    if found := alarms(statuses):
+        lines += [*(_styled(alarm, State.FAILED, color=color) for alarm in found), ""]
     counts = Counter(status.state for status in statuses)
     parts = [_styled(f"{counts[s]} {s}", s, color=color) for s in State if counts[s]]
     lines += [

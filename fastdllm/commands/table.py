@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.evaluation.summary import read_summary
     from fastdllm.report.figures import grouped
     from fastdllm.report.tables import terminal_table
+    from fastdllm.workflow.artifacts import current_summary
     from fastdllm.workflow.runs import ARTIFACTS, load_project
     from fastdllm.workflow.selection import Selection
 
@@ -32,20 +33,17 @@ def run(args: argparse.Namespace) -> int:
     for name in chosen:
         if name not in project.experiments:
             raise unknown_name("experiment", name, project.experiments, "--experiment")
-    summaries, missing = [], 0
-    for run in project.runs:
-        if run.experiment not in chosen:
-            continue
-        path = next((p for p in (run.summary_path, run.artifact_path) if p.is_file()), None)
-        if path is None:
-            missing += 1
-        else:
-            summaries.append(read_summary(path))
+    runs = [run for run in project.runs if run.experiment in chosen]
+    found = [path for run in runs if (path := current_summary(run)) is not None]
+    summaries, missing = [read_summary(path) for path in found], len(runs) - len(found)
     lines = []
     if summaries:
         lines.append(terminal_table(grouped(summaries), shutil.get_terminal_size().columns))
     if missing:
-        lines.append(f"{missing} run(s) have no result yet; `fastdllm status` shows which.\n")
+        lines.append(
+            f"{missing} of {len(runs)} runs have no result of the current settings; "
+            "`fastdllm status` tells why.\n"
+        )
     tables = [ARTIFACTS / name / "table.md" for name in chosen]
     tables = [path for path in tables if path.is_file()]
     if tables:

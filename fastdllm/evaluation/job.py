@@ -7,169 +7,151 @@ the other modules of this package together and holds no logic of its own.
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastdllm.console import Display
 from fastdllm.errors import UserError
-from fastdllm.evaluation.answers import AnswerLog, Header, Session, open_answers
-from fastdllm.evaluation.environment import cpu_name, git_state, host_name, package_versions
-from fastdllm.evaluation.generate import DecodingEngine
+from fastdllm.evaluation.answers import AnswerLog, Header, open_answers
+from fastdllm.evaluation.environment import git_state, package_versions
+from fastdllm.evaluation.loading import (
+    check_plan,
+    dtype_name,
+    load_engine,
+    load_plan_tokenizer,
+    session_of,
+)
 from fastdllm.evaluation.lock import run_lock
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan, read_plan
-from fastdllm.evaluation.runner import decode_missing
+from fastdllm.evaluation.results import keep_result_aside, stored_fingerprint
+from fastdllm.evaluation.runner import decode_missing, missing_chunks
 from fastdllm.evaluation.spec import RunSpec
-from fastdllm.evaluation.summary import Summary, write_summary
-from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
-from fastdllm.files import to_json, write_json_atomically, write_text_atomically
-from fastdllm.policy import load_policy
-from fastdllm.tokenizer import load_tokenizer
-from fastdllm.validation import validated
-from fastdllm.weights import load_model
+from fastdllm.evaluation.summary import Summary, read_summary, write_summary
+from fastdllm.files import cannot, to_json, write_json_atomically, write_text_atomically
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a finished run tells: its summary, and where the answers of another run went."""
+    """What a run tells in the end: its summary, and where the answers of another run went.
+
+    is_new: False when the run had its result already and nothing was done.
+    """
 
     summary: Summary
-    answers_kept_aside: Path | None
-    unused_answers: int
+    answers_kept_aside: Path | None = None
+    unused_answers: int = 0
+    is_new: bool = True
 
 
 def evaluate_run(
-    spec: RunSpec, folder: Path, *, display: Display, device: str | None = None, wait: bool = False
+    spec: RunSpec,
+    folder: Path,
+    *,
+    display: Display,
+    check_sources: Callable[[RunSpec], None],
+    device: str | None = None,
+    wait: bool = False,
+    again: bool = False,
 ) -> Outcome:
     """Finish one run in `folder` (results/E/T/C) and return its summary.
 
-    `device` overrides the spec's; `wait` waits for a process that works on the same run.
+    Args:
+        check_sources: raises a UserError when the files of the run are no longer those of its
+            spec; asked before decoding and once more before the result is written.
+        device: overrides the spec's.
+        wait: wait for a process that works on the same run.
+        again: decode a run that has its result once more; so does a spec dated after the result.
 
     Raises:
         UserError: a wrong input, a locked or unwritable folder; failed.json tells it as well.
     """
     with run_lock(folder, wait=wait), _failure_record(folder, spec):
+        done = finished_summary(folder, spec)
+        if done is not None and not again and not _is_dated_for_a_repeat(folder):
+            return Outcome(done, is_new=False)
+        check_sources(spec)
         plan = read_plan(Path(spec.run.plan_folder), spec.task)
         check_plan(spec, plan)
-        progress = Progress(folder / "progress.json", display, total=plan.header.n_requests)
-        progress.loading()
-        engine, load_s = load_engine(spec, plan, device=device or spec.run.device)
+        device = device or spec.run.device
         header = Header(
             fingerprint=spec.fingerprint,
             plan_digest=plan.digest,
-            dtype=str(engine.model.dtype).removeprefix("torch."),
+            dtype=dtype_name(spec, device),
             decides=spec.decides,
         )
-        log = open_answers(folder / "answers.jsonl", header)
+        log = open_answers(folder / "answers.jsonl", header, reuse=done is None and not again)
+        progress = Progress(folder / "progress.json", display, total=plan.header.n_requests)
         try:
-            progress.decoding(earlier=log.chunks.values())
-            decode_missing(
+            progress.loading(earlier=log.chunks.values())
+            tokenizer = load_plan_tokenizer(spec, plan)
+            if missing_chunks(plan, log):
+                _decode(spec, plan, log, tokenizer, device=device, progress=progress)
+            progress.scoring()
+            outcome = _score_and_write(
+                spec,
+                folder,
                 plan,
                 log,
-                engine,
-                start_session=lambda warm_up_s: _session(engine, load_s, warm_up_s),
-                progress=progress,
+                tokenizer=tokenizer,
+                dtype=header.dtype,
+                check_sources=check_sources,
             )
-            progress.scoring()
-            outcome = _score_and_write(spec, folder, plan, log, engine.tokenizer, header.dtype)
             log.append_end()
         finally:
+            progress.close()
             log.close()
         progress.remove()
     return outcome
 
 
-def check_plan(spec: RunSpec, plan: Plan) -> None:
-    """Refuse a plan that was made for other options of the task.
-
-    Raises:
-        UserError: naming the option and both values.
-    """
-    asked = {
-        "task": spec.task,
-        "limit": spec.limit,
-        "batch_size": spec.decides.get("batch_size"),
-        "num_fewshot": spec.decides.get("num_fewshot"),
-        "apply_chat_template": spec.decides.get("apply_chat_template"),
-    }
-    for key, value in asked.items():
-        planned = getattr(plan.header, key)
-        if planned != value:
-            limit = f" --limit {spec.limit}" if spec.limit else ""
-            raise UserError(
-                f"{spec.run.plan_folder}/plan.json: planned with {key} {planned!r}, the run asks "
-                f"{value!r}; run `fastdllm plan --task {spec.task}{limit}`"
-            )
+def finished_summary(folder: Path, spec: RunSpec) -> Summary | None:
+    """The summary of exactly these settings, if the run has one."""
+    path = folder / "summary.json"
+    if stored_fingerprint(path) != spec.fingerprint:
+        return None
+    try:
+        return read_summary(path)
+    except UserError:
+        return None
 
 
-def load_engine(spec: RunSpec, plan: Plan, *, device: str) -> tuple[DecodingEngine, float]:
-    """Load tokenizer, model and policy; returns the seconds that the model took as well.
+def _is_dated_for_a_repeat(folder: Path) -> bool:
+    spec, summary = folder / "spec.json", folder / "summary.json"
+    return spec.exists() and spec.stat().st_mtime > summary.stat().st_mtime
 
-    Raises:
-        UserError: what cannot be loaded, or does not fit the plan.
-    """
-    tokenizer = load_tokenizer(spec.run.model_path, spec.run.model_revision)
-    if tokenizer_digest(tokenizer) != plan.header.model_tokenizer_digest:
-        raise UserError(
-            f"{spec.run.model_path}: the tokenizer is not the one of the plan; run `fastdllm plan "
-            f"--task {spec.task}`"
-        )
-    policy_class = load_policy(spec.run.policy_file)
-    parameters = validated(
-        policy_class.Parameters, spec.policy_parameters, f"{spec.run.policy_file}: Parameters"
-    )
+
+def _decode(
+    spec: RunSpec, plan: Plan, log: AnswerLog, tokenizer: Any, *, device: str, progress: Progress
+) -> None:
+    """Load the model and answer what the log lacks."""
     started = time.perf_counter()
-    model = load_model(
-        spec.run.model_path,
-        device=device,
-        dtype=str(spec.decides.get("dtype", "auto")),
-        revision=spec.run.model_revision,
-    )
+    engine = load_engine(spec, plan, tokenizer, device=device)
     load_s = round(time.perf_counter() - started, 3)
-    settings = spec.settings
-    for request in plan.requests:
-        check_length(
-            request,
-            max_positions=model.config.max_positions,
-            max_new_tokens=settings.max_new_tokens,
-            block_size=settings.block_size,
-        )
-    engine = DecodingEngine(
-        model=model,
-        policy=policy_class(settings, parameters, model.config.num_layers),
-        settings=settings,
-        tokenizer=tokenizer,
-        likelihood_mode=spec.decides.get("likelihood_mode", "published"),  # type: ignore[arg-type]
-    )
-    return engine, load_s
-
-
-def _session(engine: DecodingEngine, load_s: float, warm_up_s: float) -> Session:
-    device = engine.model.device
-    on_gpu = device.type == "cuda"
-    return Session(
-        device=device.type,
-        device_name=torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
-        threads=None if on_gpu else torch.get_num_threads(),
-        host=host_name(),
-        pid=os.getpid(),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        load_s=load_s,
-        warm_up_s=warm_up_s,
-        versions=package_versions(),
+    progress.decoding()
+    decode_missing(
+        plan,
+        log,
+        engine,
+        start_session=lambda warm_up_s: session_of(engine, load_s=load_s, warm_up_s=warm_up_s),
+        progress=progress,
     )
 
 
 def _score_and_write(
-    spec: RunSpec, folder: Path, plan: Plan, log: AnswerLog, tokenizer: Any, dtype: str
+    spec: RunSpec,
+    folder: Path,
+    plan: Plan,
+    log: AnswerLog,
+    *,
+    tokenizer: Any,
+    dtype: str,
+    check_sources: Callable[[RunSpec], None],
 ) -> Outcome:
     # lm-eval takes seconds to import and decoding does not need it, so a failing decode is quick.
     from fastdllm.evaluation.scoring import score_answers
@@ -192,10 +174,14 @@ def _score_and_write(
         git=git_state(),
         environment=package_versions(),
     )
+    check_sources(spec)
+    path = folder / "summary.json"
+    if path.exists() and stored_fingerprint(path) != spec.fingerprint:
+        keep_result_aside(folder)
     lines = [to_json_line(record) for record in scores.samples]
     write_json_atomically(folder / "results.json", scores.results)
     write_text_atomically(folder / "samples.jsonl", "".join(lines))
-    write_summary(folder / "summary.json", summary)
+    write_summary(path, summary)
     return Outcome(summary, log.set_aside, scores.unused_answers)
 
 
@@ -211,17 +197,25 @@ def _failure_record(folder: Path, spec: RunSpec) -> Iterator[None]:
     A run that is interrupted has not failed: its progress.json stays instead, as after a kill.
     """
     path = folder / "failed.json"
-    path.unlink(missing_ok=True)
+    _remove(path)
     try:
         yield
     except Exception as error:
-        (folder / "progress.json").unlink(missing_ok=True)
+        with suppress(UserError):  # the error itself is what matters
+            _remove(folder / "progress.json")
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         record = {"reason": " ".join(reason.split())[:500], "time": datetime.now(UTC).isoformat()}
         if spec.log_path.is_file():
             record["log"] = str(spec.log_path)
         _write_if_possible(path, to_json(record))
         raise
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot("remove", path, error) from None
 
 
 def _write_if_possible(path: Path, text: str) -> None:

@@ -15,10 +15,10 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue
 
 from fastdllm.errors import UserError
+from fastdllm.evaluation.results import SUMMARY_SCHEMA_VERSION
 from fastdllm.files import read_json, to_json, write_text_atomically
 from fastdllm.validation import StrictModel, validated
 
-SCHEMA_VERSION = 1
 MAX_BYTES = 8_000
 # Left out in this order where a summary would be larger: what grows with the task.
 LARGE_PARTS = ("group_results", "items")
@@ -205,10 +205,10 @@ def read_summary(path: Path | str) -> Summary:
     """
     values = read_json(path)
     version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
+    if version != SUMMARY_SCHEMA_VERSION:
         raise UserError(
-            f"{path}: schema_version {version!r} is not {SCHEMA_VERSION}; run that configuration "
-            "again with this version of fastdllm"
+            f"{path}: schema_version {version!r} is not {SUMMARY_SCHEMA_VERSION}; run that "
+            "configuration again with this version of fastdllm"
         )
     return validated(Summary, values, str(path))
 

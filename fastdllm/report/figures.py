@@ -76,23 +76,3 @@ def layer_forwards_saved(summary: Summary) -> float | None:
 def is_dirty(summary: Summary) -> bool:
     """Whether the run was made with uncommitted changes in the project."""
     return summary.git is not None and summary.git.dirty
-
-
-def disagreements(group: Group) -> list[str]:
-    """Sentences about configs that must answer alike and do not.
-
-    With reuse_k = 1 nothing is reused, so `layer_subset` cannot matter: such runs of one policy
-    must be right and wrong on the same items.
-    """
-    by_rest: dict[str, list[Summary]] = {}
-    for summary in group.summaries:
-        if summary.decides.get("decoding.reuse_k") == 1 and summary.items is not None:
-            rest = {k: v for k, v in summary.decides.items() if k != "decoding.layer_subset"}
-            by_rest.setdefault(repr(sorted(rest.items())), []).append(summary)
-    return [
-        f"ALARM: {first.config} and {other.config} must give the same answers (reuse_k 1) and do "
-        "not"
-        for first, *others in by_rest.values()
-        for other in others
-        if other.items != first.items
-    ]

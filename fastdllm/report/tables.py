@@ -11,12 +11,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastdllm.evaluation.results import TABLE_KEYS, disagreements, table_mark
 from fastdllm.evaluation.summary import Summary
 from fastdllm.files import write_text_atomically
 from fastdllm.report.figures import (
     PASS_KINDS,
     Group,
-    disagreements,
     grouped,
     is_dirty,
     layer_forwards_saved,
@@ -42,13 +42,20 @@ LEAST_IMPORTANT = ("prefill", "commit", "sub_block", "full_block", "interval")
 OTHER_CONDITIONS, DIRTY = "*", "+"
 
 
-def write_tables(summaries: Sequence[Summary], artifacts_folder: Path | str) -> list[Path]:
-    """Write <experiment>/table.md and table.csv for each experiment; rows keep their order."""
+def write_tables(
+    experiments: Sequence[str], summaries: Sequence[Summary], artifacts_folder: Path | str
+) -> list[Path]:
+    """Write <experiment>/table.md and table.csv for each experiment; rows keep their order.
+
+    One without summaries gets a table that says so where an old one would go on showing its rows.
+    """
     written = []
     groups = grouped(summaries)
-    for experiment in dict.fromkeys(group.experiment for group in groups):
+    for experiment in experiments:
         own = [group for group in groups if group.experiment == experiment]
         folder = Path(artifacts_folder) / experiment
+        if not own and not (folder / "table.md").exists():
+            continue
         for name, text in (
             ("table.md", markdown_table(experiment, own)),
             ("table.csv", csv_table(own)),
@@ -59,8 +66,10 @@ def write_tables(summaries: Sequence[Summary], artifacts_folder: Path | str) -> 
 
 
 def markdown_table(experiment: str, groups: Sequence[Group]) -> str:
-    """One section per task."""
+    """One section per task; the last line says which summaries the table was made from."""
     parts = [f"# {experiment}\n"]
+    if not groups:
+        parts.append("No run of the current settings is published.\n")
     for group in groups:
         rows = [_cells(group, summary) for summary in group.summaries]
         keys = list(rows[0])
@@ -71,7 +80,9 @@ def markdown_table(experiment: str, groups: Sequence[Group]) -> str:
         parts.append(
             f"## {group.title}\n\n{_caption(group)}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
         )
-    return "\n".join(parts)
+    summaries = [summary for group in groups for summary in group.summaries]
+    mark = table_mark(summary.model_dump(include=set(TABLE_KEYS)) for summary in summaries)
+    return "\n".join([*parts, f"{mark}\n"])
 
 
 def terminal_table(groups: Sequence[Group], width: int = 80) -> str:
@@ -182,7 +193,7 @@ def _caption(group: Group) -> str:
 
 def _notes(group: Group) -> list[str]:
     """What a reader must know to compare the rows."""
-    notes = disagreements(group)
+    notes = disagreements([summary.model_dump(mode="json") for summary in group.summaries])
     if group.is_generation:
         notes.append(
             "Passes are means per answer; saved is the share of layer-forwards that were skipped."

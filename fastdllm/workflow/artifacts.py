@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.errors import UserError
+from fastdllm.evaluation.results import SUMMARY_SCHEMA_VERSION, table_mark
 from fastdllm.files import cannot, read_json, write_text_atomically
 from fastdllm.workflow.runs import ARTIFACTS, Run
+
+# Without these a file is no summary; `aggregate` checks the whole record before it publishes.
+NEEDED_KEYS = frozenset(("experiment", "task", "config", "decides", "accuracy", "timestamp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,19 @@ def stored_summary(path: Path) -> StoredSummary:
         return StoredSummary(problem=str(error))
     if not isinstance(record, dict) or not isinstance(record.get("fingerprint"), str):
         return StoredSummary(problem=f"{path}: not a summary (it has no fingerprint)")
+    version, missing = record.get("schema_version"), sorted(NEEDED_KEYS - record.keys())
+    if version != SUMMARY_SCHEMA_VERSION:
+        wanted = f"is not {SUMMARY_SCHEMA_VERSION}"
+        return StoredSummary(problem=f"{path}: schema_version {version!r} {wanted}")
+    if missing:
+        return StoredSummary(problem=f"{path}: not a whole summary (it has no {missing[0]})")
     return StoredSummary(record=record)
+
+
+def current_summary(run: Run) -> Path | None:
+    """The summary of the run's current settings, in results/ or else in artifacts/."""
+    places = (run.summary_path,) if run.limit is not None else (run.summary_path, run.artifact_path)
+    return next((path for path in places if stored_summary(path).belongs_to(run)), None)
 
 
 def publish(runs: Sequence[Run]) -> list[Run]:
@@ -60,6 +76,20 @@ def publish(runs: Sequence[Run]) -> list[Run]:
 def published(runs: Sequence[Run]) -> list[Run]:
     """The runs whose artifact belongs to their current settings, in their order."""
     return [run for run in runs if stored_summary(run.artifact_path).belongs_to(run)]
+
+
+def tables_are_current(runs: Sequence[Run]) -> bool:
+    """Whether each experiment's tables were made from the runs' artifacts as they are now."""
+    for experiment in dict.fromkeys(run.experiment for run in runs):
+        own = [run for run in runs if run.experiment == experiment]
+        records = [stored_summary(run.artifact_path).record or {} for run in own]
+        table, csv = (ARTIFACTS / experiment / name for name in ("table.md", "table.csv"))
+        try:
+            if table_mark(records) not in table.read_text(encoding="utf-8") or not csv.exists():
+                return False
+        except (OSError, UnicodeDecodeError):
+            return False
+    return True
 
 
 def left_over(runs: Sequence[Run]) -> list[Path]:

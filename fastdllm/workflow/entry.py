@@ -6,6 +6,7 @@ get an empty project and touch nothing. A user's mistake ends Snakemake with one
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
+from fastdllm.workflow.locks import held_outputs
 from fastdllm.workflow.preview import is_planned, preview
 from fastdllm.workflow.reconcile import reconcile
 from fastdllm.workflow.runs import Run, load_project
 from fastdllm.workflow.selection import Selection
+from fastdllm.workflow.status import State
 from fastdllm.workflow.targets import Request, check_targets
 
 
@@ -24,7 +27,8 @@ from fastdllm.workflow.targets import Request, check_targets
 class Call:
     """One Snakemake call: its runs, and the summaries that it is going to make.
 
-    planned is None in the process of a single job, which makes whatever it was told to make.
+    A run that somebody else is making right now is not among them. planned is None in the process
+    of a single job, which makes whatever it was told to make.
     """
 
     runs: tuple[Run, ...] = ()
@@ -50,13 +54,25 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
         selection = Selection.from_options(options)
         project = load_project(selection)
         check_targets(request, project)
-        statuses = reconcile(project, restore=selection.restore, is_repeated=request.forces)
+        statuses = reconcile(
+            project,
+            restore=selection.restore,
+            is_repeated=request.forces,
+            held=held_outputs(),
+            is_dry_run=is_dry_run,
+        )
     except UserError as error:
         sys.stderr.write(f"fastdllm: {error}\n")
         sys.exit(USER_ERROR_EXIT_CODE)
-    sys.stderr.write(preview(statuses, request, is_dry_run=is_dry_run))
-    planned = (str(s.run.summary_path) for s in statuses if is_planned(s, request))
-    return Call(runs=project.runs, planned=frozenset(planned))
+    text = preview(statuses, request, is_dry_run=is_dry_run)
+    if is_dry_run:
+        # Snakemake lists every job; what people want to read comes after that.
+        atexit.register(sys.stderr.write, text)
+    else:
+        sys.stderr.write(text)
+    free = [status for status in statuses if status.state is not State.RUNNING]
+    planned = (str(status.run.summary_path) for status in free if is_planned(status, request))
+    return Call(runs=tuple(status.run for status in free), planned=frozenset(planned))
 
 
 def _request() -> Request:

@@ -17,6 +17,8 @@ MOST_LINES = 40
 
 def is_planned(status: RunStatus, request: Request) -> bool:
     """Whether the run would be made, if it is among the targets."""
+    if status.state is State.RUNNING:
+        return False
     return request.forces(status.run) or not status.state.has_result
 
 
@@ -27,11 +29,13 @@ def preview(statuses: Sequence[RunStatus], request: Request, *, is_dry_run: bool
         return ""
     planned = [status for status in wanted if is_planned(status, request)]
     unpublished = sum(status.state is State.UNPUBLISHED for status in wanted)
+    running = sum(status.state is State.RUNNING for status in wanted)
     counts = Counter(_word(status, request) for status in planned)
     details = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
     line = f"fastdllm: {len(wanted)} runs selected, {len(planned)} to run"
     line += f" ({details})" if details else ""
     line += f", {unpublished} to publish" if unpublished else ""
+    line += f", {running} left out: another process is making them" if running else ""
     return "\n".join([line, *(_table(planned, request) if is_dry_run else [])]) + "\n"
 
 

@@ -1,10 +1,10 @@
 """Make the dates of files say what the fingerprints say, so that Snakemake plans the right jobs.
 
 For each run: write spec.json when its content changed, take a finished run back from artifacts/,
-and date the spec to the epoch when the result is valid, or after the result when it is not. Safe
-in dry runs and idempotent; only the main Snakemake process may call it. No result is ever deleted:
-what does not belong to the current settings is kept aside under the first letters of its
-fingerprint when something has to take its place.
+and date the spec to the epoch when the result is valid, or after the result when the run is to be
+made. Safe in dry runs and idempotent; only the main Snakemake process may call it, and what another
+one is making is left alone. No result is ever deleted: what does not belong to the current settings
+is kept aside under the first letters of its fingerprint when something has to take its place.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fastdllm.files import cannot, to_json, write_text_atomically
-from fastdllm.workflow.artifacts import stored_summary
-from fastdllm.workflow.runs import ARTIFACTS, RESULTS, Plan, Project, Run
+from fastdllm.errors import UserError
+from fastdllm.evaluation.results import keep_aside, keep_result_aside
+from fastdllm.files import cannot, read_json, to_json, write_text_atomically
+from fastdllm.workflow.artifacts import stored_summary, tables_are_current
+from fastdllm.workflow.digests import FileDigests
+from fastdllm.workflow.runs import RESULTS, Plan, Project, Run
 from fastdllm.workflow.status import RunStatus, State, inspect
 
 # Output of `aggregate` for Snakemake; newer than every summary when all of them are published.
 PUBLISHED_STAMP = RESULTS / ".published"
 EPOCH_S = 0
-RESULT_FILES = ("summary.json", "results.json", "samples.jsonl")
 
 
 def reconcile(
@@ -30,21 +32,28 @@ def reconcile(
     *,
     restore: bool = True,
     is_repeated: Callable[[Run], bool] = lambda _: False,
+    held: frozenset[str] = frozenset(),
+    is_dry_run: bool = False,
 ) -> list[RunStatus]:
     """Reconcile all runs and plans of a project; return the states, in the order of the runs.
 
     Args:
         restore: take finished runs back from artifacts/; otherwise they count as missing.
         is_repeated: whether a run is to be made even with a valid result.
+        held: files that another Snakemake is making; their runs and plans are only looked at.
+        is_dry_run: keep a plan that was made from something else, since nothing makes it again.
 
     Raises:
         UserError: results/ cannot be written.
     """
     try:
         for plan in project.plans:
-            _reconcile_plan(plan)
+            if str(plan.plan_path) not in held:
+                _reconcile_plan(plan, is_dry_run=is_dry_run)
         statuses = [
-            _reconcile_run(run, restore=restore, is_repeated=is_repeated(run))
+            inspect(run)
+            if str(run.summary_path) in held
+            else _reconcile_run(run, restore=restore, is_repeated=is_repeated(run))
             for run in project.runs
         ]
         _date_stamp(statuses)
@@ -53,26 +62,43 @@ def reconcile(
     return statuses
 
 
-def _reconcile_plan(plan: Plan) -> None:
-    """Drop a plan that was made from something else; it is made again when a run needs it.
+def _reconcile_plan(plan: Plan, *, is_dry_run: bool) -> None:
+    """Drop a plan that is damaged or made from something else; a run that needs it makes it again.
 
     So its spec's date has nothing to say: it stays at the epoch.
     """
     text = to_json(plan.spec())
     _write_if_changed(plan.spec_path, text)
-    if plan.made_from_path.exists() and plan.made_from_path.read_text(encoding="utf-8") != text:
-        plan.plan_path.unlink(missing_ok=True)
-    _date_to_epoch(plan.spec_path)
+    if plan.plan_path.exists() and not is_dry_run and not _is_plan_of(plan, text):
+        plan.plan_path.unlink()
+    _date(plan.spec_path, EPOCH_S)
 
 
-def _date_to_epoch(path: Path) -> None:
-    if path.stat().st_mtime != EPOCH_S:
-        os.utime(path, (EPOCH_S, EPOCH_S))
+def _is_plan_of(plan: Plan, spec_text: str) -> bool:
+    try:
+        header = read_json(plan.plan_path)
+        requests = FileDigests.load().of(plan.plan_path.with_name("requests.jsonl"))
+        made_from = plan.made_from_path.read_text(encoding="utf-8")
+    except (UserError, OSError, UnicodeDecodeError):
+        return False
+    is_whole = isinstance(header, dict) and header.get("digest") == requests
+    return is_whole and made_from == spec_text
+
+
+def _date(path: Path, seconds: float) -> None:
+    if path.stat().st_mtime == seconds:
+        return
+    try:
+        os.utime(path, (seconds, seconds))
+    except PermissionError:
+        # Only the owner of a file may date it; a group's folder lets us take its place.
+        write_text_atomically(path, path.read_text(encoding="utf-8"))
+        os.utime(path, (seconds, seconds))
 
 
 def _reconcile_run(run: Run, *, restore: bool, is_repeated: bool) -> RunStatus:
     status = inspect(run)
-    if status.is_only_published and not restore:
+    if status.state.has_result and not restore and not run.answers_path.exists():
         status = RunStatus(run, State.MISSING, "published, but not decoded here")
     _write_if_changed(run.spec_path, to_json(run.spec()))
     if status.state is State.RUNNING:
@@ -81,10 +107,10 @@ def _reconcile_run(run: Run, *, restore: bool, is_repeated: bool) -> RunStatus:
     if status.is_only_published:
         _restore(run)
     if status.state.has_result and not is_repeated:
-        _date_to_epoch(run.spec_path)
+        _date(run.spec_path, EPOCH_S)
     elif run.summary_path.exists():
         if stored_summary(run.summary_path).record is None:
-            _keep_aside(run.summary_path, "damaged")
+            keep_aside(run.summary_path, "damaged")
         else:
             _date_after(run.spec_path, run.summary_path)
     return status
@@ -92,25 +118,16 @@ def _reconcile_run(run: Run, *, restore: bool, is_repeated: bool) -> RunStatus:
 
 def _restore(run: Run) -> None:
     """Take the summary of a finished run back from artifacts/."""
-    old = stored_summary(run.summary_path)
     if run.summary_path.exists():
-        mark = "damaged" if old.record is None else str(old.record["fingerprint"])[:8]
-        for name in RESULT_FILES:
-            _keep_aside(run.folder / name, mark)
+        keep_result_aside(run.folder)
     write_text_atomically(run.summary_path, run.artifact_path.read_text(encoding="utf-8"))
-
-
-def _keep_aside(path: Path, mark: str) -> None:
-    if path.exists():
-        path.replace(path.with_name(f"{path.stem}.{mark}{path.suffix}"))
 
 
 def _date_after(spec: Path, output: Path) -> None:
     output_s = output.stat().st_mtime
     if spec.stat().st_mtime <= output_s:
         # The clock of another machine may have dated the output to our future.
-        later_s = max(time.time(), output_s + 1)
-        os.utime(spec, (later_s, later_s))
+        _date(spec, max(time.time(), output_s + 1))
 
 
 def _date_stamp(statuses: Sequence[RunStatus]) -> None:
@@ -118,7 +135,7 @@ def _date_stamp(statuses: Sequence[RunStatus]) -> None:
     full = [status for status in statuses if status.run.limit is None]
     if not full:
         return
-    is_published = all(status.state is State.DONE for status in full) and not missing_tables(
+    is_published = all(status.state is State.DONE for status in full) and tables_are_current(
         [status.run for status in full]
     )
     if not is_published:
@@ -128,13 +145,7 @@ def _date_stamp(statuses: Sequence[RunStatus]) -> None:
     if not PUBLISHED_STAMP.exists():
         write_text_atomically(PUBLISHED_STAMP, "")
     if PUBLISHED_STAMP.stat().st_mtime < newest_s:
-        os.utime(PUBLISHED_STAMP, (newest_s, newest_s))
-
-
-def missing_tables(runs: Sequence[Run]) -> list[Path]:
-    """The tables of the runs' experiments that are not in artifacts/."""
-    tables = [ARTIFACTS / name / "table.md" for name in dict.fromkeys(r.experiment for r in runs)]
-    return [table for table in tables if not table.exists()]
+        _date(PUBLISHED_STAMP, newest_s)
 
 
 def _write_if_changed(path: Path, text: str) -> None:

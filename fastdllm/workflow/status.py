@@ -7,6 +7,7 @@ same. A run is valid when a summary with its fingerprint exists, in results/ or 
 from __future__ import annotations
 
 import fcntl
+import math
 import socket
 import time
 from collections.abc import Mapping
@@ -62,6 +63,7 @@ class RunStatus:
     changes: for a result of other settings, what differs.
     progress: the last numbers of a running or interrupted eval (items_done, items_total, ...).
     is_only_published: valid in artifacts/, but not (yet) in results/.
+    record: the summary of the current settings, where there is one.
     """
 
     run: Run
@@ -70,6 +72,7 @@ class RunStatus:
     changes: tuple[Change, ...] = ()
     progress: Mapping[str, Any] | None = None
     is_only_published: bool = False
+    record: Mapping[str, Any] | None = None
 
     @property
     def why(self) -> str:
@@ -85,21 +88,33 @@ def inspect(run: Run) -> RunStatus:
     result = stored_summary(run.summary_path)
     artifact = StoredSummary() if run.limit is not None else stored_summary(run.artifact_path)
     if artifact.belongs_to(run) and not result.belongs_to(run):
-        return RunStatus(run, State.DONE, is_only_published=True)
+        return RunStatus(run, State.DONE, is_only_published=True, record=artifact.record)
     if result.belongs_to(run):
-        return _finished(run, result, artifact)
+        return _finished(run, result, artifact, repeat=_repeat(run, progress))
     return _unfinished(run, result, artifact, progress=progress)
 
 
-def _finished(run: Run, result: StoredSummary, artifact: StoredSummary) -> RunStatus:
+def _finished(
+    run: Run, result: StoredSummary, artifact: StoredSummary, *, repeat: str
+) -> RunStatus:
     if run.limit is not None or result.record == artifact.record:
-        return RunStatus(run, State.DONE)
+        return RunStatus(run, State.DONE, repeat, record=result.record)
     reason = (
         "differs from its copy in artifacts/"
         if artifact.belongs_to(run)
         else "not yet copied to artifacts/"
     )
-    return RunStatus(run, State.UNPUBLISHED, reason)
+    return RunStatus(run, State.UNPUBLISHED, repeat or reason, record=result.record)
+
+
+def _repeat(run: Run, progress: Mapping[str, Any] | None) -> str:
+    """What became of a forced repeat that left the valid result in place; empty without one."""
+    failure = _failure(run)
+    if failure is not None:
+        return f"a repeat of it failed: {failure}"
+    if progress is not None:
+        return f"a repeat of it was interrupted: {_progress_line(progress)}"
+    return ""
 
 
 def _unfinished(
@@ -159,13 +174,17 @@ def _progress_line(progress: Mapping[str, Any]) -> str:
         return "progress unknown"
     parts = [f"{done} of {total} items"]
     for key, unit in (("tokens_per_s", "tokens/s"), ("tokens_per_forward", "tokens/forward")):
-        if isinstance(progress.get(key), int | float):
+        if _is_number(progress.get(key)):
             parts.append(f"{progress[key]:.1f} {unit}")
-    if isinstance(progress.get("time_left_s"), int | float):
+    if _is_number(progress.get("time_left_s")):
         parts.append(f"{_duration(progress['time_left_s'])} left")
     if isinstance(progress.get("state"), str) and progress["state"] != "decoding":
         parts.append(progress["state"])
     return ", ".join(parts)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _duration(seconds: float) -> str:
@@ -208,4 +227,5 @@ def _failure(run: Run) -> str | None:
         record = {}
     record = record if isinstance(record, dict) else {}
     reason = " ".join(str(record.get("reason") or "no reason recorded").split())
-    return f"{reason} (log: {record.get('log') or run.log_path})"
+    log = record.get("log")
+    return f"{reason} (log: {log})" if log else reason

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from fastdllm.errors import UserError, nearest_name
 from fastdllm.workflow.names import split_task_folder
-from fastdllm.workflow.runs import PLANS, RESULTS, Project, Run
+from fastdllm.workflow.runs import PLANS, Project, Run
 
-EVAL_RULE = "eval"
+EVAL_RULE, PLAN_RULE = "eval", "plan"
 # Rules that stand for every selected run, and one that needs no run at all.
 WHOLE_RULES = ("all", "aggregate")
 TRAIN_RULE = "train"
@@ -68,23 +68,37 @@ class Request:
 
 
 def check_targets(request: Request, project: Project) -> None:
-    """Refuse a path below results/ that no selected run makes.
+    """Refuse a target that no rule makes.
 
     Raises:
-        UserError: in one line with the nearest path, where Snakemake would tell of a missing input.
+        UserError: in one line with the nearest name, where Snakemake would tell of a missing input.
     """
-    runs = {str(run.summary_path): run for run in project.runs}
-    for target in (*request.targets, *request.forced):
-        path = Path(target)
-        if path.is_relative_to(RESULTS) and not path.is_relative_to(PLANS) and target not in runs:
+    runs = {str(run.summary_path) for run in project.runs}
+    rules = {*WHOLE_RULES, TRAIN_RULE}
+    for target in request.targets:
+        if target not in rules | runs and not _is_a_plan(target):
+            raise _unknown_target(target, project)
+    for target in request.forced:
+        if target not in rules | runs | {EVAL_RULE, PLAN_RULE} and not _is_a_plan(target):
             raise _unknown_target(target, project)
 
 
+def _is_a_plan(target: str) -> bool:
+    return Path(target).is_relative_to(PLANS)
+
+
 def _unknown_target(target: str, project: Project) -> UserError:
+    if Path(target).is_absolute():
+        return UserError(f"target {target}: name files from the project's folder: results/...")
+    if target in (EVAL_RULE, PLAN_RULE):
+        return UserError(
+            f"target {target}: this rule makes one file; name it, or type snakemake alone for all"
+        )
     parts = Path(target).parts
     limit = split_task_folder(parts[2])[1] if len(parts) > 2 else None
     if limit is not None and not any(run.limit == limit for run in project.runs):
         return UserError(f"target {target}: add its limit to the command: --config limit={limit}")
-    near = nearest_name(target, [str(run.summary_path) for run in project.runs])
+    names = [*WHOLE_RULES, TRAIN_RULE, *(str(run.summary_path) for run in project.runs)]
+    near = nearest_name(target, names)
     hint = f"did you mean {near}" if near else "`fastdllm status` lists the runs"
-    return UserError(f"target {target}: no selected run makes this file; {hint}")
+    return UserError(f"target {target}: no selected run makes this; {hint}")

@@ -132,12 +132,20 @@ def project(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
     """Write the spec.json of one run as the workflow does; returns its path."""
+    from fastdllm.policy import policy_code_digest
     from fastdllm.settings import DecodingSettings
+    from fastdllm.workflow.digests import FileDigests, digest_of, model_digest, task_digest
 
-    def write(task: str = "sums", *, fingerprint: str = "f" * 64, **decoding: Any) -> Path:
+    policy_file = Path("experiments/trial/generation_functions.py")
+
+    def write(task: str = "sums", *, batch_size: int | None = None, **decoding: Any) -> Path:
         settings = DecodingSettings(**{"max_new_tokens": 24, **decoding})
-        batch_size = {"sums": 3, "choices": 6}[task]
+        batch_size = batch_size or {"sums": 3, "choices": 6}[task]
         decides = {
+            "model": "local",
+            "model_digest": model_digest(model_folder, FileDigests()),
+            "policy_digest": policy_code_digest(policy_file),
+            "task_digest": task_digest(Path(f"tasks/{task}.yaml"), FileDigests()),
             "task": task,
             "dtype": "float32",
             "batch_size": batch_size,
@@ -154,11 +162,11 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
             "task": task,
             "config": "plain",
             "limit": None,
-            "fingerprint": fingerprint,
+            "fingerprint": digest_of(decides),
             "decides": decides,
             "run": {
                 "model_path": str(model_folder),
-                "policy_file": "experiments/trial/generation_functions.py",
+                "policy_file": str(policy_file),
                 "plan_folder": f"results/_plans/{task}",
                 "task_file": f"tasks/{task}.yaml",
                 "device": "cpu",

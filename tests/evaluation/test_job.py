@@ -18,11 +18,15 @@ from fastdllm.errors import UserError
 from fastdllm.evaluation.job import evaluate_run
 from fastdllm.evaluation.spec import read_spec
 from fastdllm.evaluation.summary import read_summary, unpack_bits
+from fastdllm.workflow.sources import check_sources
 from tests.evaluation.conftest import silent, start_fastdllm
 
 
-def finish(spec: Path) -> Any:
-    return evaluate_run(read_spec(spec), spec.parent, display=silent())
+def finish(spec: Path, **options: Any) -> Any:
+    os.utime(spec, (0, 0))  # as the workflow dates the spec of a run that need not be repeated
+    return evaluate_run(
+        read_spec(spec), spec.parent, display=silent(), check_sources=check_sources, **options
+    )
 
 
 def answers_in(folder: Path) -> dict[int, list[Any]]:
@@ -74,6 +78,7 @@ def test_resumed_run_equals_an_uninterrupted_one(make_spec, make_plan_on_disk) -
     path = spec.parent / "answers.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:4]) + lines[4][:40])  # header, session, two chunks, a torn one
+    (spec.parent / "summary.json").unlink()
     resumed = finish(spec)
     assert answers_in(spec.parent) == expected
     assert resumed.answers_kept_aside is None
@@ -87,23 +92,69 @@ def test_answers_do_not_depend_on_the_batch(make_spec, make_plan_on_disk) -> Non
     finish(spec)
     texts = {a["id"]: a["token_ids"] for c in answers_in(spec.parent).values() for a in c}
     make_plan_on_disk(batch_size=1)
-    values = json.loads(spec.read_text())
-    values["decides"]["batch_size"] = 1
-    spec.write_text(json.dumps(values))
-    outcome = finish(spec)
+    outcome = finish(make_spec(batch_size=1))
     assert outcome.answers_kept_aside is not None
     assert texts == {a["id"]: a["token_ids"] for c in answers_in(spec.parent).values() for a in c}
 
 
-def test_changed_fingerprint_starts_anew_and_keeps_the_old_answers(
+def test_changed_settings_start_anew_and_the_old_result_is_kept_and_found_again(
     make_spec, make_plan_on_disk
 ) -> None:
     make_plan_on_disk()
-    first = finish(make_spec())
-    outcome = finish(make_spec(fingerprint="e" * 64, threshold=0.1))
-    assert outcome.answers_kept_aside.name.startswith("answers.ffffffff.")
-    assert outcome.summary.fingerprint == "e" * 64
-    assert outcome.summary.passes != first.summary.passes
+    first = finish(make_spec()).summary
+    mark = first.fingerprint[:8]
+    folder = make_spec(threshold=0.1).parent
+    outcome = finish(folder / "spec.json")
+    assert outcome.answers_kept_aside.name.startswith(f"answers.{mark}.")
+    assert outcome.summary.fingerprint != first.fingerprint
+    assert outcome.summary.passes != first.passes
+    assert read_summary(folder / f"summary.{mark}.json") == first
+    assert (folder / f"samples.{mark}.jsonl").exists()
+    back = finish(make_spec())
+    assert back.summary.passes == first.passes
+    assert back.summary.throughput == first.throughput, "the kept answers: nothing was decoded"
+
+
+def test_a_finished_run_is_left_alone_until_it_is_asked_for_again(
+    make_spec, make_plan_on_disk
+) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    first = finish(spec).summary
+    files = {path: path.read_bytes() for path in spec.parent.iterdir() if path.name != "lock"}
+    left = finish(spec)
+    assert (left.is_new, left.summary) == (False, first)
+    assert all(path.read_bytes() == content for path, content in files.items())
+    again = finish(spec, again=True)
+    assert again.is_new and again.answers_kept_aside is not None
+    later = (spec.parent / "summary.json").stat().st_mtime + 1
+    os.utime(spec, (later, later))
+    dated = evaluate_run(
+        read_spec(spec), spec.parent, display=silent(), check_sources=check_sources
+    )
+    assert dated.is_new and dated.answers_kept_aside is not None
+
+
+@pytest.mark.parametrize("changed", ["policy", "task", "data", "spec"])
+def test_what_was_edited_since_the_spec_was_written_is_not_decoded_with(
+    make_spec, make_plan_on_disk, project, changed
+) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    path, old, new = {
+        "policy": ("experiments/trial/generation_functions.py", "pass", "keeps_logits = True"),
+        "task": ("tasks/sums.yaml", "max_gen_toks: 24", "max_gen_toks: 25"),
+        "data": ("tasks/data/sums.jsonl", '"answer": "0"', '"answer": "7"'),
+        "spec": (str(spec), '"decoding.threshold": 0.9', '"decoding.threshold": 0.1'),
+    }[changed]
+    text = (project / path).read_text()
+    assert old in text
+    (project / path).write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=r"changed since the run was planned|not those of its"):
+        finish(spec)
+    assert not (spec.parent / "answers.jsonl").exists()
+    (project / path).write_text(text)
+    assert finish(spec).is_new
 
 
 def test_plan_of_other_options_is_refused(make_spec, make_plan_on_disk) -> None:
@@ -149,7 +200,8 @@ def test_kill_and_rerun_gives_the_same_answers(make_spec, make_plan_on_disk, pro
     assert {index: after[index] for index in before} == before
     assert "30/30 items" in err, "a log gets a line at the end"
     # From the start, in this process: the same answers and scores.
-    assert finish(spec).summary.items == read_summary(spec.parent / "summary.json").items
+    resumed = read_summary(spec.parent / "summary.json")
+    assert finish(spec, again=True).summary.items == resumed.items
     assert answers_in(spec.parent) == after
 
 

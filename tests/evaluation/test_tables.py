@@ -6,8 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from fastdllm.evaluation.results import disagreements
 from fastdllm.evaluation.summary import Git, Hardware, Items, Summary, pack_bits
-from fastdllm.report.figures import disagreements, grouped
+from fastdllm.report.figures import grouped
 from fastdllm.report.tables import terminal_table, write_tables
 
 
@@ -22,7 +23,7 @@ def likelihood_run(summary: Summary) -> Summary:
 
 def test_csv_holds_numbers_and_keeps_the_order(a_summary: Summary, tmp_path: Path) -> None:
     rows = [changed(a_summary, config=name) for name in ("k2_last", "k1_first", "k3_middle")]
-    written = write_tables([*rows, likelihood_run(a_summary)], tmp_path)
+    written = write_tables(["00_baseline"], [*rows, likelihood_run(a_summary)], tmp_path)
     assert [path.name for path in written] == ["table.md", "table.csv"]
     table = list(csv.DictReader(written[1].open()))
     assert [row["config"] for row in table[:3]] == ["k2_last", "k1_first", "k3_middle"]
@@ -69,7 +70,18 @@ def test_configs_that_must_agree_raise_an_alarm(a_summary: Summary) -> None:
         config="k1_last",
         decides={"decoding.reuse_k": 1, "decoding.layer_subset": "last"},
     )
-    assert disagreements(grouped([first, last])[0]) == []
+    assert disagreements([first.model_dump(), last.model_dump()]) == []
     wrong = changed(last, items=Items(n=5, correct_bits=pack_bits([False] * 5)))
-    (alarm,) = disagreements(grouped([first, wrong])[0])
+    (alarm,) = disagreements([first.model_dump(), wrong.model_dump()])
+    assert alarm in terminal_table(grouped([first, wrong]))
     assert alarm.startswith("ALARM: k1_first and k1_last")
+
+
+def test_an_experiment_without_results_shows_no_old_rows(
+    a_summary: Summary, tmp_path: Path
+) -> None:
+    assert write_tables(["00_baseline"], [], tmp_path) == [], "no table where there was none"
+    write_tables(["00_baseline"], [a_summary], tmp_path)
+    table, _ = write_tables(["00_baseline"], [], tmp_path)
+    assert "k1_first" not in table.read_text()
+    assert "No run of the current settings" in table.read_text()

@@ -57,32 +57,37 @@ SHADOW_INIT = """\
 __path__.append({package!r})
 """
 SHADOW_MAIN = """\
-import json, sys
+import hashlib, json, sys
 from pathlib import Path
+
+from fastdllm.evaluation.results import table_mark
 
 command, *arguments = sys.argv[1:]
 if command == "plan":
     task, limit = arguments[1], arguments[3:4]
     folder = Path("results/_plans", "_limit_".join([task, *limit]))
-    (folder / "plan.json").write_text("{}")
     (folder / "requests.jsonl").write_text("")
+    digest = hashlib.sha256(b"").hexdigest()
+    (folder / "plan.json").write_text(json.dumps({"digest": digest}))
 elif command == "eval":
     spec = json.loads(Path(arguments[0]).read_text())
     if spec["config"] == "k2_first" and Path("break_k2").exists():
         sys.exit(1)
     keys = ("experiment", "task", "config", "fingerprint", "decides")
     record = {key: spec[key] for key in keys}
+    record |= {"schema_version": 1, "accuracy": 0.5, "timestamp": "2026-01-01T00:00:00+00:00"}
     Path(arguments[0]).with_name("summary.json").write_text(json.dumps(record))
     with open("evals.txt", "a") as stream:
         stream.write(f"{spec['task']} {spec['config']}\\n")
 elif command == "aggregate":
-    from fastdllm.workflow.artifacts import publish
+    from fastdllm.workflow.artifacts import publish, stored_summary
     from fastdllm.workflow.runs import load_project
 
     runs = load_project().runs
     publish(runs)
-    for experiment in {run.experiment for run in runs}:
-        Path("artifacts", experiment, "table.md").write_text("")
+    records = [stored_summary(run.artifact_path).record or {} for run in runs]
+    Path("artifacts/demo/table.md").write_text(table_mark(records))
+    Path("artifacts/demo/table.csv").write_text("")
 """
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.workflow.artifacts import publish
+from fastdllm.evaluation.results import table_mark
+from fastdllm.workflow.artifacts import publish, stored_summary
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP, reconcile
 from fastdllm.workflow.runs import Run, load_project
 from fastdllm.workflow.status import State, inspect
@@ -24,7 +25,15 @@ def the_run() -> Run:
 def finish(run: Run) -> None:
     keys = ("experiment", "task", "config", "fingerprint", "decides")
     run.folder.mkdir(parents=True, exist_ok=True)
-    run.summary_path.write_text(json.dumps({key: run.spec()[key] for key in keys}))
+    record = {key: run.spec()[key] for key in keys}
+    record |= {"schema_version": 1, "accuracy": 0.5, "timestamp": "2026-01-01T00:00:00+00:00"}
+    run.summary_path.write_text(json.dumps(record))
+
+
+def write_tables() -> None:
+    records = [stored_summary(run.artifact_path).record for run in load_project().runs]
+    Path("artifacts/demo/table.md").write_text(table_mark(records))
+    Path("artifacts/demo/table.csv").write_text("")
 
 
 def states() -> list[State]:
@@ -43,7 +52,7 @@ def test_reconcile_is_idempotent(situation: str) -> None:
             finish(run)
     if situation in ("done", "published only"):
         publish(load_project().runs)
-        Path("artifacts/demo/table.md").write_text("")
+        write_tables()
     if situation == "published only":
         shutil.rmtree("results")
     if situation == "stale":
@@ -69,7 +78,9 @@ def test_dates_say_what_the_fingerprint_says() -> None:
     assert the_run().spec_path.stat().st_mtime > future_s, "even where the clocks disagree"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"fingerprint": 3}', "\x00\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"fingerprint": 3}', '{"fingerprint": "x"}', "\x00\x00"]
+)
 @pytest.mark.usefixtures("project")
 def test_a_damaged_summary_counts_as_missing_and_is_kept(content: str) -> None:
     run = the_run()
@@ -135,6 +146,65 @@ def test_a_failed_run_says_why_and_where() -> None:
     status = inspect(run)
     assert status.state is State.FAILED
     assert status.reason == "out of memory (log: logs/x.log)"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_failed_or_interrupted_repeat_is_told_beside_the_valid_result() -> None:
+    run = the_run()
+    finish(run)
+    (run.folder / "progress.json").write_text('{"items_done": 3, "items_total": 8}')
+    assert "a repeat of it was interrupted: 3 of 8 items" in inspect(run).reason
+    (run.folder / "failed.json").write_text('{"reason": "disk full"}')
+    status = inspect(run)
+    assert (status.state.has_result, status.reason) == (True, "a repeat of it failed: disk full")
+
+
+@pytest.mark.usefixtures("project")
+def test_what_another_snakemake_is_making_is_left_alone() -> None:
+    states()
+    plan = Path("results/_plans/words/plan.json")
+    plan.write_text("{}")
+    before = {path: text for path in dates() if (text := Path(path).read_bytes()) is not None}
+    edit("workflow_config.yaml", "batch_size: 2", "batch_size: 3")
+    edit("workflow_config.yaml", "threshold: 0.9", "threshold: 0.8")
+    project = load_project()
+    held = frozenset([str(plan), *(str(r.summary_path) for r in project.runs if r.task == "words")])
+    reconcile(project, held=held)
+    for path, text in before.items():
+        changed = Path(path).read_bytes() != text
+        is_held = "/words/" in path
+        assert not (changed and is_held), path
+    assert the_run().spec()["fingerprint"] not in the_run().spec_path.read_text()
+
+
+@pytest.mark.usefixtures("project")
+def test_a_damaged_plan_is_dropped_but_not_by_a_dry_run() -> None:
+    states()
+    plan = Path("results/_plans/words/plan.json")
+    plan.write_text('{"digest"')
+    reconcile(load_project(), is_dry_run=True)
+    assert plan.exists()
+    reconcile(load_project())
+    assert not plan.exists()
+
+
+@pytest.mark.parametrize("damage", ["missing csv", "old rows", "no table"])
+@pytest.mark.usefixtures("project")
+def test_tables_that_do_not_show_the_artifacts_are_made_again(damage: str) -> None:
+    for run in load_project().runs:
+        finish(run)
+    publish(load_project().runs)
+    write_tables()
+    states()
+    assert PUBLISHED_STAMP.exists()
+    if damage == "missing csv":
+        Path("artifacts/demo/table.csv").unlink()
+    elif damage == "no table":
+        Path("artifacts/demo/table.md").unlink()
+    else:
+        edit("experiments/demo/experiment.yaml", "reuse_k: [1, 2]", "reuse_k: [1]")
+    states()
+    assert not PUBLISHED_STAMP.exists()
 
 
 @pytest.mark.usefixtures("project")

@@ -110,6 +110,9 @@ def test_a_failed_run_stops_no_other_and_is_made_up_for(project: SmallProject) -
         (("--config", "limit=0"), "limit: 0 is not allowed"),
         (("--config", "restore=no"), "restore: 'no' is not allowed"),
         (("results/demo/words/k1_frist/summary.json",), "k1_first/summary.json"),
+        (("agregate",), "did you mean aggregate"),
+        (("eval",), "this rule makes one file"),
+        (("/tmp/summary.json",), "name files from the project's folder"),
         (("results/demo/words_limit_3/k1_first/summary.json",), "--config limit=3"),
     ],
 )

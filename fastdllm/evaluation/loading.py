@@ -1,0 +1,118 @@
+"""Everything a run needs before it can decode: a plan that fits, tokenizer, model, policy.
+
+Loads and checks; decodes nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.answers import Session
+from fastdllm.evaluation.environment import cpu_name, host_name, package_versions
+from fastdllm.evaluation.generate import DecodingEngine
+from fastdllm.evaluation.requests import Plan
+from fastdllm.evaluation.spec import RunSpec
+from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
+from fastdllm.policy import load_policy
+from fastdllm.tokenizer import load_tokenizer
+from fastdllm.validation import validated
+from fastdllm.weights import load_model, resolve_device, resolve_dtype
+
+
+def check_plan(spec: RunSpec, plan: Plan) -> None:
+    """Refuse a plan that was made for other options of the task.
+
+    Raises:
+        UserError: naming the option and both values.
+    """
+    asked = {
+        "task": spec.task,
+        "limit": spec.limit,
+        "batch_size": spec.decides.get("batch_size"),
+        "num_fewshot": spec.decides.get("num_fewshot"),
+        "apply_chat_template": spec.decides.get("apply_chat_template"),
+    }
+    for key, value in asked.items():
+        planned = getattr(plan.header, key)
+        if planned != value:
+            limit = f" --limit {spec.limit}" if spec.limit else ""
+            raise UserError(
+                f"{spec.run.plan_folder}/plan.json: planned with {key} {planned!r}, the run asks "
+                f"{value!r}; run `fastdllm plan --task {spec.task}{limit}`"
+            )
+
+
+def load_plan_tokenizer(spec: RunSpec, plan: Plan) -> Any:
+    """Load the model's tokenizer, which must be the one that the plan was made with.
+
+    Raises:
+        UserError: it cannot be loaded, or it is another one.
+    """
+    tokenizer = load_tokenizer(spec.run.model_path, spec.run.model_revision)
+    if tokenizer_digest(tokenizer) != plan.header.model_tokenizer_digest:
+        raise UserError(
+            f"{spec.run.model_path}: the tokenizer is not the one of the plan; run `fastdllm plan "
+            f"--task {spec.task}`"
+        )
+    return tokenizer
+
+
+def dtype_name(spec: RunSpec, device: str) -> str:
+    """The number format that the run decodes in, resolved from `auto` for the device."""
+    asked = str(spec.decides.get("dtype", "auto"))
+    return str(resolve_dtype(asked, resolve_device(device))).removeprefix("torch.")
+
+
+def load_engine(spec: RunSpec, plan: Plan, tokenizer: Any, *, device: str) -> DecodingEngine:
+    """Load model and policy.
+
+    Raises:
+        UserError: what cannot be loaded, or does not fit the plan.
+    """
+    policy_class = load_policy(spec.run.policy_file)
+    parameters = validated(
+        policy_class.Parameters, spec.policy_parameters, f"{spec.run.policy_file}: Parameters"
+    )
+    model = load_model(
+        spec.run.model_path,
+        device=device,
+        dtype=str(spec.decides.get("dtype", "auto")),
+        revision=spec.run.model_revision,
+    )
+    settings = spec.settings
+    for request in plan.requests:
+        check_length(
+            request,
+            max_positions=model.config.max_positions,
+            max_new_tokens=settings.max_new_tokens,
+            block_size=settings.block_size,
+        )
+    return DecodingEngine(
+        model=model,
+        policy=policy_class(settings, parameters, model.config.num_layers),
+        settings=settings,
+        tokenizer=tokenizer,
+        likelihood_mode=spec.decides.get("likelihood_mode", "published"),  # type: ignore[arg-type]
+    )
+
+
+def session_of(engine: DecodingEngine, *, load_s: float, warm_up_s: float) -> Session:
+    """Describe this process: where it works, with what, and what it cost before decoding."""
+    device = engine.model.device
+    on_gpu = device.type == "cuda"
+    return Session(
+        device=device.type,
+        device_name=torch.cuda.get_device_name(device) if on_gpu else cpu_name(),
+        threads=None if on_gpu else torch.get_num_threads(),
+        host=host_name(),
+        pid=os.getpid(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        load_s=load_s,
+        warm_up_s=warm_up_s,
+        versions=package_versions(),
+    )

@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         lines[0] += " (was done already; --again repeats it)"
     if outcome.answers_kept_aside:
         lines.append(f"earlier answers are kept in {outcome.answers_kept_aside}")
+    if outcome.answers_taken_up:
+        lines.append(f"answers that were kept in {outcome.answers_taken_up} were used again")
     if outcome.unused_answers:
         lines.append(f"warning: {outcome.unused_answers} answers belong to no item of the task")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -22,6 +22,8 @@ from fastdllm.errors import UserError
 from fastdllm.evaluation.task_files import find_task_files
 from fastdllm.version import __version__
 
+# A new file in one of these can decide a result.
+DECIDING_FOLDERS = ("experiments", "tasks", "fastdllm")
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "numpy")
 
 
@@ -75,21 +77,16 @@ def package_versions() -> dict[str, str]:
 
 
 def git_state(folder: Path | str = ".") -> dict[str, Any] | None:
-    """Commit of the project and whether tracked files differ from it; None outside of git.
+    """Commit of the project and whether its files differ from it; None outside of git.
 
-    artifacts/ does not count: publishing a result must not mark the next one as dirty.
+    Files that git does not track count where they decide results. artifacts/ does not count:
+    publishing a result must not mark the next one as dirty.
     """
+    status = ("status", "--porcelain")
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        changes = _git(
-            folder,
-            "status",
-            "--porcelain",
-            "--untracked-files=no",
-            "--",
-            ".",
-            ":(exclude)artifacts",
-        )
+        changes = _git(folder, *status, "--untracked-files=no", "--", ".", ":(exclude)artifacts")
+        changes = changes or _git(folder, *status, "--", *DECIDING_FOLDERS)
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "dirty": bool(changes)}

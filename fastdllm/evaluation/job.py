@@ -38,13 +38,14 @@ from fastdllm.files import cannot, to_json, write_json_atomically, write_text_at
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run tells in the end: its summary, and where the answers of another run went.
+    """What a run tells in the end: its summary, and where answers went to or came from.
 
     is_new: False when the run had its result already and nothing was done.
     """
 
     summary: Summary
     answers_kept_aside: Path | None = None
+    answers_taken_up: Path | None = None
     unused_answers: int = 0
     is_new: bool = True
 
@@ -182,7 +183,7 @@ def _score_and_write(
     write_json_atomically(folder / "results.json", scores.results)
     write_text_atomically(folder / "samples.jsonl", "".join(lines))
     write_summary(path, summary)
-    return Outcome(summary, log.set_aside, scores.unused_answers)
+    return Outcome(summary, log.set_aside, log.taken_up, scores.unused_answers)
 
 
 def to_json_line(record: dict[str, Any]) -> str:

@@ -105,7 +105,10 @@ class Git(StrictModel):
     """State of the project's repository when the run was scored."""
 
     commit: str = Field(description="Commit hash.")
-    dirty: bool = Field(description="Whether tracked files (artifacts/ apart) differed from it.")
+    dirty: bool = Field(
+        description="Whether tracked files (artifacts/ apart) differed from it, or experiments/, "
+        "tasks/ or fastdllm/ held files that are not in git."
+    )
 
 
 class Summary(StrictModel):

@@ -93,8 +93,6 @@ def _run(arguments: list[str]) -> int:
         return 0
     if chosen.command not in COMMANDS:
         raise unknown_name("command", chosen.command, COMMANDS)
-    # transformers warns that it does not know this kind of model; it only reads the tokenizer.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     command = importlib.import_module(f"fastdllm.commands.{chosen.command}")
     own = Parser(
         prog=f"fastdllm {chosen.command}",

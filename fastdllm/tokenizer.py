@@ -18,11 +18,15 @@ def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
         UserError: there is none, or it cannot be read.
     """
     from transformers import AutoTokenizer
+    from transformers.utils import logging
 
+    verbosity = logging.get_verbosity()
     try:
         with warnings.catch_warnings():
-            # About keys of the model's config.json, which is not read here.
+            # Both are about the model's config.json, of which transformers knows neither the kind
+            # nor some keys; it only reads the tokenizer.
             warnings.simplefilter("ignore", FutureWarning)
+            logging.set_verbosity_error()
             return AutoTokenizer.from_pretrained(
                 model_path, revision=revision, trust_remote_code=False, use_fast=True
             )
@@ -32,6 +36,8 @@ def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
             f"{model_path}: no usable tokenizer ({line}); a model folder needs tokenizer.json and "
             "tokenizer_config.json"
         ) from None
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def prompt_ids(tokenizer: Any, prompt: str, *, chat_template: bool = True) -> list[int]:

@@ -110,14 +110,14 @@ def _decoding_figures(decoded: Decoded, *, one_device: bool) -> dict[str, Any]:
     cut = sum(answer.finish_reason == "length" for answer in answers)
     figures: dict[str, Any] = {
         "passes": Passes(**asdict(passes)),
-        "latency_s": Latency(
-            p50=round(percentile(latencies, 50), 4), p95=round(percentile(latencies, 95), 4)
-        ),
         "truncation_rate": round(cut / len(answers), 6),
     }
     if passes.forwards:
         figures["tokens_per_forward"] = round(tokens / passes.forwards, 4)
     if one_device:
+        figures["latency_s"] = Latency(
+            p50=round(percentile(latencies, 50), 4), p95=round(percentile(latencies, 95), 4)
+        )
         seconds = sum(
             chunk.seconds for chunk in decoded.chunks if chunk.answers[0].token_ids is not None
         )

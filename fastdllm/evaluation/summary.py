@@ -142,7 +142,9 @@ class Summary(StrictModel):
         "passes); only for generation.",
     )
     passes: Passes | None = Field(None, description="Passes; only for generation.")
-    latency_s: Latency | None = Field(None, description="Only for generation.")
+    latency_s: Latency | None = Field(
+        None, description="Only for generation; absent for mixed hardware."
+    )
     truncation_rate: float | None = Field(
         None, description="Share of answers cut at their length limit; only for generation."
     )

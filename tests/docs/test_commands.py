@@ -17,6 +17,8 @@ PAGES += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*
 COPIED = ["Snakefile", "rules", "profiles", "tasks", "models", "experiments", "artifacts"]
 COPIED += ["workflow_config.yaml", "fastdllm"]
 FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", flags=re.M | re.S)
+PYTHON = re.compile(r"^```python\n(.*?)^```", flags=re.M | re.S)
+WITH_PYTHON = [p for p in PAGES if PYTHON.search((ROOT / p).read_text(encoding="utf-8"))]
 INLINE = re.compile(r"`([^`\n]+)`")
 # What changes the machine or stands for a name that the reader chooses is left out.
 LEFT_OUT = re.compile(r"[<>]|\.\.\.|COMMAND|--unlock|--workflow-profile|train|--set-threads")
@@ -81,3 +83,19 @@ def test_a_documented_fastdllm_command_works(copy: Path, command: str) -> None:
     done = run(copy, command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_PYTHON)
+def test_the_python_of_a_page_runs(copy: Path, page: str) -> None:
+    if not (copy / "artifacts").exists():
+        pytest.skip("no published results in artifacts/, which the page reads")
+    code = "".join(PYTHON.findall((ROOT / page).read_text(encoding="utf-8")))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_pages_with_python_are_found() -> None:
+    assert {"README.md", "docs/summary-schema.md"} <= set(WITH_PYTHON)

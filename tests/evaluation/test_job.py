@@ -86,6 +86,22 @@ def test_resumed_run_equals_an_uninterrupted_one(make_spec, make_plan_on_disk) -
     assert resumed.summary.items == whole.items
 
 
+def test_answers_of_two_machines_have_no_speed(make_spec, make_plan_on_disk) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    finish(spec)
+    path = spec.parent / "answers.jsonl"
+    header, session, *chunks = path.read_text().splitlines(keepends=True)
+    elsewhere = json.dumps(json.loads(session) | {"device_name": "another CPU"}) + "\n"
+    path.write_text("".join([header, elsewhere, chunks[0]]))
+    (spec.parent / "summary.json").unlink()
+    summary = finish(spec).summary
+    assert summary.hardware[0].name == "another CPU"
+    assert len(summary.hardware) == 2
+    assert summary.throughput is None and summary.latency_s is None
+    assert summary.tokens_per_forward is not None
+
+
 def test_answers_do_not_depend_on_the_batch(make_spec, make_plan_on_disk) -> None:
     make_plan_on_disk()
     spec = make_spec()

@@ -30,6 +30,7 @@ from training.noise import two_views
 from training.objectives import autoregressive_loss, diffusion_loss
 from training.tokenizer import build_tokenizer, save_tokenizer
 
+INTERRUPTED_EXIT_CODE = 130
 LOG_EVERY, CHECKPOINT_EVERY, SNAPSHOT_EVERY = 20, 100, 500
 
 
@@ -239,6 +240,9 @@ def main() -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return USER_ERROR_EXIT_CODE
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
+        return INTERRUPTED_EXIT_CODE
     return 0
 
 

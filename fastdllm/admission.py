@@ -12,7 +12,7 @@ from fastdllm.errors import UserError
 from fastdllm.model import ModelConfig
 from fastdllm.sampling import request_seed
 from fastdllm.sequence import DecodedSequence, Request
-from fastdllm.settings import DecodingSettings, layer_span
+from fastdllm.settings import DecodingSettings, check_block_size, layer_span
 from fastdllm.validation import validated
 
 Number = TypeVar("Number", int, float)
@@ -27,16 +27,12 @@ def start_sequences(
         UserError: naming the setting or the request (its place in the list) that does not fit.
     """
     mask_id, stop_token = _special_tokens(config, settings)
-    if config.block_size != settings.block_size and "block_size" not in settings.model_fields_set:
-        raise UserError(
-            f"the model was trained with blocks of {config.block_size} tokens (bd_size in its "
-            f"config.json), not {settings.block_size}; give the setting block_size"
-        )
-    if settings.layer_subset is not None:
-        try:
+    try:
+        check_block_size(settings, config.block_size)
+        if settings.layer_subset is not None:
             layer_span(settings.layer_subset, config.num_layers)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
     seen: Counter[tuple[int, ...]] = Counter()
     sequences = []
     for index, request in enumerate(requests):

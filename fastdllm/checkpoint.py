@@ -104,8 +104,10 @@ def _whole(file: Path, raw: dict[str, Any], key: str, default: int | None = None
 
 
 def _number(file: Path, raw: dict[str, Any], key: str, default: float) -> float:
-    value = raw.get(key, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+    value = raw.get(key)
+    value = default if value is None else value
+    # A NaN is not greater than 0 either.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
         raise UserError(f"{file}: {key}: {value!r} is not allowed; it should be a number > 0")
     return float(value)
 

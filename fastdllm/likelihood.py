@@ -17,7 +17,6 @@ from fastdllm.errors import UserError
 from fastdllm.model import BlockDiffusionModel, block_causal_mask
 
 LikelihoodMode = Literal["published", "chain"]
-LIKELIHOOD_MODES: tuple[LikelihoodMode, ...] = ("published", "chain")
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,19 @@ class DecodingSettings(StrictModel):
         return self
 
 
+def check_block_size(settings: DecodingSettings, trained: int) -> None:
+    """Refuse the default block size for a model that was trained with another one.
+
+    Raises:
+        ValueError: the sizes differ and nobody chose this one.
+    """
+    if settings.block_size != trained and "block_size" not in settings.model_fields_set:
+        raise ValueError(
+            f"the model was trained with blocks of {trained} tokens (bd_size in its config.json), "
+            f"not {settings.block_size}; give the setting block_size"
+        )
+
+
 def layer_span(layer_subset: LayerSubset, num_layers: int) -> tuple[int, int]:
     """Return the half-open range of layers that `layer_subset` names in a model of `num_layers`.
 

@@ -35,10 +35,16 @@ def run(args: argparse.Namespace) -> int:
             raise unknown_name("experiment", name, project.experiments, "--experiment")
     runs = [run for run in project.runs if run.experiment in chosen]
     found = [path for run in runs if (path := current_summary(run)) is not None]
-    summaries, missing = [read_summary(path) for path in found], len(runs) - len(found)
+    summaries, problems, missing = [], [], len(runs) - len(found)
+    for path in found:
+        try:
+            summaries.append(read_summary(path))
+        except UserError as error:
+            problems.append(f"not shown: {error}\n")
     lines = []
     if summaries:
         lines.append(terminal_table(grouped(summaries), shutil.get_terminal_size().columns))
+    lines += problems
     if missing:
         lines.append(
             f"{missing} of {len(runs)} runs have no result of the current settings; "

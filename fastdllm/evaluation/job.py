@@ -64,7 +64,7 @@ def evaluate_run(
 
     Args:
         check_sources: raises a UserError when the files of the run are no longer those of its
-            spec; asked before decoding and once more before the result is written.
+            spec; asked first, once more when all is loaded, and before the result is written.
         device: overrides the spec's.
         wait: wait for a process that works on the same run.
         again: decode a run that has its result once more; so does a spec dated after the result.
@@ -73,10 +73,11 @@ def evaluate_run(
         UserError: a wrong input, a locked or unwritable folder; failed.json tells it as well.
     """
     with run_lock(folder, wait=wait), _failure_record(folder, spec):
+        check_sources(spec)
         done = finished_summary(folder, spec)
         if done is not None and not again and not _is_dated_for_a_repeat(folder):
+            _remove(folder / "progress.json")
             return Outcome(done, is_new=False)
-        check_sources(spec)
         plan = read_plan(Path(spec.run.plan_folder), spec.task)
         check_plan(spec, plan)
         device = device or spec.run.device
@@ -92,7 +93,15 @@ def evaluate_run(
             progress.loading(earlier=log.chunks.values())
             tokenizer = load_plan_tokenizer(spec, plan)
             if missing_chunks(plan, log):
-                _decode(spec, plan, log, tokenizer, device=device, progress=progress)
+                _decode(
+                    spec,
+                    plan,
+                    log,
+                    tokenizer=tokenizer,
+                    device=device,
+                    progress=progress,
+                    check_sources=check_sources,
+                )
             progress.scoring()
             outcome = _score_and_write(
                 spec,
@@ -128,12 +137,20 @@ def _is_dated_for_a_repeat(folder: Path) -> bool:
 
 
 def _decode(
-    spec: RunSpec, plan: Plan, log: AnswerLog, tokenizer: Any, *, device: str, progress: Progress
+    spec: RunSpec,
+    plan: Plan,
+    log: AnswerLog,
+    *,
+    tokenizer: Any,
+    device: str,
+    progress: Progress,
+    check_sources: Callable[[RunSpec], None],
 ) -> None:
     """Load the model and answer what the log lacks."""
     started = time.perf_counter()
     engine = load_engine(spec, plan, tokenizer, device=device)
     load_s = round(time.perf_counter() - started, 3)
+    check_sources(spec)  # policy and model are in memory now: what they were is what decodes
     progress.decoding()
     decode_missing(
         plan,

@@ -6,7 +6,7 @@ whole, and only when their content differs, so git shows a change only where the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,28 @@ from fastdllm.evaluation.results import SUMMARY_SCHEMA_VERSION, table_mark
 from fastdllm.files import cannot, read_json, write_text_atomically
 from fastdllm.workflow.runs import ARTIFACTS, Run
 
-# Without these a file is no summary; `aggregate` checks the whole record before it publishes.
-NEEDED_KEYS = frozenset(("experiment", "task", "config", "decides", "accuracy", "timestamp"))
+# The required fields of evaluation/summary.py, which takes longer to import than status has.
+NEEDED_KEYS = frozenset(
+    [
+        "experiment",
+        "task",
+        "config",
+        "timestamp",
+        "fingerprint",
+        "decides",
+        "accuracy",
+        "metrics",
+        "peak_memory",
+        "load_time_s",
+        "warm_up_s",
+        "resumed",
+        "dtype",
+        "hardware",
+        "environment",
+        "model_args",
+        "eval_params",
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +98,12 @@ def published(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if stored_summary(run.artifact_path).belongs_to(run)]
 
 
-def tables_are_current(runs: Sequence[Run]) -> bool:
-    """Whether each experiment's tables were made from the runs' artifacts as they are now."""
-    for experiment in dict.fromkeys(run.experiment for run in runs):
+def tables_are_current(runs: Sequence[Run], experiments: Iterable[str]) -> bool:
+    """Whether the tables of `experiments` show the artifacts of `runs` (all runs) as they are."""
+    for experiment in experiments:
         own = [run for run in runs if run.experiment == experiment]
-        records = [stored_summary(run.artifact_path).record or {} for run in own]
+        stored = [(run, stored_summary(run.artifact_path)) for run in own]
+        records = [found.record for run, found in stored if found.record and found.belongs_to(run)]
         table, csv = (ARTIFACTS / experiment / name for name in ("table.md", "table.csv"))
         try:
             if table_mark(records) not in table.read_text(encoding="utf-8") or not csv.exists():

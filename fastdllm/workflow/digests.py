@@ -129,14 +129,35 @@ def model_digest(folder: Path, digests: FileDigests) -> str:
     return digest_of([[file.name, digests.of(file)] for file in files])
 
 
-def num_layers(folder: Path) -> int:
-    """How many layers a local model has, from its config.json."""
+# Where a config.json does not say (bd_size).
+PUBLISHED_BLOCK_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What decoding settings must fit: how many layers, and tokens per block in training."""
+
+    num_layers: int
+    block_size: int
+
+
+def model_shape(folder: Path) -> ModelShape:
+    """The shape of a local model, from its config.json.
+
+    Raises:
+        UserError: it does not say how many layers there are.
+    """
     path = folder / "config.json"
     config = read_json(path)
-    layers = config.get("num_hidden_layers") if isinstance(config, dict) else None
-    if not isinstance(layers, int) or layers < 1:
-        raise UserError(f"{path}: num_hidden_layers: {layers!r} is not a number of layers")
-    return layers
+    config = config if isinstance(config, dict) else {}
+
+    def whole(key: str, default: int | None = None) -> int:
+        value = config.get(key, default)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{path}: {key}: {value!r} is not allowed; it should be a number > 0")
+        return value
+
+    return ModelShape(whole("num_hidden_layers"), whole("bd_size", PUBLISHED_BLOCK_SIZE))
 
 
 def task_digest(file: Path, digests: FileDigests) -> str:

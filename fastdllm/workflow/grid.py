@@ -14,9 +14,10 @@ from typing import Any
 
 from fastdllm.errors import UserError, unknown_name
 from fastdllm.policy import Policy
-from fastdllm.settings import DecodingSettings, layer_span
+from fastdllm.settings import DecodingSettings, check_block_size, layer_span
 from fastdllm.validation import validated
 from fastdllm.workflow.config import ExperimentConfig
+from fastdllm.workflow.digests import ModelShape
 from fastdllm.workflow.names import check_name
 
 
@@ -34,14 +35,14 @@ def expand_grid(
     *,
     policy: type[Policy],
     defaults: Mapping[str, Any],
-    num_layers: int | None,
+    shape: ModelShape | None,
     where: str,
 ) -> list[Config]:
     """Every config of an experiment, in the order of its grid.
 
     Args:
         defaults: decoding settings of the level above (workflow_config.yaml).
-        num_layers: of the model, or None when it is not on this machine yet.
+        shape: of the model, or None when it is not on this machine yet.
         where: the experiment.yaml, for error lines.
 
     Raises:
@@ -53,7 +54,7 @@ def expand_grid(
     for values in itertools.product(*experiment.grid.values()):
         point = dict(zip(experiment.grid, values, strict=True))
         config = _config(
-            experiment, point, policy=policy, defaults=defaults, num_layers=num_layers, where=where
+            experiment, point, policy=policy, defaults=defaults, shape=shape, where=where
         )
         if config.name in configs:
             raise UserError(
@@ -73,7 +74,7 @@ def _config(
     *,
     policy: type[Policy],
     defaults: Mapping[str, Any],
-    num_layers: int | None,
+    shape: ModelShape | None,
     where: str,
 ) -> Config:
     name = _config_name(experiment.config_name, point, where)
@@ -83,9 +84,11 @@ def _config(
     merged = {**defaults, **experiment.decoding.given(), **swept}
     settings = validated(DecodingSettings, merged, place)
     parameters = validated(policy.Parameters, own, place)
-    if settings.layer_subset is not None and num_layers is not None:
+    if shape is not None:
         try:
-            layer_span(settings.layer_subset, num_layers)
+            check_block_size(settings, shape.block_size)
+            if settings.layer_subset is not None:
+                layer_span(settings.layer_subset, shape.num_layers)
         except ValueError as error:
             raise UserError(f"{place}: {error}") from None
     return Config(

@@ -56,7 +56,8 @@ def reconcile(
             else _reconcile_run(run, restore=restore, is_repeated=is_repeated(run))
             for run in project.runs
         ]
-        _date_stamp(statuses)
+        if str(PUBLISHED_STAMP) not in held:
+            _date_stamp(project, statuses)
     except OSError as error:
         raise cannot("write", error.filename or RESULTS, error) from None
     return statuses
@@ -98,7 +99,9 @@ def _date(path: Path, seconds: float) -> None:
 
 def _reconcile_run(run: Run, *, restore: bool, is_repeated: bool) -> RunStatus:
     status = inspect(run)
-    if status.state.has_result and not restore and not run.answers_path.exists():
+    # An eval writes results.json just before the summary; a result that was taken back has none.
+    is_from_here = not status.is_only_published and (run.folder / "results.json").exists()
+    if status.state.has_result and not restore and not is_from_here:
         status = RunStatus(run, State.MISSING, "published, but not decoded here")
     _write_if_changed(run.spec_path, to_json(run.spec()))
     if status.state is State.RUNNING:
@@ -130,14 +133,15 @@ def _date_after(spec: Path, output: Path) -> None:
         _date(spec, max(time.time(), output_s + 1))
 
 
-def _date_stamp(statuses: Sequence[RunStatus]) -> None:
+def _date_stamp(project: Project, statuses: Sequence[RunStatus]) -> None:
     """Tell Snakemake whether `aggregate` has anything to do."""
     full = [status for status in statuses if status.run.limit is None]
     if not full:
         return
-    is_published = all(status.state is State.DONE for status in full) and tables_are_current(
-        [status.run for status in full]
-    )
+    experiments = dict.fromkeys(status.run.experiment for status in full)
+    is_published = all(
+        status.state is State.DONE and status.run.summary_path.exists() for status in full
+    ) and tables_are_current(project.all_runs, experiments)
     if not is_published:
         PUBLISHED_STAMP.unlink(missing_ok=True)
         return

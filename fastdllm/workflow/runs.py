@@ -25,10 +25,11 @@ from fastdllm.workflow.config import (
 )
 from fastdllm.workflow.digests import (
     FileDigests,
+    ModelShape,
     digest_of,
     model_digest,
     model_folder,
-    num_layers,
+    model_shape,
     task_digest,
 )
 from fastdllm.workflow.grid import Config, expand_grid
@@ -136,20 +137,21 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """The selected runs of a project, in the order of its configuration."""
+    """The selected runs of a project, in the order of its configuration; all_runs: every one."""
 
     config: WorkflowConfig
     experiments: dict[str, ExperimentConfig]
     runs: tuple[Run, ...]
+    all_runs: tuple[Run, ...]
     plans: tuple[Plan, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What runs need to know of the model: identity for the fingerprint, depth for the spans."""
+    """What runs need to know of the model: its identity, and its shape where it is at hand."""
 
     decides: dict[str, Any]
-    num_layers: int | None
+    shape: ModelShape | None
 
 
 def load_project(selection: Selection | None = None) -> Project:
@@ -174,6 +176,7 @@ def load_project(selection: Selection | None = None) -> Project:
         )
     ]
     digests.save()
+    all_runs = tuple(runs)
     runs = _selected(runs, selection, config)
     planned = {run.task for run in runs}
     plans = tuple(
@@ -181,7 +184,9 @@ def load_project(selection: Selection | None = None) -> Project:
         for task in config.tasks
         if task in planned
     )
-    return Project(config=config, experiments=experiments, runs=tuple(runs), plans=plans)
+    return Project(
+        config=config, experiments=experiments, runs=tuple(runs), all_runs=all_runs, plans=plans
+    )
 
 
 def _model(config: WorkflowConfig, digests: FileDigests) -> _Model:
@@ -189,14 +194,14 @@ def _model(config: WorkflowConfig, digests: FileDigests) -> _Model:
     folder = model_folder(path)
     if folder is None:
         revision = config.model.revision or "main"
-        return _Model({"model": path, "model_digest": revision}, num_layers=None)
+        return _Model({"model": path, "model_digest": revision}, shape=None)
     if config.model.revision is not None:
         raise UserError(
             f"workflow_config.yaml: model.revision: {config.model.revision!r} has no meaning for "
             f"the folder {path}; set it to null"
         )
     return _Model(
-        {"model": "local", "model_digest": model_digest(folder, digests)}, num_layers(folder)
+        {"model": "local", "model_digest": model_digest(folder, digests)}, model_shape(folder)
     )
 
 
@@ -216,7 +221,7 @@ def _expand(
         experiment,
         policy=policy,
         defaults=config.decoding.given(),
-        num_layers=model.num_layers,
+        shape=model.shape,
         where=where,
     )
     policy_decides = {"policy": policy.__name__, "policy_digest": policy_code_digest(policy_file)}

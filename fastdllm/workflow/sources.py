@@ -27,6 +27,11 @@ def check_sources(spec: RunSpec) -> None:
         )
     digests = FileDigests.load()
     policy, task = Path(spec.run.policy_file), Path(spec.run.task_file)
+    if not policy.exists():
+        raise UserError(
+            f"{policy}: not found from here; type the command in the project's folder, or give "
+            "--directory before it"
+        )
     found = {
         "policy_digest": (policy, policy_code_digest(policy)),
         "task_digest": (task, task_digest(task, digests)),

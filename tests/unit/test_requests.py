@@ -123,3 +123,13 @@ def test_a_step_tells_how_many_rows_its_pass_ran(golden_model):
         "commit": {32},
         "reused": {0},
     }
+
+
+def test_the_default_block_size_must_be_that_of_the_training(golden_model):
+    trained = golden_model("m6")
+    model = BlockDiffusionModel(replace(trained.config, block_size=16))
+    model.load_state_dict(trained.state_dict())
+    with pytest.raises(UserError, match="trained with blocks of 16 tokens"):
+        generate(model, [PROMPT], CHOSEN)
+    chosen = DecodingSettings(**CHOSEN.model_dump(exclude_unset=True), block_size=32)
+    assert generate(model.eval(), [PROMPT], chosen) == generate(trained, [PROMPT], CHOSEN)

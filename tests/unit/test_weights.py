@@ -55,7 +55,7 @@ def test_config_keys_are_read_and_checked(folder):
     ("keys", "says"),
     [
         ({"rope_theta": "x"}, "rope_theta: 'x' is not allowed"),
-        ({"rms_norm_eps": None}, "rms_norm_eps: None is not allowed"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps: -1 is not allowed"),
         ({"eos_token_id": "<stop>"}, "eos_token_id: '<stop>' is not allowed"),
         ({"num_key_value_heads": 3}, "4 heads are not a multiple of 3 kv heads"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters: {'rope_type': 'yarn'}"),

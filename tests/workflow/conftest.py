@@ -61,6 +61,7 @@ import hashlib, json, sys
 from pathlib import Path
 
 from fastdllm.evaluation.results import table_mark
+from fastdllm.workflow.artifacts import NEEDED_KEYS
 
 command, *arguments = sys.argv[1:]
 if command == "plan":
@@ -76,6 +77,8 @@ elif command == "eval":
     keys = ("experiment", "task", "config", "fingerprint", "decides")
     record = {key: spec[key] for key in keys}
     record |= {"schema_version": 1, "accuracy": 0.5, "timestamp": "2026-01-01T00:00:00+00:00"}
+    record |= dict.fromkeys(NEEDED_KEYS - record.keys())
+    Path(arguments[0]).with_name("results.json").write_text("{}")
     Path(arguments[0]).with_name("summary.json").write_text(json.dumps(record))
     with open("evals.txt", "a") as stream:
         stream.write(f"{spec['task']} {spec['config']}\\n")

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from fastdllm.evaluation.results import table_mark
-from fastdllm.workflow.artifacts import publish, stored_summary
+from fastdllm.evaluation.summary import Summary
+from fastdllm.workflow.artifacts import NEEDED_KEYS, publish, stored_summary
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP, reconcile
 from fastdllm.workflow.runs import Run, load_project
+from fastdllm.workflow.selection import Selection
 from fastdllm.workflow.status import State, inspect
 from tests.workflow.conftest import edit
 
@@ -27,6 +29,7 @@ def finish(run: Run) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     record = {key: run.spec()[key] for key in keys}
     record |= {"schema_version": 1, "accuracy": 0.5, "timestamp": "2026-01-01T00:00:00+00:00"}
+    record |= dict.fromkeys(NEEDED_KEYS - record.keys())
     run.summary_path.write_text(json.dumps(record))
 
 
@@ -205,6 +208,53 @@ def test_tables_that_do_not_show_the_artifacts_are_made_again(damage: str) -> No
         edit("experiments/demo/experiment.yaml", "reuse_k: [1, 2]", "reuse_k: [1]")
     states()
     assert not PUBLISHED_STAMP.exists()
+
+
+def test_what_counts_as_a_summary_is_what_a_summary_must_hold() -> None:
+    required = {name for name, field in Summary.model_fields.items() if field.is_required()}
+    assert required == NEEDED_KEYS
+
+
+@pytest.mark.usefixtures("project")
+def test_a_lock_over_published_runs_blocks_nothing() -> None:
+    for run in load_project().runs:
+        finish(run)
+    publish(load_project().runs)
+    write_tables()
+    shutil.rmtree("results")
+    project = load_project()
+    held = frozenset(str(run.summary_path) for run in project.runs)
+    assert {status.state for status in reconcile(project, held=held)} == {State.DONE}
+    assert not the_run().summary_path.exists()
+
+
+@pytest.mark.usefixtures("project")
+def test_an_interrupted_run_that_is_published_is_gone_on_with_not_taken_back() -> None:
+    run = the_run()
+    finish(run)
+    publish([run])
+    shutil.rmtree("results")
+    run.folder.mkdir(parents=True)
+    run.answers_path.write_text("half of the answers")
+    for _ in range(2):
+        status = reconcile(load_project(), restore=False)[0]
+        assert (status.state, status.reason) == (State.MISSING, "published, but not decoded here")
+        assert not run.summary_path.exists()
+    assert reconcile(load_project())[0].state is State.DONE
+    assert run.summary_path.exists()
+    again = reconcile(load_project(), restore=False)[0]
+    assert again.state is State.MISSING, "taken back by another call is not decoded here either"
+    assert run.spec_path.stat().st_mtime > run.summary_path.stat().st_mtime
+
+
+@pytest.mark.usefixtures("project")
+def test_a_selection_of_published_runs_has_nothing_to_publish() -> None:
+    for run in load_project().runs:
+        finish(run)
+    publish(load_project().runs)
+    write_tables()
+    reconcile(load_project(Selection.from_options({"task": "words", "config": "k1_first"})))
+    assert PUBLISHED_STAMP.exists()
 
 
 @pytest.mark.usefixtures("project")

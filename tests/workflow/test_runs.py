@@ -158,6 +158,7 @@ MISTAKES = [
         "one subclass",
     ),
     ("models/tiny/config.json", "14", "1", "layers"),
+    ("models/tiny/config.json", "14", '14, "bd_size": 16', "give the setting block_size"),
     ("tasks/words.yaml", "data/words", "data/wordz", "no such file"),
 ]
 

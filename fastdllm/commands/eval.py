@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         import torch
 
         from fastdllm.evaluation.job import evaluate_run
+        from fastdllm.workflow.digests import FileDigests
         from fastdllm.workflow.sources import check_sources
 
         torch.set_num_threads(threads)
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             spec,
             args.spec.parent,
             display=open_display(f"{spec.experiment}/{spec.task}/{spec.config}"),
-            check_sources=check_sources,
+            check_sources=partial(check_sources, digests=FileDigests.load()),
             device=args.device,
             wait=args.wait,
             again=args.again,

@@ -152,7 +152,7 @@ def model_shape(folder: Path) -> ModelShape:
     config = config if isinstance(config, dict) else {}
 
     def whole(key: str, default: int | None = None) -> int:
-        value = config.get(key, default)
+        value = default if config.get(key) is None else config[key]
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{path}: {key}: {value!r} is not allowed; it should be a number > 0")
         return value

@@ -46,10 +46,11 @@ def reconcile(
     Raises:
         UserError: results/ cannot be written.
     """
+    digests = FileDigests.load()
     try:
         for plan in project.plans:
             if str(plan.plan_path) not in held:
-                _reconcile_plan(plan, is_dry_run=is_dry_run)
+                _reconcile_plan(plan, digests, is_dry_run=is_dry_run)
         statuses = [
             inspect(run)
             if str(run.summary_path) in held
@@ -60,25 +61,26 @@ def reconcile(
             _date_stamp(project, statuses)
     except OSError as error:
         raise cannot("write", error.filename or RESULTS, error) from None
+    digests.save()
     return statuses
 
 
-def _reconcile_plan(plan: Plan, *, is_dry_run: bool) -> None:
+def _reconcile_plan(plan: Plan, digests: FileDigests, *, is_dry_run: bool) -> None:
     """Drop a plan that is damaged or made from something else; a run that needs it makes it again.
 
     So its spec's date has nothing to say: it stays at the epoch.
     """
     text = to_json(plan.spec())
     _write_if_changed(plan.spec_path, text)
-    if plan.plan_path.exists() and not is_dry_run and not _is_plan_of(plan, text):
+    if plan.plan_path.exists() and not is_dry_run and not _is_plan_of(plan, text, digests):
         plan.plan_path.unlink()
     _date(plan.spec_path, EPOCH_S)
 
 
-def _is_plan_of(plan: Plan, spec_text: str) -> bool:
+def _is_plan_of(plan: Plan, spec_text: str, digests: FileDigests) -> bool:
     try:
         header = read_json(plan.plan_path)
-        requests = FileDigests.load().of(plan.plan_path.with_name("requests.jsonl"))
+        requests = digests.of(plan.plan_path.with_name("requests.jsonl"))
         made_from = plan.made_from_path.read_text(encoding="utf-8")
     except (UserError, OSError, UnicodeDecodeError):
         return False

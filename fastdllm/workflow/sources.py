@@ -14,8 +14,12 @@ from fastdllm.policy import policy_code_digest
 from fastdllm.workflow.digests import FileDigests, digest_of, model_digest, task_digest
 
 
-def check_sources(spec: RunSpec) -> None:
+def check_sources(spec: RunSpec, digests: FileDigests) -> None:
     """Compare the run's files with the digests of its spec.
+
+    Args:
+        digests: kept from one check of a run to the next, so that only a file whose size or time
+            differs is read again; weights may be many gigabytes.
 
     Raises:
         UserError: one of them was changed since, or the spec itself was edited.
@@ -25,7 +29,6 @@ def check_sources(spec: RunSpec) -> None:
             f"spec.json of {spec.experiment}/{spec.task}/{spec.config}: its settings are not those "
             "of its fingerprint; `snakemake -n` writes it anew"
         )
-    digests = FileDigests.load()
     policy, task = Path(spec.run.policy_file), Path(spec.run.task_file)
     if not policy.exists():
         raise UserError(

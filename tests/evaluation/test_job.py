@@ -16,16 +16,21 @@ import pytest
 
 from fastdllm.errors import UserError
 from fastdllm.evaluation.job import evaluate_run
-from fastdllm.evaluation.spec import read_spec
+from fastdllm.evaluation.spec import RunSpec, read_spec
 from fastdllm.evaluation.summary import read_summary, unpack_bits
+from fastdllm.workflow.digests import FileDigests
 from fastdllm.workflow.sources import check_sources
 from tests.evaluation.conftest import silent, start_fastdllm
+
+
+def check(spec: RunSpec) -> None:
+    check_sources(spec, FileDigests())
 
 
 def finish(spec: Path, **options: Any) -> Any:
     os.utime(spec, (0, 0))  # as the workflow dates the spec of a run that need not be repeated
     return evaluate_run(
-        read_spec(spec), spec.parent, display=silent(), check_sources=check_sources, **options
+        read_spec(spec), spec.parent, display=silent(), check_sources=check, **options
     )
 
 
@@ -145,9 +150,7 @@ def test_a_finished_run_is_left_alone_until_it_is_asked_for_again(
     assert again.is_new and again.answers_kept_aside is not None
     later = (spec.parent / "summary.json").stat().st_mtime + 1
     os.utime(spec, (later, later))
-    dated = evaluate_run(
-        read_spec(spec), spec.parent, display=silent(), check_sources=check_sources
-    )
+    dated = evaluate_run(read_spec(spec), spec.parent, display=silent(), check_sources=check)
     assert dated.is_new and dated.answers_kept_aside is not None
 
 

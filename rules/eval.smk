@@ -3,7 +3,8 @@
 # Out: results/<experiment>/<task>/<config>/summary.json  beside results.json, samples.jsonl, answers.jsonl
 #
 # `update` leaves an old summary in place until the new one is whole, and when the job fails. The
-# command goes on where a killed one stopped; it decodes a finished run from the start.
+# command goes on where a killed one stopped, and decodes a finished run again only when its spec is
+# dated after its summary, as the workflow dates the runs that are forced.
 #
 # Only a run that is going to be made has the plan as an input: for Snakemake, making the missing
 # plan of one run would be a reason to make all runs of that task again.

@@ -15,7 +15,7 @@ from fastdllm.errors import UserError
 from fastdllm.evaluation.answers import Session
 from fastdllm.evaluation.environment import cpu_name, host_name, package_versions
 from fastdllm.evaluation.generate import DecodingEngine
-from fastdllm.evaluation.requests import Plan
+from fastdllm.evaluation.requests import Plan, plan_again
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
 from fastdllm.policy import load_policy
@@ -40,10 +40,9 @@ def check_plan(spec: RunSpec, plan: Plan) -> None:
     for key, value in asked.items():
         planned = getattr(plan.header, key)
         if planned != value:
-            limit = f" --limit {spec.limit}" if spec.limit else ""
             raise UserError(
                 f"{spec.run.plan_folder}/plan.json: planned with {key} {planned!r}, the run asks "
-                f"{value!r}; run `fastdllm plan --task {spec.task}{limit}`"
+                f"{value!r}; {plan_again(spec.task, spec.limit)}"
             )
 
 
@@ -56,8 +55,8 @@ def load_plan_tokenizer(spec: RunSpec, plan: Plan) -> Any:
     tokenizer = load_tokenizer(spec.run.model_path, spec.run.model_revision)
     if tokenizer_digest(tokenizer) != plan.header.model_tokenizer_digest:
         raise UserError(
-            f"{spec.run.model_path}: the tokenizer is not the one of the plan; run `fastdllm plan "
-            f"--task {spec.task}`"
+            f"{spec.run.model_path}: the tokenizer is not the one of the plan; "
+            + plan_again(spec.task, spec.limit)
         )
     return tokenizer
 

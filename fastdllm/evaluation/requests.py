@@ -134,6 +134,11 @@ def write_plan(folder: Path, plan: Plan) -> None:
     write_json_atomically(folder / "plan.json", plan.header.model_dump())
 
 
+def plan_again(task: str, limit: int | None) -> str:
+    """What to do about a plan that does not fit: the end of an error line."""
+    return f"run `fastdllm plan --task {task}{f' --limit {limit}' if limit else ''}`"
+
+
 def read_plan(folder: Path, task: str) -> Plan:
     """Read a plan and check that its two files belong together.
 
@@ -143,7 +148,7 @@ def read_plan(folder: Path, task: str) -> Plan:
     path, requests_path = folder / "plan.json", folder / "requests.jsonl"
     # The plan itself may be what is missing, so its folder tells the limit.
     limit = folder.name.removeprefix(f"{task}_limit_")
-    again = f"run `fastdllm plan --task {task}{f' --limit {limit}' if limit.isdigit() else ''}`"
+    again = plan_again(task, int(limit) if limit.isdigit() else None)
     for needed in (path, requests_path):
         if not needed.is_file():
             raise UserError(f"{needed}: the plan of task {task!r} is missing; {again}")

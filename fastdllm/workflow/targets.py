@@ -74,17 +74,13 @@ def check_targets(request: Request, project: Project) -> None:
         UserError: in one line with the nearest name, where Snakemake would tell of a missing input.
     """
     runs = {str(run.summary_path) for run in project.runs}
-    rules = {*WHOLE_RULES, TRAIN_RULE}
-    for target in request.targets:
-        if target not in rules | runs and not _is_a_plan(target):
-            raise _unknown_target(target, project)
-    for target in request.forced:
-        if target not in rules | runs | {EVAL_RULE, PLAN_RULE} and not _is_a_plan(target):
-            raise _unknown_target(target, project)
-
-
-def _is_a_plan(target: str) -> bool:
-    return Path(target).is_relative_to(PLANS)
+    made = {*WHOLE_RULES, TRAIN_RULE, *runs}
+    # A rule that makes one file of many is no target, but all its files can be forced.
+    forced = made | {EVAL_RULE, PLAN_RULE}
+    for names, allowed in ((request.targets, made), (request.forced, forced)):
+        for name in names:
+            if name not in allowed and not Path(name).is_relative_to(PLANS):
+                raise _unknown_target(name, project)
 
 
 def _unknown_target(target: str, project: Project) -> UserError:

@@ -1,102 +1,83 @@
-"""Keys and values of the sequences of a batch, in one preallocated buffer per layer.
+"""Keys and values of the sequences in flight: one preallocated buffer per layer, never copied.
 
-The prefix cache of a sequence is the head of its slot; the rows of the current block lie right
-behind it, and are the block cache: a full-block pass writes them all, a sub-block pass overwrites
-its own in place, a commit makes them part of the prefix. Knows nothing of tokens or policies.
+A sequence owns one contiguous extent of positions from its admission to its end. The head of the
+extent is the prefix cache; the rows of the current block lie right behind it and are the block
+cache: a full-block pass writes them all, a sub-block pass overwrites its own in place, a commit
+makes them part of the prefix. Knows nothing of tokens or policies.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fastdllm.model import ModelConfig
 
+# Extents begin at multiples of this, so that the buffer is also a row of pages of this size:
+# FlashAttention takes paged keys and values in pages of 256 positions.
+PAGE = 256
+
 
 class KVCache:
-    """Buffers of `slots` sequences of up to `capacity` positions each."""
+    """`capacity` positions, handed out in extents.
+
+    layers: per layer [positions, 2 kv_heads, d], keys before values.
+    """
 
     def __init__(
         self,
         config: ModelConfig,
         *,
-        slots: int,
         capacity: int,
         device: torch.device,
         dtype: torch.dtype,
+        page: int = 1,
     ) -> None:
-        shape = (slots, config.num_kv_heads, capacity, config.head_dim)
+        self.page = page
+        self.capacity = capacity = round_up(capacity, page)
+        shape = (config.num_layers, capacity, 2 * config.num_kv_heads, config.head_dim)
         # Zeros, not empty: a masked position has weight 0, and 0 times a stray NaN is NaN.
-        layers = range(config.num_layers)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
-        self.values = [torch.zeros_like(key) for key in self.keys]
+        self.layers = torch.zeros(shape, device=device, dtype=dtype).unbind(0)
+        self._free: list[tuple[int, int]] = [(0, capacity)]
 
-    def view(
-        self,
-        slots: Sequence[int],
-        *,
-        starts: Sequence[int],
-        width: int,
-        visible: Sequence[int],
-    ) -> CacheView:
-        """Open the cache for one pass over `width` positions of each of `slots`.
+    def allocate(self, length: int) -> int | None:
+        """Start of a free extent of `length` positions, the first that fits; None if none does."""
+        length = round_up(length, self.page)
+        for index, (start, size) in enumerate(self._free):
+            if size >= length:
+                self._free[index : index + 1] = (
+                    [(start + length, size - length)] if size > length else []
+                )
+                return start
+        return None
 
-        Args:
-            starts: absolute position of the first row of each sequence.
-            visible: how many positions of its slot each sequence attends to.
-        """
-        device = self.keys[0].device
-        return CacheView(
-            self,
-            slots=torch.tensor(slots, device=device),
-            positions=torch.tensor(starts, device=device)[:, None]
-            + torch.arange(width, device=device),
-            visible=torch.tensor(visible, device=device),
-            length=max(visible),
-        )
+    def release(self, start: int, length: int) -> None:
+        """Give an extent back."""
+        spans = sorted([*self._free, (start, round_up(length, self.page))])
+        merged = [spans[0]]
+        for begin, size in spans[1:]:
+            last, last_size = merged[-1]
+            if last + last_size == begin:
+                merged[-1] = (last, last_size + size)
+            else:
+                merged.append((begin, size))
+        self._free = merged
+
+    def save(self, start: int, length: int) -> Tensor:
+        """Copy of the first `length` positions of an extent in host memory: [layers, length, ...]."""
+        return torch.stack([layer[start : start + length].cpu() for layer in self.layers])
+
+    def restore(self, start: int, saved: Tensor) -> None:
+        """Write what `save` gave to another extent."""
+        for layer, rows in zip(self.layers, saved, strict=True):
+            layer[start : start + saved.shape[1]] = rows
 
 
-class CacheView:
-    """One pass's access to the cache: a `PassCache` of model.py.
+def bytes_per_position(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Cache memory of one position in all layers."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
 
-    positions: [B, T] absolute positions of the rows of the pass.
-    mask: bool [B, 1, 1, S], or None when every sequence sees all S positions.
-    """
 
-    def __init__(
-        self, cache: KVCache, *, slots: Tensor, positions: Tensor, visible: Tensor, length: int
-    ) -> None:
-        self.cache = cache
-        self.slots = slots
-        self.positions = positions
-        self.visible = visible
-        self.length = length
-        seen = torch.arange(length, device=visible.device) < visible[:, None]
-        self.mask = None if bool(seen.all()) else seen[:, None, None, :]
-        slot_list = slots.tolist()
-        self._all_slots = slot_list == list(range(cache.keys[0].shape[0]))
-
-    def rows(self, index: Tensor) -> CacheView:
-        """The same pass for the sequences at `index` (long, [b]) only."""
-        return CacheView(
-            self.cache,
-            slots=self.slots[index],
-            positions=self.positions[index],
-            visible=self.visible[index],
-            length=int(self.visible[index].max()),
-        )
-
-    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store `key`, `value` [B, kv_heads, T, d]; return the visible ones [B, kv_heads, S, d]."""
-        return (
-            self._write_and_read(self.cache.keys[layer], key),
-            self._write_and_read(self.cache.values[layer], value),
-        )
-
-    def _write_and_read(self, buffer: Tensor, new: Tensor) -> Tensor:
-        buffer[self.slots[:, None], :, self.positions] = new.transpose(1, 2)
-        if self._all_slots:
-            return buffer[:, :, : self.length]
-        return buffer[self.slots, :, : self.length]
+def round_up(number: int, multiple: int) -> int:
+    """The smallest multiple that is not smaller."""
+    return -(-number // multiple) * multiple

@@ -7,30 +7,30 @@ pass. Knows nothing of tokenizers, tasks or files. Rules: docs/decoding.md.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from fastdllm.admission import start_sequences
+from fastdllm.fused import FusedModel, fused
+from fastdllm.memory import choose_slots, is_out_of_memory
 from fastdllm.model import BlockDiffusionModel
-from fastdllm.passes import PassRunner
+from fastdllm.passes import Work
 from fastdllm.policy import PassKind, Policy, default_policy
 from fastdllm.proposals import (
+    Proposals,
     check_accepted,
-    check_pass,
     check_spans,
-    chosen_pass,
+    predictions_of,
     propose,
-    stored_logits,
-    violation,
+    propose_again,
 )
-from fastdllm.sampling import exclude_mask_token
+from fastdllm.scheduler import Scheduler
 from fastdllm.sequence import DecodedSequence, Generation, Request
 from fastdllm.settings import DecodingSettings
-
-# The decoder alone decides on these: a skipped one would leave a ragged prefix cache.
-WHOLE_BLOCK_PASSES = (PassKind.PREFILL, PassKind.COMMIT)
+from fastdllm.trace import Observer, OutOfMemory, PassRecord, SlotsChosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,16 @@ class Step:
 
 
 def generate(
-    model: BlockDiffusionModel,
+    model: FusedModel | BlockDiffusionModel,
     prompts: Iterable[Request | Sequence[int]],
     settings: DecodingSettings | None = None,
     policy: Policy | None = None,
+    *,
+    slots: int | None = None,
 ) -> list[Generation]:
-    """Answer `prompts` (token ids, or `Request`s) as one batch, in the order given.
+    """Answer `prompts` (token ids, or `Request`s) together; answers come in the order given.
+
+    slots: most sequences in flight; default: what memory allows (see `decode`).
 
     Raises:
         UserError: a setting, a prompt or the policy does not fit the model.
@@ -71,7 +75,7 @@ def generate(
     requests = [p if isinstance(p, Request) else Request(tuple(p)) for p in prompts]
     policy = policy or default_policy(settings, model.config.num_layers)
     finished: dict[int, Generation] = {}
-    for step in decode(model, requests, policy, settings):
+    for step in decode(model, requests, policy, settings, slots=slots):
         if step.finished is not None:
             finished[step.request] = step.finished
     return [finished[index] for index in range(len(requests))]
@@ -79,161 +83,167 @@ def generate(
 
 @torch.inference_mode()
 def decode(
-    model: BlockDiffusionModel,
+    model: FusedModel | BlockDiffusionModel,
     requests: Sequence[Request],
     policy: Policy,
     settings: DecodingSettings,
+    *,
+    slots: int | None = None,
+    observe: Observer | None = None,
 ) -> Iterator[Step]:
     """Decode `requests` together and yield a `Step` per sequence and pass, in a fixed order.
+
+    Requests enter free slots as others finish, in the order of the list, and one pass runs the rows
+    that all sequences in flight need next.
+
+    Args:
+        slots: most sequences in flight; default: what memory allows, up to a fixed number.
+        observe: hears of the slots, of each pass and what it took, and of a lack of memory, which
+            halves the slots.
 
     Source: Fast-dLLM v2 (arXiv 2509.26328), with the corrections in docs/decoding.md.
 
     Raises:
-        UserError: a request does not fit the model.
+        UserError: a request does not fit the model, or not even one fits the memory.
         PolicyViolation: the policy asked for what block diffusion does not allow.
     """
+    model = fused(model)
     check_spans(policy, model.config.num_layers)
     sequences = start_sequences(model.config, requests, settings)
     if not sequences:
         return
-    blocks = max(-(-sequence.limit // settings.block_size) for sequence in sequences)
-    runner = PassRunner(
-        model,
-        policy=policy,
-        settings=settings,
-        slots=len(sequences),
-        capacity=blocks * settings.block_size,
-    )
-    active = sequences
-    while active:
-        for kind, group in _passes(policy, active):
-            if kind in WHOLE_BLOCK_PASSES:
-                yield from _whole_block_pass(runner, kind, group)
-            else:
-                yield from _denoising_pass(runner, kind, group, settings)
-        active = [sequence for sequence in active if sequence.finish_reason is None]
+    chosen = choose_slots(model, sequences, settings=settings, policy=policy, asked=slots)
+    if observe is not None:
+        observe(SlotsChosen(chosen))
+    scheduler = Scheduler(model, sequences, policy=policy, settings=settings, slots=chosen)
+    mask_id = sequences[0].mask_id
+    while scheduler.admit():
+        works = scheduler.works(scheduler.running)
+        while reused := [work for work in works if work.kind is PassKind.REUSED]:
+            # A reused pass runs nothing, so that what follows it can join the pass of the others.
+            proposals = [propose_again(policy, w.sequence, w.window) for w in reused]
+            for work in reused:
+                work.layers_skipped = model.config.num_layers
+            yield from _denoised(policy, reused, proposals, model.config.num_layers)
+            open_ones = [w.sequence for w in reused if w.sequence.finish_reason is None]
+            works = [w for w in works if w not in reused] + scheduler.works(open_ones)
+        if not works:
+            continue
+        works.sort(key=lambda work: work.sequence.slot)
+        started = time.perf_counter()
+        drawn = [(g := work.sequence.generator, g.get_state()) for work in works if work.is_sampled]
+        try:
+            logits = scheduler.runner.run(works)
+            proposals = propose(works, logits, mask_id)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            for generator, state in drawn:
+                generator.set_state(state)
+            before = scheduler.slots
+            scheduler.halve()
+            if observe is not None:
+                observe(OutOfMemory(before, scheduler.slots))
+            continue
+        if observe is not None:
+            observe(PassRecord.of(works, time.perf_counter() - started))
+        yield from _results(policy, works, proposals, model.config.num_layers)
 
 
-def _passes(
-    policy: Policy, active: list[DecodedSequence]
-) -> list[tuple[PassKind, list[DecodedSequence]]]:
-    """Group the sequences by the pass that each needs next, in a fixed order."""
-    groups: dict[tuple[int, int], list[DecodedSequence]] = {}
-    order = list(PassKind)
-    for sequence in active:
-        width = 0
-        if sequence.needs_prefill:
-            # One pass holds prompts of one length in blocks, so that nothing is padded.
-            kind, width = PassKind.PREFILL, sequence.block
-        elif sequence.is_full:
-            kind = PassKind.COMMIT
-        else:
-            kind = chosen_pass(policy, sequence.state())
-            if kind in WHOLE_BLOCK_PASSES:
-                raise violation(policy, f"asked for a {kind} pass; only the decoder decides those")
-        groups.setdefault((order.index(kind), width), []).append(sequence)
-    return [(order[key[0]], groups[key]) for key in sorted(groups)]
-
-
-def _whole_block_pass(
-    runner: PassRunner, kind: PassKind, sequences: list[DecodedSequence]
+def _results(
+    policy: Policy, works: list[Work], proposals: list[Proposals], num_layers: int
 ) -> Iterator[Step]:
-    """Prefill or commit; where a block ends with known tokens, its last row predicts the next."""
-    hidden = runner.prefill(sequences) if kind is PassKind.PREFILL else runner.commit(sequences)
-    predicting = [
-        row
-        for row, sequence in enumerate(sequences)
-        if kind is PassKind.COMMIT or sequence.prompt_length == sequence.block_start
-    ]
-    next_tokens: dict[int, int] = {}
-    if predicting:
-        logits = runner.model.head(hidden[torch.tensor(predicting, device=hidden.device)])
-        tokens = exclude_mask_token(logits, sequences[0].mask_id).argmax(dim=-1)
-        next_tokens = dict(zip(predicting, tokens.tolist(), strict=True))
-    for row, sequence in enumerate(sequences):
-        rows = sequence.block_start if kind is PassKind.PREFILL else runner.block_size
-        block = sequence.block
-        sequence.count(kind, computed=runner.num_layers, skipped=0)
-        if kind is PassKind.COMMIT:
-            sequence.enter_next_block()
-        sequence.needs_prefill = False
-        written = {0: next_tokens[row]} if row in next_tokens else {}
-        sequence.commit_tokens(written)
-        yield _step(sequence, kind, block, written=written, rows=rows, skipped=0, runner=runner)
-
-
-def _denoising_pass(
-    runner: PassRunner,
-    kind: PassKind,
-    sequences: list[DecodedSequence],
-    settings: DecodingSettings,
-) -> Iterator[Step]:
-    """Predict the masked positions that the policy looks at, and commit those that it accepts."""
-    policy = runner.policy
-    states = [sequence.state() for sequence in sequences]
-    windows = [policy.window(state, kind) for state in states]
-    for state, window in zip(states, windows, strict=True):
-        check_pass(policy, kind=kind, window=window, state=state, settings=settings)
-    if kind is PassKind.REUSED:
-        logits = stored_logits(policy, sequences, windows)
-        skipped = [runner.num_layers] * len(sequences)
-    else:
-        logits, skipped = runner.denoise(kind, sequences, states, windows)
+    """Apply one pass to its sequences, those of whole blocks first."""
+    denoising = []
+    for work, proposed in zip(works, proposals, strict=True):
+        if work.denoises:
+            denoising.append((work, proposed))
+        elif (step := _whole_blocks(work, proposed, num_layers)) is not None:
+            yield step
+    if denoising:
+        own, theirs = zip(*denoising, strict=True)
         if policy.keeps_logits:
-            for sequence, row, window in zip(sequences, logits, windows, strict=True):
-                sequence.stored_logits = row[: window[1] - window[0]]
-                sequence.stored_window = window
-    predictions = propose(sequences, logits, windows)
-    # Read before the policy sees them: it chooses positions, not tokens.
-    tokens_of, confidences_of = predictions.tokens.tolist(), predictions.confidence.tolist()
+            for work, proposed in denoising:
+                _keep(work.sequence, proposed)
+        yield from _denoised(policy, own, theirs, num_layers)
+
+
+def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | None:
+    """Prefill or commit; where a block ends with known tokens, its last row predicts the next.
+
+    None for a piece of a prefill that is not the last: a prefill is one pass in all counts.
+    """
+    sequence, block = work.sequence, work.sequence.block
+    rows = work.width
+    if work.kind is PassKind.PREFILL:
+        sequence.prefilled = work.blocks[1]
+        if sequence.needs_prefill:
+            return None
+        rows = sequence.block_start
+    sequence.count(work.kind, computed=num_layers, skipped=0)
+    if work.kind is PassKind.COMMIT:
+        sequence.enter_next_block()
+    written = dict(enumerate(proposed.tokens))
+    sequence.commit_tokens(written)
+    return _step(work, block, written=written, rows=rows, num_layers=num_layers)
+
+
+def _keep(sequence: DecodedSequence, proposed: Proposals) -> None:
+    """Store what a computed pass proposed, for passes that reuse it."""
+    sequence.stored_window = proposed.window
+    sequence.stored_tokens, sequence.stored_confidences = proposed.tokens, proposed.confidences
+
+
+def _denoised(
+    policy: Policy, works: Sequence[Work], proposals: Sequence[Proposals], num_layers: int
+) -> Iterator[Step]:
+    """Commit those of the proposed tokens that the policy accepts."""
+    sequences = [work.sequence for work in works]
+    predictions = predictions_of(sequences, proposals)
     masked = predictions.masked.clone()
-    accepted = policy.accept(predictions, states)
+    accepted = policy.accept(predictions, [work.state for work in works if work.state is not None])
     check_accepted(policy, accepted, masked)
-    sub_block_rows = {PassKind.SUB_BLOCK: settings.small_block_size, PassKind.REUSED: 0}
-    results = zip(accepted.tolist(), tokens_of, confidences_of, strict=True)
-    for row, (taken, tokens, confidences) in enumerate(results):
-        sequence, start = sequences[row], windows[row][0]
+    for work, proposed, taken in zip(works, proposals, accepted.tolist(), strict=True):
+        sequence, start = work.sequence, work.window[0]
         columns = [column for column, take in enumerate(taken) if take]
-        sequence.count(kind, computed=runner.num_layers - skipped[row], skipped=skipped[row])
-        sequence.lowest_confidence = min(confidences[column] for column in columns)
+        confidences = tuple(proposed.confidences[column] for column in columns)
+        skipped = work.layers_skipped
+        sequence.count(work.kind, computed=num_layers - skipped, skipped=skipped)
+        sequence.lowest_confidence = min(confidences)
         sequence.committed_since_compute += len(columns)
-        written = {start + column: tokens[column] for column in columns}
+        block = sequence.block
+        written = {start + column: proposed.tokens[column] for column in columns}
         sequence.commit_tokens(written)
         yield _step(
-            sequence,
-            kind,
-            states[row].block,
-            sub_block=states[row].sub_block,
+            work,
+            block,
             written=written,
-            confidences=tuple(confidences[column] for column in columns),
-            rows=sub_block_rows.get(kind, settings.block_size),
-            skipped=skipped[row],
-            runner=runner,
+            confidences=confidences,
+            rows=0 if work.kind is PassKind.REUSED else work.width,
+            num_layers=num_layers,
         )
 
 
 def _step(
-    sequence: DecodedSequence,
-    kind: PassKind,
+    work: Work,
     block: int,
     *,
     written: dict[int, int],
     rows: int,
-    skipped: int,
-    runner: PassRunner,
-    sub_block: int | None = None,
+    num_layers: int,
     confidences: tuple[float, ...] = (),
 ) -> Step:
+    sequence = work.sequence
     return Step(
         request=sequence.index,
-        kind=kind,
+        kind=work.kind,
         block=block,
-        sub_block=sub_block,
+        sub_block=work.state.sub_block if work.state is not None else None,
         positions=tuple(sequence.block_start + offset for offset in written),
         tokens=tuple(written.values()),
         confidences=confidences,
         rows=rows,
-        layers_computed=runner.num_layers - skipped,
-        layers_skipped=skipped,
+        layers_computed=num_layers - work.layers_skipped,
+        layers_skipped=work.layers_skipped,
         finished=sequence.generation() if sequence.finish_reason else None,
     )

@@ -1,222 +1,208 @@
-"""One forward pass over sequences that need the same kind of pass, with a policy's spans.
+"""One forward pass over segments of any number of sequences, with a policy's spans of layers.
 
-Turns sequences into tensors, walks the layers range by range, and reads only the logits that are
-asked for. Chooses nothing itself: `decoding.py` says which pass, the policy which spans.
+Turns work into flat rows, walks the layers range by range, and reads only the logits that are asked
+for. Chooses nothing itself: `decoding.py` says which pass, the policy which spans.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fastdllm.cache import CacheView, KVCache
-from fastdllm.model import BlockDiffusionModel, block_causal_mask
-from fastdllm.policy import LayerRange, PassKind, Policy, SequenceState, SpanAction
-from fastdllm.proposals import chosen_actions, violation
+from fastdllm.attention import SegmentAttention
+from fastdllm.batch import FlatBatch, Segment
+from fastdllm.cache import KVCache
+from fastdllm.fused import FusedModel
+from fastdllm.policy import PassKind, Policy, SequenceState, SpanAction
+from fastdllm.proposals import Window, chosen_actions
 from fastdllm.sequence import DecodedSequence
-from fastdllm.settings import DecodingSettings
+from fastdllm.spans import SpanSignalsOfPass, SpanStores
 
 
 @dataclass(slots=True)
-class SpanStore:
-    """Input and output of one span of layers, by slot and offset in the block.
+class Work:
+    """What one sequence does in one pass.
 
-    inputs, outputs: [slots, block, H]; valid: bool [slots, block], False once a block is left.
+    kind: prefill, commit, full_block or sub_block. state, window: of denoising passes only; window
+    is the half-open range of block offsets to predict. blocks: of a prefill, the half-open range of
+    its blocks. read: rows of the last segment whose logits are read.
     """
 
-    inputs: Tensor
-    outputs: Tensor
-    valid: Tensor
+    sequence: DecodedSequence
+    kind: PassKind
+    state: SequenceState | None = None
+    window: Window = (0, 0)
+    blocks: tuple[int, int] = (0, 0)
+    read: tuple[int, int] = (0, 0)
+    layers_skipped: int = 0
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether its tokens are drawn, not the most likely ones."""
+        return self.denoises and self.sequence.temperature > 0
+
+    @property
+    def denoises(self) -> bool:
+        """Whether a policy chooses what is committed."""
+        return self.state is not None
+
+    def segments(self) -> list[Segment]:
+        """The rows that this work brings to the pass."""
+        sequence = self.sequence
+        size = sequence.block_size
+        if self.kind is PassKind.PREFILL:
+            last = self.blocks[1] - 1
+            return [
+                Segment(
+                    sequence.cache_start,
+                    block * size,
+                    sequence.tokens[block * size : (block + 1) * size],
+                    visible=(block + 1) * size,
+                    read=self.read if block == last else (0, 0),
+                )
+                for block in range(*self.blocks)
+            ]
+        first, rows = self.offset, self.width
+        return [
+            Segment(
+                sequence.cache_start,
+                sequence.block_start + first,
+                sequence.block_tokens[first : first + rows],
+                visible=sequence.block_start + size,
+                read=self.read,
+            )
+        ]
+
+    @property
+    def offset(self) -> int:
+        """Block offset of the first row; of a pass over the current block."""
+        if self.kind is PassKind.SUB_BLOCK and self.state is not None:
+            return self.state.sub_block * self.sequence.small_block_size
+        return 0
+
+    @property
+    def width(self) -> int:
+        """Number of rows."""
+        if self.kind is PassKind.PREFILL:
+            return (self.blocks[1] - self.blocks[0]) * self.sequence.block_size
+        if self.kind is PassKind.SUB_BLOCK:
+            return self.sequence.small_block_size
+        return self.sequence.block_size
+
+    def row_of(self, position: int) -> int:
+        """Which of the rows read predicts block offset `position`.
+
+        Token shift: the row of offset p predicts p + 1; the first row stands in for itself.
+        """
+        return max(position - 1 - self.offset, 0) - self.read[0]
 
 
 class PassRunner:
-    """Runs passes of one batch on one model; owns the caches and the stored span values."""
+    """Runs passes on one model against one cache; owns the stored values of a policy's spans."""
 
     def __init__(
-        self,
-        model: BlockDiffusionModel,
-        *,
-        policy: Policy,
-        settings: DecodingSettings,
-        slots: int,
-        capacity: int,
+        self, model: FusedModel, *, policy: Policy, cache: KVCache, slots: int, block_size: int
     ) -> None:
-        self.model = model
-        self.policy = policy
-        self.block_size = block_size = settings.block_size
-        self.small_block_size = settings.small_block_size
+        self.model, self.policy, self.cache = model, policy, cache
         self.num_layers = model.config.num_layers
-        self.cache = KVCache(
-            model.config, slots=slots, capacity=capacity, device=model.device, dtype=model.dtype
+        self.rotations = model.rotations(model.config.max_positions)
+        self.spans = SpanStores(
+            policy,
+            slots=slots,
+            block_size=block_size,
+            hidden_size=model.config.hidden_size,
+            device=model.device,
+            dtype=model.dtype,
         )
-        shape = (slots, block_size, model.config.hidden_size)
-        self.spans = {
-            span: SpanStore(
-                inputs=torch.zeros(shape, device=model.device, dtype=model.dtype),
-                outputs=torch.zeros(shape, device=model.device, dtype=model.dtype),
-                valid=torch.zeros(shape[:2], device=model.device, dtype=torch.bool),
-            )
-            for span in policy.layer_spans
-        }
+        # Where a span holds the last layer, its output is stored for all rows.
+        self.only_read = all(stop < self.num_layers for _, stop in policy.layer_spans)
 
-    def prefill(self, sequences: list[DecodedSequence]) -> Tensor:
-        """Fill the prefix cache with the prompts' whole blocks; all have the same number of them.
+    def run(self, works: Sequence[Work]) -> Tensor:
+        """Run one pass and return the logits of the rows that are read, [M, V] float32.
 
-        Returns the hidden state of the last row of each, [B, H].
+        Sets `layers_skipped` of each work. Nothing but the cache is written before the logits are
+        there, and the cache only what a repetition would write again; so a pass that ran out of
+        memory can be run again.
         """
-        length = sequences[0].block_start
-        count = len(sequences)
-        view = self.cache.view(
-            [s.index for s in sequences],
-            starts=[0] * count,
-            width=length,
-            visible=[length] * count,
-        )
-        mask = None
-        if length > self.block_size:
-            mask = block_causal_mask(length, self.block_size, self.model.device)
-        hidden = self.model.embed(self._tensor([s.tokens[:length] for s in sequences]))
-        hidden = self.model.run_layers(
-            hidden, 0, self.num_layers, positions=view.positions[0], cache=view, mask=mask
-        )
-        return hidden[:, -1]
-
-    def commit(self, sequences: list[DecodedSequence]) -> Tensor:
-        """Run the final tokens of each current block, so that they join the prefix cache.
-
-        Returns the hidden state of the last row of each, [B, H].
-        """
-        view, hidden = self._open_block_pass(sequences, [0] * len(sequences), self.block_size)
-        hidden = self._run(hidden, 0, self.num_layers, view)
-        for store in self.spans.values():
-            store.valid[view.slots] = False
-        return hidden[:, -1]
-
-    def denoise(
-        self,
-        kind: PassKind,
-        sequences: list[DecodedSequence],
-        states: list[SequenceState],
-        windows: list[tuple[int, int]],
-    ) -> tuple[Tensor, list[int]]:
-        """Run a full-block or sub-block pass and read the logits that predict `windows`.
-
-        Args:
-            windows: per sequence the half-open range of block offsets to predict.
-
-        Returns the logits [B, W, V], W the widest window (narrower ones repeat their last row), and
-        how many layers each sequence skipped.
-        """
-        sub_block = kind is PassKind.SUB_BLOCK
-        starts = [state.sub_block * self.small_block_size if sub_block else 0 for state in states]
-        width = self.small_block_size if sub_block else self.block_size
-        view, hidden = self._open_block_pass(sequences, starts, width)
-        skipped = [0] * len(sequences)
+        batch = FlatBatch([s for w in works for s in w.segments()], self.model.device)
+        rotation = self.rotations.index_select(0, batch.positions)
+        attend = SegmentAttention(self.model.config, self.cache, batch)
+        hidden = self.model.embed(batch.tokens)
         reached = 0
+        skipped = [0] * len(works)
         for span in self.policy.layer_spans:
-            hidden = self._run(hidden, reached, span[0], view)
-            signals = StoredSpanSignals(self.spans[span], hidden, view, sequences, self.block_size)
-            actions = [SpanAction.COMPUTE] * len(sequences)
-            if sub_block:
-                actions = chosen_actions(self.policy, span, states, signals)
-            hidden, reused = self._run_span(span, actions, hidden, view)
-            skipped = [n + (span[1] - span[0]) * r for n, r in zip(skipped, reused, strict=True)]
+            hidden = self._run(hidden, reached, span[0], rotation, attend)
+            hidden, reused = self._run_span(span, hidden, works, batch, rotation, attend)
+            for index in reused:
+                skipped[index] += span[1] - span[0]
             reached = span[1]
-        hidden = self._run(hidden, reached, self.num_layers, view)
-        # Token shift: the row of position p predicts p + 1; the first row stands in for itself.
-        longest = max(stop - start for start, stop in windows)
-        rows = [
-            [max(min(start + column, stop - 1) - first - 1, 0) for column in range(longest)]
-            for (start, stop), first in zip(windows, starts, strict=True)
-        ]
-        batch = torch.arange(len(sequences), device=hidden.device)[:, None]
-        return self.model.head(hidden[batch, self._tensor(rows)]), skipped
+        hidden = self._run(hidden, reached, self.num_layers, rotation, attend, self.only_read)
+        logits = self.model.logits(hidden if self.only_read else attend.read_rows(hidden))
+        for work, layers in zip(works, skipped, strict=True):
+            work.layers_skipped = layers
+        self.spans.keep()
+        return logits
 
-    def _open_block_pass(
-        self, sequences: list[DecodedSequence], starts: list[int], width: int
-    ) -> tuple[CacheView, Tensor]:
-        """Cache view and embeddings of `width` rows from offset `starts` of each current block."""
-        view = self.cache.view(
-            [s.index for s in sequences],
-            starts=[s.block_start + o for s, o in zip(sequences, starts, strict=True)],
-            width=width,
-            visible=[s.block_start + self.block_size for s in sequences],
-        )
-        rows = [s.block_tokens[o : o + width] for s, o in zip(sequences, starts, strict=True)]
-        return view, self.model.embed(self._tensor(rows))
-
-    def _run(self, hidden: Tensor, start: int, stop: int, view: CacheView) -> Tensor:
+    def _run(
+        self,
+        hidden: Tensor,
+        start: int,
+        stop: int,
+        rotation: Tensor,
+        attend: SegmentAttention,
+        only_read: bool = False,
+    ) -> Tensor:
         if start == stop:
             return hidden
         return self.model.run_layers(
-            hidden, start, stop, positions=view.positions, cache=view, mask=view.mask
+            hidden, start, stop, rotation=rotation, attend=attend, only_read=only_read
         )
 
     def _run_span(
         self,
-        span: LayerRange,
-        actions: list[SpanAction],
+        span: tuple[int, int],
         hidden: Tensor,
-        view: CacheView,
-    ) -> tuple[Tensor, list[bool]]:
-        """Do with one span what is asked, per sequence; True where it was not computed."""
-        store = self.spans[span]
-        slots, offsets = view.slots[:, None], view.positions % self.block_size
-        reused = [action is not SpanAction.COMPUTE for action in actions]
-        result = hidden.clone()
-        computing = torch.tensor([i for i, r in enumerate(reused) if not r], device=hidden.device)
-        if len(computing):
-            part = view if len(computing) == len(reused) else view.rows(computing)
-            output = self._run(hidden[computing], *span, part)
-            result[computing] = output
-            store.inputs[slots[computing], offsets[computing]] = hidden[computing]
-            store.outputs[slots[computing], offsets[computing]] = output
-            store.valid[slots[computing], offsets[computing]] = True
-        for row, action in enumerate(actions):
-            if action is SpanAction.COMPUTE:
-                continue
-            where = (view.slots[row], offsets[row])
-            if not bool(store.valid[where].all()):
-                raise violation(
-                    self.policy,
-                    f"asked to {action} layers {span[0]} to {span[1] - 1}, "
-                    "which this block has not computed yet",
+        works: Sequence[Work],
+        batch: FlatBatch,
+        rotation: Tensor,
+        attend: SegmentAttention,
+    ) -> tuple[Tensor, list[int]]:
+        """Do with one span what the policy asks; also which works it was not computed for."""
+        places = self.spans.places(works)
+        asked = [i for i, work in enumerate(works) if work.kind is PassKind.SUB_BLOCK]
+        actions = dict.fromkeys(range(len(works)), SpanAction.COMPUTE)
+        if asked:
+            signals = SpanSignalsOfPass(
+                self.spans, span, hidden, [works[i] for i in asked], [places[i] for i in asked]
+            )
+            states = [works[i].state for i in asked]
+            chosen = chosen_actions(self.policy, span, states, signals)  # type: ignore[arg-type]
+            actions.update(zip(asked, chosen, strict=True))
+        reused = [i for i in asked if actions[i] is not SpanAction.COMPUTE]
+        given = hidden
+        if not reused:
+            hidden = self._run(hidden, *span, rotation, attend)
+        else:
+            hidden = hidden.clone()
+            for index in reused:
+                place = places[index]
+                hidden[place.rows] = self.spans.value(span, actions[index], hidden, place)
+            computing = [i for i in range(len(works)) if i not in reused]
+            if computing:
+                rows = torch.cat(
+                    [torch.arange(p.rows.start, p.rows.stop) for p in (places[i] for i in computing)]
+                ).to(hidden.device)
+                part = FlatBatch([s for i in computing for s in works[i].segments()], hidden.device)
+                hidden[rows] = self._run(
+                    given[rows],
+                    *span,
+                    rotation[rows],
+                    SegmentAttention(self.model.config, self.cache, part),
                 )
-            output = store.outputs[where]
-            if action is SpanAction.ADD_DELTA:
-                output = hidden[row] + (output - store.inputs[where])
-            result[row] = output
-        return result, reused
-
-    def _tensor(self, rows: list[list[int]]) -> Tensor:
-        return torch.tensor(rows, device=self.model.device)
-
-
-class StoredSpanSignals:
-    """The `SpanSignals` of policy.py: computed only when a policy asks."""
-
-    def __init__(
-        self,
-        store: SpanStore,
-        hidden: Tensor,
-        view: CacheView,
-        sequences: list[DecodedSequence],
-        block_size: int,
-    ) -> None:
-        self.store, self.hidden, self.view = store, hidden, view
-        self.sequences, self.block_size = sequences, block_size
-
-    def input_change(self) -> list[float]:
-        """Relative change of the span's input at masked positions since the last recompute."""
-        offsets = self.view.positions % self.block_size
-        slots = self.view.slots[:, None]
-        stored = self.store.inputs[slots, offsets].float()
-        masked = torch.tensor([s.masked for s in self.sequences], device=self.hidden.device).gather(
-            1, offsets
-        )[..., None]
-        change = ((self.hidden.float() - stored) * masked).flatten(1).norm(dim=1)
-        size = (stored * masked).flatten(1).norm(dim=1)
-        known = self.store.valid[slots, offsets].all(dim=1)
-        return torch.where(known, change / size, torch.inf).tolist()
+        for index, work in enumerate(works):
+            if work.denoises and index not in reused:
+                self.spans.remember(span, given, hidden, places[index])
+        return hidden, reused

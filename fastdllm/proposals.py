@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from fastdllm.errors import PolicyViolation
 from fastdllm.policy import (
@@ -16,60 +19,109 @@ from fastdllm.policy import (
     SpanAction,
     SpanSignals,
 )
-from fastdllm.sampling import exclude_mask_token, greedy, nucleus_sample
+from fastdllm.sampling import greedy, nucleus_sample
 from fastdllm.sequence import DecodedSequence
 from fastdllm.settings import DecodingSettings
+
+if TYPE_CHECKING:
+    from fastdllm.passes import Work
 
 Window = tuple[int, int]
 
 
-def propose(sequences: list[DecodedSequence], logits: Tensor, windows: list[Window]) -> Predictions:
-    """Propose a token with its confidence for each position of each window.
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """One token and its confidence for each block offset of a window; of a prefill or commit, for
+    the position behind its last row.
+    """
+
+    window: Window
+    tokens: list[int]
+    confidences: list[float]
+
+
+def propose(works: Sequence[Work], logits: Tensor, mask_id: int) -> list[Proposals]:
+    """What one pass proposes, for each work in order; everything reaches the host in one transfer.
 
     Args:
-        logits: [B, W, V], already shifted; column c predicts offset windows[b][0] + c. Columns
-            beyond a row's own window are padding.
+        logits: float32 [M, V], the rows read by `works`, one behind the other; overwritten.
     """
-    logits = exclude_mask_token(logits, sequences[0].mask_id)
-    tokens, confidence = greedy(logits)
-    width = logits.shape[1]
-    for row, (sequence, (start, stop)) in enumerate(zip(sequences, windows, strict=True)):
-        if sequence.temperature > 0:
-            own = slice(stop - start)
-            tokens[row, own], confidence[row, own] = nucleus_sample(
-                logits[row, own],
-                temperature=sequence.temperature,
-                top_p=sequence.top_p,
-                uniform=torch.rand(stop - start, generator=sequence.generator).to(logits.device),
-            )
-    open_positions = [
-        sequence.masked[start:stop] + [False] * (width - (stop - start))
-        for sequence, (start, stop) in zip(sequences, windows, strict=True)
-    ]
-    masked = torch.tensor(open_positions, device=logits.device)
-    return Predictions(
-        tokens=tokens,
-        confidence=confidence.masked_fill(~masked, -torch.inf),
-        masked=masked,
-        offsets=torch.tensor([start for start, _ in windows], device=logits.device),
+    logits[:, mask_id] = -torch.inf
+    tokens, confidences = greedy(logits)
+    base, bases, sampled = 0, [], []
+    for work in works:
+        bases.append(base)
+        base += work.read[1] - work.read[0]
+        if work.is_sampled:
+            rows = [bases[-1] + work.row_of(p) for p in range(*work.window)]
+            work.sequence.stored_logits = logits[rows]
+            sampled.append(_sample(work.sequence, work.sequence.stored_logits))
+    all_tokens = torch.cat([tokens, *(pair[0] for pair in sampled)])
+    all_confidences = torch.cat([confidences, *(pair[1] for pair in sampled)])
+    # float64 holds token ids and float32 probabilities exactly.
+    ids, values = torch.stack((all_tokens.double(), all_confidences.double())).tolist()
+    proposals, next_sample = [], base
+    for work, start in zip(works, bases, strict=True):
+        if work.is_sampled:
+            places = range(next_sample, next_sample + work.window[1] - work.window[0])
+            next_sample = places.stop
+        elif work.denoises:
+            places = [start + work.row_of(p) for p in range(*work.window)]
+        else:
+            places = range(start, start + work.read[1] - work.read[0])
+        proposals.append(
+            Proposals(work.window, [int(ids[i]) for i in places], [values[i] for i in places])
+        )
+    return proposals
+
+
+def propose_again(policy: Policy, sequence: DecodedSequence, window: Window) -> Proposals:
+    """Proposals of a reused pass: those of the last computed pass, or samples of its logits.
+
+    Raises:
+        PolicyViolation: the last computed pass of the sequence did not predict the window.
+    """
+    (start, stop), (first, end) = window, sequence.stored_window or (0, 0)
+    if not first <= start < stop <= end:
+        raise violation(policy, "asked for a reused pass of positions no pass has computed")
+    own = slice(start - first, stop - first)
+    if sequence.stored_logits is not None:
+        tokens, confidences = _sample(sequence, sequence.stored_logits[own])
+        return Proposals(window, tokens.tolist(), confidences.tolist())
+    return Proposals(window, sequence.stored_tokens[own], sequence.stored_confidences[own])
+
+
+def _sample(sequence: DecodedSequence, logits: Tensor) -> tuple[Tensor, Tensor]:
+    return nucleus_sample(
+        logits,
+        temperature=sequence.temperature,
+        top_p=sequence.top_p,
+        uniform=torch.rand(len(logits), generator=sequence.generator).to(logits.device),
     )
 
 
-def stored_logits(
-    policy: Policy, sequences: list[DecodedSequence], windows: list[Window]
-) -> Tensor:
-    """Logits [B, W, V] of the last computed pass of each sequence, cut to `windows` and padded.
-
-    Raises:
-        PolicyViolation: the last computed pass of a sequence did not predict its window.
-    """
-    rows = []
-    for sequence, (start, stop) in zip(sequences, windows, strict=True):
-        stored, (first, end) = sequence.stored_logits, sequence.stored_window or (0, 0)
-        if stored is None or not first <= start < stop <= end:
-            raise violation(policy, "asked for a reused pass of positions no pass has computed")
-        rows.append(stored[start - first : stop - first])
-    return pad_sequence(rows, batch_first=True)
+def predictions_of(
+    sequences: Sequence[DecodedSequence], proposals: Sequence[Proposals]
+) -> Predictions:
+    """What a policy accepts from: [B, W] on the host, narrower windows filled up."""
+    width = max(len(p.tokens) for p in proposals)
+    fill = [width - len(p.tokens) for p in proposals]
+    masked = torch.tensor(
+        [
+            s.masked[slice(*p.window)] + [False] * n
+            for s, p, n in zip(sequences, proposals, fill, strict=True)
+        ]
+    )
+    confidence = torch.tensor(
+        [p.confidences + [0.0] * n for p, n in zip(proposals, fill, strict=True)],
+        dtype=torch.float32,
+    )
+    return Predictions(
+        tokens=torch.tensor([p.tokens + [0] * n for p, n in zip(proposals, fill, strict=True)]),
+        confidence=confidence.masked_fill_(~masked, -torch.inf),
+        masked=masked,
+        offsets=torch.tensor([p.window[0] for p in proposals]),
+    )
 
 
 def check_spans(policy: Policy, num_layers: int) -> None:

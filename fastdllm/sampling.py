@@ -13,13 +13,6 @@ import torch
 from torch import Tensor
 
 
-def exclude_mask_token(logits: Tensor, mask_id: int) -> Tensor:
-    """Return float32 logits [..., V], a copy, in which the mask token can never be chosen."""
-    logits = logits.to(torch.float32, copy=True)
-    logits[..., mask_id] = -torch.inf
-    return logits
-
-
 def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Most likely token and its probability: float32 logits [..., V] to two tensors [...].
 

@@ -1,6 +1,6 @@
 """One request while it is decoded: its tokens, what is masked, and when it is finished.
 
-Plain Python state, no tensors but the stored logits of a reusing policy. Knows the geometry of
+Plain Python state, no tensors but the stored logits of a sampled sequence. Knows the geometry of
 blocks and sub-blocks; knows nothing of models, caches or batches.
 """
 
@@ -50,7 +50,7 @@ class Generation:
 
 @dataclass(slots=True)
 class DecodedSequence:
-    """Mutable state of one request; `index` is its place in the request list and its cache slot."""
+    """Mutable state of one request; `index` is its place in the request list."""
 
     index: int
     prompt_length: int
@@ -73,16 +73,19 @@ class DecodedSequence:
     committed_since_compute: int = 0
     passes_since_compute: int = 0
     lowest_confidence: float | None = None
-    stored_logits: Tensor | None = None  # [W, V], of the last computed pass
-    stored_window: tuple[int, int] | None = None  # its block offsets
+    stored_window: tuple[int, int] | None = None  # block offsets that the last computed pass saw
+    stored_tokens: list[int] = field(default_factory=list)  # its proposals, where not sampled
+    stored_confidences: list[float] = field(default_factory=list)
+    stored_logits: Tensor | None = None  # [W, V], to sample from once more
     passes: PassCounts = field(default_factory=PassCounts)
     finish_reason: FinishReason | None = None
-    needs_prefill: bool = False
+    prefilled: int = 0  # whole blocks of the prompt that are in the prefix cache
+    slot: int = -1  # where it is decoded; both set by the scheduler
+    cache_start: int = -1
 
     def start(self) -> None:
         """Lay out the first block: the prompt's whole blocks are prefilled, its rest is known."""
         self.block = self.prompt_length // self.block_size
-        self.needs_prefill = self.block > 0
         self.known = self.prompt_length
         self._open_block()
 
@@ -95,6 +98,17 @@ class DecodedSequence:
         self.committed_since_compute = self.passes_since_compute = 0
         self.lowest_confidence = None
         self.stored_logits = self.stored_window = None
+        self.stored_tokens, self.stored_confidences = [], []
+
+    @property
+    def needs_prefill(self) -> bool:
+        """Whether whole blocks of the prompt are not in the prefix cache yet."""
+        return self.prefilled < self.prompt_length // self.block_size
+
+    @property
+    def capacity(self) -> int:
+        """Positions that the sequence can come to hold: whole blocks up to its limit."""
+        return -(-self.limit // self.block_size) * self.block_size
 
     @property
     def block_start(self) -> int:

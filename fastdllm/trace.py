@@ -1,10 +1,16 @@
-"""Counts of what a decoded sequence cost, by kind of pass and in layer-forwards."""
+"""Counts of what a decoded sequence cost, and records of what the engine did."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from fastdllm.policy import PassKind
+
+if TYPE_CHECKING:
+    from fastdllm.passes import Work
 
 
 @dataclass(slots=True)
@@ -42,3 +48,44 @@ class PassCounts:
         return PassCounts(
             **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """One pass of the engine: sequences by kind of pass, rows, rows read, and its seconds.
+
+    seconds: from the assembly of the rows until their tokens are on the host.
+    """
+
+    kinds: Counter[PassKind]
+    rows: int
+    rows_read: int
+    seconds: float
+
+    @classmethod
+    def of(cls, works: Sequence[Work], seconds: float) -> PassRecord:
+        """Describe the pass that ran `works`."""
+        return cls(
+            kinds=Counter(work.kind for work in works),
+            rows=sum(work.width for work in works),
+            rows_read=sum(work.read[1] - work.read[0] for work in works),
+            seconds=seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsChosen:
+    """How many sequences are in flight at most."""
+
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """A pass lacked memory, and decoding goes on with fewer slots."""
+
+    slots_before: int
+    slots: int
+
+
+Observer = Callable[[PassRecord | SlotsChosen | OutOfMemory], None]

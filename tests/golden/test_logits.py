@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from fastdllm.attention import SegmentAttention
+from fastdllm.batch import FlatBatch, Segment
 from fastdllm.cache import KVCache
+from fastdllm.fused import fused
 from fastdllm.likelihood import LikelihoodRequest, score
 from fastdllm.model import block_causal_mask
 from tests.support.traces import GOLDEN
@@ -43,23 +47,41 @@ def test_logits_and_caches_of_each_kind_of_pass_equal_the_recording(golden_model
     )
     close(model.head(hidden), "logits_uncached")
 
-    cache = KVCache(model.config, slots=rows, capacity=96, device=model.device, dtype=model.dtype)
+    fast = fused(model)
+    cache = KVCache(model.config, capacity=96 * rows, device=model.device, dtype=model.dtype)
+    starts = [cache.allocate(96) for _ in range(rows)]
+    rotations = fast.rotations(96)
 
-    def cached_pass(tokens, start, visible, mask=None):
-        view = cache.view(
-            range(rows), starts=[start] * rows, width=tokens.shape[1], visible=[visible] * rows
+    def cached_pass(tokens, first):
+        """A prompt of several blocks is one segment a block; other passes are one segment a row."""
+        segments = [
+            Segment(start, first + at, row[at : at + BLOCK], visible=seen, read=(0, BLOCK))
+            for row, start in zip(tokens.tolist(), starts, strict=True)
+            for at in range(0, len(row), BLOCK)
+            for seen in [(first + at) // BLOCK * BLOCK + BLOCK]
+        ]
+        segments = [replace(s, read=(0, s.width)) for s in segments]
+        batch = FlatBatch(segments, model.device)
+        hidden = fast.run_layers(
+            fast.embed(batch.tokens),
+            0,
+            layers,
+            rotation=rotations[batch.positions],
+            attend=SegmentAttention(model.config, cache, batch),
+            only_read=True,
         )
-        hidden = model.run_layers(
-            model.embed(tokens), 0, layers, positions=view.positions, cache=view, mask=mask
-        )
-        return model.head(hidden)
+        return fast.logits(hidden).unflatten(0, (rows, -1))
 
-    cached_pass(ids[:, :PREFILL], 0, PREFILL, block_causal_mask(PREFILL, BLOCK))
-    close(cache.keys[0][:, :, :PREFILL], "k0")
-    close(cache.values[-1][:, :, :PREFILL], "v_last")
-    close(cached_pass(ids[:, PREFILL:], PREFILL, PREFILL + BLOCK), "logits_full_block")
+    cached_pass(ids[:, :PREFILL], 0)
+    kv_heads, d = model.config.num_kv_heads, model.config.head_dim
+    slots = torch.stack([torch.arange(start, start + PREFILL) for start in starts])
+    # The fused form keeps the two halves of a rotated head side by side.
+    keys = cache.layers[0][slots][:, :, :kv_heads].unflatten(-1, (d // 2, 2)).mT.flatten(-2)
+    close(keys.transpose(1, 2), "k0")
+    close(cache.layers[-1][slots][:, :, kv_heads:].transpose(1, 2), "v_last")
+    close(cached_pass(ids[:, PREFILL:], PREFILL), "logits_full_block")
     small = torch.from_numpy(recorded[f"{name}_small_ids"])
-    close(cached_pass(small, PREFILL + OFFSET, PREFILL + BLOCK), "logits_small_block_rp8")
+    close(cached_pass(small, PREFILL + OFFSET), "logits_small_block_rp8")
 
 
 LIKELIHOODS = json.loads((GOLDEN / "loglikelihood.json").read_text())

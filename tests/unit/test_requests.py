@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from fastdllm import DecodingSettings, Request, UserError, decode, generate
+from fastdllm.fused import FusedModel
 from fastdllm.model import BlockDiffusionModel
 from fastdllm.policy import default_policy
 
@@ -94,16 +95,15 @@ def test_a_model_too_shallow_for_a_span_is_refused(golden_model):
 def test_the_mask_token_is_never_chosen_even_by_a_model_that_wants_nothing_else(
     golden_model, prompt_length, temperature
 ):
-    class WantsTheMask(BlockDiffusionModel):
-        def head(self, hidden):
-            logits = super().head(hidden)
+    class WantsTheMask(FusedModel):
+        def logits(self, hidden):
+            logits = super().logits(hidden)
             logits[..., 255] = 1e4
             return logits
 
-    model = WantsTheMask(golden_model("m6").config)
-    model.load_state_dict(golden_model("m6").state_dict())
+    model = WantsTheMask(golden_model("m6"))
     chosen = CHOSEN.model_copy(update={"max_new_tokens": 70, "temperature": temperature})
-    answer = generate(model.eval(), [tuple(range(prompt_length))], chosen)[0]
+    answer = generate(model, [tuple(range(prompt_length))], chosen)[0]
     assert 255 not in answer.token_ids
     assert answer.finish_reason == "stop" or len(answer.token_ids) == 70
 

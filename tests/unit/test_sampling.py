@@ -1,4 +1,4 @@
-"""Sampling: the nucleus, its probabilities, ties, and the mask token that is never chosen."""
+"""Sampling: the nucleus, its probabilities, and ties."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastdllm.sampling import exclude_mask_token, greedy, nucleus_sample, request_seed
+from fastdllm.sampling import greedy, nucleus_sample, request_seed
 
 
 def test_greedy_takes_the_first_of_equal_logits_and_its_softmax_probability():
@@ -15,14 +15,6 @@ def test_greedy_takes_the_first_of_equal_logits_and_its_softmax_probability():
     tokens, confidence = greedy(logits)
     assert tokens.tolist() == [1]
     assert confidence[0] == pytest.approx(logits.softmax(-1)[0, 1].item(), abs=1e-6)
-
-
-def test_the_mask_token_has_no_probability_and_the_input_is_left_alone():
-    logits = torch.tensor([[0.0, 9.0]], dtype=torch.bfloat16)
-    excluded = exclude_mask_token(logits, 1)
-    assert excluded.dtype == torch.float32
-    assert greedy(excluded) == (torch.tensor([0]), torch.tensor([1.0]))
-    assert logits[0, 1] == 9.0
 
 
 def slow_nucleus(probabilities, top_p):

@@ -1,0 +1,130 @@
+"""How many sequences fit the memory at once, and what a lack of memory looks like.
+
+Estimates from shapes and from what the device has free now; allocates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fastdllm.cache import bytes_per_position
+from fastdllm.errors import UserError
+from fastdllm.fused import FusedModel
+from fastdllm.policy import Policy
+from fastdllm.scheduler import PREFILL_ROWS
+from fastdllm.sequence import DecodedSequence
+from fastdllm.settings import DecodingSettings
+
+# More sequences in flight gain no more throughput: their rows keep the processor busy as it is.
+MOST_SLOTS = 64
+# Share of the free memory that decoding plans with; a CPU's memory is others' memory too.
+USABLE = {"cuda": 0.9, "cpu": 0.5}
+
+
+def choose_slots(
+    model: FusedModel,
+    sequences: Sequence[DecodedSequence],
+    *,
+    settings: DecodingSettings,
+    policy: Policy,
+    asked: int | None,
+) -> int:
+    """Slots for `sequences`: `asked`, or as many as fit the memory up to `MOST_SLOTS`.
+
+    Raises:
+        UserError: `asked` is not positive or does not fit, or not even one sequence fits.
+    """
+    if asked is not None and asked < 1:
+        raise UserError(f"slots: {asked} is not allowed; it should be at least 1")
+    most = min(asked if asked is not None else MOST_SLOTS, len(sequences))
+    usable = int(free_bytes(model.device) * USABLE.get(model.device.type, 0.5))
+    lengths = sorted((sequence.capacity for sequence in sequences), reverse=True)
+    fitting, needed = 0, _bytes_of_rows(model, PREFILL_ROWS)
+    for length in lengths[:most]:
+        needed += slot_bytes(model, length, settings=settings, policy=policy)
+        if needed > usable:
+            break
+        fitting += 1
+    if fitting == 0:
+        raise UserError(
+            f"a sequence of {lengths[0]} positions needs {_gib(needed)}, but {model.device} has "
+            f"{_gib(usable)} to use; shorten the prompt or max_new_tokens"
+        )
+    if asked is not None and fitting < most:
+        raise UserError(
+            f"{asked} sequences at once need more than the {_gib(usable)} that {model.device} has "
+            f"to use; {fitting} fit, or leave the number out and memory decides"
+        )
+    return fitting
+
+
+def slot_bytes(
+    model: FusedModel, length: int, *, settings: DecodingSettings, policy: Policy
+) -> int:
+    """Memory of one sequence of up to `length` positions: cache, rows, logits, stored spans."""
+    cache = length * bytes_per_position(model.config, model.dtype)
+    # Logits in the model's dtype, in float32, and their softmax.
+    logits = settings.small_block_size * model.config.vocab_size * (model.dtype.itemsize + 8)
+    block = settings.block_size * model.config.hidden_size * model.dtype.itemsize
+    spans = 2 * len(policy.layer_spans) * block
+    return cache + logits + spans + _bytes_of_rows(model, settings.block_size)
+
+
+def _bytes_of_rows(model: FusedModel, rows: int) -> int:
+    """Activations of one layer, which are all that is alive at a time."""
+    config = model.config
+    heads = 2 * (config.num_heads + config.num_kv_heads)
+    widths = 3 * config.hidden_size + heads * config.head_dim + 3 * config.intermediate_size
+    return rows * widths * model.dtype.itemsize
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be allocated on `device`."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + cached
+    return min(_available_here(), _left_in_container())
+
+
+def _available_here() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux: the limit is unknown, and swapping is the system's own business
+    return 2**62
+
+
+def _left_in_container() -> int:
+    """What a control group (a SLURM job, a container) leaves of its limit; version 2 or 1."""
+    for limit_file, used_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            limit = Path(limit_file).read_text(encoding="ascii").strip()
+            used = int(Path(used_file).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+        if limit.isdigit():
+            return max(int(limit) - used, 0)
+    return 2**62
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a failed pass lacked memory; a CPU says so in the words of its allocator."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,185 @@
+"""Continuous batching: which requests are in flight, and what each brings to the next pass.
+
+Requests enter the lowest free slot in the order of the list, as soon as one is free; so who decodes
+where depends on the list alone. Owns the slots, the cache extents and the runner of passes. Knows
+the order of passes in a sequence; knows nothing of tokens' values.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastdllm.cache import KVCache
+from fastdllm.errors import UserError
+from fastdllm.fused import FusedModel
+from fastdllm.passes import PassRunner, Work
+from fastdllm.policy import PassKind, Policy
+from fastdllm.proposals import check_pass, chosen_pass, violation
+from fastdllm.sequence import DecodedSequence
+from fastdllm.settings import DecodingSettings
+
+# Most rows of prompts in one pass: a long prompt enters in pieces, so that sequences in flight
+# wait for a pass of at most this many rows more.
+PREFILL_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    """A sequence that had to give up its slot, and what the cache held of it."""
+
+    sequence: DecodedSequence
+    saved: Tensor
+    spans: list[Tensor]
+
+
+class Scheduler:
+    """The requests of one call of `decode`, in `slots` slots.
+
+    running: sequences in flight, in the order of their slots.
+    """
+
+    def __init__(
+        self,
+        model: FusedModel,
+        sequences: Sequence[DecodedSequence],
+        *,
+        policy: Policy,
+        settings: DecodingSettings,
+        slots: int,
+    ) -> None:
+        self.model, self.policy, self.settings = model, policy, settings
+        self.running: list[DecodedSequence] = []
+        self._waiting = deque(sequences)
+        self._parked: deque[_Parked] = deque()
+        self._open(slots)
+
+    def _open(self, slots: int) -> None:
+        """Make room for `slots` of the sequences that are left, the longest together."""
+        self.slots = slots
+        left = [*self._waiting, *(parked.sequence for parked in self._parked)]
+        lengths = sorted((sequence.capacity for sequence in left), reverse=True)[:slots]
+        cache = KVCache(
+            self.model.config,
+            capacity=sum(lengths),
+            device=self.model.device,
+            dtype=self.model.dtype,
+        )
+        self.runner = PassRunner(
+            self.model,
+            policy=self.policy,
+            cache=cache,
+            slots=slots,
+            block_size=self.settings.block_size,
+        )
+
+    def admit(self) -> bool:
+        """Retire what is finished and fill free slots; False when nothing is left to decode."""
+        for sequence in [s for s in self.running if s.finish_reason is not None]:
+            self.running.remove(sequence)
+            self.runner.cache.release(sequence.cache_start, sequence.capacity)
+            self.runner.spans.drop(sequence.slot)
+        taken = {sequence.slot for sequence in self.running}
+        for slot in range(self.slots):
+            if slot in taken:
+                continue
+            if not self._enter(slot):
+                break
+        self.running.sort(key=lambda sequence: sequence.slot)
+        return bool(self.running)
+
+    def _enter(self, slot: int) -> bool:
+        """Give `slot` to the next sequence; False if there is none, or no extent is free for it."""
+        parked = self._parked[0] if self._parked else None
+        if parked is None and not self._waiting:
+            return False
+        sequence = parked.sequence if parked is not None else self._waiting[0]
+        start = self.runner.cache.allocate(sequence.capacity)
+        if start is None:
+            return False
+        sequence.slot, sequence.cache_start = slot, start
+        if parked is not None:
+            self.runner.cache.restore(start, parked.saved)
+            self.runner.spans.restore(slot, parked.spans)
+            self._parked.popleft()
+        else:
+            self._waiting.popleft()
+        self.running.append(sequence)
+        return True
+
+    def works(self, sequences: Sequence[DecodedSequence]) -> list[Work]:
+        """What each of `sequences` does next; prompts beyond this pass's share of rows wait."""
+        works, prompt_rows = [], 0
+        for sequence in sequences:
+            if sequence.needs_prefill:
+                room = max(PREFILL_ROWS - prompt_rows, 0) // sequence.block_size
+                if room == 0 and prompt_rows:
+                    continue
+                work = _prefill(sequence, max(room, 1))
+                prompt_rows += work.width
+                works.append(work)
+            elif sequence.is_full:
+                last = sequence.block_size
+                works.append(Work(sequence, PassKind.COMMIT, read=(last - 1, last)))
+            else:
+                works.append(self._denoising(sequence))
+        return works
+
+    def _denoising(self, sequence: DecodedSequence) -> Work:
+        state = sequence.state()
+        kind = chosen_pass(self.policy, state)
+        if kind in (PassKind.PREFILL, PassKind.COMMIT):
+            # Skipping a commit, or adding one, would leave a ragged prefix cache.
+            raise violation(self.policy, f"asked for a {kind} pass; only the decoder decides those")
+        window = self.policy.window(state, kind)
+        check_pass(self.policy, kind=kind, window=window, state=state, settings=self.settings)
+        work = Work(sequence, kind, state=state, window=window)
+        if kind is not PassKind.REUSED:
+            rows = [max(position - 1 - work.offset, 0) for position in range(*window)]
+            work.read = (rows[0], rows[-1] + 1)
+        return work
+
+    def halve(self) -> None:
+        """Go on with half as many slots; sequences that lose theirs wait with all that they have.
+
+        Raises:
+            UserError: there is only one slot.
+        """
+        if self.slots == 1:
+            raise UserError(
+                "out of memory with one sequence at a time; shorten the prompt or max_new_tokens, "
+                "or use a device with more memory"
+            )
+        runner = self.runner
+        saved = [
+            _Parked(s, runner.cache.save(s.cache_start, s.capacity), runner.spans.save(s.slot))
+            for s in self.running
+        ]
+        self._parked.extendleft(reversed(saved))
+        self.running = []
+        del runner, self.runner
+        gc.collect()
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._open(self.slots // 2)
+
+
+def _prefill(sequence: DecodedSequence, room: int) -> Work:
+    """The next piece of a prompt: at most `room` whole blocks."""
+    blocks = sequence.prompt_length // sequence.block_size
+    stop = min(sequence.prefilled + room, blocks)
+    ends_with_block = stop == blocks and sequence.prompt_length == blocks * sequence.block_size
+    last = sequence.block_size
+    return Work(
+        sequence,
+        PassKind.PREFILL,
+        blocks=(sequence.prefilled, stop),
+        read=(last - 1, last) if ends_with_block else (0, 0),
+    )
+
+

@@ -1,0 +1,149 @@
+"""Stored inputs and outputs of the spans of layers that a policy may reuse, and its signals.
+
+Addressed by slot and offset in the block; valid from the span's computation until the block is
+left. Decides nothing: the policy says what to reuse, `passes.py` when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastdllm.policy import LayerRange, Policy, SpanAction
+from fastdllm.proposals import violation
+
+if TYPE_CHECKING:
+    from fastdllm.passes import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one work's rows are: in the pass, and in the stores (slot, block offsets)."""
+
+    rows: slice
+    slot: int
+    offsets: slice
+
+
+class SpanStores:
+    """Input and output [slots, block, H] of each span, and which of them are valid."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        slots: int,
+        block_size: int,
+        hidden_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.policy = policy
+        shape = (slots, block_size, hidden_size)
+        self.inputs, self.outputs = (
+            {
+                span: torch.zeros(shape, device=device, dtype=dtype)
+                for span in policy.layer_spans
+            }
+            for _ in range(2)
+        )
+        # On the host: validity is decided by which passes ran, never by values.
+        self.valid = {
+            span: torch.zeros(shape[:2], dtype=torch.bool) for span in policy.layer_spans
+        }
+        self._pending: list[tuple[LayerRange, Tensor, Tensor, Place]] = []
+
+    def places(self, works: Sequence[Work]) -> list[Place]:
+        """The places of the works of a pass, in order."""
+        found, row = [], 0
+        for work in works:
+            offsets = slice(work.offset, work.offset + work.width)
+            found.append(Place(slice(row, row + work.width), work.sequence.slot, offsets))
+            row += work.width
+        return found
+
+    def value(self, span: LayerRange, action: SpanAction, hidden: Tensor, place: Place) -> Tensor:
+        """What stands in for the span's output at `place`, where `hidden` [R, H] is its input.
+
+        Raises:
+            PolicyViolation: the span was not computed for these positions in this block.
+        """
+        where = (place.slot, place.offsets)
+        if not bool(self.valid[span][where].all()):
+            raise violation(
+                self.policy,
+                f"asked to {action} layers {span[0]} to {span[1] - 1}, "
+                "which this block has not computed yet",
+            )
+        output = self.outputs[span][where]
+        if action is SpanAction.ADD_DELTA:
+            return hidden[place.rows] + (output - self.inputs[span][where])
+        return output
+
+    def remember(self, span: LayerRange, given: Tensor, result: Tensor, place: Place) -> None:
+        """Note input and output [R, H] of a computed span; `keep` stores them."""
+        self._pending.append((span, given[place.rows], result[place.rows], place))
+
+    def keep(self) -> None:
+        """Store what was noted, once the pass is through."""
+        for span, given, result, place in self._pending:
+            where = (place.slot, place.offsets)
+            self.inputs[span][where] = given
+            self.outputs[span][where] = result
+            self.valid[span][where] = True
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was noted by a pass that failed."""
+        self._pending = []
+
+    def drop(self, slot: int) -> None:
+        """Nothing stored for this slot is valid any more: its block was left, or its sequence."""
+        for valid in self.valid.values():
+            valid[slot] = False
+
+    def save(self, slot: int) -> list[Tensor]:
+        """Copies, in host memory, of what is stored for a slot."""
+        stores = (self.inputs, self.outputs, self.valid)
+        return [tensor[slot].to("cpu", copy=True) for s in stores for tensor in s.values()]
+
+    def restore(self, slot: int, saved: Sequence[Tensor]) -> None:
+        """Write what `save` gave to another slot."""
+        tensors = [t for s in (self.inputs, self.outputs, self.valid) for t in s.values()]
+        for tensor, rows in zip(tensors, saved, strict=True):
+            tensor[slot] = rows
+
+
+class SpanSignalsOfPass:
+    """The `SpanSignals` of policy.py: computed only when a policy asks."""
+
+    def __init__(
+        self,
+        stores: SpanStores,
+        span: LayerRange,
+        hidden: Tensor,
+        works: Sequence[Work],
+        places: Sequence[Place],
+    ) -> None:
+        self.stores, self.span, self.hidden = stores, span, hidden
+        self.works, self.places = works, places
+
+    def input_change(self) -> list[float]:
+        """Relative change of the span's input at masked positions since the last recompute."""
+        changes = []
+        for work, place in zip(self.works, self.places, strict=True):
+            where = (place.slot, place.offsets)
+            if not bool(self.stores.valid[self.span][where].all()):
+                changes.append(torch.tensor(torch.inf, device=self.hidden.device))
+                continue
+            masked = torch.tensor(work.sequence.masked[place.offsets], device=self.hidden.device)
+            stored = self.stores.inputs[self.span][where][masked].float()
+            change = (self.hidden[place.rows][masked].float() - stored).norm()
+            changes.append(change / stored.norm())
+        return torch.stack(changes).tolist()
+
+

@@ -80,7 +80,9 @@ class FusedModel:
         self.embedding = model.model.embed_tokens.weight.detach()
         self.layers: list[FusedLayer] = []
         for index in range(config.num_layers):
-            self.layers.append(FusedLayer(model.model.layers[index], config))
+            layer = model.model.layers[index]
+            assert isinstance(layer, Layer)
+            self.layers.append(FusedLayer(layer, config))
             if consume:
                 model.model.layers[index] = torch.nn.Identity()
         self.final_norm = norm(model.model.norm.weight.detach(), config.rms_norm_eps)

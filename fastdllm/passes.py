@@ -193,7 +193,10 @@ class PassRunner:
             computing = [i for i in range(len(works)) if i not in reused]
             if computing:
                 rows = torch.cat(
-                    [torch.arange(p.rows.start, p.rows.stop) for p in (places[i] for i in computing)]
+                    [
+                        torch.arange(p.rows.start, p.rows.stop)
+                        for p in (places[i] for i in computing)
+                    ]
                 ).to(hidden.device)
                 part = FlatBatch([s for i in computing for s in works[i].segments()], hidden.device)
                 hidden[rows] = self._run(

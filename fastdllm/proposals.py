@@ -63,12 +63,12 @@ def propose(works: Sequence[Work], logits: Tensor, mask_id: int) -> list[Proposa
     proposals, next_sample = [], base
     for work, start in zip(works, bases, strict=True):
         if work.is_sampled:
-            places = range(next_sample, next_sample + work.window[1] - work.window[0])
-            next_sample = places.stop
+            places = [next_sample + n for n in range(work.window[1] - work.window[0])]
+            next_sample += len(places)
         elif work.denoises:
             places = [start + work.row_of(p) for p in range(*work.window)]
         else:
-            places = range(start, start + work.read[1] - work.read[0])
+            places = [start + n for n in range(work.read[1] - work.read[0])]
         proposals.append(
             Proposals(work.window, [int(ids[i]) for i in places], [values[i] for i in places])
         )

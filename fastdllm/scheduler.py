@@ -181,5 +181,3 @@ def _prefill(sequence: DecodedSequence, room: int) -> Work:
         blocks=(sequence.prefilled, stop),
         read=(last - 1, last) if ends_with_block else (0, 0),
     )
-
-

@@ -45,16 +45,11 @@ class SpanStores:
         self.policy = policy
         shape = (slots, block_size, hidden_size)
         self.inputs, self.outputs = (
-            {
-                span: torch.zeros(shape, device=device, dtype=dtype)
-                for span in policy.layer_spans
-            }
+            {span: torch.zeros(shape, device=device, dtype=dtype) for span in policy.layer_spans}
             for _ in range(2)
         )
         # On the host: validity is decided by which passes ran, never by values.
-        self.valid = {
-            span: torch.zeros(shape[:2], dtype=torch.bool) for span in policy.layer_spans
-        }
+        self.valid = {span: torch.zeros(shape[:2], dtype=torch.bool) for span in policy.layer_spans}
         self._pending: list[tuple[LayerRange, Tensor, Tensor, Place]] = []
 
     def places(self, works: Sequence[Work]) -> list[Place]:
@@ -145,5 +140,3 @@ class SpanSignalsOfPass:
             change = (self.hidden[place.rows][masked].float() - stored).norm()
             changes.append(change / stored.norm())
         return torch.stack(changes).tolist()
-
-

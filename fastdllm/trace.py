@@ -51,24 +51,45 @@ class PassCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentShape:
+    """Rows of one sequence in a pass, the positions that they see, and the rows that are read."""
+
+    width: int
+    visible: int
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
 class PassRecord:
-    """One pass of the engine: sequences by kind of pass, rows, rows read, and its seconds.
+    """One pass of the engine: sequences by kind of pass, the shapes it ran, and its seconds.
 
     seconds: from the assembly of the rows until their tokens are on the host.
     """
 
     kinds: Counter[PassKind]
-    rows: int
-    rows_read: int
+    segments: tuple[SegmentShape, ...]
     seconds: float
+
+    @property
+    def rows(self) -> int:
+        """Rows that went through the layers."""
+        return sum(segment.width for segment in self.segments)
+
+    @property
+    def rows_read(self) -> int:
+        """Rows that went through the language-model head."""
+        return sum(segment.read for segment in self.segments)
 
     @classmethod
     def of(cls, works: Sequence[Work], seconds: float) -> PassRecord:
         """Describe the pass that ran `works`."""
         return cls(
             kinds=Counter(work.kind for work in works),
-            rows=sum(work.width for work in works),
-            rows_read=sum(work.read[1] - work.read[0] for work in works),
+            segments=tuple(
+                SegmentShape(s.width, s.visible, s.read[1] - s.read[0])
+                for work in works
+                for s in work.segments()
+            ),
             seconds=seconds,
         )
 

@@ -64,7 +64,7 @@ class KVCache:
         self._free = merged
 
     def save(self, start: int, length: int) -> Tensor:
-        """Copy in host memory of the first `length` positions of an extent, [layers, length, ...]."""
+        """Copy of the first `length` positions of an extent, in host memory: [layers, ...]."""
         return torch.stack([layer[start : start + length].cpu() for layer in self.layers])
 
     def restore(self, start: int, saved: Tensor) -> None:

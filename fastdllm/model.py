@@ -1,14 +1,13 @@
-"""The network: Qwen2.5 decoder layers that can be walked range by range.
+"""The network in its plain form: Qwen2.5 decoder layers as published, to train and as a reference.
 
-Owns the forward pass and nothing else. It knows caches only as something that stores keys and
-values for a pass (`PassCache`), and nothing of mask tokens, policies, tokenizers or files. Module
-names equal the Hugging Face checkpoint's, so a state dict loads as it is.
+Owns the forward pass and nothing else; knows nothing of caches, mask tokens, policies, tokenizers
+or files. Module names equal the Hugging Face checkpoint's, so a state dict loads as it is. What is
+decoded is the same network in the form of fused.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -34,14 +33,6 @@ class ModelConfig:
     mask_id: int | None = None
     stop_token: int | None = None
     pad_id: int | None = None
-
-
-class PassCache(Protocol):
-    """Where one pass keeps its keys and values (see cache.py)."""
-
-    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store `key`, `value` [B, kv_heads, T, d]; return all visible ones [B, kv_heads, S, d]."""
-        ...
 
 
 class RMSNorm(nn.Module):
@@ -76,8 +67,6 @@ class Attention(nn.Module):
         x: Tensor,
         *,
         rotation: tuple[Tensor, Tensor],
-        layer: int,
-        cache: PassCache | None,
         mask: Tensor | None,
     ) -> Tensor:
         # x: [B, T, H]
@@ -86,8 +75,6 @@ class Attention(nn.Module):
         key = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         value = self.v_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         query, key = rotate(query, *rotation), rotate(key, *rotation)
-        if cache is not None:
-            key, value = cache.update(layer, key, value)
         grouped = self.num_kv_heads != self.num_heads
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, enable_gqa=grouped
@@ -123,13 +110,9 @@ class Layer(nn.Module):
         hidden: Tensor,
         *,
         rotation: tuple[Tensor, Tensor],
-        layer: int,
-        cache: PassCache | None,
         mask: Tensor | None,
     ) -> Tensor:
-        hidden = hidden + self.self_attn(
-            self.input_layernorm(hidden), rotation=rotation, layer=layer, cache=cache, mask=mask
-        )
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotation=rotation, mask=mask)
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
@@ -146,8 +129,7 @@ class Body(nn.Module):
 class BlockDiffusionModel(nn.Module):
     """Embed, walk any range of layers, read logits.
 
-    A pass is `head(run_layers(embed(tokens), 0, num_layers, ...))`; a policy that skips or replaces
-    a span of layers walks the ranges before and after it instead.
+    A forward is `head(run_layers(embed(tokens), 0, num_layers, ...))`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -176,22 +158,18 @@ class BlockDiffusionModel(nn.Module):
         stop: int,
         *,
         positions: Tensor,
-        cache: PassCache | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         """Run layers `start` <= i < `stop` on `hidden` [B, T, H] and return the same shape.
 
         Args:
             positions: absolute positions, [T] or [B, T].
-            cache: where keys and values go and come from; None attends within `hidden` only.
-            mask: bool, True where a query may attend; broadcastable to [B, heads, T, S]. None means
+            mask: bool, True where a query may attend; broadcastable to [B, heads, T, T]. None means
                 that every key is visible.
         """
         rotation = self.rotation(positions, hidden.dtype)
         for index in range(start, stop):
-            hidden = self.model.layers[index](
-                hidden, rotation=rotation, layer=index, cache=cache, mask=mask
-            )
+            hidden = self.model.layers[index](hidden, rotation=rotation, mask=mask)
         return hidden
 
     def head(self, hidden: Tensor) -> Tensor:

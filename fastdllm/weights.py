@@ -1,4 +1,4 @@
-"""From a checkpoint to a `BlockDiffusionModel` on a device, in a dtype: safetensors only.
+"""From a checkpoint to a model on a device, in a dtype: safetensors only.
 
 Remote code is never run and pickled weights are never opened. Everything that can be wrong with a
 checkpoint is told in one line that names the file or the tensor.
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastdllm.checkpoint import find_checkpoint, read_config, weight_files
 from fastdllm.errors import UserError, unknown_name
+from fastdllm.fused import FusedModel
 from fastdllm.model import BlockDiffusionModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,8 +30,8 @@ def load_model(
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
-) -> BlockDiffusionModel:
-    """Load a Fast-dLLM v2 checkpoint, ready to decode.
+) -> FusedModel:
+    """Load a Fast-dLLM v2 checkpoint, ready to decode: weights fused and in their fastest layout.
 
     Args:
         path: a folder with config.json and safetensors, or a Hugging Face hub id.
@@ -40,6 +41,21 @@ def load_model(
 
     Raises:
         UserError: the folder, a key, a tensor or a name is wrong; the message says which.
+    """
+    plain = load_plain_model(path, device=device, dtype=dtype, revision=revision)
+    return FusedModel(plain, consume=True)
+
+
+def load_plain_model(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+) -> BlockDiffusionModel:
+    """Load a checkpoint as a plain module, tensor by tensor: to train it, or as a reference.
+
+    Arguments and errors are those of `load_model`.
     """
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)

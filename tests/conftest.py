@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastdllm import load_model
 from fastdllm.model import BlockDiffusionModel
+from fastdllm.weights import load_plain_model
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -23,10 +23,10 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def golden_model() -> Callable[[str], BlockDiffusionModel]:
-    """Load a golden model ("m6", "m14", "m28") in float32, once per process."""
+    """Load a golden model ("m6", "m14", "m28") as a plain float32 module, once per process."""
 
     @cache
     def load(name: str) -> BlockDiffusionModel:
-        return load_model(GOLDEN / name, device="cpu", dtype="float32")
+        return load_plain_model(GOLDEN / name, device="cpu", dtype="float32")
 
     return load

@@ -20,11 +20,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from fastdllm import DecodingSettings, generate, load_model
+from fastdllm import DecodingSettings, generate
 from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.files import write_json_atomically
 from fastdllm.likelihood import LikelihoodRequest, score
 from fastdllm.model import BlockDiffusionModel
+from fastdllm.weights import load_plain_model
 from training.card import update_card
 from training.tokenizer import render_prompt
 
@@ -48,7 +49,7 @@ def measure(model_folder: Path, *, tasks: Path, snapshots: Path | None) -> dict[
     `snapshots` holds block-diffusion weights kept during training; None measures no curve.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model = load_model(model_folder, device="cpu", dtype="float32")
+    model = load_plain_model(model_folder, device="cpu", dtype="float32")
     items = [
         Item(tokenizer.encode(render_prompt(entry["question"])), entry["result"])
         for entry in read_jsonl(tasks / "word_problems.jsonl")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from fastdllm import load_model
 from fastdllm.model import block_causal_mask
+from fastdllm.weights import load_plain_model
 
 BLOCK = 32
 
@@ -35,7 +35,7 @@ def pair(request, tmp_path_factory):
                 weight.add_(torch.randn_like(weight) * 0.3)
     folder = tmp_path_factory.mktemp("qwen2")
     theirs.save_pretrained(folder)
-    return theirs, load_model(folder, device="cpu", dtype="float32")
+    return theirs, load_plain_model(folder, device="cpu", dtype="float32")
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastdllm import UserError, load_model
+from fastdllm.weights import load_plain_model
 from tests.conftest import GOLDEN
 
 
@@ -132,7 +133,10 @@ def test_sharded_and_single_checkpoints_load_alike(folder, golden_model):
         placed |= dict.fromkeys(chosen, file)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
-    ours, whole = load_model(folder, device="cpu").state_dict(), golden_model("m6").state_dict()
+    ours, whole = (
+        load_plain_model(folder, device="cpu").state_dict(),
+        golden_model("m6").state_dict(),
+    )
     assert all(torch.equal(ours[name], whole[name]) for name in whole)
     (folder / file).unlink()
     assert f"{file}: not found" in refused(folder)
@@ -143,7 +147,7 @@ def test_a_repeated_head_of_a_tied_checkpoint_is_left_out(tmp_path, golden_model
     change_tensors(
         tmp_path / "m14", lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1})
     )
-    model = load_model(tmp_path / "m14", device="cpu")
+    model = load_plain_model(tmp_path / "m14", device="cpu")
     assert set(model.state_dict()) == set(golden_model("m14").state_dict())
 
 
@@ -158,5 +162,5 @@ def test_the_mask_token_is_found_in_the_tokenizer_or_by_its_published_id(folder)
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_dtypes_by_name(name):
-    model = load_model(GOLDEN / "m6", device="cpu", dtype=name)
+    model = load_plain_model(GOLDEN / "m6", device="cpu", dtype=name)
     assert {str(p.dtype) for p in model.parameters()} == {f"torch.{name}"}

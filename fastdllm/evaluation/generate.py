@@ -20,8 +20,8 @@ from fastdllm.evaluation.answers import Answer
 from fastdllm.evaluation.environment import process_peak_memory_gib
 from fastdllm.evaluation.requests import PlannedRequest
 from fastdllm.evaluation.tokenization import AnswerText, answer_budget, sampling_temperature
+from fastdllm.fused import FusedModel
 from fastdllm.likelihood import LikelihoodMode, LikelihoodRequest, score
-from fastdllm.model import BlockDiffusionModel
 from fastdllm.policy import Policy
 from fastdllm.sequence import Request
 from fastdllm.settings import DecodingSettings
@@ -33,7 +33,7 @@ OnAnswer = Callable[[Answer], None]
 class DecodingEngine:
     """A model with everything that decides its answers."""
 
-    model: BlockDiffusionModel
+    model: FusedModel
     policy: Policy
     settings: DecodingSettings
     tokenizer: Any

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from fastdllm.cache import bytes_per_position
+from fastdllm.cgroups import memory_left
 from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.policy import Policy
@@ -101,22 +102,9 @@ def _available_here() -> int:
 
 
 def _left_in_container() -> int:
-    """What a control group (a SLURM job, a container) leaves of its limit; version 2 or 1."""
-    for limit_file, used_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        try:
-            limit = Path(limit_file).read_text(encoding="ascii").strip()
-            used = int(Path(used_file).read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            continue
-        if limit.isdigit():
-            return max(int(limit) - used, 0)
-    return 2**62
+    """What control groups (a SLURM job, a container) leave of their limits."""
+    left = memory_left()
+    return 2**62 if left is None else left
 
 
 def is_out_of_memory(error: BaseException) -> bool:

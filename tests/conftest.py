@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ GOLDEN = Path(__file__).parent / "golden"
 def _one_thread() -> None:
     """Tests run side by side; more threads than cores make tiny matrix products crawl."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the commands, which set their own number
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ result (so the workflow asks for a repeat); then it is decoded anew, the old ans
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,9 @@ from pathlib import Path
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", type=Path, help="results/<experiment>/<task>/<config>/spec.json")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: the spec's)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all usable cores)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads (default, and most: what it may use)"
+    )
     parser.add_argument(
         "--wait", action="store_true", help="wait while another process works on this run"
     )
@@ -29,25 +30,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fastdllm.console import open_display
     from fastdllm.errors import UserError
-    from fastdllm.evaluation.environment import data_is_local, prepare, usable_cores
+    from fastdllm.evaluation.environment import data_is_local, prepare
     from fastdllm.evaluation.spec import read_spec
+    from fastdllm.threads import use_allowed_threads
 
     if args.threads is not None and args.threads < 1:
         raise UserError(f"--threads {args.threads}: must be at least 1")
     spec = read_spec(args.spec)
-    threads = args.threads or usable_cores()
-    # Read once, when torch is imported; a larger number of a scheduler or shell must not win.
-    os.environ["OMP_NUM_THREADS"] = str(threads)
     task_file = Path(spec.run.task_file)
     private_cache = data_is_local(spec.task, task_file.parent)
     with prepare(offline=True, private_cache=private_cache):
-        import torch
-
         from fastdllm.evaluation.job import evaluate_run
         from fastdllm.workflow.digests import FileDigests
         from fastdllm.workflow.sources import check_sources
 
-        torch.set_num_threads(threads)
+        use_allowed_threads(args.threads)
         outcome = evaluate_run(
             spec,
             args.spec.parent,

@@ -58,13 +58,6 @@ def data_is_local(task: str, tasks_folder: Path | str = "tasks") -> bool:
         return True  # load_task says what is wrong with it; that needs no network either
 
 
-def usable_cores() -> int:
-    """Cores that this process may use, which a scheduler may have made fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def package_versions() -> dict[str, str]:
     """Versions of Python, of this project and of the packages that decide results."""
     found = {"python": platform.python_version(), "fastdllm": __version__}

@@ -1,30 +1,54 @@
-"""Requests are checked against the model here, before anything is decoded."""
+"""Settings and requests are checked against the model here, before anything is decoded.
+
+What is wrong with the settings is wrong for every request, and raised. What is wrong with one
+request is that request's own outcome: the others are decoded as if it were not there.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar
+from dataclasses import dataclass, field
 
 import torch
+from pydantic import Field
 
 from fastdllm.errors import UserError
 from fastdllm.model import ModelConfig
 from fastdllm.sampling import request_seed
-from fastdllm.sequence import DecodedSequence, Request
+from fastdllm.sequence import DecodedSequence, Generation, Request
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span
+from fastdllm.trace import PassCounts
 from fastdllm.validation import validated
 
-Number = TypeVar("Number", int, float)
+
+class RequestSettings(DecodingSettings):
+    """The settings of one request: nothing to generate is allowed there."""
+
+    max_new_tokens: int = Field(256, ge=0)
+    # What a torch.Generator takes.
+    seed: int = Field(0, ge=0, lt=2**64)
+
+
+@dataclass(slots=True)
+class Admitted:
+    """Requests after the check.
+
+    sequences: to be decoded, in the order of the requests. outcomes: of the others, by their place
+    in the list of requests: refused, or nothing to decode.
+    """
+
+    sequences: list[DecodedSequence] = field(default_factory=list)
+    outcomes: dict[int, Generation] = field(default_factory=dict)
 
 
 def start_sequences(
     config: ModelConfig, requests: Sequence[Request], settings: DecodingSettings
-) -> list[DecodedSequence]:
-    """Check settings and `requests` against the model and lay out their first blocks.
+) -> Admitted:
+    """Check settings and `requests` against the model and lay out first blocks.
 
     Raises:
-        UserError: naming the setting or the request (its place in the list) that does not fit.
+        UserError: naming the setting that does not fit the model.
     """
     mask_id, stop_token = _special_tokens(config, settings)
     try:
@@ -33,38 +57,45 @@ def start_sequences(
             layer_span(settings.layer_subset, config.num_layers)
     except ValueError as error:
         raise UserError(str(error)) from None
+    admitted = Admitted()
+    # Refused requests do not count, so that no other is sampled otherwise for their sake.
     seen: Counter[tuple[int, ...]] = Counter()
-    sequences = []
     for index, request in enumerate(requests):
         prompt = tuple(request.prompt_ids)
-        _check_request(config, index, request)
-        seed = request.seed
-        if seed is None:
+        try:
+            own = _checked(config, request, settings, f"request {index}")
+        except UserError as error:
+            admitted.outcomes[index] = Generation([], "refused", PassCounts(), str(error))
+            continue
+        seed = own.seed
+        if request.seed is None:
             seed = request_seed(settings.seed, prompt, seen[prompt])
         seen[prompt] += 1
-        new_tokens = _first(request.max_new_tokens, settings.max_new_tokens)
-        if len(prompt) + new_tokens > config.max_positions:
-            raise UserError(
-                f"request {index}: {len(prompt)} prompt tokens and {new_tokens} new ones exceed "
-                f"the model's {config.max_positions} positions; shorten one of them"
-            )
+        if own.max_new_tokens == 0:
+            admitted.outcomes[index] = Generation([], "length", PassCounts())
+            continue
         sequence = DecodedSequence(
             index=index,
             prompt_length=len(prompt),
-            limit=len(prompt) + new_tokens,
+            limit=len(prompt) + own.max_new_tokens,
             block_size=settings.block_size,
             mask_id=mask_id,
             stop_token=stop_token,
             small_block_size=settings.small_block_size,
-            temperature=_first(request.temperature, settings.temperature),
-            top_p=_first(request.top_p, settings.top_p),
+            temperature=own.temperature,
+            top_p=own.top_p,
             generator=torch.Generator().manual_seed(seed),
             stop_when=request.stop_when,
             tokens=list(prompt),
         )
         sequence.start()
-        sequences.append(sequence)
-    return sequences
+        admitted.sequences.append(sequence)
+    return admitted
+
+
+def usable_positions(config: ModelConfig, block_size: int) -> int:
+    """Positions that a sequence can come to hold: the model's, in whole blocks."""
+    return config.max_positions // block_size * block_size
 
 
 def _special_tokens(config: ModelConfig, settings: DecodingSettings) -> tuple[int, int | None]:
@@ -81,17 +112,25 @@ def _special_tokens(config: ModelConfig, settings: DecodingSettings) -> tuple[in
     return mask_id, stop_token
 
 
-def _check_request(config: ModelConfig, index: int, request: Request) -> None:
+def _checked(
+    config: ModelConfig, request: Request, settings: DecodingSettings, where: str
+) -> RequestSettings:
+    """The settings of one request, its own before the others."""
     for token in request.prompt_ids:
         if not 0 <= token < config.vocab_size:
             raise UserError(
-                f"request {index}: token {token} is outside the model's vocabulary of "
+                f"{where}: token {token} is outside the model's vocabulary of "
                 f"{config.vocab_size}; was the prompt made with another tokenizer?"
             )
-    own = {name: getattr(request, name) for name in ("max_new_tokens", "temperature", "top_p")}
-    given = {name: value for name, value in own.items() if value is not None}
-    validated(DecodingSettings, given, f"request {index}")
-
-
-def _first(own: Number | None, default: Number) -> Number:
-    return default if own is None else own
+    names = ("max_new_tokens", "temperature", "top_p")
+    values = {name: getattr(settings, name) for name in names}
+    wanted = {name: getattr(request, name) for name in (*names, "seed")}
+    values |= {name: value for name, value in wanted.items() if value is not None}
+    own = validated(RequestSettings, values, where)
+    most, length = usable_positions(config, settings.block_size), len(request.prompt_ids)
+    if length + own.max_new_tokens > most:
+        raise UserError(
+            f"{where}: {length} prompt tokens and {own.max_new_tokens} new ones exceed the "
+            f"model's {most} positions; shorten one of them"
+        )
+    return own

@@ -37,6 +37,8 @@ from fastdllm.trace import Observer, OutOfMemory, PassRecord, SlotsChosen
 class Step:
     """One pass of one sequence: what it committed, with which confidence, and what it cost.
 
+    kind: None for a request that needs no pass: `finished` tells why it was refused, or it asked
+        for no token. Such steps come first, and all else in them is empty.
     positions: absolute positions in the sequence; a commit or prefill pass may write the one token
         that follows it. confidences: probabilities; empty for tokens that no threshold judged.
     rows: positions that the pass ran through the layers (0 for a reused pass).
@@ -44,16 +46,16 @@ class Step:
     """
 
     request: int
-    kind: PassKind
-    block: int
-    sub_block: int | None
-    positions: tuple[int, ...]
-    tokens: tuple[int, ...]
-    confidences: tuple[float, ...]
-    rows: int
-    layers_computed: int
-    layers_skipped: int
-    finished: Generation | None
+    kind: PassKind | None
+    block: int = 0
+    sub_block: int | None = None
+    positions: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
+    confidences: tuple[float, ...] = ()
+    rows: int = 0
+    layers_computed: int = 0
+    layers_skipped: int = 0
+    finished: Generation | None = None
 
 
 def generate(
@@ -66,10 +68,13 @@ def generate(
 ) -> list[Generation]:
     """Answer `prompts` (token ids, or `Request`s) together; answers come in the order given.
 
+    A prompt that does not fit the model is refused alone: its answer has the finish reason
+    `refused` and says why.
+
     slots: most sequences in flight; default: what memory allows (see `decode`).
 
     Raises:
-        UserError: a setting, a prompt or the policy does not fit the model.
+        UserError: a setting or the policy does not fit the model, or not one prompt the memory.
     """
     settings = settings or DecodingSettings()
     requests = [p if isinstance(p, Request) else Request(tuple(p)) for p in prompts]
@@ -94,7 +99,7 @@ def decode(
     """Decode `requests` together and yield a `Step` per sequence and pass, in a fixed order.
 
     Requests enter free slots as others finish, in the order of the list, and one pass runs the rows
-    that all sequences in flight need next.
+    that all sequences in flight need next. A request that does not fit the model is refused alone.
 
     Args:
         slots: most sequences in flight; default: what memory allows, up to a fixed number.
@@ -104,12 +109,15 @@ def decode(
     Source: Fast-dLLM v2 (arXiv 2509.26328), with the corrections in docs/decoding.md.
 
     Raises:
-        UserError: a request does not fit the model, or not even one fits the memory.
+        UserError: a setting does not fit the model, or not even one request fits the memory.
         PolicyViolation: the policy asked for what block diffusion does not allow.
     """
     model = fused(model)
     check_spans(policy, model.config.num_layers)
-    sequences = start_sequences(model.config, requests, settings)
+    admitted = start_sequences(model.config, requests, settings)
+    for index, outcome in admitted.outcomes.items():
+        yield Step(request=index, kind=None, finished=outcome)
+    sequences = admitted.sequences
     if not sequences:
         return
     chosen = choose_slots(model, sequences, settings=settings, policy=policy, asked=slots)

@@ -15,13 +15,14 @@ from torch import Generator, Tensor
 from fastdllm.policy import PassKind, SequenceState
 from fastdllm.trace import PassCounts
 
-FinishReason = Literal["stop", "length", "stop_when"]
+FinishReason = Literal["stop", "length", "stop_when", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """A prompt to answer; None means the value of the settings.
 
+    max_new_tokens: 0 asks for an empty answer, which costs no pass.
     stop_when: called with the generated ids known without a gap, one more each time; True ends the
         request there (for stop strings, which only a tokenizer can see).
     """
@@ -36,11 +37,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What came of a request: ids up to and including the first stop token, and the cost."""
+    """What came of a request: ids up to and including the first stop token, and the cost.
+
+    error: why the request was refused, in one line; only with the finish reason `refused`.
+    """
 
     token_ids: list[int]
     finish_reason: FinishReason
     passes: PassCounts
+    error: str | None = None
 
     @property
     def tokens_per_forward(self) -> float | None:

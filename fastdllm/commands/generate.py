@@ -47,9 +47,11 @@ def run(options: argparse.Namespace) -> int:
     settings = decoding_settings(options)
 
     from fastdllm.policy import default_policy
+    from fastdllm.threads import use_allowed_threads
     from fastdllm.tokenizer import load_tokenizer, prompt_ids
     from fastdllm.weights import load_model
 
+    use_allowed_threads()
     model = load_model(
         options.model, device=options.device, dtype=options.dtype, revision=options.revision
     )
@@ -71,7 +73,11 @@ def _decode(
     settings: DecodingSettings,
     view: StepView | None,
 ) -> tuple[Generation, float]:
-    """Decode one request; the clock runs in the decoder only, after a first untimed pass."""
+    """Decode one request; the clock runs in the decoder only, after a first untimed pass.
+
+    Raises:
+        UserError: the prompt does not fit the model.
+    """
     from fastdllm.decoding import decode, generate
     from fastdllm.sequence import Request
 
@@ -82,6 +88,8 @@ def _decode(
         started = time.perf_counter()
         step = next(steps)
         elapsed_s += time.perf_counter() - started
+        if step.finished is not None and step.finished.error is not None:
+            raise UserError(step.finished.error.removeprefix("request 0: "))
         if view is not None:
             view.show(step)
         if step.finished is not None:
@@ -128,7 +136,9 @@ class StepView:
         self.number = 0
 
     def show(self, step: Step) -> None:
-        """Print one step; tokens that it committed are bold."""
+        """Print the pass of one step; tokens that it committed are bold."""
+        if step.kind is None:
+            return
         self.number += 1
         self.known.update(zip(step.positions, step.tokens, strict=True))
         place = f"{step.block}" if step.sub_block is None else f"{step.block}.{step.sub_block}"

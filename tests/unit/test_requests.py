@@ -1,4 +1,4 @@
-"""Requests: exact lengths, stop conditions, empty prompts, and clear refusals."""
+"""Requests: exact lengths, stop conditions, empty prompts, and refusals that touch no other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from itertools import pairwise
 
 import pytest
 
-from fastdllm import DecodingSettings, Request, UserError, decode, generate
+from fastdllm import (
+    DecodingSettings,
+    Generation,
+    PassCounts,
+    Request,
+    UserError,
+    decode,
+    generate,
+)
 from fastdllm.fused import FusedModel
 from fastdllm.model import BlockDiffusionModel
 from fastdllm.policy import default_policy
@@ -60,20 +68,65 @@ def test_no_requests_give_no_answers(golden_model):
     assert generate(golden_model("m6"), [], CHOSEN) == []
 
 
-@pytest.mark.parametrize(
-    ("request_", "problem"),
-    [
-        (Request((1, 256)), "request 1: token 256 is outside the model's vocabulary of 256"),
-        (Request((1,), max_new_tokens=0), "max_new_tokens: 0 is not allowed"),
-        (Request((1,), max_new_tokens=9_999), "exceed the model's 4096 positions"),
-        (Request((1,), temperature=-1.0), "temperature: -1.0 is not allowed"),
-    ],
-)
-def test_a_request_that_does_not_fit_is_named_before_anything_is_decoded(
-    golden_model, request_, problem
+BAD = [
+    (Request((1, 256)), "token 256 is outside the model's vocabulary of 256"),
+    (Request((1, -1)), "token -1 is outside the model's vocabulary of 256"),
+    (Request(PROMPT, max_new_tokens=-1), "max_new_tokens: -1 is not allowed"),
+    (Request(PROMPT, max_new_tokens=9_999), "25 prompt tokens and 9999 new ones exceed the model"),
+    (Request((1,) * 4_097, max_new_tokens=0), "4097 prompt tokens and 0 new ones exceed the model"),
+    (Request(PROMPT, temperature=-1.0), "temperature: -1.0 is not allowed"),
+    (Request(PROMPT, top_p=0.0), "top_p: 0.0 is not allowed"),
+    (Request(PROMPT, seed=2**64), "seed: 18446744073709551616 is not allowed"),
+]
+
+
+@pytest.mark.parametrize(("bad", "problem"), BAD)
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_a_bad_request_is_refused_alone_and_changes_no_other_answer(
+    golden_model, bad, problem, place
 ):
-    with pytest.raises(UserError, match=problem):
-        generate(golden_model("m6"), [Request((1,)), request_], CHOSEN)
+    chosen = CHOSEN.model_copy(update={"temperature": 0.8, "max_new_tokens": 20})
+    # The copy is drawn differently from the first; a refused copy must not be counted.
+    good = [Request(PROMPT), Request((7, 8, 9)), Request(PROMPT)]
+    alone = generate(golden_model("m6"), good, chosen)
+    together = generate(golden_model("m6"), [*good[:place], bad, *good[place:]], chosen)
+    refused = together.pop(place)
+    assert together == alone
+    assert alone[0].token_ids != alone[2].token_ids
+    assert (refused.token_ids, refused.finish_reason) == ([], "refused")
+    assert refused.passes == PassCounts()
+    assert f"request {place}: {problem}" in refused.error
+    assert "\n" not in refused.error
+
+
+def test_bad_requests_only_are_all_refused_without_a_pass(golden_model):
+    model = golden_model("m6")
+    policy = default_policy(CHOSEN, model.config.num_layers)
+    heard = []
+    bad = [request for request, _ in BAD]
+    steps = list(decode(model, bad, policy, CHOSEN, observe=heard.append))
+    assert [step.request for step in steps] == list(range(len(BAD)))
+    assert all((step.kind, step.positions, step.rows) == (None, (), 0) for step in steps)
+    assert all(step.finished.finish_reason == "refused" for step in steps)
+    assert heard == []
+
+
+def test_no_new_tokens_are_an_empty_answer_without_a_pass(golden_model):
+    good = [Request(PROMPT), Request((7, 8, 9))]
+    nothing = Request(tuple(range(64)), max_new_tokens=0)
+    answers = generate(golden_model("m6"), [good[0], nothing, good[1]], CHOSEN)
+    assert answers[1] == Generation([], "length", PassCounts())
+    assert [answers[0], answers[2]] == generate(golden_model("m6"), good, CHOSEN)
+
+
+def test_a_request_may_fill_all_whole_blocks_of_the_model_and_no_more(golden_model):
+    trained = golden_model("m6")
+    model = BlockDiffusionModel(replace(trained.config, max_positions=100))
+    model.load_state_dict(trained.state_dict())
+    fits, too_long = Request(PROMPT, max_new_tokens=71), Request(PROMPT, max_new_tokens=72)
+    answers = generate(model.eval(), [fits, too_long], CHOSEN)
+    assert answers[0] == generate(trained, [fits], CHOSEN)[0]
+    assert "exceed the model's 96 positions" in answers[1].error
 
 
 def test_a_model_without_a_mask_token_asks_for_one(golden_model):

@@ -13,15 +13,11 @@ from torch import Tensor
 
 from fastdllm.model import ModelConfig
 
-# Extents begin at multiples of this, so that the buffer is also a row of pages of this size:
-# FlashAttention takes paged keys and values in pages of 256 positions.
-PAGE = 256
-
 
 class KVCache:
-    """`capacity` positions, handed out in extents.
+    """`capacity` positions, handed out in extents, and one behind them for rows that do not count.
 
-    layers: per layer [positions, 2 kv_heads, d], keys before values.
+    layers: per layer [capacity + 1, 2 kv_heads, d], keys before values.
     """
 
     def __init__(
@@ -31,18 +27,24 @@ class KVCache:
         capacity: int,
         device: torch.device,
         dtype: torch.dtype,
-        page: int = 1,
     ) -> None:
-        self.page = page
-        self.capacity = capacity = round_up(capacity, page)
-        shape = (config.num_layers, capacity, 2 * config.num_kv_heads, config.head_dim)
+        self.capacity = self.scratch = capacity
+        shape = (config.num_layers, capacity + 1, 2 * config.num_kv_heads, config.head_dim)
         # Zeros, not empty: a masked position has weight 0, and 0 times a stray NaN is NaN.
         self.layers = torch.zeros(shape, device=device, dtype=dtype).unbind(0)
-        self._free: list[tuple[int, int]] = [(0, capacity)]
+        self.clear()
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the buffers."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def clear(self) -> None:
+        """Take all extents back."""
+        self._free: list[tuple[int, int]] = [(0, self.capacity)]
 
     def allocate(self, length: int) -> int | None:
         """Start of a free extent of `length` positions, the first that fits; None if none does."""
-        length = round_up(length, self.page)
         for index, (start, size) in enumerate(self._free):
             if size >= length:
                 self._free[index : index + 1] = (
@@ -53,7 +55,7 @@ class KVCache:
 
     def release(self, start: int, length: int) -> None:
         """Give an extent back."""
-        spans = sorted([*self._free, (start, round_up(length, self.page))])
+        spans = sorted([*self._free, (start, length)])
         merged = [spans[0]]
         for begin, size in spans[1:]:
             last, last_size = merged[-1]
@@ -76,8 +78,3 @@ class KVCache:
 def bytes_per_position(config: ModelConfig, dtype: torch.dtype) -> int:
     """Cache memory of one position in all layers."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
-
-
-def round_up(number: int, multiple: int) -> int:
-    """The smallest multiple that is not smaller."""
-    return -(-number // multiple) * multiple

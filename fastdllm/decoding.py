@@ -124,44 +124,55 @@ def decode(
     if observe is not None:
         observe(SlotsChosen(chosen))
     scheduler = Scheduler(model, sequences, policy=policy, settings=settings, slots=chosen)
-    mask_id = sequences[0].mask_id
-    while scheduler.admit():
-        works = scheduler.works(scheduler.running)
-        while reused := [work for work in works if work.kind is PassKind.REUSED]:
-            # A reused pass runs nothing, so that what follows it can join the pass of the others.
-            proposals = [propose_again(policy, w.sequence, w.window) for w in reused]
-            for work in reused:
-                work.layers_skipped = model.config.num_layers
-            yield from _denoised(policy, reused, proposals, model.config.num_layers)
-            open_ones = [w.sequence for w in reused if w.sequence.finish_reason is None]
-            works = [w for w in works if w not in reused] + scheduler.works(open_ones)
-        if not works:
-            continue
-        works.sort(key=lambda work: work.sequence.slot)
-        started = time.perf_counter()
-        drawn = [(g := work.sequence.generator, g.get_state()) for work in works if work.is_sampled]
-        try:
-            logits = scheduler.runner.run(works)
-            proposals = propose(works, logits, mask_id)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            for generator, state in drawn:
-                generator.set_state(state)
-            before = scheduler.slots
-            scheduler.halve()
-            if observe is not None:
-                observe(OutOfMemory(before, scheduler.slots))
-            continue
+    try:
+        while scheduler.admit():
+            works = scheduler.works(scheduler.running)
+            while reused := [work for work in works if work.kind is PassKind.REUSED]:
+                # It runs nothing, so that what follows it can join the pass of the others.
+                yield from _reused(policy, reused, model.config.num_layers)
+                open_ones = [w.sequence for w in reused if w.sequence.finish_reason is None]
+                works = [w for w in works if w not in reused] + scheduler.works(open_ones)
+            if works:
+                works.sort(key=lambda work: work.sequence.slot)
+                proposals = _run_pass(scheduler, works, observe)
+                yield from _results(policy, works, proposals, model.config.num_layers)
+    finally:
+        scheduler.close()
+
+
+def _run_pass(
+    scheduler: Scheduler, works: list[Work], observe: Observer | None
+) -> list[Proposals] | None:
+    """Run one pass; None when it lacked memory, and must be made up anew with fewer slots."""
+    started = time.perf_counter()
+    generators = [work.sequence.generator for work in works if work.is_sampled]
+    states = [generator.get_state() for generator in generators]
+    try:
+        logits = scheduler.runner.run(works)
+        proposals = propose(works, logits, works[0].sequence.mask_id)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        proposals = None
+    if proposals is None:
+        # Out of the handler, whose traceback holds what the pass had allocated.
+        before = scheduler.slots
+        scheduler.halve()
         if observe is not None:
-            observe(PassRecord.of(works, time.perf_counter() - started))
-        yield from _results(policy, works, proposals, model.config.num_layers)
+            observe(OutOfMemory(before, scheduler.slots))
+    elif observe is not None:
+        observe(PassRecord.of(works, time.perf_counter() - started))
+    return proposals
 
 
 def _results(
-    policy: Policy, works: list[Work], proposals: list[Proposals], num_layers: int
+    policy: Policy, works: list[Work], proposals: list[Proposals] | None, num_layers: int
 ) -> Iterator[Step]:
     """Apply one pass to its sequences, those of whole blocks first."""
+    if proposals is None:
+        return
     denoising = []
     for work, proposed in zip(works, proposals, strict=True):
         if work.denoises:
@@ -174,6 +185,14 @@ def _results(
             for work, proposed in denoising:
                 _keep(work.sequence, proposed)
         yield from _denoised(policy, own, theirs, num_layers)
+
+
+def _reused(policy: Policy, works: list[Work], num_layers: int) -> Iterator[Step]:
+    """Passes that run no layer: commit from what the last computed pass proposed."""
+    proposals = [propose_again(policy, work.sequence, work.window) for work in works]
+    for work in works:
+        work.layers_skipped = num_layers
+    yield from _denoised(policy, works, proposals, num_layers)
 
 
 def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | None:

@@ -8,7 +8,7 @@ of caches, blocks or policies.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -66,12 +66,24 @@ class FusedLayer:
 
 
 class FusedModel:
-    """Embed, walk any range of layers, read logits: on flat rows."""
+    """Embed, walk any range of layers, read logits: on flat rows.
 
-    def __init__(self, model: BlockDiffusionModel, *, consume: bool = False) -> None:
+    rotations: rotary factors, to be indexed by position. idle_engines: caches, and what was
+    recorded for them, that the next decoding can take up (engine.py).
+    """
+
+    def __init__(
+        self,
+        model: BlockDiffusionModel,
+        *,
+        consume: bool = False,
+        make_engine: Callable[[FusedModel, int], Any] | None = None,
+    ) -> None:
         """Fuse the weights of `model`.
 
         Args:
+            make_engine: makes an `Engine` with room for so many positions; default: the one for
+                the device.
             consume: take the layers out of `model` one by one, so that never more than one is held
                 twice; `model` is of no use afterwards.
         """
@@ -88,6 +100,9 @@ class FusedModel:
         self.final_norm = norm(model.model.norm.weight.detach(), config.rms_norm_eps)
         tied = config.tie_word_embeddings
         self.unembed = product(self.embedding if tied else model.lm_head.weight.detach())
+        self.rotations = self._rotations(config.max_positions)
+        self.make_engine = make_engine
+        self.idle_engines: list[Any] = []
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [R] to hidden states [R, H]."""
@@ -106,7 +121,7 @@ class FusedModel:
         """Run layers `start` <= i < `stop` on `hidden` [R, H].
 
         Args:
-            rotation: what `rotations` gives for the positions of the rows, [R, 1, ...].
+            rotation: `rotations` at the positions of the rows, [R, 1, ...].
             attend: attention of this pass.
             only_read: the last of these layers gives only the rows that `attend` calls read; the
                 others have left their keys and values by then and are of no further use.
@@ -131,8 +146,8 @@ class FusedModel:
             return hidden.new_empty(0, self.config.vocab_size, dtype=torch.float32)
         return self.unembed(self.final_norm(hidden)).float()
 
-    def rotations(self, count: int) -> Tensor:
-        """Rotary factors of positions 0 to `count` - 1, to be indexed by position.
+    def _rotations(self, count: int) -> Tensor:
+        """Rotary factors of positions 0 to `count` - 1.
 
         Complex [count, 1, d / 2] in float32, else cosines and sines [count, 2, 1, d / 2] in the
         dtype of the model. Angles are float32. Source: RoFormer (arXiv 2104.09864), eq. 15.

@@ -41,7 +41,8 @@ def choose_slots(
     if asked is not None and asked < 1:
         raise UserError(f"slots: {asked} is not allowed; it should be at least 1")
     most = min(asked if asked is not None else MOST_SLOTS, len(sequences))
-    usable = int(free_bytes(model.device) * USABLE.get(model.device.type, 0.5))
+    idle = sum(engine.cache.bytes for engine in model.idle_engines)
+    usable = int((free_bytes(model.device) + idle) * USABLE.get(model.device.type, 0.5))
     lengths = sorted((sequence.capacity for sequence in sequences), reverse=True)
     fitting, needed = 0, _bytes_of_rows(model, PREFILL_ROWS)
     for length in lengths[:most]:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdllm.attention import SegmentAttention
-from fastdllm.batch import FlatBatch, Segment
-from fastdllm.cache import KVCache
+from fastdllm.batch import Segment
+from fastdllm.engine import Engine, OpenPass
 from fastdllm.fused import FusedModel
-from fastdllm.policy import PassKind, Policy, SequenceState, SpanAction
+from fastdllm.policy import LayerRange, PassKind, Policy, SequenceState, SpanAction
 from fastdllm.proposals import Window, chosen_actions
 from fastdllm.sequence import DecodedSequence
 from fastdllm.spans import SpanSignalsOfPass, SpanStores
@@ -101,14 +100,13 @@ class Work:
 
 
 class PassRunner:
-    """Runs passes on one model against one cache; owns the stored values of a policy's spans."""
+    """Runs passes on one engine; owns the stored values of a policy's spans."""
 
     def __init__(
-        self, model: FusedModel, *, policy: Policy, cache: KVCache, slots: int, block_size: int
+        self, model: FusedModel, *, policy: Policy, engine: Engine, slots: int, block_size: int
     ) -> None:
-        self.model, self.policy, self.cache = model, policy, cache
+        self.model, self.policy, self.engine = model, policy, engine
         self.num_layers = model.config.num_layers
-        self.rotations = model.rotations(model.config.max_positions)
         self.spans = SpanStores(
             policy,
             slots=slots,
@@ -127,85 +125,61 @@ class PassRunner:
         there, and the cache only what a repetition would write again; so a pass that ran out of
         memory can be run again.
         """
-        batch = FlatBatch([s for w in works for s in w.segments()], self.model.device)
-        rotation = self.rotations.index_select(0, batch.positions)
-        attend = SegmentAttention(self.model.config, self.cache, batch)
-        hidden = self.model.embed(batch.tokens)
+        self.spans.forget()
+        opened = self.engine.open([s for w in works for s in w.segments()])
+        hidden = opened.embed()
         reached = 0
         skipped = [0] * len(works)
         for span in self.policy.layer_spans:
-            hidden = self._run(hidden, reached, span[0], rotation, attend)
-            hidden, reused = self._run_span(span, hidden, works, batch, rotation, attend)
+            hidden = _run(opened, hidden, reached, span[0])
+            hidden, reused = self._run_span(span, hidden, works, opened)
             for index in reused:
                 skipped[index] += span[1] - span[0]
             reached = span[1]
-        hidden = self._run(hidden, reached, self.num_layers, rotation, attend, self.only_read)
-        logits = self.model.logits(hidden if self.only_read else attend.read_rows(hidden))
+        hidden = _run(opened, hidden, reached, self.num_layers, only_read=self.only_read)
+        logits = self.model.logits(hidden if self.only_read else opened.read_rows(hidden))
         for work, layers in zip(works, skipped, strict=True):
             work.layers_skipped = layers
+            if work.kind is PassKind.COMMIT:
+                self.spans.drop(work.sequence.slot)
         self.spans.keep()
         return logits
 
-    def _run(
-        self,
-        hidden: Tensor,
-        start: int,
-        stop: int,
-        rotation: Tensor,
-        attend: SegmentAttention,
-        only_read: bool = False,
-    ) -> Tensor:
-        if start == stop:
-            return hidden
-        return self.model.run_layers(
-            hidden, start, stop, rotation=rotation, attend=attend, only_read=only_read
-        )
-
     def _run_span(
-        self,
-        span: tuple[int, int],
-        hidden: Tensor,
-        works: Sequence[Work],
-        batch: FlatBatch,
-        rotation: Tensor,
-        attend: SegmentAttention,
+        self, span: LayerRange, hidden: Tensor, works: Sequence[Work], opened: OpenPass
     ) -> tuple[Tensor, list[int]]:
         """Do with one span what the policy asks; also which works it was not computed for."""
         places = self.spans.places(works)
+        reused, given = {}, hidden
         asked = [i for i, work in enumerate(works) if work.kind is PassKind.SUB_BLOCK]
-        actions = dict.fromkeys(range(len(works)), SpanAction.COMPUTE)
         if asked:
-            signals = SpanSignalsOfPass(
-                self.spans, span, hidden, [works[i] for i in asked], [places[i] for i in asked]
-            )
-            states = [works[i].state for i in asked]
-            chosen = chosen_actions(self.policy, span, states, signals)  # type: ignore[arg-type]
-            actions.update(zip(asked, chosen, strict=True))
-        reused = [i for i in asked if actions[i] is not SpanAction.COMPUTE]
-        given = hidden
-        if not reused:
-            hidden = self._run(hidden, *span, rotation, attend)
-        else:
+            own = [works[i] for i in asked]
+            signals = SpanSignalsOfPass(self.spans, span, hidden, own, [places[i] for i in asked])
+            states = [work.state for work in own if work.state is not None]
+            actions = chosen_actions(self.policy, span, states, signals)
+            pairs = zip(asked, actions, strict=True)
+            reused = {i: action for i, action in pairs if action is not SpanAction.COMPUTE}
+        if reused:
             hidden = hidden.clone()
-            for index in reused:
+            for index, action in reused.items():
                 place = places[index]
-                hidden[place.rows] = self.spans.value(span, actions[index], hidden, place)
+                hidden[place.rows] = self.spans.value(span, action, given, place)
             computing = [i for i in range(len(works)) if i not in reused]
             if computing:
-                rows = torch.cat(
-                    [
-                        torch.arange(p.rows.start, p.rows.stop)
-                        for p in (places[i] for i in computing)
-                    ]
-                ).to(hidden.device)
-                part = FlatBatch([s for i in computing for s in works[i].segments()], hidden.device)
-                hidden[rows] = self._run(
-                    given[rows],
-                    *span,
-                    rotation[rows],
-                    SegmentAttention(self.model.config, self.cache, part),
-                )
+                parts = [torch.arange(places[i].rows.start, places[i].rows.stop) for i in computing]
+                rows = torch.cat(parts).to(hidden.device)
+                segments = [s for i in computing for s in works[i].segments()]
+                part = self.engine.open(segments, part=True)
+                hidden[rows] = part.layers(given[rows], *span)
+        else:
+            hidden = opened.layers(hidden, *span)
         for index, work in enumerate(works):
             if work.denoises and index not in reused:
                 self.spans.remember(span, given, hidden, places[index])
-        return hidden, reused
+        return hidden, list(reused)
+
+
+def _run(
+    opened: OpenPass, hidden: Tensor, start: int, stop: int, *, only_read: bool = False
+) -> Tensor:
+    return opened.layers(hidden, start, stop, only_read=only_read) if start < stop else hidden

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastdllm.cache import KVCache
+from fastdllm.engine import give_back, take_engine
 from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.passes import PassRunner, Work
@@ -57,6 +58,7 @@ class Scheduler:
         self.running: list[DecodedSequence] = []
         self._waiting = deque(sequences)
         self._parked: deque[_Parked] = deque()
+        self._runner: PassRunner | None = None
         self._open(slots)
 
     def _open(self, slots: int) -> None:
@@ -64,25 +66,36 @@ class Scheduler:
         self.slots = slots
         left = [*self._waiting, *(parked.sequence for parked in self._parked)]
         lengths = sorted((sequence.capacity for sequence in left), reverse=True)[:slots]
-        cache = KVCache(
-            self.model.config,
-            capacity=sum(lengths),
-            device=self.model.device,
-            dtype=self.model.dtype,
-        )
-        self.runner = PassRunner(
+        self._runner = PassRunner(
             self.model,
             policy=self.policy,
-            cache=cache,
+            engine=take_engine(self.model, sum(lengths)),
             slots=slots,
             block_size=self.settings.block_size,
         )
+
+    def close(self) -> None:
+        """Leave the engine to the next decoding."""
+        if self._runner is not None:
+            give_back(self.model, self._runner.engine)
+            self._runner = None
+
+    @property
+    def runner(self) -> PassRunner:
+        """What runs the passes."""
+        assert self._runner is not None
+        return self._runner
+
+    @property
+    def cache(self) -> KVCache:
+        """Keys and values of the sequences in flight."""
+        return self.runner.engine.cache
 
     def admit(self) -> bool:
         """Retire what is finished and fill free slots; False when nothing is left to decode."""
         for sequence in [s for s in self.running if s.finish_reason is not None]:
             self.running.remove(sequence)
-            self.runner.cache.release(sequence.cache_start, sequence.capacity)
+            self.cache.release(sequence.cache_start, sequence.capacity)
             self.runner.spans.drop(sequence.slot)
         taken = {sequence.slot for sequence in self.running}
         for slot in range(self.slots):
@@ -99,12 +112,12 @@ class Scheduler:
         if parked is None and not self._waiting:
             return False
         sequence = parked.sequence if parked is not None else self._waiting[0]
-        start = self.runner.cache.allocate(sequence.capacity)
+        start = self.cache.allocate(sequence.capacity)
         if start is None:
             return False
         sequence.slot, sequence.cache_start = slot, start
         if parked is not None:
-            self.runner.cache.restore(start, parked.saved)
+            self.cache.restore(start, parked.saved)
             self.runner.spans.restore(slot, parked.spans)
             self._parked.popleft()
         else:
@@ -155,14 +168,15 @@ class Scheduler:
                 "out of memory with one sequence at a time; shorten the prompt or max_new_tokens, "
                 "or use a device with more memory"
             )
-        runner = self.runner
+        cache, spans = self.cache, self.runner.spans
         saved = [
-            _Parked(s, runner.cache.save(s.cache_start, s.capacity), runner.spans.save(s.slot))
+            _Parked(s, cache.save(s.cache_start, s.capacity), spans.save(s.slot))
             for s in self.running
         ]
         self._parked.extendleft(reversed(saved))
         self.running = []
-        del runner, self.runner
+        del cache, spans
+        self._runner = None
         gc.collect()
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()

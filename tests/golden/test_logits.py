@@ -50,7 +50,6 @@ def test_logits_and_caches_of_each_kind_of_pass_equal_the_recording(golden_model
     fast = fused(model)
     cache = KVCache(model.config, capacity=96 * rows, device=model.device, dtype=model.dtype)
     starts = [cache.allocate(96) for _ in range(rows)]
-    rotations = fast.rotations(96)
 
     def cached_pass(tokens, first):
         """A prompt of several blocks is one segment a block; other passes are one segment a row."""
@@ -66,7 +65,7 @@ def test_logits_and_caches_of_each_kind_of_pass_equal_the_recording(golden_model
             fast.embed(batch.tokens),
             0,
             layers,
-            rotation=rotations[batch.positions],
+            rotation=fast.rotations[batch.positions],
             attend=SegmentAttention(model.config, cache, batch),
             only_read=True,
         )

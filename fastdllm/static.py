@@ -1,0 +1,173 @@
+"""Passes at fixed shapes: recorded once, replayed with other contents.
+
+What a GPU runs (a CUDA graph per shape and range of layers). Numbers of rows, segments, visible
+positions and rows read are rounded up to a few sizes; what is left over works on a scratch position
+behind the cache and is thrown away. The host fills one buffer of whole numbers per pass, in one
+transfer. Everything but the recording itself is the same on a CPU, where it is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastdllm.batch import Segment
+from fastdllm.cache import KVCache
+from fastdllm.fused import FusedModel
+from fastdllm.static_attention import StaticAttention, StaticTables
+
+# Records a function without arguments and gives back what replays it.
+Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+AttentionKind = Callable[..., StaticAttention]
+
+
+@dataclass(frozen=True, slots=True)
+class PassShape:
+    """Sizes of a pass, rounded up.
+
+    rows, segments, read: how many of each; width: most rows of a segment; visible: most positions
+    that a segment sees.
+    """
+
+    rows: int
+    segments: int
+    read: int
+    width: int
+    visible: int
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], block_size: int) -> PassShape:
+        """The shape that holds `segments`."""
+        width = max(block_size, *(s.width for s in segments))
+        rows = sized(sum(s.width for s in segments), 8)
+        read = sized(sum(s.read[1] - s.read[0] for s in segments), 8)
+        # Rows left over lie in segments of their own, no wider than the others.
+        spare = max(
+            rows - sum(s.width for s in segments),
+            read - sum(s.read[1] - s.read[0] for s in segments),
+        )
+        return cls(
+            rows=rows,
+            segments=sized(len(segments) + -(-spare // width), 4),
+            read=read,
+            width=width,
+            visible=sized(max(s.visible for s in segments), 256),
+        )
+
+
+def sized(number: int, unit: int) -> int:
+    """The next of unit times 1, 2, 3, 4, 6, 8, 12, 16, ... that is not smaller."""
+    size = unit
+    while size < number:
+        size *= 2
+    between = size // 4 * 3
+    return between if size >= 4 * unit and between >= number else size
+
+
+class StaticEngine:
+    """An `Engine` whose passes have fixed shapes; owns what was recorded for each."""
+
+    def __init__(
+        self,
+        model: FusedModel,
+        cache: KVCache,
+        *,
+        attention: AttentionKind,
+        record: Record,
+    ) -> None:
+        self.model, self.cache = model, cache
+        self.attention, self.record = attention, record
+        self.slots: dict[tuple[PassShape, bool], ShapeSlot] = {}
+
+    def open(self, segments: Sequence[Segment], *, part: bool = False) -> StaticPass:
+        """Lay out the rows of a pass, or of a part of one that goes on being used meanwhile."""
+        shape = PassShape.of(segments, self.model.config.block_size)
+        if (shape, part) not in self.slots:
+            self.slots[shape, part] = ShapeSlot(self, shape)
+        return StaticPass(self.slots[shape, part], segments)
+
+
+class ShapeSlot:
+    """Buffers and recordings of one shape."""
+
+    def __init__(self, engine: StaticEngine, shape: PassShape) -> None:
+        self.engine, self.shape = engine, shape
+        model = engine.model
+        self.tables = StaticTables(shape, model.device)
+        self.attend = engine.attention(model.config, engine.cache, self.tables)
+        size = (shape.rows, model.config.hidden_size)
+        self.hidden = torch.zeros(size, device=model.device, dtype=model.dtype)
+        self.replays: dict[tuple[int, int, bool], Callable[[], Tensor]] = {}
+
+    def run(self, start: int, stop: int, only_read: bool) -> Tensor:
+        """Run a range of layers on `hidden`, recording it the first time."""
+        key = (start, stop, only_read)
+        if key not in self.replays:
+
+            def forward() -> Tensor:
+                model = self.engine.model
+                self.attend.prepare()
+                return model.run_layers(
+                    self.hidden,
+                    start,
+                    stop,
+                    rotation=model.rotations.index_select(0, self.tables.positions),
+                    attend=self.attend,
+                    only_read=only_read,
+                )
+
+            self.replays[key] = self.engine.record(forward)
+        return self.replays[key]()
+
+
+class StaticPass:
+    """An `OpenPass` of a fixed shape: the first rows are the pass's own."""
+
+    def __init__(self, slot: ShapeSlot, segments: Sequence[Segment]) -> None:
+        self.slot = slot
+        self.rows = sum(segment.width for segment in segments)
+        self.reads = sum(segment.read[1] - segment.read[0] for segment in segments)
+        slot.tables.fill(segments, scratch=slot.engine.cache.scratch)
+
+    def embed(self) -> Tensor:
+        """Hidden states [R, H] of the pass's tokens."""
+        return self.slot.engine.model.embed(self.slot.tables.tokens[: self.rows])
+
+    def layers(self, hidden: Tensor, start: int, stop: int, *, only_read: bool = False) -> Tensor:
+        """Run layers `start` <= i < `stop` on [R, H]; with `only_read` return [M, H]."""
+        self.slot.hidden[: self.rows] = hidden
+        out = self.slot.run(start, stop, only_read)
+        # A copy: the next replay writes over what this one gave.
+        return out[: self.reads if only_read else self.rows].clone()
+
+    def read_rows(self, x: Tensor) -> Tensor:
+        """The rows of `x` [R, ...] whose logits are read, [M, ...]."""
+        return x.index_select(0, self.slot.tables.read[: self.reads])
+
+
+def run_directly(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A `Record` that records nothing and runs the function each time."""
+    return forward
+
+
+def cuda_graph(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A `Record` that captures the function's kernels as a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        # Kernels are chosen and workspaces made at first use, which a capture does not allow.
+        for _ in range(2):
+            forward()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = forward()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return out
+
+    return replay

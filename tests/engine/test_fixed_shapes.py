@@ -1,0 +1,147 @@
+"""Passes at fixed shapes, as a GPU runs them, give the same tokens, recorded or not.
+
+On a CPU the recording is a trace of the operations, in which every value of the host is burnt in.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastdllm import DecodingSettings, Request, generate
+from fastdllm.batch import Segment
+from fastdllm.fused import fused
+from fastdllm.static import PassShape, sized
+from fastdllm.static_attention import StaticTables
+from tests.support import traces
+from tests.support.engines import on_fixed_shapes, traced
+from tests.support.policies import DeltaReuse, StaggeredSpans
+
+CHOSEN = DecodingSettings(max_new_tokens=50, mask_id=255, stop_token=254)
+LENGTHS = (0, 5, 31, 32, 37, 64, 95)
+SINGLE = [case for case in traces.cases("plain") if len(case["prompts"][0]) != 32]
+CASES = [*SINGLE[::4], *traces.cases("blocks"), *traces.cases("reuse")[::6]]
+
+
+def requests(lengths=LENGTHS):
+    return [Request(tuple(range(n)), max_new_tokens=20 + n) for n in lengths]
+
+
+@pytest.mark.parametrize("case", CASES, ids=traces.case_ids(CASES))
+def test_recorded_traces_are_reproduced_at_fixed_shapes(golden_model, case):
+    model = on_fixed_shapes(golden_model(case["model"]))
+    recorded = traces.recorded_answer(case)
+    chosen = traces.settings_of(case, max_new_tokens=len(recorded))
+    trace = traces.run(model, [Request(tuple(case["prompts"][0]))], chosen)[0]
+    assert trace.generation.token_ids == recorded
+    assert trace.order == case["call_order"]
+    assert trace.steps == traces.recorded_steps(case)
+
+
+@pytest.mark.parametrize("name", ["m6", "m14"])
+@pytest.mark.parametrize("slots", [1, 3, None])
+def test_a_batch_at_fixed_shapes_equals_the_same_batch_in_its_own(golden_model, name, slots):
+    model = golden_model(name)
+    expected = generate(model, requests(), CHOSEN)
+    assert generate(on_fixed_shapes(model), requests(), CHOSEN, slots=slots) == expected
+
+
+def test_replays_of_recorded_passes_depend_on_their_buffers_alone(golden_model):
+    plain = golden_model("m6")
+    model = on_fixed_shapes(plain, traced)
+    with torch.inference_mode(False):
+        for slots, lengths in ((2, LENGTHS), (3, LENGTHS[::-1]), (7, LENGTHS)):
+            expected = generate(plain, requests(lengths), CHOSEN)
+            assert generate(model, requests(lengths), CHOSEN, slots=slots) == expected
+    (engine,) = model.idle_engines
+    recorded = sum(len(slot.replays) for slot in engine.slots.values())
+    assert 0 < recorded <= len(engine.slots) < 30
+
+
+@pytest.mark.parametrize("policy_class", [DeltaReuse, StaggeredSpans])
+def test_ranges_of_layers_are_recorded_apart_so_that_policies_can_skip_them(
+    golden_model, policy_class
+):
+    plain = golden_model("m14")
+    chosen = CHOSEN.model_copy(update={"reuse_k": 2, "layer_subset": "middle"})
+
+    def policy():
+        return policy_class(chosen, policy_class.Parameters(), plain.config.num_layers)
+
+    expected = generate(plain, requests(), chosen, policy())
+    model = on_fixed_shapes(plain)
+    assert generate(model, requests(), chosen, policy()) == expected
+    (engine,) = model.idle_engines
+    ranges = {key[:2] for slot in engine.slots.values() for key in slot.replays}
+    assert set(policy().layer_spans) <= ranges
+
+
+def test_an_engine_is_taken_up_again_when_it_is_large_enough(golden_model):
+    model = on_fixed_shapes(golden_model("m6"))
+    generate(model, requests((64, 95)), CHOSEN)
+    (first,) = model.idle_engines
+    generate(model, requests((64,)), CHOSEN)
+    assert model.idle_engines == [first]
+    generate(model, requests((64, 95, 95)), CHOSEN)
+    (second,) = model.idle_engines
+    assert second is not first
+    assert second.cache.capacity > first.cache.capacity
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([8, 32]), st.integers(1, 20), st.booleans()),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_a_shape_holds_its_segments_and_what_is_left_over_works_on_the_scratch_position(parts):
+    segments = [
+        Segment(
+            1000 * n, 32 * blocks - 32, [7] * width, 32 * blocks, (0, width) if read else (0, 0)
+        )
+        for n, (width, blocks, read) in enumerate(parts)
+    ]
+    shape = PassShape.of(segments, 32)
+    rows, reads = sum(s.width for s in segments), sum(s.read[1] for s in segments)
+    assert rows <= shape.rows <= max(2 * rows, 8)
+    assert reads <= shape.read <= max(2 * reads, 8)
+    assert all(s.visible <= shape.visible for s in segments)
+    tables = StaticTables(shape, torch.device("cpu"))
+    tables.fill(segments, scratch=99_999)
+    assert tables.write[rows:].eq(99_999).all()
+    assert tables.starts[len(segments) :].eq(99_999).all()
+    for bounds, last in ((tables.bounds, shape.rows), (tables.read_bounds, shape.read)):
+        widths = bounds.diff()
+        assert bounds[0] == 0
+        assert bounds[-1] == last
+        assert widths.min() >= 0
+        assert widths.max() <= shape.width
+    assert tables.bounds.diff()[: len(segments)].tolist() == [s.width for s in segments]
+    # Each row finds its way back from its segment's padded place.
+    place = tables.place // shape.width
+    starts = tables.bounds[place]
+    assert torch.equal(starts + tables.place % shape.width, torch.arange(shape.rows))
+
+
+def test_sizes_are_few_and_never_too_small():
+    found = [sized(n, 8) for n in range(1, 1025)]
+    assert all(size >= n for n, size in enumerate(found, 1))
+    assert sorted(set(found)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none is visible here")
+@pytest.mark.parametrize("name", ["m6", "m14"])
+def test_captured_graphs_on_a_gpu_give_the_same_tokens_in_float32(golden_model, name):
+    expected = generate(golden_model(name), requests(), CHOSEN)
+    with torch.no_grad():
+        model = fused(golden_model(name).to("cuda"))
+    try:
+        for _ in range(2):
+            assert generate(model, requests(), CHOSEN) == expected
+    finally:
+        golden_model(name).to("cpu")

@@ -65,6 +65,11 @@ class KVCache:
                 merged.append((begin, size))
         self._free = merged
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Write the first `length` positions of one extent to another that does not overlap it."""
+        for layer in self.layers:
+            layer[target : target + length] = layer[source : source + length]
+
     def save(self, start: int, length: int) -> Tensor:
         """Copy of the first `length` positions of an extent, in host memory: [layers, ...]."""
         return torch.stack([layer[start : start + length].cpu() for layer in self.layers])

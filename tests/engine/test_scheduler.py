@@ -1,0 +1,245 @@
+"""Continuous batching: who shares a batch, when, and how much memory there is change no token."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastdllm import DecodingSettings, Request, UserError, decode, generate, memory
+from fastdllm.admission import start_sequences
+from fastdllm.engine import EagerEngine, make_engine
+from fastdllm.fused import FusedModel
+from fastdllm.policy import OutputReuse, PassKind, default_policy
+from fastdllm.scheduler import PREFILL_ROWS
+from fastdllm.trace import OutOfMemory, PassRecord, SlotsChosen
+from tests.support.policies import StaggeredSpans
+
+CHOSEN = DecodingSettings(max_new_tokens=40, mask_id=255, stop_token=254)
+REQUESTS = [Request(tuple(range(n)), max_new_tokens=10 + n) for n in (5, 70, 0, 33, 64, 20, 31, 50)]
+
+
+def run(model, requests, *, slots=None, chosen=CHOSEN, policy=None):
+    """Steps and what the engine told."""
+    told = []
+    policy = policy or default_policy(chosen, model.config.num_layers)
+    steps = list(decode(model, requests, policy, chosen, slots=slots, observe=told.append))
+    return steps, told
+
+
+def answers(steps):
+    return {step.request: step.finished for step in steps if step.finished is not None}
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    lengths=st.lists(st.integers(0, 100), min_size=1, max_size=9),
+    budgets=st.lists(st.integers(1, 60), min_size=9, max_size=9),
+    slots=st.integers(1, 5),
+    use_block_cache=st.booleans(),
+    temperature=st.sampled_from([0.0, 0.0, 0.9]),
+)
+def test_any_number_of_slots_gives_the_tokens_of_each_request_alone(
+    golden_model, lengths, budgets, slots, use_block_cache, temperature
+):
+    model = golden_model("m6")
+    chosen = CHOSEN.model_copy(
+        update={"use_block_cache": use_block_cache, "temperature": temperature}
+    )
+    requests = [
+        Request(tuple((n + i) % 250 for i in range(n)), max_new_tokens=budget, seed=n)
+        for n, budget in zip(lengths, budgets, strict=False)
+    ]
+    together = generate(model, requests, chosen, slots=slots)
+    assert together == [generate(model, [request], chosen)[0] for request in requests]
+
+
+def test_slots_are_refilled_as_soon_as_they_are_free_and_never_exceeded(golden_model):
+    steps, told = run(golden_model("m6"), REQUESTS, slots=3)
+    assert told[0] == SlotsChosen(3)
+    busy = [sum(record.kinds.values()) for record in told if isinstance(record, PassRecord)]
+    assert max(busy) == 3
+    # Only the tail, when nobody waits any more, runs with fewer.
+    tail = [n for n in busy if n < 3]
+    assert busy == [3] * (len(busy) - len(tail)) + sorted(tail, reverse=True)
+    assert len(tail) < len(busy) / 2
+    assert len(answers(steps)) == len(REQUESTS)
+
+
+def test_the_same_list_gives_the_same_steps_in_the_same_order(golden_model):
+    model = golden_model("m6")
+    assert run(model, REQUESTS, slots=3)[0] == run(model, REQUESTS, slots=3)[0]
+
+
+def test_a_long_prompt_enters_in_pieces_and_counts_as_one_prefill(golden_model):
+    model = golden_model("m6")
+    long = Request(tuple(i % 250 for i in range(3 * PREFILL_ROWS + 7)), max_new_tokens=3)
+    requests = [REQUESTS[0], long, REQUESTS[3]]
+    steps, told = run(model, requests, slots=3)
+    records = [record for record in told if isinstance(record, PassRecord)]
+    assert max(record.rows for record in records) <= PREFILL_ROWS + 2 * 32
+    pieces = [record for record in records if record.kinds[PassKind.PREFILL]]
+    assert len(pieces) == 4
+    # The others go on meanwhile.
+    assert all(sum(record.kinds.values()) > 1 for record in pieces[1:3])
+    own = [step for step in steps if step.request == 1]
+    assert [step.kind for step in own].count(PassKind.PREFILL) == 1
+    assert answers(steps)[1].passes.prefill == 1
+    assert answers(steps)[1] == generate(model, [long], CHOSEN)[0]
+
+
+def test_only_rows_whose_logits_are_wanted_reach_the_head(golden_model):
+    records = [
+        record
+        for record in run(golden_model("m6"), [Request(tuple(range(64)))], slots=1)[1]
+        if isinstance(record, PassRecord)
+    ]
+    read = {}
+    for record in records:
+        (kind,) = record.kinds
+        read.setdefault(kind, set()).add((record.rows, record.rows_read))
+    assert read[PassKind.PREFILL] == {(64, 1)}
+    assert read[PassKind.COMMIT] == {(32, 1)}
+    assert read[PassKind.SUB_BLOCK] == {(8, 7)}
+    # The first sub-block has no row before it; its first position is known.
+    assert read[PassKind.FULL_BLOCK] <= {(32, 7), (32, 8)}
+
+
+def test_reused_passes_run_nothing(golden_model):
+    chosen = CHOSEN.model_copy(update={"reuse_k": 3, "layer_subset": "last"})
+    model = golden_model("m14")
+    policy = OutputReuse(chosen, OutputReuse.Parameters(), model.config.num_layers)
+    steps, told = run(model, REQUESTS, slots=4, chosen=chosen, policy=policy)
+    kinds = Counter(step.kind for step in steps)
+    ran = sum((r.kinds for r in told if isinstance(r, PassRecord)), Counter())
+    assert kinds[PassKind.REUSED] > 10
+    assert PassKind.REUSED not in ran
+    assert all(ran[kind] == kinds[kind] for kind in (PassKind.SUB_BLOCK, PassKind.COMMIT))
+
+
+class Failing(EagerEngine):
+    """Lacks memory in the last layers of some passes, as a real one does: in the middle."""
+
+    passes = 0
+
+    def open(self, segments, *, part=False):
+        opened = super().open(segments, part=part)
+        Failing.passes += not part
+        if Failing.passes in self.failing and not part:
+            whole = opened.layers
+
+            def layers(hidden, start, stop, *, only_read=False):
+                whole(hidden, start, stop, only_read=only_read)
+                if stop == self.model.config.num_layers:
+                    raise torch.OutOfMemoryError("out of memory (as told)")
+                return whole(hidden, start, stop, only_read=only_read)
+
+            opened.layers = layers
+        return opened
+
+
+def failing_model(plain, failing):
+    def make(model, capacity):
+        engine = Failing(model, make_engine(model, capacity).cache)
+        engine.failing = failing
+        return engine
+
+    Failing.passes = 0
+    return FusedModel(plain, make_engine=make)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("policy_class", [None, StaggeredSpans])
+@pytest.mark.parametrize("failing", [{1}, {9}, {9, 10}, {3, 30}])
+def test_out_of_memory_halves_the_slots_and_nothing_is_lost(
+    golden_model, failing, policy_class, temperature
+):
+    plain = golden_model("m6")
+    chosen = CHOSEN.model_copy(update={"temperature": temperature})
+
+    def policy():
+        kind = policy_class or type(default_policy(chosen, 6))
+        return kind(chosen, kind.Parameters(), 6)
+
+    expected, _ = run(plain, REQUESTS, slots=8, chosen=chosen, policy=policy())
+    model = failing_model(plain, failing)
+    steps, told = run(model, REQUESTS, slots=8, chosen=chosen, policy=policy())
+    halvings = [record for record in told if isinstance(record, OutOfMemory)]
+    assert halvings == [OutOfMemory(8 // 2**n, 4 // 2**n) for n in range(len(halvings))]
+    assert 1 <= len(halvings) <= len(failing)
+
+    def by_request(all_steps):
+        return [[s for s in all_steps if s.request == n] for n in range(len(REQUESTS))]
+
+    # Step by step the same, and none twice: no pass of a sequence is lost or repeated.
+    assert by_request(steps) == by_request(expected)
+
+
+def test_out_of_memory_with_one_slot_is_one_clear_line(golden_model):
+    with pytest.raises(UserError, match="out of memory with one sequence at a time"):
+        run(failing_model(golden_model("m6"), {5}), REQUESTS, slots=1)
+
+
+def test_other_errors_of_a_pass_are_not_taken_for_a_lack_of_memory(golden_model):
+    model = FusedModel(golden_model("m6"))
+    model.embedding = model.embedding[:3]
+    with pytest.raises((IndexError, RuntimeError), match="out of range"):
+        run(model, REQUESTS, slots=2)
+
+
+def test_more_slots_than_memory_are_refused_before_anything_is_decoded(golden_model, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 40 * 2**20)
+    model = golden_model("m28")
+    many = [Request((1, 2, 3), max_new_tokens=2000)] * 50
+    with pytest.raises(UserError, match=r"50 sequences at once need more than .* fit, or leave"):
+        run(model, many, slots=50)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
+    with pytest.raises(UserError, match=r"a sequence of 2016 positions needs .*; shorten"):
+        run(model, many)
+
+
+def test_memory_decides_and_short_requests_leave_room_for_more(golden_model, monkeypatch):
+    model = FusedModel(golden_model("m28"))
+    policy = default_policy(CHOSEN, 28)
+
+    def slots(length, free_mib):
+        monkeypatch.setattr(memory, "free_bytes", lambda _: free_mib * 2**20)
+        many = [Request((1,), max_new_tokens=length)] * 100
+        sequences = start_sequences(model.config, many, CHOSEN).sequences
+        return memory.choose_slots(model, sequences, settings=CHOSEN, policy=policy, asked=None)
+
+    assert slots(30, 40) > slots(700, 40) > slots(2000, 40) >= 1
+    assert slots(700, 80) > slots(700, 40)
+    assert slots(30, 10_000) == memory.MOST_SLOTS
+
+
+def test_slots_must_be_positive(golden_model):
+    with pytest.raises(UserError, match="slots: 0 is not allowed"):
+        run(golden_model("m6"), REQUESTS, slots=0)
+
+
+def test_an_engine_goes_back_even_when_the_steps_are_not_drained(golden_model):
+    model = FusedModel(golden_model("m6"))
+    steps = decode(model, REQUESTS, default_policy(CHOSEN, 6), CHOSEN)
+    next(steps)
+    assert not model.idle_engines
+    steps.close()
+    assert len(model.idle_engines) == 1
+
+
+def test_two_decodings_of_one_model_do_not_share_a_cache(golden_model):
+    model = FusedModel(golden_model("m6"))
+    alone = [generate(model, [request], CHOSEN)[0] for request in REQUESTS[:2]]
+    both = [decode(model, [r], default_policy(CHOSEN, 6), CHOSEN) for r in REQUESTS[:2]]
+    found = {}
+    while len(found) < 2:
+        for which, steps in enumerate(both):
+            step = next(steps, None)
+            if step is not None and step.finished is not None:
+                found[which] = step.finished
+    assert [found[0], found[1]] == alone

@@ -144,7 +144,8 @@ def _run_pass(
     scheduler: Scheduler, works: list[Work], observe: Observer | None
 ) -> list[Proposals] | None:
     """Run one pass; None when it lacked memory, and must be made up anew with fewer slots."""
-    started = time.perf_counter()
+    engine = scheduler.runner.engine
+    started, recorded = time.perf_counter(), engine.recording_s
     generators = [work.sequence.generator for work in works if work.is_sampled]
     states = [generator.get_state() for generator in generators]
     try:
@@ -159,11 +160,14 @@ def _run_pass(
     if proposals is None:
         # Out of the handler, whose traceback holds what the pass had allocated.
         before = scheduler.slots
+        del engine
         scheduler.halve()
         if observe is not None:
             observe(OutOfMemory(before, scheduler.slots))
     elif observe is not None:
-        observe(PassRecord.of(works, time.perf_counter() - started))
+        recording_s = engine.recording_s - recorded
+        seconds = time.perf_counter() - started - recording_s
+        observe(PassRecord.of(works, seconds, recording_s))
     return proposals
 
 

@@ -17,7 +17,7 @@ from fastdllm.attention import SegmentAttention
 from fastdllm.batch import FlatBatch, Segment
 from fastdllm.cache import KVCache
 from fastdllm.fused import FusedModel
-from fastdllm.static import StaticEngine, cuda_graph
+from fastdllm.static import CudaGraphs, StaticEngine
 from fastdllm.static_attention import FlashAttention, PaddedAttention
 
 # FlashAttention needs NVIDIA Ampere (compute capability 8.0) or newer, and heads of at most 256.
@@ -41,9 +41,13 @@ class OpenPass(Protocol):
 
 
 class Engine(Protocol):
-    """Runs passes against one cache."""
+    """Runs passes against one cache.
+
+    recording_s: seconds spent so far on recording shapes for their first use.
+    """
 
     cache: KVCache
+    recording_s: float
 
     def open(self, segments: Sequence[Segment], *, part: bool = False) -> OpenPass:
         """Lay out the rows of a pass, or of a part of one that goes on being used meanwhile."""
@@ -55,6 +59,7 @@ class EagerEngine:
 
     def __init__(self, model: FusedModel, cache: KVCache) -> None:
         self.model, self.cache = model, cache
+        self.recording_s = 0.0
 
     def open(self, segments: Sequence[Segment], *, part: bool = False) -> EagerPass:
         """Lay out the rows of a pass; a part of one is a pass like any other."""
@@ -115,7 +120,7 @@ def make_engine(model: FusedModel, capacity: int) -> Engine:
     if model.device.type != "cuda":
         return EagerEngine(model, cache)
     attention = FlashAttention if can_flash(model) else PaddedAttention
-    return StaticEngine(model, cache, attention=attention, record=cuda_graph)
+    return StaticEngine(model, cache, attention=attention, record=CudaGraphs())
 
 
 def can_flash(model: FusedModel) -> bool:

@@ -149,8 +149,9 @@ class FusedModel:
     def _rotations(self, count: int) -> Tensor:
         """Rotary factors of positions 0 to `count` - 1.
 
-        Complex [count, 1, d / 2] in float32, else cosines and sines [count, 2, 1, d / 2] in the
-        dtype of the model. Angles are float32. Source: RoFormer (arXiv 2104.09864), eq. 15.
+        Complex [count, 1, d / 2] in float32; else [count, 1, 3 d / 2] in the dtype of the model:
+        cosines for both halves of a head, then sines. Angles are float32. Source: RoFormer (arXiv
+        2104.09864), eq. 15.
         """
         d = self.config.head_dim
         exponents = torch.arange(0, d, 2, device=self.device, dtype=torch.float32) / d
@@ -158,7 +159,7 @@ class FusedModel:
         angles = torch.arange(count, device=self.device)[:, None, None].float() * frequencies
         if self.dtype == torch.float32:
             return torch.polar(torch.ones_like(angles), angles)
-        return torch.stack((angles.cos(), angles.sin()), dim=1).to(self.dtype)
+        return torch.cat((angles.cos(), angles.cos(), angles.sin()), dim=-1).to(self.dtype)
 
     def _rotate(self, qkv: Tensor, rotation: Tensor) -> None:
         """Apply rotary positions to the queries and keys in `qkv` [R, heads + 2 kv_heads, d]."""
@@ -167,11 +168,11 @@ class FusedModel:
             pairs = turned.unflatten(2, (-1, 2))
             torch.view_as_complex(pairs).mul_(rotation)
             return
-        cos, sin = rotation.unbind(1)
-        first, second = turned.chunk(2, dim=-1)
-        rotated = turned * torch.cat((cos, cos), dim=-1)
-        rotated[..., : cos.shape[-1]].addcmul_(second, sin, value=-1)
-        rotated[..., cos.shape[-1] :].addcmul_(first, sin)
+        half = self.config.head_dim // 2
+        cos, sin = rotation[..., : 2 * half], rotation[..., 2 * half :]
+        rotated = turned * cos
+        rotated[..., :half].addcmul_(turned[..., half:], sin, value=-1)
+        rotated[..., half:].addcmul_(turned[..., :half], sin)
         turned.copy_(rotated)
 
 

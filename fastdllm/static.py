@@ -8,6 +8,7 @@ transfer. Everything but the recording itself is the same on a CPU, where it is 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,7 @@ class StaticEngine:
     ) -> None:
         self.model, self.cache = model, cache
         self.attention, self.record = attention, record
+        self.recording_s = 0.0
         self.slots: dict[tuple[PassShape, bool], ShapeSlot] = {}
 
     def open(self, segments: Sequence[Segment], *, part: bool = False) -> StaticPass:
@@ -106,6 +108,7 @@ class ShapeSlot:
         """Run a range of layers on `hidden`, recording it the first time."""
         key = (start, stop, only_read)
         if key not in self.replays:
+            started = time.perf_counter()
 
             def forward() -> Tensor:
                 model = self.engine.model
@@ -120,6 +123,7 @@ class ShapeSlot:
                 )
 
             self.replays[key] = self.engine.record(forward)
+            self.engine.recording_s += time.perf_counter() - started
         return self.replays[key]()
 
 
@@ -153,21 +157,31 @@ def run_directly(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return forward
 
 
-def cuda_graph(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """A `Record` that captures the function's kernels as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        # Kernels are chosen and workspaces made at first use, which a capture does not allow.
-        for _ in range(2):
-            forward()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = forward()
+class CudaGraphs:
+    """A `Record` that captures a function's kernels as a CUDA graph.
 
-    def replay() -> Tensor:
-        graph.replay()
-        return out
+    All graphs of an engine share one pool of memory: they are replayed one at a time, and what one
+    gave is copied before the next runs.
+    """
 
-    return replay
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            # Kernels are chosen and workspaces made at first use, which a capture does not allow.
+            for _ in range(2):
+                forward()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            out = forward()
+        torch.cuda.synchronize()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return out
+
+        return replay

@@ -63,12 +63,14 @@ class SegmentShape:
 class PassRecord:
     """One pass of the engine: sequences by kind of pass, the shapes it ran, and its seconds.
 
-    seconds: from the assembly of the rows until their tokens are on the host.
+    seconds: from the assembly of the rows until their tokens are on the host. recording_s: seconds,
+        not among these, of making a shape ready that ran for the first time.
     """
 
     kinds: Counter[PassKind]
     segments: tuple[SegmentShape, ...]
     seconds: float
+    recording_s: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -81,7 +83,7 @@ class PassRecord:
         return sum(segment.read for segment in self.segments)
 
     @classmethod
-    def of(cls, works: Sequence[Work], seconds: float) -> PassRecord:
+    def of(cls, works: Sequence[Work], seconds: float, recording_s: float) -> PassRecord:
         """Describe the pass that ran `works`."""
         return cls(
             kinds=Counter(work.kind for work in works),
@@ -91,6 +93,7 @@ class PassRecord:
                 for s in work.segments()
             ),
             seconds=seconds,
+            recording_s=recording_s,
         )
 
 

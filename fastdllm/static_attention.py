@@ -36,8 +36,7 @@ class StaticTables:
         self.shape = shape
         rows, read, segments = shape.rows, shape.read, shape.segments
         self.sizes = [rows] * 4 + [read] * 2 + [segments] * 2 + [segments + 1] * 2
-        pinned = device.type == "cuda"
-        self._host = torch.zeros(sum(self.sizes), dtype=torch.long, pin_memory=pinned)
+        self._pinned = device.type == "cuda"
         self._device = torch.zeros(sum(self.sizes), dtype=torch.long, device=device)
         (
             self.tokens,
@@ -92,8 +91,9 @@ class StaticTables:
             read_bounds.append(min(shape.read - spare_read + n * width, shape.read))
         parts = (tokens, positions, write, place, read, read_place)
         numbers = [*parts, starts, visible, bounds, read_bounds]
-        self._host.copy_(torch.tensor([n for part in numbers for n in part]))
-        self._device.copy_(self._host, non_blocking=True)
+        # A buffer of its own each time: an earlier transfer may still be under way.
+        host = torch.tensor([n for part in numbers for n in part], pin_memory=self._pinned)
+        self._device.copy_(host, non_blocking=True)
 
 
 class StaticAttention(Protocol):

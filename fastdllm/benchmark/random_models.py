@@ -1,0 +1,133 @@
+"""Models of known shapes with random weights, made where they run: speed without a download.
+
+Random weights are never sure of a token, so a denoising step commits one at any threshold worth the
+name: passes per second are those of a trained model, tokens per forward are not.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fastdllm.errors import UserError, unknown_name
+from fastdllm.fused import FusedModel
+from fastdllm.memory import free_bytes
+from fastdllm.model import BlockDiffusionModel, ModelConfig
+from fastdllm.weights import resolve_device, resolve_dtype
+
+PREFIX = "random:"
+SEED, STANDARD_DEVIATION = 0, 0.02
+
+
+def _shape(
+    *,
+    layers: int,
+    hidden: int,
+    intermediate: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    vocab: int,
+    tied: bool,
+    positions: int,
+) -> ModelConfig:
+    """A config without a stop token, so that every answer has the length asked for."""
+    return ModelConfig(
+        num_layers=layers,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_heads=heads[0],
+        num_kv_heads=heads[1],
+        head_dim=head_dim,
+        vocab_size=vocab,
+        rope_theta=1_000_000.0,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=tied,
+        max_positions=positions,
+        block_size=32,
+        mask_id=vocab - 1,
+    )
+
+
+# 1.5b and 7b: the shapes of Fast-dLLM v2 (Qwen2.5); 42m: what a CPU runs in float32.
+SHAPES = {
+    "42m": _shape(
+        layers=12,
+        hidden=512,
+        intermediate=1536,
+        heads=(8, 8),
+        head_dim=64,
+        vocab=8192,
+        tied=True,
+        positions=2048,
+    ),
+    "1.5b": _shape(
+        layers=28,
+        hidden=1536,
+        intermediate=8960,
+        heads=(12, 2),
+        head_dim=128,
+        vocab=151_936,
+        tied=True,
+        positions=32_768,
+    ),
+    "7b": _shape(
+        layers=28,
+        hidden=3584,
+        intermediate=18_944,
+        heads=(28, 4),
+        head_dim=128,
+        vocab=152_064,
+        tied=False,
+        positions=32_768,
+    ),
+}
+
+
+def random_model(name: str, *, device: str = "auto", dtype: str = "auto") -> FusedModel:
+    """The model `random:NAME`, with the same weights for each call on one device and dtype.
+
+    Args:
+        name: one of `SHAPES` behind the prefix, such as "random:7b".
+        device, dtype: as in `load_model`.
+
+    Raises:
+        UserError: an unknown name, device or dtype, or a model larger than the free memory.
+    """
+    shape = name.removeprefix(PREFIX)
+    if shape not in SHAPES:
+        raise unknown_name("random model", name, [PREFIX + known for known in SHAPES])
+    target = resolve_device(device)
+    kind = resolve_dtype(dtype, target)
+    return FusedModel(filled(name, SHAPES[shape], target, kind), consume=True)
+
+
+def filled(
+    name: str, config: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> BlockDiffusionModel:
+    """A plain module of `config` with seeded weights: normal, but norms are 1.
+
+    Raises:
+        UserError: it does not fit the free memory; `name` says which.
+    """
+    with torch.device("meta"):
+        model = BlockDiffusionModel(config)
+    expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    # One matrix more: the head in its own layout, or a layer on its way into its fused form.
+    head = config.vocab_size * config.hidden_size
+    needed = (sum(shape.numel() for shape in expected.values()) + head) * dtype.itemsize
+    free = free_bytes(device)
+    if needed > free:
+        raise UserError(
+            f"{name} in {str(dtype).removeprefix('torch.')} needs {needed / 2**30:.1f} GiB, but "
+            f"{device} has {free / 2**30:.1f} GiB free; choose a smaller model or half precision"
+        )
+    generator = torch.Generator(device).manual_seed(SEED)
+    weights = {
+        key: torch.empty(shape, device=device, dtype=dtype) for key, shape in expected.items()
+    }
+    for key, weight in weights.items():
+        if key.endswith("norm.weight"):
+            weight.fill_(1)
+        else:
+            weight.normal_(std=STANDARD_DEVIATION, generator=generator)
+    model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(False)

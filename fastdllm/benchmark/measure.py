@@ -1,0 +1,187 @@
+"""One timed run of the decoder over a list of requests, and what was seen of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from fastdllm.benchmark.device import synchronise
+from fastdllm.decoding import Step, decode
+from fastdllm.errors import UserError
+from fastdllm.fused import FusedModel
+from fastdllm.policy import PassKind, Policy
+from fastdllm.sequence import Generation, Request
+from fastdllm.settings import DecodingSettings
+from fastdllm.trace import OutOfMemory, PassRecord, SlotsChosen
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run took and gave.
+
+    slots: most sequences in flight. answers: in the order of the requests. sequence_passes: passes
+    of sequences by kind, reused ones included; passes: those of the engine, which run the rows of
+    all sequences in flight at once. time_to_first_token_s, latency_s: per answer, from the moment
+    a slot was free for the request to its first committed token and to its end.
+    """
+
+    elapsed_s: float
+    slots: int
+    answers: tuple[Generation, ...]
+    sequence_passes: Counter[PassKind]
+    passes: tuple[PassRecord, ...]
+    time_to_first_token_s: tuple[float, ...]
+    latency_s: tuple[float, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens."""
+        return sum(len(answer.token_ids) for answer in self.answers)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Generated tokens per second of the whole run."""
+        return self.tokens / self.elapsed_s
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """TPF: generated tokens over forward evaluations of single sequences."""
+        return self.tokens / sum(answer.passes.forwards for answer in self.answers)
+
+
+@dataclass(slots=True)
+class Watch:
+    """Notes when requests are admitted, show a first token and finish, in one call of `decode`.
+
+    Requests are admitted in their order, as slots become free; `now` gives seconds.
+    """
+
+    requests: int
+    now: Callable[[], float] = time.perf_counter
+    slots: int = 0
+    slots_at_start: int = 0
+    admitted: list[float] = field(default_factory=list)
+    first_token: dict[int, float] = field(default_factory=dict)
+    finished: dict[int, float] = field(default_factory=dict)
+    answers: dict[int, Generation] = field(default_factory=dict)
+    sequence_passes: Counter[PassKind] = field(default_factory=Counter)
+    passes: list[PassRecord] = field(default_factory=list)
+
+    def observe(self, event: PassRecord | SlotsChosen | OutOfMemory) -> None:
+        """Hear of the engine: an `Observer`."""
+        if isinstance(event, PassRecord):
+            self.passes.append(event)
+            return
+        self.slots = event.slots
+        if isinstance(event, SlotsChosen):
+            self.slots_at_start = event.slots
+            self._admit(self.now())
+
+    def step(self, step: Step) -> None:
+        """Hear of one pass of one sequence.
+
+        Raises:
+            UserError: the request was refused.
+        """
+        if step.finished is not None and step.finished.error is not None:
+            raise UserError(step.finished.error)
+        if step.kind is not None:
+            self.sequence_passes[step.kind] += 1
+        if step.finished is None and (not step.tokens or step.request in self.first_token):
+            return
+        now = self.now()
+        self.first_token.setdefault(step.request, now)
+        if step.finished is not None:
+            self.finished[step.request] = now
+            self.answers[step.request] = step.finished
+            self._admit(now)
+
+    def _admit(self, now: float) -> None:
+        # With fewer slots after a lack of memory, those in flight go on before a new one enters.
+        while (
+            len(self.admitted) < self.requests
+            and len(self.admitted) - len(self.finished) < self.slots
+        ):
+            self.admitted.append(now)
+
+    def since_admission(self, moments: Mapping[int, float]) -> list[float]:
+        """Seconds from the admission of each request to its moment."""
+        return [moments[index] - start for index, start in enumerate(self.admitted)]
+
+
+def measure(
+    model: FusedModel,
+    groups: Sequence[Sequence[Request]],
+    policy: Policy,
+    settings: DecodingSettings,
+    *,
+    slots: int | None,
+) -> Run:
+    """Decode the groups of requests one after the other, and time it.
+
+    The clock runs from the first call to the last token, with the device idle at both ends. The
+    requests of a group wait from the start of the group.
+
+    Raises:
+        UserError: a request does not fit the model or the memory.
+    """
+    watches = []
+    synchronise(model.device)
+    started = time.perf_counter()
+    for group in groups:
+        watch = Watch(len(group))
+        for step in decode(model, group, policy, settings, slots=slots, observe=watch.observe):
+            watch.step(step)
+        watches.append(watch)
+    synchronise(model.device)
+    elapsed_s = time.perf_counter() - started
+    answers = [watch.answers[index] for watch in watches for index in range(watch.requests)]
+    return Run(
+        elapsed_s=elapsed_s,
+        slots=max(watch.slots_at_start for watch in watches),
+        answers=tuple(answers),
+        sequence_passes=sum((watch.sequence_passes for watch in watches), Counter()),
+        passes=tuple(record for watch in watches for record in watch.passes),
+        time_to_first_token_s=tuple(
+            s for watch in watches for s in watch.since_admission(watch.first_token)
+        ),
+        latency_s=tuple(s for watch in watches for s in watch.since_admission(watch.finished)),
+    )
+
+
+def interleaved(
+    variants: Mapping[Key, Callable[[], Value]], repeats: int, tick: Callable[[], None]
+) -> dict[Key, list[Value]]:
+    """Run each variant `repeats` times, in turn, so that a slow spell of the machine hits all.
+
+    tick: called after each run.
+    """
+    results: dict[Key, list[Value]] = {key: [] for key in variants}
+    for _ in range(repeats):
+        for key, run in variants.items():
+            results[key].append(run())
+            tick()
+    return results
+
+
+def median_run(runs: Sequence[Run]) -> Run:
+    """The run of median speed; of two in the middle the slower one."""
+    return sorted(runs, key=lambda run: run.tokens_per_s)[(len(runs) - 1) // 2]
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The smallest value that at least `percent` per cent do not exceed (nearest rank)."""
+    return sorted(values)[max(math.ceil(len(values) * percent / 100), 1) - 1]
+
+
+def share_differing(answers: Sequence[Generation], others: Sequence[Generation]) -> float:
+    """Share of answers whose ids differ, among the requests that both lists begin with."""
+    pairs = list(zip(answers, others, strict=False))
+    return sum(one.token_ids != other.token_ids for one, other in pairs) / len(pairs)

@@ -19,6 +19,7 @@ from fastdllm.version import __version__
 
 COMMANDS = {
     "generate": "answer one prompt and show how it was decoded",
+    "bench": "measure speed here, and how far it is from the least time needed",
     "status": "which runs are done, missing, stale, running or failed",
     "table": "print the tables of the published results",
     "plan": "write the requests of a task (what the workflow's plan rule runs)",

@@ -1,0 +1,242 @@
+"""`fastdllm bench`: how fast this machine decodes, and how far from the least time that it needs.
+
+Prints tables for people and one JSON line last. Needs no download: the embedded model by default,
+or random weights in the shapes of a larger one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from fastdllm.console import ProgressNumbers, open_display
+from fastdllm.errors import UserError
+from fastdllm.options import (
+    EMBEDDED_MODEL,
+    add_decoding_options,
+    add_model_options,
+    decoding_settings,
+)
+
+if TYPE_CHECKING:
+    from fastdllm import DecodingSettings
+    from fastdllm.benchmark.workload import Prompts
+    from fastdllm.fused import FusedModel
+
+EMBEDDED_NAME = "models/tiny"
+MAX_NEW_TOKENS = 64
+BATCHES = "1,8,32,auto"
+PROMPT_LENGTH = 128
+# A column that wraps is hard to read; a log has no width.
+WIDTH = 100
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--batch",
+        default=BATCHES,
+        metavar="N[,N]",
+        help=f"sequences in flight; auto: what memory allows (default: {BATCHES})",
+    )
+    parser.add_argument(
+        "--repeats", type=_count, default=3, metavar="N", help="timed runs of each (default: 3)"
+    )
+    parser.add_argument(
+        "--requests",
+        type=_count,
+        metavar="N",
+        help="requests of a run, at least (default: 16; never less than twice the batch), and of "
+        "--mixed (default: 200)",
+    )
+    parser.add_argument(
+        "--prompt-length",
+        type=_count,
+        metavar="N",
+        help="prompts of N random ids (default: word problems for a trained model, "
+        f"{PROMPT_LENGTH} ids for random weights)",
+    )
+    parser.add_argument(
+        "--mixed",
+        action="store_true",
+        help="also: continuous over fixed batches for requests of mixed length, for each batch "
+        "size above 1",
+    )
+    parser.add_argument(
+        "--reuse",
+        action="store_true",
+        help="also: output-mode reuse (k = 2, 3) over the same passes, all of them run",
+    )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE.json",
+        help="also: write a trace of the first batch size, for ui.perfetto.dev or chrome://tracing",
+    )
+    parser.add_argument(
+        "--threads", type=_count, metavar="N", help="CPU threads (default: what it may use)"
+    )
+    add_model_options(parser)
+    add_decoding_options(parser)
+    parser.epilog = (
+        "--model also takes random:42m, random:1.5b and random:7b: random weights in such shapes. "
+        f"--max-new-tokens is {MAX_NEW_TOKENS} here, and no answer ends before."
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print the tables, and the JSON line last."""
+    batches = parse_batches(options.batch)
+    settings = _settings(options)
+    _check(options, batches)
+    if options.profile is not None:
+        # The profiler tells of its start and end on stderr; read when torch is imported.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+    from fastdllm.benchmark.device import hardware
+    from fastdllm.benchmark.report import rounded
+    from fastdllm.benchmark.suite import Plan, run_suite
+    from fastdllm.threads import use_allowed_threads
+
+    threads = use_allowed_threads(options.threads)
+    plan = Plan(
+        batches, options.repeats, options.requests, options.mixed, options.reuse, options.profile
+    )
+    model = _model(options)
+    prompts = _prompts(options, model, plan.prompts_needed)
+    record: dict[str, Any] = {
+        "hardware": hardware(model.device),
+        "model": EMBEDDED_NAME if options.model == str(EMBEDDED_MODEL) else options.model,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "threads": threads,
+        "prompt_tokens": [min(map(len, prompts)), max(map(len, prompts))],
+        "max_new_tokens": settings.max_new_tokens,
+        "threshold": settings.threshold,
+        "repeats": options.repeats,
+    }
+    with _progress() as show:
+        record |= run_suite(plan, model, settings, prompts, show)
+    _print(record, options.profile)
+    sys.stdout.write(json.dumps(rounded(record)) + "\n")
+    return 0
+
+
+def parse_batches(text: str) -> list[int | None]:
+    """Batch sizes from text such as "1,8,auto"; None stands for auto.
+
+    Raises:
+        UserError: a part is no batch size, or stands there twice.
+    """
+    batches: list[int | None] = []
+    for part in (part.strip() for part in text.split(",")):
+        if part != "auto" and not (part.isdecimal() and int(part) >= 1):
+            raise UserError(
+                f"--batch: {part!r} is not a batch size; give whole numbers from 1, or auto, with "
+                f"commas between them, such as {BATCHES}"
+            )
+        batch = None if part == "auto" else int(part)
+        if batch in batches:
+            raise UserError(f"--batch: {part} stands there twice; name each batch size once")
+        batches.append(batch)
+    return batches
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; it should be a whole number from 1"
+        )
+    return int(text)
+
+
+def _settings(options: argparse.Namespace) -> DecodingSettings:
+    if "stop_token" in options:
+        raise UserError("--stop-token: bench fixes the length of the answers; leave it out")
+    if "max_new_tokens" not in options:
+        options.max_new_tokens = MAX_NEW_TOKENS
+    settings = decoding_settings(options)
+    if settings.max_new_tokens < 2:
+        raise UserError(
+            "--max-new-tokens: bench needs answers of 2 tokens or more; the first of an answer can "
+            "come with its prompt"
+        )
+    return settings
+
+
+def _check(options: argparse.Namespace, batches: list[int | None]) -> None:
+    """Refuse what could only fail after minutes of measuring."""
+    if options.mixed and not any(batch is not None and batch > 1 for batch in batches):
+        raise UserError("--mixed needs a batch size above 1 in --batch, such as --batch 8")
+    if options.reuse and "reuse_k" in options:
+        raise UserError("--reuse compares k = 2 and 3 itself; leave --reuse-k out")
+    if options.reuse and not getattr(options, "use_block_cache", True):
+        raise UserError("--reuse needs the block cache; leave --no-use-block-cache out")
+    file = options.profile
+    if file is not None and not file.parent.is_dir():
+        raise UserError(f"--profile {file}: no folder {file.parent}; make it first")
+    if options.revision is not None and options.model.startswith("random:"):
+        raise UserError(f"--revision: {options.model} has none; leave it out")
+
+
+def _model(options: argparse.Namespace) -> FusedModel:
+    from fastdllm.benchmark.random_models import PREFIX, random_model
+    from fastdllm.weights import load_model
+
+    where = {"device": options.device, "dtype": options.dtype}
+    if options.model.startswith(PREFIX):
+        return random_model(options.model, **where)
+    return load_model(options.model, revision=options.revision, **where)
+
+
+def _prompts(options: argparse.Namespace, model: FusedModel, count: int) -> Prompts:
+    from fastdllm.benchmark.random_models import PREFIX
+    from fastdllm.benchmark.workload import question_prompts, random_prompts
+
+    if options.prompt_length is None and not options.model.startswith(PREFIX):
+        return question_prompts(options.model, options.revision, count)
+    return random_prompts(model.config, [options.prompt_length or PROMPT_LENGTH] * count)
+
+
+def _print(record: dict[str, Any], profile: Path | None) -> None:
+    """Show the figures as tables; of those not asked for there are none."""
+    from fastdllm.benchmark import report
+
+    console = Console(highlight=False, width=WIDTH)
+    console.print(report.heading(record), markup=False, soft_wrap=True)
+    console.print(report.speed_table(record["runs"]))
+    console.print(report.pass_table(record["runs"]))
+    for line in report.notes(record["runs"]):
+        console.print(line, style="dim", markup=False, soft_wrap=True)
+    if "mixed" in record:
+        console.print(report.mixed_table(record["mixed"]))
+    if "reuse" in record:
+        console.print(report.reuse_table(record["reuse"]))
+    if "profile_s" in record:
+        console.print(report.profile_table(record["profile_s"]))
+        console.print(f"{profile}: open it at ui.perfetto.dev", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr how many runs are done."""
+    display, last = open_display("bench"), None
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        last = ProgressNumbers(done, total)
+        display.show(last)
+
+    try:
+        yield show
+    except BaseException:
+        display.close(None)
+        raise
+    display.close(last)

@@ -2,7 +2,8 @@
 
 Two named modes, since a block-diffusion model sees masks to the right of what it predicts:
 `published` scores the first target token only, as the published evaluation does (right for
-one-token targets); `chain` adds up one term per target token. Knows nothing of tasks or tokenizers.
+one-token targets); `chain` adds up one term per target token. What requests share is computed once
+(shared_passes.py). Knows nothing of tasks or tokenizers.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fastdllm.errors import UserError
-from fastdllm.model import BlockDiffusionModel, block_causal_mask
+from fastdllm.fused import FusedModel, fused
+from fastdllm.model import BlockDiffusionModel
+from fastdllm.prefix_tree import Tokens
+from fastdllm.shared_passes import SharedPasses
+from fastdllm.trace import Observer
 
 LikelihoodMode = Literal["published", "chain"]
 
@@ -42,12 +48,12 @@ class Likelihood:
 class _Row:
     """One model input and the position whose logits are read."""
 
-    tokens: tuple[int, ...]
+    tokens: Tokens
     read_at: int
 
 
 def score(
-    model: BlockDiffusionModel,
+    model: FusedModel | BlockDiffusionModel,
     requests: Sequence[LikelihoodRequest],
     *,
     mode: LikelihoodMode = "published",
@@ -55,15 +61,19 @@ def score(
     mask_id: int | None = None,
     eos_id: int | None = None,
     batch_size: int = 32,
+    observe: Observer | None = None,
 ) -> list[Likelihood]:
-    """Score `requests` in the order given; equal model inputs run once.
+    """Score `requests` in the order given; whole blocks that model inputs share run once.
 
     Args:
         mask_id, eos_id: default: the model's own.
-        batch_size: most rows per pass.
+        batch_size: most inputs in memory at once; fewer where they do not fit.
+        observe: hears of the inputs in memory (as slots), of each pass and what it took, and of a
+            lack of memory, which halves the blocks per pass (as slots).
 
     Raises:
-        UserError: an empty target, a token or length that does not fit the model, no mask token.
+        UserError: an empty target, a token or length that does not fit the model, no mask token,
+            no input in memory at once, or not enough memory for one.
 
     Source: docs/decoding.md, "Log-likelihood".
     """
@@ -72,6 +82,8 @@ def score(
     eos_id = config.stop_token if eos_id is None else eos_id
     if mask_id is None or eos_id is None:
         raise UserError("this model names no mask or stop token; give mask_id and eos_id")
+    if batch_size < 1:
+        raise UserError(f"batch_size: {batch_size} is not allowed; it should be at least 1")
     terms: list[list[tuple[_Row, int]]] = []
     for index, request in enumerate(requests):
         _check(index, request, config.vocab_size, config.max_positions - block_size)
@@ -96,7 +108,9 @@ def score(
     for parts in terms:
         for row, token in parts:
             wanted.setdefault(row, set()).add(token)
-    found = _run_rows(model, wanted, block_size=block_size, batch_size=batch_size)
+    found = _run_rows(
+        fused(model), wanted, block_size=block_size, batch_size=batch_size, observe=observe
+    )
     scores = []
     for request, parts in zip(requests, terms, strict=True):
         values = [found[row][token] for row, token in parts]
@@ -138,33 +152,44 @@ def _input_row(
 
 @torch.inference_mode()
 def _run_rows(
-    model: BlockDiffusionModel,
+    model: FusedModel,
     wanted: dict[_Row, set[int]],
     *,
     block_size: int,
     batch_size: int,
+    observe: Observer | None,
 ) -> dict[_Row, dict[int, tuple[float, bool]]]:
     """Log-probability, and whether it is the best, of each wanted token of each row."""
-    by_length: dict[int, list[_Row]] = {}
+    inputs: dict[Tokens, tuple[int, int]] = {}
     for row in wanted:
-        by_length.setdefault(len(row.tokens), []).append(row)
+        # Where the prefix holds masks of its own, one input may answer for several rows.
+        first, end = inputs.get(row.tokens, (row.read_at, row.read_at + 1))
+        inputs[row.tokens] = (min(first, row.read_at), max(end, row.read_at + 1))
     found: dict[_Row, dict[int, tuple[float, bool]]] = {}
-    device = model.device
-    for length, rows in sorted(by_length.items()):
-        mask = block_causal_mask(length, block_size, device) if length > block_size else None
-        positions = torch.arange(length, device=device)
-        for first in range(0, len(rows), batch_size):
-            batch = rows[first : first + batch_size]
-            hidden = model.embed(torch.tensor([row.tokens for row in batch], device=device))
-            hidden = model.run_layers(
-                hidden, 0, model.config.num_layers, positions=positions, mask=mask
-            )
-            read_at = torch.tensor([row.read_at for row in batch], device=device)
-            logits = model.head(hidden[torch.arange(len(batch), device=device), read_at]).float()
-            logprobs = logits.log_softmax(dim=-1).cpu()
-            best = logprobs.argmax(dim=-1).tolist()
-            for row, values, top in zip(batch, logprobs, best, strict=True):
-                found[row] = {token: (float(values[token]), token == top) for token in wanted[row]}
+
+    def take(read: Sequence[tuple[Tokens, int]], logits: Tensor) -> None:
+        logprobs = logits.log_softmax(dim=-1)
+        asked = [
+            (index, row, token)
+            for index, row in enumerate(_Row(*which) for which in read)
+            for token in wanted.get(row, ())
+        ]
+        places = torch.tensor([(index, token) for index, _, token in asked], dtype=torch.long)
+        rows, columns = places.view(-1, 2).to(logits.device).unbind(1)
+        values = logprobs[rows, columns].tolist()
+        best = logits.argmax(dim=-1).tolist()
+        for (index, row, token), value in zip(asked, values, strict=True):
+            found.setdefault(row, {})[token] = (value, token == best[index])
+
+    if inputs:
+        SharedPasses(
+            model,
+            inputs,
+            take=take,
+            block_size=block_size,
+            batch_size=batch_size,
+            observe=observe,
+        ).run()
     return found
 
 

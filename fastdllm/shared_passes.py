@@ -1,0 +1,205 @@
+"""Runs model inputs that share prefixes, every distinct block of theirs once.
+
+A block's keys and values depend on the blocks before it and on itself, so inputs that begin with
+the same blocks have the same keys and values there. Inputs run in groups that fit the memory, each
+in an extent of its own. A shared block is computed in the extent of the first input that has it,
+and copied to those of the others where they part. Knows nothing of likelihoods.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastdllm.batch import Segment
+from fastdllm.cache import KVCache, bytes_per_position
+from fastdllm.engine import EagerEngine, Engine, can_flash
+from fastdllm.errors import UserError
+from fastdllm.fused import FusedModel
+from fastdllm.memory import USABLE, free_bytes, is_out_of_memory
+from fastdllm.prefix_tree import Branch, Tokens, grow, shared_blocks
+from fastdllm.static import StaticEngine, run_directly
+from fastdllm.static_attention import FlashAttention, PaddedAttention
+from fastdllm.trace import Observer, OutOfMemory, PassRecord, SegmentShape, SlotsChosen
+
+# More rows in a pass gain no more throughput, but their activations take memory.
+PASS_ROWS = 2048
+
+# Hears, for each row of logits [M, V], of which input it is and at which position.
+TakeLogits = Callable[[Sequence[tuple[Tokens, int]], Tensor], None]
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """A branch that is being run: its blocks before `done` are in the cache."""
+
+    branch: Branch
+    done: int
+
+
+class SharedPasses:
+    """The inputs of one scoring, and the cache that they run in.
+
+    starts: beginnings of the extents, one for each input of a group. blocks: most blocks in a pass.
+    """
+
+    def __init__(
+        self,
+        model: FusedModel,
+        inputs: Mapping[Tokens, tuple[int, int]],
+        *,
+        take: TakeLogits,
+        block_size: int,
+        batch_size: int,
+        observe: Observer | None = None,
+    ) -> None:
+        """Make room for the inputs.
+
+        Args:
+            inputs: whole blocks of tokens, and the half-open range of positions in the last block
+                whose logits are read.
+            take: called after each pass; may hear of a row again when memory lacked meanwhile.
+            batch_size: most inputs in the cache at once; fewer where memory does not allow them.
+
+        Raises:
+            UserError: not even one input fits the memory.
+        """
+        self.model, self.inputs, self.take, self.observe = model, inputs, take, observe
+        self.block_size = block_size
+        # In this order, inputs that share blocks stand side by side.
+        self.order = sorted(inputs)
+        length = max(len(tokens) for tokens in inputs)
+        # A cache left by a decoding makes room; its memory would count as taken.
+        model.idle_engines.clear()
+        slots = min(_fitting(model, length), batch_size, len(inputs))
+        self.engine = (model.make_engine or _make_engine)(model, slots * length)
+        self.starts = [slot * length for slot in range(slots)]
+        self.blocks = max(PASS_ROWS // block_size, 1)
+        self._tell(SlotsChosen(slots))
+
+    def run(self) -> None:
+        """Run all inputs.
+
+        Raises:
+            UserError: the memory does not even suffice for one block at a time.
+        """
+        before: Tokens = ()
+        for first in range(0, len(self.order), len(self.starts)):
+            group = self.order[first : first + len(self.starts)]
+            self._run_group(group, shared_blocks(before, group[0], self.block_size))
+            # What the next group shares with this one, its first input shares with the last of
+            # this one: it goes on in the same extent.
+            last = self.starts.pop(len(group) - 1)
+            self.starts.insert(0, last)
+            before = group[-1]
+
+    def _run_group(self, group: Sequence[Tokens], resident: int) -> None:
+        """Run inputs that are in the cache together; the first has its `resident` blocks there."""
+        ready, stretches = [grow(group, self.block_size)], list[_Stretch]()
+        while ready or stretches:
+            while ready:
+                branch = ready.pop()
+                known = resident if branch.members[0] == 0 else 0
+                if known < branch.stop:
+                    stretches.append(_Stretch(branch, max(branch.start, known)))
+                else:
+                    ready += self._parted(branch)
+            pieces = self._pieces(stretches)
+            if self._run_pass(group, pieces):
+                for stretch, stop in pieces:
+                    stretch.done = stop
+                    if stop == stretch.branch.stop:
+                        ready += self._parted(stretch.branch)
+                stretches = [s for s in stretches if s.done < s.branch.stop]
+
+    def _parted(self, branch: Branch) -> list[Branch]:
+        """Give those that go on from a finished branch its blocks; returns how they go on."""
+        source = branch.members[0]
+        for child in branch.children:
+            if child.members[0] != source:
+                self.engine.cache.copy(
+                    self.starts[source],
+                    self.starts[child.members[0]],
+                    branch.stop * self.block_size,
+                )
+        return branch.children
+
+    def _pieces(self, stretches: Sequence[_Stretch]) -> list[tuple[_Stretch, int]]:
+        """What the next pass runs: stretches, and up to which block each."""
+        pieces, room = [], self.blocks
+        for stretch in stretches:
+            stop = min(stretch.done + room, stretch.branch.stop)
+            if stop > stretch.done:
+                pieces.append((stretch, stop))
+                room -= stop - stretch.done
+        return pieces
+
+    def _run_pass(self, group: Sequence[Tokens], pieces: Sequence[tuple[_Stretch, int]]) -> bool:
+        """Run one pass; where memory lacks for it, allow half as many blocks and return False."""
+        segments: list[Segment] = []
+        read: list[tuple[Tokens, int]] = []
+        for stretch, stop in pieces:
+            leader = stretch.branch.members[0]
+            tokens, start = group[leader], self.starts[leader]
+            for block in range(stretch.done, stop):
+                first, end = block * self.block_size, (block + 1) * self.block_size
+                # Prefixes come first in a group, so an input that ends here is the leader.
+                rows = self.inputs[tokens] if end == len(tokens) else (first, first)
+                read += [(tokens, position) for position in range(*rows)]
+                own = (rows[0] - first, rows[1] - first)
+                segments.append(Segment(start, first, tokens[first:end], visible=end, read=own))
+        started = time.perf_counter()
+        try:
+            opened = self.engine.open(segments)
+            layers = self.model.config.num_layers
+            hidden = opened.layers(opened.embed(), 0, layers, only_read=True)
+            self.take(read, self.model.logits(hidden))
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._halve(len(segments))
+            return False
+        shapes = tuple(SegmentShape(s.width, s.visible, s.read[1] - s.read[0]) for s in segments)
+        self._tell(PassRecord(Counter(), shapes, time.perf_counter() - started))
+        return True
+
+    def _halve(self, blocks: int) -> None:
+        """Allow half as many blocks as were too many; what they wrote will be written again."""
+        if blocks == 1:
+            raise UserError(
+                "out of memory with one block at a time; shorten the prompts, lower batch_size, or "
+                "use a device with more memory"
+            ) from None
+        self.blocks = blocks // 2
+        self._tell(OutOfMemory(blocks, self.blocks))
+
+    def _tell(self, record: PassRecord | SlotsChosen | OutOfMemory) -> None:
+        if self.observe is not None:
+            self.observe(record)
+
+
+def _fitting(model: FusedModel, length: int) -> int:
+    """How many inputs of `length` tokens fit the cache; the rows of a pass have as much again."""
+    device = model.device
+    usable = free_bytes(device) * USABLE.get(device.type, 0.5) / 2
+    needed = length * bytes_per_position(model.config, model.dtype)
+    if needed > usable:
+        raise UserError(
+            f"a request of {length} tokens needs {needed / 2**30:.1f} GiB of cache, but {device} "
+            f"has {usable / 2**30:.1f} GiB to use; shorten the prompt"
+        )
+    return int(usable // needed)
+
+
+def _make_engine(model: FusedModel, capacity: int) -> Engine:
+    """The engine for the model's device; passes are too large and too unlike to record them."""
+    cache = KVCache(model.config, capacity=capacity, device=model.device, dtype=model.dtype)
+    if model.device.type != "cuda":
+        return EagerEngine(model, cache)
+    attention = FlashAttention if can_flash(model) else PaddedAttention
+    return StaticEngine(model, cache, attention=attention, record=run_directly)

@@ -132,6 +132,9 @@ def batch_figures(result: BatchResult, alone: BatchResult | None) -> dict[str, A
         "floor_bound": floor.bound,
         "floor_passes_timed": floor.passes_timed,
     }
+    # Zero after a warm-up; else the run's speed is worse than that of the next one.
+    if recording_s := sum(record.recording_s for record in run.passes):
+        figures["recording_s"] = recording_s
     if alone is not None and result is not alone:
         others = alone.runs[0].answers
         figures["answers_compared_with_batch_1"] = min(len(run.answers), len(others))

@@ -195,3 +195,11 @@ def test_figures_are_those_of_the_run_of_median_speed():
 )
 def test_operators_fall_into_groups(name, group):
     assert group_of(name) == group
+
+
+def test_recording_in_a_timed_run_is_told():
+    shape = (SegmentShape(8, 8, 8),)
+    passes = (PassRecord(Counter(), shape, 0.25, 0.5), PassRecord(Counter(), shape, 0.25, 0.125))
+    run = a_run(2.0, [answer([1])], passes=passes)
+    figures = batch_figures(BatchResult(1, [run], [RunFloor(1.0, 1, "memory")], 1.0), None)
+    assert figures["recording_s"] == 0.625

@@ -66,17 +66,19 @@ def pass_table(runs: Sequence[Figures]) -> Table:
 
 def mixed_table(rows: Sequence[Figures]) -> Table:
     """Continuous batching over fixed batches."""
-    table = _table("Requests of mixed length", ["batch", "continuous", "fixed", "ratio"])
+    names = ["batch", "continuous", "fixed", "ratio", "passes", "fixed passes"]
+    table = _table("Requests of mixed length, tokens/s", names)
     for row in rows:
         speeds = (row["tokens_per_s_continuous"], row["tokens_per_s_fixed"])
-        table.add_row(str(row["batch"]), *_compared(speeds, row["ratio"]))
+        passes = (f"{row['passes_continuous']:,}", f"{row['passes_fixed']:,}")
+        table.add_row(str(row["batch"]), *_compared(speeds, row["ratio"]), *passes)
     return table
 
 
 def reuse_table(rows: Sequence[Figures]) -> Table:
     """Output-mode reuse over the same passes, all of them run."""
     names = ["batch", "k", "steps reused", "reuse", "every pass", "ratio"]
-    table = _table("Output-mode reuse", names)
+    table = _table("Output-mode reuse, tokens/s", names)
     for row in rows:
         speeds = (row["tokens_per_s_reuse"], row["tokens_per_s_every_pass"])
         share = f"{row['share_of_steps_reused']:.0%}"

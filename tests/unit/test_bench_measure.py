@@ -110,6 +110,9 @@ def test_continuous_and_fixed_batches_give_the_same_answers(golden_model):
     fixed = measure(model, groups, policy, settings, slots=2)
     assert share_differing(continuous.answers, fixed.answers) == 0.0
     assert continuous.slots == fixed.slots == 2
+    rows = [sum(record.rows for record in run.passes) for run in (continuous, fixed)]
+    assert rows[0] == rows[1]
+    assert len(continuous.passes) < len(fixed.passes)
     assert len(fixed.latency_s) == len(continuous.time_to_first_token_s) == 5
 
 

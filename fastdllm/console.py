@@ -42,10 +42,13 @@ class ProgressNumbers:
 class Display(Protocol):
     """Where progress is shown; nothing appears before the first `show`.
 
-    `close` ends it with the last numbers, or, after a failure, without any.
+    `note` adds a line that stays. `close` ends it with the last numbers, or, after a failure,
+    without any.
     """
 
     def show(self, numbers: ProgressNumbers) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def close(self, numbers: ProgressNumbers | None) -> None: ...
 
@@ -81,6 +84,9 @@ class LogLines:
             left = numbers.time_left_s
             self._line(numbers, f"about {duration(left)} left" if left is not None else "")
 
+    def note(self, text: str) -> None:
+        print(f"{self._label}: {text}", file=self._stream, flush=True)
+
     def close(self, numbers: ProgressNumbers | None) -> None:
         if numbers is not None:
             self._line(numbers, f"in {duration(time.monotonic() - self._started)}")
@@ -88,7 +94,7 @@ class LogLines:
     def _line(self, numbers: ProgressNumbers, ending: str) -> None:
         share = f"{numbers.items_done}/{numbers.items_total} items"
         parts = [part for part in (share, *numbers.rates(), ending) if part]
-        print(f"{self._label}: {', '.join(parts)}", file=self._stream, flush=True)
+        self.note(", ".join(parts))
 
 
 class TerminalBar:
@@ -117,6 +123,9 @@ class TerminalBar:
     def show(self, numbers: ProgressNumbers) -> None:
         left = numbers.time_left_s
         self._update(numbers, [] if left is None else [f"{duration(left)} left"])
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(f"{self._label}: {text}", markup=False, highlight=False)
 
     def close(self, numbers: ProgressNumbers | None) -> None:
         if numbers is not None:

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             PlanOptions(
                 task=args.task,
                 limit=args.limit,
-                batch_size=options.batch_size,
+                chunk_size=options.chunk_size,
                 num_fewshot=options.num_fewshot,
                 apply_chat_template=options.apply_chat_template,
                 max_positions=read_config(checkpoint).max_positions,

@@ -25,7 +25,7 @@ from fastdllm.errors import UserError
 from fastdllm.files import cannot
 from fastdllm.trace import PassCounts
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # A misspelt key would otherwise be an answer without that value.
 STRICT = ConfigDict(extra="forbid")
 
@@ -72,7 +72,7 @@ class Session:
 class Answer:
     """The answer to one request; generation fills the first group, log-likelihood the second.
 
-    latency_s: from the start of the chunk until this answer was complete.
+    latency_s: from when a slot was free for the request until this answer was complete.
     """
 
     id: str
@@ -86,14 +86,23 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The answers of one chunk and what it cost, without loading and warm-up."""
+    """The answers of one chunk and what it cost, without loading and warm-up.
+
+    recording_s: the part of `seconds` in which a GPU recorded shapes of passes, at first use.
+    batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
+    smallest_batch_size: the same in the end; fewer where memory lacked. out_of_memory: how often.
+    """
 
     __pydantic_config__ = STRICT
 
     index: int
     seconds: float
+    recording_s: float
     prompt_tokens: int
     peak_memory_gib: float
+    batch_size: int
+    smallest_batch_size: int
+    out_of_memory: int
     answers: tuple[Answer, ...]
     session: int = 0
 

@@ -1,4 +1,4 @@
-"""The engine of a run: planned requests in, answers out, one chunk as one batch.
+"""The engine of a run: the planned requests of a chunk in, their answers out.
 
 Stands on `decode` and `score`; knows nothing of lm-eval, files or scoring. An answer depends on its
 request and the settings only, never on how the run was cut or resumed.
@@ -9,55 +9,101 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
-from fastdllm.decoding import decode
+from fastdllm.decoding import Step, decode
+from fastdllm.errors import UserError
 from fastdllm.evaluation.answers import Answer
 from fastdllm.evaluation.environment import process_peak_memory_gib
 from fastdllm.evaluation.requests import PlannedRequest
+from fastdllm.evaluation.runner import Answered, Listener
 from fastdllm.evaluation.tokenization import AnswerText, answer_budget, sampling_temperature
 from fastdllm.fused import FusedModel
-from fastdllm.likelihood import LikelihoodMode, LikelihoodRequest, score
-from fastdllm.policy import Policy
+from fastdllm.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
+from fastdllm.policy import PassKind, Policy
 from fastdllm.sequence import Request
 from fastdllm.settings import DecodingSettings
+from fastdllm.trace import Observer, OutOfMemory, PassRecord, SlotsChosen
 
-OnAnswer = Callable[[Answer], None]
+# Inputs of log-likelihoods in memory at once where nobody says: more gain no more speed.
+LIKELIHOOD_INPUTS = 32
+
+
+class _Watch:
+    """What the decoder tells of one chunk besides its answers.
+
+    halved: what a lack of memory halves. free_since: when slots became free; requests enter in
+    order, so the n-th request takes the n-th of them.
+    """
+
+    def __init__(self, listener: Listener, halved: Literal["sequences", "blocks"]) -> None:
+        self._listener, self._halved = listener, halved
+        self.batch_size = self.smallest_batch_size = self.out_of_memory = 0
+        self.recording_s = 0.0
+        self.free_since: list[float] = []
+
+    def __call__(self, event: PassRecord | SlotsChosen | OutOfMemory) -> None:
+        if isinstance(event, PassRecord):
+            self.recording_s += event.recording_s
+        elif isinstance(event, SlotsChosen):
+            self.batch_size = self.smallest_batch_size = event.slots
+            self.free_since = [time.perf_counter()] * event.slots
+        else:
+            self.out_of_memory += 1
+            if self._halved == "sequences":
+                self.smallest_batch_size = event.slots
+            self._listener.note(
+                f"out of memory with {event.slots_before} {self._halved} at once; going on with "
+                f"{event.slots}"
+            )
+
+    def answered(self, answers: Sequence[Answer]) -> Answered:
+        return Answered(
+            answers=tuple(answers),
+            recording_s=self.recording_s,
+            batch_size=self.batch_size,
+            smallest_batch_size=self.smallest_batch_size,
+            out_of_memory=self.out_of_memory,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingEngine:
-    """A model with everything that decides its answers."""
+    """A model with everything that decides its answers.
+
+    batch_size: most sequences decoded at once; None: what memory allows.
+    """
 
     model: FusedModel
     policy: Policy
     settings: DecodingSettings
     tokenizer: Any
     likelihood_mode: LikelihoodMode
+    batch_size: int | None = None
 
-    def answer(self, requests: Sequence[PlannedRequest], on_answer: OnAnswer) -> list[Answer]:
-        """Answer one chunk; `on_answer` hears of each answer as soon as it is complete.
+    def answer(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered:
+        """Answer one chunk; `listener` hears of each answer as soon as it is complete.
 
-        All requests must be of one kind, as in a planned chunk. Answers come in request order.
+        All requests must be of one kind, as in a planned chunk.
         """
         if requests[0].kind == "loglikelihood":
-            return self._score(requests, on_answer)
-        return self._decode(requests, on_answer)
+            return self._score(requests, listener)
+        return self._decode(requests, listener)
 
     def warm_up(self, requests: Sequence[PlannedRequest]) -> None:
-        """Run a short batch of the same shape, so that no timed chunk pays for first use."""
+        """Decode the beginning of a chunk, so that no timed chunk pays for first use.
+
+        The same requests in the same slots, so the same shapes, until a first block is committed.
+        """
         if requests[0].kind == "loglikelihood":
-            self._score(requests[:1], lambda _: None)
-            return
-        # One sub-block is enough to run a prefill, a full-block and a sub-block pass.
-        length = self.settings.small_block_size
-        short = [replace(self._request(r), max_new_tokens=length, stop_when=None) for r in requests]
-        for _ in decode(self.model, short, self.policy, self.settings):
-            pass
+            self._likelihoods(requests[:1], None)
+        else:
+            steps = self._steps(requests, None)
+            any(s.kind is PassKind.COMMIT or s.finished is not None for s in steps)
         self.synchronize()
 
     def synchronize(self) -> None:
@@ -71,41 +117,64 @@ class DecodingEngine:
             return torch.cuda.max_memory_allocated(self.model.device) / 2**30
         return process_peak_memory_gib()
 
-    def _decode(self, requests: Sequence[PlannedRequest], on_answer: OnAnswer) -> list[Answer]:
-        started = time.perf_counter()
+    def _decode(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered:
+        watch = _Watch(listener, "sequences")
         answers: dict[int, Answer] = {}
-        batch = [self._request(request) for request in requests]
-        for step in decode(self.model, batch, self.policy, self.settings):
+        for step in self._steps(requests, watch):
             if step.finished is None:
                 continue
+            planned = requests[step.request]
+            if step.finished.error is not None:
+                raise UserError(f"item {planned.item}: {step.finished.error}")
+            now = time.perf_counter()
+            watch.free_since.append(now)
             answer = Answer(
-                id=requests[step.request].id,
+                id=planned.id,
                 token_ids=tuple(step.finished.token_ids),
                 finish_reason=step.finished.finish_reason,
                 passes=step.finished.passes,
-                latency_s=round(time.perf_counter() - started, 6),
+                latency_s=round(now - watch.free_since[step.request], 6),
             )
             answers[step.request] = answer
-            on_answer(answer)
-        return [answers[index] for index in range(len(requests))]
+            listener.answered(answer)
+        return watch.answered([answers[index] for index in range(len(requests))])
 
-    def _score(self, requests: Sequence[PlannedRequest], on_answer: OnAnswer) -> list[Answer]:
-        likelihoods = score(
+    def _steps(
+        self, requests: Sequence[PlannedRequest], observe: Observer | None
+    ) -> Iterator[Step]:
+        return decode(
+            self.model,
+            [self._request(request) for request in requests],
+            self.policy,
+            self.settings,
+            slots=self.batch_size,
+            observe=observe,
+        )
+
+    def _score(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered:
+        watch = _Watch(listener, "blocks")
+        likelihoods = self._likelihoods(requests, watch)
+        answers = [
+            Answer(id=r.id, logprob=likelihood.logprob, is_greedy=bool(likelihood.is_greedy))
+            for r, likelihood in zip(requests, likelihoods, strict=True)
+        ]
+        for answer in answers:
+            listener.answered(answer)
+        return watch.answered(answers)
+
+    def _likelihoods(
+        self, requests: Sequence[PlannedRequest], observe: Observer | None
+    ) -> list[Likelihood]:
+        return score(
             self.model,
             [LikelihoodRequest(r.prompt_ids, r.target_ids) for r in requests],
             mode=self.likelihood_mode,
             block_size=self.settings.block_size,
             mask_id=self.settings.mask_id,
             eos_id=self.settings.stop_token,
-            batch_size=len(requests),
+            batch_size=self.batch_size or LIKELIHOOD_INPUTS,
+            observe=observe,
         )
-        answers = [
-            Answer(id=r.id, logprob=likelihood.logprob, is_greedy=bool(likelihood.is_greedy))
-            for r, likelihood in zip(requests, likelihoods, strict=True)
-        ]
-        for answer in answers:
-            on_answer(answer)
-        return answers
 
     def _request(self, planned: PlannedRequest) -> Request:
         wishes = planned.gen_kwargs

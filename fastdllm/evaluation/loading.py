@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fastdllm.admission import usable_positions
 from fastdllm.errors import UserError
 from fastdllm.evaluation.answers import Session
 from fastdllm.evaluation.environment import cpu_name, host_name, package_versions
@@ -33,7 +34,7 @@ def check_plan(spec: RunSpec, plan: Plan) -> None:
     asked = {
         "task": spec.task,
         "limit": spec.limit,
-        "batch_size": spec.decides.get("batch_size"),
+        "chunk_size": spec.decides.get("chunk_size"),
         "num_fewshot": spec.decides.get("num_fewshot"),
         "apply_chat_template": spec.decides.get("apply_chat_template"),
     }
@@ -87,7 +88,7 @@ def load_engine(spec: RunSpec, plan: Plan, tokenizer: Any, *, device: str) -> De
     for request in plan.requests:
         check_length(
             request,
-            max_positions=model.config.max_positions,
+            max_positions=usable_positions(model.config, settings.block_size),
             max_new_tokens=settings.max_new_tokens,
             block_size=settings.block_size,
         )
@@ -97,6 +98,7 @@ def load_engine(spec: RunSpec, plan: Plan, tokenizer: Any, *, device: str) -> De
         settings=settings,
         tokenizer=tokenizer,
         likelihood_mode=spec.decides.get("likelihood_mode", "published"),  # type: ignore[arg-type]
+        batch_size=spec.run.batch_size if isinstance(spec.run.batch_size, int) else None,
     )
 
 

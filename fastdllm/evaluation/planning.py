@@ -1,7 +1,7 @@
 """From a task to its plan: collect lm-eval's requests, tokenise them, fix the chunks.
 
 Holds no weights and decodes nothing. The plan does not depend on an experiment or a decoding
-setting, so all configurations answer exactly the same token ids in exactly the same batches.
+setting, so all configurations answer exactly the same token ids in exactly the same chunks.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from fastdllm.evaluation.tokenization import check_length, generation_wishes, to
 class PlanOptions:
     """What a plan depends on besides the task file and the tokenizer.
 
-    limit: first n items of each task; None means all. batch_size: most requests in a chunk.
+    limit: first n items of each task; None means all. chunk_size: most requests in a chunk.
     max_positions: most tokens that the model can hold, prompt and answer together.
     """
 
     task: str
     limit: int | None
-    batch_size: int
+    chunk_size: int
     num_fewshot: int | None
     apply_chat_template: bool
     max_positions: int
@@ -77,7 +77,7 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
     header = PlanHeader(
         task=options.task,
         limit=options.limit,
-        batch_size=options.batch_size,
+        chunk_size=options.chunk_size,
         num_fewshot=options.num_fewshot,
         apply_chat_template=options.apply_chat_template,
         chat_template=tokenizer.chat_template if options.apply_chat_template else None,
@@ -86,7 +86,7 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
         n_items=sum(result["n-samples"][name]["effective"] for name in task.leaves),
         n_requests=len(requests),
         digest=hashlib.sha256(content).hexdigest(),
-        chunks=fixed_chunks(requests, options.batch_size),
+        chunks=fixed_chunks(requests, options.chunk_size),
     )
     return Plan(header=header, requests=tuple(requests))
 

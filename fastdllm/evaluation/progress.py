@@ -71,6 +71,10 @@ class Progress:
             self._tokens += len(answer.token_ids)
             self._forwards += answer.passes.forwards
 
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+        self._display.note(text)
+
     def remove(self) -> None:
         """The run has ended: its summary, or its failed.json, tells the rest."""
         self._path.unlink(missing_ok=True)

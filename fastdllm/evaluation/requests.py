@@ -1,8 +1,8 @@
 """The plan of a task: every request, tokenised once, in fixed chunks.
 
 Owns plan.json and requests.jsonl: their records, how requests are cut into chunks, and how both are
-written and read. A chunk is the unit of batching, determinism and resume. Knows no lm-eval, no
-tokenizer and no model (see planning.py for where requests come from).
+written and read. A chunk is the unit of determinism and resume. Knows no lm-eval, no tokenizer and
+no model (see planning.py for where requests come from).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fastdllm.files import read_json, write_json_atomically, write_text_atomical
 from fastdllm.validation import StrictModel, validated
 
 RequestKind = Literal["generate_until", "loglikelihood"]
+SCHEMA_VERSION = 2  # of plan.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,10 @@ class PlannedRequest:
 class PlanHeader(StrictModel):
     """plan.json: what was planned, with what, and which requests form which chunk."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     task: str
     limit: int | None = Field(description="Items per task; null means all.")
-    batch_size: int = Field(ge=1, description="Most requests in a chunk.")
+    chunk_size: int = Field(ge=1, description="Most requests in a chunk.")
     num_fewshot: int | None = Field(description="Examples in a prompt; null: the task's own.")
     apply_chat_template: bool
     chat_template: str | None = Field(description="Text of the template, when it was applied.")
@@ -74,7 +75,7 @@ class Plan:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def chunk(self, index: int) -> list[PlannedRequest]:
-        """The requests of one chunk, in the order of their rows."""
+        """The requests of one chunk, in the order in which they are decoded."""
         return [self.requests[i] for i in self.header.chunks[index]]
 
 
@@ -90,12 +91,12 @@ def request_id(kind: str, args: Sequence[Any], repeat: int = 0) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fixed_chunks(requests: Sequence[PlannedRequest], batch_size: int) -> list[list[int]]:
-    """Cut requests into chunks of at most `batch_size`, longest prompts first.
+def fixed_chunks(requests: Sequence[PlannedRequest], chunk_size: int) -> list[list[int]]:
+    """Cut requests into chunks of at most `chunk_size`, longest prompts first.
 
     The longest come first so that a lack of memory shows at once and the time left is never
     underestimated. Generation requests share a chunk only with equal gen_kwargs. All options of one
-    log-likelihood context stay together, even when they are more than `batch_size`.
+    log-likelihood context stay together, even when they are more than `chunk_size`.
     """
     generate: dict[str, list[int]] = {}
     contexts: dict[tuple[int, ...], list[int]] = {}
@@ -109,10 +110,10 @@ def fixed_chunks(requests: Sequence[PlannedRequest], batch_size: int) -> list[li
     chunks: list[list[int]] = []
     for indices in generate.values():
         indices.sort(key=lambda i: -len(requests[i].prompt_ids))
-        chunks += [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
+        chunks += [indices[at : at + chunk_size] for at in range(0, len(indices), chunk_size)]
     current: list[int] = []
     for options in sorted(contexts.values(), key=lambda group: -len(requests[group[0]].prompt_ids)):
-        if current and len(current) + len(options) > batch_size:
+        if current and len(current) + len(options) > chunk_size:
             chunks.append(current)
             current = []
         current = current + options
@@ -152,7 +153,10 @@ def read_plan(folder: Path, task: str) -> Plan:
     for needed in (path, requests_path):
         if not needed.is_file():
             raise UserError(f"{needed}: the plan of task {task!r} is missing; {again}")
-    header = validated(PlanHeader, read_json(path), str(path))
+    values = read_json(path)
+    if isinstance(values, dict) and values.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path}: made by another version of fastdllm; {again}")
+    header = validated(PlanHeader, values, str(path))
     content = requests_path.read_bytes()
     if hashlib.sha256(content).hexdigest() != header.digest:
         raise UserError(f"{requests_path}: does not belong to {path.name}; {again}")

@@ -52,8 +52,10 @@ def disagreements(records: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         if decides.get("decoding.reuse_k") == 1:
             rest = {key: decides[key] for key in sorted(decides) if key != "decoding.layer_subset"}
-            # Other hardware may round another way.
+            # Other hardware may round another way, and half precision another number of rows.
             made_on = [record.get("dtype"), record.get("hardware")]
+            if record.get("dtype") != "float32":
+                made_on.append(_batch_sizes(record))
             by_rest.setdefault(json.dumps([rest, made_on]), []).append(record)
     return [
         f"ALARM: {first['config']} and {other['config']} must give the same answers (reuse_k 1) "
@@ -62,6 +64,11 @@ def disagreements(records: Sequence[Mapping[str, Any]]) -> list[str]:
         for other in others
         if other["items"] != first["items"]
     ]
+
+
+def _batch_sizes(record: Mapping[str, Any]) -> list[Any]:
+    how = record.get("eval_params") or {}
+    return [how.get("batch_size"), how.get("smallest_batch_size")]
 
 
 def keep_aside(path: Path, mark: str) -> None:

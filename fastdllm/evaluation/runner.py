@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from fastdllm.errors import UserError
@@ -16,12 +17,29 @@ from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan, PlannedRequest
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answers to a chunk, in request order; the rest as in `Chunk`."""
+
+    answers: tuple[Answer, ...]
+    recording_s: float
+    batch_size: int
+    smallest_batch_size: int
+    out_of_memory: int
+
+
+class Listener(Protocol):
+    """Who hears of a chunk while it is decoded; must be quick, as its seconds count."""
+
+    def answered(self, answer: Answer) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
 class Engine(Protocol):
     """What the loop needs from a model (see generate.py)."""
 
-    def answer(
-        self, requests: Sequence[PlannedRequest], on_answer: Callable[[Answer], None]
-    ) -> list[Answer]: ...
+    def answer(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered: ...
 
     def warm_up(self, requests: Sequence[PlannedRequest]) -> None: ...
 
@@ -75,7 +93,7 @@ def _timed_chunk(plan: Plan, index: int, engine: Engine, progress: Progress, ses
     requests = plan.chunk(index)
     engine.synchronize()
     started = time.perf_counter()
-    answers = engine.answer(requests, progress.answered)
+    answered = engine.answer(requests, progress)
     engine.synchronize()
     seconds = time.perf_counter() - started
     return Chunk(
@@ -83,6 +101,10 @@ def _timed_chunk(plan: Plan, index: int, engine: Engine, progress: Progress, ses
         seconds=round(seconds, 6),
         prompt_tokens=sum(len(request.prompt_ids) for request in requests),
         peak_memory_gib=round(engine.peak_memory_gib(), 4),
-        answers=tuple(answers),
+        recording_s=round(answered.recording_s, 6),
+        batch_size=answered.batch_size,
+        smallest_batch_size=answered.smallest_batch_size,
+        out_of_memory=answered.out_of_memory,
+        answers=answered.answers,
         session=session,
     )

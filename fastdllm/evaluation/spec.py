@@ -7,9 +7,9 @@ The workflow writes it; `decides` holds everything that decides the answers (and
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
 
 from fastdllm.errors import UserError
 from fastdllm.files import read_json
@@ -19,8 +19,22 @@ from fastdllm.validation import StrictModel, validated
 DECODING, PARAMETERS = "decoding.", "policy_parameters."
 
 
+def _check_batch_size(value: Any) -> Any:
+    if value != "auto" and not (isinstance(value, int) and value >= 1):
+        raise ValueError(f"{value!r} is not allowed; it should be at least 1, or auto")
+    return value
+
+
+# The bound is checked in our words, and shown to editors in the schema.
+Positive = Annotated[int, Field(ge=1)]
+BatchSize = Annotated[Positive | Literal["auto"], BeforeValidator(_check_batch_size)]
+
+
 class RunPlaces(StrictModel):
-    """The part of a spec that does not change an answer."""
+    """Where and how wide a run is decoded: nothing that makes it another run.
+
+    batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
+    """
 
     # The workflow may note more for people than an eval needs.
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -32,6 +46,7 @@ class RunPlaces(StrictModel):
     plan_folder: str
     task_file: str
     bootstrap_iters: int = 1000
+    batch_size: BatchSize = "auto"
 
 
 class RunSpec(StrictModel):

@@ -41,6 +41,31 @@ class Decoded:
     def generated(self) -> list[Answer]:
         return [a for chunk in self.chunks for a in chunk.answers if a.token_ids is not None]
 
+    @property
+    def batch_size(self) -> int:
+        """Most sequences that were decoded at once."""
+        return max(chunk.batch_size for chunk in self.chunks)
+
+    @property
+    def smallest_batch_size(self) -> int | None:
+        """Fewest, where a chunk had fewer, and not for a lack of requests; only for generation.
+
+        Of log-likelihoods equal inputs run once, so their number says nothing about memory.
+        """
+        if not self.generated:
+            return None
+        sizes = [
+            chunk.smallest_batch_size
+            for chunk in self.chunks
+            if chunk.smallest_batch_size < min(self.batch_size, len(chunk.answers))
+        ]
+        return min(sizes, default=None)
+
+    @property
+    def out_of_memory(self) -> int | None:
+        """How often a pass lacked memory; None for never."""
+        return sum(chunk.out_of_memory for chunk in self.chunks) or None
+
 
 def summarize(
     spec: RunSpec,
@@ -56,10 +81,13 @@ def summarize(
     devices = list(dict.fromkeys(session.hardware for session in sessions))
     primary = next(metric for metric in scores.metrics if metric.primary)
     on_gpu = sessions[-1].device == "cuda"
+    peak = max(decoded.chunks, key=lambda chunk: chunk.peak_memory_gib)
     eval_params = {
         "n_items": plan.n_items,
         "n_requests": plan.n_requests,
-        "batch_size": plan.batch_size,
+        "chunk_size": plan.chunk_size,
+        "batch_size": decoded.batch_size,
+        "smallest_batch_size": decoded.smallest_batch_size,
         "limit": plan.limit,
         "num_fewshot": plan.num_fewshot,
         "apply_chat_template": plan.apply_chat_template,
@@ -79,9 +107,11 @@ def summarize(
         group_results=scores.group_results,
         items=scores.items,
         **_decoding_figures(decoded, one_device=len(devices) == 1),
+        out_of_memory=decoded.out_of_memory,
         peak_memory=PeakMemory(
-            gib=max(chunk.peak_memory_gib for chunk in decoded.chunks),
+            gib=peak.peak_memory_gib,
             kind="cuda_allocated" if on_gpu else "process_resident",
+            slots=peak.batch_size if decoded.generated else None,
         ),
         load_time_s=sessions[-1].load_s,
         warm_up_s=sessions[-1].warm_up_s,
@@ -118,13 +148,13 @@ def _decoding_figures(decoded: Decoded, *, one_device: bool) -> dict[str, Any]:
         figures["latency_s"] = Latency(
             p50=round(percentile(latencies, 50), 4), p95=round(percentile(latencies, 95), 4)
         )
-        seconds = sum(
-            chunk.seconds for chunk in decoded.chunks if chunk.answers[0].token_ids is not None
-        )
+        chunks = [c for c in decoded.chunks if c.answers[0].token_ids is not None]
+        seconds = sum(chunk.seconds for chunk in chunks)
         figures["throughput"] = Throughput(
             tokens_generated=tokens,
             total_time_s=round(seconds, 4),
             tokens_per_s=round(tokens / seconds, 2),
+            recording_s=round(sum(chunk.recording_s for chunk in chunks), 4) or None,
         )
     return figures
 

@@ -53,6 +53,11 @@ class Throughput(StrictModel):
         description="Seconds of decoding, summed over chunks; without loading and warm-up."
     )
     tokens_per_s: float = Field(description="tokens_generated / total_time_s.")
+    recording_s: float | None = Field(
+        None,
+        description="The part of total_time_s in which a GPU recorded shapes of passes at their "
+        "first use, which the warm-up left over; absent when none.",
+    )
 
 
 class Passes(StrictModel):
@@ -68,7 +73,7 @@ class Passes(StrictModel):
 
 
 class Latency(StrictModel):
-    """Seconds from the start of an answer's chunk until the answer was complete."""
+    """Seconds from when a slot was free for a request until its answer was complete."""
 
     p50: float = Field(description="Median.")
     p95: float = Field(description="95th percentile.")
@@ -80,6 +85,9 @@ class PeakMemory(StrictModel):
     gib: float = Field(description="Amount in GiB.")
     kind: Literal["cuda_allocated", "process_resident"] = Field(
         description="`cuda_allocated`: tensors on the GPU. `process_resident`: the whole process."
+    )
+    slots: int | None = Field(
+        None, description="Sequences in flight at most when it was reached; only for generation."
     )
 
 
@@ -148,6 +156,11 @@ class Summary(StrictModel):
     truncation_rate: float | None = Field(
         None, description="Share of answers cut at their length limit; only for generation."
     )
+    out_of_memory: int | None = Field(
+        None,
+        description="Times that a pass lacked memory, so that the rest of its chunk was decoded in "
+        "smaller passes; absent when none.",
+    )
     peak_memory: PeakMemory = Field(description="Most memory during decoding.")
     load_time_s: float = Field(description="Seconds to load the model, apart from decoding.")
     warm_up_s: float = Field(description="Seconds of the unmeasured warm-up.")
@@ -164,7 +177,9 @@ class Summary(StrictModel):
     )
     eval_params: dict[str, JsonValue] = Field(
         description="How the task was run: n_items (documents), n_requests (distinct questions to "
-        "the model), batch_size, limit, num_fewshot, apply_chat_template, bootstrap_iters, seed."
+        "the model), chunk_size, batch_size (most sequences that were decoded at once; inputs in "
+        "memory at once, for log-likelihoods), smallest_batch_size (where a part of the run had "
+        "fewer), limit, num_fewshot, apply_chat_template, bootstrap_iters, seed."
     )
 
     @property

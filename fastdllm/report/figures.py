@@ -49,12 +49,19 @@ def grouped(summaries: Sequence[Summary]) -> list[Group]:
 
 
 def speed_conditions(summary: Summary) -> tuple[str, ...]:
-    """What two throughputs must share to be compared: hardware, dtype and batch size."""
+    """What two throughputs must share to be compared: hardware, dtype and batch size.
+
+    A run that was decoded with fewer sequences in parts says so: another condition.
+    """
     hardware = "; ".join(
         f"{device.name}, {device.threads} CPU thread(s)" if device.threads else device.name
         for device in summary.hardware
     )
-    return hardware, summary.dtype, f"batch size {summary.eval_params['batch_size']}"
+    smallest = summary.eval_params.get("smallest_batch_size")
+    batch_size = f"batch size {summary.eval_params['batch_size']}"
+    if smallest is not None:
+        batch_size += f", in parts {smallest}"
+    return hardware, summary.dtype, batch_size
 
 
 def passes_per_answer(summary: Summary) -> dict[str, float]:

@@ -118,6 +118,7 @@ def csv_table(groups: Sequence[Group]) -> str:
         *("layer_forwards_computed", "layer_forwards_skipped", "tokens_per_s"),
         *("tokens_generated", "total_time_s", "latency_p50_s", "latency_p95_s"),
         *("truncation_rate", "peak_memory_gib", "hardware", "dtype", "batch_size"),
+        *("smallest_batch_size", "out_of_memory"),
         *("git_commit", "git_dirty", "fingerprint"),
     ]
     stream = io.StringIO()
@@ -157,6 +158,8 @@ def _csv_row(summary: Summary) -> dict[str, object]:
         "hardware": hardware,
         "dtype": dtype,
         "batch_size": summary.eval_params["batch_size"],
+        "smallest_batch_size": summary.eval_params.get("smallest_batch_size"),
+        "out_of_memory": summary.out_of_memory,
         "git_commit": summary.git.commit if summary.git else None,
         "git_dirty": int(summary.git.dirty) if summary.git else None,
         "fingerprint": summary.fingerprint,

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from fastdllm.errors import UserError, unknown_name
+from fastdllm.evaluation.spec import BatchSize
 from fastdllm.files import to_json, write_text_atomically
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import StrictModel, validated
@@ -97,8 +98,16 @@ class ModelChoice(StrictModel):
 class TaskOptions(StrictModel):
     """How one task is asked; the task itself is tasks/<name>.yaml."""
 
-    batch_size: int = Field(
-        64, ge=1, description="Most requests that are decoded together (one chunk)."
+    chunk_size: int = Field(
+        200,
+        ge=1,
+        description="Most requests in a chunk, which is kept as soon as it is finished: what a "
+        "killed run loses at most.",
+    )
+    batch_size: BatchSize = Field(
+        "auto",
+        description="Most sequences decoded at once, or auto: as many as memory allows. For "
+        "log-likelihoods: inputs in memory at once. Does not count as a change of the run.",
     )
     apply_chat_template: bool = Field(
         False, description="Wrap each prompt in the model's chat template."

@@ -48,7 +48,7 @@ class Run:
     """One config of one experiment on one task.
 
     decides: everything that decides the answers, flat, so that a change can be told key by key.
-    surroundings: what a run needs besides: paths, device; not part of the fingerprint.
+    surroundings: what a run needs besides: paths, device, batch size; not in the fingerprint.
     """
 
     experiment: str
@@ -235,6 +235,7 @@ def _expand(
             "model_revision": config.model.revision,
             "device": config.model.device,
             "bootstrap_iters": config.bootstrap_iters,
+            "batch_size": config.task_options(task).batch_size,
         }
         shared = {**_task_decides(config, model, task=task, digest=tasks[task]), **policy_decides}
         for point in configs:
@@ -262,7 +263,7 @@ def _task_decides(
         "decoder_version": DECODER_VERSION,
         "task": task,
         "task_digest": digest,
-        **config.task_options(task).model_dump(),
+        **config.task_options(task).model_dump(exclude={"batch_size"}),
     }
 
 
@@ -270,7 +271,7 @@ def _plan_decides(
     config: WorkflowConfig, model: _Model, *, task: str, digest: str
 ) -> dict[str, Any]:
     """A plan holds token ids in chunks: no decoding setting, dtype or policy counts."""
-    options = config.task_options(task).model_dump(exclude={"likelihood_mode"})
+    options = config.task_options(task).model_dump(exclude={"likelihood_mode", "batch_size"})
     return {**model.decides, "task": task, "task_digest": digest, **options}
 
 

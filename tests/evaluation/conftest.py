@@ -121,8 +121,8 @@ def project(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch)
         f"model: {{path: {model_folder}, dtype: float32, device: cpu}}\n"
         "experiments: [trial]\n"
         "tasks:\n"
-        "  sums: {batch_size: 3, apply_chat_template: true}\n"
-        "  choices: {batch_size: 6, apply_chat_template: true}\n"
+        "  sums: {chunk_size: 3, apply_chat_template: true}\n"
+        "  choices: {chunk_size: 6, apply_chat_template: true}\n"
         "bootstrap_iters: 0\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -138,9 +138,15 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
 
     policy_file = Path("experiments/trial/generation_functions.py")
 
-    def write(task: str = "sums", *, batch_size: int | None = None, **decoding: Any) -> Path:
+    def write(
+        task: str = "sums",
+        *,
+        chunk_size: int | None = None,
+        batch_size: int | str = "auto",
+        **decoding: Any,
+    ) -> Path:
         settings = DecodingSettings(**{"max_new_tokens": 24, **decoding})
-        batch_size = batch_size or {"sums": 3, "choices": 6}[task]
+        chunk_size = chunk_size or {"sums": 3, "choices": 6}[task]
         decides = {
             "model": "local",
             "model_digest": model_digest(model_folder, FileDigests()),
@@ -148,7 +154,7 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
             "task_digest": task_digest(Path(f"tasks/{task}.yaml"), FileDigests()),
             "task": task,
             "dtype": "float32",
-            "batch_size": batch_size,
+            "chunk_size": chunk_size,
             "num_fewshot": None,
             "apply_chat_template": True,
             "likelihood_mode": "published",
@@ -171,6 +177,7 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
                 "task_file": f"tasks/{task}.yaml",
                 "device": "cpu",
                 "bootstrap_iters": 0,
+                "batch_size": batch_size,
             },
         }
         path = project / "results" / "trial" / task / "plain" / "spec.json"
@@ -195,7 +202,7 @@ def make_plan_on_disk(project: Path, tokenizer: Any) -> Callable[..., Any]:
                 **{
                     "task": task,
                     "limit": None,
-                    "batch_size": values.get(task, 4),
+                    "chunk_size": values.get(task, 4),
                     "num_fewshot": None,
                     "apply_chat_template": True,
                     "max_positions": 4096,
@@ -232,6 +239,8 @@ def silent() -> Any:
 
     class Silent:
         def show(self, numbers: object) -> None: ...
+
+        def note(self, text: str) -> None: ...
 
         def close(self, numbers: object) -> None: ...
 
@@ -286,5 +295,5 @@ def a_summary() -> Any:
         git=s.Git(commit="c" * 40, dirty=False),
         environment={"python": "3.11.7"},
         model_args={"model_path": "models/tiny"},
-        eval_params={"n_items": 5, "n_requests": 5, "batch_size": 64},
+        eval_params={"n_items": 5, "n_requests": 5, "chunk_size": 64, "batch_size": 32},
     )

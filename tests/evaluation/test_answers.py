@@ -34,7 +34,17 @@ def chunk(index: int) -> Chunk:
         passes=PassCounts(full_block=1, layer_forwards_computed=6),
         latency_s=0.5,
     )
-    return Chunk(index, seconds=1.0, prompt_tokens=3, peak_memory_gib=0.1, answers=(answer,))
+    return Chunk(
+        index,
+        seconds=1.0,
+        recording_s=0.25,
+        prompt_tokens=3,
+        peak_memory_gib=0.1,
+        batch_size=4,
+        smallest_batch_size=2,
+        out_of_memory=1,
+        answers=(answer,),
+    )
 
 
 def write_two_chunks(path: Path) -> bytes:

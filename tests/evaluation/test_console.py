@@ -39,6 +39,18 @@ def test_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
     assert last.startswith("run: 3/10 items") and " in 0 s" in last
 
 
+def test_a_note_is_a_line_of_its_own_that_stays() -> None:
+    log, screen = io.StringIO(), io.StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    for display in (LogLines("run", log), TerminalBar("run", screen)):
+        display.show(NUMBERS)
+        display.note("out of memory [8]")
+        display.close(NUMBERS)
+    assert log.getvalue().startswith("run: out of memory [8]\nrun: 3/10 items")
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert "run: out of memory [8]\n" in text
+
+
 def test_terminal_bar_ends_with_the_last_numbers() -> None:
     stream = io.StringIO()
     bar = TerminalBar("run", stream)

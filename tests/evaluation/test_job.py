@@ -29,9 +29,8 @@ def check(spec: RunSpec) -> None:
 
 def finish(spec: Path, **options: Any) -> Any:
     os.utime(spec, (0, 0))  # as the workflow dates the spec of a run that need not be repeated
-    return evaluate_run(
-        read_spec(spec), spec.parent, display=silent(), check_sources=check, **options
-    )
+    options = {"display": silent(), "check_sources": check, **options}
+    return evaluate_run(read_spec(spec), spec.parent, **options)
 
 
 def answers_in(folder: Path) -> dict[int, list[Any]]:
@@ -57,6 +56,7 @@ def test_run_leaves_consistent_files(make_spec, make_plan_on_disk) -> None:
     assert summary.accuracy == pytest.approx(sum(s["correct"] for s in samples) / 10)
     assert summary.passes.full_block == sum(s["passes"]["full_block"] for s in samples)
     assert summary.throughput.tokens_generated == sum(sample["tokens"] for sample in samples)
+    assert summary.throughput.recording_s is None, "a CPU records nothing"
     left = {path.name for path in spec.parent.iterdir()}
     expected = {"answers", "samples"}
     assert left == {f"{name}.jsonl" for name in expected} | {
@@ -107,15 +107,20 @@ def test_answers_of_two_machines_have_no_speed(make_spec, make_plan_on_disk) -> 
     assert summary.tokens_per_forward is not None
 
 
-def test_answers_do_not_depend_on_the_batch(make_spec, make_plan_on_disk) -> None:
+def test_answers_depend_neither_on_the_chunks_nor_on_the_batch_size(
+    make_spec, make_plan_on_disk
+) -> None:
     make_plan_on_disk()
-    spec = make_spec()
+    spec = make_spec(temperature=0.7)
     finish(spec)
     texts = {a["id"]: a["token_ids"] for c in answers_in(spec.parent).values() for a in c}
-    make_plan_on_disk(batch_size=1)
-    outcome = finish(make_spec(batch_size=1))
-    assert outcome.answers_kept_aside is not None
-    assert texts == {a["id"]: a["token_ids"] for c in answers_in(spec.parent).values() for a in c}
+    for chunk_size, batch_size in ((1, "auto"), (10, 1), (10, 4)):
+        make_plan_on_disk(chunk_size=chunk_size)
+        spec = make_spec(chunk_size=chunk_size, batch_size=batch_size, temperature=0.7)
+        finish(spec, again=True)
+        answers = answers_in(spec.parent)
+        assert len(answers) == 10 // chunk_size
+        assert texts == {a["id"]: a["token_ids"] for c in answers.values() for a in c}
 
 
 def test_changed_settings_start_anew_and_the_old_result_is_kept_and_found_again(
@@ -177,12 +182,12 @@ def test_what_was_edited_since_the_spec_was_written_is_not_decoded_with(
 
 
 def test_plan_of_other_options_is_refused(make_spec, make_plan_on_disk) -> None:
-    make_plan_on_disk(batch_size=2)
+    make_plan_on_disk(chunk_size=2)
     spec = make_spec()
-    with pytest.raises(UserError, match="planned with batch_size 2, the run asks 3; run `fastdllm"):
+    with pytest.raises(UserError, match="planned with chunk_size 2, the run asks 3; run `fastdllm"):
         finish(spec)
     failure = json.loads((spec.parent / "failed.json").read_text())
-    assert "batch_size" in failure["reason"]
+    assert "chunk_size" in failure["reason"]
     make_plan_on_disk()
     finish(spec)
     assert not (spec.parent / "failed.json").exists()

@@ -1,5 +1,7 @@
 """Chunks and identities of requests, without lm-eval."""
 
+import json
+
 import pytest
 
 from fastdllm.errors import UserError
@@ -55,6 +57,15 @@ def test_changed_requests_file_is_refused(make_plan_on_disk, project) -> None:
     (folder / "plan.json").unlink()
     with pytest.raises(UserError, match=r"plan\.json: the plan of task 'sums' is missing"):
         read_plan(folder, "sums")
+
+
+def test_a_plan_of_another_version_is_to_be_made_again(make_plan_on_disk, project) -> None:
+    make_plan_on_disk()
+    path = project / "results/_plans/sums/plan.json"
+    old = json.loads(path.read_text()) | {"schema_version": 1}
+    path.write_text(json.dumps(old))
+    with pytest.raises(UserError, match=r"another version of fastdllm; run `fastdllm plan --task"):
+        read_plan(path.parent, "sums")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from fastdllm.evaluation import progress as progress_module
 from fastdllm.evaluation.answers import Answer, AnswerLog, Chunk, Header, Session, open_answers
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan, PlanHeader, PlannedRequest, fixed_chunks
-from fastdllm.evaluation.runner import decode_missing, missing_chunks
+from fastdllm.evaluation.runner import Answered, Listener, decode_missing, missing_chunks
 from fastdllm.trace import PassCounts
 from tests.evaluation.conftest import silent
 
@@ -32,7 +32,7 @@ def plan_of(n: int) -> Plan:
     header = PlanHeader(
         task="t",
         limit=None,
-        batch_size=2,
+        chunk_size=2,
         num_fewshot=None,
         apply_chat_template=False,
         chat_template=None,
@@ -52,17 +52,15 @@ class Engine:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    def answer(
-        self, requests: list[PlannedRequest], on_answer: Callable[[Answer], None]
-    ) -> list[Answer]:
+    def answer(self, requests: list[PlannedRequest], listener: Listener) -> Answered:
         answers = [
             Answer(id=r.id, token_ids=(1,), finish_reason="stop", passes=PassCounts(full_block=1))
             for r in requests
         ]
         for answer in answers:
-            on_answer(answer)
+            listener.answered(answer)
         time.sleep(self.seconds)
-        return answers
+        return Answered(tuple(answers), 0.0, 2, 2, 0)
 
     def warm_up(self, requests: list[PlannedRequest]) -> None: ...
 
@@ -115,7 +113,7 @@ def test_long_chunk_is_not_silent(log: AnswerLog, tmp_path: Path) -> None:
 
 def test_nothing_is_written_any_more_after_a_failure(log: AnswerLog, tmp_path: Path) -> None:
     class Broken(Engine):
-        def answer(self, *_: object) -> list[Answer]:
+        def answer(self, *_: object) -> Answered:
             raise RuntimeError("boom")
 
     progress = Progress(tmp_path / "progress.json", silent(), total=2)
@@ -139,6 +137,6 @@ def test_full_disk_is_told_by_the_answers_not_by_the_progress(
 @pytest.mark.parametrize("index", [-1, 7])
 def test_chunk_that_the_plan_lacks_is_refused(log: AnswerLog, index: int) -> None:
     log.append_session(a_session(0.0))
-    log.append_chunk(Chunk(index, 1.0, 1, 0.1, (Answer(id="r0"),)))
+    log.append_chunk(Chunk(index, 1.0, 0.0, 1, 0.1, 1, 1, 0, (Answer(id="r0"),)))
     with pytest.raises(UserError, match=f"chunk {index} answers other requests than the plan"):
         missing_chunks(plan_of(2), log)

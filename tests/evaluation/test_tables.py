@@ -58,6 +58,17 @@ def test_speed_of_other_hardware_is_marked(a_summary: Summary) -> None:
     assert "1,234*" in text and "not comparable in tok/s" in text and "Quadro RTX 6000" in text
 
 
+def test_speed_of_a_run_that_had_to_shrink_is_marked(a_summary: Summary, tmp_path: Path) -> None:
+    how = {**a_summary.eval_params, "smallest_batch_size": 8}
+    shrunk = changed(a_summary, config="k2_last", eval_params=how, out_of_memory=2)
+    text = terminal_table(grouped([a_summary, a_summary, shrunk]))
+    assert "1,234*" in text and "batch size 32, in parts 8" in text
+    _, path = write_tables(["00_baseline"], [a_summary, shrunk], tmp_path)
+    rows = list(csv.DictReader(path.open()))
+    assert [row["smallest_batch_size"] for row in rows] == ["", "8"]
+    assert [row["out_of_memory"] for row in rows] == ["", "2"]
+
+
 def test_dirty_tree_is_marked(a_summary: Summary) -> None:
     dirty = changed(a_summary, git=Git(commit="c" * 40, dirty=True))
     assert "k1_first +" in terminal_table(grouped([dirty]))
@@ -75,6 +86,18 @@ def test_configs_that_must_agree_raise_an_alarm(a_summary: Summary) -> None:
     (alarm,) = disagreements([first.model_dump(), wrong.model_dump()])
     assert alarm in terminal_table(grouped([first, wrong]))
     assert alarm.startswith("ALARM: k1_first and k1_last")
+
+
+def test_other_batch_sizes_excuse_another_answer_in_half_precision_only(a_summary: Summary) -> None:
+    first = changed(a_summary, decides={"decoding.reuse_k": 1})
+    wrong = changed(
+        first,
+        items=Items(n=5, correct_bits=pack_bits([False] * 5)),
+        eval_params={**first.eval_params, "batch_size": 4},
+    )
+    for dtype, alarms in (("float32", 1), ("bfloat16", 0)):
+        rows = [changed(run, dtype=dtype).model_dump() for run in (first, wrong)]
+        assert len(disagreements(rows)) == alarms
 
 
 def test_an_experiment_without_results_shows_no_old_rows(

@@ -22,7 +22,7 @@ CONFIG = """\
 model: {path: models/tiny, dtype: float32}
 experiments: [demo]
 tasks:
-  words: {batch_size: 2}
+  words: {chunk_size: 2}
   choices:
 decoding: {threshold: 0.9}
 """

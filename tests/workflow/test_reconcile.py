@@ -168,7 +168,7 @@ def test_what_another_snakemake_is_making_is_left_alone() -> None:
     plan = Path("results/_plans/words/plan.json")
     plan.write_text("{}")
     before = {path: text for path in dates() if (text := Path(path).read_bytes()) is not None}
-    edit("workflow_config.yaml", "batch_size: 2", "batch_size: 3")
+    edit("workflow_config.yaml", "chunk_size: 2", "chunk_size: 3")
     edit("workflow_config.yaml", "threshold: 0.9", "threshold: 0.8")
     project = load_project()
     held = frozenset([str(plan), *(str(r.summary_path) for r in project.runs if r.task == "words")])

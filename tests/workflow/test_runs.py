@@ -32,6 +32,7 @@ def fingerprints() -> dict[str, str]:
         ("workflow_config.yaml", "model:", "# a comment\nmodel:"),
         ("workflow_config.yaml", "dtype: float32", "dtype: float32, device: cpu"),
         ("workflow_config.yaml", "decoding:", "bootstrap_iters: 7\ndecoding:"),
+        ("workflow_config.yaml", "chunk_size: 2", "chunk_size: 2, batch_size: 7"),
         ("experiments/demo/experiment.yaml", "title: Demo", "title: Another title"),
         (
             "experiments/demo/generation_functions.py",
@@ -49,11 +50,22 @@ def test_what_decides_no_answer_changes_no_fingerprint(file: str, old: str, new:
     assert fingerprints() == before
 
 
+@pytest.mark.usefixtures("project")
+def test_a_batch_size_reaches_the_spec_but_neither_the_plan_nor_the_identity() -> None:
+    before = load_project()
+    edit("workflow_config.yaml", "chunk_size: 2", "chunk_size: 2, batch_size: 7")
+    after = load_project()
+    assert [plan.spec() for plan in after.plans] == [plan.spec() for plan in before.plans]
+    sizes = {run.task: run.spec()["run"]["batch_size"] for run in after.runs}
+    assert sizes == {"words": 7, "choices": "auto"}
+    assert all("batch_size" not in run.decides for run in after.runs)
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "n_changed"),
     [
         ("workflow_config.yaml", "threshold: 0.9", "threshold: 0.8", 4),
-        ("workflow_config.yaml", "batch_size: 2", "batch_size: 4", 2),
+        ("workflow_config.yaml", "chunk_size: 2", "chunk_size: 4", 2),
         ("workflow_config.yaml", "float32", "bfloat16", 4),
         ("experiments/demo/generation_functions.py", "True", "False", 4),
         ("tasks/words.yaml", "{{q}}", "Q: {{q}}", 2),
@@ -111,8 +123,12 @@ def test_a_task_folder_can_be_split_again(task: str, limit: int) -> None:
 MISTAKES = [
     ("workflow_config.yaml", "experiments: [demo]", "experiments: [dmo]", "did you mean 'demo'"),
     ("workflow_config.yaml", "  words:", "  wrods:", "did you mean 'words'"),
-    ("workflow_config.yaml", "batch_size: 2", "batchsize: 2", "did you mean 'batch_size'"),
-    ("workflow_config.yaml", "batch_size: 2", "batch_size: 0", "greater than or equal to 1"),
+    ("workflow_config.yaml", "chunk_size: 2", "chunksize: 2", "did you mean 'chunk_size'"),
+    ("workflow_config.yaml", "chunk_size: 2", "chunk_size: 0", "greater than or equal to 1"),
+    ("workflow_config.yaml", "chunk_size: 2", "batch_size: 0", "0 is not allowed; it should be at"),
+    ("workflow_config.yaml", "chunk_size: 2", "batch_size: all", "'all' is not allowed; it should"),
+    ("workflow_config.yaml", "chunk_size: 2", "batch_size: 2.5", "be at least 1, or auto"),
+    ("workflow_config.yaml", "chunk_size: 2", "batch_size: yes", "true is not allowed; it should"),
     ("workflow_config.yaml", "threshold: 0.9", "threshold: 1.9", "less than or equal to 1"),
     ("workflow_config.yaml", "float32", "float23", "'float32'"),
     ("workflow_config.yaml", "models/tiny", "models/tinny", "did you mean 'models/tiny'"),
@@ -146,7 +162,7 @@ MISTAKES = [
         "letters, digits, '_', '.' and '-'",
     ),
     ("workflow_config.yaml", "float32", "float32, device: gpu", "auto, cpu, cuda or cuda:N"),
-    ("workflow_config.yaml", "{batch_size: 2}", "7", "tasks.words: 7 is not allowed; it should"),
+    ("workflow_config.yaml", "{chunk_size: 2}", "7", "tasks.words: 7 is not allowed; it should"),
     ("workflow_config.yaml", "threshold: 0.9", "threshold: yes", "threshold: true is not allowed"),
     ("experiments/demo/generation_functions.py", "class", "raise SystemExit\nclass", "SystemExit"),
     ("experiments/demo/generation_functions.py", "class", "exit('no')\nclass", "SystemExit: no"),

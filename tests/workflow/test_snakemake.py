@@ -42,9 +42,9 @@ def test_the_life_of_a_project(project: SmallProject) -> None:
     edit("experiments/demo/experiment.yaml", "\n  threshold: [1]", "")
     assert project.planned() == [], "a change that is taken back leaves nothing to do"
 
-    edit("workflow_config.yaml", "batch_size: 2", "batch_size: 3")
+    edit("workflow_config.yaml", "chunk_size: 2", "chunk_size: 3")
     assert len(project.planned()) == 2
-    edit("workflow_config.yaml", "batch_size: 3", "batch_size: 2")
+    edit("workflow_config.yaml", "chunk_size: 3", "chunk_size: 2")
     assert project.planned() == [], "the same for a change that the plan depends on"
 
     target = "results/demo/words/k1_first/summary.json"
@@ -75,10 +75,10 @@ def test_a_fresh_clone_with_artifacts_has_nothing_to_do(project: SmallProject) -
         "the missing plan that a new config needs makes no old run again"
     )
     edit("experiments/demo/experiment.yaml", "[1, 2, 3]", "[1, 2]")
-    edit("workflow_config.yaml", "batch_size: 2", "batch_size: 3")
+    edit("workflow_config.yaml", "chunk_size: 2", "chunk_size: 3")
     rows = project.planned()
     assert [row[1:3] for row in rows] == [["words", "k1_first"], ["words", "k2_first"]]
-    assert all("batch_size 2 -> 3" in row[3] for row in rows)
+    assert all("chunk_size 2 -> 3" in row[3] for row in rows)
 
 
 def test_limited_runs_are_kept_apart_and_not_published(project: SmallProject) -> None:

@@ -73,16 +73,20 @@ def _decode(
     settings: DecodingSettings,
     view: StepView | None,
 ) -> tuple[Generation, float]:
-    """Decode one request; the clock runs in the decoder only, after a first untimed pass.
+    """Decode one request; the clock runs in the decoder only, after an untimed first block.
 
     Raises:
         UserError: the prompt does not fit the model.
     """
-    from fastdllm.decoding import decode, generate
+    from fastdllm.decoding import decode
+    from fastdllm.policy import PassKind
     from fastdllm.sequence import Request
 
-    generate(model, [Request(tuple(ids), max_new_tokens=1)], settings, policy)
-    steps = decode(model, [Request(tuple(ids))], policy, settings)
+    request = [Request(tuple(ids))]
+    begun = decode(model, request, policy, settings)
+    any(step.kind is PassKind.COMMIT or step.finished is not None for step in begun)
+    del begun  # what it prepared is free for the next
+    steps = decode(model, request, policy, settings)
     elapsed_s = 0.0
     while True:
         started = time.perf_counter()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fastdllm.errors import UserError
+from fastdllm.evaluation.contexts import context_chunks
 from fastdllm.files import read_json, write_json_atomically, write_text_atomically
 from fastdllm.validation import StrictModel, validated
 
@@ -95,8 +96,9 @@ def fixed_chunks(requests: Sequence[PlannedRequest], chunk_size: int) -> list[li
     """Cut requests into chunks of at most `chunk_size`, longest prompts first.
 
     The longest come first so that a lack of memory shows at once and the time left is never
-    underestimated. Generation requests share a chunk only with equal gen_kwargs. All options of one
-    log-likelihood context stay together, even when they are more than `chunk_size`.
+    underestimated. Generation requests share a chunk only with equal gen_kwargs. Log-likelihood
+    contexts that begin alike share one, as far as they fit; all options of a context stay together,
+    even when they are more than `chunk_size`.
     """
     generate: dict[str, list[int]] = {}
     contexts: dict[tuple[int, ...], list[int]] = {}
@@ -111,13 +113,7 @@ def fixed_chunks(requests: Sequence[PlannedRequest], chunk_size: int) -> list[li
     for indices in generate.values():
         indices.sort(key=lambda i: -len(requests[i].prompt_ids))
         chunks += [indices[at : at + chunk_size] for at in range(0, len(indices), chunk_size)]
-    current: list[int] = []
-    for options in sorted(contexts.values(), key=lambda group: -len(requests[group[0]].prompt_ids)):
-        if current and len(current) + len(options) > chunk_size:
-            chunks.append(current)
-            current = []
-        current = current + options
-    return [*chunks, current] if current else chunks
+    return chunks + context_chunks(contexts, chunk_size)
 
 
 def requests_text(requests: Sequence[PlannedRequest]) -> str:

@@ -1,112 +1,34 @@
-"""Log-likelihoods with shared prefixes: the plain way's scores, and every distinct block once.
-
-Most tests use a network with small weights. The golden ones amplify rounding: in float32 the plain
-way itself is up to 6e-4 from double precision there, so 1e-5 can only be asked of one network form.
-"""
+"""Log-likelihoods with shared prefixes: the plain way's scores, and every distinct block once."""
 
 from __future__ import annotations
 
-import random
-
 import pytest
-import torch
 
 from fastdllm import shared_passes
 from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.likelihood import LikelihoodRequest, score
-from fastdllm.model import BlockDiffusionModel, block_causal_mask
-from fastdllm.trace import OutOfMemory, PassRecord, SlotsChosen
+from fastdllm.trace import PassRecord
 from tests.support.engines import on_fixed_shapes, traced
+from tests.support.likelihoods import (
+    EXACT,
+    IDS,
+    MASK,
+    assert_plain,
+    distinct_rows,
+    nested_requests,
+    rows_run,
+    slots,
+    steady_network,
+)
 
-MASK, STOP = 255, 254
-EXACT = 1e-5
 OF_GOLDEN = 1e-3  # as in tests/golden/test_logits.py
-IDS = {"mask_id": MASK, "eos_id": STOP}
 
 
 @pytest.fixture(scope="module")
-def steady(golden_model) -> BlockDiffusionModel:
-    """The shape of a golden model with weights that do not amplify rounding (4e-6 at most here)."""
-    torch.manual_seed(0)
-    model = BlockDiffusionModel(golden_model("m6").config)
-    for weight in model.parameters():
-        if weight.dim() > 1:
-            torch.nn.init.normal_(weight, std=0.1)
-    return model
-
-
-def inputs_of(request, mode, size):
-    """(whole input, position read, token asked for), by the words of docs/decoding.md."""
-    prefix, target = request.prefix_ids, request.target_ids
-    for i, token in enumerate(target if mode == "chain" else target[:1]):
-        behind = [] if mode == "chain" else [*target[1:], STOP]
-        tokens = [*prefix, *target[:i], MASK, *behind]
-        tokens += [MASK] * (-len(tokens) % size)
-        yield tokens, max(len(prefix) + i - 1, 0), token
-
-
-@torch.inference_mode()
-def plain_scores(model, requests, mode, size):
-    """One input at a time, whole, under a mask, through the plain network: (logprob, is_greedy)."""
-    scores = []
-    for request in requests:
-        total, greedy = 0.0, mode == "chain" or len(request.target_ids) == 1
-        for tokens, read_at, token in inputs_of(request, mode, size):
-            hidden = model.run_layers(
-                model.embed(torch.tensor([tokens])),
-                0,
-                model.config.num_layers,
-                positions=torch.arange(len(tokens)),
-                mask=block_causal_mask(len(tokens), size),
-            )
-            logprobs = model.head(hidden[0, read_at]).log_softmax(0)
-            total += float(logprobs[token])
-            greedy = greedy and int(logprobs.argmax()) == token
-        scores.append((total, greedy))
-    return scores
-
-
-def distinct_rows(requests, mode, size):
-    """Rows of all distinct blocks, a block being all that stands before its end."""
-    paths = set()
-    for request in requests:
-        for tokens, read_at, _ in inputs_of(request, mode, size):
-            paths |= {tuple(tokens[:end]) for end in range(size, read_at + size + 1, size)}
-    return len(paths) * size
-
-
-def nested_requests(seed, size, *, stems=3, most=5):
-    """Subjects, questions and options that share prefixes of many lengths, exact blocks included.
-
-    Some requests are equal, some prefixes empty, and some end where others go on.
-    """
-    rng = random.Random(seed)
-
-    def some(lengths):
-        return tuple(rng.randrange(250) for _ in range(rng.choice(lengths)))
-
-    lengths = [0, 1, size - 1, size, size + 1, 2 * size, 2 * size + 5]
-    requests = []
-    for _ in range(stems):
-        subject = some(lengths)
-        for _ in range(rng.randint(1, 3)):
-            question = subject + some(lengths)
-            target = some([1, 1, 3, size + 2])
-            # Options with a common beginning, as "the heart" and "the lungs".
-            options = [target[: rng.randint(0, len(target))] + some([1, 2]) for _ in range(most)]
-            requests += [LikelihoodRequest(question, option) for option in options[:3]]
-            requests.append(LikelihoodRequest(question, rng.choice(options)))
-    rng.shuffle(requests)
-    return requests
-
-
-def rows_run(records):
-    return sum(record.rows for record in records if isinstance(record, PassRecord))
-
-
-def slots(records):
-    return [record.slots for record in records if isinstance(record, SlotsChosen)]
+def steady(golden_model):
+    """A network in which 1e-5 can be asked of two forms; see `steady_network`."""
+    return steady_network(golden_model("m6").config)
 
 
 def one_by_one(model, requests, mode):
@@ -125,12 +47,6 @@ def one_by_one(model, requests, mode):
         )
         for request in requests
     ]
-
-
-def assert_plain(got, model, requests, mode="published", size=32, tolerance=EXACT):
-    expected = plain_scores(model, requests, mode, size)
-    assert [g.logprob for g in got] == pytest.approx([e for e, _ in expected], abs=tolerance, rel=0)
-    assert [g.is_greedy for g in got] == [greedy for _, greedy in expected]
 
 
 def test_a_changed_token_far_away_changes_scores_far_more_than_the_tolerance(steady):
@@ -221,67 +137,6 @@ def test_long_prefixes_run_in_pieces_beside_the_others(steady, monkeypatch):
     assert max(record.rows for record in passes) == 64
     assert rows_run(records) == distinct_rows(requests, "published", 16)
     assert_plain(got, steady, requests, size=16)
-
-
-class Scarce(FusedModel):
-    """Lacks memory for passes of more than `most` rows, after `passes` good ones of any size."""
-
-    def __init__(self, model, *, most, passes=0):
-        super().__init__(model)
-        self.most, self.passes = most, passes
-
-    def run_layers(self, hidden, *args, **kwargs):
-        self.passes -= 1
-        if self.passes < 0 and len(hidden) > self.most:
-            raise torch.OutOfMemoryError("no memory for this pass")
-        return super().run_layers(hidden, *args, **kwargs)
-
-
-@pytest.mark.parametrize("passes", [0, 1, 2])
-@pytest.mark.parametrize("most", [32, 100])
-def test_a_lack_of_memory_halves_the_pass_and_loses_nothing(steady, most, passes):
-    requests, records = nested_requests(1, 32), []
-    got = score(Scarce(steady, most=most, passes=passes), requests, observe=records.append, **IDS)
-    lacks = [record for record in records if isinstance(record, OutOfMemory)]
-    assert lacks
-    assert all(lack.slots == lack.slots_before // 2 for lack in lacks)
-    after = records[records.index(lacks[-1]) + 1 :]
-    assert max(record.rows for record in after) <= lacks[-1].slots * 32 <= most
-    # What was run before is not run again.
-    assert rows_run(records) == distinct_rows(requests, "published", 32)
-    assert_plain(got, steady, requests)
-
-
-def test_no_memory_for_a_single_block_is_one_clear_line(steady):
-    requests = nested_requests(1, 32)
-    with pytest.raises(UserError, match="out of memory with one block at a time"):
-        score(Scarce(steady, most=31), requests, **IDS)
-
-
-def test_other_failures_of_a_pass_are_not_taken_for_a_lack_of_memory(steady):
-    class Broken(FusedModel):
-        def run_layers(self, hidden, *args, **kwargs):
-            raise RuntimeError("shapes do not fit")
-
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
-        score(Broken(steady), nested_requests(1, 32), **IDS)
-
-
-def test_memory_bounds_the_inputs_that_are_there_at_once(steady, monkeypatch):
-    requests = [LikelihoodRequest((*range(60), i), (3,)) for i in range(8)]
-    config = steady.config
-    per_position = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    three = 3 * 64 * per_position * 4
-    # Of what is free on a CPU half is used, and half of that for keys and values.
-    monkeypatch.setattr(shared_passes, "free_bytes", lambda _: 4 * three)
-    records = []
-    got = score(steady, requests, observe=records.append, **IDS)
-    assert slots(records) == [3]
-    assert rows_run(records) == 32 + 8 * 32
-    assert_plain(got, steady, requests)
-    monkeypatch.setattr(shared_passes, "free_bytes", lambda _: 4 * three // 3 - 4)
-    with pytest.raises(UserError, match="a request of 64 tokens needs"):
-        score(steady, requests, **IDS)
 
 
 def test_users_mistakes_are_named(steady):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,13 @@ def test_latency_counts_from_a_free_slot_not_from_the_start_of_the_chunk(
 ) -> None:
     plan = make_plan_on_disk(chunk_size=10)
     engine = engine_of(make_spec(chunk_size=10, batch_size=1), plan)
+    started = time.perf_counter()
     one_by_one = engine.answer(plan.chunk(0), Heard()).answers
+    elapsed_s = time.perf_counter() - started
     latencies = [answer.latency_s for answer in one_by_one]
     assert min(latencies) > 0
     # With one slot the answers do not overlap: none can count the time of another.
-    assert max(latencies) < 0.5 * sum(latencies)
+    assert sum(latencies) <= elapsed_s
 
 
 def test_warm_up_is_a_small_part_of_a_chunk_in_its_own_slots(

@@ -47,17 +47,16 @@ class SegmentAttention:
     def __init__(self, config: ModelConfig, cache: KVCache, batch: FlatBatch) -> None:
         self.kv_heads, self.head_dim = config.num_kv_heads, config.head_dim
         self.group = config.num_heads // config.num_kv_heads
+        self.width = config.num_heads * config.head_dim
         self.cache, self.batch = cache, batch
-        layer = cache.layers[0]
-        per_position = layer[0].numel() * layer.dtype.itemsize
-        self._calls = _plan(batch.pieces, per_position, layer.device)
+        rows = cache.rows[0]
+        self._per_position = rows.shape[1] * rows.dtype.itemsize
+        self._calls = _plan(batch.pieces, self._per_position, rows.device)
         self._read_calls: list[_Call] | None = None
-        self._per_position = per_position
 
     def __call__(self, layer: int, qkv: Tensor, *, only_read: bool) -> Tensor:
-        heads = self.kv_heads * self.group
-        buffer = self.cache.layers[layer]
-        buffer.index_copy_(0, self.batch.write, qkv[:, heads:])
+        buffer = self.cache.rows[layer]
+        buffer.index_copy_(0, self.batch.write, qkv[:, self.width :])
         calls = self._calls
         if only_read:
             if self._read_calls is None:
@@ -66,7 +65,7 @@ class SegmentAttention:
             qkv = self.read_rows(qkv)
         if len(calls) == 1:
             return self._mix(calls[0], qkv, buffer)
-        mixed = qkv.new_empty(qkv.shape[0], heads * self.head_dim)
+        mixed = qkv.new_empty(qkv.shape[0], self.width)
         for call in calls:
             part = self._mix(call, qkv, buffer)
             if call.rows is None:
@@ -104,7 +103,7 @@ class SegmentAttention:
                 (width * stride, group * d, stride, d, 1),
                 offset,
             ).reshape(count, kv_heads, width * group, d)
-        step = 2 * kv_heads * d
+        step = buffer.stride(0)
         shape, strides = (count, kv_heads, visible, d), (visible * step, d, step, 1)
         offset = buffer.storage_offset() + start * step
         key = buffer.as_strided(shape, strides, offset)

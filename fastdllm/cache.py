@@ -13,11 +13,14 @@ from torch import Tensor
 
 from fastdllm.model import ModelConfig
 
+CACHE_LINE = 64
+
 
 class KVCache:
     """`capacity` positions, handed out in extents, and one behind them for rows that do not count.
 
-    layers: per layer [capacity + 1, 2 kv_heads, d], keys before values.
+    layers: per layer [capacity + 1, 2 kv_heads, d], keys before values. rows: the same memory with
+    the heads side by side, [capacity + 1, 2 kv_heads d].
     """
 
     def __init__(
@@ -29,9 +32,14 @@ class KVCache:
         dtype: torch.dtype,
     ) -> None:
         self.capacity = self.scratch = capacity
-        shape = (config.num_layers, capacity + 1, 2 * config.num_kv_heads, config.head_dim)
+        width = 2 * config.num_kv_heads * config.head_dim
+        # Positions a power of two apart would share few lines of a CPU's cache: one line more.
+        spare = CACHE_LINE // dtype.itemsize if device.type == "cpu" else 0
+        shape = (config.num_layers, capacity + 1, width + spare)
         # Zeros, not empty: a masked position has weight 0, and 0 times a stray NaN is NaN.
-        self.layers = torch.zeros(shape, device=device, dtype=dtype).unbind(0)
+        buffers = torch.zeros(shape, device=device, dtype=dtype)[..., :width]
+        self.rows = buffers.unbind(0)
+        self.layers = buffers.unflatten(2, (2 * config.num_kv_heads, -1)).unbind(0)
         self.clear()
 
     @property

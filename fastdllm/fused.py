@@ -14,21 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdllm.model import BlockDiffusionModel, Layer, ModelConfig
+from fastdllm.model import BlockDiffusionModel, Layer, ModelConfig, RMSNorm
+from fastdllm.products import GatedProduct, product
 
-# Below this many weights oneDNN's call costs more than its packed layout saves: at 8 rows a
-# 192 x 64 product takes 8 us plain and 17 us packed, a 1536 x 512 one 161 and 60
-# (docs/performance.md).
-PACKED_FROM = 65_536
-
-Product = Callable[[Tensor], Tensor]
+Norm = Callable[[Tensor], Tensor]
 
 
 class Attend(Protocol):
     """Attention of one pass (see attention.py)."""
 
     def __call__(self, layer: int, qkv: Tensor, *, only_read: bool) -> Tensor:
-        """Store keys and values of `qkv` [R, heads + 2 kv_heads, d], and mix the visible ones.
+        """Store keys and values of `qkv` [R, (heads + 2 kv_heads) d], and mix the visible ones.
 
         Returns [R, heads * d], or with `only_read` [M, heads * d]: just the rows that are read.
         """
@@ -40,29 +36,29 @@ class Attend(Protocol):
 
 
 class FusedLayer:
-    """One decoder layer: one product for query, key and value, one for gate and up."""
+    """One decoder layer: one product for query, key and value, a gated one for gate and up."""
 
     def __init__(self, layer: Layer, config: ModelConfig) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
         weight = torch.cat([part.weight.detach() for part in parts])
         bias = torch.cat([part.bias.detach() for part in parts])
+        gate, up = mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()
         if weight.dtype == torch.float32:
             order = _interleaved(config).to(weight.device)
-            weight, bias = weight[order], bias[order]
+            weight, bias = weight[order] * input_scale(layer.input_layernorm), bias[order]
+            scale = input_scale(layer.post_attention_layernorm)
+            gate, up = gate * scale, up * scale
         self.qkv = product(weight, bias)
         self.output = product(attention.o_proj.weight.detach())
-        self.gate_up = product(torch.cat([p.weight.detach() for p in (mlp.gate_proj, mlp.up_proj)]))
+        self.gated = GatedProduct(gate, up)
         self.down = product(mlp.down_proj.weight.detach())
-        self.input_norm = norm(layer.input_layernorm.weight.detach(), config.rms_norm_eps)
-        self.mlp_norm = norm(layer.post_attention_layernorm.weight.detach(), config.rms_norm_eps)
-        self.width = config.intermediate_size
+        self.input_norm = folded_norm(layer.input_layernorm)
+        self.mlp_norm = folded_norm(layer.post_attention_layernorm)
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
-        """Add the SwiGLU feed-forward to `hidden` [R, H]."""
-        both = self.gate_up(self.mlp_norm(hidden))
-        gated = F.silu(both[:, : self.width]).mul_(both[:, self.width :])
-        return self.down(gated).add_(hidden)
+        """`hidden` [R, H] plus its SwiGLU feed-forward."""
+        return self.down.add_to(hidden, self.gated(self.mlp_norm(hidden)))
 
 
 class FusedModel:
@@ -97,7 +93,7 @@ class FusedModel:
             self.layers.append(FusedLayer(layer, config))
             if consume:
                 model.model.layers[index] = torch.nn.Identity()
-        self.final_norm = norm(model.model.norm.weight.detach(), config.rms_norm_eps)
+        self.final_norm = norm(model.model.norm)
         tied = config.tie_word_embeddings
         self.unembed = product(self.embedding if tied else model.lm_head.weight.detach())
         self.rotations = self._rotations(config.max_positions)
@@ -130,14 +126,14 @@ class FusedModel:
         """
         for index in range(start, stop):
             layer = self.layers[index]
-            qkv = layer.qkv(layer.input_norm(hidden)).unflatten(1, (-1, self.config.head_dim))
+            qkv = layer.qkv(layer.input_norm(hidden))
             self._rotate(qkv, rotation)
             last = only_read and index == stop - 1
             mixed = attend(index, qkv, only_read=last)
             if last:
                 hidden = attend.read_rows(hidden)
-            if len(hidden):
-                hidden = layer.feed_forward(layer.output(mixed).add_(hidden))
+            if hidden.shape[0]:
+                hidden = layer.feed_forward(layer.output.add_to(hidden, mixed))
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -162,13 +158,15 @@ class FusedModel:
         return torch.cat((angles.cos(), angles.cos(), angles.sin()), dim=-1).to(self.dtype)
 
     def _rotate(self, qkv: Tensor, rotation: Tensor) -> None:
-        """Apply rotary positions to the queries and keys in `qkv` [R, heads + 2 kv_heads, d]."""
-        turned = qkv[:, : self.config.num_heads + self.config.num_kv_heads]
+        """Apply rotary positions to the queries and keys in `qkv` [R, (heads + 2 kv_heads) d]."""
+        rows, width = qkv.shape
+        half = self.config.head_dim // 2
+        heads = self.config.num_heads + self.config.num_kv_heads
         if self.dtype == torch.float32:
-            pairs = turned.unflatten(2, (-1, 2))
+            pairs = qkv.as_strided((rows, heads, half, 2), (width, 2 * half, 2, 1))
             torch.view_as_complex(pairs).mul_(rotation)
             return
-        half = self.config.head_dim // 2
+        turned = qkv.as_strided((rows, heads, 2 * half), (width, 2 * half, 1))
         cos, sin = rotation[..., : 2 * half], rotation[..., 2 * half :]
         rotated = turned * cos
         rotated[..., :half].addcmul_(turned[..., half:], sin, value=-1)
@@ -181,36 +179,30 @@ def fused(model: BlockDiffusionModel | FusedModel) -> FusedModel:
     return model if isinstance(model, FusedModel) else FusedModel(model)
 
 
-def product(weight: Tensor, bias: Tensor | None = None) -> Product:
-    """x -> x W^T + b for `weight` [out, in], in the layout that measures fastest."""
-    large = weight.numel() >= PACKED_FROM
-    if weight.device.type == "cpu" and weight.dtype == torch.float32 and large and _can_pack():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-        multiply = torch.ops.mkldnn._linear_pointwise
-        return lambda x: multiply(x, packed, bias, "none", [], "")
-    return lambda x: F.linear(x, weight, bias)
-
-
-def _can_pack() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(
-        torch.ops.mkldnn, "_reorder_linear_weight"
-    )
-
-
-def norm(weight: Tensor, eps: float) -> Product:
-    """RMSNorm over the last dimension, with statistics in float32.
-
-    In float32 as x / hypot(||x||, sqrt(n eps)) * (sqrt(n) w), which is the same in half as many
-    operations.
-    """
-    if weight.dtype != torch.float32:
+def norm(plain: RMSNorm) -> Norm:
+    """RMSNorm over the last dimension, with statistics in float32."""
+    if plain.weight.dtype != torch.float32:
+        weight, eps = plain.weight.detach(), plain.eps
         return lambda x: F.rms_norm(x, weight.shape, weight, eps)
-    n = weight.numel()
-    scaled = weight * n**0.5
-    floor = torch.tensor((n * eps) ** 0.5, device=weight.device)
-    return lambda x: torch.div(
-        x, torch.hypot(torch.linalg.vector_norm(x, 2, -1, True), floor)
-    ).mul_(scaled)
+    scale, unscaled = input_scale(plain), folded_norm(plain)
+    return lambda x: unscaled(x).mul_(scale)
+
+
+def folded_norm(plain: RMSNorm) -> Norm:
+    """In float32 the norm without its weight, which the next product has (`input_scale`).
+
+    x / rms(x) is sqrt(n) x / hypot(||x||, sqrt(n eps)): the same in half as many operations.
+    """
+    if plain.weight.dtype != torch.float32:
+        return norm(plain)
+    n = plain.weight.numel()
+    floor = torch.tensor((n * plain.eps) ** 0.5, device=plain.weight.device)
+    return lambda x: torch.div(x, torch.hypot(torch.linalg.vector_norm(x, 2, -1, True), floor))
+
+
+def input_scale(plain: RMSNorm) -> Tensor:
+    """What `folded_norm` leaves out, to be multiplied into the inputs of the next product."""
+    return plain.weight.detach() * plain.weight.numel() ** 0.5
 
 
 def _interleaved(config: ModelConfig) -> Tensor:

@@ -121,12 +121,12 @@ class _OnTables:
         self.cache, self.tables = cache, tables
 
     def __call__(self, layer: int, qkv: Tensor, *, only_read: bool) -> Tensor:
-        buffer = self.cache.layers[layer]
-        buffer.index_copy_(0, self.tables.write, qkv[:, self.heads :])
-        query = qkv[:, : self.heads]
+        width = self.heads * self.head_dim
+        self.cache.rows[layer].index_copy_(0, self.tables.write, qkv[:, width:])
+        query = qkv[:, :width].unflatten(1, (self.heads, self.head_dim))
         if only_read:
             query = self.read_rows(query)
-        return self._mix(query, buffer, only_read).flatten(1)
+        return self._mix(query, self.cache.layers[layer], only_read).flatten(1)
 
     def read_rows(self, x: Tensor) -> Tensor:
         """The rows of `x` [R, ...] whose logits are read, [M, ...]."""

@@ -83,7 +83,7 @@ class ProductsFloor:
                 rows = read if index == last else record.rows
                 if rows:
                     layer.output(mixed[:rows])
-                    layer.gate_up(hidden[:rows])
+                    layer.gated.products(hidden[:rows])
                     layer.down(gated[:rows])
             if read:
                 self.model.unembed(hidden[:read])

@@ -96,7 +96,7 @@ def counting_model(called):
         SimpleNamespace(
             qkv=product(f"qkv{n}", 16),
             output=product(f"output{n}", 6),
-            gate_up=product(f"gate_up{n}", 20),
+            gated=SimpleNamespace(products=product(f"gate_up{n}", 20)),
             down=product(f"down{n}", 6),
         )
         for n in range(SMALL.num_layers)

@@ -1,0 +1,95 @@
+"""Matrix products with fixed weights, in the layout that measures fastest, and what follows them.
+
+On a CPU large float32 weights are packed for oneDNN. Which layout a weight gets depends on its size
+alone, so that the same model always rounds alike.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Below this many weights oneDNN's call costs more than its packed layout saves: at 8 rows a
+# 192 x 64 product takes 8 us plain and 17 us packed, a 1536 x 512 one 161 and 60
+# (docs/performance.md).
+PACKED_FROM = 65_536
+
+
+class Product(Protocol):
+    """x -> x W^T + b for rows x [R, in]."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The product, [R, out]."""
+        ...
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """The product plus `residual` [R, out], as a new tensor."""
+        ...
+
+
+def product(weight: Tensor, bias: Tensor | None = None) -> Product:
+    """The product with `weight` [out, in]."""
+    return PackedProduct(weight, bias) if is_packed(weight) else PlainProduct(weight, bias)
+
+
+def is_packed(weight: Tensor) -> bool:
+    """Whether a weight is worth packing."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and weight.numel() >= PACKED_FROM
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+class PlainProduct:
+    """A `Product` with the weight as it is."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight, self.bias = weight, bias
+        self.transposed = weight.t()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The product, [R, out]."""
+        return F.linear(x, self.weight, self.bias)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """The product plus `residual` [R, out], as a new tensor; for products without bias."""
+        return torch.addmm(residual, x, self.transposed)
+
+
+class PackedProduct:
+    """A `Product` with the weight in oneDNN's own layout."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The product, [R, out]."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """The product plus `residual` [R, out], as a new tensor."""
+        return self(x).add_(residual)
+
+
+class GatedProduct:
+    """x -> SiLU(x G^T) * (x U^T), the first half of SwiGLU, with one product for gate and up."""
+
+    def __init__(self, gate: Tensor, up: Tensor) -> None:
+        """Join `gate` and `up`, each [out, in]."""
+        self.both = product(torch.cat((gate, up)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The gated product, [R, out]."""
+        gate, up = self.both(x).chunk(2, dim=1)
+        return F.silu(gate).mul_(up)
+
+    def products(self, x: Tensor) -> None:
+        """Only its matrix products."""
+        self.both(x)

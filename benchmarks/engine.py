@@ -49,9 +49,15 @@ def figures_of(result: dict[str, Any]) -> dict[str, str]:
         }
     return {
         f"decoding, {model}, batch {run['batch']}": f"{run['tokens_per_s']:,.0f} tokens/s, "
-        f"{run['share_of_floor']:.0%} of the floor"
+        f"{run['share_of_floor']:.0%} of the floor" + plain_share(run)
         for run in result["runs"]
     }
+
+
+def plain_share(run: dict[str, Any]) -> str:
+    """The share of the floor of plain weights, where that is another one."""
+    share = run.get("share_of_plain_products")
+    return "" if share is None else f", {share:.0%} of that with plain weights"
 
 
 def main(options: Sequence[str]) -> None:

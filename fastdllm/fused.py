@@ -51,7 +51,7 @@ class FusedLayer:
             gate, up = gate * scale, up * scale
         self.qkv = product(weight, bias)
         self.output = product(attention.o_proj.weight.detach())
-        self.gated = GatedProduct(gate, up)
+        self.gated = GatedProduct(product(torch.cat((gate, up))))
         self.down = product(mlp.down_proj.weight.detach())
         self.input_norm = folded_norm(layer.input_layernorm)
         self.mlp_norm = folded_norm(layer.post_attention_layernorm)

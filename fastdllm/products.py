@@ -79,17 +79,15 @@ class PackedProduct:
 
 
 class GatedProduct:
-    """x -> SiLU(x G^T) * (x U^T), the first half of SwiGLU, with one product for gate and up."""
+    """x -> SiLU(x G^T) * (x U^T), the first half of SwiGLU.
 
-    def __init__(self, gate: Tensor, up: Tensor) -> None:
-        """Join `gate` and `up`, each [out, in]."""
-        self.both = product(torch.cat((gate, up)))
+    both: one product for gate and up, [R, 2 out].
+    """
+
+    def __init__(self, both: Product) -> None:
+        self.both = both
 
     def __call__(self, x: Tensor) -> Tensor:
         """The gated product, [R, out]."""
         gate, up = self.both(x).chunk(2, dim=1)
         return F.silu(gate).mul_(up)
-
-    def products(self, x: Tensor) -> None:
-        """Only its matrix products."""
-        self.both(x)

@@ -110,13 +110,25 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         UserError: an unknown name.
     """
     if name == "auto":
-        if device.type == "cpu":
-            return torch.float32
-        recent = torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
-        return torch.bfloat16 if recent else torch.float16
+        return _automatic_dtype(device)[0]
     if name not in DTYPES:
         raise unknown_name("dtype", name, ["auto", *DTYPES])
     return DTYPES[name]
+
+
+def dtype_reason(name: str, device: torch.device) -> str | None:
+    """Why "auto" means what it does on `device`; None for a dtype that was named."""
+    return _automatic_dtype(device)[1] if name == "auto" else None
+
+
+def _automatic_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    if device.type == "cpu":
+        return torch.float32, "float32: exact, and half precision is slower on a CPU"
+    major, minor = torch.cuda.get_device_capability(device)
+    capability = f"compute capability {major}.{minor}"
+    if (major, minor) >= BFLOAT16_CAPABILITY:
+        return torch.bfloat16, f"bfloat16: {capability} has it"
+    return torch.float16, f"float16: {capability} has no bfloat16"
 
 
 def _stored_tensors(

@@ -55,20 +55,30 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """All timed runs at one batch size, the floor of each, and the memory of an untimed one."""
+    """All timed runs at one batch size, the floor of each, and the memory of an untimed one.
+
+    plain_floors: the same with plain weights; empty where the engine's are plain.
+    """
 
     batch: Batch
     runs: list[Run]
     floors: list[RunFloor]
+    plain_floors: list[RunFloor]
     peak_memory_gib: float
 
 
 def bench_batches(
-    bench: Bench, batches: Sequence[Batch], prompts: Prompts, *, least: int, floor: Floor
+    bench: Bench,
+    batches: Sequence[Batch],
+    prompts: Prompts,
+    *,
+    least: int,
+    floor: Floor,
+    plain_floor: Floor | None,
 ) -> list[BatchResult]:
     """Warm up, measure memory, then time all batch sizes in turn; floors follow their runs.
 
-    least: requests of a run at least.
+    least: requests of a run at least. plain_floor: a second floor, with plain weights.
     """
     device, peaks = bench.model.device, {}
     for batch in sorted(batches, key=lambda batch: requests_for(batch, 1)):
@@ -81,15 +91,22 @@ def bench_batches(
     def untimed(batch: Batch) -> Run:
         return bench.run_batch(prompts, batch, least)
 
-    def timed(batch: Batch) -> tuple[Run, RunFloor]:
+    def timed(batch: Batch) -> tuple[Run, RunFloor, list[RunFloor]]:
         run = bench.run_batch(prompts, batch, least)
-        return run, floor_of(run.passes, floor)
+        plain = [] if plain_floor is None else [floor_of(run.passes, plain_floor)]
+        return run, floor_of(run.passes, floor), plain
 
     interleaved({b: partial(untimed, b) for b in batches}, bench.warm_up_rounds, bench.tick)
     results = interleaved({b: partial(timed, b) for b in batches}, bench.repeats, bench.tick)
     return [
-        BatchResult(batch, [run for run, _ in pairs], [least for _, least in pairs], peaks[batch])
-        for batch, pairs in results.items()
+        BatchResult(
+            batch,
+            runs=[run for run, _, _ in timings],
+            floors=[least for _, least, _ in timings],
+            plain_floors=[least for _, _, plain in timings for least in plain],
+            peak_memory_gib=peaks[batch],
+        )
+        for batch, timings in results.items()
     ]
 
 
@@ -103,7 +120,6 @@ def batch_figures(result: BatchResult, alone: BatchResult | None) -> dict[str, A
     run = median_run(runs)
     count = len(run.passes)
     speeds = [other.tokens_per_s for other in runs]
-    shares = [f.seconds / r.elapsed_s for r, f in zip(runs, result.floors, strict=True)]
     floor = result.floors[runs.index(run)]
     waits = [s for r in runs for s in r.time_to_first_token_s]
     latencies = [s for r in runs for s in r.latency_s]
@@ -128,10 +144,12 @@ def batch_figures(result: BatchResult, alone: BatchResult | None) -> dict[str, A
         "latency_p50_s": percentile(latencies, 50),
         "latency_p95_s": percentile(latencies, 95),
         "peak_memory_gib": result.peak_memory_gib,
-        "share_of_floor": median(shares),
+        "share_of_floor": _share(runs, result.floors),
         "floor_bound": floor.bound,
         "floor_passes_timed": floor.passes_timed,
     }
+    if result.plain_floors:
+        figures["share_of_plain_products"] = _share(runs, result.plain_floors)
     # Zero after a warm-up; else the run's speed is worse than that of the next one.
     if recording_s := sum(record.recording_s for record in run.passes):
         figures["recording_s"] = recording_s
@@ -140,3 +158,8 @@ def batch_figures(result: BatchResult, alone: BatchResult | None) -> dict[str, A
         figures["answers_compared_with_batch_1"] = min(len(run.answers), len(others))
         figures["share_differing_from_batch_1"] = share_differing(run.answers, others)
     return figures
+
+
+def _share(runs: Sequence[Run], floors: Sequence[RunFloor]) -> float:
+    """Median over the runs of their floor over their time."""
+    return median(f.seconds / run.elapsed_s for run, f in zip(runs, floors, strict=True))

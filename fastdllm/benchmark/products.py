@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastdllm.benchmark.floor import PassFloor
-from fastdllm.fused import FusedModel
+from fastdllm.benchmark.plain_products import ModelProducts
 from fastdllm.trace import PassRecord
 
 # The first replay of a shape finds its kernels and cold weights; the median of three forgets it.
@@ -46,7 +46,9 @@ class ProductsFloor:
 
     most_passes = 64
 
-    def __init__(self, model: FusedModel, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, model: ModelProducts, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.model, self.clock = model, clock
         self._pools: dict[object, Tensor] = {}
 
@@ -83,7 +85,7 @@ class ProductsFloor:
                 rows = read if index == last else record.rows
                 if rows:
                     layer.output(mixed[:rows])
-                    layer.gated.products(hidden[:rows])
+                    layer.gated.both(hidden[:rows])
                     layer.down(gated[:rows])
             if read:
                 self.model.unembed(hidden[:read])

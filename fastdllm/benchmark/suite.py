@@ -12,6 +12,7 @@ from fastdllm.benchmark.batches import Batch, Bench, batch_figures, bench_batche
 from fastdllm.benchmark.compare import REUSE_KS, compare_mixed, compare_reuse
 from fastdllm.benchmark.floor import Floor
 from fastdllm.benchmark.measure import measure
+from fastdllm.benchmark.plain_products import plain_products
 from fastdllm.benchmark.products import ProductsFloor
 from fastdllm.benchmark.profile import write_profile
 from fastdllm.benchmark.roofline import RooflineFloor, measured_rates
@@ -90,7 +91,15 @@ def run_suite(
     policy = default_policy(settings, model.config.num_layers)
     bench = Bench(model, settings, policy, plan.repeats, tick)
     floor, kind = floor_for(model)
-    results = bench_batches(bench, plan.batches, prompts, least=plan.least, floor=floor)
+    plain = plain_products(model)
+    results = bench_batches(
+        bench,
+        plan.batches,
+        prompts,
+        least=plan.least,
+        floor=floor,
+        plain_floor=ProductsFloor(plain) if plain is not None else None,
+    )
     alone = next((result for result in results if result.batch == 1), None)
     record: dict[str, Any] = {
         "floor": kind,

@@ -61,6 +61,7 @@ class Session:
     load_s: float
     warm_up_s: float
     versions: Mapping[str, str]
+    dtype_reason: str | None = None
 
     @property
     def hardware(self) -> tuple[str, int | None]:

@@ -156,7 +156,9 @@ def _decode(
         plan,
         log,
         engine,
-        start_session=lambda warm_up_s: session_of(engine, load_s=load_s, warm_up_s=warm_up_s),
+        start_session=lambda warm_up_s: session_of(
+            engine, spec, load_s=load_s, warm_up_s=warm_up_s
+        ),
         progress=progress,
     )
 

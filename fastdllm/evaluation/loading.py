@@ -22,7 +22,7 @@ from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
 from fastdllm.policy import load_policy
 from fastdllm.tokenizer import load_tokenizer
 from fastdllm.validation import validated
-from fastdllm.weights import load_model, resolve_device, resolve_dtype
+from fastdllm.weights import dtype_reason, load_model, resolve_device, resolve_dtype
 
 
 def check_plan(spec: RunSpec, plan: Plan) -> None:
@@ -102,7 +102,9 @@ def load_engine(spec: RunSpec, plan: Plan, tokenizer: Any, *, device: str) -> De
     )
 
 
-def session_of(engine: DecodingEngine, *, load_s: float, warm_up_s: float) -> Session:
+def session_of(
+    engine: DecodingEngine, spec: RunSpec, *, load_s: float, warm_up_s: float
+) -> Session:
     """Describe this process: where it works, with what, and what it cost before decoding."""
     device = engine.model.device
     on_gpu = device.type == "cuda"
@@ -116,4 +118,5 @@ def session_of(engine: DecodingEngine, *, load_s: float, warm_up_s: float) -> Se
         load_s=load_s,
         warm_up_s=warm_up_s,
         versions=package_versions(),
+        dtype_reason=dtype_reason(str(spec.decides.get("dtype", "auto")), device),
     )

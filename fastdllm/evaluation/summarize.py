@@ -117,6 +117,7 @@ def summarize(
         warm_up_s=sessions[-1].warm_up_s,
         resumed=len(sessions) > 1,
         dtype=decoded.dtype,
+        dtype_reason=sessions[-1].dtype_reason,
         hardware=[
             Hardware(device="cpu" if threads else "cuda", name=name, threads=threads)
             for name, threads in devices

@@ -166,6 +166,9 @@ class Summary(StrictModel):
     warm_up_s: float = Field(description="Seconds of the unmeasured warm-up.")
     resumed: bool = Field(description="Whether more than one process decoded the answers.")
     dtype: str = Field(description="Number format the model ran in, resolved from `auto`.")
+    dtype_reason: str | None = Field(
+        None, description="Why `auto` chose it; absent for a dtype that was named."
+    )
     hardware: list[Hardware] = Field(
         description="Distinct devices that decoded answers; more than one: no throughput."
     )

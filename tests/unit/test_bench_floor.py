@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 
 from fastdllm.benchmark import random_models
 from fastdllm.benchmark.floor import PassFloor, floor_of, representatives
+from fastdllm.benchmark.plain_products import plain_products
 from fastdllm.benchmark.products import AttentionShape, ProductsFloor, attention_shapes
 from fastdllm.benchmark.random_models import SHAPES, filled, random_model
 from fastdllm.benchmark.roofline import DeviceRates, RooflineFloor, measured_rates
 from fastdllm.errors import UserError
-from fastdllm.model import ModelConfig
+from fastdllm.fused import FusedModel
+from fastdllm.model import BlockDiffusionModel, ModelConfig
 from fastdllm.trace import PassRecord, SegmentShape
 
 CPU = torch.device("cpu")
@@ -96,7 +99,7 @@ def counting_model(called):
         SimpleNamespace(
             qkv=product(f"qkv{n}", 16),
             output=product(f"output{n}", 6),
-            gated=SimpleNamespace(products=product(f"gate_up{n}", 20)),
+            gated=SimpleNamespace(both=product(f"gate_up{n}", 20)),
             down=product(f"down{n}", 6),
         )
         for n in range(SMALL.num_layers)
@@ -195,3 +198,20 @@ def test_a_model_larger_than_the_memory_is_refused(monkeypatch):
     monkeypatch.setattr(random_models, "free_bytes", lambda _: 10 * 2**30)
     with pytest.raises(UserError, match=r"random:7b in float32 needs .* 10\.0 GiB free; choose a"):
         random_model("random:7b", device="cpu", dtype="float32")
+
+
+def test_plain_products_have_the_shapes_of_the_models_own_and_stand_beside_packed_ones_only():
+    config = replace(SMALL, hidden_size=264, intermediate_size=264)
+    torch.manual_seed(0)
+    packed = FusedModel(BlockDiffusionModel(config).requires_grad_(False))
+    plain = plain_products(packed)
+    assert len(plain.layers) == config.num_layers
+    rows = torch.randn(3, 264)
+    for own, other in zip(packed.layers, plain.layers, strict=True):
+        mixed = torch.randn(3, config.num_heads * config.head_dim)
+        assert other.qkv(rows).shape == own.qkv(rows).shape
+        assert other.output(mixed).shape == own.output(mixed).shape
+        assert other.gated.both(rows).shape == own.gated.both(rows).shape
+        assert other.down(rows).shape == own.down(rows).shape
+    assert plain.unembed(rows).shape == packed.unembed(rows).shape
+    assert plain_products(FusedModel(BlockDiffusionModel(SMALL).requires_grad_(False))) is None

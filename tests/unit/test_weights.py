@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastdllm import UserError, load_model
-from fastdllm.weights import load_plain_model
+from fastdllm.weights import dtype_reason, load_plain_model, resolve_dtype
 from tests.conftest import GOLDEN
 
 
@@ -164,3 +164,21 @@ def test_the_mask_token_is_found_in_the_tokenizer_or_by_its_published_id(folder)
 def test_dtypes_by_name(name):
     model = load_plain_model(GOLDEN / "m6", device="cpu", dtype=name)
     assert {str(p.dtype) for p in model.parameters()} == {f"torch.{name}"}
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16")]
+)
+def test_auto_takes_the_half_precision_that_a_gpu_has_and_says_why(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    gpu = torch.device("cuda", 0)
+    assert str(resolve_dtype("auto", gpu)) == f"torch.{dtype}"
+    reason = dtype_reason("auto", gpu)
+    assert reason.startswith(f"{dtype}: compute capability {capability[0]}.{capability[1]} has")
+
+
+def test_a_named_dtype_needs_no_reason_and_a_cpu_is_exact():
+    cpu = torch.device("cpu")
+    assert dtype_reason("bfloat16", cpu) is None
+    assert resolve_dtype("auto", cpu) == torch.float32
+    assert dtype_reason("auto", cpu).startswith("float32: exact")

@@ -155,8 +155,9 @@ def test_figures_are_those_of_the_run_of_median_speed():
     assert median_run(runs) is runs[2]
     floors = [RunFloor(s, 4, "products") for s in (3.0, 0.25, 1.5)]
     others = (answer([1, 2, 3]), answer([4, 5, 7]), answer([8, 8, 8]))
-    alone = BatchResult(1, [a_run(1.0, others)], [floors[0]], 1.0)
-    figures = batch_figures(BatchResult(None, runs, floors, 1.5), alone)
+    alone = BatchResult(1, [a_run(1.0, others)], [floors[0]], [], 1.0)
+    plain = [RunFloor(2 * f.seconds, 4, "products") for f in floors]
+    figures = batch_figures(BatchResult(None, runs, floors, plain, 1.5), alone)
     assert figures == {
         "batch": "auto",
         "slots": 1,
@@ -175,6 +176,7 @@ def test_figures_are_those_of_the_run_of_median_speed():
         "latency_p95_s": 9.0,
         "peak_memory_gib": 1.5,
         "share_of_floor": 0.5,
+        "share_of_plain_products": 1.0,
         "floor_bound": "products",
         "floor_passes_timed": 4,
         "answers_compared_with_batch_1": 2,
@@ -204,5 +206,5 @@ def test_recording_in_a_timed_run_is_told():
     shape = (SegmentShape(8, 8, 8),)
     passes = (PassRecord(Counter(), shape, 0.25, 0.5), PassRecord(Counter(), shape, 0.25, 0.125))
     run = a_run(2.0, [answer([1])], passes=passes)
-    figures = batch_figures(BatchResult(1, [run], [RunFloor(1.0, 1, "memory")], 1.0), None)
+    figures = batch_figures(BatchResult(1, [run], [RunFloor(1.0, 1, "memory")], [], 1.0), None)
     assert figures["recording_s"] == 0.625

@@ -40,16 +40,16 @@ class KVCache:
         buffers = torch.zeros(shape, device=device, dtype=dtype)[..., :width]
         self.rows = buffers.unbind(0)
         self.layers = buffers.unflatten(2, (2 * config.num_kv_heads, -1)).unbind(0)
-        self.clear()
+        self.clear(capacity)
 
     @property
     def bytes(self) -> int:
         """Memory of the buffers."""
         return sum(layer.nbytes for layer in self.layers)
 
-    def clear(self) -> None:
-        """Take all extents back."""
-        self._free: list[tuple[int, int]] = [(0, self.capacity)]
+    def clear(self, room: int) -> None:
+        """Take all extents back; from now on they share the first `room` positions."""
+        self._free: list[tuple[int, int]] = [(0, room)]
 
     def allocate(self, length: int) -> int | None:
         """Start of a free extent of `length` positions, the first that fits; None if none does."""

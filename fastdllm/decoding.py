@@ -8,8 +8,9 @@ pass. Knows nothing of tokenizers, tasks or files. Rules: docs/decoding.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -17,7 +18,7 @@ from fastdllm.admission import start_sequences
 from fastdllm.fused import FusedModel, fused
 from fastdllm.memory import choose_slots, is_out_of_memory
 from fastdllm.model import BlockDiffusionModel
-from fastdllm.passes import Work
+from fastdllm.passes import PassRunner, Work
 from fastdllm.policy import PassKind, Policy, default_policy
 from fastdllm.proposals import (
     Proposals,
@@ -30,7 +31,7 @@ from fastdllm.proposals import (
 from fastdllm.scheduler import Scheduler
 from fastdllm.sequence import DecodedSequence, Generation, Request
 from fastdllm.settings import DecodingSettings
-from fastdllm.trace import Observer, OutOfMemory, PassRecord, SlotsChosen
+from fastdllm.trace import Entered, Event, Observer, OutOfMemory, PassRecord, SlotsChosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,8 @@ def decode(
 
     Args:
         slots: most sequences in flight; default: what memory allows, up to a fixed number.
-        observe: hears of the slots, of each pass and what it took, and of a lack of memory, which
-            halves the slots.
+        observe: hears of the slots, of requests that enter one, of each pass and what it took, and
+            of a lack of memory, which halves the slots.
 
     Source: Fast-dLLM v2 (arXiv 2509.26328), with the corrections in docs/decoding.md.
 
@@ -121,62 +122,87 @@ def decode(
     if not sequences:
         return
     chosen = choose_slots(model, sequences, settings=settings, policy=policy, asked=slots)
-    if observe is not None:
-        observe(SlotsChosen(chosen))
     scheduler = Scheduler(model, sequences, policy=policy, settings=settings, slots=chosen)
+    tell = observe or _tell_nobody
+    tell(SlotsChosen(scheduler.slots))
     try:
         while scheduler.admit():
-            works = scheduler.works(scheduler.running)
-            while reused := [work for work in works if work.kind is PassKind.REUSED]:
-                # It runs nothing, so that what follows it can join the pass of the others.
-                yield from _reused(policy, reused, model.config.num_layers)
-                open_ones = [w.sequence for w in reused if w.sequence.finish_reason is None]
-                works = [w for w in works if w not in reused] + scheduler.works(open_ones)
-            if works:
-                works.sort(key=lambda work: work.sequence.slot)
-                proposals = _run_pass(scheduler, works, observe)
-                yield from _results(policy, works, proposals, model.config.num_layers)
+            for index in scheduler.entered:
+                tell(Entered(index))
+            yield from _tick(scheduler, policy, model.config.num_layers, tell)
     finally:
         scheduler.close()
 
 
-def _run_pass(
-    scheduler: Scheduler, works: list[Work], observe: Observer | None
-) -> list[Proposals] | None:
-    """Run one pass; None when it lacked memory, and must be made up anew with fewer slots."""
+def _tell_nobody(event: Event) -> None:
+    """An `Observer` for those who want none."""
+
+
+def _tick(scheduler: Scheduler, policy: Policy, num_layers: int, tell: Observer) -> Iterator[Step]:
+    """One pass of the engine, after the reused passes of its sequences.
+
+    Where memory lacks, it ends early with fewer slots, and the next tick makes up what is left.
+    """
+    works = scheduler.works(scheduler.running)
+    while reused := [work for work in works if work.kind is PassKind.REUSED]:
+        # It runs nothing, so that what follows it can join the pass of the others.
+        proposals = _guarded(scheduler, reused, partial(_propose_again, policy, reused), tell)
+        if proposals is None:
+            return
+        for work in reused:
+            work.layers_skipped = num_layers
+        yield from _denoised(policy, reused, proposals, num_layers)
+        open_ones = [w.sequence for w in reused if w.sequence.finish_reason is None]
+        works = [w for w in works if w not in reused] + scheduler.works(open_ones)
+    if not works:
+        return
+    works.sort(key=lambda work: work.sequence.slot)
     engine = scheduler.runner.engine
     started, recorded = time.perf_counter(), engine.recording_s
+    proposals = _guarded(scheduler, works, partial(_run_pass, scheduler.runner, works), tell)
+    if proposals is None:
+        return
+    scheduler.runner.finish(works)
+    recording_s = engine.recording_s - recorded
+    tell(PassRecord.of(works, time.perf_counter() - started - recording_s, recording_s))
+    yield from _results(policy, works, proposals, num_layers)
+
+
+def _run_pass(runner: PassRunner, works: list[Work]) -> list[Proposals]:
+    return propose(works, runner.run(works), works[0].sequence.mask_id)
+
+
+def _propose_again(policy: Policy, works: list[Work]) -> list[Proposals]:
+    return [propose_again(policy, work.sequence, work.window) for work in works]
+
+
+def _guarded(
+    scheduler: Scheduler,
+    works: list[Work],
+    run: Callable[[], list[Proposals]],
+    tell: Observer,
+) -> list[Proposals] | None:
+    """What `run` gives; None when it lacked memory, and must be made up anew with fewer slots."""
     generators = [work.sequence.generator for work in works if work.is_sampled]
     states = [generator.get_state() for generator in generators]
     try:
-        logits = scheduler.runner.run(works)
-        proposals = propose(works, logits, works[0].sequence.mask_id)
+        return run()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
-        proposals = None
-    if proposals is None:
-        # Out of the handler, whose traceback holds what the pass had allocated.
-        before = scheduler.slots
-        del engine
-        scheduler.halve()
-        if observe is not None:
-            observe(OutOfMemory(before, scheduler.slots))
-    elif observe is not None:
-        recording_s = engine.recording_s - recorded
-        seconds = time.perf_counter() - started - recording_s
-        observe(PassRecord.of(works, seconds, recording_s))
-    return proposals
+    # Out of the handler, whose traceback holds what the pass had allocated.
+    before = scheduler.slots
+    scheduler.halve()
+    tell(OutOfMemory(before, scheduler.slots))
+    return None
 
 
 def _results(
-    policy: Policy, works: list[Work], proposals: list[Proposals] | None, num_layers: int
+    policy: Policy, works: list[Work], proposals: list[Proposals], num_layers: int
 ) -> Iterator[Step]:
     """Apply one pass to its sequences, those of whole blocks first."""
-    if proposals is None:
-        return
     denoising = []
     for work, proposed in zip(works, proposals, strict=True):
         if work.denoises:
@@ -189,14 +215,6 @@ def _results(
             for work, proposed in denoising:
                 _keep(work.sequence, proposed)
         yield from _denoised(policy, own, theirs, num_layers)
-
-
-def _reused(policy: Policy, works: list[Work], num_layers: int) -> Iterator[Step]:
-    """Passes that run no layer: commit from what the last computed pass proposed."""
-    proposals = [propose_again(policy, work.sequence, work.window) for work in works]
-    for work in works:
-        work.layers_skipped = num_layers
-    yield from _denoised(policy, works, proposals, num_layers)
 
 
 def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | None:
@@ -223,6 +241,7 @@ def _keep(sequence: DecodedSequence, proposed: Proposals) -> None:
     """Store what a computed pass proposed, for passes that reuse it."""
     sequence.stored_window = proposed.window
     sequence.stored_tokens, sequence.stored_confidences = proposed.tokens, proposed.confidences
+    sequence.stored_logits = proposed.logits
 
 
 def _denoised(

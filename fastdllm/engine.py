@@ -20,8 +20,9 @@ from fastdllm.fused import FusedModel
 from fastdllm.static import CudaGraphs, StaticEngine
 from fastdllm.static_attention import FlashAttention, PaddedAttention
 
-# FlashAttention needs NVIDIA Ampere (compute capability 8.0) or newer, and heads of at most 256.
-FLASH_CAPABILITY, FLASH_HEAD_DIM = (8, 0), 256
+# FlashAttention needs NVIDIA Ampere (compute capability 8.0) or newer, and heads of at most 256
+# numbers, in eights.
+FLASH_CAPABILITY, FLASH_HEAD_DIM, FLASH_HEAD_UNIT = (8, 0), 256, 8
 
 
 class OpenPass(Protocol):
@@ -47,7 +48,11 @@ class Engine(Protocol):
     """
 
     cache: KVCache
-    recording_s: float
+
+    @property
+    def recording_s(self) -> float:
+        """Seconds so far."""
+        ...
 
     def open(self, segments: Sequence[Segment], *, part: bool = False) -> OpenPass:
         """Lay out the rows of a pass, or of a part of one that goes on being used meanwhile."""
@@ -59,7 +64,11 @@ class EagerEngine:
 
     def __init__(self, model: FusedModel, cache: KVCache) -> None:
         self.model, self.cache = model, cache
-        self.recording_s = 0.0
+
+    @property
+    def recording_s(self) -> float:
+        """Nothing is recorded."""
+        return 0.0
 
     def open(self, segments: Sequence[Segment], *, part: bool = False) -> EagerPass:
         """Lay out the rows of a pass; a part of one is a pass like any other."""
@@ -101,12 +110,20 @@ def take_engine(model: FusedModel, capacity: int) -> Engine:
     Idle ones that are too small go, so that their memory is free for the new one.
     """
     fitting = [engine for engine in model.idle_engines if engine.cache.capacity >= capacity]
-    model.idle_engines.clear()
+    drop_idle(model)
     if not fitting:
         return (model.make_engine or make_engine)(model, capacity)
     engine = min(fitting, key=lambda engine: engine.cache.capacity)
-    engine.cache.clear()
+    # No more room than asked for: who is in flight must not depend on what was decoded before.
+    engine.cache.clear(capacity)
     return engine
+
+
+def drop_idle(model: FusedModel) -> None:
+    """Let go of idle engines, so that their memory is free."""
+    model.idle_engines.clear()
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def give_back(model: FusedModel, engine: Engine) -> None:
@@ -120,7 +137,7 @@ def make_engine(model: FusedModel, capacity: int) -> Engine:
     if model.device.type != "cuda":
         return EagerEngine(model, cache)
     attention = FlashAttention if can_flash(model) else PaddedAttention
-    return StaticEngine(model, cache, attention=attention, record=CudaGraphs())
+    return StaticEngine(model, cache, attention=attention, record=CudaGraphs(model.device))
 
 
 def can_flash(model: FusedModel) -> bool:
@@ -129,4 +146,5 @@ def can_flash(model: FusedModel) -> bool:
         model.dtype in (torch.bfloat16, torch.float16)
         and torch.cuda.get_device_capability(model.device) >= FLASH_CAPABILITY
         and model.config.head_dim <= FLASH_HEAD_DIM
+        and model.config.head_dim % FLASH_HEAD_UNIT == 0
     )

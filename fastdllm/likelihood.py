@@ -82,6 +82,16 @@ def score(
     eos_id = config.stop_token if eos_id is None else eos_id
     if mask_id is None or eos_id is None:
         raise UserError("this model names no mask or stop token; give mask_id and eos_id")
+    for name, token in (("mask_id", mask_id), ("eos_id", eos_id)):
+        if not 0 <= token < config.vocab_size:
+            raise UserError(
+                f"{name} {token} is outside the model's vocabulary of {config.vocab_size}"
+            )
+    if not 1 <= block_size < config.max_positions:
+        raise UserError(
+            f"block_size: {block_size} is not allowed; it should be at least 1 and less than the "
+            f"model's {config.max_positions} positions"
+        )
     if batch_size < 1:
         raise UserError(f"batch_size: {batch_size} is not allowed; it should be at least 1")
     terms: list[list[tuple[_Row, int]]] = []

@@ -15,14 +15,22 @@ from fastdllm.cgroups import memory_left
 from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.policy import Policy
-from fastdllm.scheduler import PREFILL_ROWS
 from fastdllm.sequence import DecodedSequence
 from fastdllm.settings import DecodingSettings
 
+# Most rows of prompts in one pass: a long prompt enters in pieces, so that sequences in flight
+# wait for a pass of at most this many rows more.
+PREFILL_ROWS = 512
 # More sequences in flight gain no more throughput: their rows keep the processor busy as it is.
 MOST_SLOTS = 64
 # Share of the free memory that decoding plans with; a CPU's memory is others' memory too.
 USABLE = {"cuda": 0.9, "cpu": 0.5}
+LACK_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def choose_slots(
@@ -109,10 +117,13 @@ def _left_in_container() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a failed pass lacked memory; a CPU says so in the words of its allocator."""
+    """Whether a failed pass lacked memory.
+
+    What does not go through torch's own allocator (a CPU's, graphs, cuBLAS) says so in words only.
+    """
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in LACK_OF_MEMORY)
 
 
 def _gib(count: int) -> str:

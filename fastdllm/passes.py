@@ -121,9 +121,9 @@ class PassRunner:
     def run(self, works: Sequence[Work]) -> Tensor:
         """Run one pass and return the logits of the rows that are read, [M, V] float32.
 
-        Sets `layers_skipped` of each work. Nothing but the cache is written before the logits are
-        there, and the cache only what a repetition would write again; so a pass that ran out of
-        memory can be run again.
+        Sets `layers_skipped` of each work. Writes nothing but the cache, and there only what a
+        repetition would write again; so a pass that ran out of memory can be run again. `finish`
+        is for when it did not.
         """
         self.spans.forget()
         opened = self.engine.open([s for w in works for s in w.segments()])
@@ -140,10 +140,14 @@ class PassRunner:
         logits = self.model.logits(hidden if self.only_read else opened.read_rows(hidden))
         for work, layers in zip(works, skipped, strict=True):
             work.layers_skipped = layers
+        return logits
+
+    def finish(self, works: Sequence[Work]) -> None:
+        """Store what the spans of a pass gave, once its tokens are known."""
+        self.spans.keep()
+        for work in works:
             if work.kind is PassKind.COMMIT:
                 self.spans.drop(work.sequence.slot)
-        self.spans.keep()
-        return logits
 
     def _run_span(
         self, span: LayerRange, hidden: Tensor, works: Sequence[Work], opened: OpenPass

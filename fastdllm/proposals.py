@@ -33,11 +33,14 @@ Window = tuple[int, int]
 class Proposals:
     """One token and its confidence for each block offset of a window; of a prefill or commit, for
     the position behind its last row.
+
+    logits: [W, V], where tokens were drawn from them.
     """
 
     window: Window
     tokens: list[int]
     confidences: list[float]
+    logits: Tensor | None = None
 
 
 def propose(works: Sequence[Work], logits: Tensor, mask_id: int) -> list[Proposals]:
@@ -48,19 +51,20 @@ def propose(works: Sequence[Work], logits: Tensor, mask_id: int) -> list[Proposa
     """
     logits[:, mask_id] = -torch.inf
     tokens, confidences = greedy(logits)
-    base, bases, sampled = 0, [], []
+    base, bases, sampled, drawn_from = 0, [], [], []
     for work in works:
         bases.append(base)
         base += work.read[1] - work.read[0]
         if work.is_sampled:
             rows = [bases[-1] + work.row_of(p) for p in range(*work.window)]
-            work.sequence.stored_logits = logits[rows]
-            sampled.append(_sample(work.sequence, work.sequence.stored_logits))
+            drawn_from.append(logits[rows])
+            sampled.append(_sample(work.sequence, drawn_from[-1]))
     all_tokens = torch.cat([tokens, *(pair[0] for pair in sampled)])
     all_confidences = torch.cat([confidences, *(pair[1] for pair in sampled)])
     # float64 holds token ids and float32 probabilities exactly.
     ids, values = torch.stack((all_tokens.double(), all_confidences.double())).tolist()
     proposals, next_sample = [], base
+    own_logits = iter(drawn_from)
     for work, start in zip(works, bases, strict=True):
         if work.is_sampled:
             places = [next_sample + n for n in range(work.window[1] - work.window[0])]
@@ -70,7 +74,12 @@ def propose(works: Sequence[Work], logits: Tensor, mask_id: int) -> list[Proposa
         else:
             places = [start + n for n in range(work.read[1] - work.read[0])]
         proposals.append(
-            Proposals(work.window, [int(ids[i]) for i in places], [values[i] for i in places])
+            Proposals(
+                work.window,
+                [int(ids[i]) for i in places],
+                [values[i] for i in places],
+                next(own_logits) if work.is_sampled else None,
+            )
         )
     return proposals
 

@@ -7,27 +7,22 @@ the order of passes in a sequence; knows nothing of tokens' values.
 
 from __future__ import annotations
 
-import gc
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fastdllm.cache import KVCache
-from fastdllm.engine import give_back, take_engine
+from fastdllm.engine import drop_idle, give_back, take_engine
 from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
+from fastdllm.memory import PREFILL_ROWS, is_out_of_memory
 from fastdllm.passes import PassRunner, Work
 from fastdllm.policy import PassKind, Policy
 from fastdllm.proposals import check_pass, chosen_pass, violation
 from fastdllm.sequence import DecodedSequence
 from fastdllm.settings import DecodingSettings
-
-# Most rows of prompts in one pass: a long prompt enters in pieces, so that sequences in flight
-# wait for a pass of at most this many rows more.
-PREFILL_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +37,8 @@ class _Parked:
 class Scheduler:
     """The requests of one call of `decode`, in `slots` slots.
 
-    running: sequences in flight, in the order of their slots.
+    running: sequences in flight, in the order of their slots. entered: the requests that the last
+    call of `admit` let in for the first time.
     """
 
     def __init__(
@@ -56,23 +52,37 @@ class Scheduler:
     ) -> None:
         self.model, self.policy, self.settings = model, policy, settings
         self.running: list[DecodedSequence] = []
+        self.entered: list[int] = []
         self._waiting = deque(sequences)
         self._parked: deque[_Parked] = deque()
         self._runner: PassRunner | None = None
         self._open(slots)
 
     def _open(self, slots: int) -> None:
-        """Make room for `slots` of the sequences that are left, the longest together."""
-        self.slots = slots
+        """Make room for `slots` of the sequences that are left, or for as many as can be had."""
+        while not self._try_open(slots):
+            if slots == 1:
+                raise _too_little_memory()
+            slots //= 2
+
+    def _try_open(self, slots: int) -> bool:
         left = [*self._waiting, *(parked.sequence for parked in self._parked)]
         lengths = sorted((sequence.capacity for sequence in left), reverse=True)[:slots]
+        try:
+            engine = take_engine(self.model, sum(lengths))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        self.slots = slots
         self._runner = PassRunner(
             self.model,
             policy=self.policy,
-            engine=take_engine(self.model, sum(lengths)),
+            engine=engine,
             slots=slots,
             block_size=self.settings.block_size,
         )
+        return True
 
     def close(self) -> None:
         """Leave the engine to the next decoding."""
@@ -95,8 +105,10 @@ class Scheduler:
         """Retire what is finished and fill free slots; False when nothing is left to decode."""
         for sequence in [s for s in self.running if s.finish_reason is not None]:
             self.running.remove(sequence)
+            sequence.stored_logits = None
             self.cache.release(sequence.cache_start, sequence.capacity)
             self.runner.spans.drop(sequence.slot)
+        self.entered = []
         taken = {sequence.slot for sequence in self.running}
         for slot in range(self.slots):
             if slot in taken:
@@ -122,6 +134,7 @@ class Scheduler:
             self._parked.popleft()
         else:
             self._waiting.popleft()
+            self.entered.append(sequence.index)
         self.running.append(sequence)
         return True
 
@@ -163,24 +176,26 @@ class Scheduler:
         Raises:
             UserError: there is only one slot.
         """
-        if self.slots == 1:
-            raise UserError(
-                "out of memory with one sequence at a time; shorten the prompt or max_new_tokens, "
-                "or use a device with more memory"
-            )
+        in_flight = [s for s in self.running if s.finish_reason is None]
+        if len(in_flight) <= 1:
+            raise _too_little_memory()
         cache, spans = self.cache, self.runner.spans
         saved = [
-            _Parked(s, cache.save(s.cache_start, s.capacity), spans.save(s.slot))
-            for s in self.running
+            _Parked(s, cache.save(s.cache_start, s.written), spans.save(s.slot)) for s in in_flight
         ]
         self._parked.extendleft(reversed(saved))
         self.running = []
         del cache, spans
         self._runner = None
-        gc.collect()
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self._open(self.slots // 2)
+        drop_idle(self.model)
+        self._open(min(self.slots, len(in_flight)) // 2)
+
+
+def _too_little_memory() -> UserError:
+    return UserError(
+        "out of memory with one sequence at a time; shorten the prompt or max_new_tokens, or use a "
+        "device with more memory"
+    )
 
 
 def _prefill(sequence: DecodedSequence, room: int) -> Work:

@@ -116,6 +116,11 @@ class DecodedSequence:
         return -(-self.limit // self.block_size) * self.block_size
 
     @property
+    def written(self) -> int:
+        """Positions that the cache can hold by now: those up to the end of the current block."""
+        return min((self.block + 1) * self.block_size, self.capacity)
+
+    @property
     def block_start(self) -> int:
         """Absolute position of the current block; the length of the prefix cache."""
         return self.block * self.block_size

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastdllm.batch import Segment
 from fastdllm.cache import KVCache, bytes_per_position
-from fastdllm.engine import EagerEngine, Engine, can_flash
+from fastdllm.engine import EagerEngine, Engine, can_flash, drop_idle
 from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.memory import USABLE, free_bytes, is_out_of_memory
@@ -75,9 +75,9 @@ class SharedPasses:
         self.order = sorted(inputs)
         length = max(len(tokens) for tokens in inputs)
         # A cache left by a decoding makes room; its memory would count as taken.
-        model.idle_engines.clear()
+        drop_idle(model)
         slots = min(_fitting(model, length), batch_size, len(inputs))
-        self.engine = (model.make_engine or _make_engine)(model, slots * length)
+        self.engine, slots = _engine_for(model, slots, length)
         self.starts = [slot * length for slot in range(slots)]
         self.blocks = max(PASS_ROWS // block_size, 1)
         self._tell(SlotsChosen(slots))
@@ -194,6 +194,21 @@ def _fitting(model: FusedModel, length: int) -> int:
             f"has {usable / 2**30:.1f} GiB to use; shorten the prompt"
         )
     return int(usable // needed)
+
+
+def _engine_for(model: FusedModel, slots: int, length: int) -> tuple[Engine, int]:
+    """An engine for `slots` inputs, or for as many as can be had, and how many that is."""
+    while True:
+        try:
+            return (model.make_engine or _make_engine)(model, slots * length), slots
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if slots == 1:
+                raise UserError(
+                    f"an input of {length} tokens does not fit the memory; use a device with more"
+                ) from None
+        slots //= 2
 
 
 def _make_engine(model: FusedModel, capacity: int) -> Engine:

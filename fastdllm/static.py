@@ -81,7 +81,6 @@ class StaticEngine:
     ) -> None:
         self.model, self.cache = model, cache
         self.attention, self.record = attention, record
-        self.recording_s = 0.0
         self.slots: dict[tuple[PassShape, bool], ShapeSlot] = {}
 
     def open(self, segments: Sequence[Segment], *, part: bool = False) -> StaticPass:
@@ -91,13 +90,22 @@ class StaticEngine:
             self.slots[shape, part] = ShapeSlot(self, shape)
         return StaticPass(self.slots[shape, part], segments)
 
+    @property
+    def recording_s(self) -> float:
+        """Seconds spent so far on recording shapes for their first use."""
+        return sum(slot.recording_s for slot in self.slots.values())
+
 
 class ShapeSlot:
-    """Buffers and recordings of one shape."""
+    """Buffers and recordings of one shape.
+
+    Does not hold its engine: that would be a cycle, and the memory of both would not go at once.
+    """
 
     def __init__(self, engine: StaticEngine, shape: PassShape) -> None:
-        self.engine, self.shape = engine, shape
+        self.model, self.record, self.scratch = engine.model, engine.record, engine.cache.scratch
         model = engine.model
+        self.recording_s = 0.0
         self.tables = StaticTables(shape, model.device)
         self.attend = engine.attention(model.config, engine.cache, self.tables)
         size = (shape.rows, model.config.hidden_size)
@@ -109,21 +117,22 @@ class ShapeSlot:
         key = (start, stop, only_read)
         if key not in self.replays:
             started = time.perf_counter()
+            # Names of its own: a function that held this slot would keep its memory alive.
+            model, hidden, tables, attend = self.model, self.hidden, self.tables, self.attend
 
             def forward() -> Tensor:
-                model = self.engine.model
-                self.attend.prepare()
+                attend.prepare()
                 return model.run_layers(
-                    self.hidden,
+                    hidden,
                     start,
                     stop,
-                    rotation=model.rotations.index_select(0, self.tables.positions),
-                    attend=self.attend,
+                    rotation=model.rotations.index_select(0, tables.positions),
+                    attend=attend,
                     only_read=only_read,
                 )
 
-            self.replays[key] = self.engine.record(forward)
-            self.engine.recording_s += time.perf_counter() - started
+            self.replays[key] = self.record(forward)
+            self.recording_s += time.perf_counter() - started
         return self.replays[key]()
 
 
@@ -134,11 +143,11 @@ class StaticPass:
         self.slot = slot
         self.rows = sum(segment.width for segment in segments)
         self.reads = sum(segment.read[1] - segment.read[0] for segment in segments)
-        slot.tables.fill(segments, scratch=slot.engine.cache.scratch)
+        slot.tables.fill(segments, scratch=slot.scratch)
 
     def embed(self) -> Tensor:
         """Hidden states [R, H] of the pass's tokens."""
-        return self.slot.engine.model.embed(self.slot.tables.tokens[: self.rows])
+        return self.slot.model.embed(self.slot.tables.tokens[: self.rows])
 
     def layers(self, hidden: Tensor, start: int, stop: int, *, only_read: bool = False) -> Tensor:
         """Run layers `start` <= i < `stop` on [R, H]; with `only_read` return [M, H]."""
@@ -164,24 +173,30 @@ class CudaGraphs:
     gave is copied before the next runs.
     """
 
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with torch.cuda.device(device):
+            self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream()
 
     def __call__(self, forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            # Kernels are chosen and workspaces made at first use, which a capture does not allow.
-            for _ in range(2):
-                forward()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            out = forward()
-        torch.cuda.synchronize()
+        device = self.device
+        # Streams and captures are those of the current device, whatever the tensors are on.
+        with torch.cuda.device(device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                # Kernels are chosen and workspaces made at first use, which a capture forbids.
+                for _ in range(2):
+                    forward()
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                out = forward()
+            torch.cuda.synchronize()
 
         def replay() -> Tensor:
-            graph.replay()
+            with torch.cuda.device(device):
+                graph.replay()
             return out
 
         return replay

@@ -26,7 +26,7 @@ def allowed_threads(root: Path = Path("/")) -> int:
     if quota is not None:
         allowed.append(int(quota))
     for_task = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if for_task.isdigit():
+    if for_task.isdecimal():
         allowed.append(int(for_task))
     return max(min(allowed), 1)
 
@@ -41,7 +41,7 @@ def chosen_threads(asked: int | None = None, *, allowed: int) -> int:
     if asked is None and written:
         # It may be a list, one number per level of nesting.
         first = written.split(",")[0].strip()
-        if not first.isdigit() or int(first) == 0:
+        if not first.isdecimal() or int(first) == 0:
             raise UserError(
                 f"OMP_NUM_THREADS={written!r} is not allowed; it should be a number of threads, at "
                 "least 1; unset it, and all that the process may use are taken"

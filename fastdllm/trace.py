@@ -112,4 +112,12 @@ class OutOfMemory:
     slots: int
 
 
-Observer = Callable[[PassRecord | SlotsChosen | OutOfMemory], None]
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A request entered a slot for the first time; its answer is timed from here."""
+
+    request: int
+
+
+Event = PassRecord | SlotsChosen | OutOfMemory | Entered
+Observer = Callable[[Event], None]

@@ -19,6 +19,7 @@ from fastdllm.benchmark.measure import (
     share_differing,
 )
 from fastdllm.benchmark.workload import Prompts, requests_for
+from fastdllm.engine import drop_idle
 from fastdllm.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 from fastdllm.sequence import Request
@@ -74,15 +75,16 @@ def bench_batches(
     *,
     least: int,
     floor: Floor,
-    plain_floor: Floor | None,
+    plain_floor: Callable[[], Floor | None],
 ) -> list[BatchResult]:
     """Warm up, measure memory, then time all batch sizes in turn; floors follow their runs.
 
-    least: requests of a run at least. plain_floor: a second floor, with plain weights.
+    least: requests of a run at least. plain_floor: makes a second floor, with plain weights; asked
+    once memory was measured.
     """
     device, peaks = bench.model.device, {}
     for batch in sorted(batches, key=lambda batch: requests_for(batch, 1)):
-        bench.model.idle_engines.clear()
+        drop_idle(bench.model)
         reset_peak_memory(device)
         bench.run_batch(prompts, batch, least)
         peaks[batch] = peak_memory_gib(device)
@@ -91,9 +93,11 @@ def bench_batches(
     def untimed(batch: Batch) -> Run:
         return bench.run_batch(prompts, batch, least)
 
+    second = plain_floor()
+
     def timed(batch: Batch) -> tuple[Run, RunFloor, list[RunFloor]]:
         run = bench.run_batch(prompts, batch, least)
-        plain = [] if plain_floor is None else [floor_of(run.passes, plain_floor)]
+        plain = [] if second is None else [floor_of(run.passes, second)]
         return run, floor_of(run.passes, floor), plain
 
     interleaved({b: partial(untimed, b) for b in batches}, bench.warm_up_rounds, bench.tick)

@@ -16,7 +16,7 @@ from fastdllm.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 from fastdllm.sequence import Generation, Request
 from fastdllm.settings import DecodingSettings
-from fastdllm.trace import OutOfMemory, PassRecord, SlotsChosen
+from fastdllm.trace import Entered, Event, PassRecord, SlotsChosen
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -58,31 +58,29 @@ class Run:
 
 @dataclass(slots=True)
 class Watch:
-    """Notes when requests are admitted, show a first token and finish, in one call of `decode`.
+    """Notes when requests enter a slot, show a first token and finish, in one call of `decode`.
 
-    Requests are admitted in their order, as slots become free; `now` gives seconds.
+    now: gives seconds.
     """
 
     requests: int
     now: Callable[[], float] = time.perf_counter
     slots: int = 0
-    slots_at_start: int = 0
-    admitted: list[float] = field(default_factory=list)
+    entered: dict[int, float] = field(default_factory=dict)
     first_token: dict[int, float] = field(default_factory=dict)
     finished: dict[int, float] = field(default_factory=dict)
     answers: dict[int, Generation] = field(default_factory=dict)
     sequence_passes: Counter[PassKind] = field(default_factory=Counter)
     passes: list[PassRecord] = field(default_factory=list)
 
-    def observe(self, event: PassRecord | SlotsChosen | OutOfMemory) -> None:
+    def observe(self, event: Event) -> None:
         """Hear of the engine: an `Observer`."""
         if isinstance(event, PassRecord):
             self.passes.append(event)
-            return
-        self.slots = event.slots
-        if isinstance(event, SlotsChosen):
-            self.slots_at_start = event.slots
-            self._admit(self.now())
+        elif isinstance(event, Entered):
+            self.entered[event.request] = self.now()
+        elif isinstance(event, SlotsChosen):
+            self.slots = event.slots
 
     def step(self, step: Step) -> None:
         """Hear of one pass of one sequence.
@@ -101,19 +99,10 @@ class Watch:
         if step.finished is not None:
             self.finished[step.request] = now
             self.answers[step.request] = step.finished
-            self._admit(now)
-
-    def _admit(self, now: float) -> None:
-        # With fewer slots after a lack of memory, those in flight go on before a new one enters.
-        while (
-            len(self.admitted) < self.requests
-            and len(self.admitted) - len(self.finished) < self.slots
-        ):
-            self.admitted.append(now)
 
     def since_admission(self, moments: Mapping[int, float]) -> list[float]:
-        """Seconds from the admission of each request to its moment."""
-        return [moments[index] - start for index, start in enumerate(self.admitted)]
+        """Seconds from the entry of each request to its moment, in the order of the requests."""
+        return [moments[index] - self.entered[index] for index in sorted(self.entered)]
 
 
 def measure(
@@ -145,7 +134,7 @@ def measure(
     answers = [watch.answers[index] for watch in watches for index in range(watch.requests)]
     return Run(
         elapsed_s=elapsed_s,
-        slots=max(watch.slots_at_start for watch in watches),
+        slots=max(watch.slots for watch in watches),
         answers=tuple(answers),
         sequence_passes=sum((watch.sequence_passes for watch in watches), Counter()),
         passes=tuple(record for watch in watches for record in watch.passes),

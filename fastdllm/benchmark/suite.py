@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fastdllm.benchmark.products import ProductsFloor
 from fastdllm.benchmark.profile import write_profile
 from fastdllm.benchmark.roofline import RooflineFloor, measured_rates
 from fastdllm.benchmark.workload import MIXED_REQUESTS, Prompts, mixed_requests, requests_for
+from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.policy import default_policy
 from fastdllm.sequence import Request
@@ -87,18 +89,23 @@ def run_suite(
         show(done, plan.runs(bench.warm_up_rounds))
 
     mixed = mixed_requests(model.config, plan.requests or MIXED_REQUESTS) if plan.mixed else []
+    longest = max((len(r.prompt_ids) + (r.max_new_tokens or 0) for r in mixed), default=0)
+    if longest > model.config.max_positions:
+        raise UserError(
+            f"--mixed decodes up to {longest} positions, and this model has "
+            f"{model.config.max_positions}; leave --mixed out"
+        )
     model.config = dataclasses.replace(model.config, stop_token=None)
     policy = default_policy(settings, model.config.num_layers)
     bench = Bench(model, settings, policy, plan.repeats, tick)
     floor, kind = floor_for(model)
-    plain = plain_products(model)
     results = bench_batches(
         bench,
         plan.batches,
         prompts,
         least=plan.least,
         floor=floor,
-        plain_floor=ProductsFloor(plain) if plain is not None else None,
+        plain_floor=partial(_plain_floor, model),
     )
     alone = next((result for result in results if result.batch == 1), None)
     record: dict[str, Any] = {
@@ -118,13 +125,18 @@ def run_suite(
     return record
 
 
+def _plain_floor(model: FusedModel) -> Floor | None:
+    plain = plain_products(model) if model.device.type == "cpu" else None
+    return ProductsFloor(plain) if plain is not None else None
+
+
 def floor_for(model: FusedModel) -> tuple[Floor, dict[str, Any]]:
     """The floor that suits the device, and what it stands on."""
     if model.device.type == "cpu":
         return ProductsFloor(model), {"kind": "matrix products"}
     rates = measured_rates(model.device, model.dtype)
     described = {
-        "kind": "copy bandwidth",
+        "kind": "copy bandwidth or product rate",
         "copy_gb_per_s": rates.copy_bytes_per_s / 1e9,
         "product_tflop_per_s": rates.flop_per_s / 1e12,
     }

@@ -35,8 +35,9 @@ EMBEDDED_NAME = "models/tiny"
 MAX_NEW_TOKENS = 64
 BATCHES = "1,8,32,auto"
 PROMPT_LENGTH = 128
+MOST_BATCH = 4096
 # A column that wraps is hard to read; a log has no width.
-WIDTH = 100
+WIDTH = 120
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +144,8 @@ def parse_batches(text: str) -> list[int | None]:
                 f"commas between them, such as {BATCHES}"
             )
         batch = None if part == "auto" else int(part)
+        if batch is not None and batch > MOST_BATCH:
+            raise UserError(f"--batch: {part} is more than the {MOST_BATCH} that bench measures")
         if batch in batches:
             raise UserError(f"--batch: {part} stands there twice; name each batch size once")
         batches.append(batch)
@@ -180,8 +183,14 @@ def _check(options: argparse.Namespace, batches: list[int | None]) -> None:
     if options.reuse and not getattr(options, "use_block_cache", True):
         raise UserError("--reuse needs the block cache; leave --no-use-block-cache out")
     file = options.profile
-    if file is not None and not file.parent.is_dir():
-        raise UserError(f"--profile {file}: no folder {file.parent}; make it first")
+    if file is not None:
+        try:
+            file.open("a").close()
+        except OSError as error:
+            raise UserError(
+                f"--profile {file}: cannot be written: {error.strerror}; name a file in a folder "
+                "that is there"
+            ) from None
     if options.revision is not None and options.model.startswith("random:"):
         raise UserError(f"--revision: {options.model} has none; leave it out")
 

@@ -27,7 +27,7 @@ from fastdllm.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, s
 from fastdllm.policy import PassKind, Policy
 from fastdllm.sequence import Request
 from fastdllm.settings import DecodingSettings
-from fastdllm.trace import Observer, OutOfMemory, PassRecord, SlotsChosen
+from fastdllm.trace import Entered, Event, Observer, PassRecord, SlotsChosen
 
 # Inputs of log-likelihoods in memory at once where nobody says: more gain no more speed.
 LIKELIHOOD_INPUTS = 32
@@ -36,22 +36,22 @@ LIKELIHOOD_INPUTS = 32
 class _Watch:
     """What the decoder tells of one chunk besides its answers.
 
-    halved: what a lack of memory halves. free_since: when slots became free; requests enter in
-    order, so the n-th request takes the n-th of them.
+    halved: what a lack of memory halves. entered: when each request entered a slot.
     """
 
     def __init__(self, listener: Listener, halved: Literal["sequences", "blocks"]) -> None:
         self._listener, self._halved = listener, halved
         self.batch_size = self.smallest_batch_size = self.out_of_memory = 0
         self.recording_s = 0.0
-        self.free_since: list[float] = []
+        self.entered: dict[int, float] = {}
 
-    def __call__(self, event: PassRecord | SlotsChosen | OutOfMemory) -> None:
+    def __call__(self, event: Event) -> None:
         if isinstance(event, PassRecord):
             self.recording_s += event.recording_s
+        elif isinstance(event, Entered):
+            self.entered[event.request] = time.perf_counter()
         elif isinstance(event, SlotsChosen):
             self.batch_size = self.smallest_batch_size = event.slots
-            self.free_since = [time.perf_counter()] * event.slots
         else:
             self.out_of_memory += 1
             if self._halved == "sequences":
@@ -60,6 +60,11 @@ class _Watch:
                 f"out of memory with {event.slots_before} {self._halved} at once; going on with "
                 f"{event.slots}"
             )
+
+    def seconds_in_slot(self, request: int) -> float:
+        """Seconds since the request entered a slot; 0 for one that needed none."""
+        now = time.perf_counter()
+        return now - self.entered.get(request, now)
 
     def answered(self, answers: Sequence[Answer]) -> Answered:
         return Answered(
@@ -126,14 +131,12 @@ class DecodingEngine:
             planned = requests[step.request]
             if step.finished.error is not None:
                 raise UserError(f"item {planned.item}: {step.finished.error}")
-            now = time.perf_counter()
-            watch.free_since.append(now)
             answer = Answer(
                 id=planned.id,
                 token_ids=tuple(step.finished.token_ids),
                 finish_reason=step.finished.finish_reason,
                 passes=step.finished.passes,
-                latency_s=round(now - watch.free_since[step.request], 6),
+                latency_s=round(watch.seconds_in_slot(step.request), 6),
             )
             answers[step.request] = answer
             listener.answered(answer)

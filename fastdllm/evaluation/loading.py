@@ -38,6 +38,11 @@ def check_plan(spec: RunSpec, plan: Plan) -> None:
         "num_fewshot": spec.decides.get("num_fewshot"),
         "apply_chat_template": spec.decides.get("apply_chat_template"),
     }
+    if asked["chunk_size"] is None:
+        raise UserError(
+            f"{spec.log_path.stem}: its spec.json was written by another version of fastdllm; "
+            "`snakemake -n` writes it anew"
+        )
     for key, value in asked.items():
         planned = getattr(plan.header, key)
         if planned != value:

@@ -43,8 +43,14 @@ class Decoded:
 
     @property
     def batch_size(self) -> int:
-        """Most sequences that were decoded at once."""
-        return max(chunk.batch_size for chunk in self.chunks)
+        """Most sequences that were decoded at once, or where none was, inputs in memory."""
+        return max(chunk.batch_size for chunk in self._of_main_kind)
+
+    @property
+    def _of_main_kind(self) -> list[Chunk]:
+        """The chunks of generation, as for throughput; all of a run without generation."""
+        own = [chunk for chunk in self.chunks if chunk.answers[0].token_ids is not None]
+        return own or list(self.chunks)
 
     @property
     def smallest_batch_size(self) -> int | None:
@@ -56,7 +62,7 @@ class Decoded:
             return None
         sizes = [
             chunk.smallest_batch_size
-            for chunk in self.chunks
+            for chunk in self._of_main_kind
             if chunk.smallest_batch_size < min(self.batch_size, len(chunk.answers))
         ]
         return min(sizes, default=None)
@@ -110,8 +116,10 @@ def summarize(
         out_of_memory=decoded.out_of_memory,
         peak_memory=PeakMemory(
             gib=peak.peak_memory_gib,
-            kind="cuda_allocated" if on_gpu else "process_resident",
-            slots=peak.batch_size if decoded.generated else None,
+            kind="cuda_allocated"
+            if decoded.sessions[peak.session].device == "cuda"
+            else "process_resident",
+            slots=peak.batch_size if peak.answers[0].token_ids is not None else None,
         ),
         load_time_s=sessions[-1].load_s,
         warm_up_s=sessions[-1].warm_up_s,

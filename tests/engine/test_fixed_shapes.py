@@ -5,18 +5,21 @@ On a CPU the recording is a trace of the operations, in which every value of the
 
 from __future__ import annotations
 
+import copy
+import weakref
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastdllm import DecodingSettings, Request, generate
+from fastdllm import DecodingSettings, Request, generate, static_attention
 from fastdllm.batch import Segment
 from fastdllm.fused import fused
-from fastdllm.static import PassShape, sized
+from fastdllm.static import CudaGraphs, PassShape, sized
 from fastdllm.static_attention import StaticTables
 from tests.support import traces
-from tests.support.engines import on_fixed_shapes, traced
+from tests.support.engines import on_fixed_shapes, traced, varlen_attention
 from tests.support.policies import DeltaReuse, StaggeredSpans
 
 CHOSEN = DecodingSettings(max_new_tokens=50, mask_id=255, stop_token=254)
@@ -133,15 +136,59 @@ def test_sizes_are_few_and_never_too_small():
     assert sorted(set(found)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
 
 
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_attention_over_rows_of_different_length_gives_the_same_tokens(
+    golden_model, monkeypatch, slots
+):
+    monkeypatch.setattr(static_attention, "varlen_attn", varlen_attention)
+    plain = golden_model("m6")
+    model = on_fixed_shapes(plain, attention=static_attention.FlashAttention)
+    expected = generate(plain, requests(), CHOSEN)
+    assert generate(model, requests(), CHOSEN, slots=slots) == expected
+    policies = [StaggeredSpans(CHOSEN, StaggeredSpans.Parameters(), 6) for _ in range(2)]
+    expected = generate(plain, requests(), CHOSEN, policies[0])
+    assert generate(model, requests(), CHOSEN, policies[1], slots=slots) == expected
+
+
+def test_an_engine_that_is_too_small_is_gone_before_a_larger_one_is_made(golden_model):
+    model = on_fixed_shapes(golden_model("m6"))
+    generate(model, requests((5,)), CHOSEN)
+    small = weakref.ref(model.idle_engines[0].cache)
+    seen = []
+    make = model.make_engine
+
+    def watch(fused, capacity):
+        seen.append(small())
+        return make(fused, capacity)
+
+    model.make_engine = watch
+    generate(model, requests((95, 95)), CHOSEN)
+    assert seen == [None]
+
+
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none here")
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none is visible here")
+@ON_GPU
 @pytest.mark.parametrize("name", ["m6", "m14"])
 def test_captured_graphs_on_a_gpu_give_the_same_tokens_in_float32(golden_model, name):
     expected = generate(golden_model(name), requests(), CHOSEN)
-    with torch.no_grad():
-        model = fused(golden_model(name).to("cuda"))
-    try:
-        for _ in range(2):
-            assert generate(model, requests(), CHOSEN) == expected
-    finally:
-        golden_model(name).to("cpu")
+    model = fused(copy.deepcopy(golden_model(name)).to("cuda"))
+    for slots in (1, 3, None):
+        assert generate(model, requests(), CHOSEN, slots=slots) == expected
+
+
+@pytest.mark.gpu
+@ON_GPU
+@torch.inference_mode()
+def test_flash_attention_on_a_gpu_is_as_close_to_float32_as_padded_products(golden_model):
+    plain = copy.deepcopy(golden_model("m14")).to("cuda", torch.bfloat16)
+    segments = [Segment(64 * n, 32, [7 + n] * w, 64, (0, w)) for n, w in enumerate((32, 8, 32))]
+    logits = []
+    for kind in (static_attention.FlashAttention, static_attention.PaddedAttention):
+        model = on_fixed_shapes(plain, CudaGraphs(torch.device("cuda", 0)), kind)
+        opened = model.make_engine(model, 512).open(segments)
+        hidden = opened.layers(opened.embed(), 0, model.config.num_layers, only_read=True)
+        logits.append(model.logits(hidden))
+    assert (logits[0] - logits[1]).abs().mean() < 0.02 * logits[1].abs().mean()

@@ -9,14 +9,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastdllm import DecodingSettings, Request, UserError, decode, generate, memory
+from fastdllm import DecodingSettings, Request, UserError, decode, generate, memory, proposals
 from fastdllm.admission import start_sequences
+from fastdllm.decoding import _tick
 from fastdllm.engine import EagerEngine, make_engine
 from fastdllm.fused import FusedModel
-from fastdllm.policy import OutputReuse, PassKind, default_policy
-from fastdllm.scheduler import PREFILL_ROWS
-from fastdllm.trace import OutOfMemory, PassRecord, SlotsChosen
-from tests.support.policies import StaggeredSpans
+from fastdllm.memory import PREFILL_ROWS
+from fastdllm.policy import OutputReuse, PassKind, Policy, SpanAction, default_policy
+from fastdllm.scheduler import Scheduler
+from fastdllm.trace import Entered, OutOfMemory, PassRecord, SlotsChosen
+from tests.support.policies import DeltaReuse, StaggeredSpans
 
 CHOSEN = DecodingSettings(max_new_tokens=40, mask_id=255, stop_token=254)
 REQUESTS = [Request(tuple(range(n)), max_new_tokens=10 + n) for n in (5, 70, 0, 33, 64, 20, 31, 50)]
@@ -69,6 +71,13 @@ def test_slots_are_refilled_as_soon_as_they_are_free_and_never_exceeded(golden_m
     assert busy == [3] * (len(busy) - len(tail)) + sorted(tail, reverse=True)
     assert len(tail) < len(busy) / 2
     assert len(answers(steps)) == len(REQUESTS)
+
+
+@pytest.mark.parametrize("failing", [set(), {9}])
+def test_each_request_enters_once_in_the_order_of_the_list(golden_model, failing):
+    _, told = run(failing_model(golden_model("m6"), failing), REQUESTS, slots=3)
+    entered = [event.request for event in told if isinstance(event, Entered)]
+    assert entered == list(range(len(REQUESTS)))
 
 
 def test_the_same_list_gives_the_same_steps_in_the_same_order(golden_model):
@@ -154,24 +163,27 @@ def failing_model(plain, failing):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-@pytest.mark.parametrize("policy_class", [None, StaggeredSpans])
-@pytest.mark.parametrize("failing", [{1}, {9}, {9, 10}, {3, 30}])
+@pytest.mark.parametrize("policy_class", [Policy, StaggeredSpans, OutputReuse])
+@pytest.mark.parametrize("failing", [{1}, {9}, {9, 10}, {3, 30}, {14}, {18}])
 def test_out_of_memory_halves_the_slots_and_nothing_is_lost(
     golden_model, failing, policy_class, temperature
 ):
     plain = golden_model("m6")
-    chosen = CHOSEN.model_copy(update={"temperature": temperature})
+    chosen = CHOSEN.model_copy(
+        update={"temperature": temperature, "reuse_k": 3, "layer_subset": "last"}
+    )
 
     def policy():
-        kind = policy_class or type(default_policy(chosen, 6))
-        return kind(chosen, kind.Parameters(), 6)
+        return policy_class(chosen, policy_class.Parameters(), 6)
 
     expected, _ = run(plain, REQUESTS, slots=8, chosen=chosen, policy=policy())
     model = failing_model(plain, failing)
     steps, told = run(model, REQUESTS, slots=8, chosen=chosen, policy=policy())
     halvings = [record for record in told if isinstance(record, OutOfMemory)]
-    assert halvings == [OutOfMemory(8 // 2**n, 4 // 2**n) for n in range(len(halvings))]
-    assert 1 <= len(halvings) <= len(failing)
+    # Half of those in flight, which are fewer than the slots once nobody waits.
+    assert [record.slots_before for record in halvings] == [8, *(r.slots for r in halvings[:-1])]
+    assert all(record.slots <= record.slots_before // 2 for record in halvings)
+    assert len(halvings) == len(failing)
 
     def by_request(all_steps):
         return [[s for s in all_steps if s.request == n] for n in range(len(REQUESTS))]
@@ -183,6 +195,87 @@ def test_out_of_memory_halves_the_slots_and_nothing_is_lost(
 def test_out_of_memory_with_one_slot_is_one_clear_line(golden_model):
     with pytest.raises(UserError, match="out of memory with one sequence at a time"):
         run(failing_model(golden_model("m6"), {5}), REQUESTS, slots=1)
+
+
+def test_what_torch_says_when_memory_lacks_is_recognised():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**58)
+    assert memory.is_out_of_memory(caught.value)
+    assert memory.is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert not memory.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize("most", [200, 500])
+def test_a_cache_that_cannot_be_had_is_made_for_fewer_sequences(golden_model, most):
+    plain = golden_model("m6")
+
+    def make(model, capacity):
+        if capacity > most:
+            raise torch.OutOfMemoryError("out of memory (as told)")
+        return make_engine(model, capacity)
+
+    steps, told = run(FusedModel(plain, make_engine=make), REQUESTS, slots=8)
+    assert told[0].slots < 8
+    assert answers(steps) == answers(run(plain, REQUESTS, slots=8)[0])
+
+
+def test_tokens_that_could_not_be_chosen_leave_no_trace(golden_model, monkeypatch):
+    """Lack of memory after the layers, in the softmax: a policy that looks sees no difference."""
+    plain, calls = golden_model("m6"), []
+
+    class Look(DeltaReuse):
+        def span_actions(self, span, states, signals):
+            kinds = {True: SpanAction.ADD_DELTA, False: SpanAction.COMPUTE}
+            return [kinds[change < 0.5] for change in signals.input_change()]
+
+    chosen = CHOSEN.model_copy(update={"reuse_k": 2, "layer_subset": "middle"})
+
+    def steps_of():
+        policy = Look(chosen, Look.Parameters(), 6)
+        steps, _ = run(plain, REQUESTS, slots=8, chosen=chosen, policy=policy)
+        return [[s for s in steps if s.request == n] for n in range(len(REQUESTS))]
+
+    expected = steps_of()
+    greedy = proposals.greedy
+
+    def failing(logits):
+        calls.append(None)
+        if len(calls) in (4, 9):
+            raise torch.OutOfMemoryError("out of memory (as told)")
+        return greedy(logits)
+
+    monkeypatch.setattr(proposals, "greedy", failing)
+    assert steps_of() == expected
+    assert len(calls) > 15
+
+
+def test_who_shares_a_pass_does_not_depend_on_what_was_decoded_before(golden_model):
+    model = FusedModel(golden_model("m6"))
+    fresh = run(golden_model("m6"), REQUESTS, slots=2)[1]
+    generate(model, [Request(tuple(range(100)), max_new_tokens=900)] * 2, CHOSEN)
+    again = run(model, REQUESTS, slots=2)[1]
+
+    def kinds(told):
+        return [record.kinds for record in told if isinstance(record, PassRecord)]
+
+    assert kinds(again) == kinds(fresh)
+
+
+def test_answered_requests_leave_no_logits_behind(golden_model):
+    model = golden_model("m6")
+    chosen = CHOSEN.model_copy(
+        update={"temperature": 0.7, "reuse_k": 2, "layer_subset": "last", "max_new_tokens": 20}
+    )
+    admitted = start_sequences(model.config, REQUESTS, chosen)
+    policy = default_policy(chosen, 6)
+    scheduler = Scheduler(
+        FusedModel(model), admitted.sequences, policy=policy, settings=chosen, slots=2
+    )
+    with torch.inference_mode():
+        while scheduler.admit():
+            list(_tick(scheduler, policy, 6, [].append))
+    assert all(sequence.finish_reason for sequence in admitted.sequences)
+    assert all(sequence.stored_logits is None for sequence in admitted.sequences)
 
 
 def test_other_errors_of_a_pass_are_not_taken_for_a_lack_of_memory(golden_model):

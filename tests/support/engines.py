@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fastdllm.cache import KVCache
 from fastdllm.fused import FusedModel
 from fastdllm.model import BlockDiffusionModel
-from fastdllm.static import Record, StaticEngine, run_directly
+from fastdllm.static import AttentionKind, Record, StaticEngine, run_directly
 from fastdllm.static_attention import PaddedAttention
 
 
@@ -28,11 +30,51 @@ def traced(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return replay
 
 
-def on_fixed_shapes(model: BlockDiffusionModel, record: Record = run_directly) -> FusedModel:
+def on_fixed_shapes(
+    model: BlockDiffusionModel,
+    record: Record = run_directly,
+    attention: AttentionKind = PaddedAttention,
+) -> FusedModel:
     """The model on a `StaticEngine`."""
 
     def make(fused: FusedModel, capacity: int) -> StaticEngine:
         cache = KVCache(fused.config, capacity=capacity, device=fused.device, dtype=fused.dtype)
-        return StaticEngine(fused, cache, attention=PaddedAttention, record=record)
+        return StaticEngine(fused, cache, attention=attention, record=record)
 
     return FusedModel(model, make_engine=make)
+
+
+def varlen_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    starts: Tensor,
+    most_queries: int,
+    most_keys: int,
+    *,
+    enable_gqa: bool,
+    seqused_k: Tensor,
+) -> Tensor:
+    """What the GPU kernel of this name computes, and what it demands of its arguments."""
+    count = len(bounds) - 1
+    assert bounds.dtype == starts.dtype == seqused_k.dtype == torch.int32
+    assert starts.shape == (count + 1,)
+    assert seqused_k.shape == (count,)
+    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+    out = torch.full(query.shape, torch.nan, dtype=query.dtype)
+    for n in range(count):
+        first, last = int(bounds[n]), int(bounds[n + 1])
+        seen = slice(int(starts[n]), int(starts[n]) + int(seqused_k[n]))
+        assert 0 <= last - first <= most_queries
+        assert 0 < int(seqused_k[n]) <= most_keys
+        if first < last:
+            mixed = F.scaled_dot_product_attention(
+                query[None, first:last].transpose(1, 2),
+                key[None, seen].transpose(1, 2),
+                value[None, seen].transpose(1, 2),
+                enable_gqa=enable_gqa,
+            )
+            out[first:last] = mixed[0].transpose(0, 1)
+    assert not out.isnan().any(), "rows that belong to no segment"
+    return out

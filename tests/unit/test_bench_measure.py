@@ -25,7 +25,7 @@ from fastdllm.fused import FusedModel
 from fastdllm.policy import PassKind, default_policy
 from fastdllm.sequence import Generation, Request
 from fastdllm.settings import DecodingSettings
-from fastdllm.trace import OutOfMemory, PassCounts, PassRecord, SegmentShape, SlotsChosen
+from fastdllm.trace import Entered, PassCounts, PassRecord, SegmentShape, SlotsChosen
 
 
 def answer(ids, forwards=1):
@@ -68,36 +68,28 @@ def test_slots_refill_at_least_once():
     assert [requests_for(slots, 16) for slots in (1, 8, 32, None)] == [16, 16, 64, 128]
 
 
-def test_answers_are_timed_from_a_free_slot():
-    clock = iter([10.0, 11.0, 12.0, 13.0, 14.0, 17.0])
+def test_answers_are_timed_from_their_entry_into_a_slot():
+    clock = iter([10.0, 10.0, 11.0, 12.0, 13.0, 13.0, 14.0, 17.0])
     watch = Watch(3, now=lambda: next(clock))
     done = answer([1])
 
     def step(request, tokens=(), finished=None):
         watch.step(Step(request, PassKind.SUB_BLOCK, tokens=tokens, finished=finished))
 
-    watch.observe(SlotsChosen(2))  # requests 0 and 1 at 10
+    watch.observe(SlotsChosen(2))
+    watch.observe(Entered(0))  # 10
+    watch.observe(Entered(1))  # 10
     step(0, tokens=(5,))  # 11
     step(1)  # nothing committed: not yet a first token
     step(0, tokens=(6,))  # not its first
     step(1, tokens=(5,))  # 12
-    step(1, tokens=(6,), finished=done)  # 13: request 2 gets the slot
+    step(1, tokens=(6,), finished=done)  # 13
+    watch.observe(Entered(2))  # 13
     step(2, tokens=(7,), finished=done)  # 14
     step(0, tokens=(8,), finished=done)  # 17
     assert watch.since_admission(watch.first_token) == [1.0, 2.0, 1.0]
     assert watch.since_admission(watch.finished) == [7.0, 3.0, 1.0]
     assert watch.sequence_passes == {PassKind.SUB_BLOCK: 7}
-
-
-def test_after_a_lack_of_memory_the_next_request_waits_for_those_in_flight():
-    clock = iter([0.0, 1.0, 2.0, 3.0])
-    watch = Watch(3, now=lambda: next(clock))
-    watch.observe(SlotsChosen(2))
-    watch.observe(OutOfMemory(2, 1))
-    for request in range(3):
-        watch.step(Step(request, PassKind.COMMIT, tokens=(1,), finished=answer([1])))
-    assert watch.admitted == [0.0, 0.0, 2.0]
-    assert watch.slots_at_start == 2
 
 
 def test_continuous_and_fixed_batches_give_the_same_answers(golden_model):

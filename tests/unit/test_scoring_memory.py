@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastdllm import shared_passes
+from fastdllm.engine import make_engine
 from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.likelihood import LikelihoodRequest, score
@@ -86,3 +87,30 @@ def test_memory_bounds_the_inputs_that_are_there_at_once(steady, monkeypatch):
     monkeypatch.setattr(shared_passes, "free_bytes", lambda _: 4 * three // 3 - 4)
     with pytest.raises(UserError, match="a request of 64 tokens needs"):
         score(steady, requests, **IDS)
+
+
+@pytest.mark.parametrize("most", [160, 400])
+def test_a_cache_that_cannot_be_had_is_made_for_fewer_inputs(steady, most):
+    def make(model, capacity):
+        if capacity > most:
+            raise torch.OutOfMemoryError("no memory for this cache")
+        return make_engine(model, capacity)
+
+    requests, records = nested_requests(1, 32), []
+    got = score(FusedModel(steady, make_engine=make), requests, observe=records.append, **IDS)
+    assert records[0].slots == most // 160
+    assert_plain(got, steady, requests)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"mask_id": 9_999}, "mask_id 9999 is outside the model's vocabulary of 256"),
+        ({"eos_id": 256}, "eos_id 256 is outside"),
+        ({"block_size": 0}, "block_size: 0 is not allowed"),
+        ({"block_size": 9_999}, "block_size: 9999 is not allowed"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_are_one_clear_line(steady, changes, line):
+    with pytest.raises(UserError, match=line):
+        score(steady, [LikelihoodRequest((1,), (2,))], **(IDS | changes))

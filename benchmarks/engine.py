@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks.record import ROOT, record
 
 COMMAND = "python -m benchmarks.engine"
-# Few requests of the larger model take long enough to be timed. Continuous against fixed batches takes
-# ten minutes there and is not among these: docs/performance.md has the command.
+# Few requests of the larger model take long enough to be timed. Continuous against fixed batches
+# takes ten minutes there and is not among these: docs/performance.md has the command.
 LARGE = ("--model", "random:42m", "--requests", "3")
 CASES = (
     ("--batch", "1,8,32,auto"),
@@ -37,12 +37,6 @@ def bench(*arguments: str) -> dict[str, Any]:
 def figures_of(result: dict[str, Any]) -> dict[str, str]:
     """What the table of the project shows of one record."""
     model = result["model"]
-    if "mixed" in result:
-        return {
-            f"{row['requests']} requests of mixed length, {model}: continuous over fixed batches "
-            f"of {row['batch']}": f"{row['ratio']:.2f} times the tokens/s"
-            for row in result["mixed"]
-        }
     if "reuse" in result:
         return {
             f"reuse k = {row['reuse_k']}, {model}, batch {row['batch']}: over the same passes, all "

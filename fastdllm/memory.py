@@ -66,7 +66,7 @@ def choose_slots(
     if asked is not None and fitting < most:
         raise UserError(
             f"{asked} sequences at once need more than the {_gib(usable)} that {model.device} has "
-            f"to use; {fitting} fit, or leave the number out and memory decides"
+            f"to use; {fitting} fit: ask for fewer, or let memory decide (batch_size: auto)"
         )
     return fitting
 

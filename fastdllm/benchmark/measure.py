@@ -29,7 +29,7 @@ class Run:
     slots: most sequences in flight. answers: in the order of the requests. sequence_passes: passes
     of sequences by kind, reused ones included; passes: those of the engine, which run the rows of
     all sequences in flight at once. time_to_first_token_s, latency_s: per answer, from the moment
-    a slot was free for the request to its first committed token and to its end.
+    the request entered a slot to its first committed token and to its end.
     """
 
     elapsed_s: float

@@ -103,7 +103,8 @@ def profile_table(seconds: Mapping[str, float]) -> Table:
 def notes(runs: Sequence[Figures]) -> list[str]:
     """What the columns of the first two tables mean, and what they stand on."""
     lines = [
-        "first: median time to the first token; first, p50 and p95 count from a free slot.",
+        "first: median time to the first token; first, p50 and p95 count from the entry into a "
+        "slot.",
         "passes/s: of the engine, each with the rows of all sequences in flight; the kinds count "
         "sequences.",
     ]

@@ -73,7 +73,7 @@ class Session:
 class Answer:
     """The answer to one request; generation fills the first group, log-likelihood the second.
 
-    latency_s: from when a slot was free for the request until this answer was complete.
+    latency_s: from when the request entered a slot until this answer was complete.
     """
 
     id: str
@@ -89,7 +89,8 @@ class Answer:
 class Chunk:
     """The answers of one chunk and what it cost, without loading and warm-up.
 
-    recording_s: the part of `seconds` in which a GPU recorded shapes of passes, at first use.
+    recording_s: seconds, not among `seconds`, in which a GPU recorded shapes of passes at their
+    first use.
     batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
     smallest_batch_size: the same in the end; fewer where memory lacked. out_of_memory: how often.
     """

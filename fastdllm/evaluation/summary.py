@@ -55,8 +55,8 @@ class Throughput(StrictModel):
     tokens_per_s: float = Field(description="tokens_generated / total_time_s.")
     recording_s: float | None = Field(
         None,
-        description="The part of total_time_s in which a GPU recorded shapes of passes at their "
-        "first use, which the warm-up left over; absent when none.",
+        description="Seconds, not in total_time_s, in which a GPU recorded shapes of passes at "
+        "their first use, which the warm-up left over; absent when none.",
     )
 
 
@@ -73,7 +73,7 @@ class Passes(StrictModel):
 
 
 class Latency(StrictModel):
-    """Seconds from when a slot was free for a request until its answer was complete."""
+    """Seconds from when a request entered a slot until its answer was complete."""
 
     p50: float = Field(description="Median.")
     p95: float = Field(description="95th percentile.")

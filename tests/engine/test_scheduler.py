@@ -289,7 +289,7 @@ def test_more_slots_than_memory_are_refused_before_anything_is_decoded(golden_mo
     monkeypatch.setattr(memory, "free_bytes", lambda _: 40 * 2**20)
     model = golden_model("m28")
     many = [Request((1, 2, 3), max_new_tokens=2000)] * 50
-    with pytest.raises(UserError, match=r"50 sequences at once need more than .* fit, or leave"):
+    with pytest.raises(UserError, match=r"50 sequences at once need .* fit: ask for fewer"):
         run(model, many, slots=50)
     monkeypatch.setattr(memory, "free_bytes", lambda _: 1000)
     with pytest.raises(UserError, match=r"a sequence of 2016 positions needs .*; shorten"):

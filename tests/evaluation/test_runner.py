@@ -49,8 +49,8 @@ def plan_of(n: int) -> Plan:
 class Engine:
     """Takes `seconds` for a chunk and tells of each answer at once."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, recording_s: float = 0.0) -> None:
+        self.seconds, self.recording_s = seconds, recording_s
 
     def answer(self, requests: list[PlannedRequest], listener: Listener) -> Answered:
         answers = [
@@ -60,7 +60,7 @@ class Engine:
         for answer in answers:
             listener.answered(answer)
         time.sleep(self.seconds)
-        return Answered(tuple(answers), 0.0, 2, 2, 0)
+        return Answered(tuple(answers), self.recording_s, 2, 2, 0)
 
     def warm_up(self, requests: list[PlannedRequest]) -> None: ...
 
@@ -100,6 +100,14 @@ def test_writing_the_progress_is_not_in_a_chunks_seconds(
     decode_missing(plan_of(4), log, Engine(seconds=0.1), start_session=a_session, progress=progress)
     assert all(0.1 <= chunk.seconds < 0.2 for chunk in log.chunks.values())
     assert len(log.chunks) == 2 and written
+
+
+def test_recording_shapes_is_not_in_a_chunks_seconds(log: AnswerLog, tmp_path: Path) -> None:
+    progress = Progress(tmp_path / "progress.json", silent(), total=2)
+    engine = Engine(seconds=0.3, recording_s=0.25)
+    decode_missing(plan_of(2), log, engine, start_session=a_session, progress=progress)
+    assert log.chunks[0].recording_s == 0.25
+    assert 0.05 <= log.chunks[0].seconds < 0.25
 
 
 def test_long_chunk_is_not_silent(log: AnswerLog, tmp_path: Path) -> None:

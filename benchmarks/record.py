@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from fastdllm.benchmark.device import hardware
 from fastdllm.files import read_json, write_json_atomically, write_text_atomically
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 BEGIN, END = "<!-- figures: begin (python -m benchmarks.record) -->", "<!-- figures: end -->"
-
-
-def hardware() -> str:
-    """Processor, cores and memory of this machine, in words."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
-        model = found.group(1).strip() if found else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {cores} cores, {memory_gib:.0f} GiB"
 
 
 def record(name: str, *, command: str, figures: dict[str, Any]) -> None:
@@ -34,7 +23,7 @@ def record(name: str, *, command: str, figures: dict[str, Any]) -> None:
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
         "figures": figures,
-        "hardware": hardware(),
+        "hardware": hardware(torch.device("cpu")),
         "python": platform.python_version(),
     }
     write_json_atomically(FOLDER / "results" / f"{name}.json", entry)

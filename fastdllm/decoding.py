@@ -15,6 +15,7 @@ from functools import partial
 import torch
 
 from fastdllm.admission import start_sequences
+from fastdllm.batch import Segment
 from fastdllm.fused import FusedModel, fused
 from fastdllm.memory import choose_slots, is_out_of_memory
 from fastdllm.model import BlockDiffusionModel
@@ -159,17 +160,20 @@ def _tick(scheduler: Scheduler, policy: Policy, num_layers: int, tell: Observer)
     works.sort(key=lambda work: work.sequence.slot)
     engine = scheduler.runner.engine
     started, recorded = time.perf_counter(), engine.recording_s
-    proposals = _guarded(scheduler, works, partial(_run_pass, scheduler.runner, works), tell)
+    segments = [segment for work in works for segment in work.segments()]
+    run = partial(_run_pass, scheduler.runner, works, segments)
+    proposals = _guarded(scheduler, works, run, tell)
     if proposals is None:
         return
     scheduler.runner.finish(works)
     recording_s = engine.recording_s - recorded
-    tell(PassRecord.of(works, time.perf_counter() - started - recording_s, recording_s))
+    seconds = time.perf_counter() - started - recording_s
+    tell(PassRecord.of(works, segments, seconds, recording_s))
     yield from _results(policy, works, proposals, num_layers)
 
 
-def _run_pass(runner: PassRunner, works: list[Work]) -> list[Proposals]:
-    return propose(works, runner.run(works), works[0].sequence.mask_id)
+def _run_pass(runner: PassRunner, works: list[Work], segments: list[Segment]) -> list[Proposals]:
+    return propose(works, runner.run(works, segments), works[0].sequence.mask_id)
 
 
 def _propose_again(policy: Policy, works: list[Work]) -> list[Proposals]:

@@ -17,7 +17,7 @@ from fastdllm.attention import SegmentAttention
 from fastdllm.batch import FlatBatch, Segment
 from fastdllm.cache import KVCache
 from fastdllm.fused import FusedModel
-from fastdllm.static import CudaGraphs, StaticEngine
+from fastdllm.static import CudaGraphs, Record, StaticEngine
 from fastdllm.static_attention import FlashAttention, PaddedAttention
 
 # FlashAttention needs NVIDIA Ampere (compute capability 8.0) or newer, and heads of at most 256
@@ -110,10 +110,11 @@ def take_engine(model: FusedModel, capacity: int) -> Engine:
     Idle ones that are too small go, so that their memory is free for the new one.
     """
     fitting = [engine for engine in model.idle_engines if engine.cache.capacity >= capacity]
-    drop_idle(model)
     if not fitting:
+        drop_idle(model)
         return (model.make_engine or make_engine)(model, capacity)
     engine = min(fitting, key=lambda engine: engine.cache.capacity)
+    model.idle_engines.clear()
     # No more room than asked for: who is in flight must not depend on what was decoded before.
     engine.cache.clear(capacity)
     return engine
@@ -131,13 +132,18 @@ def give_back(model: FusedModel, engine: Engine) -> None:
     model.idle_engines.append(engine)
 
 
-def make_engine(model: FusedModel, capacity: int) -> Engine:
-    """The engine for the model's device."""
+def make_engine(model: FusedModel, capacity: int, record: Record | None = None) -> Engine:
+    """The engine for the model's device.
+
+    record: how a GPU keeps passes for replay; default: as CUDA graphs.
+    """
     cache = KVCache(model.config, capacity=capacity, device=model.device, dtype=model.dtype)
     if model.device.type != "cuda":
         return EagerEngine(model, cache)
     attention = FlashAttention if can_flash(model) else PaddedAttention
-    return StaticEngine(model, cache, attention=attention, record=CudaGraphs(model.device))
+    return StaticEngine(
+        model, cache, attention=attention, record=record or CudaGraphs(model.device)
+    )
 
 
 def can_flash(model: FusedModel) -> bool:

@@ -118,15 +118,17 @@ class PassRunner:
         # Where a span holds the last layer, its output is stored for all rows.
         self.only_read = all(stop < self.num_layers for _, stop in policy.layer_spans)
 
-    def run(self, works: Sequence[Work]) -> Tensor:
+    def run(self, works: Sequence[Work], segments: Sequence[Segment]) -> Tensor:
         """Run one pass and return the logits of the rows that are read, [M, V] float32.
+
+        segments: those of `works`, one work behind the other.
 
         Sets `layers_skipped` of each work. Writes nothing but the cache, and there only what a
         repetition would write again; so a pass that ran out of memory can be run again. `finish`
         is for when it did not.
         """
         self.spans.forget()
-        opened = self.engine.open([s for w in works for s in w.segments()])
+        opened = self.engine.open(segments)
         hidden = opened.embed()
         reached = 0
         skipped = [0] * len(works)

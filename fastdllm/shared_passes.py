@@ -9,23 +9,20 @@ and copied to those of the others where they part. Knows nothing of likelihoods.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fastdllm.batch import Segment
-from fastdllm.cache import KVCache, bytes_per_position
-from fastdllm.engine import EagerEngine, Engine, can_flash, drop_idle
+from fastdllm.cache import bytes_per_position
+from fastdllm.engine import Engine, drop_idle, make_engine
 from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.memory import USABLE, free_bytes, is_out_of_memory
 from fastdllm.prefix_tree import Branch, Tokens, grow, shared_blocks
-from fastdllm.static import StaticEngine, run_directly
-from fastdllm.static_attention import FlashAttention, PaddedAttention
-from fastdllm.trace import Observer, OutOfMemory, PassRecord, SegmentShape, SlotsChosen
+from fastdllm.static import run_directly
+from fastdllm.trace import Observer, OutOfMemory, PassRecord, SlotsChosen
 
 # More rows in a pass gain no more throughput, but their activations take memory.
 PASS_ROWS = 2048
@@ -159,13 +156,13 @@ class SharedPasses:
             layers = self.model.config.num_layers
             hidden = opened.layers(opened.embed(), 0, layers, only_read=True)
             self.take(read, self.model.logits(hidden))
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             self._halve(len(segments))
             return False
-        shapes = tuple(SegmentShape(s.width, s.visible, s.read[1] - s.read[0]) for s in segments)
-        self._tell(PassRecord(Counter(), shapes, time.perf_counter() - started))
+        seconds = time.perf_counter() - started
+        self._tell(PassRecord.of([], segments, seconds))
         return True
 
     def _halve(self, blocks: int) -> None:
@@ -200,7 +197,10 @@ def _engine_for(model: FusedModel, slots: int, length: int) -> tuple[Engine, int
     """An engine for `slots` inputs, or for as many as can be had, and how many that is."""
     while True:
         try:
-            return (model.make_engine or _make_engine)(model, slots * length), slots
+            if model.make_engine is not None:
+                return model.make_engine(model, slots * length), slots
+            # Passes are too large and too unlike to record them.
+            return make_engine(model, slots * length, run_directly), slots
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -209,12 +209,3 @@ def _engine_for(model: FusedModel, slots: int, length: int) -> tuple[Engine, int
                     f"an input of {length} tokens does not fit the memory; use a device with more"
                 ) from None
         slots //= 2
-
-
-def _make_engine(model: FusedModel, capacity: int) -> Engine:
-    """The engine for the model's device; passes are too large and too unlike to record them."""
-    cache = KVCache(model.config, capacity=capacity, device=model.device, dtype=model.dtype)
-    if model.device.type != "cuda":
-        return EagerEngine(model, cache)
-    attention = FlashAttention if can_flash(model) else PaddedAttention
-    return StaticEngine(model, cache, attention=attention, record=run_directly)

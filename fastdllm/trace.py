@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fastdllm.policy import PassKind
 
 if TYPE_CHECKING:
+    from fastdllm.batch import Segment
     from fastdllm.passes import Work
 
 
@@ -83,14 +84,18 @@ class PassRecord:
         return sum(segment.read for segment in self.segments)
 
     @classmethod
-    def of(cls, works: Sequence[Work], seconds: float, recording_s: float) -> PassRecord:
-        """Describe the pass that ran `works`."""
+    def of(
+        cls,
+        works: Sequence[Work],
+        segments: Sequence[Segment],
+        seconds: float,
+        recording_s: float = 0.0,
+    ) -> PassRecord:
+        """Describe the pass that ran the `segments` of `works`."""
         return cls(
             kinds=Counter(work.kind for work in works),
             segments=tuple(
-                SegmentShape(s.width, s.visible, s.read[1] - s.read[0])
-                for work in works
-                for s in work.segments()
+                SegmentShape(s.width, s.visible, s.read[1] - s.read[0]) for s in segments
             ),
             seconds=seconds,
             recording_s=recording_s,

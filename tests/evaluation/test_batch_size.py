@@ -46,9 +46,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     run = PassRunner.run
 
-    def counted(self: PassRunner, works: list[Work]) -> Any:
+    def counted(self: PassRunner, works: list[Work], *rest: Any) -> Any:
         sizes.append(len(works))
-        return run(self, works)
+        return run(self, works, *rest)
 
     monkeypatch.setattr(PassRunner, "run", counted)
     return sizes
@@ -59,10 +59,10 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass with more than two sequences lacks memory."""
     run = PassRunner.run
 
-    def scarce(self: PassRunner, works: list[Work]) -> Any:
+    def scarce(self: PassRunner, works: list[Work], *rest: Any) -> Any:
         if len(works) > 2:
             raise torch.OutOfMemoryError("out of memory (as told)")
-        return run(self, works)
+        return run(self, works, *rest)
 
     monkeypatch.setattr(PassRunner, "run", scarce)
 

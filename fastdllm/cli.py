@@ -22,8 +22,13 @@ COMMANDS = {
     "bench": "measure speed here, and how far it is from the least time needed",
     "status": "which runs are done, missing, stale, running or failed",
     "table": "print the tables of the published results",
+    "compare": "tell whether two runs differ",
+    "report": "write the HTML report, plots and tables",
+    "sensitivity": "measure which layers can be reused",
+    "new-experiment": "copy the template of an experiment",
     "plan": "write the requests of a task (what the workflow's plan rule runs)",
     "eval": "decode and score one run (what the workflow's eval rule runs)",
+    "same": "write the summary of a run that is the same computation as another",
     "aggregate": "publish finished summaries into artifacts/ and write the tables",
 }
 
@@ -77,7 +82,7 @@ def _run(arguments: list[str]) -> int:
         prog="fastdllm",
         description="Experiments on block-diffusion language models.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+        + "\n".join(f"  {name:<14} {text}" for name, text in COMMANDS.items())
         + "\n\nfastdllm COMMAND --help tells more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -94,7 +99,8 @@ def _run(arguments: list[str]) -> int:
         return 0
     if chosen.command not in COMMANDS:
         raise unknown_name("command", chosen.command, COMMANDS)
-    command = importlib.import_module(f"fastdllm.commands.{chosen.command}")
+    module = chosen.command.replace("-", "_")
+    command = importlib.import_module(f"fastdllm.commands.{module}")
     own = Parser(
         prog=f"fastdllm {chosen.command}",
         description=f"{COMMANDS[chosen.command].capitalize()}.",

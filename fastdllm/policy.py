@@ -89,6 +89,22 @@ class Predictions:
     offsets: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """What of a config touches its tokens, so that configs which are one computation run once.
+
+    is_plain: the policy decides exactly like `Policy`, so neither its code nor its parameters
+        count, nor do `reuse_k` and `layer_subset`.
+    ignored: names of settings and parameters without effect.
+    """
+
+    is_plain: bool = False
+    ignored: frozenset[str] = frozenset()
+
+
+PLAIN = Computation(is_plain=True)
+
+
 class Policy:
     """Plain Fast-dLLM v2; an experiment derives from this class in its own file.
 
@@ -109,6 +125,11 @@ class Policy:
         self.settings = settings
         self.parameters = parameters
         self.num_layers = num_layers
+
+    @classmethod
+    def computation(cls, settings: DecodingSettings, parameters: StrictModel) -> Computation:
+        """What touches the tokens; an experiment says so of its own policy, and tests check it."""
+        return PLAIN if cls is Policy else Computation()
 
     def next_pass(self, state: SequenceState) -> PassKind:
         """Choose full_block, sub_block or reused for a sequence whose block has masks left.
@@ -156,6 +177,11 @@ class OutputReuse(Policy):
     """
 
     keeps_logits = True
+
+    @classmethod
+    def computation(cls, settings: DecodingSettings, parameters: StrictModel) -> Computation:
+        """At reuse_k 1 nothing is reused; else the span does not matter."""
+        return PLAIN if settings.reuse_k == 1 else Computation(ignored=frozenset({"layer_subset"}))
 
     def next_pass(self, state: SequenceState) -> PassKind:
         """The plain next pass, or a reused one in place of a sub-block pass."""

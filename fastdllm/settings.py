@@ -6,14 +6,16 @@ node. The names are those of the published `--model_args`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fastdllm.validation import StrictModel
 
-LayerSubset = Literal["first", "middle", "last"]
-LAYER_SUBSETS: tuple[LayerSubset, ...] = ("first", "middle", "last")
+NamedSubset = Literal["first", "middle", "last"]
+LAYER_SUBSETS: tuple[NamedSubset, ...] = ("first", "middle", "last")
+# A name, or the half-open range of layers itself.
+LayerSubset = NamedSubset | tuple[int, int]
 
 # 12 of 28 layers: the span that the published layer-reuse code patches.
 PUBLISHED_SPAN, PUBLISHED_LAYERS = 12, 28
@@ -59,8 +61,39 @@ class DecodingSettings(StrictModel):
         1, ge=1, description="Compute only every k-th denoising step of a block; 1 reuses nothing."
     )
     layer_subset: LayerSubset | None = Field(
-        None, description="Which span of layers is reused: first, middle or last."
+        None,
+        description="Which span of layers is reused: first, middle or last, or a half-open range "
+        "of layers such as [3, 8] (3:8 on a command line).",
     )
+    lookahead_depth: int = Field(
+        0,
+        ge=0,
+        description="How many sub-blocks ahead confident tokens are committed once all before them "
+        "is known; 0 commits in the current sub-block only, as published.",
+    )
+    lookahead_threshold: float = Field(
+        0.95,
+        ge=0.0,
+        le=1.0,
+        description="Confidence that a token ahead must exceed; without effect at lookahead_depth "
+        "0.",
+    )
+
+    @field_validator("layer_subset", mode="before")
+    @classmethod
+    def _range_of_layers(cls, value: Any) -> Any:
+        """Read a range as text (3:8), and refuse what is neither a name nor a range."""
+        if value is None or (isinstance(value, str) and value in LAYER_SUBSETS):
+            return value
+        parts = value.split(":") if isinstance(value, str) else value
+        if isinstance(parts, list | tuple) and len(parts) == 2:
+            ends = [int(part) if str(part).strip().isdecimal() else -1 for part in parts]
+            if 0 <= ends[0] < ends[1]:
+                return tuple(ends)
+        raise ValueError(
+            f"{value!r} is not allowed; it should be {', '.join(LAYER_SUBSETS)}, or the first "
+            "layer and the one after the last, such as [3, 8] (3:8 on a command line)"
+        )
 
     @model_validator(mode="after")
     def _fields_agree(self) -> DecodingSettings:
@@ -75,7 +108,8 @@ class DecodingSettings(StrictModel):
             )
         if self.reuse_k > 1 and self.layer_subset is None:
             raise ValueError(
-                f"reuse_k {self.reuse_k} needs layer_subset as well: {', '.join(LAYER_SUBSETS)}"
+                f"reuse_k {self.reuse_k} needs layer_subset as well: {', '.join(LAYER_SUBSETS)}, "
+                "or a range such as [3, 8]"
             )
         if self.reuse_k > 1 and not self.use_block_cache:
             raise ValueError(
@@ -98,13 +132,20 @@ def check_block_size(settings: DecodingSettings, trained: int) -> None:
 
 
 def layer_span(layer_subset: LayerSubset, num_layers: int) -> tuple[int, int]:
-    """Return the half-open range of layers that `layer_subset` names in a model of `num_layers`.
+    """Return the half-open range of layers that `layer_subset` means in a model of `num_layers`.
 
-    The span has round(12 n / 28) layers, the published share; `first` leaves layer 0 out.
+    A named span has round(12 n / 28) layers, the published share; `first` leaves layer 0 out.
 
     Raises:
-        ValueError: the model is too shallow to hold such a span beside one other layer.
+        ValueError: the model is too shallow to hold such a span beside one other layer, or lacks a
+            layer of the range.
     """
+    if not isinstance(layer_subset, str):
+        if layer_subset[1] > num_layers:
+            raise ValueError(
+                f"layer_subset {list(layer_subset)} ends after the {num_layers} layers of the model"
+            )
+        return layer_subset
     span = round(PUBLISHED_SPAN * num_layers / PUBLISHED_LAYERS)
     if span < 1 or span >= num_layers:
         raise ValueError(

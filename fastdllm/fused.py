@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdllm.allocator import return_freed_memory
 from fastdllm.model import BlockDiffusionModel, Layer, ModelConfig, RMSNorm
 from fastdllm.products import GatedProduct, product
 
@@ -99,6 +100,8 @@ class FusedModel:
         self.rotations = self._rotations(config.max_positions)
         self.make_engine = make_engine
         self.idle_engines: list[Any] = []
+        if consume:
+            return_freed_memory()
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [R] to hidden states [R, H]."""

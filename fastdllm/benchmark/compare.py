@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from fastdllm.benchmark.batches import Batch, Bench
+from fastdllm.benchmark.floor import Floor, floor_of
 from fastdllm.benchmark.measure import Run, interleaved, measure
 from fastdllm.benchmark.replay import EveryPassRun
 from fastdllm.benchmark.workload import Prompts, requests_for
@@ -19,11 +20,14 @@ from fastdllm.validation import validated
 REUSE_KS = (2, 3)
 
 
-def compare_mixed(bench: Bench, requests: Sequence[Request], batch: int) -> dict[str, Any]:
+def compare_mixed(
+    bench: Bench, requests: Sequence[Request], batch: int, floor: Floor
+) -> dict[str, Any]:
     """Continuous batching over fixed batches, for requests of mixed length.
 
     Fixed batches start together and wait for their slowest answer; both run `batch` slots, and no
     rows of answers that are finished. So continuous batching makes fewer passes with more rows.
+    The ratio of their floors is what the hardware allows to gain.
     """
     fixed = [requests[start : start + batch] for start in range(0, len(requests), batch)]
 
@@ -40,6 +44,10 @@ def compare_mixed(bench: Bench, requests: Sequence[Request], batch: int) -> dict
         "tokens_per_s_continuous": _speed(continuous),
         "tokens_per_s_fixed": _speed(waiting),
         "ratio": _speed(continuous) / _speed(waiting),
+        "ratio_of_floors": (
+            floor_of(waiting[0].passes, floor).seconds
+            / floor_of(continuous[0].passes, floor).seconds
+        ),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -163,11 +162,6 @@ def interleaved(
 def median_run(runs: Sequence[Run]) -> Run:
     """The run of median speed; of two in the middle the slower one."""
     return sorted(runs, key=lambda run: run.tokens_per_s)[(len(runs) - 1) // 2]
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The smallest value that at least `percent` per cent do not exceed (nearest rank)."""
-    return sorted(values)[max(math.ceil(len(values) * percent / 100), 1) - 1]
 
 
 def share_differing(answers: Sequence[Generation], others: Sequence[Generation]) -> float:

@@ -69,12 +69,13 @@ def pass_table(runs: Sequence[Figures]) -> Table:
 
 def mixed_table(rows: Sequence[Figures]) -> Table:
     """Continuous batching over fixed batches."""
-    names = ["batch", "continuous", "fixed", "ratio", "passes", "fixed passes"]
+    names = ["batch", "continuous", "fixed", "ratio", "of floors", "passes", "fixed passes"]
     table = _table("Requests of mixed length, tokens/s", names)
     for row in rows:
         speeds = (row["tokens_per_s_continuous"], row["tokens_per_s_fixed"])
         passes = (f"{row['passes_continuous']:,}", f"{row['passes_fixed']:,}")
-        table.add_row(str(row["batch"]), *_compared(speeds, row["ratio"]), *passes)
+        allowed = f"{row['ratio_of_floors']:.2f}"
+        table.add_row(str(row["batch"]), *_compared(speeds, row["ratio"]), allowed, *passes)
     return table
 
 

@@ -113,7 +113,9 @@ def run_suite(
         "runs": [batch_figures(result, alone) for result in results],
     }
     if plan.mixed:
-        record["mixed"] = [compare_mixed(bench, mixed, batch) for batch in plan.mixed_batches]
+        record["mixed"] = [
+            compare_mixed(bench, mixed, batch, floor) for batch in plan.mixed_batches
+        ]
     if plan.reuse:
         record["reuse"] = [
             compare_reuse(bench, prompts, batch, k, least=plan.least)

@@ -59,6 +59,7 @@ def test_bench_ends_with_one_json_line_of_what_was_asked(capsys, tmp_path):
     wanted |= {"peak_memory_gib", "time_to_first_token_p50_s", "latency_p50_s", "latency_p95_s"}
     assert all(run[name] > 0 for run in record["runs"] for name in wanted)
     assert [(row["batch"], row["requests"]) for row in record["mixed"]] == [(2, 3)]
+    assert all(row["ratio_of_floors"] > 0 for row in record["mixed"])
     assert [(r["batch"], r["reuse_k"]) for r in record["reuse"]] == [(1, 2), (1, 3), (2, 2), (2, 3)]
     assert json.loads(trace.read_text())["traceEvents"]
 

@@ -14,7 +14,6 @@ from fastdllm.benchmark.measure import (
     interleaved,
     measure,
     median_run,
-    percentile,
     share_differing,
 )
 from fastdllm.benchmark.profile import ATTENTION, COPIES, ELEMENTWISE, PRODUCTS, group_of
@@ -125,11 +124,6 @@ def test_every_pass_run_commits_as_the_reusing_decoder_did(golden_model):
         made = {PassKind.REUSED: PassKind.SUB_BLOCK}
         wanted = [(made.get(kind, kind), where) for kind, where in passes(steps, request)]
         assert passes(again, request) == wanted
-
-
-def test_percentiles_are_of_nearest_rank():
-    values = [4.0, 1.0, 3.0, 2.0]
-    assert [percentile(values, p) for p in (1, 25, 50, 51, 95)] == [1.0, 1.0, 2.0, 3.0, 4.0]
 
 
 def test_variants_take_turns():

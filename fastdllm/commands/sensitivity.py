@@ -1,0 +1,232 @@
+"""`fastdllm sensitivity`: which layers can be reused in a pass, measured on calibration items.
+
+Prints heat maps and the span of least damage, and writes all of it as JSON. The items are never
+those of a test, so that a span chosen here can be judged there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from fastdllm.console import ProgressNumbers, open_display
+from fastdllm.errors import UserError
+from fastdllm.options import (
+    EMBEDDED_MODEL,
+    add_decoding_options,
+    add_model_options,
+    decoding_settings,
+)
+from fastdllm.settings import DecodingSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fastdllm.fused import FusedModel
+    from fastdllm.sensitivity.measure import Measured
+    from fastdllm.sensitivity.record import Sensitivity
+
+ITEMS = 200
+SAVING = 0.3
+RESULTS, PUBLISHED = Path("results/sensitivity"), Path("artifacts/sensitivity")
+# What a log has for a terminal's width; the heat maps of 12 steps need 67 columns.
+LOG_WIDTH = 100
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--items",
+        type=_count,
+        default=ITEMS,
+        metavar="N",
+        help=f"calibration items, the first N (default: {ITEMS}, or all that there are)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE.jsonl",
+        help='calibration items, one JSON object with a "question" a line (default: word problems '
+        "that no test or training has)",
+    )
+    parser.add_argument(
+        "--saving",
+        type=_share,
+        default=SAVING,
+        metavar="X",
+        help="choose the span of least damage that saves at least this share of a pass's layers "
+        f"(default: {SAVING})",
+    )
+    parser.add_argument(
+        "--stride",
+        type=_count,
+        metavar="N",
+        help="spans begin and end at every N-th layer (default: each of up to 14 layers, every "
+        "second of up to 28, and so on; single layers are always measured)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.json",
+        help=f"where the result goes (default: {RESULTS}/<model name>.json); one line per pass "
+        "goes to a .passes.jsonl beside it",
+    )
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help=f"also write it to {PUBLISHED}/, where the report finds it",
+    )
+    parser.add_argument(
+        "--threads", type=_count, metavar="N", help="CPU threads (default: what it may use)"
+    )
+    add_model_options(parser)
+    add_decoding_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, write, print."""
+    settings = decoding_settings(options)
+
+    from fastdllm.sensitivity.measure import check_measurable, measure
+    from fastdllm.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
+    from fastdllm.sensitivity.record import write_log, write_record
+    from fastdllm.sensitivity.spans import default_stride, spans_to_measure
+    from fastdllm.threads import use_allowed_threads
+    from fastdllm.weights import load_model
+
+    check_measurable(settings)
+    data = options.data or CALIBRATION
+    questions = read_questions(data, options.items)
+    refuse_test_items(questions, data)
+    use_allowed_threads(options.threads)
+    model = load_model(
+        options.model, device=options.device, dtype=options.dtype, revision=options.revision
+    )
+    layers = model.config.num_layers
+    spans = spans_to_measure(layers, options.stride or default_stride(layers))
+    with _progress() as show:
+        measured = measure(model, _prompts(options, questions), settings, spans, show)
+    _check_measured(measured)
+    name = _model_name(options.model)
+    output = options.output or RESULTS / f"{name}.json"
+    record = _record(options, measured, model, settings, questions, data)
+    write_log(measured, layers, output.with_suffix(".passes.jsonl"))
+    write_record(record, output)
+    written = [output]
+    if options.publish:
+        written.append(PUBLISHED / f"{name}.json")
+        write_record(record, written[-1])
+    _print(record, options.saving, written)
+    return 0
+
+
+def _record(
+    options: argparse.Namespace,
+    measured: Measured,
+    model: FusedModel,
+    settings: DecodingSettings,
+    questions: list[str],
+    data: Path,
+) -> Sensitivity:
+    from fastdllm.benchmark.device import hardware
+    from fastdllm.checkpoint import find_checkpoint
+    from fastdllm.evaluation.environment import git_state
+    from fastdllm.sensitivity.record import Sensitivity, damages, grids
+    from fastdllm.workflow.digests import FileDigests, digest_of, model_digest
+
+    folder = find_checkpoint(options.model, options.revision)
+    layers = model.config.num_layers
+    return Sensitivity(
+        model="models/tiny" if options.model == str(EMBEDDED_MODEL) else options.model,
+        model_digest=options.revision or model_digest(folder, FileDigests()),
+        n_items=len(measured.answers),
+        data=data.name,
+        data_digest=digest_of(questions),
+        **grids(measured.passes, layers),
+        spans=damages(measured, layers),
+        decoding=settings.model_dump(mode="json", exclude_defaults=True),
+        dtype=str(model.dtype).removeprefix("torch."),
+        hardware=hardware(model.device),
+        git=git_state(),
+    )
+
+
+def _prompts(options: argparse.Namespace, questions: list[str]) -> list[list[int]]:
+    from fastdllm.tokenizer import load_tokenizer, prompt_ids
+
+    tokenizer = load_tokenizer(options.model, options.revision)
+    templated = bool(tokenizer.chat_template)
+    return [prompt_ids(tokenizer, question, chat_template=templated) for question in questions]
+
+
+def _check_measured(measured: Measured) -> None:
+    """Refuse a run of which there is nothing to tell; tell of what was left out."""
+    refused = measured.refused
+    if refused and not measured.answers:
+        raise UserError(f"no item can be decoded: {refused[0]}")
+    if not measured.passes:
+        raise UserError(
+            "no sub-block pass in the whole run, so nothing could be reused; take more items, a "
+            "higher threshold, or a smaller small_block_size"
+        )
+    if refused:
+        sys.stderr.write(f"{len(refused)} items are left out; the first: {refused[0]}\n")
+
+
+def _print(record: Sensitivity, saving: float, written: list[Path]) -> None:
+    from fastdllm.sensitivity.show import report
+
+    is_terminal = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if is_terminal else LOG_WIDTH)
+    for part in report(record, saving):
+        console.print(part)
+    console.print(f"\nwritten: {', '.join(map(str, written))}", style="dim", markup=False)
+
+
+def _model_name(model: str) -> str:
+    """The last part of a folder or hub id."""
+    folder = Path(model)
+    return folder.resolve().name if folder.is_dir() else folder.name
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; it should be a whole number from 1"
+        )
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; it should be a share above 0, up to 1, such as {SAVING}"
+        )
+    return value
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr how many items are done."""
+    display, last = open_display("sensitivity"), None
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        last = ProgressNumbers(done, total)
+        display.show(last)
+
+    try:
+        yield show
+    except BaseException:
+        display.close(None)
+        raise
+    display.close(last)

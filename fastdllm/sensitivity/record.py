@@ -1,0 +1,148 @@
+"""The result of a measurement as a record: means by layer and step, damage by span."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fastdllm.errors import UserError
+from fastdllm.files import read_json, write_json_atomically, write_text_atomically
+from fastdllm.sensitivity.measure import Measured
+from fastdllm.sensitivity.probe import PassLog
+from fastdllm.sensitivity.spans import SpanDamage
+from fastdllm.validation import StrictModel, validated
+
+SCHEMA_VERSION = 1
+# Columns: a block of 32 has up to 32 passes, and the last column is for all the others.
+MOST_STEPS = 12
+DIGITS = 6
+
+Grid = list[list[float | None]]
+
+
+class MeasuredSpan(StrictModel):
+    """One span of layers."""
+
+    layers: tuple[int, int] = Field(description="Half-open range, as in layer_subset.")
+    saving: float = Field(description="Share of the layers of a pass that are not run.")
+    damage: float = Field(description="Share of sub-block passes whose committed tokens change.")
+
+
+class Sensitivity(StrictModel):
+    """What replacing layers does to single passes along the plain trajectory.
+
+    Grids are [layer][step], step being the denoising step in the block, the last one that or later;
+    null where no sub-block pass was measured.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str = Field(description="Folder as given, or hub id.")
+    model_digest: str = Field(description="Digest of the checkpoint, or its revision.")
+    n_items: int = Field(description="Calibration items decoded.")
+    data: str = Field(description="Name of the file of calibration items.")
+    data_digest: str = Field(description="Digest of the items used.")
+    layers: int = Field(description="Number of layers, L.")
+    steps: int = Field(description="Number of columns, S.")
+    passes: list[int] = Field(description="Sub-block passes measured per step, [S].")
+    input_change: Grid = Field(description="Mean relative change of the layer's input, [L x S].")
+    delta_change: Grid = Field(description="The same of its output minus input, [L x S].")
+    token_changed: Grid = Field(
+        description="Share of passes whose committed tokens change when the layer is replaced."
+    )
+    spans: list[MeasuredSpan] = Field(description="Spans of layers, single ones first.")
+    decoding: dict[str, Any] = Field(description="Decoding settings that differ from the default.")
+    dtype: str
+    hardware: str
+    git: dict[str, Any] | None = Field(None, description="Commit, and whether files differ.")
+
+    @property
+    def damages(self) -> list[SpanDamage]:
+        """The spans, for `least_damage`."""
+        return [SpanDamage(s.layers, s.saving, s.damage) for s in self.spans]
+
+
+def grids(passes: Sequence[PassLog], num_layers: int) -> dict[str, Any]:
+    """`steps`, `passes` and the three grids; the first `num_layers` spans are the single layers."""
+    steps = min(max(log.step for log in passes) + 1, MOST_STEPS)
+    bins = [[log for log in passes if min(log.step, steps - 1) == s] for s in range(steps)]
+    return {
+        "layers": num_layers,
+        "steps": steps,
+        "passes": [len(own) for own in bins],
+        **{
+            name: [
+                [_mean(getattr(log, key)[layer] for log in own) for own in bins]
+                for layer in range(num_layers)
+            ]
+            for name, key in (
+                ("input_change", "input_change"),
+                ("delta_change", "delta_change"),
+                ("token_changed", "changed"),
+            )
+        },
+    }
+
+
+def damages(measured: Measured, num_layers: int) -> list[MeasuredSpan]:
+    """Saving and damage of each measured span."""
+    found = []
+    for index, (start, stop) in enumerate(measured.spans):
+        damage = _mean(log.changed[index] for log in measured.passes)
+        assert damage is not None
+        saving = round((stop - start) / num_layers, DIGITS)
+        found.append(MeasuredSpan(layers=(start, stop), saving=saving, damage=damage))
+    return found
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = [float(value) for value in values if math.isfinite(value)]
+    return round(sum(known) / len(known), DIGITS) if known else None
+
+
+def write_record(record: Sensitivity, path: Path) -> None:
+    """Write the record as JSON."""
+    values = record.model_dump(mode="json")
+    if record.git is None:
+        del values["git"]
+    write_json_atomically(path, values)
+
+
+def read_record(path: Path) -> Sensitivity:
+    """Read what `write_record` wrote.
+
+    Raises:
+        UserError: the file is missing, broken, or of another version.
+    """
+    values = read_json(path)
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema_version {version!r} is not {SCHEMA_VERSION}; make the file anew: "
+            "fastdllm sensitivity"
+        )
+    return validated(Sensitivity, values, str(path))
+
+
+def write_log(measured: Measured, num_layers: int, path: Path) -> None:
+    """Write one JSON line per sub-block pass, with the figures of every single layer."""
+    lines = []
+    for log in measured.passes:
+        values = {
+            key: [_rounded(v) for v in value] if isinstance(value, tuple) else value
+            for key, value in asdict(log).items()
+        }
+        values["token_changed"] = values.pop("changed")[:num_layers]
+        lines.append(json.dumps(values, allow_nan=False))
+    write_text_atomically(path, "\n".join(lines) + "\n")
+
+
+def _rounded(value: float) -> float | bool | None:
+    if isinstance(value, bool):
+        return value
+    return round(value, DIGITS) if math.isfinite(value) else None

@@ -17,7 +17,8 @@ import torch
 
 from fastdllm.decoding import Step, decode
 from fastdllm.errors import UserError
-from fastdllm.evaluation.answers import Answer
+from fastdllm.evaluation.answer_records import Answer
+from fastdllm.evaluation.commits import Commits
 from fastdllm.evaluation.environment import process_peak_memory_gib
 from fastdllm.evaluation.requests import PlannedRequest
 from fastdllm.evaluation.runner import Answered, Listener
@@ -66,13 +67,16 @@ class _Watch:
         now = time.perf_counter()
         return now - self.entered.get(request, now)
 
-    def answered(self, answers: Sequence[Answer]) -> Answered:
+    def answered(
+        self, answers: Sequence[Answer], confidence_counts: tuple[int, ...] | None = None
+    ) -> Answered:
         return Answered(
             answers=tuple(answers),
             recording_s=self.recording_s,
             batch_size=self.batch_size,
             smallest_batch_size=self.smallest_batch_size,
             out_of_memory=self.out_of_memory,
+            confidence_counts=confidence_counts,
         )
 
 
@@ -124,8 +128,10 @@ class DecodingEngine:
 
     def _decode(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered:
         watch = _Watch(listener, "sequences")
+        commits = Commits()
         answers: dict[int, Answer] = {}
         for step in self._steps(requests, watch):
+            commits.add(step)
             if step.finished is None:
                 continue
             planned = requests[step.request]
@@ -134,13 +140,17 @@ class DecodingEngine:
             answer = Answer(
                 id=planned.id,
                 token_ids=tuple(step.finished.token_ids),
+                committed_at=commits.close(
+                    step.request, len(planned.prompt_ids), len(step.finished.token_ids)
+                ),
                 finish_reason=step.finished.finish_reason,
                 passes=step.finished.passes,
                 latency_s=round(watch.seconds_in_slot(step.request), 6),
             )
             answers[step.request] = answer
             listener.answered(answer)
-        return watch.answered([answers[index] for index in range(len(requests))])
+        in_order = [answers[index] for index in range(len(requests))]
+        return watch.answered(in_order, commits.confidence_counts)
 
     def _steps(
         self, requests: Sequence[PlannedRequest], observe: Observer | None

@@ -17,7 +17,8 @@ from typing import Any
 
 from fastdllm.console import Display
 from fastdllm.errors import UserError
-from fastdllm.evaluation.answers import AnswerLog, Header, open_answers
+from fastdllm.evaluation.answer_records import Header
+from fastdllm.evaluation.answers import AnswerLog, open_answers
 from fastdllm.evaluation.environment import git_state, package_versions
 from fastdllm.evaluation.loading import (
     check_plan,

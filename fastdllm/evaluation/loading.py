@@ -13,7 +13,7 @@ import torch
 
 from fastdllm.admission import usable_positions
 from fastdllm.errors import UserError
-from fastdllm.evaluation.answers import Session
+from fastdllm.evaluation.answer_records import Session
 from fastdllm.evaluation.environment import cpu_name, host_name, package_versions
 from fastdllm.evaluation.generate import DecodingEngine
 from fastdllm.evaluation.requests import Plan, plan_again

@@ -19,7 +19,7 @@ from threading import Event, Thread
 
 from fastdllm.console import Display, ProgressNumbers
 from fastdllm.errors import UserError
-from fastdllm.evaluation.answers import Answer, Chunk
+from fastdllm.evaluation.answer_records import Answer, Chunk
 from fastdllm.evaluation.environment import host_name
 from fastdllm.files import write_json_atomically
 

@@ -16,7 +16,7 @@ from fastdllm.errors import UserError
 from fastdllm.files import cannot, read_json
 
 # Version of the layout of summary.json; summary.py owns the layout itself.
-SUMMARY_SCHEMA_VERSION = 1
+SUMMARY_SCHEMA_VERSION = 2
 RESULT_FILES = ("summary.json", "results.json", "samples.jsonl")
 # What tells one result of a run from another, for the tables made of them.
 TABLE_KEYS = ("task", "config", "fingerprint", "timestamp")

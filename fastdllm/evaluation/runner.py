@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fastdllm.errors import UserError
-from fastdllm.evaluation.answers import Answer, AnswerLog, Chunk, Session
+from fastdllm.evaluation.answer_records import Answer, Chunk, Session
+from fastdllm.evaluation.answers import AnswerLog
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan, PlannedRequest
 
@@ -26,6 +27,7 @@ class Answered:
     batch_size: int
     smallest_batch_size: int
     out_of_memory: int
+    confidence_counts: tuple[int, ...] | None = None
 
 
 class Listener(Protocol):
@@ -108,4 +110,5 @@ def _timed_chunk(plan: Plan, index: int, engine: Engine, progress: Progress, ses
         out_of_memory=answered.out_of_memory,
         answers=answered.answers,
         session=session,
+        confidence_counts=answered.confidence_counts,
     )

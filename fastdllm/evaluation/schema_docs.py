@@ -74,6 +74,9 @@ def _type_text(annotation: object) -> str:
         return names[annotation]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+    if isinstance(annotation, type) and issubclass(annotation, tuple):
+        fields = typing.get_type_hints(annotation)
+        return f"[{', '.join(f'{name}: {_type_text(kind)}' for name, kind in fields.items())}]"
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return " or ".join(f"`{part}`" for part in parts)

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastdllm.errors import unknown_name
-from fastdllm.evaluation.answers import Answer
+from fastdllm.evaluation.answer_records import Answer
 from fastdllm.evaluation.lm import Replay
 from fastdllm.evaluation.requests import Plan, request_id
 from fastdllm.evaluation.stats import normal_interval, wilson_interval
-from fastdllm.evaluation.summary import Items, Metric, pack_bits
+from fastdllm.evaluation.summary import ItemGroup, Items, Metric, pack_bits
 from fastdllm.evaluation.tasks import LoadedTask, evaluate_task
 from fastdllm.evaluation.tokenization import AnswerText
 
@@ -78,7 +78,7 @@ def score_answers(
         ],
         metrics=metrics_of(result, samples, task),
         group_results=_group_results(result, task),
-        items=Items(n=len(right), correct_bits=pack_bits(right)) if right is not None else None,
+        items=_items(right, {name: len(chosen[name]) for name in task.leaves}),
         unused_answers=lm.unused,
     )
 
@@ -181,6 +181,14 @@ def _right_or_wrong(values: Iterable[Any]) -> list[bool] | None:
     return right
 
 
+def _items(right: list[bool] | None, sizes: Mapping[str, int]) -> Items | None:
+    """The items' bits with the sizes of the subtasks, where there are several."""
+    if right is None:
+        return None
+    groups = [ItemGroup(name, n) for name, n in sizes.items()] if len(sizes) > 1 else None
+    return Items(n=len(right), correct_bits=pack_bits(right), groups=groups)
+
+
 def _primary_samples(samples: list[dict[str, Any]], filter_name: str) -> list[dict[str, Any]]:
     """The samples of one filter (the first one where a subtask lacks it), in document order."""
     names = {sample["filter"] for sample in samples}
@@ -232,6 +240,8 @@ def _item_record(
             "answer": sample["resps"][0][0],
             "parsed": sample["filtered_resps"][0],
             "tokens": len(first.token_ids),
+            "token_ids": first.token_ids,
+            "committed_at": first.committed_at,
             "finish_reason": first.finish_reason,
             "passes": asdict(first.passes),
         }

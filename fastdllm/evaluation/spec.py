@@ -34,6 +34,7 @@ class RunPlaces(StrictModel):
     """Where and how wide a run is decoded: nothing that makes it another run.
 
     batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
+    computation: digest that runs share which are the same computation; the summary keeps it.
     """
 
     # The workflow may note more for people than an eval needs.
@@ -47,6 +48,7 @@ class RunPlaces(StrictModel):
     task_file: str
     bootstrap_iters: int = 1000
     batch_size: BatchSize = "auto"
+    computation: str | None = None
 
 
 class RunSpec(StrictModel):

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fastdllm.evaluation.answers import Answer, Chunk, Session
+from fastdllm.evaluation.answer_records import Answer, Chunk, Session
+from fastdllm.evaluation.confidences import EDGES
 from fastdllm.evaluation.requests import PlanHeader
 from fastdllm.evaluation.scoring import Scores
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.stats import percentile
 from fastdllm.evaluation.summary import (
+    Confidences,
     Git,
     Hardware,
     Latency,
@@ -22,6 +24,9 @@ from fastdllm.evaluation.summary import (
     Throughput,
 )
 from fastdllm.trace import PassCounts
+
+# Parts of a run whose speeds a summary tells apart.
+MOST_CHUNKS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,7 @@ def summarize(
         timestamp=datetime.now(UTC).isoformat(timespec="seconds"),
         fingerprint=spec.fingerprint,
         decides=spec.decides,
+        computation=spec.run.computation,
         accuracy=primary.value,
         metrics=scores.metrics,
         group_results=scores.group_results,
@@ -147,9 +153,12 @@ def _decoding_figures(decoded: Decoded, *, one_device: bool) -> dict[str, Any]:
     tokens = sum(len(answer.token_ids or ()) for answer in answers)
     latencies = [answer.latency_s for answer in answers if answer.latency_s is not None]
     cut = sum(answer.finish_reason == "length" for answer in answers)
+    chunks = [chunk for chunk in decoded.chunks if chunk.answers[0].token_ids is not None]
+    counts = zip(*(chunk.confidence_counts or () for chunk in chunks), strict=True)
     figures: dict[str, Any] = {
         "passes": Passes(**asdict(passes)),
         "truncation_rate": round(cut / len(answers), 6),
+        "confidences": Confidences(edges=list(EDGES), counts=[sum(bin_) for bin_ in counts]),
     }
     if passes.forwards:
         figures["tokens_per_forward"] = round(tokens / passes.forwards, 4)
@@ -157,15 +166,28 @@ def _decoding_figures(decoded: Decoded, *, one_device: bool) -> dict[str, Any]:
         figures["latency_s"] = Latency(
             p50=round(percentile(latencies, 50), 4), p95=round(percentile(latencies, 95), 4)
         )
-        chunks = [c for c in decoded.chunks if c.answers[0].token_ids is not None]
         seconds = sum(chunk.seconds for chunk in chunks)
         figures["throughput"] = Throughput(
             tokens_generated=tokens,
             total_time_s=round(seconds, 4),
             tokens_per_s=round(tokens / seconds, 2),
             recording_s=round(sum(chunk.recording_s for chunk in chunks), 4) or None,
+            chunks=_tokens_and_seconds(chunks),
         )
     return figures
+
+
+def _tokens_and_seconds(chunks: Sequence[Chunk]) -> list[tuple[int, float]]:
+    """Both of each chunk, or of runs of neighbours where there are many."""
+    width = -(-len(chunks) // MOST_CHUNKS)
+    parts = [chunks[start : start + width] for start in range(0, len(chunks), width)]
+    return [
+        (
+            sum(len(answer.token_ids or ()) for chunk in part for answer in chunk.answers),
+            round(sum(chunk.seconds for chunk in part), 4),
+        )
+        for part in parts
+    ]
 
 
 def _model_args(spec: RunSpec) -> dict[str, Any]:

@@ -7,21 +7,25 @@ generated from these descriptions. Imports no torch, so status and tables stay f
 
 from __future__ import annotations
 
-import base64
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, JsonValue
 
 from fastdllm.errors import UserError
+from fastdllm.evaluation import bits
 from fastdllm.evaluation.results import SUMMARY_SCHEMA_VERSION
 from fastdllm.files import read_json, to_json, write_text_atomically
 from fastdllm.validation import StrictModel, validated
 
 MAX_BYTES = 8_000
 # Left out in this order where a summary would be larger: what grows with the task.
-LARGE_PARTS = ("group_results", "items")
+LARGE_PARTS = ("group_results", "throughput.chunks", "items.groups", "items")
+# A list of numbers and texts that takes a line each; no text in JSON holds a line break.
+_SPREAD_OUT = re.compile(r"\[((?:\n +[^\[\]{}\n ][^\[\]{}\n]*)+)\n *\]")
+_LINE_BREAK = re.compile(r"\n +")
 
 
 class Metric(StrictModel):
@@ -58,6 +62,12 @@ class Throughput(StrictModel):
         description="Seconds, not in total_time_s, in which a GPU recorded shapes of passes at "
         "their first use, which the warm-up left over; absent when none.",
     )
+    chunks: list[tuple[int, float]] | None = Field(
+        None,
+        description="Tokens generated and seconds of each generation chunk, in the order of the "
+        "plan; neighbours are added up where there are more than 100. How much they vary gives the "
+        "interval of tokens_per_s. Left out where it does not fit.",
+    )
 
 
 class Passes(StrictModel):
@@ -91,6 +101,13 @@ class PeakMemory(StrictModel):
     )
 
 
+class ItemGroup(NamedTuple):
+    """Items of one subtask; in JSON a list of both."""
+
+    name: str
+    n: int
+
+
 class Items(StrictModel):
     """Which items were right, so that two runs can be compared item by item."""
 
@@ -99,6 +116,32 @@ class Items(StrictModel):
         description="One bit per item, 1 = right, most significant bit first, filled with 0 to "
         "whole bytes, in base64."
     )
+    groups: list[ItemGroup] | None = Field(
+        None,
+        description="Name and number of items of each subtask, in the order of the bits; only for "
+        "groups of tasks. Left out where it does not fit.",
+    )
+
+
+class Confidences(StrictModel):
+    """How sure the model was of the tokens of its answers when they were committed."""
+
+    edges: list[float] = Field(
+        description="Edges of the bins; a confidence belongs to the last lower edge it reaches."
+    )
+    counts: list[int] = Field(
+        description="Tokens in each bin; one fewer than edges. Tokens that no threshold judged "
+        "(the first one behind a prefill or a commit) are in none."
+    )
+
+
+class SameAs(StrictModel):
+    """The run whose summary this one was made from: the same computation, decoded once."""
+
+    experiment: str = Field(description="Its experiment.")
+    task: str = Field(description="Its task.")
+    config: str = Field(description="Its configuration.")
+    fingerprint: str = Field(description="Its fingerprint.")
 
 
 class Hardware(StrictModel):
@@ -122,7 +165,7 @@ class Git(StrictModel):
 class Summary(StrictModel):
     """summary.json of one run."""
 
-    schema_version: Literal[1] = Field(1, description="Version of this layout.")
+    schema_version: Literal[2] = Field(2, description="Version of this layout.")
     experiment: str = Field(description="Experiment folder name.")
     task: str = Field(description="Task, as in tasks/<task>.yaml.")
     config: str = Field(description="Configuration, one point of the experiment's grid.")
@@ -130,6 +173,16 @@ class Summary(StrictModel):
     fingerprint: str = Field(description="Digest of `decides`; tells done from stale.")
     decides: dict[str, JsonValue] = Field(
         description="Everything that decides the answers, key by key, as in spec.json."
+    )
+    computation: str | None = Field(
+        None,
+        description="Digest of what is computed, once settings that cannot matter are left out: "
+        "runs that share it must give the same answers.",
+    )
+    same_as: SameAs | None = Field(
+        None,
+        description="Only where nothing was decoded for this run, as another one is the same "
+        "computation; every measured value is that run's.",
     )
     accuracy: float = Field(description="Value of the primary metric.")
     metrics: list[Metric] = Field(description="Every score of the task.")
@@ -150,6 +203,7 @@ class Summary(StrictModel):
         "passes); only for generation.",
     )
     passes: Passes | None = Field(None, description="Passes; only for generation.")
+    confidences: Confidences | None = Field(None, description="Only for generation.")
     latency_s: Latency | None = Field(
         None, description="Only for generation; absent for mixed hardware."
     )
@@ -209,7 +263,7 @@ def write_summary(path: Path | str, summary: Summary) -> None:
     text = _text(summary)
     for part in LARGE_PARTS:
         if len(text.encode()) > MAX_BYTES:
-            summary = summary.model_copy(update={part: None})
+            summary = _without(summary, part)
             text = _text(summary)
     if len(text.encode()) > MAX_BYTES:
         raise ValueError(f"{path}: a summary of more than {MAX_BYTES} bytes:\n{text}")
@@ -217,7 +271,17 @@ def write_summary(path: Path | str, summary: Summary) -> None:
 
 
 def _text(summary: Summary) -> str:
-    return to_json(summary.model_dump(mode="json", exclude_none=True))
+    """Sorted keys, a line each; a list of plain values takes one line."""
+    text = to_json(summary.model_dump(mode="json", exclude_none=True))
+    return _SPREAD_OUT.sub(lambda found: f"[{_LINE_BREAK.sub(' ', found[1])[1:]}]", text)
+
+
+def _without(summary: Summary, part: str) -> Summary:
+    outer, _, inner = part.partition(".")
+    record = getattr(summary, outer)
+    if inner and record is not None:
+        return summary.model_copy(update={outer: record.model_copy(update={inner: None})})
+    return summary.model_copy(update={outer: None})
 
 
 def read_summary(path: Path | str) -> Summary:
@@ -237,17 +301,13 @@ def read_summary(path: Path | str) -> Summary:
 
 
 def pack_bits(correct: Sequence[bool]) -> str:
-    """Base64 of one bit per item, most significant bit first, filled with 0 to whole bytes."""
-    packed = bytearray((len(correct) + 7) // 8)
-    for index, is_correct in enumerate(correct):
-        packed[index // 8] |= is_correct << (7 - index % 8)
-    return base64.b64encode(bytes(packed)).decode("ascii")
+    """Base64 of one bit per item, as in `Items`."""
+    return bits.packed(correct)
 
 
 def unpack_bits(items: Items) -> list[bool]:
     """The items' bits, in the order of the task's documents."""
-    packed = base64.b64decode(items.correct_bits)
-    return [bool(packed[index // 8] >> (7 - index % 8) & 1) for index in range(items.n)]
+    return bits.unpacked(items.n, items.correct_bits)
 
 
 def json_schema() -> dict[str, Any]:

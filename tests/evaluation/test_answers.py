@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from fastdllm.errors import UserError
-from fastdllm.evaluation.answers import Answer, AnswerLog, Chunk, Header, Session, open_answers
+from fastdllm.evaluation.answer_records import (
+    SCHEMA_VERSION,
+    Answer,
+    Chunk,
+    Header,
+    Session,
+)
+from fastdllm.evaluation.answers import AnswerLog, open_answers
 from fastdllm.trace import PassCounts
 
 HEADER = Header(fingerprint="a" * 64, plan_digest="p", dtype="float32", decides={"seed": 0})
@@ -30,6 +37,7 @@ def chunk(index: int) -> Chunk:
     answer = Answer(
         id=f"r{index}",
         token_ids=(1, 2),
+        committed_at=(0, 1),
         finish_reason="stop",
         passes=PassCounts(full_block=1, layer_forwards_computed=6),
         latency_s=0.5,
@@ -44,6 +52,7 @@ def chunk(index: int) -> Chunk:
         smallest_batch_size=2,
         out_of_memory=1,
         answers=(answer,),
+        confidence_counts=(1, 0, 1),
     )
 
 
@@ -162,7 +171,7 @@ def test_no_room_to_keep_a_damaged_file_leaves_it_as_it_is(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("fastdllm.evaluation.answers.shutil.copyfileobj", full)
+    monkeypatch.setattr("fastdllm.evaluation.answer_files.shutil.copyfileobj", full)
     with pytest.raises(UserError, match="No space left on device"):
         open_answers(path, HEADER)
     assert path.read_bytes() == damaged
@@ -201,6 +210,18 @@ def test_chunk_before_any_session_names_its_line(tmp_path: Path) -> None:
     path.write_bytes(lines[0] + lines[2])
     with pytest.raises(UserError, match="line 2: a chunk stands before any session"):
         open_answers(path, HEADER)
+
+
+def test_answers_of_an_older_layout_are_kept_aside_and_not_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    header, *rest = finish(path).splitlines(keepends=True)
+    older = json.dumps(json.loads(header) | {"schema_version": SCHEMA_VERSION - 1}).encode()
+    path.write_bytes(b"".join([older, b"\n", *rest]))
+    log = reopened(path)
+    assert log.chunks == {} and log.set_aside is not None
+    assert log.set_aside.name.startswith("answers.aaaaaaaa.")
+    path.unlink()
+    assert reopened(path).taken_up is None
 
 
 def test_finished_run_is_reused_and_stays_finished_once(tmp_path: Path) -> None:

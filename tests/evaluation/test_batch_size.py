@@ -14,7 +14,7 @@ import torch
 
 from fastdllm.errors import UserError
 from fastdllm.evaluation import generate
-from fastdllm.evaluation.answers import Answer, Chunk
+from fastdllm.evaluation.answer_records import Answer, Chunk
 from fastdllm.evaluation.generate import DecodingEngine
 from fastdllm.evaluation.loading import load_engine, load_plan_tokenizer
 from fastdllm.evaluation.spec import read_spec

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.console import LogLines, ProgressNumbers, TerminalBar, duration, shortened
-from fastdllm.evaluation.answers import Answer
+from fastdllm.evaluation.answer_records import Answer
 from fastdllm.evaluation.progress import Progress
 from fastdllm.trace import PassCounts
 from tests.evaluation.conftest import silent

@@ -56,6 +56,11 @@ def test_run_leaves_consistent_files(make_spec, make_plan_on_disk) -> None:
     assert summary.accuracy == pytest.approx(sum(s["correct"] for s in samples) / 10)
     assert summary.passes.full_block == sum(s["passes"]["full_block"] for s in samples)
     assert summary.throughput.tokens_generated == sum(sample["tokens"] for sample in samples)
+    chunks = summary.throughput.chunks
+    assert len(chunks) == 4, "10 items in chunks of 3"
+    assert sum(tokens for tokens, _ in chunks) == summary.throughput.tokens_generated
+    assert sum(s for _, s in chunks) == pytest.approx(summary.throughput.total_time_s, abs=1e-3)
+    assert summary.items.groups is None
     assert summary.throughput.recording_s is None, "a CPU records nothing"
     left = {path.name for path in spec.parent.iterdir()}
     expected = {"answers", "samples"}
@@ -67,11 +72,37 @@ def test_run_leaves_consistent_files(make_spec, make_plan_on_disk) -> None:
     }
 
 
+def test_samples_tell_when_each_token_was_committed(make_spec, make_plan_on_disk) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    summary = finish(spec).summary
+    samples = [json.loads(line) for line in (spec.parent / "samples.jsonl").open()]
+    for sample in samples:
+        passes, committed_at = sample["passes"], sample["committed_at"]
+        assert len(committed_at) == len(sample["token_ids"]) == sample["tokens"]
+        last = passes["full_block"] + passes["sub_block"] + passes["commit"] + passes["reused"]
+        assert min(committed_at) >= 0 and max(committed_at) == last
+    counts = summary.confidences.counts
+    assert len(counts) == len(summary.confidences.edges) - 1
+    # Of each block of 32, at most its first token comes from a pass that no threshold judges.
+    tokens = summary.throughput.tokens_generated
+    most = sum(1 + sample["tokens"] // 32 + 1 for sample in samples)
+    assert tokens - most <= sum(counts) <= tokens
+
+
 def test_likelihood_run_reports_no_speed(make_spec, make_plan_on_disk) -> None:
     make_plan_on_disk("choices")
     summary = finish(make_spec("choices")).summary
-    for name in ("throughput", "passes", "tokens_per_forward", "truncation_rate", "latency_s"):
+    for name in (
+        "throughput",
+        "passes",
+        "tokens_per_forward",
+        "truncation_rate",
+        "latency_s",
+        "confidences",
+    ):
         assert getattr(summary, name) is None
+    assert summary.confidences is None
     assert summary.peak_memory.kind == "process_resident"
 
 

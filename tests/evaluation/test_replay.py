@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastdllm.errors import UserError
-from fastdllm.evaluation.answers import Answer
+from fastdllm.evaluation.answer_records import Answer
 from fastdllm.evaluation.lm import PromptLM
 from fastdllm.evaluation.scoring import plain, score_answers
 from fastdllm.evaluation.tasks import evaluate_task, load_task

@@ -14,7 +14,8 @@ import pytest
 from fastdllm.console import LogLines
 from fastdllm.errors import UserError
 from fastdllm.evaluation import progress as progress_module
-from fastdllm.evaluation.answers import Answer, AnswerLog, Chunk, Header, Session, open_answers
+from fastdllm.evaluation.answer_records import Answer, Chunk, Header, Session
+from fastdllm.evaluation.answers import AnswerLog, open_answers
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan, PlanHeader, PlannedRequest, fixed_chunks
 from fastdllm.evaluation.runner import Answered, Listener, decode_missing, missing_chunks

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastdllm.errors import UserError
+from fastdllm.evaluation import bits
 from fastdllm.evaluation.schema_docs import markdown
 from fastdllm.evaluation.summary import (
     MAX_BYTES,
+    ItemGroup,
     Items,
     Summary,
     json_schema,
@@ -22,6 +27,7 @@ from fastdllm.evaluation.summary import (
 )
 from fastdllm.files import to_json
 from tests.evaluation.conftest import REPOSITORY
+from tests.evaluation.test_tables import likelihood_run
 
 REGENERATE = "run: python -m fastdllm.evaluation.schema_docs"
 PUBLISHED = sorted((REPOSITORY / "artifacts").glob("*/*/*/summary.json"))
@@ -43,10 +49,15 @@ def test_every_published_summary_fits_the_schema() -> None:
         assert path.stat().st_size <= MAX_BYTES, path
 
 
-@pytest.mark.parametrize("n", [0, 1, 8, 13])
-def test_item_bits_are_read_back(n: int) -> None:
-    right = [index % 3 == 0 for index in range(n)]
-    assert unpack_bits(Items(n=n, correct_bits=pack_bits(right))) == right
+@given(right=st.lists(st.booleans(), max_size=50))
+def test_item_bits_are_read_back(right: list[bool]) -> None:
+    n, packed = len(right), pack_bits(right)
+    assert unpack_bits(Items(n=n, correct_bits=packed)) == right
+    assert bits.ones(n, bits.as_number(n, packed)) == [i for i in range(n) if right[i]]
+
+
+def test_item_bits_have_the_order_that_the_docs_name() -> None:
+    assert base64.b64decode(pack_bits([True, False, True] + [False] * 6)) == bytes([0b10100000, 0])
 
 
 def test_what_was_not_measured_is_absent(a_summary: Summary, tmp_path: Path) -> None:
@@ -61,11 +72,45 @@ def test_what_was_not_measured_is_absent(a_summary: Summary, tmp_path: Path) -> 
 
 
 def test_a_summary_of_the_size_of_mmlu_is_whole(a_summary: Summary, tmp_path: Path) -> None:
-    bits = Items(n=14042, correct_bits=pack_bits([True, False] * 7021))
-    groups = {f"mmlu_high_school_subject_{i:02}": 0.512345 for i in range(57)}
-    large = a_summary.model_copy(update={"items": bits, "group_results": groups})
+    names = [f"mmlu_high_school_subject_{i:02}" for i in range(57)]
+    right = [True, False] * (57 * 123)
+    items = Items(
+        n=len(right),
+        correct_bits=pack_bits(right),
+        groups=[ItemGroup(name, 246) for name in names],
+    )
+    accuracies = dict.fromkeys(names, 0.512345)
+    large = likelihood_run(a_summary).model_copy(
+        update={"items": items, "group_results": accuracies, "environment": {"python": "x" * 900}}
+    )
+    write_summary(tmp_path / "summary.json", large)
+    # What is left out follows from the bits and the groups.
+    assert read_summary(tmp_path / "summary.json") == large.model_copy(
+        update={"group_results": None}
+    )
+
+
+def test_a_summary_of_many_chunks_and_items_is_whole(a_summary: Summary, tmp_path: Path) -> None:
+    groups = [ItemGroup(f"minerva_math_subject_{i}", 1000) for i in range(7)]
+    right = [True] * 7000
+    large = a_summary.model_copy(
+        update={
+            "items": Items(n=7000, correct_bits=pack_bits(right), groups=groups),
+            "throughput": a_summary.throughput.model_copy(
+                update={"chunks": [(12345, 123.4567)] * 100}
+            ),
+        }
+    )
     write_summary(tmp_path / "summary.json", large)
     assert read_summary(tmp_path / "summary.json") == large
+
+
+def test_lists_take_one_line_and_texts_are_kept(a_summary: Summary, tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    odd = {"layer_subset": [3, 8], "names": ["a  b", "c [1,\n 2]", "d"], "none": []}
+    write_summary(path, a_summary.model_copy(update={"model_args": odd}))
+    assert '"layer_subset": [3, 8],' in path.read_text()
+    assert read_summary(path).model_args == odd
 
 
 def test_what_does_not_fit_is_left_out_and_the_result_is_kept(
@@ -84,5 +129,5 @@ def test_what_does_not_fit_is_left_out_and_the_result_is_kept(
 
 def test_summary_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"schema_version": 99}')
-    with pytest.raises(UserError, match="schema_version 99 is not 1"):
+    with pytest.raises(UserError, match="schema_version 99 is not 2"):
         read_summary(tmp_path / "summary.json")

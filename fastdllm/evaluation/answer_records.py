@@ -1,0 +1,103 @@
+"""The records of answers.jsonl: what they hold; see answers.py for the file itself.
+
+Knows no model, no task and no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ConfigDict
+
+from fastdllm.trace import PassCounts
+
+SCHEMA_VERSION = 3
+# A misspelt key would otherwise be an answer without that value.
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What all answers of a file share; another value of any key means another file."""
+
+    fingerprint: str
+    plan_digest: str
+    dtype: str
+    decides: Mapping[str, Any]
+
+    def agrees_with(self, record: Mapping[str, Any]) -> bool:
+        keys = ("fingerprint", "plan_digest", "dtype")
+        return record.get("schema_version") == SCHEMA_VERSION and all(
+            record.get(key) == getattr(self, key) for key in keys
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One process that worked on the run: where, with what, and what it cost before decoding."""
+
+    __pydantic_config__ = STRICT
+
+    device: str
+    device_name: str
+    threads: int | None
+    host: str
+    pid: int
+    started: str
+    load_s: float
+    warm_up_s: float
+    versions: Mapping[str, str]
+    dtype_reason: str | None = None
+
+    @property
+    def hardware(self) -> tuple[str, int | None]:
+        """What a throughput is comparable within."""
+        return self.device_name, self.threads
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one request; generation fills the first group, log-likelihood the second.
+
+    committed_at: of each token the number of the pass that committed it, counted from 1 behind the
+    prefill; 0: the prefill itself.
+    latency_s: from when the request entered a slot until this answer was complete.
+    """
+
+    id: str
+    token_ids: tuple[int, ...] | None = None
+    committed_at: tuple[int, ...] | None = None
+    finish_reason: str | None = None
+    passes: PassCounts | None = None
+    latency_s: float | None = None
+    logprob: float | None = None
+    is_greedy: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The answers of one chunk and what it cost, without loading and warm-up.
+
+    recording_s: seconds, not among `seconds`, in which a GPU recorded shapes of passes at their
+    first use.
+    batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
+    smallest_batch_size: the same in the end; fewer where memory lacked. out_of_memory: how often.
+    confidence_counts: how many tokens of the answers had which confidence (see confidences.py);
+    None for log-likelihoods.
+    """
+
+    __pydantic_config__ = STRICT
+
+    index: int
+    seconds: float
+    recording_s: float
+    prompt_tokens: int
+    peak_memory_gib: float
+    batch_size: int
+    smallest_batch_size: int
+    out_of_memory: int
+    answers: tuple[Answer, ...]
+    session: int = 0
+    confidence_counts: tuple[int, ...] | None = None

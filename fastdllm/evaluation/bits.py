@@ -1,0 +1,34 @@
+"""Which items were right, as one bit each: packed for files, compared as whole numbers.
+
+The first item is the most significant bit of the first byte; the last byte is filled with 0.
+Imports nothing heavy, so that status can use it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+
+def packed(correct: Sequence[bool]) -> str:
+    """Base64 of one bit per item."""
+    n_bytes = (len(correct) + 7) // 8
+    number = int("".join("1" if right else "0" for right in correct) or "0", 2)
+    number <<= 8 * n_bytes - len(correct)
+    return base64.b64encode(number.to_bytes(n_bytes, "big")).decode("ascii")
+
+
+def as_number(n: int, text: str) -> int:
+    """The bits of `n` items as one number whose lowest bit is the last item."""
+    content = base64.b64decode(text)
+    return int.from_bytes(content, "big") >> (8 * len(content) - n)
+
+
+def unpacked(n: int, text: str) -> list[bool]:
+    """The bits of `n` items, in their order."""
+    return [digit == "1" for digit in f"{as_number(n, text):0{n}b}"] if n else []
+
+
+def ones(n: int, number: int) -> list[int]:
+    """Places of the items whose bit is 1, counted from 0."""
+    return [place for place, digit in enumerate(f"{number:0{n}b}") if digit == "1"] if n else []

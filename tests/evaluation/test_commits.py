@@ -1,0 +1,41 @@
+"""When tokens were committed, and how sure the model was: from steps that are made up."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastdllm.decoding import Step
+from fastdllm.evaluation.commits import Commits
+from fastdllm.evaluation.confidences import BINS, EDGES, bin_of
+from fastdllm.policy import PassKind
+
+
+def test_passes_are_numbered_behind_the_prefill_for_each_request() -> None:
+    commits = Commits()
+    for step in (
+        Step(0, PassKind.PREFILL, positions=(4,), tokens=(9,)),
+        Step(1, PassKind.FULL_BLOCK, positions=(2,), tokens=(7,), confidences=(0.95,)),
+        Step(0, PassKind.FULL_BLOCK, positions=(6, 9), tokens=(8, 5), confidences=(0.5, 0.42)),
+        Step(0, PassKind.REUSED, positions=(5,), tokens=(8,), confidences=(1.0,)),
+        Step(0, PassKind.COMMIT, positions=(7,), tokens=(3,)),
+    ):
+        commits.add(step)
+    assert commits.close(0, prompt_length=4, n_tokens=4) == (0, 2, 1, 3)
+    counts = dict(enumerate(commits.confidence_counts))
+    # 0.42 stands behind the answer's end, and nothing judged the tokens of prefill and commit.
+    assert {bin_: n for bin_, n in counts.items() if n} == {bin_of(0.5): 1, BINS - 1: 1}
+    assert commits.close(1, prompt_length=2, n_tokens=1) == (1,)
+    assert sum(commits.confidence_counts) == 3
+
+
+def test_request_without_a_pass_has_no_tokens() -> None:
+    commits = Commits()
+    commits.add(Step(3, None))
+    assert commits.close(3, prompt_length=5, n_tokens=0) == ()
+
+
+@pytest.mark.parametrize("bin_", range(BINS))
+def test_a_bin_begins_at_its_lower_edge(bin_: int) -> None:
+    assert bin_of(EDGES[bin_]) == bin_
+    assert bin_of((EDGES[bin_] + EDGES[bin_ + 1]) / 2) == bin_
+    assert bin_of(1.0) == bin_of(1.0000001) == BINS - 1

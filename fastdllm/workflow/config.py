@@ -55,7 +55,8 @@ PolicyFile = Annotated[
 ]
 Name = Annotated[str, AfterValidator(check_name)]
 TaskName = Annotated[str, AfterValidator(check_task_name)]
-GridValue = bool | int | float | str | None
+PlainValue = bool | int | float | str | None
+GridValue = PlainValue | list[PlainValue]
 
 
 class DecodingOverrides(DecodingSettings):
@@ -149,6 +150,25 @@ class WorkflowConfig(StrictModel):
         return self.tasks[task] or TaskOptions()
 
 
+class Grid(StrictModel):
+    """One grid of an experiment, and how its configs are named."""
+
+    grid: dict[str, list[GridValue]] = Field(
+        default_factory=dict,
+        description="Key -> values; every combination is one config. A key is a decoding setting "
+        "or a field of the policy's Parameters.",
+    )
+    config_name: str = Field(
+        min_length=1,
+        description="Name of each config; {key} stands for the value of a grid key, [3, 8] for "
+        "3-8.",
+    )
+    decoding: DecodingOverrides = Field(
+        default=DecodingOverrides(),
+        description="Decoding settings of the configs of this grid only.",
+    )
+
+
 class ExperimentConfig(StrictModel):
     """experiments/<name>/experiment.yaml: the grid that is executed."""
 
@@ -162,21 +182,50 @@ class ExperimentConfig(StrictModel):
         default=DecodingOverrides(),
         description="Decoding settings of every config of this experiment.",
     )
-    grid: dict[str, list[GridValue]] = Field(
-        default_factory=dict,
+    grid: dict[str, list[GridValue]] | None = Field(
+        None,
         description="Key -> values; every combination is one config. A key is a decoding setting "
         "or a field of the policy's Parameters.",
     )
-    config_name: str = Field(
+    config_name: str | None = Field(
+        None,
         min_length=1,
-        description="Name of each config; {key} stands for the value of a grid key.",
+        description="Name of each config of `grid`; {key} stands for the value of a grid key, "
+        "[3, 8] for 3-8.",
+    )
+    grids: list[Grid] | None = Field(
+        None,
+        min_length=1,
+        description="Several grids, in place of `grid` and `config_name`; each names its own "
+        "configs.",
     )
     baseline: str | None = Field(
         None, description="Name of the config that the others are compared with."
     )
+    replicate: bool = Field(
+        False,
+        description="Decode every run, even where another is the same computation, so that both "
+        "can be held against each other.",
+    )
     tasks: list[Name] | None = Field(
         None, min_length=1, description="Enabled tasks to run; null: all of them."
     )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.grids is None and self.config_name is None:
+            raise ValueError("config_name is required (with grid), or grids, a list of such pairs")
+        if self.grids is not None and (self.grid is not None or self.config_name is not None):
+            raise ValueError(
+                "grids stands in place of grid and config_name; move these two into the list"
+            )
+        return self
+
+    def parts(self) -> dict[str, Grid]:
+        """The grids, by the key they are written under ("" for the only one)."""
+        if self.grids is not None:
+            return {f"grids.{index}.": grid for index, grid in enumerate(self.grids)}
+        return {"": Grid(grid=self.grid or {}, config_name=self.config_name or "")}
 
 
 def load_workflow_config(path: Path = WORKFLOW_CONFIG) -> WorkflowConfig:
@@ -205,9 +254,10 @@ def load_experiment_config(experiment: str) -> ExperimentConfig:
     config = validated(
         ExperimentConfig, read_yaml_mapping(path, what="an experiment's grid"), str(path)
     )
-    for key, values in config.grid.items():
-        if not values:
-            raise UserError(f"{path}: grid.{key}: needs at least one value")
+    for place, part in config.parts().items():
+        for key, values in part.grid.items():
+            if not values:
+                raise UserError(f"{path}: {place}grid.{key}: needs at least one value")
     _refuse_repeated(config.tasks or [], f"{path}: tasks")
     return config
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.errors import UserError, nearest_name
-from fastdllm.evaluation.task_files import find_task_files
+from fastdllm.evaluation.task_files import TaskFiles, find_task_files
 from fastdllm.files import cannot, read_json, write_json_atomically
 from fastdllm.policy import policy_code_digest
 from fastdllm.workflow.names import NAME_PATTERN
@@ -166,7 +166,11 @@ def task_digest(file: Path, digests: FileDigests) -> str:
     Raises:
         UserError: a file that the task names is missing or broken.
     """
-    files = find_task_files(file)
+    return task_files_digest(find_task_files(file), digests)
+
+
+def task_files_digest(files: TaskFiles, digests: FileDigests) -> str:
+    """Digest of the files behind a task (see `task_digest`)."""
     parts = [(path.name, digest_of(_with_text_keys(values))) for path, values in files.layers]
     parts += [(path.name, policy_code_digest(path)) for path in files.helpers]
     parts += [(name, digests.of(path)) for name, path in files.data]

@@ -15,7 +15,7 @@ from typing import Any
 from fastdllm.errors import UserError, unknown_name
 from fastdllm.policy import Policy
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span
-from fastdllm.validation import validated
+from fastdllm.validation import StrictModel, validated
 from fastdllm.workflow.config import ExperimentConfig
 from fastdllm.workflow.digests import ModelShape
 from fastdllm.workflow.names import check_name
@@ -23,11 +23,21 @@ from fastdllm.workflow.names import check_name
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One point of a grid."""
+    """One point of a grid, with all levels of settings merged."""
 
     name: str
-    decoding: dict[str, Any]
-    policy_parameters: dict[str, Any]
+    settings: DecodingSettings
+    parameters: StrictModel
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """The settings as JSON has them: a range of layers is a list."""
+        return self.settings.model_dump(mode="json")
+
+    @property
+    def policy_parameters(self) -> dict[str, Any]:
+        """The policy's parameters as JSON has them."""
+        return self.parameters.model_dump(mode="json")
 
 
 def expand_grid(
@@ -49,40 +59,36 @@ def expand_grid(
         UserError: unknown key, value out of range, settings that do not agree, span too large for
             the model, name template that does not fit, two configs of one name.
     """
-    _check_keys(experiment.grid, policy, where)
     configs: dict[str, Config] = {}
-    for values in itertools.product(*experiment.grid.values()):
-        point = dict(zip(experiment.grid, values, strict=True))
-        config = _config(
-            experiment, point, policy=policy, defaults=defaults, shape=shape, where=where
-        )
-        if config.name in configs:
-            raise UserError(
-                f"{where}: config_name: {experiment.config_name!r} gives two configs the name "
-                f"{config.name!r}; every grid key with several values must appear in it: "
-                + ", ".join(f"{{{key}}}" for key, v in experiment.grid.items() if len(v) > 1)
+    for place, grid in experiment.parts().items():
+        _check_keys(grid.grid, policy, f"{where}: {place}grid")
+        given = {**defaults, **experiment.decoding.given(), **grid.decoding.given()}
+        for values in itertools.product(*grid.grid.values()):
+            point = dict(zip(grid.grid, values, strict=True))
+            name = _config_name(grid.config_name, point, f"{where}: {place}config_name")
+            if name in configs:
+                raise _repeated_name(name, experiment, place, where)
+            configs[name] = _config(
+                name, point, policy=policy, given=given, shape=shape, where=where
             )
-        configs[config.name] = config
     if experiment.baseline is not None and experiment.baseline not in configs:
         raise unknown_name("config", experiment.baseline, configs, f"{where}: baseline")
     return list(configs.values())
 
 
 def _config(
-    experiment: ExperimentConfig,
+    name: str,
     point: Mapping[str, Any],
     *,
     policy: type[Policy],
-    defaults: Mapping[str, Any],
+    given: Mapping[str, Any],
     shape: ModelShape | None,
     where: str,
 ) -> Config:
-    name = _config_name(experiment.config_name, point, where)
     place = f"{where}: config {name}"
     own = {key: value for key, value in point.items() if key in policy.Parameters.model_fields}
     swept = {key: value for key, value in point.items() if key not in own}
-    merged = {**defaults, **experiment.decoding.given(), **swept}
-    settings = validated(DecodingSettings, merged, place)
+    settings = validated(DecodingSettings, {**given, **swept}, place)
     parameters = validated(policy.Parameters, own, place)
     if shape is not None:
         try:
@@ -91,8 +97,18 @@ def _config(
                 layer_span(settings.layer_subset, shape.num_layers)
         except ValueError as error:
             raise UserError(f"{place}: {error}") from None
-    return Config(
-        name=name, decoding=settings.model_dump(), policy_parameters=parameters.model_dump()
+    return Config(name=name, settings=settings, parameters=parameters)
+
+
+def _repeated_name(name: str, experiment: ExperimentConfig, place: str, where: str) -> UserError:
+    grid = experiment.parts()[place]
+    swept = ", ".join(f"{{{key}}}" for key, values in grid.grid.items() if len(values) > 1)
+    advice = f"every grid key with several values must appear in it: {swept}"
+    if experiment.grids is not None:
+        advice = "each grid of the list needs names of its own" + (f"; {advice}" if swept else "")
+    return UserError(
+        f"{where}: {place}config_name: {grid.config_name!r} gives two configs the name {name!r}; "
+        f"{advice}"
     )
 
 
@@ -104,11 +120,10 @@ def _check_keys(grid: Mapping[str, Any], policy: type[Policy], where: str) -> No
         )
     for key in grid:
         if key not in decoding | own:
-            raise unknown_name("key", key, decoding | own, f"{where}: grid")
+            raise unknown_name("key", key, decoding | own, where)
 
 
-def _config_name(template: str, point: Mapping[str, Any], where: str) -> str:
-    place = f"{where}: config_name"
+def _config_name(template: str, point: Mapping[str, Any], place: str) -> str:
     try:
         parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
@@ -132,4 +147,6 @@ def _as_text(value: Any) -> str:
     # As in YAML, so that the name shows what was written.
     if value is None:
         return "none"
+    if isinstance(value, list):
+        return "-".join(_as_text(part) for part in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
 from fastdllm.policy import load_policy, policy_code_digest
-from fastdllm.version import DECODER_VERSION
+from fastdllm.workflow.computations import (
+    computation_of,
+    idle_in_generation,
+    idle_in_likelihoods,
+)
 from fastdllm.workflow.config import (
     EXPERIMENTS,
     ExperimentConfig,
@@ -23,16 +26,17 @@ from fastdllm.workflow.config import (
     load_workflow_config,
     task_file,
 )
-from fastdllm.workflow.digests import (
-    FileDigests,
-    ModelShape,
-    digest_of,
-    model_digest,
-    model_folder,
-    model_shape,
-    task_digest,
+from fastdllm.workflow.decides import (
+    Model,
+    Task,
+    config_decides,
+    plan_decides,
+    read_model,
+    read_task,
+    task_decides,
 )
-from fastdllm.workflow.grid import Config, expand_grid
+from fastdllm.workflow.digests import FileDigests, digest_of
+from fastdllm.workflow.grid import expand_grid
 from fastdllm.workflow.names import task_folder
 from fastdllm.workflow.selection import Selection, keep
 
@@ -49,6 +53,8 @@ class Run:
 
     decides: everything that decides the answers, flat, so that a change can be told key by key.
     surroundings: what a run needs besides: paths, device, batch size; not in the fingerprint.
+    computation: digest that all runs share which are the same computation (computations.py).
+    is_replicated: decoded even where another run is the same computation.
     """
 
     experiment: str
@@ -58,6 +64,13 @@ class Run:
     decides: dict[str, Any] = field(repr=False)
     surroundings: dict[str, Any] = field(repr=False)
     fingerprint: str
+    computation: str
+    is_replicated: bool = False
+
+    @property
+    def name(self) -> str:
+        """What tells a run from every other: experiment/task folder/config."""
+        return f"{self.experiment}/{self.task_folder}/{self.config}"
 
     @property
     def task_folder(self) -> str:
@@ -101,7 +114,7 @@ class Run:
             "limit": self.limit,
             "fingerprint": self.fingerprint,
             "decides": self.decides,
-            "run": self.surroundings,
+            "run": {**self.surroundings, "computation": self.computation},
         }
 
 
@@ -146,14 +159,6 @@ class Project:
     plans: tuple[Plan, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """What runs need to know of the model: its identity, and its shape where it is at hand."""
-
-    decides: dict[str, Any]
-    shape: ModelShape | None
-
-
 def load_project(selection: Selection | None = None) -> Project:
     """Read, check and expand the project in the current folder.
 
@@ -165,8 +170,8 @@ def load_project(selection: Selection | None = None) -> Project:
     selection = selection or Selection()
     config = load_workflow_config()
     digests = FileDigests.load()
-    model = _model(config, digests)
-    tasks = {task: task_digest(task_file(task), digests) for task in config.tasks}
+    model = read_model(config, digests)
+    tasks = {name: read_task(name, digests) for name in config.tasks}
     experiments = {name: load_experiment_config(name) for name in config.experiments}
     runs = [
         run
@@ -180,28 +185,12 @@ def load_project(selection: Selection | None = None) -> Project:
     runs = _selected(runs, selection, config)
     planned = {run.task for run in runs}
     plans = tuple(
-        Plan(task, selection.limit, _plan_decides(config, model, task=task, digest=tasks[task]))
-        for task in config.tasks
-        if task in planned
+        Plan(name, selection.limit, plan_decides(config, model, task))
+        for name, task in tasks.items()
+        if name in planned
     )
     return Project(
         config=config, experiments=experiments, runs=tuple(runs), all_runs=all_runs, plans=plans
-    )
-
-
-def _model(config: WorkflowConfig, digests: FileDigests) -> _Model:
-    path = config.model.path
-    folder = model_folder(path)
-    if folder is None:
-        revision = config.model.revision or "main"
-        return _Model({"model": path, "model_digest": revision}, shape=None)
-    if config.model.revision is not None:
-        raise UserError(
-            f"workflow_config.yaml: model.revision: {config.model.revision!r} has no meaning for "
-            f"the folder {path}; set it to null"
-        )
-    return _Model(
-        {"model": "local", "model_digest": model_digest(folder, digests)}, model_shape(folder)
     )
 
 
@@ -210,8 +199,8 @@ def _expand(
     experiment: ExperimentConfig,
     *,
     config: WorkflowConfig,
-    model: _Model,
-    tasks: dict[str, str],
+    model: Model,
+    tasks: dict[str, Task],
     limit: int | None,
 ) -> list[Run]:
     where = str(experiment_file(name))
@@ -225,6 +214,10 @@ def _expand(
         where=where,
     )
     policy_decides = {"policy": policy.__name__, "policy_digest": policy_code_digest(policy_file)}
+    points = [
+        (point, config_decides(point), idle_in_generation(policy, point, str(policy_file)))
+        for point in configs
+    ]
     runs = []
     for task in keep("task", experiment.tasks, config.tasks, where=f"{where}: tasks"):
         surroundings = {
@@ -237,9 +230,10 @@ def _expand(
             "bootstrap_iters": config.bootstrap_iters,
             "batch_size": config.task_options(task).batch_size,
         }
-        shared = {**_task_decides(config, model, task=task, digest=tasks[task]), **policy_decides}
-        for point in configs:
-            decides = {**shared, "limit": limit, **_config_decides(point)}
+        shared = {**task_decides(config, model, tasks[task]), **policy_decides, "limit": limit}
+        for point, own, idle in points:
+            decides = {**shared, **own}
+            unused = idle_in_likelihoods(decides) if tasks[task].is_likelihood else idle
             runs.append(
                 Run(
                     experiment=name,
@@ -249,39 +243,11 @@ def _expand(
                     decides=decides,
                     surroundings=surroundings,
                     fingerprint=digest_of(decides),
+                    computation=computation_of(decides, unused),
+                    is_replicated=experiment.replicate,
                 )
             )
     return runs
-
-
-def _task_decides(
-    config: WorkflowConfig, model: _Model, *, task: str, digest: str
-) -> dict[str, Any]:
-    return {
-        **model.decides,
-        "dtype": config.model.dtype,
-        "decoder_version": DECODER_VERSION,
-        "task": task,
-        "task_digest": digest,
-        **config.task_options(task).model_dump(exclude={"batch_size"}),
-    }
-
-
-def _plan_decides(
-    config: WorkflowConfig, model: _Model, *, task: str, digest: str
-) -> dict[str, Any]:
-    """A plan holds token ids in chunks: no decoding setting, dtype or policy counts."""
-    options = config.task_options(task).model_dump(exclude={"likelihood_mode", "batch_size"})
-    return {**model.decides, "task": task, "task_digest": digest, **options}
-
-
-def _config_decides(config: Config) -> dict[str, Any]:
-    # `seed` is the name under which summaries report the seed of sampling.
-    return {
-        "seed": config.decoding["seed"],
-        **{f"decoding.{key}": value for key, value in config.decoding.items()},
-        **{f"policy_parameters.{key}": value for key, value in config.policy_parameters.items()},
-    }
 
 
 def _selected(runs: list[Run], selection: Selection, config: WorkflowConfig) -> list[Run]:

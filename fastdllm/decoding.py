@@ -28,6 +28,7 @@ from fastdllm.proposals import (
     predictions_of,
     propose,
     propose_again,
+    with_ahead,
 )
 from fastdllm.scheduler import Scheduler
 from fastdllm.sequence import DecodedSequence, Generation, Request
@@ -44,6 +45,8 @@ class Step:
     positions: absolute positions in the sequence; a commit or prefill pass may write the one token
         that follows it. confidences: probabilities; empty for tokens that no threshold judged.
     rows: positions that the pass ran through the layers (0 for a reused pass).
+    input_changes: what the policy measured to decide on its spans, in their order, in parts of the
+        norm of their input (`SpanSignals.input_change`); empty where it measured nothing.
     finished: the answer, when this pass completed it.
     """
 
@@ -57,6 +60,7 @@ class Step:
     rows: int = 0
     layers_computed: int = 0
     layers_skipped: int = 0
+    input_changes: tuple[float, ...] = ()
     finished: Generation | None = None
 
 
@@ -173,7 +177,8 @@ def _tick(scheduler: Scheduler, policy: Policy, num_layers: int, tell: Observer)
 
 
 def _run_pass(runner: PassRunner, works: list[Work], segments: list[Segment]) -> list[Proposals]:
-    return propose(works, runner.run(works, segments), works[0].sequence.mask_id)
+    proposals = propose(works, runner.run(works, segments), works[0].sequence.mask_id)
+    return [with_ahead(work, one) for work, one in zip(works, proposals, strict=True)]
 
 
 def _propose_again(policy: Policy, works: list[Work]) -> list[Proposals]:
@@ -215,9 +220,11 @@ def _results(
             yield step
     if denoising:
         own, theirs = zip(*denoising, strict=True)
-        if policy.keeps_logits:
-            for work, proposed in denoising:
+        for work, proposed in denoising:
+            if policy.keeps_logits:
                 _keep(work.sequence, proposed)
+            if work.kind is PassKind.FULL_BLOCK:
+                _keep_ahead(work.sequence, proposed)
         yield from _denoised(policy, own, theirs, num_layers)
 
 
@@ -246,6 +253,12 @@ def _keep(sequence: DecodedSequence, proposed: Proposals) -> None:
     sequence.stored_window = proposed.window
     sequence.stored_tokens, sequence.stored_confidences = proposed.tokens, proposed.confidences
     sequence.stored_logits = proposed.logits
+
+
+def _keep_ahead(sequence: DecodedSequence, proposed: Proposals) -> None:
+    """Store what a full-block pass proposed, for sub-block passes that look ahead."""
+    sequence.ahead_start = proposed.window[0]
+    sequence.ahead_tokens, sequence.ahead_confidences = proposed.tokens, proposed.confidences
 
 
 def _denoised(
@@ -299,5 +312,6 @@ def _step(
         rows=rows,
         layers_computed=num_layers - work.layers_skipped,
         layers_skipped=work.layers_skipped,
+        input_changes=tuple(work.input_changes),
         finished=sequence.generation() if sequence.finish_reason else None,
     )

@@ -77,7 +77,9 @@ def slot_bytes(
     """Memory of one sequence of up to `length` positions: cache, rows, logits, stored spans."""
     cache = length * bytes_per_position(model.config, model.dtype)
     # Logits in the model's dtype, in float32, and their softmax.
-    logits = settings.small_block_size * model.config.vocab_size * (model.dtype.itemsize + 8)
+    ahead = settings.small_block_size * (1 + settings.lookahead_depth)
+    read = min(ahead, settings.block_size)
+    logits = read * model.config.vocab_size * (model.dtype.itemsize + 8)
     block = settings.block_size * model.config.hidden_size * model.dtype.itemsize
     spans = 2 * len(policy.layer_spans) * block
     return cache + logits + spans + _bytes_of_rows(model, settings.block_size)

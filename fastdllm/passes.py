@@ -7,7 +7,7 @@ for. Chooses nothing itself: `decoding.py` says which pass, the policy which spa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ class Work:
 
     kind: prefill, commit, full_block or sub_block. state, window: of denoising passes only; window
     is the half-open range of block offsets to predict. blocks: of a prefill, the half-open range of
-    its blocks. read: rows of the last segment whose logits are read.
+    its blocks. read: rows of the last segment whose logits are read. input_changes: of the spans
+    that the policy looked at, in order (`SpanSignals.input_change`).
     """
 
     sequence: DecodedSequence
@@ -37,6 +38,7 @@ class Work:
     blocks: tuple[int, int] = (0, 0)
     read: tuple[int, int] = (0, 0)
     layers_skipped: int = 0
+    input_changes: list[float] = field(default_factory=list)
 
     @property
     def is_sampled(self) -> bool:
@@ -90,6 +92,16 @@ class Work:
         if self.kind is PassKind.SUB_BLOCK:
             return self.sequence.small_block_size
         return self.sequence.block_size
+
+    @property
+    def computed_window(self) -> Window:
+        """What of `window` the rows of this pass predict; they are the first of it.
+
+        A sub-block pass runs one sub-block only; what is ahead of it was predicted before.
+        """
+        if self.kind is PassKind.SUB_BLOCK:
+            return self.window[0], min(self.window[1], self.offset + self.width)
+        return self.window
 
     def row_of(self, position: int) -> int:
         """Which of the rows read predicts block offset `position`.

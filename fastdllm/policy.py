@@ -56,6 +56,7 @@ class SequenceState:
     sub_block_step: int  # of these, the passes made while this sub-block was the leftmost
     has_block_cache: bool  # a full-block pass has run in this block
     has_stored_logits: bool  # the last pass that ran layers predicted the current sub-block
+    predicted_until: int  # block offset up to which the last full-block pass predicted
     masked: tuple[bool, ...]  # per offset in the block
     committed_since_compute: int  # tokens committed by the last pass that ran every layer and since
     passes_since_compute: int  # denoising passes since that one
@@ -136,10 +137,17 @@ class Policy:
 
         A full-block pass makes the block cache; it is needed at the start of a block, and whenever
         the first position of the sub-block is masked, since its prediction comes from the row
-        before it.
+        before it. With look-ahead that position may be known on entering the sub-block, and the
+        cache would go on without the tokens of the one before: there it is always made anew.
         """
         first = state.sub_block * self.settings.small_block_size
-        if not self.settings.use_block_cache or not state.has_block_cache or state.masked[first]:
+        is_entered_ahead = self.settings.lookahead_depth > 0 and state.sub_block_step == 0
+        if (
+            not self.settings.use_block_cache
+            or not state.has_block_cache
+            or state.masked[first]
+            or is_entered_ahead
+        ):
             return PassKind.FULL_BLOCK
         return PassKind.SUB_BLOCK
 
@@ -153,19 +161,53 @@ class Policy:
         return [SpanAction.COMPUTE] * len(states)
 
     def window(self, state: SequenceState, kind: PassKind) -> tuple[int, int]:
-        """Half-open range of block offsets to predict in this pass; default: the sub-block."""
-        size = self.settings.small_block_size
-        return state.sub_block * size, (state.sub_block + 1) * size
+        """Half-open range of block offsets to predict in this pass.
+
+        The sub-block, and with look-ahead the next ones. A sub-block pass does not run those: what
+        the last full-block pass of the block predicted for them stands.
+        """
+        size, depth = self.settings.small_block_size, self.settings.lookahead_depth
+        start, stop = state.sub_block * size, (state.sub_block + 1) * size
+        if depth == 0:
+            return start, stop
+        ahead = min(stop + depth * size, self.settings.block_size)
+        if kind is not PassKind.FULL_BLOCK:
+            ahead = min(ahead, state.predicted_until)
+        return start, max(stop, ahead)
 
     def accept(self, predictions: Predictions, states: Sequence[SequenceState]) -> Tensor:
         """Choose the positions to commit, bool [B, W].
 
-        Every token above the confidence threshold, and the most confident one of each sequence in
-        any case (the first on ties), so that each pass makes progress.
+        In the sub-block every token above the confidence threshold, and the most confident one of
+        each sequence in any case (the first on ties), so that each pass makes progress. Ahead of
+        it, see `accepted_ahead`.
         """
         accepted = predictions.confidence > self.settings.threshold
-        best = predictions.confidence.argmax(dim=-1, keepdim=True)
-        return accepted.scatter(-1, best, True) & predictions.masked
+        own = predictions.confidence
+        if self.settings.lookahead_depth:
+            own = own[:, : self.settings.small_block_size]
+            accepted[:, own.shape[1] :] = False
+        best = own.argmax(dim=-1, keepdim=True)
+        accepted = accepted.scatter(-1, best, True) & predictions.masked
+        return self.accepted_ahead(predictions, accepted)
+
+    def accepted_ahead(self, predictions: Predictions, accepted: Tensor) -> Tensor:
+        """Add to `accepted` [B, W] the confident tokens of the sub-blocks ahead, with look-ahead.
+
+        One sub-block after the other, while every position before it is known by then: those above
+        `lookahead_threshold`, and none in any case. Source: docs/layer-reuse.md, look-ahead.
+        """
+        if self.settings.lookahead_depth == 0:
+            return accepted
+        size = self.settings.small_block_size
+        is_known = ~predictions.masked | accepted
+        for start in range(size, predictions.masked.shape[1], size):
+            columns = slice(start, start + size)
+            is_open = is_known[:, :start].all(dim=-1, keepdim=True)
+            sure = predictions.confidence[:, columns] > self.settings.lookahead_threshold
+            accepted[:, columns] = sure & is_open & predictions.masked[:, columns]
+            is_known[:, columns] |= accepted[:, columns]
+        return accepted
 
 
 class OutputReuse(Policy):

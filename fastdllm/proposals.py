@@ -56,7 +56,7 @@ def propose(works: Sequence[Work], logits: Tensor, mask_id: int) -> list[Proposa
         bases.append(base)
         base += work.read[1] - work.read[0]
         if work.is_sampled:
-            rows = [bases[-1] + work.row_of(p) for p in range(*work.window)]
+            rows = [bases[-1] + work.row_of(p) for p in range(*work.computed_window)]
             drawn_from.append(logits[rows])
             sampled.append(_sample(work.sequence, drawn_from[-1]))
     all_tokens = torch.cat([tokens, *(pair[0] for pair in sampled)])
@@ -67,21 +67,39 @@ def propose(works: Sequence[Work], logits: Tensor, mask_id: int) -> list[Proposa
     own_logits = iter(drawn_from)
     for work, start in zip(works, bases, strict=True):
         if work.is_sampled:
-            places = [next_sample + n for n in range(work.window[1] - work.window[0])]
+            first, stop = work.computed_window
+            places = [next_sample + n for n in range(stop - first)]
             next_sample += len(places)
         elif work.denoises:
-            places = [start + work.row_of(p) for p in range(*work.window)]
+            places = [start + work.row_of(p) for p in range(*work.computed_window)]
         else:
             places = [start + n for n in range(work.read[1] - work.read[0])]
         proposals.append(
             Proposals(
-                work.window,
+                work.computed_window,
                 [int(ids[i]) for i in places],
                 [values[i] for i in places],
                 next(own_logits) if work.is_sampled else None,
             )
         )
     return proposals
+
+
+def with_ahead(work: Work, proposed: Proposals) -> Proposals:
+    """What `work` proposes for all of its window: a sub-block pass leaves the positions ahead to
+    what the last full-block pass of the block proposed.
+    """
+    stop, end = proposed.window[1], work.window[1]
+    if not work.denoises or stop == end:
+        return proposed
+    sequence = work.sequence
+    kept = slice(stop - sequence.ahead_start, end - sequence.ahead_start)
+    return Proposals(
+        work.window,
+        proposed.tokens + sequence.ahead_tokens[kept],
+        proposed.confidences + sequence.ahead_confidences[kept],
+        proposed.logits,
+    )
 
 
 def propose_again(policy: Policy, sequence: DecodedSequence, window: Window) -> Proposals:
@@ -94,10 +112,13 @@ def propose_again(policy: Policy, sequence: DecodedSequence, window: Window) -> 
     if not first <= start < stop <= end:
         raise violation(policy, "asked for a reused pass of positions no pass has computed")
     own = slice(start - first, stop - first)
+    tokens, confidences = sequence.stored_tokens[own], sequence.stored_confidences[own]
     if sequence.stored_logits is not None:
-        tokens, confidences = _sample(sequence, sequence.stored_logits[own])
-        return Proposals(window, tokens.tolist(), confidences.tolist())
-    return Proposals(window, sequence.stored_tokens[own], sequence.stored_confidences[own])
+        drawn, sure = _sample(sequence, sequence.stored_logits[own])
+        # What is ahead of a sub-block pass has no logits of its own.
+        tokens = drawn.tolist() + tokens[len(drawn) :]
+        confidences = sure.tolist() + confidences[len(sure) :]
+    return Proposals(window, tokens, confidences)
 
 
 def _sample(sequence: DecodedSequence, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,13 +189,16 @@ def check_pass(
     if kind is PassKind.SUB_BLOCK:
         if not state.has_block_cache:
             raise violation(policy, "asked for a sub_block pass before any full_block pass")
-        reach = (state.sub_block * size, (state.sub_block + 1) * size)
-        if state.masked[reach[0]]:
+        first, end = state.sub_block * size, (state.sub_block + 1) * size
+        reach = (first, max(end, state.predicted_until))
+        if state.masked[first]:
             raise violation(
                 policy,
                 "asked for a sub_block pass although the first position is masked; only a "
                 "full_block pass has the row before it, which predicts it",
             )
+        if window[0] >= end:
+            raise violation(policy, f"window {window} lies outside the {kind} pass, {reach}")
     if not reach[0] <= window[0] < window[1] <= reach[1]:
         raise violation(policy, f"window {window} lies outside the {kind} pass, {reach}")
 

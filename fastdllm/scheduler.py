@@ -166,8 +166,8 @@ class Scheduler:
         check_pass(self.policy, kind=kind, window=window, state=state, settings=self.settings)
         work = Work(sequence, kind, state=state, window=window)
         if kind is not PassKind.REUSED:
-            rows = [max(position - 1 - work.offset, 0) for position in range(*window)]
-            work.read = (rows[0], rows[-1] + 1)
+            first, stop = (max(p - 1 - work.offset, 0) for p in work.computed_window)
+            work.read = (first, max(stop, first + 1))
         return work
 
     def halve(self) -> None:

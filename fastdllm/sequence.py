@@ -82,6 +82,9 @@ class DecodedSequence:
     stored_tokens: list[int] = field(default_factory=list)  # its proposals, where not sampled
     stored_confidences: list[float] = field(default_factory=list)
     stored_logits: Tensor | None = None  # [W, V], to sample from once more
+    ahead_start: int = 0  # block offset of the first proposal below
+    ahead_tokens: list[int] = field(default_factory=list)  # of the last full-block pass
+    ahead_confidences: list[float] = field(default_factory=list)
     passes: PassCounts = field(default_factory=PassCounts)
     finish_reason: FinishReason | None = None
     prefilled: int = 0  # whole blocks of the prompt that are in the prefix cache
@@ -104,6 +107,7 @@ class DecodedSequence:
         self.lowest_confidence = None
         self.stored_logits = self.stored_window = None
         self.stored_tokens, self.stored_confidences = [], []
+        self.ahead_tokens, self.ahead_confidences = [], []
 
     @property
     def needs_prefill(self) -> bool:
@@ -156,6 +160,7 @@ class DecodedSequence:
             sub_block_step=self.sub_block_step,
             has_block_cache=self.has_block_cache,
             has_stored_logits=covered,
+            predicted_until=self.ahead_start + len(self.ahead_tokens),
             masked=tuple(self.masked),
             committed_since_compute=self.committed_since_compute,
             passes_since_compute=self.passes_since_compute,

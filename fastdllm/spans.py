@@ -139,4 +139,7 @@ class SpanSignalsOfPass:
             stored = self.stores.inputs[self.span][where][masked].float()
             change = (self.hidden[place.rows][masked].float() - stored).norm()
             changes.append(change / stored.norm())
-        return torch.stack(changes).tolist()
+        measured = torch.stack(changes).tolist()
+        for work, change in zip(self.works, measured, strict=True):
+            work.input_changes.append(change)
+        return measured

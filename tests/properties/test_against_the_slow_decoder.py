@@ -16,12 +16,13 @@ few = settings(
 )
 
 prompts = st.lists(st.integers(0, 249), min_size=1, max_size=70)
+lookaheads = st.tuples(st.sampled_from([0, 1, 2, 3, 9]), st.sampled_from([0.0, 0.4, 0.7, 0.95]))
 blocks = st.sampled_from([(32, 8), (32, 16), (32, 32), (16, 4), (8, 8), (64, 16), (9, 3), (5, 5)])
 
 
 @few
 # Confidences that differ in the seventh digit: at threshold 1.0 they decide the order.
-@example([203, 185, 147, 174, 117, 75, 228, 78, 46], (16, 4), 1.0, True, 4, STOP)
+@example([203, 185, 147, 174, 117, 75, 228, 78, 46], (16, 4), 1.0, True, 4, STOP, (0, 0.9))
 @given(
     prompt=prompts,
     block=blocks,
@@ -29,9 +30,10 @@ blocks = st.sampled_from([(32, 8), (32, 16), (32, 32), (16, 4), (8, 8), (64, 16)
     use_block_cache=st.booleans(),
     max_new_tokens=st.integers(1, 60),
     stop=st.sampled_from([STOP, 223, 147, 67]),
+    lookahead=lookaheads,
 )
 def test_any_settings_give_the_slow_decoders_tokens_and_passes(
-    golden_model, prompt, block, threshold, use_block_cache, max_new_tokens, stop
+    golden_model, prompt, block, threshold, use_block_cache, max_new_tokens, stop, lookahead
 ):
     model = golden_model("m6")
     chosen = DecodingSettings(
@@ -42,6 +44,8 @@ def test_any_settings_give_the_slow_decoders_tokens_and_passes(
         max_new_tokens=max_new_tokens,
         mask_id=MASK,
         stop_token=stop,
+        lookahead_depth=lookahead[0],
+        lookahead_threshold=lookahead[1],
     )
     trace = run(model, [Request(tuple(prompt))], chosen)[0]
     tokens, letters = slow_decode(model, prompt, chosen, MASK, stop)
@@ -54,10 +58,11 @@ def test_any_settings_give_the_slow_decoders_tokens_and_passes(
     prompt=prompts,
     threshold=st.sampled_from([0.5, 0.9, 1.0]),
     reuse_k=st.integers(1, 4),
-    layer_subset=st.sampled_from(LAYER_SUBSETS),
+    layer_subset=st.sampled_from([*LAYER_SUBSETS, (3, 8), (0, 14)]),
+    lookahead=lookaheads,
 )
 def test_output_reuse_equals_patched_layers_for_each_subset(
-    golden_model, prompt, threshold, reuse_k, layer_subset
+    golden_model, prompt, threshold, reuse_k, layer_subset, lookahead
 ):
     model = golden_model("m14")
     chosen = DecodingSettings(
@@ -67,6 +72,8 @@ def test_output_reuse_equals_patched_layers_for_each_subset(
         stop_token=STOP,
         reuse_k=reuse_k,
         layer_subset=layer_subset,
+        lookahead_depth=lookahead[0],
+        lookahead_threshold=lookahead[1],
     )
     trace = run(model, [Request(tuple(prompt))], chosen)[0]
     span = range(*layer_span(layer_subset, model.config.num_layers))

@@ -32,14 +32,21 @@ def make(policy_class, chosen, model):
     prompt=prompts,
     threshold=st.sampled_from([0.3, 0.6, 0.9]),
     reuse_k=st.integers(1, 3),
-    layer_subset=st.sampled_from(LAYER_SUBSETS),
+    layer_subset=st.sampled_from([*LAYER_SUBSETS, (2, 4), (0, 14)]),
     policy_class=st.sampled_from([DeltaReuse, SpanOutputReuse]),
+    lookahead_depth=st.sampled_from([0, 0, 1, 3]),
 )
 def test_a_reused_span_equals_patched_layers(
-    golden_model, prompt, threshold, reuse_k, layer_subset, policy_class
+    golden_model, prompt, threshold, reuse_k, layer_subset, policy_class, lookahead_depth
 ):
     model = golden_model("m14")
-    chosen = chosen_settings(threshold=threshold, reuse_k=reuse_k, layer_subset=layer_subset)
+    chosen = chosen_settings(
+        threshold=threshold,
+        reuse_k=reuse_k,
+        layer_subset=layer_subset,
+        lookahead_depth=lookahead_depth,
+        lookahead_threshold=0.5,
+    )
     trace = run(model, [Request(prompt)], chosen, make(policy_class, chosen, model))[0]
     span = range(*layer_span(layer_subset, model.config.num_layers))
     tokens, letters = slow_decode(

@@ -55,7 +55,7 @@ def slow_decode(model, prompt, s, mask, stop, span=(), add=False):
             whole = range(len(ids) - bs, len(ids))
             ids.append(int(_forward(model, ids, bs, mask, whole, {})[-1].argmax()))
         start = (len(ids) - 1) // bs * bs
-        holes, kept, step = set(range(len(ids), start + bs)), {}, 0
+        holes, kept, step, last, far = set(range(len(ids), start + bs)), {}, 0, None, {}
         ids += [mask] * len(holes)
         while True:
             gap = min(holes, default=len(ids))
@@ -65,15 +65,24 @@ def slow_decode(model, prompt, s, mask, stop, span=(), add=False):
             if not holes:
                 break
             a = gap // sb * sb
-            full = not s.use_block_cache or not kept or a in holes
+            entered = s.lookahead_depth and a != last
+            full = not s.use_block_cache or not kept or a in holes or entered
             live = range(start, start + bs) if full else range(a, a + sb)
             skip = span if not full and step % s.reuse_k else ()
             logits = _forward(model, ids, bs, mask, live, kept, skip, add)
-            letters, step = letters + ("F" if full else "S"), step + 1
-            rows = {p: max(p - 1, live[0]) for p in range(a, a + sb) if p in holes}
+            letters, step, last = letters + ("F" if full else "S"), step + 1, a
+            seen = range(a, start + bs if full else a + sb)
+            rows = {p: max(p - 1, live[0]) for p in seen if p in holes}
             best = {p: logits[row].softmax(-1).max(-1) for p, row in rows.items()}
-            top = max(best, key=lambda p: (best[p].values, -p))
-            for p in [p for p in best if best[p].values > s.threshold or p == top]:
-                ids[p] = int(best[p].indices)
+            far = best if full else far | best
+            own = [p for p in range(a, a + sb) if p in holes]
+            top = max(own, key=lambda p: (far[p].values, -p))
+            chosen = [p for p in own if far[p].values > s.threshold or p == top]
+            for b in range(a + sb, min(a + sb * (1 + s.lookahead_depth), start + bs), sb):
+                if not {p for p in holes if p < b} - set(chosen):
+                    next_ones = [p for p in range(b, b + sb) if p in holes]
+                    chosen += [p for p in next_ones if far[p].values > s.lookahead_threshold]
+            for p in chosen:
+                ids[p] = int(far[p].indices)
                 holes.discard(p)
         letters += "C"

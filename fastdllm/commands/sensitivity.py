@@ -175,7 +175,7 @@ def _check_measured(measured: Measured) -> None:
             "higher threshold, or a smaller small_block_size"
         )
     if refused:
-        sys.stderr.write(f"{len(refused)} items are left out; the first: {refused[0]}\n")
+        sys.stderr.write(f"items left out: {len(refused)}; the first: {refused[0]}\n")
 
 
 def _print(record: Sensitivity, saving: float, written: list[Path]) -> None:

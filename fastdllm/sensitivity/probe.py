@@ -106,13 +106,14 @@ class ProbedPolicy(Policy):
         rows = torch.tensor(state.masked[offsets], device=stored.device)
         inputs, deltas = relative_changes(recorded.states[:, rows], stored[:, rows])
         read = recorded.segment.read[0]
+        window = range(self._window[0], min(self._window[1], offsets.stop))
         replaced = replaced_predictions(
             self.model,
             recorded,
             stored,
             self.spans,
             plain=predictions,
-            places=[max(p - 1 - offsets.start, 0) - read for p in range(*self._window)],
+            places=[max(p - 1 - offsets.start, 0) - read for p in window],
             mask_id=self.mask_id,
         )
         taken = self.inner.accept(replaced, [state] * len(self.spans))

@@ -48,7 +48,8 @@ def replaced_predictions(
     """`plain` (of one sequence) as it would be with each of `spans` replaced, one row per span.
 
     Args:
-        places: which of the rows read predicts each position of the window, [W].
+        places: which of the rows read predicts each position of the window; of those behind them,
+            which the pass does not run (look-ahead), the predictions stay.
     """
     saved = recorded.keys_and_values()
     try:
@@ -60,7 +61,9 @@ def replaced_predictions(
     finally:
         recorded.restore(saved)
     # float64 holds token ids and float32 probabilities exactly; one transfer to the host.
-    tokens, confidence = torch.stack(found, dim=1)[..., list(places)].cpu()
+    own = torch.stack(found, dim=1)[..., list(places)].cpu()
+    kept = torch.stack((plain.tokens.double(), plain.confidence.double()))[..., len(places) :]
+    tokens, confidence = torch.cat((own, kept.expand(-1, len(spans), -1)), dim=-1)
     masked = plain.masked.expand(len(spans), -1)
     return replace(
         plain,

@@ -1,0 +1,125 @@
+"""`fastdllm sensitivity` on the embedded model, its calibration items, and its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fastdllm.cli import main
+from fastdllm.errors import UserError
+from fastdllm.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
+from fastdllm.sensitivity.record import read_record
+from fastdllm.settings import DecodingSettings
+from training.make_calibration import calibration_items
+from training.make_tasks import to_jsonl
+from training.problems import is_held_out
+
+TASKS = CALIBRATION.parent
+
+
+def questions_of(path):
+    return [json.loads(line)["question"] for line in path.read_text().splitlines()]
+
+
+def test_the_calibration_file_is_what_the_generator_gives():
+    assert CALIBRATION.read_text() == to_jsonl(calibration_items())
+
+
+def test_no_calibration_item_is_in_training_or_in_a_test():
+    questions = questions_of(CALIBRATION)
+    assert len(set(questions)) == len(questions) >= 200
+    assert all(is_held_out(question) for question in questions)  # never drawn for training
+    tests = [path for path in TASKS.glob("*.jsonl") if path != CALIBRATION]
+    assert {path.name for path in tests} >= {"word_problems.jsonl", "choice_problems.jsonl"}
+    for path in tests:
+        assert not set(questions) & set(questions_of(path)), path
+
+
+def test_test_items_are_refused():
+    path = TASKS / "word_problems.jsonl"
+    with pytest.raises(UserError, match=r"of its questions are test items of word_problems.jsonl"):
+        refuse_test_items(read_questions(path, 3), path)
+    assert refuse_test_items(read_questions(CALIBRATION), CALIBRATION) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no questions in it"),
+        ("{", "line 1: not valid JSON"),
+        ('{"question": "a"}\n{"text": "b"}', 'line 2: needs a "question"'),
+        ('{"question": " "}', 'line 1: needs a "question"'),
+        ("[1]", 'line 1: needs a "question"'),
+    ],
+)
+def test_a_broken_data_file_is_one_line(tmp_path, text, message):
+    path = tmp_path / "x.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_questions(path)
+
+
+def test_blank_lines_are_no_questions_and_the_count_is_kept(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"question": "a"}\n\n{"question": "b"}\n{"question": "c"}\n')
+    assert read_questions(path, 2) == ["a", "b"]
+
+
+def test_the_command_measures_writes_and_publishes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["sensitivity", "--items", "3", "--stride", "5", "--publish", "--threads", "1"]
+    assert main([*command, "--saving", "0.4"]) == 0
+    record = read_record(Path("results/sensitivity/tiny.json"))
+    assert read_record(Path("artifacts/sensitivity/tiny.json")) == record
+    assert (record.model, record.n_items, record.layers) == ("models/tiny", 3, 14)
+    assert len(record.token_changed) == len(record.input_change) == 14
+    assert {len(row) for row in record.delta_change} == {record.steps} == {len(record.passes)}
+    # The first pass of a block is a full-block pass, which reuses nothing.
+    assert record.passes[0] == 0
+    assert {row[0] for row in record.token_changed} == {None}
+    # At masked positions the first layer is always given the embedding of the mask.
+    assert {value for value in record.input_change[0] if value is not None} == {0.0}
+    log = Path("results/sensitivity/tiny.passes.jsonl").read_text().splitlines()
+    assert len(log) == sum(record.passes) > 0
+    shown = capsys.readouterr().out
+    pasted = shown.partition("layer_subset: [")[2].partition("]")[0]
+    start, stop = map(int, pasted.split(","))
+    assert stop - start >= 0.4 * 14
+    assert DecodingSettings(layer_subset=f"{start}:{stop}", reuse_k=2).layer_subset == (start, stop)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--saving", "0"], "it should be a share above 0, up to 1"),
+        (["--items", "0"], "it should be a whole number from 1"),
+        (["--data", "none.jsonl"], "cannot read none.jsonl"),
+        (["--no-use-block-cache"], "use_block_cache: only sub-block passes can reuse layers"),
+        (["--reuse-k", "2", "--layer-subset", "first"], "reuse_k: sensitivity measures the plain"),
+        (["--temperature", "0.5"], "temperature: sensitivity compares the most likely tokens"),
+        (["--model", "nowhere"], "no such folder"),
+        (["--item", "3"], "did you mean --items?"),
+        (
+            ["--items", "1", "--small-block-size", "32", "--max-new-tokens", "1"],
+            "no sub-block pass in the whole run",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sensitivity", *options]) == 2
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert message in shown[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_prompts_that_do_not_fit_are_left_out_and_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fitting = read_questions(CALIBRATION, 2)
+    data = tmp_path / "mixed.jsonl"
+    data.write_text("".join(json.dumps({"question": q}) + "\n" for q in ["x " * 9000, *fitting]))
+    assert main(["sensitivity", "--data", "mixed.jsonl", "--stride", "7", "--threads", "1"]) == 0
+    assert "items left out: 1; the first: request 0" in capsys.readouterr().err
+    assert read_record(Path("results/sensitivity/tiny.json")).n_items == 2

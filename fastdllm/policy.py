@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -252,9 +253,12 @@ def load_policy(path: Path | str) -> type[Policy]:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # As an ordinary import does: pydantic looks up the names in annotations there.
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
+        del sys.modules[name]
         # Whatever a user's file raises on import is the user's to mend; the cause stays attached.
         # A SystemExit would end the whole command without a word.
         line = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

@@ -10,13 +10,20 @@ passes and commits always run.
 Frozen: results were published with it. Another idea belongs in another experiment.
 """
 
-from fastdllm.policy import PassKind, Policy, SequenceState
+from fastdllm.policy import PLAIN, Computation, PassKind, Policy, SequenceState
+from fastdllm.settings import DecodingSettings
+from fastdllm.validation import StrictModel
 
 
 class LayerReuse(Policy):
     """Plain Fast-dLLM v2, where all but every reuse_k-th pass of a block may be reused."""
 
     keeps_logits = True
+
+    @classmethod
+    def computation(cls, settings: DecodingSettings, parameters: StrictModel) -> Computation:
+        """With reuse_k 1 every pass is computed; else the span does not matter."""
+        return PLAIN if settings.reuse_k == 1 else Computation(ignored=frozenset({"layer_subset"}))
 
     def next_pass(self, state: SequenceState) -> PassKind:
         """The published next pass, or a reused one in place of a sub-block pass."""

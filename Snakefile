@@ -2,6 +2,7 @@
 #
 #   plan       requests of a task, once per task          results/_plans/<task>/plan.json
 #   eval       decode and score one run                   results/<experiment>/<task>/<config>/summary.json
+#   same       take over the result of the same computation, decoded once
 #   aggregate  publish summaries, write the tables        artifacts/
 #   train      make the embedded model again; only by name: snakemake train
 #
@@ -19,5 +20,6 @@ rule all:
 
 include: "rules/plan.smk"
 include: "rules/eval.smk"
+include: "rules/same.smk"
 include: "rules/aggregate.smk"
 include: "rules/train.smk"

@@ -19,6 +19,8 @@ CALL = open_call(
 SUMMARIES = [str(run.summary_path) for run in CALL.runs]
 # A limited run is a trial: it stays in results/ and is never published.
 FULL_SUMMARIES = [str(run.summary_path) for run in CALL.runs if run.limit is None]
+# The runs that are made from another's result, as a regular expression.
+COPIES = CALL.copies_pattern()
 PUBLISHED = [str(PUBLISHED_STAMP)] if FULL_SUMMARIES else []
 # The interpreter that runs Snakemake also runs the jobs, whatever `python` is on the PATH.
 PYTHON = sys.executable
@@ -35,6 +37,7 @@ wildcard_constraints:
 localrules:
     all,
     plan,
+    same,
     aggregate,
 
 

@@ -21,6 +21,8 @@ rule eval:
         plan=plan_if_needed,
     output:
         update("results/{experiment}/{task}/{config}/summary.json"),
+    wildcard_constraints:
+        experiment=f"(?!(?:{COPIES})/summary){NAME_PATTERN}",
     params:
         python=PYTHON,
     log:

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastdllm.evaluation.results import disagreements
+from fastdllm.workflow.leaders import share_out
+from fastdllm.workflow.preview import copies_in_words, counted
 from fastdllm.workflow.runs import ARTIFACTS, LOGS, RESULTS, load_project
 from fastdllm.workflow.selection import Selection
-from fastdllm.workflow.status import RunStatus, State, inspect
+from fastdllm.workflow.status import RunStatus, State, inspect, origin_of
 
 STYLES = {
     State.DONE: "32",
@@ -43,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the status of the selected runs."""
     options = {key: getattr(args, key) for key in ("experiment", "task", "config", "limit")}
     selection = Selection.from_options({k: v for k, v in options.items() if v is not None})
-    statuses = [inspect(run) for run in load_project(selection).runs]
+    project = load_project(selection)
+    statuses = share_out([inspect(run) for run in project.runs], project)
     next_command = suggest(statuses, options)
     if args.json:
         text = json.dumps(as_record(statuses, next_command), indent=2) + "\n"
@@ -75,10 +78,18 @@ def as_record(statuses: Sequence[RunStatus], next_command: str) -> dict[str, Any
     return {
         "schema_version": 1,
         "totals": {"runs": len(statuses), **{str(state): counts[state] for state in State}},
+        "to_make": dict(zip(("gpu_jobs", "copies"), to_make(statuses), strict=True)),
         "next_command": next_command,
         "alarms": alarms(statuses),
         "runs": [_run_record(status) for status in statuses],
     }
+
+
+def to_make(statuses: Sequence[RunStatus]) -> tuple[int, int]:
+    """How many runs are to be decoded, and how many to be made from another's result."""
+    made = [status for status in statuses if status.is_to_be_made]
+    copies = sum(status.leader is not None for status in made)
+    return len(made) - copies, copies
 
 
 def alarms(statuses: Sequence[RunStatus]) -> list[str]:
@@ -100,11 +111,20 @@ def _run_record(status: RunStatus) -> dict[str, Any]:
     }
     if status.reason:
         record["reason"] = status.reason
+    if same_as := _same_as(status):
+        record["same_as"] = same_as
     if status.changes:
         record["changes"] = [{"key": c.key, "old": c.old, "new": c.new} for c in status.changes]
     if status.progress is not None:
         record["progress"] = dict(status.progress)
     return record
+
+
+def _same_as(status: RunStatus) -> str | None:
+    """The run whose result this one is made from; None for one that is decoded."""
+    if status.leader is not None and status.is_to_be_made:
+        return status.leader.name
+    return origin_of(status.record, status.run)
 
 
 def as_text(statuses: Sequence[RunStatus], next_command: str, *, color: bool) -> str:
@@ -120,12 +140,21 @@ def as_text(statuses: Sequence[RunStatus], next_command: str, *, color: bool) ->
         lines += [*(_styled(alarm, State.FAILED, color=color) for alarm in found), ""]
     counts = Counter(status.state for status in statuses)
     parts = [_styled(f"{counts[s]} {s}", s, color=color) for s in State if counts[s]]
+    copies = sum(origin_of(status.record, status.run) is not None for status in statuses)
+    told = f" ({copies} the same computation as another)" if copies else ""
     lines += [
-        f"{len(statuses)} runs: {', '.join(parts)}",
+        f"{len(statuses)} runs: {', '.join(parts)}{told}",
+        *_work(statuses),
         f"results: {RESULTS}/  logs: {LOGS}/eval/  published: {ARTIFACTS}/",
         f"next:    {next_command}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _work(statuses: Sequence[RunStatus]) -> list[str]:
+    jobs, copies = to_make(statuses)
+    words = [counted(jobs, "GPU job")] + ([copies_in_words(copies)] if copies else [])
+    return [f"to make: {', '.join(words)}"] if jobs or copies else []
 
 
 def _grid(experiment: str, own: Sequence[RunStatus], *, color: bool) -> list[str]:
@@ -149,16 +178,16 @@ def _grid(experiment: str, own: Sequence[RunStatus], *, color: bool) -> list[str
 
 def _reasons(statuses: Sequence[RunStatus], *, color: bool) -> list[str]:
     """One line per reason; runs that share it (a changed threshold) are counted, not repeated."""
-    grouped: dict[tuple[State, str], list[RunStatus]] = {}
+    grouped: dict[tuple[State, str, str], list[RunStatus]] = {}
     for status in statuses:
-        if status.why and status.state is not State.UNPUBLISHED:
-            grouped.setdefault((status.state, status.why), []).append(status)
+        has_reason = status.why or status.title != status.state
+        if has_reason and status.state is not State.UNPUBLISHED:
+            grouped.setdefault((status.state, status.title, status.why), []).append(status)
     lines = []
-    for (state, why), group in list(grouped.items())[:MOST_REASONS]:
-        run = group[0].run
-        name = f"{run.experiment}/{run.task_folder}/{run.config}"
+    for (state, title, why), group in list(grouped.items())[:MOST_REASONS]:
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        lines.append(f"{_styled(state, state, color=color)}  {name}{more}: {why}")
+        reason = f": {why}" if why else ""
+        lines.append(f"{_styled(title, state, color=color)}  {group[0].run.name}{more}{reason}")
     if len(grouped) > MOST_REASONS:
         lines.append(f"... and {len(grouped) - MOST_REASONS} more reasons (--json has all)")
     return lines

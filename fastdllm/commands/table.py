@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         "\nTry next:",
         f'  {program} generate "{QUESTION}" --show-steps',
         f"  {program} status",
-        "  cp -r experiments/_template experiments/my_idea",
+        f"  {program} new-experiment my_idea",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

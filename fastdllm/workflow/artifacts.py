@@ -48,8 +48,15 @@ class StoredSummary:
     problem: str | None = None
 
     def belongs_to(self, run: Run) -> bool:
-        """Whether it was made with exactly the run's current settings."""
-        return self.record is not None and self.record.get("fingerprint") == run.fingerprint
+        """Whether it was made with exactly the run's current settings.
+
+        A copy of another run's result is none of a run that is to be decoded itself, or of one that
+        is another computation by the rules of today.
+        """
+        if self.record is None or self.record.get("fingerprint") != run.fingerprint:
+            return False
+        is_same = self.record.get("computation") == run.computation and not run.is_replicated
+        return "same_as" not in self.record or is_same
 
 
 def stored_summary(path: Path) -> StoredSummary:

@@ -1,7 +1,7 @@
 """What a Snakemake call is going to do with the runs, told before it starts.
 
-A dry run lists every run that would run, and why; a real one says only how many. Snakemake itself
-tells counts and file dates, which do not say what changed.
+A dry run lists every run that would be made, and why; a real one says only how many. Snakemake
+itself tells counts and file dates, which do not say what changed.
 """
 
 from __future__ import annotations
@@ -15,34 +15,44 @@ from fastdllm.workflow.targets import Request
 MOST_LINES = 40
 
 
-def is_planned(status: RunStatus, request: Request) -> bool:
-    """Whether the run would be made, if it is among the targets."""
-    if status.state is State.RUNNING:
-        return False
-    return request.forces(status.run) or not status.state.has_result
-
-
 def preview(statuses: Sequence[RunStatus], request: Request, *, is_dry_run: bool) -> str:
     """The text to print: one line of counts, and in a dry run the table of runs."""
     wanted = [status for status in statuses if request.wants(status.run)]
     if not wanted:
         return ""
-    planned = [status for status in wanted if is_planned(status, request)]
+    needed = {s.leader.name for s in wanted if s.leader is not None and s.is_to_be_made}
+    made = [
+        status
+        for status in statuses
+        if status.is_to_be_made and (request.wants(status.run) or status.run.name in needed)
+    ]
+    decoded = [status for status in made if status.leader is None]
     unpublished = sum(status.state is State.UNPUBLISHED for status in wanted)
     running = sum(status.state is State.RUNNING for status in wanted)
-    counts = Counter(_word(status, request) for status in planned)
+    counts = Counter(_word(status) for status in decoded)
     details = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
-    line = f"fastdllm: {len(wanted)} runs selected, {len(planned)} to run"
+    line = f"fastdllm: {counted(len(wanted), 'target')}, {counted(len(decoded), 'GPU job')}"
     line += f" ({details})" if details else ""
+    line += f", {copies_in_words(len(made) - len(decoded))}" if len(made) > len(decoded) else ""
     line += f", {unpublished} to publish" if unpublished else ""
     line += f", {running} left out: another process is making them" if running else ""
-    return "\n".join([line, *(_table(planned, request) if is_dry_run else [])]) + "\n"
+    return "\n".join([line, *(_table(made) if is_dry_run else [])]) + "\n"
 
 
-def _table(planned: Sequence[RunStatus], request: Request) -> list[str]:
+def counted(number: int, what: str) -> str:
+    """1 GPU job, 2 GPU jobs."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def copies_in_words(number: int) -> str:
+    """How many runs are made from another's result."""
+    return f"{number} the same as another"
+
+
+def _table(made: Sequence[RunStatus]) -> list[str]:
     rows = [
-        (status.run.experiment, status.run.task_folder, status.run.config, _reason(status, request))
-        for status in planned[:MOST_LINES]
+        (status.run.experiment, status.run.task_folder, status.run.config, _reason(status))
+        for status in made[:MOST_LINES]
     ]
     if not rows:
         return []
@@ -55,15 +65,23 @@ def _table(planned: Sequence[RunStatus], request: Request) -> list[str]:
         )
         for row in rows
     ]
-    if len(planned) > MOST_LINES:
-        lines.append(f"  ... and {len(planned) - MOST_LINES} more; `fastdllm status` lists them")
+    if len(made) > MOST_LINES:
+        lines.append(f"  ... and {len(made) - MOST_LINES} more; `fastdllm status` lists them")
     return lines
 
 
-def _word(status: RunStatus, request: Request) -> str:
-    return "forced" if status.state.has_result and request.forces(status.run) else status.state
+def _is_forced(status: RunStatus) -> bool:
+    return status.state.has_result and status.is_repeated
 
 
-def _reason(status: RunStatus, request: Request) -> str:
-    word, why = _word(status, request), status.why
-    return f"{word}: {why}" if why and word != "forced" else word
+def _word(status: RunStatus) -> str:
+    return "forced" if _is_forced(status) else str(status.state)
+
+
+def _reason(status: RunStatus) -> str:
+    same = f"same as {status.leader.name}" if status.leader is not None else ""
+    if _is_forced(status):
+        return same or "forced"
+    if status.why == same and status.state is State.MISSING:
+        return same or "missing"
+    return f"{status.title}: {status.why}" if status.why else status.title

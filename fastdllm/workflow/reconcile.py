@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fastdllm.errors import UserError
@@ -19,6 +20,7 @@ from fastdllm.evaluation.results import keep_aside, keep_result_aside
 from fastdllm.files import cannot, read_json, to_json, write_text_atomically
 from fastdllm.workflow.artifacts import stored_summary, tables_are_current
 from fastdllm.workflow.digests import FileDigests
+from fastdllm.workflow.leaders import share_out
 from fastdllm.workflow.runs import RESULTS, Plan, Project, Run
 from fastdllm.workflow.status import RunStatus, State, inspect
 
@@ -32,6 +34,7 @@ def reconcile(
     *,
     restore: bool = True,
     is_repeated: Callable[[Run], bool] = lambda _: False,
+    is_wanted: Callable[[Run], bool] = lambda _: True,
     held: frozenset[str] = frozenset(),
     is_dry_run: bool = False,
 ) -> list[RunStatus]:
@@ -40,6 +43,7 @@ def reconcile(
     Args:
         restore: take finished runs back from artifacts/; otherwise they count as missing.
         is_repeated: whether a run is to be made even with a valid result.
+        is_wanted: whether a run is among the targets.
         held: files that another Snakemake is making; their runs and plans are only looked at.
         is_dry_run: keep a plan that was made from something else, since nothing makes it again.
 
@@ -51,12 +55,12 @@ def reconcile(
         for plan in project.plans:
             if str(plan.plan_path) not in held:
                 _reconcile_plan(plan, digests, is_dry_run=is_dry_run)
-        statuses = [
-            inspect(run)
-            if str(run.summary_path) in held
-            else _reconcile_run(run, restore=restore, is_repeated=is_repeated(run))
-            for run in project.runs
-        ]
+        statuses = _statuses(
+            project, restore=restore, is_repeated=is_repeated, is_wanted=is_wanted, held=held
+        )
+        for status in statuses:
+            if str(status.run.summary_path) not in held:
+                _settle(status)
         if str(PUBLISHED_STAMP) not in held:
             _date_stamp(project, statuses)
     except OSError as error:
@@ -99,26 +103,51 @@ def _date(path: Path, seconds: float) -> None:
         os.utime(path, (seconds, seconds))
 
 
-def _reconcile_run(run: Run, *, restore: bool, is_repeated: bool) -> RunStatus:
-    status = inspect(run)
-    # An eval writes results.json just before the summary; a result that was taken back has none.
-    is_from_here = not status.is_only_published and (run.folder / "results.json").exists()
-    if status.state.has_result and not restore and not is_from_here:
-        status = RunStatus(run, State.MISSING, "published, but not decoded here")
+def _statuses(
+    project: Project,
+    *,
+    restore: bool,
+    is_repeated: Callable[[Run], bool],
+    is_wanted: Callable[[Run], bool],
+    held: frozenset[str],
+) -> list[RunStatus]:
+    """The states of the runs, and which of them are decoded; see `reconcile`."""
+
+    def look(run: Run) -> RunStatus:
+        status = inspect(run)
+        if restore or str(run.summary_path) in held or not status.state.has_result:
+            return status
+        # An eval writes results.json just before the summary; one that was taken back has none.
+        is_from_here = not status.is_only_published and (run.folder / "results.json").exists()
+        if is_from_here:
+            return status
+        return RunStatus(run, State.MISSING, "published, but not decoded here")
+
+    def look_at_selected(run: Run) -> RunStatus:
+        status = look(run)
+        is_forced = status.state is not State.RUNNING and is_repeated(run)
+        return replace(status, is_repeated=True) if is_forced else status
+
+    selected = [look_at_selected(run) for run in project.runs]
+    return share_out(selected, project, look=look, is_wanted=is_wanted)
+
+
+def _settle(status: RunStatus) -> None:
+    """Write the spec of a run and date it by what is to be done."""
+    run = status.run
     _write_if_changed(run.spec_path, to_json(run.spec()))
     if status.state is State.RUNNING:
         # Its eval is writing here; a later call settles the dates.
-        return status
+        return
     if status.is_only_published:
         _restore(run)
-    if status.state.has_result and not is_repeated:
+    if not status.is_to_be_made:
         _date(run.spec_path, EPOCH_S)
     elif run.summary_path.exists():
         if stored_summary(run.summary_path).record is None:
             keep_aside(run.summary_path, "damaged")
         else:
             _date_after(run.spec_path, run.summary_path)
-    return status
 
 
 def _restore(run: Run) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 from fastdllm.errors import UserError
 from fastdllm.files import read_json
 from fastdllm.workflow.artifacts import StoredSummary, stored_summary
+from fastdllm.workflow.changes import Change, what_changed
+from fastdllm.workflow.names import task_folder
 from fastdllm.workflow.runs import Run
 
 # A run on another machine, whose lock cannot be seen from here, counts as running this long after
@@ -44,18 +46,6 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One setting that decides the answers and differs from the stored result's."""
-
-    key: str
-    old: Any
-    new: Any
-
-    def __str__(self) -> str:
-        return f"{self.key} {_short(self.old)} -> {_short(self.new)}"
-
-
-@dataclass(frozen=True, slots=True)
 class RunStatus:
     """The state of one run, and why.
 
@@ -64,6 +54,8 @@ class RunStatus:
     progress: the last numbers of a running or interrupted eval (items_done, items_total, ...).
     is_only_published: valid in artifacts/, but not (yet) in results/.
     record: the summary of the current settings, where there is one.
+    is_repeated: to be made even with a valid result.
+    leader: the run whose result it is, or will be, made from; None for one that is decoded.
     """
 
     run: Run
@@ -73,11 +65,35 @@ class RunStatus:
     progress: Mapping[str, Any] | None = None
     is_only_published: bool = False
     record: Mapping[str, Any] | None = None
+    is_repeated: bool = False
+    leader: Run | None = None
+
+    @property
+    def is_to_be_made(self) -> bool:
+        """Whether the run is to be made here: by an eval, or from its leader's result."""
+        return self.state is not State.RUNNING and (self.is_repeated or not self.state.has_result)
+
+    @property
+    def title(self) -> str:
+        """The state, with what was edited where that is all that made the result stale."""
+        if self.state is State.STALE and self._is_only_edited:
+            return f"{self.state} ({', '.join(str(change) for change in self.changes)})"
+        return str(self.state)
 
     @property
     def why(self) -> str:
-        """Reason or changes, in one line."""
-        return self.reason or ", ".join(str(change) for change in self.changes)
+        """What the title leaves unsaid: reason or changes, and the leader, in one line."""
+        same = f"same as {self.leader.name}" if self.leader and self.is_to_be_made else ""
+        if same and self.state is State.MISSING:
+            return same
+        told = self.reason
+        if not told and not (self.state is State.STALE and self._is_only_edited):
+            told = ", ".join(str(change) for change in self.changes)
+        return "; ".join(part for part in (told, same) if part)
+
+    @property
+    def _is_only_edited(self) -> bool:
+        return bool(self.changes) and all(change.is_edit for change in self.changes)
 
 
 def inspect(run: Run) -> RunStatus:
@@ -133,28 +149,28 @@ def _unfinished(
         line = f"{_progress_line(progress)}; the same command resumes"
         return RunStatus(run, State.INTERRUPTED, line, changes, progress)
     if old is not None:
-        return RunStatus(run, State.STALE, changes=changes)
+        return RunStatus(run, State.STALE, _not_decoded(old, run), changes)
     return RunStatus(run, State.MISSING, result.problem or artifact.problem or "")
 
 
-def what_changed(old: Any, new: Mapping[str, Any]) -> tuple[Change, ...]:
-    """The settings that differ, key by key, in alphabetical order."""
-    if not isinstance(old, Mapping):
-        return (Change("decides", "not recorded", "recorded"),)
-    keys = sorted(old.keys() | new.keys())
-    changes = tuple(
-        Change(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)
+def origin_of(record: Mapping[str, Any] | None, run: Run) -> str | None:
+    """The name of the run that a summary of `run` was made from; None for one that was decoded."""
+    same_as = (record or {}).get("same_as")
+    if not isinstance(same_as, Mapping):
+        return None
+    folder = task_folder(str(same_as.get("task")), run.limit)
+    return f"{same_as.get('experiment')}/{folder}/{same_as.get('config')}"
+
+
+def _not_decoded(old: Mapping[str, Any], run: Run) -> str:
+    """Why a copy under the run's own fingerprint is no result of it; empty for any other."""
+    if old.get("fingerprint") != run.fingerprint:
+        return ""
+    origin = old.get("same_as")
+    config = origin.get("config") if isinstance(origin, Mapping) else None
+    return f"its result is a copy of {config}'s" + (
+        ", not a replicate" if run.is_replicated else ""
     )
-    # Equal settings under another fingerprint: the fingerprint itself is made differently now.
-    return changes or (Change("fingerprint", "made by another version", "current"),)
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "none"
-    text = str(value)
-    # Digests say only "changed"; the first letters are enough to compare two.
-    return text[:8] if len(text) == 64 and text.isalnum() else text
 
 
 def _progress(run: Run) -> Mapping[str, Any] | None:

@@ -1,0 +1,97 @@
+"""The result of a run that is the same computation as another: made from that one's.
+
+Everything measured is the other's, and `same_as` says so; names and settings are the run's own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.lock import run_lock
+from fastdllm.evaluation.results import (
+    MARK_LETTERS,
+    RESULT_FILES,
+    keep_aside,
+    keep_result_aside,
+    stored_fingerprint,
+)
+from fastdllm.evaluation.spec import RunSpec
+from fastdllm.evaluation.summary import SameAs, Summary, read_summary, write_summary
+from fastdllm.files import cannot, write_text_atomically
+from fastdllm.settings import DecodingSettings
+from fastdllm.workflow.runs import ARTIFACTS, RESULTS
+
+SUMMARY, *DATA_FILES = RESULT_FILES
+
+
+def write_copy(leader: Path, folder: Path, spec: RunSpec) -> Summary:
+    """Make the result of the run in `folder` from the one in `leader` (results/E/T/C).
+
+    results.json and samples.jsonl are copied where the leader has them; one that was taken back
+    from artifacts/ has none.
+
+    Raises:
+        UserError: the leader has no result of this computation, or the folder is locked or not
+            writable; nothing is changed then.
+    """
+    source = _result_of(leader, spec)
+    summary = copied(read_summary(source), spec)
+    with run_lock(folder):
+        path = folder / SUMMARY
+        if path.exists() and stored_fingerprint(path) != spec.fingerprint:
+            keep_result_aside(folder)
+        for name in DATA_FILES:
+            if (source.parent / name).exists():
+                write_text_atomically(folder / name, _text(source.parent / name))
+            else:
+                # An earlier one is not of this result.
+                keep_aside(folder / name, spec.fingerprint[:MARK_LETTERS])
+        write_summary(path, summary)
+        for name in ("failed.json", "progress.json"):
+            (folder / name).unlink(missing_ok=True)
+    return summary
+
+
+def copied(source: Summary, spec: RunSpec) -> Summary:
+    """The summary of `spec` with the measured values of `source`."""
+    origin = source.same_as or SameAs(
+        experiment=source.experiment,
+        task=source.task,
+        config=source.config,
+        fingerprint=source.fingerprint,
+    )
+    settings = spec.settings.model_dump(mode="json", exclude_none=True)
+    others = {k: v for k, v in source.model_args.items() if k not in DecodingSettings.model_fields}
+    own = {
+        "experiment": spec.experiment,
+        "task": spec.task,
+        "config": spec.config,
+        "fingerprint": spec.fingerprint,
+        "decides": spec.decides,
+        "model_args": {**others, "experiment_name": spec.experiment, **settings},
+        "eval_params": {**source.eval_params, "seed": spec.settings.seed},
+        "same_as": origin,
+    }
+    return source.model_copy(update=own)
+
+
+def _result_of(leader: Path, spec: RunSpec) -> Path:
+    """The leader's summary of this computation, in results/ or else in artifacts/."""
+    places = [leader / SUMMARY]
+    if leader.is_relative_to(RESULTS):
+        places.append(ARTIFACTS / leader.relative_to(RESULTS) / SUMMARY)
+    for path in places:
+        if path.exists() and read_summary(path).computation == spec.run.computation is not None:
+            return path
+    raise UserError(
+        f"{leader}: has no result of the same computation as "
+        f"{spec.experiment}/{spec.task}/{spec.config}; type the same snakemake command again"
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise cannot("read", path, error) from None

@@ -32,3 +32,12 @@ def unpacked(n: int, text: str) -> list[bool]:
 def ones(n: int, number: int) -> list[int]:
     """Places of the items whose bit is 1, counted from 0."""
     return [place for place, digit in enumerate(f"{number:0{n}b}") if digit == "1"] if n else []
+
+
+def in_groups(number: int, sizes: Sequence[int]) -> list[int]:
+    """How many bits of each group are 1; groups follow one another from the first item on."""
+    counts, left = [], sum(sizes)
+    for size in sizes:
+        left -= size
+        counts.append((number >> left & (1 << size) - 1).bit_count())
+    return counts

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.errors import UserError
+from fastdllm.evaluation import bits
 from fastdllm.files import cannot, read_json
 
 # Version of the layout of summary.json; summary.py owns the layout itself.
@@ -22,6 +23,8 @@ RESULT_FILES = ("summary.json", "results.json", "samples.jsonl")
 TABLE_KEYS = ("task", "config", "fingerprint", "timestamp")
 # The first letters of a fingerprint are enough to tell two results of a run apart.
 MARK_LETTERS = 8
+# Items that a sentence names one by one.
+MOST_ITEMS = 8
 
 
 def stored_fingerprint(summary: Path) -> str | None:
@@ -43,32 +46,64 @@ def table_mark(records: Iterable[Mapping[str, Any]]) -> str:
 def disagreements(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sentences about summaries that must be right on the same items and are not.
 
-    With reuse_k = 1 nothing is reused, so `layer_subset` cannot matter.
+    Runs of one `computation` must, where each was decoded; a summary that was made from another
+    one (`same_as`) shows nothing.
     """
-    by_rest: dict[str, list[Mapping[str, Any]]] = {}
+    by_conditions: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
-        decides = record.get("decides")
-        if not isinstance(decides, Mapping) or record.get("items") is None:
+        if record.get("computation") is None or not record.get("items") or record.get("same_as"):
             continue
-        if decides.get("decoding.reuse_k") == 1:
-            rest = {key: decides[key] for key in sorted(decides) if key != "decoding.layer_subset"}
-            # Other hardware may round another way, and half precision another number of rows.
-            made_on = [record.get("dtype"), record.get("hardware")]
-            if record.get("dtype") != "float32":
-                made_on.append(_batch_sizes(record))
-            by_rest.setdefault(json.dumps([rest, made_on]), []).append(record)
+        # Other hardware may round another way, and half precision another number of rows.
+        made_on = [record["computation"], record.get("dtype"), record.get("hardware")]
+        if record.get("dtype") != "float32":
+            made_on.append(_batch_sizes(record))
+        by_conditions.setdefault(json.dumps(made_on), []).append(record)
     return [
-        f"ALARM: {first['config']} and {other['config']} must give the same answers (reuse_k 1) "
-        f"and do not ({first['task']})"
-        for first, *others in by_rest.values()
+        f"ALARM: {first['config']} and {_name_beside(first, other)} must give the same answers and "
+        f"do not ({first['task']}: {differing})"
+        for first, *others in by_conditions.values()
         for other in others
-        if other["items"] != first["items"]
+        if (differing := differing_items(first["items"], other["items"]))
     ]
+
+
+def differing_items(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Which items are right in one of two runs only: "items 3, 17 and 5 more"; empty for none."""
+    if first["n"] != other["n"]:
+        return f"{first['n']} and {other['n']} items"
+    n = first["n"]
+    different = bits.as_number(n, first["correct_bits"]) ^ bits.as_number(n, other["correct_bits"])
+    return items_text(bits.ones(n, different), first.get("groups") or ())
+
+
+def items_text(places: Sequence[int], groups: Sequence[Sequence[Any]] = ()) -> str:
+    """Items by their number in the data, from 0, behind the name of their subtask."""
+    shown = [_item_name(place, groups) for place in places[:MOST_ITEMS]]
+    if not shown:
+        return ""
+    if len(places) > len(shown):
+        return f"items {', '.join(shown)} and {len(places) - len(shown)} more"
+    *before, last = shown
+    return f"items {', '.join(before)} and {last}" if before else f"item {last}"
+
+
+def _item_name(place: int, groups: Sequence[Sequence[Any]]) -> str:
+    for name, n in groups:
+        if place < n:
+            return f"{name}:{place}"
+        place -= n
+    return str(place)
 
 
 def _batch_sizes(record: Mapping[str, Any]) -> list[Any]:
     how = record.get("eval_params") or {}
     return [how.get("batch_size"), how.get("smallest_batch_size")]
+
+
+def _name_beside(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """A config's name; with its experiment where that is another one than the first's."""
+    is_same = first["experiment"] == other["experiment"]
+    return str(other["config"]) if is_same else f"{other['experiment']}/{other['config']}"
 
 
 def keep_aside(path: Path, mark: str) -> None:

@@ -1,6 +1,7 @@
-"""Uncertainty of a score: intervals and percentiles on plain Python numbers.
+"""Uncertainty of a score: intervals, standard errors, percentiles on plain Python numbers.
 
-Knows nothing of tasks or files and imports nothing heavy, so that tables and status can use it.
+Knows nothing of tasks or files and imports nothing heavy, so that tables and status can use it. Two
+runs against each other: paired.py and speed.py; how to read it all: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -36,6 +37,44 @@ def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, flo
 def normal_interval(value: float, stderr: float, z: float = Z_95) -> tuple[float, float]:
     """Return value +- z * stderr: for means that are no proportions."""
     return value - z * stderr, value + z * stderr
+
+
+def clustered_stderr(groups: Sequence[tuple[float, int]]) -> float | None:
+    """Return the standard error of a mean over items of groups that share something.
+
+    Items of one subject are right or wrong together, so that n items tell less than n independent
+    ones: deviations are added up within each group before they are squared. None with fewer than
+    two groups.
+
+    Args:
+        groups: of each group the sum of its values and its number of items.
+
+    Source: K.-Y. Liang and S. L. Zeger, "Longitudinal data analysis using generalized linear
+    models", Biometrika 73 (1986), 13-22; G / (G - 1) for few groups as in A. C. Cameron and
+    D. L. Miller, "A practitioner's guide to cluster-robust inference", Journal of Human Resources
+    50 (2015), 317-372; for evaluations: E. Miller, "Adding error bars to evals", arXiv 2411.00640.
+    """
+    n = sum(size for _, size in groups)
+    if len(groups) < 2 or not n:
+        return None
+    mean = sum(total for total, _ in groups) / n
+    squares = sum((total - size * mean) ** 2 for total, size in groups)
+    return math.sqrt(len(groups) / (len(groups) - 1) * squares) / n
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for how many there are, in the order given.
+
+    Calling those below 0.05 a difference is wrong anywhere among them with probability 5 % at most.
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal
+    of Statistics 6 (1979), 65-70.
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

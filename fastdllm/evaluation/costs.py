@@ -1,0 +1,74 @@
+"""What an answer cost in one run, and under which conditions its speed was measured.
+
+Shared by comparisons, tables and plots, so that a number means the same everywhere. None: not
+measured, or not what such a task has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastdllm.evaluation.speed import rate_interval
+from fastdllm.evaluation.summary import Summary
+
+
+def layer_forwards_per_answer(summary: Summary) -> float | None:
+    """Layers run per answer, the prefill included; what was left out does not count."""
+    passes = summary.passes
+    return passes.layer_forwards_computed / summary.n_requests if passes else None
+
+
+def forwards_per_answer(summary: Summary) -> float | None:
+    """Forward evaluations per answer behind the prefill; a reused pass evaluates nothing."""
+    passes = summary.passes
+    if passes is None:
+        return None
+    return (passes.full_block + passes.sub_block + passes.commit) / summary.n_requests
+
+
+def seconds_per_answer(summary: Summary) -> float | None:
+    """Seconds of decoding over answers; many are decoded at once, so no answer is that fast."""
+    speed = summary.throughput
+    return speed.total_time_s / summary.n_requests if speed else None
+
+
+def tokens_per_s(summary: Summary) -> float | None:
+    """Generated tokens per second; the more the better, unlike the others."""
+    return summary.throughput.tokens_per_s if summary.throughput else None
+
+
+def tokens_per_s_interval(summary: Summary) -> tuple[float, float] | None:
+    """95 % interval of tokens_per_s from its chunks; None with fewer than two of them."""
+    speed = summary.throughput
+    return rate_interval(speed.chunks) if speed and speed.chunks else None
+
+
+# By name: how to call it, and what gives it.
+COSTS: dict[str, tuple[str, Callable[[Summary], float | None]]] = {
+    "layer_forwards": ("layer-forwards per answer", layer_forwards_per_answer),
+    "forwards": ("forwards per answer", forwards_per_answer),
+    "seconds": ("seconds per answer", seconds_per_answer),
+    "tokens_per_s": ("tokens per second", tokens_per_s),
+}
+
+
+def truncated_answers(summary: Summary) -> int | None:
+    """Answers that were cut at their length limit."""
+    rate = summary.truncation_rate
+    return None if rate is None else round(rate * summary.n_requests)
+
+
+def speed_conditions(summary: Summary) -> tuple[str, ...]:
+    """What two throughputs must share to be compared: hardware, dtype and batch size.
+
+    A run that was decoded with fewer sequences in parts says so: another condition.
+    """
+    hardware = "; ".join(
+        f"{device.name}, {device.threads} CPU thread(s)" if device.threads else device.name
+        for device in summary.hardware
+    )
+    smallest = summary.eval_params.get("smallest_batch_size")
+    batch_size = f"batch size {summary.eval_params['batch_size']}"
+    if smallest is not None:
+        batch_size += f", in parts {smallest}"
+    return hardware, summary.dtype, batch_size

@@ -1,0 +1,60 @@
+"""The words for a comparison: the same in the terminal, in tables and in the report."""
+
+from __future__ import annotations
+
+import math
+
+SAME = "the same computation"
+SIGNIFICANT = 0.05
+
+
+def of_difference(
+    difference: float,
+    interval: tuple[float, float],
+    *,
+    p_value: float,
+    p_holm: float | None,
+    differing: int,
+) -> str:
+    """A paired difference in words; shares in -1..1.
+
+    p_holm decides where there is one. differing: items that are right in one of both runs only.
+    """
+    low, high = interval
+    if (p_value if p_holm is None else p_holm) < SIGNIFICANT:
+        word = "worse" if difference < 0 else "better"
+        return f"{points(abs(difference))} {word} (95 % interval {signed(low)} to {signed(high)})"
+    if not differing:
+        seen = "no item differs"
+    elif p_value < SIGNIFICANT:
+        seen = "no difference seen after correction"
+    else:
+        seen = "no difference seen"
+    # Rounded up, so that what is called excluded is.
+    loss = math.ceil(max(0.0, -low) * 1000 - 1e-6) / 1000
+    most = f" of more than {points(loss)}" if loss else ""
+    return f"{seen}; a loss{most} is excluded"
+
+
+def of_the_same(differing: int) -> str:
+    """Two runs that must give the same answers: no evidence, or an alarm."""
+    if not differing:
+        return SAME
+    items = "1 item differs" if differing == 1 else f"{differing} items differ"
+    return f"{SAME}, but {items}"
+
+
+def of_none(why: str) -> str:
+    """Runs whose accuracy cannot be compared."""
+    return f"not compared: {why}"
+
+
+def points(share: float) -> str:
+    """A share of items as percentage points."""
+    return f"{100 * share:.1f} points"
+
+
+def signed(share: float) -> str:
+    """A change as a number of points with its sign; what rounds to nothing has none."""
+    text = f"{100 * share:+.1f}"
+    return text[1:] if float(text) == 0 else text

@@ -85,7 +85,13 @@ def _style(value: float) -> Style:
 def span_table(record: Sensitivity) -> Table:
     """The best span of each width, and the named ones."""
     n, names = sum(record.passes), named_spans(record.layers)
-    table = Table(title="least damage per width", title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title="\nleast damage per width",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+    )
     for name in ("layers", "saving %", "damage %", "95 % interval", "layer_subset"):
         table.add_column(name, justify="left" if name == "layer_subset" else "right")
     rows = [(span, str(list(span.layers))) for span in best_by_width(record.damages)]

@@ -57,11 +57,13 @@ SHADOW_INIT = """\
 __path__.append({package!r})
 """
 SHADOW_MAIN = """\
-import hashlib, json, sys
+import hashlib, json, os, signal, sys
 from pathlib import Path
 
+sys.path.append({root!r})
+
 from fastdllm.evaluation.results import table_mark
-from fastdllm.workflow.artifacts import NEEDED_KEYS
+from tests.workflow.fakes import WRONG_THEN_RIGHT, fake_summary
 
 command, *arguments = sys.argv[1:]
 if command == "plan":
@@ -69,28 +71,40 @@ if command == "plan":
     folder = Path("results/_plans", "_limit_".join([task, *limit]))
     (folder / "requests.jsonl").write_text("")
     digest = hashlib.sha256(b"").hexdigest()
-    (folder / "plan.json").write_text(json.dumps({"digest": digest}))
+    (folder / "plan.json").write_text(json.dumps({{"digest": digest}}))
 elif command == "eval":
     spec = json.loads(Path(arguments[0]).read_text())
-    if spec["config"] == "k2_first" and Path("break_k2").exists():
+    folder = Path(arguments[0]).parent
+    if Path("fail_" + spec["config"]).exists():
         sys.exit(1)
-    keys = ("experiment", "task", "config", "fingerprint", "decides")
-    record = {key: spec[key] for key in keys}
-    record |= {"schema_version": 1, "accuracy": 0.5, "timestamp": "2026-01-01T00:00:00+00:00"}
-    record |= dict.fromkeys(NEEDED_KEYS - record.keys())
-    Path(arguments[0]).with_name("results.json").write_text("{}")
-    Path(arguments[0]).with_name("summary.json").write_text(json.dumps(record))
+    if Path("kill_" + spec["config"]).exists():
+        (folder / "progress.json").write_text('{{"items_done": 1, "items_total": 2}}')
+        os.kill(os.getpid(), signal.SIGKILL)
+    is_odd = Path("turn_" + spec["config"]).exists()
+    record = fake_summary(spec, **({{"correct_bits": WRONG_THEN_RIGHT}} if is_odd else {{}}))
+    (folder / "results.json").write_text("{{}}")
+    (folder / "progress.json").unlink(missing_ok=True)
+    (folder / "summary.json").write_text(json.dumps(record))
     with open("evals.txt", "a") as stream:
-        stream.write(f"{spec['task']} {spec['config']}\\n")
+        stream.write(f"{{spec['task']}} {{spec['config']}}\\n")
+elif command == "same":
+    from fastdllm.cli import main
+
+    sys.exit(main(["same", *arguments]))
 elif command == "aggregate":
     from fastdllm.workflow.artifacts import publish, stored_summary
     from fastdllm.workflow.runs import load_project
 
-    runs = load_project().runs
-    publish(runs)
-    records = [stored_summary(run.artifact_path).record or {} for run in runs]
-    Path("artifacts/demo/table.md").write_text(table_mark(records))
-    Path("artifacts/demo/table.csv").write_text("")
+    project = load_project()
+    publish(project.runs)
+    for name in project.experiments:
+        own = [run for run in project.runs if run.experiment == name]
+        stored = [(run, stored_summary(run.artifact_path)) for run in own]
+        records = [found.record for run, found in stored if found.belongs_to(run)]
+        folder = Path("artifacts", name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "table.md").write_text(table_mark(records))
+        (folder / "table.csv").write_text("")
 """
 
 
@@ -124,8 +138,8 @@ class SmallProject:
         done = self.snakemake("-n", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         rows = [line.split(maxsplit=3) for line in done.stderr.splitlines() if line[:2] == "  "]
-        jobs = len(re.findall(r"^Job \d+: eval ", done.stdout, flags=re.M))
-        rows = [row for row in rows if row[0] == "demo"]
+        jobs = len(re.findall(r"^Job \d+: (?:eval |\S+ is the same )", done.stdout, flags=re.M))
+        rows = [row for row in rows if row[0] not in ("experiment", "...")]
         assert jobs == len(rows), f"table of {len(rows)} runs, but Snakemake plans {jobs}"
         return rows
 
@@ -147,7 +161,7 @@ def make_project(path: Path) -> SmallProject:
         "models/tiny/config.json": '{"num_hidden_layers": 14}',
         "models/tiny/model.safetensors": "weights",
         "fastdllm/__init__.py": SHADOW_INIT.format(package=str(ROOT / "fastdllm")),
-        "fastdllm/__main__.py": SHADOW_MAIN,
+        "fastdllm/__main__.py": SHADOW_MAIN.format(root=str(ROOT)),
     }
     for name, text in files.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)

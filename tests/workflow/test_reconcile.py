@@ -18,6 +18,7 @@ from fastdllm.workflow.runs import Run, load_project
 from fastdllm.workflow.selection import Selection
 from fastdllm.workflow.status import State, inspect
 from tests.workflow.conftest import edit
+from tests.workflow.fakes import fake_summary
 
 
 def the_run() -> Run:
@@ -25,12 +26,8 @@ def the_run() -> Run:
 
 
 def finish(run: Run) -> None:
-    keys = ("experiment", "task", "config", "fingerprint", "decides")
     run.folder.mkdir(parents=True, exist_ok=True)
-    record = {key: run.spec()[key] for key in keys}
-    record |= {"schema_version": 1, "accuracy": 0.5, "timestamp": "2026-01-01T00:00:00+00:00"}
-    record |= dict.fromkeys(NEEDED_KEYS - record.keys())
-    run.summary_path.write_text(json.dumps(record))
+    run.summary_path.write_text(json.dumps(fake_summary(run.spec())))
 
 
 def write_tables() -> None:

@@ -152,7 +152,13 @@ MISTAKES = [
     ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{reuse_k.real}", "{reuse_k}"),
     ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{reuse_k[0]}", "{reuse_k}"),
     ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{}", "{reuse_k}"),
-    ("experiments/demo/experiment.yaml", "[1, 2]", "[[1], 2]", "a number, text or null"),
+    (
+        "experiments/demo/experiment.yaml",
+        "[1, 2]",
+        "[[1], 2]",
+        "[1] is not allowed; it should",
+    ),
+    ("experiments/demo/experiment.yaml", "[1, 2]", "[[[1]], 2]", "text, null or a list"),
     ("experiments/demo/experiment.yaml", "[1, 2]", "[yes, 2]", "reuse_k: true is not allowed"),
     ("experiments/demo/experiment.yaml", "  reuse_k:", "  1: [1]\n  reuse_k:", "key 1 "),
     (

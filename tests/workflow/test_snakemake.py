@@ -92,12 +92,12 @@ def test_limited_runs_are_kept_apart_and_not_published(project: SmallProject) ->
 
 
 def test_a_failed_run_stops_no_other_and_is_made_up_for(project: SmallProject) -> None:
-    Path("break_k2").touch()
+    Path("fail_k2_first").touch()
     done = project.snakemake()
     assert done.returncode != 0
     assert "fastdllm status" in done.stderr
     assert project.evals() == ["choices k1_first", "words k1_first"]
-    Path("break_k2").unlink()
+    Path("fail_k2_first").unlink()
     assert project.snakemake().returncode == 0
     assert project.evals() == ["choices k2_first", "words k2_first"]
 

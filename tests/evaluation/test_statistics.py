@@ -1,8 +1,14 @@
-"""Intervals and percentiles against published values."""
+"""Intervals, errors, corrections and percentiles against published values and slow formulas."""
 
+import math
+import statistics
+
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fastdllm.evaluation.stats import percentile, wilson_interval
+from fastdllm.evaluation.stats import clustered_stderr, holm, percentile, wilson_interval
 
 
 def test_wilson_interval_equals_the_published_example() -> None:
@@ -21,3 +27,58 @@ def test_wilson_interval_stays_within_0_and_1() -> None:
 def test_percentile_interpolates_between_neighbours() -> None:
     assert percentile([4.0, 1.0, 3.0, 2.0], 50) == 2.5
     assert percentile([5.0], 95) == 5.0
+
+
+def slow_clustered(groups: list[list[float]]) -> float:
+    """Miller (arXiv 2411.00640), equation for clustered items, with G / (G - 1): over all pairs."""
+    values = [value for group in groups for value in group]
+    mean, n = sum(values) / len(values), len(values)
+    pairs = sum((x - mean) * (y - mean) for group in groups for x in group for y in group)
+    return math.sqrt(max(0.0, len(groups) / (len(groups) - 1) * pairs)) / n
+
+
+@given(groups=st.lists(st.lists(st.sampled_from([0, 1]), min_size=1), min_size=2, max_size=8))
+def test_clustered_error_equals_the_sum_over_pairs(groups: list[list[float]]) -> None:
+    found = clustered_stderr([(sum(group), len(group)) for group in groups])
+    assert found == pytest.approx(slow_clustered(groups), abs=1e-7)
+
+
+def test_groups_of_one_item_give_the_plain_standard_error() -> None:
+    values = [0, 1, 1, 0, 1, 1, 1]
+    plain = statistics.stdev(values) / math.sqrt(len(values))
+    assert clustered_stderr([(value, 1) for value in values]) == pytest.approx(plain)
+    assert clustered_stderr([(5, 7)]) is None
+
+
+def test_clustered_error_is_the_spread_of_means_over_new_groups() -> None:
+    """Of 2,000 samples of 40 subjects whose difficulty varies; a plain error is far too small."""
+    generator = np.random.default_rng(4)
+    sizes = generator.integers(5, 60, size=40)
+    means, errors = [], []
+    for _ in range(2000):
+        right = generator.binomial(sizes, generator.beta(3, 2, size=40))
+        means.append(right.sum() / sizes.sum())
+        errors.append(
+            clustered_stderr([(int(r), int(n)) for r, n in zip(right, sizes, strict=True)])
+        )
+    spread = statistics.stdev(means)
+    assert math.sqrt(statistics.mean(e**2 for e in errors)) == pytest.approx(spread, rel=0.05)
+    plain = math.sqrt(0.6 * 0.4 / sizes.sum())
+    assert plain < spread / 2
+    covered = sum(abs(m - 0.6) <= 1.96 * e for m, e in zip(means, errors, strict=True))
+    assert 0.92 <= covered / 2000 <= 0.97
+
+
+@given(p_values=st.lists(st.floats(0, 1), max_size=12))
+def test_holm_equals_its_definition(p_values: list[float]) -> None:
+    """A p-value counts as often as there are ones that are not smaller, and so do smaller ones."""
+    naive = [
+        max(min(1.0, q * sum(r >= q for r in p_values)) for q in p_values if q <= p)
+        for p in p_values
+    ]
+    assert holm(p_values) == naive
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert holm([0.04, 0.001]) == pytest.approx([0.04, 0.002])

@@ -1,0 +1,224 @@
+"""Runs against a baseline: what is compared, what is not and why, and the words for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastdllm.evaluation import summary as s
+from fastdllm.evaluation.comparison import (
+    Ratio,
+    accuracy_clustered_stderr,
+    compare,
+    compare_all,
+    is_same_computation,
+)
+from fastdllm.evaluation.costs import COSTS, tokens_per_s_interval
+from fastdllm.evaluation.stats import holm
+from fastdllm.evaluation.summary import Summary
+from fastdllm.evaluation.verdicts import of_difference, signed
+
+
+def changed(summary: Summary, **fields: Any) -> Summary:
+    return summary.model_copy(update=fields)
+
+
+def a_run(summary: Summary, name: str, wrong: int, *, of: int = 200, **fields: Any) -> Summary:
+    """A run of its own whose first `wrong` items are wrong."""
+    right = [False] * wrong + [True] * (of - wrong)
+    items = s.Items(n=of, correct_bits=s.pack_bits(right))
+    own = {"config": name, "fingerprint": name, "items": items, "timestamp": name}
+    return changed(summary, **{**own, **fields})
+
+
+def test_items_are_counted_pair_by_pair(a_summary: Summary) -> None:
+    right_a, right_b = [1, 1, 0, 1, 0, 1, 0, 1], [1, 0, 1, 0, 0, 0, 0, 1]
+    a, b = (
+        a_run(a_summary, name, 0, items=s.Items(n=8, correct_bits=s.pack_bits(bits)))
+        for name, bits in (("a", right_a), ("b", right_b))
+    )
+    paired = compare(a, b).paired
+    assert (paired.n, paired.both_right, paired.both_wrong) == (8, 2, 2)
+    assert (paired.only_a, paired.only_b) == (3, 1)
+    assert paired.difference == -0.25
+    assert paired.p_value == 0.625 and paired.p_holm is None
+    back = compare(b, a).paired
+    assert (back.difference, back.n_needed) == (0.25, paired.n_needed)
+    assert back.interval == pytest.approx((-paired.interval[1], -paired.interval[0]))
+
+
+def test_verdict_of_a_loss_and_of_none(a_summary: Summary) -> None:
+    base = a_run(a_summary, "base", 20)
+    loss = compare(base, a_run(a_summary, "loss", 40))
+    assert loss.verdict.startswith("10.0 points worse (95 % interval -14.")
+    gain = compare(base, a_run(a_summary, "gain", 0))
+    assert gain.verdict.startswith(
+        "10.0 points better (95 % interval 6.6 to +".replace("6.6", "+6.6")
+    )
+    few = compare(base, a_run(a_summary, "few", 23))
+    assert few.verdict == "no difference seen; a loss of more than 4.4 points is excluded"
+    none = compare(base, a_run(a_summary, "none", 20))
+    assert none.verdict == "no item differs; a loss of more than 1.9 points is excluded"
+
+
+def test_a_gain_that_is_not_certain_excludes_a_loss() -> None:
+    words = of_difference(0.02, (0.001, 0.05), p_value=0.06, p_holm=None, differing=9)
+    assert words == "no difference seen; a loss is excluded"
+
+
+def test_what_is_excluded_is_rounded_up() -> None:
+    words = of_difference(0.0, (-0.02101, 0.02), p_value=1.0, p_holm=None, differing=4)
+    assert words == "no difference seen; a loss of more than 2.2 points is excluded"
+    assert (signed(-0.0001), signed(0.0), signed(0.013)) == ("0.0", "0.0", "+1.3")
+
+
+def test_holm_corrects_a_table_and_its_words(a_summary: Summary) -> None:
+    base = a_run(a_summary, "base", 20)
+    others = [a_run(a_summary, f"c{wrong}", wrong) for wrong in (26, 25, 40, 22)]
+    compared = compare_all(base, others)
+    p_values = [one.paired.p_value for one in compared]
+    assert [one.paired.p_holm for one in compared] == pytest.approx(holm(p_values))
+    assert p_values[0] < 0.05 <= compared[0].paired.p_holm
+    assert compared[0].verdict.startswith("no difference seen after correction; a loss")
+    assert "worse" in compared[2].verdict
+
+
+def test_one_computation_counts_once_in_the_correction(a_summary: Summary) -> None:
+    base = a_run(a_summary, "base", 20, computation="plain")
+    twins = [a_run(a_summary, name, 27, computation="k2") for name in ("first", "middle", "last")]
+    same_as_base = a_run(a_summary, "same", 20, computation="plain")
+    other = a_run(a_summary, "other", 40, computation="k3")
+    compared = compare_all(base, [*twins, same_as_base, other])
+    p_value = compared[0].paired.p_value
+    assert [one.paired.p_holm for one in compared[:3]] == [p_value] * 3
+    assert compared[3].verdict == "the same computation"
+    assert compare_all(base, twins)[0].paired.p_holm is None, "one question needs no correction"
+
+
+def test_the_same_computation_is_no_evidence(a_summary: Summary) -> None:
+    origin = a_run(a_summary, "k2_first", 30)
+    same_as = s.SameAs(experiment="e", task="t", config="k2_first", fingerprint="k2_first")
+    twins = [a_run(a_summary, name, 30, same_as=same_as) for name in ("k2_middle", "k2_last")]
+    for pair in ((origin, twins[0]), (twins[0], origin), tuple(twins), (origin, origin)):
+        found = compare(*pair)
+        assert is_same_computation(*pair)
+        assert (found.verdict, found.paired, found.speed) == ("the same computation", None, None)
+        assert found.why_no_speed == "it was measured once for both"
+    assert not is_same_computation(origin, a_run(a_summary, "k3_first", 30))
+
+
+def test_the_same_computation_that_differs_says_so(a_summary: Summary) -> None:
+    first, again = (
+        a_run(a_summary, name, wrong, computation="c") for name, wrong in (("one", 3), ("two", 5))
+    )
+    found = compare(first, again)
+    assert found.verdict == "the same computation, but 2 items differ"
+    assert found.paired.only_a == 2 and found.speed is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"task": "gsm8k"}, "other tasks: word_problems and gsm8k"),
+        ({"eval_params": {"limit": 20}}, "other limits: none and 20"),
+        ({"decides": {"task_digest": "x"}}, "other versions of the task"),
+        ({"items": None}, "the summaries do not tell which items are right"),
+        ({"items": s.Items(n=8, correct_bits="AA==")}, "200 and 8 items"),
+    ],
+)
+def test_other_items_are_not_paired(a_summary: Summary, fields: Any, reason: str) -> None:
+    if "eval_params" in fields:
+        fields = {"eval_params": {**a_summary.eval_params, **fields["eval_params"]}}
+    found = compare(a_run(a_summary, "a", 3), a_run(a_summary, "b", 3, **fields))
+    assert (found.paired, found.why_not_paired) == (None, reason)
+    assert found.verdict == f"not compared: {reason}"
+
+
+def test_metrics_must_be_the_same_and_right_or_wrong(a_summary: Summary) -> None:
+    metric = a_summary.metrics[0]
+    a, b = a_run(a_summary, "a", 3), a_run(a_summary, "b", 3)
+    other = changed(b, metrics=[metric.model_copy(update={"filter": "strict"})])
+    assert compare(a, other).why_not_paired == (
+        "other metrics: exact_match,number and exact_match,strict"
+    )
+    errors = [metric.model_copy(update={"higher_is_better": False})]
+    found = compare(changed(a, metrics=errors), changed(b, metrics=errors))
+    assert found.why_not_paired.startswith("less is better in exact_match")
+
+
+def test_costs_and_truncated_answers_of_each(a_summary: Summary) -> None:
+    passes = a_summary.passes.model_copy(update={"layer_forwards_computed": 150})
+    a, b = a_run(a_summary, "a", 3), a_run(a_summary, "b", 3, passes=passes, truncation_rate=0.4)
+    found = compare(a, b)
+    assert found.layer_forwards == 0.5 and found.truncated == (0, 2)
+    costs = {name: cost(a) for name, (_, cost) in COSTS.items()}
+    assert costs == {
+        "layer_forwards": 60.0,
+        "forwards": 11.0,
+        "seconds": pytest.approx(0.162),
+        "tokens_per_s": 1234.5,
+    }
+    bare = changed(a, passes=None, throughput=None)
+    assert [cost(bare) for _, cost in COSTS.values()] == [None] * 4
+
+
+def with_chunks(summary: Summary, factor: float) -> Summary:
+    chunks = [(100, 1.0 / factor), (200, 2.2 / factor), (150, 1.4 / factor)]
+    speed = summary.throughput.model_copy(
+        update={"chunks": chunks, "tokens_per_s": 450 / 4.6 * factor}
+    )
+    return changed(summary, throughput=speed)
+
+
+def test_speeds_of_equal_conditions_are_compared_with_an_interval(a_summary: Summary) -> None:
+    a, b = with_chunks(a_run(a_summary, "a", 3), 1.0), with_chunks(a_run(a_summary, "b", 3), 1.5)
+    low, high = tokens_per_s_interval(a)
+    assert low < a.throughput.tokens_per_s < high
+    paired = compare(a, b).speed
+    assert paired.value == pytest.approx(1.5)
+    assert paired.interval == pytest.approx((1.5, 1.5)), "the chunks hold the same requests"
+    few_shots = compare(a, changed(b, decides={"num_fewshot": 5})).speed
+    low, high = few_shots.interval
+    assert low < 1.25 and high > 1.8
+    assert compare(a_run(a_summary, "a", 3), b).speed == Ratio(
+        pytest.approx(450 / 4.6 * 1.5 / 1234.5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"dtype": "bfloat16"}, "other conditions: float32 and bfloat16"),
+        (
+            {"hardware": [s.Hardware(device="cuda", name="a GPU")]},
+            "other conditions: a CPU, 1 CPU thread(s) and a GPU",
+        ),
+        ({"throughput": None}, "answers were decoded on several devices"),
+        ({"passes": None}, "nothing is generated in a log-likelihood task"),
+    ],
+)
+def test_speeds_of_other_conditions_are_not_compared(
+    a_summary: Summary, fields: Any, reason: str
+) -> None:
+    found = compare(a_run(a_summary, "a", 3), a_run(a_summary, "b", 3, **fields))
+    assert (found.speed, found.why_no_speed) == (None, reason)
+    assert found.paired is not None
+
+
+def test_errors_of_a_task_with_groups_are_clustered(a_summary: Summary) -> None:
+    groups = [s.ItemGroup(name, 50) for name in "abcd"]
+    a, b = (
+        a_run(a_summary, name, wrong).model_copy(
+            update={
+                "items": s.Items(
+                    n=200, correct_bits=s.pack_bits([False] * wrong + [True] * (200 - wrong))
+                ).model_copy(update={"groups": groups})
+            }
+        )
+        for name, wrong in (("a", 0), ("b", 50))
+    )
+    # All items of one group of four are lost: the mean is 1/4, with an error as of four items.
+    assert compare(a, b).paired.clustered_stderr == pytest.approx(0.25)
+    assert accuracy_clustered_stderr(b) == pytest.approx(0.25)
+    assert accuracy_clustered_stderr(a_run(a_summary, "c", 3)) is None

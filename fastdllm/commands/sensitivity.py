@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from fastdllm.console import ProgressNumbers, open_display
 from fastdllm.errors import UserError
+from fastdllm.files import cannot
 from fastdllm.options import (
     EMBEDDED_MODEL,
     add_decoding_options,
@@ -109,11 +111,12 @@ def run(options: argparse.Namespace) -> int:
     )
     layers = model.config.num_layers
     spans = spans_to_measure(layers, options.stride or default_stride(layers))
+    name = _model_name(options.model)
+    output = options.output or RESULTS / f"{name}.json"
+    _make_room(output)
     with _progress() as show:
         measured = measure(model, _prompts(options, questions), settings, spans, show)
     _check_measured(measured)
-    name = _model_name(options.model)
-    output = options.output or RESULTS / f"{name}.json"
     record = _record(options, measured, model, settings, questions, data)
     write_log(measured, layers, output.with_suffix(".passes.jsonl"))
     write_record(record, output)
@@ -176,6 +179,17 @@ def _check_measured(measured: Measured) -> None:
         )
     if refused:
         sys.stderr.write(f"items left out: {len(refused)}; the first: {refused[0]}\n")
+
+
+def _make_room(output: Path) -> None:
+    """Refuse a place that could only fail after minutes of measuring."""
+    if output.is_dir():
+        raise UserError(f"--output {output}: is a folder; name a file in it, such as tiny.json")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise cannot("write", output, error) from None
 
 
 def _print(record: Sensitivity, saving: float, written: list[Path]) -> None:

@@ -100,6 +100,8 @@ def test_the_command_measures_writes_and_publishes(tmp_path, monkeypatch, capsys
         (["--reuse-k", "2", "--layer-subset", "first"], "reuse_k: sensitivity measures the plain"),
         (["--temperature", "0.5"], "temperature: sensitivity compares the most likely tokens"),
         (["--model", "nowhere"], "no such folder"),
+        (["--output", "."], "--output .: is a folder; name a file in it"),
+        (["--output", "/dev/null/x.json"], "cannot write /dev/null/x.json"),
         (["--item", "3"], "did you mean --items?"),
         (
             ["--items", "1", "--small-block-size", "32", "--max-new-tokens", "1"],
@@ -112,7 +114,7 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, options, message):
     assert main(["sensitivity", *options]) == 2
     shown = capsys.readouterr().err.strip().splitlines()
     assert message in shown[-1]
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_prompts_that_do_not_fit_are_left_out_and_told(tmp_path, monkeypatch, capsys):

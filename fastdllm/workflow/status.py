@@ -166,11 +166,8 @@ def _not_decoded(old: Mapping[str, Any], run: Run) -> str:
     """Why a copy under the run's own fingerprint is no result of it; empty for any other."""
     if old.get("fingerprint") != run.fingerprint:
         return ""
-    origin = old.get("same_as")
-    config = origin.get("config") if isinstance(origin, Mapping) else None
-    return f"its result is a copy of {config}'s" + (
-        ", not a replicate" if run.is_replicated else ""
-    )
+    wanted = "replicate: true asks for its own" if run.is_replicated else "no longer the same"
+    return f"copied from {origin_of(old, run)}; {wanted}"
 
 
 def _progress(run: Run) -> Mapping[str, Any] | None:

@@ -46,6 +46,17 @@ class Demo(Policy):
 
     keeps_logits = True
 '''
+REUSE = """\
+from fastdllm.policy import OutputReuse
+
+
+class Reuse(OutputReuse):
+    pass
+"""
+NINE = """\
+grid: {reuse_k: [1, 2, 3], layer_subset: [first, middle, last]}
+config_name: "k{reuse_k}_{layer_subset}"
+"""
 TASK = """\
 task: {name}
 dataset_path: json
@@ -126,6 +137,18 @@ class SmallProject:
             check=False,
         )
 
+    def fastdllm(self, *arguments: str) -> str:
+        """What the real command line prints in this project."""
+        code = "import sys; from fastdllm.cli import main; sys.exit(main(sys.argv[1:]))"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=self.path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
     def evals(self) -> list[str]:
         """The `task config` of the evals since the last call."""
         log = self.path / "evals.txt"
@@ -175,6 +198,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallProject:
     made = make_project(tmp_path / "project")
     monkeypatch.chdir(made.path)
     return made
+
+
+def add_experiment(name: str, grid: str, policy: str = POLICY) -> None:
+    """Add and enable an experiment in the current folder; grid: the YAML of its configs."""
+    folder = Path("experiments", name)
+    folder.mkdir()
+    (folder / "experiment.yaml").write_text(f"title: {name}\nquestion: Why?\n{grid}")
+    (folder / "generation_functions.py").write_text(policy)
+    config = Path("workflow_config.yaml").read_text()
+    names = config.partition("experiments: [")[2].partition("]")[0]
+    edit("workflow_config.yaml", f"[{names}]", f"[{names}, {name}]")
 
 
 def edit(path: str | Path, old: str, new: str) -> None:

@@ -1,0 +1,205 @@
+"""Which runs are the same computation: by the settings alone, across experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.task_files import find_task_files
+from fastdllm.workflow.computations import is_likelihood_task
+from fastdllm.workflow.runs import Run, load_project
+from fastdllm.workflow.selection import Selection
+from tests.workflow.conftest import NINE, REUSE, add_experiment, edit
+
+PLAIN = """\
+from pydantic import Field
+
+from fastdllm.policy import PLAIN, Computation, Policy
+from fastdllm.validation import StrictModel
+
+class Plain(Policy):
+    class Parameters(StrictModel):
+        margin: float = 0.0
+        note: str = ""
+
+    @classmethod
+    def computation(cls, settings, parameters):
+        return PLAIN if parameters.margin == 0 else Computation(ignored=frozenset({"note"}))
+"""
+
+
+def classes(task: str = "words") -> dict[str, list[str]]:
+    """experiment/config of the runs of a task, by class, in order."""
+    found: dict[str, list[str]] = {}
+    for run in load_project().runs:
+        if run.task == task:
+            found.setdefault(run.computation, []).append(f"{run.experiment}/{run.config}")
+    return found
+
+
+def members(name: str) -> list[str]:
+    return next(group for group in classes().values() if name in group)
+
+
+def the(name: str) -> Run:
+    return next(r for r in load_project().runs if f"{r.task}/{r.experiment}/{r.config}" == name)
+
+
+@pytest.mark.usefixtures("project")
+def test_output_reuse_is_three_computations_and_likelihoods_are_one() -> None:
+    add_experiment("reuse", NINE, REUSE)
+    edit("tasks/choices.yaml", "task: choices", "task: choices\noutput_type: multiple_choice")
+    own = [[n for n in group if n.startswith("reuse/")] for group in classes().values()]
+    assert sorted(map(len, own)) == [0, 0, 3, 3, 3], "the other two are the demo's own"
+    assert [len(group) for group in classes("choices").values()] == [11], "of both experiments"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_plain_config_is_the_same_in_each_experiment() -> None:
+    add_experiment("reuse", NINE, REUSE)
+    add_experiment(
+        "plain",
+        "grids:\n"
+        "- {grid: {margin: [0, 0.1], note: [a, b]}, config_name: 'm{margin}_{note}'}\n"
+        "- {grid: {threshold: [0.9, 0.8]}, config_name: 't{threshold}'}\n"
+        "- {grid: {lookahead_threshold: [0.9, 0.98]}, config_name: 'l{lookahead_threshold}'}\n"
+        "- grid: {lookahead_threshold: [0.9, 0.98]}\n"
+        "  config_name: 'ahead{lookahead_threshold}'\n"
+        "  decoding: {lookahead_depth: 1}\n",
+        PLAIN,
+    )
+    assert members("reuse/k1_first") == [
+        *(f"reuse/k1_{subset}" for subset in ("first", "middle", "last")),
+        *(f"plain/{config}" for config in ("m0_a", "m0_b", "t0.9", "l0.9", "l0.98")),
+    ]
+    assert members("plain/m0.1_a") == ["plain/m0.1_a", "plain/m0.1_b"], "an ignored parameter"
+    for alone in ("plain/t0.8", "plain/ahead0.9", "plain/ahead0.98"):
+        assert members(alone) == [alone]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("workflow_config.yaml", "threshold: 0.9", "threshold: 0.8"),
+        ("workflow_config.yaml", "chunk_size: 2", "num_fewshot: 2"),
+        ("workflow_config.yaml", "float32", "bfloat16"),
+        ("workflow_config.yaml", "{threshold: 0.9}", "{threshold: 0.9, seed: 1}"),
+        ("workflow_config.yaml", "{threshold: 0.9}", "{threshold: 0.9, small_block_size: 16}"),
+        ("tasks/words.yaml", "{{q}}", "Q: {{q}}"),
+        ("models/tiny/model.safetensors", "weights", "others!"),
+        ("experiments/demo/generation_functions.py", "True", "False"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_what_touches_the_tokens_makes_another_computation(file: str, old: str, new: str) -> None:
+    before = the("words/demo/k1_first").computation
+    edit(file, old, new)
+    assert the("words/demo/k1_first").computation != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_same"),
+    [
+        ("threshold: 0.9", "threshold: 0.8", True),
+        ("threshold: 0.9", "threshold: 0.9, small_block_size: 4, seed: 3", True),
+        ("threshold: 0.9", "block_size: 64", False),
+        ("threshold: 0.9", "mask_id: 3", False),
+        ("threshold: 0.9", "stop_token: 3", False),
+        ("  choices:", "  choices: {likelihood_mode: chain}", False),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_of_likelihoods_only_what_scoring_reads_counts(old: str, new: str, is_same: bool) -> None:
+    edit("tasks/choices.yaml", "task: choices", "task: choices\noutput_type: multiple_choice")
+    before = the("choices/demo/k1_first")
+    edit("workflow_config.yaml", old, new)
+    after = the("choices/demo/k1_first")
+    assert (after.computation == before.computation) == is_same
+    assert after.fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return PLAIN, 1", "must return a fastdllm.policy.Computation"),
+        ("return Computation(ignored=frozenset({'magrin'}))", "did you mean 'margin'"),
+        ("return parameters.magrin", "AttributeError"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_a_policy_that_says_nonsense_is_named(body: str, says: str) -> None:
+    policy = PLAIN.replace(PLAIN.splitlines()[-1].strip(), body)
+    add_experiment("plain", "config_name: plain\n", policy)
+    with pytest.raises(UserError, match=r"generation_functions\.py: config plain") as caught:
+        load_project()
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"t": "output_type: multiple_choice"}, True),
+        ({"t": "output_type: loglikelihood"}, True),
+        ({"t": "output_type: generate_until"}, False),
+        ({"t": ""}, False),
+        ({"t": "include: base.yaml", "base": "output_type: multiple_choice"}, True),
+        ({"t": "include: base.yaml", "base": ""}, False),
+        (
+            {
+                "t": "include: base.yaml\noutput_type: generate_until",
+                "base": "output_type: multiple_choice",
+            },
+            False,
+        ),
+        (
+            {
+                "t": "include: base.yaml\noutput_type: multiple_choice",
+                "base": "output_type: generate_until",
+            },
+            False,
+        ),
+    ],
+)
+def test_a_task_is_of_likelihoods_when_every_file_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in files.items():
+        task = "" if name == "base" else f"task: {name}\ndataset_path: some/where\n"
+        Path(f"{name}.yaml").write_text(f"{task}{text}\ndescription: x\n")
+    assert is_likelihood_task(find_task_files(Path("t.yaml"))) is expected
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("task: [a, b]", True),
+        ("task: [a, c]", False),
+        ("task: [{task: new, output_type: multiple_choice, dataset_path: d}]", True),
+        ("task: [{task: new, dataset_path: d}]", False),
+        ("task: [{task: a, output_type: generate_until}]", False),
+        ("task: [{group: inner, task: [a, b]}]", True),
+        ("task: [{group: inner, task: [a, c]}]", False),
+        ("task: [a, fresh]\ndataset_path: d", False),
+    ],
+)
+def test_a_group_is_of_likelihoods_when_every_member_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, expected: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("g.yaml").write_text(f"group: g\n{group}\n")
+    for name, kind in (("a", "multiple_choice"), ("b", "loglikelihood"), ("c", "generate_until")):
+        Path(f"{name}.yaml").write_text(f"task: {name}\ndataset_path: d\noutput_type: {kind}\n")
+    assert is_likelihood_task(find_task_files(Path("g.yaml"))) is expected
+
+
+@pytest.mark.usefixtures("project")
+def test_a_limit_makes_another_computation_and_the_spec_tells_it() -> None:
+    run = the("words/demo/k1_first")
+    assert run.spec()["run"]["computation"] == run.computation
+    assert "computation" not in run.decides
+    limited = load_project(Selection(limit=1)).runs
+    assert not {r.computation for r in limited} & {r.computation for r in load_project().runs}

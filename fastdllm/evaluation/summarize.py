@@ -13,14 +13,14 @@ from fastdllm.evaluation.requests import PlanHeader
 from fastdllm.evaluation.scoring import Scores
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.stats import percentile
-from fastdllm.evaluation.summary import (
+from fastdllm.evaluation.summary import Summary
+from fastdllm.evaluation.summary_parts import (
     Confidences,
     Git,
     Hardware,
     Latency,
     Passes,
     PeakMemory,
-    Summary,
     Throughput,
 )
 from fastdllm.trace import PassCounts

@@ -7,16 +7,12 @@ from typing import Any
 import pytest
 
 from fastdllm.evaluation import summary as s
-from fastdllm.evaluation.comparison import (
-    Ratio,
-    accuracy_clustered_stderr,
-    compare,
-    compare_all,
-    is_same_computation,
-)
+from fastdllm.evaluation.comparison import Ratio, compare, compare_all, is_same_computation
 from fastdllm.evaluation.costs import COSTS, tokens_per_s_interval
+from fastdllm.evaluation.item_pairs import accuracy_clustered_stderr
 from fastdllm.evaluation.stats import holm
 from fastdllm.evaluation.summary import Summary
+from fastdllm.evaluation.summary_parts import ItemGroup
 from fastdllm.evaluation.verdicts import of_difference, signed
 
 
@@ -207,7 +203,7 @@ def test_speeds_of_other_conditions_are_not_compared(
 
 
 def test_errors_of_a_task_with_groups_are_clustered(a_summary: Summary) -> None:
-    groups = [s.ItemGroup(name, 50) for name in "abcd"]
+    groups = [ItemGroup(name, 50) for name in "abcd"]
     a, b = (
         a_run(a_summary, name, wrong).model_copy(
             update={

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fastdllm.evaluation.results import disagreements, items_text
-from fastdllm.evaluation.summary import Hardware, ItemGroup, Items, SameAs, Summary, pack_bits
+from fastdllm.evaluation.summary import Hardware, Items, SameAs, Summary, pack_bits
+from fastdllm.evaluation.summary_parts import ItemGroup
 
 RIGHT = [True, True, False, True, True]
 OTHER = [True, False, False, True, False]

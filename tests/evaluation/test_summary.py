@@ -16,7 +16,6 @@ from fastdllm.evaluation import bits
 from fastdllm.evaluation.schema_docs import markdown
 from fastdllm.evaluation.summary import (
     MAX_BYTES,
-    ItemGroup,
     Items,
     Summary,
     json_schema,
@@ -25,6 +24,7 @@ from fastdllm.evaluation.summary import (
     unpack_bits,
     write_summary,
 )
+from fastdllm.evaluation.summary_parts import ItemGroup
 from fastdllm.files import to_json
 from tests.evaluation.conftest import REPOSITORY
 from tests.evaluation.test_tables import likelihood_run

@@ -1,0 +1,73 @@
+"""`fastdllm compare A B`: whether run B differs from run A in accuracy and speed, in words.
+
+A run is named experiment/task/config, with the task's folder for a limited one
+(00_baseline/word_problems_limit_20/k1_first), or by the path of its summary.json. Takes the result
+of the current settings, from results/ or else from artifacts/. Several runs may follow the
+baseline; then the p-values are corrected for how many there are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastdllm.evaluation.summary import Summary
+
+FORM = "experiment/task/config"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "baseline", metavar="A", help=f"{FORM}, or the path of a summary.json: the baseline"
+    )
+    parser.add_argument("others", metavar="B", nargs="+", help="what to compare with it")
+
+
+def run(args: argparse.Namespace) -> int:
+    from fastdllm.evaluation.comparison import compare_all
+    from fastdllm.evaluation.comparison_text import comparison_text
+
+    baseline, *others = [_summary(name) for name in (args.baseline, *args.others)]
+    compared = compare_all(baseline, others)
+    sys.stdout.write("\n".join(map(comparison_text, compared)))
+    return 0
+
+
+def _summary(name: str) -> Summary:
+    from fastdllm.evaluation.summary import read_summary
+
+    return read_summary(name if name.endswith(".json") else _path(name))
+
+
+def _path(name: str) -> Path:
+    """The summary of a named run.
+
+    Raises:
+        UserError: no such run, or one without a result of the current settings.
+    """
+    from fastdllm.errors import UserError, unknown_name
+    from fastdllm.workflow.artifacts import current_summary
+    from fastdllm.workflow.names import split_task_folder
+    from fastdllm.workflow.runs import load_project
+    from fastdllm.workflow.selection import Selection
+
+    parts = name.split("/")
+    if len(parts) != 3:
+        raise UserError(f"{name!r} names no run; write {FORM}, or the path of a summary.json")
+    project = load_project(Selection(limit=split_task_folder(parts[1])[1]))
+    runs = {"/".join((r.experiment, r.task_folder, r.config)): r for r in project.all_runs}
+    known = [key.split("/") for key in runs]
+    for place, kind in enumerate(("experiment", "task", "config")):
+        names = {other[place] for other in known if other[:place] == parts[:place]}
+        if parts[place] not in names:
+            raise unknown_name(kind, parts[place], names, where=name)
+    path = current_summary(runs[name])
+    if path is None:
+        raise UserError(
+            f"{name}: has no result of the current settings; `fastdllm status` tells why, and an "
+            "older one can be given as the path of its summary.json"
+        )
+    return path

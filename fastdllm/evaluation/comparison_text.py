@@ -1,0 +1,160 @@
+"""A comparison as lines of a terminal: figures of both runs, the verdict, the items that differ.
+
+The baseline is `a`, the other run `b`. What was not measured is an empty place.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from fastdllm.evaluation import bits
+from fastdllm.evaluation.comparison import Comparison
+from fastdllm.evaluation.costs import COSTS, tokens_per_s_interval
+from fastdllm.evaluation.item_pairs import accuracy_clustered_stderr
+from fastdllm.evaluation.results import items_text
+from fastdllm.evaluation.summary import Summary
+from fastdllm.evaluation.verdicts import signed
+
+WIDTH, LABEL, NUMBER = 80, 28, 12
+# A digest tells people nothing but that something changed.
+DIGEST_LETTERS = 32
+INDENT = 10
+
+
+def comparison_text(one: Comparison) -> str:
+    """One comparison in lines of at most 80 characters; ends with a line break."""
+    a, b = one.baseline, one.other
+    lines = [
+        f"a  {_name(a)}",
+        f"b  {_name(b)}",
+        "",
+        f"{'':<{LABEL}}{'a':>{NUMBER}}{'b':>{NUMBER}}   b against a",
+        *_rows(one),
+        "",
+        *_paragraph("accuracy", one.verdict),
+        *_evidence(one),
+        *_paragraph("speed", f"not compared: {one.why_no_speed}" if one.why_no_speed else ""),
+        *_notes(a, b),
+    ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _paragraph(label: str, text: str) -> list[str]:
+    """A text beside its label; nothing where there is no text."""
+    wide = WIDTH - len(f"{label:<{INDENT}}")
+    lines = textwrap.wrap(text, wide, break_on_hyphens=False)
+    return [f"{label if not i else '':<{INDENT}}{line}" for i, line in enumerate(lines)]
+
+
+def _name(summary: Summary) -> str:
+    limit = summary.eval_params.get("limit")
+    task = summary.task if limit is None else f"{summary.task} (first {limit} items)"
+    return f"{summary.experiment}  {task}  {summary.config}"
+
+
+def _rows(one: Comparison) -> Iterator[str]:
+    pair, paired = (one.baseline, one.other), one.paired
+    change = ""
+    if paired is not None:
+        low, high = paired.interval
+        change = f"{signed(paired.difference)} ({signed(low)} to {signed(high)})"
+    yield _row("accuracy %", [f"{100 * summary.accuracy:.1f}" for summary in pair], change)
+    intervals = [summary.primary.interval for summary in pair]
+    yield _row("  95 % interval", [_percents(interval) for interval in intervals])
+    errors = [accuracy_clustered_stderr(summary) for summary in pair]
+    if any(error is not None for error in errors):
+        yield _row(
+            "  clustered standard error",
+            ["" if error is None else f"{100 * error:.2f}" for error in errors],
+            f"{100 * paired.clustered_stderr:.2f}"
+            if paired is not None and paired.clustered_stderr is not None
+            else "",
+        )
+    if one.truncated is not None:
+        yield _row("truncated answers", [str(n) for n in one.truncated])
+    if one.baseline.passes is None and one.other.passes is None:
+        return
+    for name, (label, cost) in COSTS.items():
+        values = cost(one.baseline), cost(one.other)
+        shown = ["" if value is None else f"{value:,.4g}" for value in values]
+        yield _row(label, shown, _change_of_cost(one, name, values))
+    speeds = [tokens_per_s_interval(summary) for summary in pair]
+    if any(speeds):
+        yield _row("  95 % interval", [f"{s[0]:,.0f}-{s[1]:,.0f}" if s else "" for s in speeds])
+
+
+def _row(label: str, values: list[str], change: str = "") -> str:
+    numbers = "".join(f"{value:>{NUMBER}}" for value in values)
+    return f"{label:<{LABEL}}{numbers}   {change}"
+
+
+def _change_of_cost(one: Comparison, name: str, values: tuple[float | None, float | None]) -> str:
+    old, new = values
+    is_time = name in ("seconds", "tokens_per_s")
+    if not old or new is None or (is_time and one.speed is None):
+        return ""
+    interval = one.speed.interval if one.speed is not None and name == "tokens_per_s" else None
+    return f"{new / old:.2f} x" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
+
+
+def _percents(interval: tuple[float, float] | None) -> str:
+    return f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}" if interval else ""
+
+
+def _evidence(one: Comparison) -> Iterator[str]:
+    """What the verdict stands on: counts, p-values, items needed, and which items flipped."""
+    paired = one.paired
+    if paired is None or not paired.only_a + paired.only_b:
+        return
+    p = f"p {_p(paired.p_value)} (exact McNemar)"
+    if paired.p_holm is not None:
+        p += f", {_p(paired.p_holm)} corrected for all comparisons (Holm)"
+    text = (
+        f"of {paired.n} items {paired.only_a} are right in a only, {paired.only_b} in b only; {p}"
+    )
+    if paired.n_needed is not None:
+        text += f"; {paired.n_needed:,} items show such a difference in 4 of 5 samples"
+    yield from _paragraph("", text)
+    yield from _paragraph("lost", _right_only_in(one.baseline, one.other))
+    yield from _paragraph("gained", _right_only_in(one.other, one.baseline))
+
+
+def _right_only_in(one: Summary, other: Summary) -> str:
+    assert one.items is not None and other.items is not None
+    n = one.items.n
+    right, right_too = (bits.as_number(n, s.items.correct_bits) for s in (one, other) if s.items)
+    return items_text(bits.ones(n, right & ~right_too), one.items.groups or ())
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _notes(a: Summary, b: Summary) -> Iterator[str]:
+    """Where the runs come from, and what else differs between them."""
+    for letter, summary in (("a", a), ("b", b)):
+        if summary.same_as is not None:
+            origin = f"{summary.same_as.experiment}/{summary.same_as.config}"
+            yield from _paragraph(letter, f"decoded as {origin}, the same computation")
+        if summary.git is not None and summary.git.dirty:
+            yield from _paragraph(letter, "made with uncommitted changes in the project")
+    changes = [
+        _change(key, a.decides.get(key), b.decides.get(key))
+        for key in sorted(a.decides.keys() | b.decides.keys())
+        if a.decides.get(key) != b.decides.get(key)
+    ]
+    yield from _paragraph("settings", ", ".join(changes))
+
+
+def _change(key: str, old: object, new: object) -> str:
+    name = key.removeprefix("decoding.").removeprefix("policy_parameters.")
+    if any(isinstance(value, str) and len(value) >= DIGEST_LETTERS for value in (old, new)):
+        return f"{name} changed"
+    return f"{name} {_setting(old)} -> {_setting(new)}"
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fastdllm import DecodingSettings, Request
@@ -49,9 +49,18 @@ def test_a_reused_span_equals_patched_layers(
     )
     trace = run(model, [Request(prompt)], chosen, make(policy_class, chosen, model))[0]
     span = range(*layer_span(layer_subset, model.config.num_layers))
+    margins: list[float] = []
     tokens, letters = slow_decode(
-        model, prompt, chosen, MASK, STOP, span, add=policy_class is DeltaReuse
+        model,
+        prompt,
+        chosen,
+        MASK,
+        STOP,
+        span,
+        add=policy_class is DeltaReuse,
+        margins=margins,
     )
+    assume(min(margins, default=1.0) > 1e-4)  # closer ones are decided by rounding
     assert trace.generation.token_ids == tokens
     assert trace.order == letters
 

@@ -11,14 +11,22 @@ def _turn(x, theta):  # x: [heads, T, d]
     return torch.cat((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), -1)
 
 
-def _forward(model, ids, bs, mask, live, kept, span=(), add=False):
-    """Logits [T, V]; rows outside `live`, and all in `span`, are `kept` (`add`: their change)."""
+def _forward(model, ids, bs, mask, live, kept, span=(), add=False, tau=None):
+    """Logits [T, V]; rows outside `live`, and all in `span`, are `kept` (`add`: their change).
+
+    tau: the span is computed after all where its input at masks has changed by more than that.
+    """
     w, c, n, block = model.state_dict(), model.config, len(ids), torch.arange(len(ids)) // bs
     later = block[:, None] < block
     h = w["model.embed_tokens.weight"][torch.tensor(ids)]
     for i in range(c.num_layers):
         g = {k.removeprefix(f"model.layers.{i}."): v for k, v in w.items() if f"layers.{i}." in k}
-        given = h
+        given = h.clone()
+        if tau is not None and span and i == span[0]:
+            holes = [p for p in live if ids[p] == mask]
+            was = kept[i][4][holes]
+            kept["change"] = float((h[holes] - was).norm() / was.norm())
+            span = () if kept["change"] > tau else span
         x = rms_norm(h, h.shape[-1:], g["input_layernorm.weight"], c.rms_norm_eps)
         q, k, v = (
             x @ g[f"self_attn.{p}_proj.weight"].T + g[f"self_attn.{p}_proj.bias"] for p in "qkv"
@@ -40,14 +48,20 @@ def _forward(model, ids, bs, mask, live, kept, span=(), add=False):
             h[old], change[old] = kept[i][2][old], kept[i][3][old]
         if add and i in span:
             h[list(live)] = (given + change)[list(live)]
-        kept[i] = (k, v, h.clone(), change)
+        if old:
+            given[old] = kept[i][4][old]
+        kept[i] = (k, v, h.clone(), change, given)
+    kept["skipped"] = bool(span)
     h = rms_norm(h, h.shape[-1:], w["model.norm.weight"], c.rms_norm_eps)
     logits = h @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
     return logits.index_fill(1, torch.tensor([mask]), -torch.inf)
 
 
-def slow_decode(model, prompt, s, mask, stop, span=(), add=False):
-    """Generated ids, and the letters of the passes (P, F, S, C), at temperature 0."""
+def slow_decode(model, prompt, s, mask, stop, span=(), add=False, tau=None, margins=None):
+    """Generated ids, and the letters of the passes (P, F, S, C), at temperature 0.
+
+    margins: a list that takes how far each decision was from the other one.
+    """
     bs, sb, ids = s.block_size, s.small_block_size, list(prompt)
     letters, limit = "P" * (len(ids) >= bs), len(ids) + s.max_new_tokens
     while True:
@@ -56,6 +70,7 @@ def slow_decode(model, prompt, s, mask, stop, span=(), add=False):
             ids.append(int(_forward(model, ids, bs, mask, whole, {})[-1].argmax()))
         start = (len(ids) - 1) // bs * bs
         holes, kept, step, last, far = set(range(len(ids), start + bs)), {}, 0, None, {}
+        in_a_row = 0
         ids += [mask] * len(holes)
         while True:
             gap = min(holes, default=len(ids))
@@ -68,8 +83,10 @@ def slow_decode(model, prompt, s, mask, stop, span=(), add=False):
             entered = s.lookahead_depth and a != last
             full = not s.use_block_cache or not kept or a in holes or entered
             live = range(start, start + bs) if full else range(a, a + sb)
-            skip = span if not full and step % s.reuse_k else ()
-            logits = _forward(model, ids, bs, mask, live, kept, skip, add)
+            reused = step % s.reuse_k if tau is None else in_a_row + 1 < s.reuse_k
+            skip = span if not full and reused else ()
+            logits = _forward(model, ids, bs, mask, live, kept, skip, add, tau)
+            in_a_row = in_a_row + 1 if kept["skipped"] else 0
             letters, step, last = letters + ("F" if full else "S"), step + 1, a
             seen = range(a, start + bs if full else a + sb)
             rows = {p: max(p - 1, live[0]) for p in seen if p in holes}
@@ -78,6 +95,9 @@ def slow_decode(model, prompt, s, mask, stop, span=(), add=False):
             own = [p for p in range(a, a + sb) if p in holes]
             top = max(own, key=lambda p: (far[p].values, -p))
             chosen = [p for p in own if far[p].values > s.threshold or p == top]
+            if margins is not None:
+                margins += [abs(float(far[p].values) - s.threshold) for p in own]
+                margins += [abs(kept["change"] - tau)] if tau and "change" in kept else []
             for b in range(a + sb, min(a + sb * (1 + s.lookahead_depth), start + bs), sb):
                 if not {p for p in holes if p < b} - set(chosen):
                     next_ones = [p for p in range(b, b + sb) if p in holes]

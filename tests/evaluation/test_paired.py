@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scipy.stats import binomtest
 
 from fastdllm.evaluation.paired import difference_interval, items_needed, mcnemar_p
 from fastdllm.evaluation.stats import Z_95
+from tests.evaluation.conftest import REPOSITORY
 
 SAMPLES = 20_000
 
@@ -156,3 +158,15 @@ def test_the_number_of_items_gives_the_power_it_promises(seed: int) -> None:
     a, b = drawn[:, 0], drawn[:, 1]
     seen = np.abs(a - b) > Z_95 * np.sqrt(a + b)
     assert 0.75 < seen.mean() < 0.85
+
+
+def test_the_docs_tell_how_small_a_loss_can_be_excluded() -> None:
+    page = (REPOSITORY / "docs" / "statistics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d,]+) \| ([\d.]+)(?: points)? \| (.*) \|$", page, re.MULTILINE)
+    assert [row[0] for row in rows] == ["100", "600", "1,319", "5,000"]
+    for items, first, others in rows:
+        n = int(items.replace(",", ""))
+        for share, shown in zip((0, 0.02, 0.1, 0.3), [first, *others.split(" | ")], strict=True):
+            one_way = round(n * share / 2)
+            low, _ = difference_interval(n, one_way, one_way)
+            assert 0 <= float(shown) - -100 * low < 0.1, (items, share)

@@ -1,8 +1,9 @@
 """Of runs that are the same computation one is decoded, the leader; the others are made from it.
 
 Leader is the first run with a valid result of its own (or else a valid copy), wherever it belongs;
-without one the first run that is asked for. A run that is forced leads the others that are. A run
-of an experiment with `replicate: true` is always decoded, and may lead others.
+without one the first run that has begun, or that is asked for. A run that is forced leads the
+others that are. A run of an experiment with `replicate: true` is always decoded, and may lead
+others.
 """
 
 from __future__ import annotations
@@ -66,9 +67,11 @@ def _leader(
 
 
 def _first(members: Sequence[RunStatus]) -> RunStatus | None:
-    """The first that is decoded in any case, or else the first."""
+    """The first that is decoded in any case, or else has begun, or else the first of all."""
     replicated = [member for member in members if member.run.is_replicated]
-    return next(iter(replicated or members), None)
+    # An eval that was killed, or failed, has kept its finished chunks.
+    begun = [member for member in members if member.state in (State.INTERRUPTED, State.FAILED)]
+    return next(iter(replicated or begun or members), None)
 
 
 def _is_usable(status: RunStatus) -> bool:

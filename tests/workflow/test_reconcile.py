@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm.commands.status import as_text
 from fastdllm.evaluation.results import table_mark
 from fastdllm.evaluation.summary import Summary
 from fastdllm.workflow.artifacts import NEEDED_KEYS, publish, stored_summary
@@ -262,3 +263,37 @@ def test_publishing_again_touches_nothing() -> None:
     before = run.artifact_path.stat().st_mtime_ns
     assert publish([run]) == []
     assert run.artifact_path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "title", "why"),
+    [
+        (
+            "experiments/demo/generation_functions.py",
+            "True",
+            "False",
+            "stale (policy changed)",
+            "",
+        ),
+        ("tasks/words.yaml", "{{q}}", "Q: {{q}}", "stale (task changed)", ""),
+        ("models/tiny/model.safetensors", "weights", "others!", "stale (model changed)", ""),
+        (
+            "workflow_config.yaml",
+            "threshold: 0.9",
+            "threshold: 0.8",
+            "stale",
+            "decoding.threshold 0.9 -> 0.8",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_status_says_what_made_a_result_stale(
+    file: str, old: str, new: str, title: str, why: str
+) -> None:
+    run = load_project().runs[0]
+    finish(run)
+    edit(file, old, new)
+    status = inspect(load_project().runs[0])
+    assert (status.title, status.why) == (title, why)
+    line = f"{title}  demo/words/k1_first" + (f": {why}" if why else "")
+    assert line in as_text([status], "", color=False).splitlines()

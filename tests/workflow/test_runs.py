@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdllm.errors import UserError
+from fastdllm.workflow.changes import what_changed
 from fastdllm.workflow.config import schema_texts
 from fastdllm.workflow.digests import digest_of
 from fastdllm.workflow.names import check_task_name, split_task_folder, task_folder
 from fastdllm.workflow.runs import load_project
 from fastdllm.workflow.selection import Selection
-from fastdllm.workflow.status import what_changed
 from tests.workflow.conftest import ROOT, edit
 
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5))
@@ -120,6 +120,52 @@ def test_a_task_folder_can_be_split_again(task: str, limit: int) -> None:
     assert split_task_folder(task_folder(task, None)) == (task, None)
 
 
+SIMPLE = """\
+grid:
+  reuse_k: [1, 2]
+  layer_subset: [first]
+config_name: "k{reuse_k}_{layer_subset}"
+"""
+GRIDS = """\
+decoding: {threshold: 0.8, top_p: 0.5}
+grids:
+  - grid: {reuse_k: [1, 2], layer_subset: [[3, 8], first]}
+    config_name: "k{reuse_k}_{layer_subset}"
+  - grid: {threshold: [1.0]}
+    config_name: "t{threshold}"
+    decoding: {top_p: 0.7, threshold: 0.1}
+  - config_name: plain
+    decoding: {seed: 3}
+"""
+
+
+@pytest.mark.usefixtures("project")
+def test_several_grids_merge_their_own_settings_and_name_their_own_configs() -> None:
+    edit("experiments/demo/experiment.yaml", SIMPLE, GRIDS)
+    found = {
+        run.config: [run.decides[f"decoding.{key}"] for key in ("threshold", "top_p", "seed")]
+        for run in load_project().runs
+        if run.task == "words"
+    }
+    assert found == {
+        **{f"k{k}_{span}": [0.8, 0.5, 0] for k in (1, 2) for span in ("3-8", "first")},
+        "t1.0": [1.0, 0.7, 0],
+        "plain": [0.8, 0.5, 3],
+    }
+
+
+@pytest.mark.usefixtures("project")
+def test_a_range_of_layers_is_the_same_after_json() -> None:
+    edit("experiments/demo/experiment.yaml", "[first]", "[[3, 8]]")
+    edit("experiments/demo/experiment.yaml", "baseline: k1_first", "baseline: k1_3-8")
+    for run in load_project().runs:
+        stored = json.loads(json.dumps(run.decides))
+        assert stored == run.decides
+        assert digest_of(stored) == run.fingerprint
+        assert what_changed(stored, run.decides)[0].key == "fingerprint", "no setting differs"
+        assert run.decides["decoding.layer_subset"] == [3, 8]
+
+
 MISTAKES = [
     ("workflow_config.yaml", "experiments: [demo]", "experiments: [dmo]", "did you mean 'demo'"),
     ("workflow_config.yaml", "  words:", "  wrods:", "did you mean 'words'"),
@@ -166,6 +212,39 @@ MISTAKES = [
         "title:",
         "policy: other/policy.py\ntitle:",
         "letters, digits, '_', '.' and '-'",
+    ),
+    (
+        "experiments/demo/experiment.yaml",
+        "[first]",
+        "[[3, 8, 9]]",
+        "layer_subset: [3, 8, 9] is not allowed; it should be first, middle, last, or",
+    ),
+    ("experiments/demo/experiment.yaml", "[first]", "[[3, 15]]", "ends after the 14 layers"),
+    ("experiments/demo/experiment.yaml", "title:", "replicate: 3\ntitle:", "be true or false"),
+    (
+        "experiments/demo/experiment.yaml",
+        'config_name: "k{reuse_k}_{layer_subset}"\n',
+        "",
+        "config_name is required (with grid), or grids",
+    ),
+    (
+        "experiments/demo/experiment.yaml",
+        "baseline:",
+        "grids: [{config_name: a}]\nbaseline:",
+        "grids stands in place of grid and config_name",
+    ),
+    *(
+        ("experiments/demo/experiment.yaml", SIMPLE, f"grids:\n{grids}", says)
+        for grids, says in (
+            ("- {grid: {reuse_q: [1]}, config_name: a}\n", "grids.0.grid: unknown key 'reuse_q'"),
+            ("- {config_name: a}\n- {grid: {a: []}, config_name: b}\n", "grids.1.grid.a: needs"),
+            ("- {config_name: a}\n- {config_name: a}\n", "grids.1.config_name: 'a' gives two"),
+            ("- {config_name: '{q}'}\n", "grids.0.config_name: unknown grid key 'q'"),
+            ("- {grid: {}}\n", "grids.0.config_name: this key is required"),
+            ("- {config_nam: a}\n", "did you mean 'config_name'"),
+            ("- {config_name: a, decoding: {treshold: 1}}\n", "did you mean 'threshold'"),
+            ("  []\n", "grids: [] is not allowed; it should not be empty"),
+        )
     ),
     ("workflow_config.yaml", "float32", "float32, device: gpu", "auto, cpu, cuda or cuda:N"),
     ("workflow_config.yaml", "{chunk_size: 2}", "7", "tasks.words: 7 is not allowed; it should"),

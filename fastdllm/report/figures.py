@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastdllm.evaluation.costs import speed_conditions
 from fastdllm.evaluation.summary import Summary
 
 PASS_KINDS = ("prefill", "full_block", "sub_block", "commit", "reused")
@@ -46,22 +47,6 @@ def grouped(summaries: Sequence[Summary]) -> list[Group]:
         key = (summary.experiment, summary.task, limit if isinstance(limit, int) else None)
         groups.setdefault(key, []).append(summary)
     return [Group(*key, summaries=tuple(rows)) for key, rows in groups.items()]
-
-
-def speed_conditions(summary: Summary) -> tuple[str, ...]:
-    """What two throughputs must share to be compared: hardware, dtype and batch size.
-
-    A run that was decoded with fewer sequences in parts says so: another condition.
-    """
-    hardware = "; ".join(
-        f"{device.name}, {device.threads} CPU thread(s)" if device.threads else device.name
-        for device in summary.hardware
-    )
-    smallest = summary.eval_params.get("smallest_batch_size")
-    batch_size = f"batch size {summary.eval_params['batch_size']}"
-    if smallest is not None:
-        batch_size += f", in parts {smallest}"
-    return hardware, summary.dtype, batch_size
 
 
 def passes_per_answer(summary: Summary) -> dict[str, float]:

@@ -1,0 +1,246 @@
+"""The plots as Vega-Lite specifications: built once, drawn by the page and by the image files.
+
+A specification names its data (`points`, `curve`, ...); `with_data` puts the rows in. Colours come
+from themes.py, so that one specification serves light and dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import altair as alt
+
+from fastdllm.evaluation.costs import COSTS
+from fastdllm.report.pareto import Standing
+from fastdllm.report.themes import CONFIDENCE_COLOURS, PASS_COLOURS
+
+Spec = dict[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+
+# Filled paths, also those that look like outlines, so that marks and legend need no further rule.
+RING = "M1 0A1 1 0 1 1 -1 0A1 1 0 1 1 1 0M.58 0A.58 .58 0 1 0 -.58 0A.58 .58 0 1 0 .58 0Z"
+CROSS = "M-.9-.6L-.6-.9L0-.3L.6-.9L.9-.6L.3 0L.9 .6L.6 .9L0 .3L-.6 .9L-.9 .6L-.3 0Z"
+HOLLOW_TRIANGLE = "M0-1.1L1.05 .8L-1.05 .8ZM0-.4L-.48 .46L.48 .46Z"
+SHAPES = {
+    Standing.ABOVE: "circle",
+    Standing.WITHIN_NOISE: RING,
+    Standing.BELOW: CROSS,
+    Standing.CONTROL: "diamond",
+    Standing.UNKNOWN: HOLLOW_TRIANGLE,
+}
+ROW_HEIGHT = 20
+
+
+def pareto(cost: str, experiments: Sequence[str]) -> Spec:
+    """Accuracy against one cost: data `points`, and `curve`, cut to the window.
+
+    What is seen is set by the parameters `left`, `right`, `low` and `high` (see windows.py).
+    Nothing is clipped or has an opacity as a whole: images would take a second each for that.
+
+    Args:
+        cost: name of the field that holds the cost; `standing_<cost>` the standing at that cost.
+        experiments: all that may occur, in the order of their colours.
+    """
+    label, _ = COSTS[cost]
+    limits = [alt.param(name=name, value=0) for name in ("left", "right", "low", "high")]
+    x_scale, y_scale = (
+        alt.Scale(domain=cast(Any, [{"expr": a}, {"expr": b}]), nice=False, zero=False)
+        for a, b in (("left", "right"), ("low", "high"))
+    )
+    y_axis = alt.Axis(title="accuracy, %", tickCount=6)
+    x = alt.X(f"{cost}:Q", title=label, scale=x_scale, axis=alt.Axis(tickCount=7))
+    standing = f"standing_{cost}"
+    legend: dict[str, Any] = {"orient": "bottom", "columns": 2, "symbolOpacity": 1}
+    colour = alt.Color(
+        "experiment:N",
+        scale=alt.Scale(domain=list(experiments)),
+        legend=alt.Legend(title="experiment", symbolType="square", **legend),
+    )
+    shape = alt.Shape(
+        f"{standing}:N",
+        scale=alt.Scale(domain=[str(s) for s in SHAPES], range=list(SHAPES.values())),
+        legend=alt.Legend(title="against the threshold alone, at equal cost", **legend),
+    )
+    hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", empty=False)
+    every = alt.Chart(alt.NamedData(name="curve"))
+    curve = every.transform_filter("isValid(datum.accuracy)").encode(
+        x=x, y=alt.Y("accuracy:Q", scale=y_scale, axis=y_axis)
+    )
+    points = (
+        alt.Chart(alt.NamedData(name="points"))
+        .transform_filter(
+            f"isValid(datum.{cost}) && inrange(datum.{cost}, [left, right]) && "
+            "inrange(datum.accuracy, [low, high])"
+        )
+        .transform_calculate(bottom="max(datum.low, low)", top="min(datum.high, high)")
+    )
+    crossed = f"datum['{standing}'] === '{Standing.BELOW}'"
+    # The rows themselves tell which one is the baseline.
+    baseline = points.transform_filter("datum.is_baseline").encode(
+        y=alt.Y("accuracy:Q", scale=y_scale, axis=y_axis)
+    )
+    layers = [
+        curve.mark_area(style="below", aria=False).encode(y2=alt.value("height")),
+        curve.mark_area(style="control-band", aria=False).encode(
+            y=alt.Y("low:Q", scale=y_scale, axis=y_axis), y2="high:Q"
+        ),
+        baseline.mark_rule(style="baseline", aria=False),
+        baseline.mark_text(
+            style="baseline-label", x="width", dx=6, align="left", aria=False
+        ).encode(text=alt.value("baseline")),
+        curve.mark_line(style="control-line", aria=False),
+        points.mark_rule(strokeWidth=1.3, aria=False).encode(
+            x=x,
+            y=alt.Y("bottom:Q", scale=y_scale, axis=y_axis),
+            y2="top:Q",
+            color=colour,
+            strokeOpacity=alt.condition(crossed, alt.value(0.25), alt.value(0.55)),
+        ),
+        points.mark_point(filled=True, strokeWidth=0, cursor="pointer")
+        .encode(
+            x=x,
+            y=alt.Y("accuracy:Q", scale=y_scale, axis=y_axis),
+            color=colour,
+            shape=shape,
+            fillOpacity=alt.condition(crossed, alt.value(0.65), alt.value(1)),
+            size=alt.condition(hover, alt.value(300), alt.value(120)),
+            tooltip=[
+                alt.Tooltip("run:N", title="title"),
+                alt.Tooltip("accuracy_text:N", title="accuracy"),
+                alt.Tooltip(f"{cost}:Q", title=label, format=",.4~g"),
+                alt.Tooltip(f"{standing}:N", title="at equal cost"),
+                alt.Tooltip("difference:N", title="to baseline"),
+                alt.Tooltip("verdict:N", title="verdict"),
+                alt.Tooltip("same:N", title="same as"),
+            ],
+            description="description:N",
+        )
+        .add_params(hover),
+        every.transform_filter("isValid(datum.label)")
+        .mark_text(style="control-label", dy=13, dx=4, align="left", aria=False)
+        .encode(x=x, y=alt.Y("at:Q", scale=y_scale, axis=y_axis), text="label:N"),
+    ]
+    chart = alt.layer(*layers).add_params(*limits)
+    return _spec(chart, height=430)
+
+
+def passes(kinds: Sequence[str]) -> Spec:
+    """Passes per answer by kind, one bar per configuration: data `passes`."""
+    return _bars(
+        "passes",
+        "passes per answer",
+        alt.X("value:Q", title="passes per answer", axis=alt.Axis(tickCount=6)),
+        names=kinds,
+        colours=PASS_COLOURS,
+        value_format=".2f",
+    )
+
+
+def tokens_per_forward() -> Spec:
+    """Generated tokens per forward evaluation: data `tokens`."""
+    base = alt.Chart(alt.NamedData(name="tokens")).encode(
+        x=alt.X("value:Q", title="tokens per forward", axis=alt.Axis(tickCount=5)),
+        y=_row_axis(),
+        tooltip=[alt.Tooltip("row:N", title="title"), alt.Tooltip("value:Q", format=".2f")],
+    )
+    bars = base.mark_bar(color="#4d9bd6", height=alt.RelativeBandSize(0.72))
+    labels = base.mark_text(style="value", align="left", dx=4, aria=False).encode(
+        text=alt.Text("value:Q", format=".2f")
+    )
+    return _spec(alt.layer(bars, labels), height=bars_height(1))
+
+
+def confidences(names: Sequence[str]) -> Spec:
+    """With which confidence tokens were committed, as shares of all: data `confidences`."""
+    return _bars(
+        "confidences",
+        "confidence",
+        alt.X("value:Q", title="share of committed tokens", axis=alt.Axis(format="%")),
+        names=names,
+        colours=CONFIDENCE_COLOURS,
+        value_format=".2%",
+    )
+
+
+def heat_map(title: str, layers: int, steps: Sequence[str]) -> Spec:
+    """One measure of the sensitivity run, layer by denoising step: data `cells`."""
+    chart = (
+        alt.Chart(alt.NamedData(name="cells"))
+        .mark_rect()
+        .encode(
+            x=alt.X(
+                "step:O", title="denoising step in its block", axis=alt.Axis(labelAngle=0)
+            ).scale(domain=list(steps)),
+            y=alt.Y("layer:O", title="layer").scale(domain=list(range(layers))[::-1]),
+            color=alt.Color(
+                "value:Q",
+                legend=alt.Legend(title=None, orient="top", gradientLength=180, format=".0%"),
+            ),
+            tooltip=[
+                alt.Tooltip("layer:O"),
+                alt.Tooltip("step:O"),
+                alt.Tooltip("value:Q", title=title, format=".1%"),
+                alt.Tooltip("passes:Q", format=","),
+            ],
+        )
+    )
+    return _spec(chart, height=max(180, 15 * layers))
+
+
+def with_data(spec: Spec, **datasets: Rows) -> Spec:
+    """The specification with the rows of its named data."""
+    return spec | {"datasets": {name: list(rows) for name, rows in datasets.items()}}
+
+
+def bars_height(rows: int) -> int:
+    """Height of a bar chart's inner part, in pixels."""
+    return ROW_HEIGHT * rows
+
+
+def _bars(
+    data: str,
+    what: str,
+    x: alt.X,
+    *,
+    names: Sequence[str],
+    colours: Mapping[str, Sequence[str]],
+    value_format: str,
+) -> Spec:
+    order = {name: index for index, name in enumerate(names)}
+    chart = (
+        alt.Chart(alt.NamedData(name=data))
+        .mark_bar(height=alt.RelativeBandSize(0.72))
+        .encode(
+            x=x,
+            y=_row_axis(),
+            color=alt.Color(
+                "part:N",
+                scale=alt.Scale(domain=list(order), range=list(colours["light"])),
+                legend=alt.Legend(title=None, orient="top", columns=2, symbolType="square"),
+            ),
+            order=alt.Order("part_order:Q"),
+            tooltip=[
+                alt.Tooltip("row:N", title="title"),
+                alt.Tooltip("part:N", title=what),
+                alt.Tooltip("value:Q", title="value", format=value_format),
+            ],
+        )
+    )
+    spec = _spec(chart, height=bars_height(1))
+    # The page takes the dark colours from here; a range cannot stand in a configuration.
+    spec["usermeta"] = {"dark_range": list(colours["dark"])}
+    return spec
+
+
+def _row_axis() -> alt.Y:
+    return alt.Y(
+        "row:N", sort=None, title=None, axis=alt.Axis(domain=False, ticks=False, labelPadding=6)
+    )
+
+
+def _spec(chart: Any, *, height: int) -> Spec:
+    spec: Spec = chart.properties(width="container", height=height).to_dict(validate=True)
+    spec.pop("config", None)  # Altair's own default; ours is in themes.py
+    spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    return spec

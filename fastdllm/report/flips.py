@@ -1,0 +1,152 @@
+"""Items that are right under one configuration and wrong under another, to be read by a person.
+
+Which items these are is in the summaries; what was answered is in results/<run>/samples.jsonl,
+which stays on the machine that decoded. Only the lines that are shown are parsed. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.summary import Summary, unpack_bits
+from fastdllm.files import read_json
+
+RESULTS = Path("results")
+# A question or an answer is cut here; the whole one is in samples.jsonl.
+MOST_CHARACTERS = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """One item; `gained`: wrong in the baseline and right in the other run."""
+
+    item: int
+    gained: bool
+    question: str
+    target: str
+    before: str
+    after: str
+    first_step: int | None
+    first_token: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Flips:
+    """The flips of one pair: how many there are, those shown, and why others are not."""
+
+    gained: int
+    lost: int
+    shown: tuple[Flip, ...]
+    why_not: str | None = None
+
+
+def flipped_items(baseline: Summary, other: Summary) -> tuple[list[int], list[int]]:
+    """Items gained and items lost by `other`; empty where the two cannot be paired."""
+    if baseline.items is None or other.items is None or baseline.items.n != other.items.n:
+        return [], []
+    pairs = list(zip(unpack_bits(baseline.items), unpack_bits(other.items), strict=True))
+    gained = [i for i, (a, b) in enumerate(pairs) if b and not a]
+    lost = [i for i, (a, b) in enumerate(pairs) if a and not b]
+    return gained, lost
+
+
+def read_flips(
+    baseline: Summary, other: Summary, most: int, *, results: Path | str = RESULTS
+) -> Flips:
+    """Up to `most` flipped items with both answers, gained and lost in turn, in item order."""
+    gained, lost = flipped_items(baseline, other)
+    half = most // 2
+    kept_gained = gained[: max(half, most - len(lost))]
+    kept_lost = lost[: most - len(kept_gained)]
+    wanted = sorted(kept_gained + kept_lost)
+    samples = []
+    for summary in (baseline, other):
+        try:
+            samples.append(_samples(summary, wanted, Path(results)))
+        except UserError as error:
+            return Flips(len(gained), len(lost), (), str(error))
+    shown = [
+        _flip(item, samples[0][item], samples[1][item], gained=item in kept_gained)
+        for item in wanted
+    ]
+    return Flips(len(gained), len(lost), tuple(shown))
+
+
+def first_differing_step(a: Mapping[str, Any], b: Mapping[str, Any]) -> int | None:
+    """The first pass after the prefill in which two samples did not commit the same tokens.
+
+    None where the commits are all the same, or were not recorded.
+    """
+    if not all(sample.get("committed_at") for sample in (a, b)):
+        return None
+    commits = [set(enumerate(zip(s["committed_at"], s["token_ids"], strict=True))) for s in (a, b)]
+    return min((step for _, (step, _) in commits[0] ^ commits[1]), default=None)
+
+
+def first_differing_token(a: Mapping[str, Any], b: Mapping[str, Any]) -> int | None:
+    """Position in the answer, from 0, of the first token that differs; None where none does."""
+    if a.get("token_ids") is None or b.get("token_ids") is None:
+        return None
+    first, second = a["token_ids"], b["token_ids"]
+    for position, (x, y) in enumerate(zip(first, second, strict=False)):
+        if x != y:
+            return position
+    return None if len(first) == len(second) else min(len(first), len(second))
+
+
+def _samples(summary: Summary, items: Sequence[int], results: Path) -> dict[int, dict[str, Any]]:
+    """The samples of some items of a run, by their number in the order of the summary's bits.
+
+    Raises:
+        UserError: they are not here, or belong to another result of the run.
+    """
+    name = f"{summary.experiment}/{summary.task}/{summary.config}"
+    if summary.same_as is not None:
+        origin = summary.same_as
+        name = f"{origin.experiment}/{origin.task}/{origin.config}"
+    folder = results / name
+    path = folder / "samples.jsonl"
+    if not path.exists():
+        raise UserError(f"{path} is not on this machine")
+    stored = read_json(folder / "summary.json")
+    wanted = summary.same_as.fingerprint if summary.same_as else summary.fingerprint
+    if not isinstance(stored, dict) or stored.get("fingerprint") != wanted:
+        raise UserError(f"{path} belongs to another result of the run")
+    found = dict(_lines(path, frozenset(items)))
+    bits = unpack_bits(summary.items) if summary.items else []
+    if any(i not in found or found[i].get("correct") is not bits[i] for i in items):
+        raise UserError(f"{path} does not fit its summary")
+    return found
+
+
+def _lines(path: Path, items: frozenset[int]) -> Iterable[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream):
+            if number in items:
+                yield number, json.loads(line)
+
+
+def _flip(item: int, a: Mapping[str, Any], b: Mapping[str, Any], *, gained: bool) -> Flip:
+    return Flip(
+        item=item,
+        gained=gained,
+        question=_cut(str(a["prompt"]), from_end=True),
+        target=_cut(str(a["target"])),
+        before=_cut(str(a["answer"])),
+        after=_cut(str(b["answer"])),
+        first_step=first_differing_step(a, b),
+        first_token=first_differing_token(a, b),
+    )
+
+
+def _cut(text: str, *, from_end: bool = False) -> str:
+    """A prompt is cut at its start, where the worked examples are."""
+    text = text.strip()
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    return f"... {text[-MOST_CHARACTERS:]}" if from_end else f"{text[:MOST_CHARACTERS]} ..."

@@ -1,0 +1,149 @@
+"""The page: one HTML file that loads nothing, with the plots drawn by Vega from specifications.
+
+Tables and words are in the HTML itself, so that the page says everything without scripts too; the
+plots, sorting and the choice of items to read need them. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from fastdllm.report import charts, glance, rows, table_rows
+from fastdllm.report.content import Report, TaskReport
+from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED
+from fastdllm.report.provenance import origins
+from fastdllm.report.sensitivity import MEASURES, Sensitivity
+from fastdllm.report.themes import config
+from fastdllm.version import __version__
+
+# Vega, Vega-Lite and Vega-Embed are under the BSD 3-clause licence, which wants its notice kept.
+LIBRARY_NOTICE = "/* Vega, Vega-Lite, Vega-Embed: (c) University of Washington, BSD 3-clause */\n"
+
+
+def render_page(report: Report) -> str:
+    """The whole page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fastdllm.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals["sentences"] = glance.sentences
+    environment.globals["headings"] = table_rows.headings
+    environment.globals["lines"] = table_rows.lines
+    environment.globals["bars_of"] = rows.experiments_with_bars
+    environment.globals["most_bars"] = rows.MOST_BARS
+    measured = [run.timestamp for run in report.summaries]
+    return environment.get_template("page.html").render(
+        report=report,
+        title="Accuracy against cost",
+        version=__version__,
+        newest=max(measured)[:10] if measured else "",
+        origins=origins(report.summaries),
+        css=Markup(_asset("page.css")),
+        js=Markup(_asset("page.js")),
+        library=Markup(LIBRARY_NOTICE + vega_bundle().replace("</script", "<\\/script")),
+        data=Markup(_json(page_data(report))),
+        sensitivity_measures=MEASURES,
+    )
+
+
+def page_data(report: Report) -> dict[str, Any]:
+    """What the page's script draws: specifications once, rows by task."""
+    return {
+        "themes": {theme: config(theme) for theme in ("light", "dark")},
+        "specs": {
+            "pareto": {cost: charts.pareto(cost, report.experiments) for cost in PLOTTED},
+            "passes": charts.passes(rows.kind_names()),
+            "tokens": charts.tokens_per_forward(),
+            "confidences": charts.confidences(rows.CONFIDENCE_NAMES),
+        },
+        "tasks": {task.slug: _task_data(task) for task in report.tasks if task.group.is_generation},
+        "sensitivity": _sensitivity_data(report.sensitivity),
+    }
+
+
+def _task_data(task: TaskReport) -> dict[str, Any]:
+    return {
+        "points": rows.points(task),
+        "conditions": list(task.conditions),
+        "machine": sorted(OF_THE_MACHINE),
+        "views": {
+            cost: [
+                _views(task, cost, number if cost in OF_THE_MACHINE else None)
+                for number in range(len(task.conditions) if cost in OF_THE_MACHINE else 1)
+            ]
+            for cost in PLOTTED
+        },
+        "bars": {name: rows.bars(task, name) for name in rows.experiments_with_bars(task)},
+        "flips": _flips_data(task),
+    }
+
+
+def _views(task: TaskReport, cost: str, conditions: int | None) -> dict[str, Any]:
+    return {
+        name: asdict(window) | {"curve": rows.curve(task, cost, conditions or 0, window)}
+        for name, window in rows.windows(task, cost, conditions).items()
+    }
+
+
+def _flips_data(task: TaskReport) -> dict[str, Any]:
+    """Pairs in their order; question, target and the baseline's answer once per item."""
+    items: dict[int, list[str]] = {}
+    pairs = []
+    for name, flips in task.flips:
+        for flip in flips.shown:
+            items[flip.item] = [flip.question, flip.target, flip.before]
+        shown = [
+            [flip.item, int(flip.gained), flip.after, flip.first_step, flip.first_token]
+            for flip in flips.shown
+        ]
+        pairs.append(
+            {
+                "name": name,
+                "gained": flips.gained,
+                "lost": flips.lost,
+                "why_not": flips.why_not,
+                "shown": shown,
+            }
+        )
+    return {"items": items, "pairs": pairs}
+
+
+def _sensitivity_data(sensitivity: Sensitivity | None) -> Mapping[str, Any]:
+    if sensitivity is None:
+        return {}
+    return {
+        field: charts.with_data(
+            charts.heat_map(title, sensitivity.layers, sensitivity.steps),
+            cells=sensitivity.cells(field),
+        )
+        for field, title in MEASURES
+    }
+
+
+@cache
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script, as vl-convert brings them."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+
+
+def _asset(name: str) -> str:
+    return (files("fastdllm.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    """Compact JSON that may stand in a script element."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c")

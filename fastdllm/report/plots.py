@@ -1,0 +1,128 @@
+"""The plots of the page as SVG and PNG files, from the same specifications.
+
+Drawn in light, without a browser, by vl-convert. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastdllm.evaluation.costs import COSTS
+from fastdllm.files import cannot, write_text_atomically
+from fastdllm.report import charts, rows
+from fastdllm.report.content import Report, TaskReport
+from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED
+from fastdllm.report.sensitivity import MEASURES
+from fastdllm.report.themes import config
+
+WIDTH, BARS_WIDTH = 760, 300
+# Pixels of a PNG per pixel of the plot.
+SCALE = 1.5
+SUFFIXES = (".svg", ".png")
+
+
+def write_plots(report: Report, folder: Path) -> list[Path]:
+    """Write every plot into `folder`; plots of an earlier report that are no more go away."""
+    import vl_convert
+
+    written = []
+    for name, spec in plots(report):
+        svg = vl_convert.vegalite_to_svg(dict(spec))
+        png = vl_convert.svg_to_png(svg, scale=SCALE)
+        write_text_atomically(folder / f"{name}.svg", svg)
+        _write_bytes(folder / f"{name}.png", png)
+        written += [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+    for path in folder.glob("*"):
+        if path.suffix in SUFFIXES and path not in written:
+            path.unlink()
+    return written
+
+
+def plots(report: Report) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and whole specification of every plot, such as `word_problems_pareto_seconds`."""
+    for task in report.tasks:
+        if not task.group.is_generation:
+            continue
+        yield from _pareto(report, task)
+        for experiment, count in rows.experiments_with_bars(task).items():
+            yield f"{task.slug}_decoding_{experiment}", _bars(task, experiment, count)
+    if report.sensitivity is not None:
+        for field, title in MEASURES:
+            spec = charts.heat_map(title, report.sensitivity.layers, report.sensitivity.steps)
+            cells = report.sensitivity.cells(field)
+            yield f"sensitivity_{field}", _finished(spec, title, cells=cells)
+
+
+def _pareto(report: Report, task: TaskReport) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    points = rows.points(task)
+    for cost in PLOTTED:
+        of_machine = cost in OF_THE_MACHINE
+        for number, conditions in enumerate(task.conditions if of_machine else ("",)):
+            seen = [p for p in points if p["conditions"] == number] if of_machine else points
+            windows = rows.windows(task, cost, number if of_machine else None)
+            for view, window in windows.items():
+                spec = charts.pareto(cost, report.experiments)
+                limits = asdict(window)
+                spec["params"] = [
+                    param | ({"value": limits[param["name"]]} if param["name"] in limits else {})
+                    for param in spec["params"]
+                ]
+                title = [f"{task.group.title}: accuracy against {COSTS[cost][0]}"]
+                subtitle = [conditions] if conditions else []
+                if window.hidden:
+                    subtitle.append(f"near the baseline; {window.hidden} more lie outside")
+                suffix = ("" if view == "all" else "_close") + (f"_on{number + 1}" * bool(number))
+                yield (
+                    f"{task.slug}_pareto_{cost}{suffix}",
+                    _finished(
+                        spec,
+                        {"text": title, "subtitle": subtitle},
+                        points=seen,
+                        curve=rows.curve(task, cost, number, window),
+                    ),
+                )
+
+
+def _bars(task: TaskReport, experiment: str, count: int) -> charts.Spec:
+    """The three bar charts of an experiment side by side."""
+    found = rows.bars(task, experiment)
+    parts = {
+        "passes": (charts.passes(rows.kind_names()), "passes by kind"),
+        "tokens": (charts.tokens_per_forward(), "tokens per forward"),
+        "confidences": (charts.confidences(rows.CONFIDENCE_NAMES), "confidence of tokens"),
+    }
+    shown = []
+    for name, (spec, words) in parts.items():
+        if found[name]:
+            height = charts.bars_height(count)
+            part = spec | {"title": words, "width": BARS_WIDTH, "height": height}
+            shown.append({k: v for k, v in part.items() if k not in ("autosize", "$schema")})
+    return {
+        "$schema": charts.passes(())["$schema"],
+        "hconcat": shown,
+        "resolve": {"scale": {"color": "independent"}},
+        "title": f"{task.group.title}, {experiment}",
+        "config": config("light"),
+        "padding": 12,
+        "datasets": found,
+    }
+
+
+def _finished(spec: charts.Spec, title: object, **datasets: charts.Rows) -> charts.Spec:
+    whole = charts.with_data(spec, **datasets)
+    whole |= {"width": WIDTH, "title": title, "config": config("light"), "padding": 12}
+    whole.pop("autosize")
+    return whole
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot("write", path, error) from None

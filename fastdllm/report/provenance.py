@@ -1,0 +1,63 @@
+"""Where the figures come from: one line per distinct way in which runs were made.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastdllm.evaluation.costs import speed_conditions
+from fastdllm.evaluation.summary import Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a number of runs share; twins count with the run that was decoded for them."""
+
+    runs: int
+    commit: str
+    dirty: bool | None
+    model: str
+    model_digest: str
+    conditions: str
+    versions: str
+    first: str
+    last: str
+
+
+def origins(summaries: Sequence[Summary]) -> list[Origin]:
+    """Distinct ways, those of the most runs first."""
+    found: dict[tuple[object, ...], list[Summary]] = {}
+    for run in summaries:
+        key = (
+            (run.git.commit, run.git.dirty) if run.git else None,
+            _model(run),
+            speed_conditions(run),
+            tuple(sorted(run.environment.items())),
+        )
+        found.setdefault(key, []).append(run)
+    return [_origin(runs) for runs in sorted(found.values(), key=len, reverse=True)]
+
+
+def _origin(runs: Sequence[Summary]) -> Origin:
+    run = runs[0]
+    dates = sorted(one.timestamp for one in runs)
+    name, digest = _model(run)
+    return Origin(
+        runs=len(runs),
+        commit=run.git.commit if run.git else "",
+        dirty=run.git.dirty if run.git else None,
+        model=name,
+        model_digest=digest,
+        conditions=", ".join(speed_conditions(run)),
+        versions=", ".join(f"{name} {version}" for name, version in run.environment.items()),
+        first=dates[0],
+        last=dates[-1],
+    )
+
+
+def _model(run: Summary) -> tuple[str, str]:
+    path = run.model_args.get("model_path", run.decides.get("model", ""))
+    return str(path), str(run.decides.get("model_digest", ""))

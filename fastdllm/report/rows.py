@@ -1,0 +1,181 @@
+"""The rows behind the plots: of every task report, what a chart draws and a tooltip says.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from fastdllm.evaluation.summary import Summary
+from fastdllm.report.content import Row, TaskReport
+from fastdllm.report.figures import PASS_KINDS, passes_per_answer
+from fastdllm.report.pareto import MORE_IS_BETTER, PLOTTED, cost_of
+from fastdllm.report.windows import Dot, Window, close, cut_line, whole
+from fastdllm.report.words import (
+    KIND_WORDS,
+    accuracy_words,
+    difference_words,
+    interval_of,
+    verdict_words,
+)
+
+# Edges of the bins that are drawn; the histogram in a summary is finer.
+CONFIDENCE_EDGES = (0.0, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 1.0)
+CONFIDENCE_NAMES = ("< 0.5", "0.5-0.7", "0.7-0.9", "0.9-0.95", "0.95-0.99", "0.99-0.999", "> 0.999")
+# Bars of one experiment; more would be a wall, and the tables have them all.
+MOST_BARS = 40
+
+Rows = list[dict[str, Any]]
+
+
+def points(task: TaskReport) -> Rows:
+    """One row per computation that was measured, for the Pareto plot."""
+    return [
+        _point(row, is_baseline=row.summary is task.baseline)
+        for row in task.distinct
+        if row.summary.passes is not None
+    ]
+
+
+def curve(task: TaskReport, cost: str, conditions: int, window: Window) -> Rows:
+    """The part of the control curve that a window shows, and the thresholds that lie in it."""
+    controls = task.curves[cost, conditions].points
+    dots = [
+        Dot(
+            point.cost,
+            100 * point.accuracy,
+            *(100 * bound for bound in point.interval or (point.accuracy, point.accuracy)),
+        )
+        for point in controls
+    ]
+    names = {
+        dot: f"{point.threshold:g}"
+        for dot, point in zip(dots, controls, strict=True)
+        if window.low <= dot.accuracy <= window.high
+    }
+    line = [
+        {cost: dot.cost, "accuracy": dot.accuracy, "low": dot.low, "high": dot.high}
+        for dot in cut_line(dots, window)
+    ]
+    return _rounded(line) + _rounded(
+        [
+            {cost: dot.cost, "at": dot.accuracy, "label": name}
+            for dot, name in names.items()
+            if window.left <= dot.cost <= window.right
+        ]
+    )
+
+
+def windows(task: TaskReport, cost: str, conditions: int | None) -> dict[str, Window]:
+    """What can be seen of a Pareto plot: `all`, and `close` where it helps.
+
+    conditions: only runs under these, None: all.
+    """
+    rows = [row for row in task.distinct if conditions in (None, row.conditions)]
+    dots = [dot for row in rows if (dot := _dot(row.summary, cost))]
+    if not dots:
+        return {}
+    found = {"all": whole(dots)}
+    baseline = _dot(task.baseline, cost)
+    if baseline is not None and any(row.summary is task.baseline for row in rows):
+        near = close(dots, baseline, more_is_better=cost in MORE_IS_BETTER)
+        found |= {} if near is None else {"close": near}
+    return found
+
+
+def bars(task: TaskReport, experiment: str) -> dict[str, Rows]:
+    """Rows of the three bar charts of one experiment: the baseline, then `MOST_BARS` runs."""
+    own = [row.summary for row in task.distinct if row.summary.experiment == experiment]
+    own = [run for run in own if run.passes is not None and run is not task.baseline][:MOST_BARS]
+    named = [("baseline", task.baseline), *((run.config, run) for run in own)] if own else []
+    return {
+        "passes": [
+            _part(name, KIND_WORDS[kind], order, value)
+            for name, run in named
+            for order, (kind, value) in enumerate(passes_per_answer(run).items())
+        ],
+        "tokens": [
+            {"row": name, "value": run.tokens_per_forward}
+            for name, run in named
+            if run.tokens_per_forward is not None
+        ],
+        "confidences": [
+            _part(name, part, order, share)
+            for name, run in named
+            for order, (part, share) in enumerate(
+                zip(CONFIDENCE_NAMES, confidence_shares(run), strict=False)
+            )
+        ],
+    }
+
+
+def experiments_with_bars(task: TaskReport) -> dict[str, int]:
+    """Experiments that decoded something of their own, with the number of their bars."""
+    names = dict.fromkeys(row.summary.experiment for row in task.rows)
+    counts = {name: len({bar["row"] for bar in bars(task, name)["passes"]}) for name in names}
+    return {name: count for name, count in counts.items() if count}
+
+
+def confidence_shares(summary: Summary) -> list[float]:
+    """Share of the committed tokens in each drawn bin; [] where nothing was recorded."""
+    if summary.confidences is None or not sum(summary.confidences.counts):
+        return []
+    lower, counts = summary.confidences.edges[:-1], summary.confidences.counts
+    total = sum(counts)
+    return [
+        sum(n for edge, n in zip(lower, counts, strict=True) if low <= edge < high) / total
+        for low, high in pairwise(CONFIDENCE_EDGES)
+    ]
+
+
+def kind_names() -> Sequence[str]:
+    """The kinds of passes in words, in the order of the bars."""
+    return [KIND_WORDS[kind] for kind in PASS_KINDS]
+
+
+def _point(row: Row, *, is_baseline: bool) -> dict[str, Any]:
+    run = row.summary
+    low, high = interval_of(run)
+    name = f"{run.experiment} / {run.config}"
+    found: dict[str, Any] = {
+        "run": name,
+        "experiment": run.experiment,
+        "conditions": row.conditions,
+        "accuracy": round(100 * run.accuracy, 3),
+        "low": round(100 * low, 3),
+        "high": round(100 * high, 3),
+        "accuracy_text": accuracy_words(run),
+        "difference": difference_words(row.comparison) or "is the baseline",
+        "verdict": verdict_words(row.comparison) or "-",
+        "same": ", ".join(row.same) or "-",
+        "is_baseline": is_baseline,
+        "description": f"{name}: accuracy {accuracy_words(run)}",
+    }
+    for cost in PLOTTED:
+        value = cost_of(run, cost)
+        if value is not None:
+            found[cost] = float(f"{value:.6g}")
+            found[f"standing_{cost}"] = str(row.standings[cost])
+    return found
+
+
+def _dot(summary: Summary, cost: str) -> Dot | None:
+    value = cost_of(summary, cost)
+    if value is None:
+        return None
+    low, high = interval_of(summary)
+    return Dot(value, 100 * summary.accuracy, 100 * low, 100 * high)
+
+
+def _part(row: str, name: str, order: int, value: float) -> dict[str, Any]:
+    return {"row": row, "part": name, "part_order": order, "value": round(value, 5)}
+
+
+def _rounded(rows: Rows) -> Rows:
+    return [
+        {k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in row.items()}
+        for row in rows
+    ]

@@ -1,0 +1,57 @@
+"""Figures in words, the same everywhere. Imports no torch."""
+
+from __future__ import annotations
+
+from fastdllm.evaluation.comparison import Comparison
+from fastdllm.evaluation.summary import Summary
+from fastdllm.evaluation.verdicts import signed
+
+KIND_WORDS = {
+    "prefill": "prefill",
+    "full_block": "whole block",
+    "sub_block": "sub-block",
+    "commit": "commit",
+    "reused": "reused, no layer run",
+}
+
+
+def interval_of(summary: Summary) -> tuple[float, float]:
+    """The interval of the accuracy, in 0..1; without one the accuracy twice."""
+    return summary.primary.interval or (summary.accuracy, summary.accuracy)
+
+
+def accuracy_words(summary: Summary) -> str:
+    """Such as `95.7 % (93.7 to 97.0)`."""
+    interval = summary.primary.interval
+    text = f"{100 * summary.accuracy:.1f} %"
+    return text + (f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else "")
+
+
+def difference_words(comparison: Comparison | None) -> str:
+    """Such as `-38.2 points (-42.1 to -34.3)`; empty for the baseline."""
+    if comparison is None:
+        return ""
+    if comparison.paired is None:
+        return comparison.why_not_paired or "not paired"
+    low, high = comparison.paired.interval
+    difference = signed(comparison.paired.difference)
+    return f"{difference} points ({signed(low)} to {signed(high)})"
+
+
+def verdict_words(comparison: Comparison | None) -> str:
+    """The verdict; empty for the baseline."""
+    return "" if comparison is None else comparison.verdict
+
+
+def p_words(p: float | None) -> str:
+    """A p value as papers print it."""
+    if p is None:
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def cost_words(value: float | None) -> str:
+    """Three significant digits, thousands with commas."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}".rstrip(".")

@@ -193,6 +193,8 @@ def _tokens_and_seconds(chunks: Sequence[Chunk]) -> list[tuple[int, float]]:
 def _model_args(spec: RunSpec) -> dict[str, Any]:
     """The settings under the names of the published `--model_args`."""
     decoding = {
-        key: value for key, value in spec.settings.model_dump().items() if value is not None
+        key: value
+        for key, value in spec.settings.model_dump(mode="json").items()
+        if value is not None
     }
     return {"model_path": spec.run.model_path, "experiment_name": spec.experiment, **decoding}

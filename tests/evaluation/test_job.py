@@ -90,6 +90,14 @@ def test_samples_tell_when_each_token_was_committed(make_spec, make_plan_on_disk
     assert tokens - most <= sum(counts) <= tokens
 
 
+def test_a_range_of_layers_is_kept_in_the_summary(make_spec, make_plan_on_disk) -> None:
+    make_plan_on_disk()
+    spec = make_spec(reuse_k=1, layer_subset=(1, 3))
+    summary = finish(spec).summary
+    assert read_summary(spec.parent / "summary.json") == summary
+    assert summary.model_args["layer_subset"] == summary.decides["decoding.layer_subset"] == [1, 3]
+
+
 def test_likelihood_run_reports_no_speed(make_spec, make_plan_on_disk) -> None:
     make_plan_on_disk("choices")
     summary = finish(make_spec("choices")).summary

@@ -2,7 +2,8 @@
 
 A policy may decide which pass comes next (`next_pass`), what happens to a span of layers
 (`span_actions`), and which positions are committed (`accept`); see fastdllm/policy.py. What it does
-not override is plain Fast-dLLM v2.
+not override is plain Fast-dLLM v2. Which configs are then one computation it may say in
+`computation` (experiments/README.md).
 """
 
 from __future__ import annotations

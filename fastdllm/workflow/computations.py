@@ -66,6 +66,9 @@ def idle_in_generation(policy: type[Policy], config: Config, where: str) -> froz
 
 
 def _asked(policy: type[Policy], config: Config, where: str) -> Computation:
+    if "computation" not in vars(policy):
+        # What a class above says is about its own decisions, not about those that override them.
+        return Computation()
     place = f"{where}: config {config.name}: computation"
     try:
         said = policy.computation(config.settings, config.parameters)

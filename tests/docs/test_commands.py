@@ -20,6 +20,8 @@ FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", flags=re.M | re.S)
 PYTHON = re.compile(r"^```python\n(.*?)^```", flags=re.M | re.S)
 WITH_PYTHON = [p for p in PAGES if PYTHON.search((ROOT / p).read_text(encoding="utf-8"))]
 INLINE = re.compile(r"`([^`\n]+)`")
+# Typed once, before all others, some of which need it.
+NEW_EXPERIMENT = "fastdllm new-experiment my_idea"
 # What changes the machine or stands for a name that the reader chooses is left out.
 LEFT_OUT = re.compile(r"[<>]|\.\.\.|COMMAND|--unlock|--workflow-profile|train|--set-threads")
 
@@ -33,7 +35,8 @@ def documented_commands(program: str) -> list[str]:
         for code in [*lines, *INLINE.findall(text)]:
             command = code.partition("  #")[0].strip()
             command = re.sub(r"^(\.venv/bin/|python -m )", "", command)
-            if re.match(rf"{program} [-a-z]", command) and not LEFT_OUT.search(command):
+            is_run = re.match(rf"{program} [-a-z]", command) and not LEFT_OUT.search(command)
+            if is_run and command != NEW_EXPERIMENT:
                 found[command] = None
     return list(found)
 
@@ -47,7 +50,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = ROOT / name
         if source.exists():
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    shutil.copytree(folder / "experiments/_template", folder / "experiments/my_idea")
+    run(folder, NEW_EXPERIMENT)
     config = folder / "workflow_config.yaml"
     config.write_text(config.read_text().replace("- 00_baseline", "- 00_baseline\n  - my_idea"))
     return folder

@@ -51,7 +51,9 @@ from fastdllm.policy import OutputReuse
 
 
 class Reuse(OutputReuse):
-    pass
+    @classmethod
+    def computation(cls, settings, parameters):
+        return super().computation(settings, parameters)
 """
 NINE = """\
 grid: {reuse_k: [1, 2, 3], layer_subset: [first, middle, last]}

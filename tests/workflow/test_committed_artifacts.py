@@ -42,34 +42,50 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     if changed := git("status", "--porcelain", "--untracked-files=no", "--", *decide):
         pytest.skip(f"the committed results are not of these settings; you changed: {changed}")
     monkeypatch.chdir(ROOT)
-    return [run for run in load_project().runs if run.experiment == "00_baseline"]
+    return list(load_project().runs)
+
+
+@pytest.fixture
+def baseline(runs: list[Run]) -> list[Run]:
+    return [run for run in runs if run.experiment == "00_baseline"]
 
 
 def committed(run: Run) -> Summary:
     return Summary(**json.loads(from_git(run.artifact_path.as_posix())))
 
 
-def test_all_nine_configs_of_both_tasks_are_current(runs: list[Run]) -> None:
-    assert len(runs) == 18
+def test_the_results_of_all_experiments_are_current(runs: list[Run], baseline: list[Run]) -> None:
+    assert len(baseline) == 18
     for run in runs:
         assert committed(run).fingerprint == run.fingerprint, f"{run.artifact_path} is stale"
 
 
-def test_configs_that_are_one_computation_agree_item_by_item(runs: list[Run]) -> None:
-    by_class: dict[tuple[str, object], list[Summary]] = {}
+def test_runs_that_are_one_computation_agree_item_by_item(runs: list[Run]) -> None:
+    by_class: dict[str, list[Summary]] = {}
     for run in runs:
-        summary = committed(run)
-        key = (run.task, summary.decides["decoding.reuse_k"])
-        by_class.setdefault(key, []).append(summary)
+        by_class.setdefault(run.computation, []).append(committed(run))
     for first, *others in by_class.values():
-        assert len(others) == 2
         for other in others:
             assert other.items == first.items, f"{first.config} and {other.config} of {first.task}"
             assert other.passes == first.passes
 
 
-def test_reuse_costs_accuracy_visibly(runs: list[Run]) -> None:
-    accuracy = {r.config: committed(r).accuracy for r in runs if r.task == "word_problems"}
+def test_copies_name_a_result_that_was_decoded(runs: list[Run]) -> None:
+    by_name = {(run.experiment, run.task, run.config): committed(run) for run in runs}
+    copies = [summary for summary in by_name.values() if summary.same_as is not None]
+    for copy in copies:
+        assert copy.same_as is not None
+        origin = by_name[copy.same_as.experiment, copy.same_as.task, copy.same_as.config]
+        assert origin.same_as is None
+        assert (origin.fingerprint, origin.computation) == (
+            copy.same_as.fingerprint,
+            copy.computation,
+        )
+        assert (origin.timestamp, origin.throughput) == (copy.timestamp, copy.throughput)
+
+
+def test_reuse_costs_accuracy_visibly(baseline: list[Run]) -> None:
+    accuracy = {r.config: committed(r).accuracy for r in baseline if r.task == "word_problems"}
     assert accuracy["k1_first"] >= 0.95
     assert accuracy["k1_first"] - accuracy["k2_first"] > 0.1
     assert accuracy["k2_first"] - accuracy["k3_first"] > 0.05

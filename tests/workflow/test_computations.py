@@ -79,6 +79,14 @@ def test_a_plain_config_is_the_same_in_each_experiment() -> None:
         assert members(alone) == [alone]
 
 
+@pytest.mark.usefixtures("project")
+def test_what_a_class_above_says_does_not_count() -> None:
+    policy = "from fastdllm.policy import OutputReuse\n\nclass Mine(OutputReuse):\n"
+    policy += "    def accept(self, predictions, states):\n        return predictions.masked\n"
+    add_experiment("mine", NINE, policy)
+    assert len(classes()) == 2 + 9
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [

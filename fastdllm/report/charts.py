@@ -81,7 +81,7 @@ def pareto(cost: str, experiments: Sequence[str]) -> Spec:
         y=alt.Y("accuracy:Q", scale=y_scale, axis=y_axis)
     )
     layers = [
-        curve.mark_area(style="below", aria=False).encode(y2=alt.value("height")),
+        curve.mark_area(style="below", aria=False).encode(y2="floor:Q"),
         curve.mark_area(style="control-band", aria=False).encode(
             y=alt.Y("low:Q", scale=y_scale, axis=y_axis), y2="high:Q"
         ),
@@ -89,7 +89,9 @@ def pareto(cost: str, experiments: Sequence[str]) -> Spec:
         baseline.mark_text(
             style="baseline-label", x="width", dx=6, align="left", aria=False
         ).encode(text=alt.value("baseline")),
-        curve.mark_line(style="control-line", aria=False),
+        curve.mark_line(style="control-line", aria=False).encode(
+            y=alt.Y("line:Q", scale=y_scale, axis=y_axis)
+        ),
         points.mark_rule(strokeWidth=1.3, aria=False).encode(
             x=x,
             y=alt.Y("bottom:Q", scale=y_scale, axis=y_axis),

@@ -57,7 +57,14 @@ def curve(task: TaskReport, cost: str, conditions: int, window: Window) -> Rows:
         if window.low <= dot.accuracy <= window.high
     }
     line = [
-        {cost: dot.cost, "accuracy": dot.accuracy, "low": dot.low, "high": dot.high}
+        {
+            cost: dot.cost,
+            "line": dot.accuracy if window.shows(dot.accuracy) else None,
+            "accuracy": window.nearest(dot.accuracy),
+            "low": window.nearest(dot.low),
+            "high": window.nearest(dot.high),
+            "floor": window.low,
+        }
         for dot in cut_line(dots, window)
     ]
     return _rounded(line) + _rounded(

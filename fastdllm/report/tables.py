@@ -6,14 +6,17 @@ was not measured stays empty. Imports no torch.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fastdllm.evaluation.comparison import Comparison
+from fastdllm.evaluation.costs import layer_forwards_per_answer, speed_conditions
 from fastdllm.evaluation.results import TABLE_KEYS, disagreements, table_mark
 from fastdllm.evaluation.summary import Summary
+from fastdllm.evaluation.verdicts import signed
 from fastdllm.files import write_text_atomically
+from fastdllm.report.comparisons import Key, comparisons_of, key_of
+from fastdllm.report.csv_tables import csv_table
 from fastdllm.report.figures import (
     PASS_KINDS,
     Group,
@@ -21,13 +24,14 @@ from fastdllm.report.figures import (
     is_dirty,
     layer_forwards_saved,
     passes_per_answer,
-    speed_conditions,
 )
+from fastdllm.report.words import verdict_words
 
 HEADINGS = {
     "config": "config",
     "accuracy": "acc %",
     "interval": "95 % int.",
+    "difference": "diff.",
     "tokens_per_forward": "tok/fwd",
     "prefill": "prefill",
     "full_block": "full",
@@ -35,10 +39,16 @@ HEADINGS = {
     "commit": "commit",
     "reused": "reused",
     "saved": "saved",
+    "layer_forwards": "layer-fwd",
     "tokens_per_s": "tok/s",
+    "verdict": "against the baseline",
 }
+TEXT_COLUMNS = ("config", "verdict")
 # Left out first where a terminal is too narrow for all columns.
-LEAST_IMPORTANT = ("prefill", "commit", "sub_block", "full_block", "interval")
+LEAST_IMPORTANT = (
+    *("verdict", "prefill", "commit", "layer_forwards", "sub_block", "full_block", "interval"),
+    *("reused", "difference"),
+)
 OTHER_CONDITIONS, DIRTY = "*", "+"
 
 
@@ -50,33 +60,36 @@ def write_tables(
     One without summaries gets a table that says so where an old one would go on showing its rows.
     """
     written = []
-    groups = grouped(summaries)
+    groups, comparisons = grouped(summaries), comparisons_of(summaries)
     for experiment in experiments:
         own = [group for group in groups if group.experiment == experiment]
         folder = Path(artifacts_folder) / experiment
         if not own and not (folder / "table.md").exists():
             continue
         for name, text in (
-            ("table.md", markdown_table(experiment, own)),
-            ("table.csv", csv_table(own)),
+            ("table.md", markdown_table(experiment, own, comparisons)),
+            ("table.csv", csv_table(own, comparisons)),
         ):
             write_text_atomically(folder / name, text)
             written.append(folder / name)
     return written
 
 
-def markdown_table(experiment: str, groups: Sequence[Group]) -> str:
+def markdown_table(
+    experiment: str, groups: Sequence[Group], comparisons: Mapping[Key, Comparison]
+) -> str:
     """One section per task; the last line says which summaries the table was made from."""
     parts = [f"# {experiment}\n"]
     if not groups:
         parts.append("No run of the current settings is published.\n")
     for group in groups:
-        rows = [_cells(group, summary) for summary in group.summaries]
-        keys = list(rows[0])
+        compared = _of(group, comparisons)
+        rows = _rows(group, compared)
+        keys = [key for key in HEADINGS if key in rows[0]]
         lines = ["| " + " | ".join(HEADINGS[key] for key in keys) + " |"]
-        lines.append("|" + "|".join("---" if key == "config" else "--:" for key in keys) + "|")
+        lines.append("|" + "|".join("---" if key in TEXT_COLUMNS else "--:" for key in keys) + "|")
         lines += ["| " + " | ".join(row[key] for key in keys) + " |" for row in rows]
-        notes = "\n".join(f"- {note}" for note in _notes(group))
+        notes = "\n".join(f"- {note}" for note in _notes(group, compared))
         parts.append(
             f"## {group.title}\n\n{_caption(group)}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
         )
@@ -88,8 +101,10 @@ def markdown_table(experiment: str, groups: Sequence[Group]) -> str:
 def terminal_table(groups: Sequence[Group], width: int = 80) -> str:
     """Aligned plain text; the least important columns go where `width` is too small for all."""
     parts = []
+    comparisons = comparisons_of([summary for group in groups for summary in group.summaries])
     for group in groups:
-        rows = [dict(HEADINGS), *(_cells(group, summary) for summary in group.summaries)]
+        compared = _of(group, comparisons)
+        rows = [dict(HEADINGS), *_rows(group, compared)]
         keys = [key for key in HEADINGS if key in rows[1]]
         widths = {key: max(len(row[key]) for row in rows) for key in keys}
         dropped = []
@@ -100,70 +115,32 @@ def terminal_table(groups: Sequence[Group], width: int = 80) -> str:
         lines = [f"{group.experiment}: {group.title}", _caption(group), ""]
         for row in rows:
             cells = [
-                row[k].ljust(widths[k]) if k == "config" else row[k].rjust(widths[k]) for k in keys
+                row[k].ljust(widths[k]) if k in TEXT_COLUMNS else row[k].rjust(widths[k])
+                for k in keys
             ]
             lines.append("  ".join(cells).rstrip())
-        lines += ["", *_notes(group)]
+        lines += ["", *_notes(group, compared)]
         if dropped:
             lines.append(f"(hidden in this narrow window: {', '.join(dropped)})")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def csv_table(groups: Sequence[Group]) -> str:
-    """Every figure as a plain number (shares in 0..1, seconds, GiB); not measured is empty."""
-    columns = [
-        *("experiment", "task", "limit", "config", "metric", "accuracy", "ci_low", "ci_high"),
-        *("n_items", "tokens_per_forward", *(f"{kind}_per_answer" for kind in PASS_KINDS)),
-        *("layer_forwards_computed", "layer_forwards_skipped", "tokens_per_s"),
-        *("tokens_generated", "total_time_s", "latency_p50_s", "latency_p95_s"),
-        *("truncation_rate", "peak_memory_gib", "hardware", "dtype", "batch_size"),
-        *("smallest_batch_size", "out_of_memory"),
-        *("git_commit", "git_dirty", "fingerprint"),
-    ]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    for group in groups:
-        for summary in group.summaries:
-            row = _csv_row(summary) | {"limit": group.limit}
-            writer.writerow({key: "" if value is None else value for key, value in row.items()})
-    return stream.getvalue()
+def _of(group: Group, comparisons: Mapping[Key, Comparison]) -> list[Comparison | None]:
+    return [comparisons.get(key_of(summary)) for summary in group.summaries]
 
 
-def _csv_row(summary: Summary) -> dict[str, object]:
-    primary, passes, speed = summary.primary, summary.passes, summary.throughput
-    low, high = primary.interval or (None, None)
-    hardware, dtype, _ = speed_conditions(summary)
-    return {
-        "experiment": summary.experiment,
-        "task": summary.task,
-        "config": summary.config,
-        "metric": f"{primary.metric},{primary.filter}",
-        "accuracy": summary.accuracy,
-        "ci_low": low,
-        "ci_high": high,
-        "n_items": primary.n,
-        "tokens_per_forward": summary.tokens_per_forward,
-        **{f"{kind}_per_answer": round(n, 4) for kind, n in passes_per_answer(summary).items()},
-        "layer_forwards_computed": passes.layer_forwards_computed if passes else None,
-        "layer_forwards_skipped": passes.layer_forwards_skipped if passes else None,
-        "tokens_per_s": speed.tokens_per_s if speed else None,
-        "tokens_generated": speed.tokens_generated if speed else None,
-        "total_time_s": speed.total_time_s if speed else None,
-        "latency_p50_s": summary.latency_s.p50 if summary.latency_s else None,
-        "latency_p95_s": summary.latency_s.p95 if summary.latency_s else None,
-        "truncation_rate": summary.truncation_rate,
-        "peak_memory_gib": summary.peak_memory.gib,
-        "hardware": hardware,
-        "dtype": dtype,
-        "batch_size": summary.eval_params["batch_size"],
-        "smallest_batch_size": summary.eval_params.get("smallest_batch_size"),
-        "out_of_memory": summary.out_of_memory,
-        "git_commit": summary.git.commit if summary.git else None,
-        "git_dirty": int(summary.git.dirty) if summary.git else None,
-        "fingerprint": summary.fingerprint,
-    }
+def _rows(group: Group, compared: Sequence[Comparison | None]) -> list[dict[str, str]]:
+    """The cells of every row; a difference only where one run at least has it."""
+    rows = []
+    for summary, comparison in zip(group.summaries, compared, strict=True):
+        cells = _cells(group, summary)
+        if any(compared):
+            paired = comparison.paired if comparison else None
+            cells["difference"] = signed(paired.difference) if paired else ""
+            cells["verdict"] = verdict_words(comparison) or "the baseline"
+        rows.append(cells)
+    return rows
 
 
 def _cells(group: Group, summary: Summary) -> dict[str, str]:
@@ -177,6 +154,7 @@ def _cells(group: Group, summary: Summary) -> dict[str, str]:
     if not group.is_generation:
         return cells
     saved, speed = layer_forwards_saved(summary), summary.throughput
+    forwards = layer_forwards_per_answer(summary)
     passes = passes_per_answer(summary)
     mark = "" if speed_conditions(summary) == group.usual_conditions else OTHER_CONDITIONS
     tokens_per_forward = summary.tokens_per_forward
@@ -184,6 +162,7 @@ def _cells(group: Group, summary: Summary) -> dict[str, str]:
         "tokens_per_forward": "" if tokens_per_forward is None else f"{tokens_per_forward:.2f}",
         **{kind: f"{passes[kind]:.1f}" if passes else "" for kind in PASS_KINDS},
         "saved": "" if saved is None else f"{100 * saved:.0f} %",
+        "layer_forwards": "" if forwards is None else f"{forwards:.1f}",
         "tokens_per_s": f"{speed.tokens_per_s:,.0f}{mark}" if speed else "",
     }
 
@@ -194,17 +173,24 @@ def _caption(group: Group) -> str:
     return f"{what}, {primary.n} items; {', '.join(group.usual_conditions)}"
 
 
-def _notes(group: Group) -> list[str]:
+def _notes(group: Group, compared: Sequence[Comparison | None]) -> list[str]:
     """What a reader must know to compare the rows."""
     notes = disagreements([summary.model_dump(mode="json") for summary in group.summaries])
     if group.is_generation:
         notes.append(
-            "Passes are means per answer; saved is the share of layer-forwards that were skipped."
+            "Passes and layer-forwards are means per answer; saved is the share of layer-forwards "
+            "that were skipped."
         )
     else:
         notes.append(
             "Log-likelihood task: nothing is decoded, so decoding settings do not touch it; equal "
             "rows are expected."
+        )
+    baselines = {c.baseline.experiment + "/" + c.baseline.config for c in compared if c}
+    if baselines:
+        notes.append(
+            f"diff.: points to {', '.join(sorted(baselines))}, paired item by item; corrected for "
+            "the number of runs in the table (Holm)."
         )
     others = {
         ", ".join(speed_conditions(summary))

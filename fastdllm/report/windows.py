@@ -35,6 +35,14 @@ class Window:
     high: float
     hidden: int
 
+    def nearest(self, accuracy: float) -> float:
+        """The accuracy, pulled to the edge where it lies outside."""
+        return max(self.low, min(self.high, accuracy))
+
+    def shows(self, accuracy: float) -> bool:
+        """Whether it lies inside, up to rounding."""
+        return abs(self.nearest(accuracy) - accuracy) < 1e-9
+
 
 def whole(dots: Sequence[Dot]) -> Window:
     """Every dot with its interval."""
@@ -63,10 +71,10 @@ def close(dots: Sequence[Dot], baseline: Dot, *, more_is_better: bool) -> Window
 
 
 def cut_line(dots: Sequence[Dot], window: Window) -> list[Dot]:
-    """The part of a line through dots, with its band, that a window shows.
+    """A line through dots, with its band, from the left to the right edge of a window.
 
-    The line gets a corner wherever it or its band crosses an edge, and then stays on the edge, so
-    that nothing needs clipping (which images pay dearly for).
+    It gets a corner wherever it or its band crosses an edge, so that what lies outside can be
+    pulled to the edge and nothing needs clipping (which images pay dearly for).
     """
     corners = [dot for dot in dots if window.left <= dot.cost <= window.right]
     for a, b in pairwise(dots):
@@ -77,14 +85,7 @@ def cut_line(dots: Sequence[Dot], window: Window) -> list[Dot]:
                 shares += [(edge - start) / (stop - start) for edge in (window.low, window.high)]
         between = [_between(a, b, share) for share in shares if 0 < share < 1]
         corners += [dot for dot in between if window.left <= dot.cost <= window.right]
-
-    def inside(value: float) -> float:
-        return max(window.low, min(window.high, value))
-
-    return [
-        Dot(dot.cost, inside(dot.accuracy), inside(dot.low), inside(dot.high))
-        for dot in sorted(corners, key=lambda dot: dot.cost)
-    ]
+    return sorted(corners, key=lambda dot: dot.cost)
 
 
 def _between(a: Dot, b: Dot, share: float) -> Dot:

@@ -191,7 +191,7 @@ def _measured(cost: float, given: dict[str, Any], *, on_gpu: bool) -> dict[str, 
 
 
 def write_samples(results: Path, summaries: list[s.Summary]) -> None:
-    """samples.jsonl and summary.json of each decoded generation run, as the workflow leaves them."""
+    """The samples and summary of each decoded generation run, as the workflow leaves them."""
     for run in summaries:
         if run.same_as is not None or run.passes is None or run.items is None:
             continue

@@ -1,0 +1,77 @@
+"""`fastdllm report`: the published results as one page, as plots and as one table.
+
+Reads artifacts/, and for the items that flipped the samples in results/, where they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+OUTPUT = Path("artifacts/report.html")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--experiment", action="append", help="only this one (may be repeated)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=OUTPUT,
+        metavar="FILE.html",
+        help=f"the page; plots/ and comparisons.csv go beside it (default: {OUTPUT})",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page, the plots and the table; say where they are."""
+    from fastdllm.errors import UserError, unknown_name
+    from fastdllm.evaluation.summary import read_summary
+    from fastdllm.files import write_text_atomically
+    from fastdllm.report.comparisons import comparisons_of
+    from fastdllm.report.content import build_report
+    from fastdllm.report.csv_tables import csv_table
+    from fastdllm.report.figures import grouped
+    from fastdllm.report.page import render_page
+    from fastdllm.report.plots import write_plots
+    from fastdllm.report.sensitivity import newest
+    from fastdllm.workflow.artifacts import published
+    from fastdllm.workflow.runs import ARTIFACTS, RESULTS, load_project
+
+    if args.output.suffix != ".html":
+        raise UserError(f"--output {args.output}: the name of a page ends in .html")
+    project = load_project()
+    for name in args.experiment or ():
+        if name not in project.experiments:
+            raise unknown_name("experiment", name, project.experiments, "--experiment")
+    found, problems = [], []
+    for one in published(project.runs):
+        try:
+            found.append(read_summary(one.artifact_path))
+        except UserError as error:
+            problems.append(f"not shown: {error}")
+    digest = str(found[0].decides.get("model_digest")) if found else None
+    report = build_report(
+        found,
+        experiments=args.experiment,
+        titles={name: one.question for name, one in project.experiments.items()},
+        missing=len(project.runs) - len(found),
+        sensitivity=newest(list((ARTIFACTS / "sensitivity").glob("*.json")), digest),
+        results=RESULTS,
+    )
+    folder = args.output.parent
+    page = render_page(report)
+    write_text_atomically(args.output, page)
+    table = csv_table(grouped(report.summaries), comparisons_of(found))
+    write_text_atomically(folder / "comparisons.csv", table)
+    plots = write_plots(report, folder / "plots")
+    lines = [
+        *(f"ALARM: {alarm}" for alarm in report.alarms),
+        *problems,
+        f"wrote {args.output} ({len(report.summaries)} runs, {len(page.encode()) / 1e6:.1f} MB), "
+        f"{folder / 'comparisons.csv'} and {len(plots)} plots in {folder / 'plots'}",
+    ]
+    if report.missing:
+        lines.append(f"{report.missing} runs have no published result: `fastdllm status`")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0

@@ -1,0 +1,37 @@
+"""Made-up runs for the tests of the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastdllm.evaluation.summary import Summary
+from fastdllm.report.content import Report, build_report
+from fastdllm.report.sensitivity import Sensitivity
+from tests.report import synthetic
+
+
+@pytest.fixture(scope="session")
+def runs() -> list[Summary]:
+    """58 runs on each of two tasks."""
+    return synthetic.runs()
+
+
+@pytest.fixture(scope="session")
+def results(runs: list[Summary], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their samples, as in results/."""
+    folder = tmp_path_factory.mktemp("results")
+    synthetic.write_samples(folder, runs)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def report(runs: list[Summary], results: Path) -> Report:
+    """The report on all of them."""
+    return build_report(
+        runs,
+        titles={"00_baseline": "Does reuse keep accuracy?"},
+        sensitivity=Sensitivity(Path("sensitivity.json"), synthetic.sensitivity()),
+        results=results,
+    )

@@ -1,0 +1,154 @@
+"""What an experiment found, in Markdown for its README: made of the summaries, and of nothing else.
+
+Each configuration is compared item by item with plain decoding, and with the most accurate control
+of `03_controls` that costs no more layer-forwards. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastdllm.evaluation.costs import layer_forwards_per_answer, tokens_per_s
+from fastdllm.evaluation.summary import Summary
+from fastdllm.evaluation.verdicts import SIGNIFICANT, points
+from fastdllm.report.baseline import CONTROL_EXPERIMENT
+from fastdllm.report.comparisons import of_one_task
+from fastdllm.report.words import accuracy_words, cost_words, difference_words
+from fastdllm.report.worth import Found, found_in
+
+NOTHING = "No generation task of this experiment has published results.\n"
+
+
+def answer_of(experiment: str, summaries: Sequence[Summary]) -> str:
+    """The answer of one experiment, from the full published runs of all experiments."""
+    parts = []
+    for (_, limit), runs in of_one_task(summaries).items():
+        own = [run for run in runs if run.experiment == experiment and run.passes is not None]
+        if limit is None and own:
+            parts.append(_of_task(experiment, own, runs))
+    return "\n".join(parts) or NOTHING
+
+
+def _of_task(experiment: str, own: Sequence[Summary], runs: Sequence[Summary]) -> str:
+    plain, found = found_in(own, runs)
+    parts = [
+        f"**{plain.task}**, {plain.primary.n} items, `{plain.model_args.get('model_path', '')}`, "
+        f"{plain.dtype}. Plain decoding: "
+        f"{accuracy_words(plain)} at {cost_words(layer_forwards_per_answer(plain))} "
+        "layer-forwards per answer.\n",
+        "\n".join(f"- {sentence}" for sentence in _sentences(experiment, found)) + "\n",
+        _table(found),
+    ]
+    return "\n".join(parts)
+
+
+def _sentences(experiment: str, found: Sequence[Found]) -> list[str]:
+    if not found:
+        return ["Every configuration is plain decoding."]
+    is_control = experiment == CONTROL_EXPERIMENT
+    cheaper = [one for one in found if one.saved > 0]
+    sentences = [_beaten(found) if not is_control else _cheapest_control(cheaper)]
+    lossless = [one for one in cheaper if _is_no_loss(one)]
+    if lossless:
+        best = lossless[0]
+        paired = best.against_plain.paired
+        assert paired is not None
+        needed = f"{paired.n_needed:,} items would show it" if paired.n_needed else "none seen"
+        sentences.append(
+            f"Cheapest without a loss that was seen: `{best.names[0]}`, "
+            f"{100 * best.saved:.0f} % fewer layer-forwards than plain decoding, "
+            f"{difference_words(best.against_plain)} on {paired.n} items ({needed})."
+        )
+    else:
+        sentences.append("No cheaper configuration is without a loss of accuracy.")
+    ranked = [one for one in cheaper if _loss(one) > 0]
+    if ranked and not is_control:
+        least = min(ranked, key=lambda one: _loss(one) / one.saved)
+        most = max(ranked, key=lambda one: _loss(one) / one.saved)
+        sentences.append(
+            f"Least lost for what is saved: `{least.names[0]}` ({points(_loss(least))} for "
+            f"{100 * least.saved:.1f} %); most: `{most.names[0]}` ({points(_loss(most))} for "
+            f"{100 * most.saved:.1f} %)."
+        )
+    dearer = len(found) - len(cheaper)
+    if dearer:
+        sentences.append(
+            f"{_count(dearer)} of {len(found)} cost more layer-forwards than plain decoding."
+        )
+    return sentences
+
+
+def _beaten(found: Sequence[Found]) -> str:
+    """Does anything beat the thresholds and sub-blocks of the controls at equal cost?"""
+    compared = [one for one in found if one.gain is not None]
+    if not compared:
+        return "No controls are published, so nothing can be said of equal cost."
+    proved = [one for one in compared if one.is_proved]
+    left = [one for one in compared if not one.is_proved]
+    above = [one for one in left if (one.gain or 0) > 0]
+    cheapest = [one for one in left if one.is_cheapest and one not in above]
+    below = len(left) - len(above) - len(cheapest)
+    start = "Yes" if proved else ("Not proved" if above or cheapest else "No")
+    parts = [
+        f"{len(proved)} of {len(compared)} are more accurate than every control of no more "
+        "layer-forwards, beyond noise"
+    ]
+    if above:
+        parts.append(f"{len(above)} lie above within noise")
+    if cheapest:
+        parts.append(f"{len(cheapest)} are cheaper than every control and less accurate")
+    if below:
+        parts.append(f"{below} are not worth it")
+    return f"**{start}**: {', '.join(parts)}."
+
+
+def _cheapest_control(cheaper: Sequence[Found]) -> str:
+    if not cheaper:
+        return "No control is cheaper than plain decoding."
+    cheapest = cheaper[0]
+    return (
+        f"The cheapest control, `{cheapest.names[0]}`, saves {100 * cheapest.saved:.0f} % of the "
+        f"layer-forwards: {cheapest.against_plain.verdict}."
+    )
+
+
+def _is_no_loss(one: Found) -> bool:
+    """No loss seen even without a correction, which would hide small ones."""
+    paired = one.against_plain.paired
+    return paired is not None and (paired.p_value >= SIGNIFICANT or paired.difference >= 0)
+
+
+def _loss(one: Found) -> float:
+    paired = one.against_plain.paired
+    return -paired.difference if paired else 0.0
+
+
+def _count(n: int) -> str:
+    return {1: "One", 2: "Two", 3: "Three"}.get(n, str(n))
+
+
+def _table(found: Sequence[Found]) -> str:
+    lines = [
+        "| configuration | accuracy | layer-forwards | tok/s | against plain decoding "
+        "| best control of no higher cost | against it |",
+        "|---|--:|--:|--:|---|---|---|",
+    ]
+    for one in found:
+        names = ", ".join(f"`{name}`" for name in one.names[:3])
+        if len(one.names) > 3:
+            names += f" and {len(one.names) - 3} more"
+        control = f"`{one.control.baseline.config}`" if one.control else ""
+        if one.is_cheapest:
+            control += " (cheapest)"
+        speed = tokens_per_s(one.summary)
+        cells = [
+            names,
+            f"{100 * one.summary.accuracy:.1f} %",
+            f"{one.cost:.1f}",
+            "" if speed is None or one.against_plain.speed is None else f"{speed:,.0f}",
+            one.against_plain.verdict,
+            control,
+            difference_words(one.control),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,69 @@
+"""What an experiment's README says it found, on made-up runs and on the published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastdllm.report.answers import NOTHING, answer_of
+from fastdllm.report.worth import found_in
+from scripts.update_answers import BEGIN, published, with_answer
+from tests.report.synthetic import runs
+
+ROOT = Path(__file__).resolve().parents[2]
+READMES = sorted((ROOT / "experiments").glob("[0-9]*/README.md"))
+
+
+@pytest.fixture(scope="module")
+def summaries():
+    return runs(tasks=("word_problems",))
+
+
+def of(summaries, experiment):
+    return [run for run in summaries if run.experiment == experiment]
+
+
+def test_runs_of_one_computation_are_one_row_with_all_their_names(summaries):
+    _, found = found_in(of(summaries, "00_baseline"), summaries)
+    assert [one.names for one in found] == [
+        tuple(f"k{k}_{subset}" for subset in ("first", "middle", "last")) for k in (3, 2)
+    ]
+
+
+def test_each_run_meets_the_most_accurate_control_that_costs_no_more(summaries):
+    _, found = found_in(of(summaries, "02_delta_reuse"), summaries)
+    controls = of(summaries, "03_controls")
+    cost = lambda run: run.passes.layer_forwards_computed / run.n_requests  # noqa: E731
+    for one in found:
+        affordable = [run.accuracy for run in controls if cost(run) <= one.cost]
+        assert not one.is_cheapest
+        assert one.control.baseline.accuracy == max(affordable)
+        assert one.gain == pytest.approx(one.summary.accuracy - max(affordable))
+
+
+def test_a_run_cheaper_than_every_control_meets_the_cheapest_one(summaries):
+    _, found = found_in(of(summaries, "04_lookahead"), summaries)
+    assert [one.is_cheapest for one in found] == [one.cost < 98.0 for one in found]
+    assert all(one.control.baseline.config == "t0.5" for one in found if one.is_cheapest)
+    assert all(one.is_proved for one in found if one.is_cheapest)
+
+
+def test_no_is_said_plainly_and_yes_with_numbers(summaries):
+    assert "**No**: 0 of 2 are more accurate" in answer_of("00_baseline", summaries)
+    assert "**Yes**: 18 of 18 are more accurate" in answer_of("04_lookahead", summaries)
+    assert answer_of("09_missing", summaries) == NOTHING
+
+
+def test_a_loss_that_only_a_correction_hides_is_a_loss(summaries):
+    answer = answer_of("03_controls", summaries)
+    assert "no difference seen after correction" in answer  # of sub16
+    assert "Cheapest without a loss that was seen: `sub16`" not in answer
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
+def test_every_readme_says_what_the_published_runs_say(path):
+    text = path.read_text(encoding="utf-8")
+    assert BEGIN in text, "an experiment's README ends with its answer"
+    renewed = with_answer(text, answer_of(path.parent.name, published(ROOT)))
+    assert text == renewed, "run scripts/update_answers.py"

@@ -16,8 +16,8 @@ from fastdllm.errors import UserError, unknown_name
 from fastdllm.policy import Policy
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span
 from fastdllm.validation import StrictModel, validated
-from fastdllm.workflow.config import ExperimentConfig
 from fastdllm.workflow.digests import ModelShape
+from fastdllm.workflow.experiment import ExperimentConfig
 from fastdllm.workflow.names import check_name
 
 

@@ -19,7 +19,6 @@ from fastdllm.workflow.computations import (
 )
 from fastdllm.workflow.config import (
     EXPERIMENTS,
-    ExperimentConfig,
     WorkflowConfig,
     experiment_file,
     load_experiment_config,
@@ -36,6 +35,7 @@ from fastdllm.workflow.decides import (
     task_decides,
 )
 from fastdllm.workflow.digests import FileDigests, digest_of
+from fastdllm.workflow.experiment import ExperimentConfig
 from fastdllm.workflow.grid import expand_grid
 from fastdllm.workflow.names import task_folder
 from fastdllm.workflow.selection import Selection, keep

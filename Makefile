@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: setup run test lint format train clean help
+.PHONY: setup run experiments report test lint format train clean help
 
 .venv/.ready: pyproject.toml constraints.txt
 	@scripts/setup.sh $(PYTHON)
@@ -12,8 +12,15 @@ BIN := .venv/bin
 setup: .venv/.ready ## create .venv and install the pinned packages
 
 run: .venv/.ready ## decode the nine baseline configurations here, publish them, print the tables
-	@$(BIN)/snakemake --profile profiles/local --config restore=false
-	@$(BIN)/fastdllm table
+	@$(BIN)/snakemake --profile profiles/local --config restore=false experiment=00_baseline
+	@$(BIN)/fastdllm table --experiment 00_baseline
+
+experiments: .venv/.ready ## run what is missing of all experiments, publish it, write the report
+	@$(BIN)/snakemake --profile profiles/local
+	@$(BIN)/fastdllm report
+
+report: .venv/.ready ## write artifacts/report.html, the plots and the tables from what is published
+	@$(BIN)/fastdllm report
 
 test: .venv/.ready ## prove the decoder against recorded traces, and everything else
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
@@ -35,4 +42,4 @@ clean: ## remove caches; results, artifacts and .venv stay
 	@find fastdllm tests training -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write what each experiment found into its README, from artifacts/.
+"""Write what each experiment found into its README and into that of the project, from artifacts/.
 
 Run after `fastdllm aggregate`, before committing new artifacts: scripts/update_answers.py
 """
@@ -11,10 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from fastdllm.evaluation.summary import Summary, read_summary  # noqa: E402
-from fastdllm.report.answers import answer_of  # noqa: E402
+from fastdllm.report.answers import answer_of, headline  # noqa: E402
 
 BEGIN = "<!-- answer: begin (scripts/update_answers.py) -->\n"
 END = "<!-- answer: end -->"
+BEGIN_FINDINGS = "<!-- findings: begin (scripts/update_answers.py) -->\n"
+END_FINDINGS = "<!-- findings: end -->"
 
 
 def published(root: Path) -> list[Summary]:
@@ -24,19 +26,38 @@ def published(root: Path) -> list[Summary]:
 
 
 def with_answer(readme: str, answer: str) -> str:
-    """The text of a README with `answer` between its two markers."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}{answer}{END}{rest.partition(END)[2]}"
+    """The text of an experiment's README with `answer` between its two markers."""
+    return _between(readme, BEGIN, answer, END)
+
+
+def with_findings(readme: str, summaries: list[Summary]) -> str:
+    """The text of the project's README with a line for each experiment."""
+    lines = []
+    for path in experiments(ROOT):
+        name = path.parent.name
+        lines.append(f"- [{name}](experiments/{name}/README.md). {headline(name, summaries)}\n")
+    return _between(readme, BEGIN_FINDINGS, "".join(lines), END_FINDINGS)
+
+
+def experiments(root: Path) -> list[Path]:
+    """The READMEs of all experiments."""
+    return sorted((root / "experiments").glob("[0-9]*/README.md"))
+
+
+def _between(text: str, begin: str, content: str, end: str) -> str:
+    before, rest = text.split(begin)
+    return f"{before}{begin}{content}{end}{rest.partition(end)[2]}"
 
 
 def main() -> None:
-    """Renew every README that has the markers."""
+    """Renew what the READMEs say."""
     summaries = published(ROOT)
-    for path in sorted((ROOT / "experiments").glob("[0-9]*/README.md")):
-        text = path.read_text(encoding="utf-8")
-        if BEGIN in text:
-            answer = answer_of(path.parent.name, summaries)
-            path.write_text(with_answer(text, answer), encoding="utf-8")
+    for path in experiments(ROOT):
+        answer = answer_of(path.parent.name, summaries)
+        path.write_text(with_answer(path.read_text(encoding="utf-8"), answer), encoding="utf-8")
+    readme = ROOT / "README.md"
+    text = with_findings(readme.read_text(encoding="utf-8"), summaries)
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,15 @@ def answer_of(experiment: str, summaries: Sequence[Summary]) -> str:
     return "\n".join(parts) or NOTHING
 
 
+def headline(experiment: str, summaries: Sequence[Summary]) -> str:
+    """The first two sentences of an answer, on the first generation task."""
+    for (_, limit), runs in of_one_task(summaries).items():
+        own = [run for run in runs if run.experiment == experiment and run.passes is not None]
+        if limit is None and own:
+            return " ".join(_sentences(experiment, found_in(own, runs)[1])[:2])
+    return NOTHING.strip()
+
+
 def _of_task(experiment: str, own: Sequence[Summary], runs: Sequence[Summary]) -> str:
     plain, found = found_in(own, runs)
     parts = [

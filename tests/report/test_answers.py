@@ -8,11 +8,11 @@ import pytest
 
 from fastdllm.report.answers import NOTHING, answer_of
 from fastdllm.report.worth import found_in
-from scripts.update_answers import BEGIN, published, with_answer
+from scripts.update_answers import experiments, published, with_answer, with_findings
 from tests.report.synthetic import runs
 
 ROOT = Path(__file__).resolve().parents[2]
-READMES = sorted((ROOT / "experiments").glob("[0-9]*/README.md"))
+READMES = experiments(ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,10 @@ def test_a_loss_that_only_a_correction_hides_is_a_loss(summaries):
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
 def test_every_readme_says_what_the_published_runs_say(path):
     text = path.read_text(encoding="utf-8")
-    assert BEGIN in text, "an experiment's README ends with its answer"
     renewed = with_answer(text, answer_of(path.parent.name, published(ROOT)))
     assert text == renewed, "run scripts/update_answers.py"
+
+
+def test_the_readme_of_the_project_says_it_in_short():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == with_findings(text, published(ROOT)), "run scripts/update_answers.py"

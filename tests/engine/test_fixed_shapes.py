@@ -45,10 +45,15 @@ def test_recorded_traces_are_reproduced_at_fixed_shapes(golden_model, case):
 
 @pytest.mark.parametrize("name", ["m6", "m14"])
 @pytest.mark.parametrize("slots", [1, 3, None])
-def test_a_batch_at_fixed_shapes_equals_the_same_batch_in_its_own(golden_model, name, slots):
+@pytest.mark.parametrize("lookahead_depth", [0, 2])
+def test_a_batch_at_fixed_shapes_equals_the_same_batch_in_its_own(
+    golden_model, name, slots, lookahead_depth
+):
     model = golden_model(name)
-    expected = generate(model, requests(), CHOSEN)
-    assert generate(on_fixed_shapes(model), requests(), CHOSEN, slots=slots) == expected
+    changes = {"lookahead_depth": lookahead_depth, "lookahead_threshold": 0.5}
+    chosen = CHOSEN.model_copy(update=changes)
+    expected = generate(model, requests(), chosen)
+    assert generate(on_fixed_shapes(model), requests(), chosen, slots=slots) == expected
 
 
 def test_replays_of_recorded_passes_depend_on_their_buffers_alone(golden_model):

@@ -45,13 +45,21 @@ def answers(steps):
     slots=st.integers(1, 5),
     use_block_cache=st.booleans(),
     temperature=st.sampled_from([0.0, 0.0, 0.9]),
+    lookahead_depth=st.sampled_from([0, 0, 1, 3]),
+    reuse_k=st.sampled_from([1, 1, 2]),
 )
 def test_any_number_of_slots_gives_the_tokens_of_each_request_alone(
-    golden_model, lengths, budgets, slots, use_block_cache, temperature
+    golden_model, lengths, budgets, slots, use_block_cache, temperature, lookahead_depth, reuse_k
 ):
     model = golden_model("m6")
     chosen = CHOSEN.model_copy(
-        update={"use_block_cache": use_block_cache, "temperature": temperature}
+        update={
+            "use_block_cache": use_block_cache,
+            "temperature": temperature,
+            "lookahead_depth": lookahead_depth,
+            "lookahead_threshold": 0.5,
+            **({"reuse_k": reuse_k, "layer_subset": "last"} if use_block_cache else {}),
+        }
     )
     requests = [
         Request(tuple((n + i) % 250 for i in range(n)), max_new_tokens=budget, seed=n)
@@ -162,15 +170,21 @@ def failing_model(plain, failing):
     return FusedModel(plain, make_engine=make)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize(("temperature", "lookahead_depth"), [(0.0, 0), (0.8, 0), (0.8, 2)])
 @pytest.mark.parametrize("policy_class", [Policy, StaggeredSpans, OutputReuse])
 @pytest.mark.parametrize("failing", [{1}, {9}, {9, 10}, {3, 30}, {14}, {18}])
 def test_out_of_memory_halves_the_slots_and_nothing_is_lost(
-    golden_model, failing, policy_class, temperature
+    golden_model, failing, policy_class, temperature, lookahead_depth
 ):
     plain = golden_model("m6")
     chosen = CHOSEN.model_copy(
-        update={"temperature": temperature, "reuse_k": 3, "layer_subset": "last"}
+        update={
+            "temperature": temperature,
+            "reuse_k": 3,
+            "layer_subset": "last",
+            "lookahead_depth": lookahead_depth,
+            "lookahead_threshold": 0.9,
+        }
     )
 
     def policy():

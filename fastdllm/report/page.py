@@ -37,6 +37,7 @@ def render_page(report: Report) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["breakable"] = _breakable
     environment.globals["sentences"] = glance.sentences
     environment.globals["headings"] = table_rows.headings
     environment.globals["lines"] = table_rows.lines
@@ -141,6 +142,11 @@ def vega_bundle() -> str:
 
 def _asset(name: str) -> str:
     return (files("fastdllm.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _breakable(name: str) -> Markup:
+    """A long name may break behind an underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def _json(value: Any) -> str:

@@ -97,7 +97,9 @@ def bars(task: TaskReport, experiment: str) -> dict[str, Rows]:
     """Rows of the three bar charts of one experiment: the baseline, then `MOST_BARS` runs."""
     own = [row.summary for row in task.distinct if row.summary.experiment == experiment]
     own = [run for run in own if run.passes is not None and run is not task.baseline][:MOST_BARS]
-    named = [("baseline", task.baseline), *((run.config, run) for run in own)] if own else []
+    named = [("baseline", task.baseline), *((run.config, run) for run in own)]
+    if not own and experiment != task.baseline.experiment:
+        named = []
     return {
         "passes": [
             _part(name, KIND_WORDS[kind], order, value)

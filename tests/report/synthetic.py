@@ -134,7 +134,7 @@ def _run(
         resumed=False,
         dtype="float32",
         hardware=[HARDWARE["cpu"]],
-        git=s.Git(commit="e896f4a5bef1710a614268f5f33bbe44253f857d", dirty=index == 5),
+        git=s.Git(commit="e896f4a5bef1710a614268f5f33bbe44253f857d", dirty=index == 9),
         environment={"python": "3.11.7", "torch": "2.13.0+cpu", "lm_eval": "0.4.13"},
         model_args={"model_path": "models/tiny"},
         eval_params={

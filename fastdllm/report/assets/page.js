@@ -3,6 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const theme = () => data.themes[dark.matches ? "dark" : "light"];
+  const FIRST_ITEMS = 4;
   const drawn = new Map(); // element -> function that draws it again
 
   function element(tag, attributes = {}, ...children) {
@@ -39,7 +40,7 @@
       place.append(inner);
       old.forEach((child) => { child.style.display = "none"; });
       const result = await vegaEmbed(inner, spec, {
-        actions: false, renderer: "svg", config: theme(), tooltip: { theme: "custom" },
+        actions: false, renderer: "svg", config: theme(), tooltip: { theme: "custom", formatTooltip: hover },
       });
       if (mine !== turn) { result.finalize(); inner.remove(); return; }
       old.forEach((child) => child.remove());
@@ -54,6 +55,13 @@
   dark.addEventListener("change", () => {
     for (const [place, draw] of drawn) if (place.dataset.ready) draw();
   });
+
+  function hover(value, clean) {
+    const { title, ...rest } = value;
+    const lines = Object.entries(rest).filter(([, text]) => text !== "-")
+      .map(([key, text]) => `<tr><td class="key">${clean(key)}</td><td class="value">${clean(text)}</td></tr>`);
+    return `${title ? `<h2>${clean(title)}</h2>` : ""}<table><tbody>${lines.join("")}</tbody></table>`;
+  }
 
   function choice(name, words, options, chosen, changed) {
     const field = element("fieldset", {}, element("legend", { class: "hidden-words", textContent: words }));
@@ -85,12 +93,12 @@
       return spec;
     });
 
+    // On a phone: lower, legends below each other, no words beside the plot.
     function narrow(spec) {
-      for (const layer of spec.layer) {
-        for (const channel of ["color", "shape"]) {
-          if (layer.encoding?.[channel]?.legend) layer.encoding[channel].legend.columns = 1;
-        }
-      }
+      spec.height = 340;
+      spec.config = { legend: { layout: { bottom: { direction: "vertical" } } } };
+      for (const { encoding } of spec.layer) if (encoding?.shape?.legend) encoding.shape.legend.columns = 1;
+      spec.layer = spec.layer.filter((layer) => layer.mark.style !== "baseline-label");
     }
 
     function fill() {
@@ -125,7 +133,8 @@
     if (!card) return;
     const select = card.querySelector("[data-experiment]");
     const count = () => Number(select.selectedOptions[0].dataset.rows);
-    const charts = ["passes", "tokens", "confidences"].map((name) => {
+    const above = { passes: 135, tokens: 60, confidences: 150 }; // room for legend and axis
+    const charts = Object.keys(above).map((name) => {
       const place = card.querySelector(`[data-chart="${name}"]`);
       const chart = plot(place, () => ({
         ...data.specs[name], height: 20 * count(), datasets: { [name]: task.bars[select.value][name] },
@@ -136,7 +145,7 @@
       for (const { name, place, chart } of charts) {
         const empty = !task.bars[select.value][name].length;
         place.closest("figure").hidden = empty;
-        place.style.minHeight = `${20 * count() + 150}px`;
+        place.style.minHeight = `${20 * count() + above[name]}px`;
         chart.again();
       }
       card.querySelectorAll("[data-question]").forEach((p) => { p.hidden = p.dataset.question !== select.value; });
@@ -196,7 +205,13 @@
       note.textContent = pair.why_not
         ? `The answers cannot be shown: ${pair.why_not}.`
         : `${pair.shown.length} of ${all} items. Marked: what the two answers do not share at their start.`;
-      list.replaceChildren(...pair.shown.map((flip) => item(task.flips.items[flip[0]], flip, pair.name)));
+      const items = pair.shown.map((flip) => item(task.flips.items[flip[0]], flip, pair.name));
+      const more = element("button", { type: "button", class: "more", textContent: `Show ${items.length - FIRST_ITEMS} more` });
+      more.addEventListener("click", () => {
+        more.replaceWith(...items.slice(FIRST_ITEMS));
+        items[FIRST_ITEMS].querySelector("h4").focus();
+      });
+      list.replaceChildren(...items.slice(0, FIRST_ITEMS), ...(items.length > FIRST_ITEMS ? [more] : []));
     };
     select.addEventListener("change", show);
     show();
@@ -214,7 +229,7 @@
       element("small", { textContent: `${title}: ${right ? "right" : "wrong"}` }),
       element("p", {}, text.slice(0, shared), element("mark", { textContent: text.slice(shared) })));
     return element("article", { class: "item" },
-      element("h4", {}, element("span", { class: gained ? "gain" : "loss", textContent: gained ? "gained" : "lost" }),
+      element("h4", { tabIndex: -1 }, element("span", { class: gained ? "gain" : "loss", textContent: gained ? "gained" : "lost" }),
         `item ${number}`, element("span", { class: "soft", textContent: where })),
       element("p", { textContent: clean }),
       element("p", { class: "soft", textContent: `Expected: ${target}` }),

@@ -1,0 +1,49 @@
+"""A real browser: the Chromium or Chrome of the machine, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.report.content import build_report
+from fastdllm.report.page import render_page
+from fastdllm.report.sensitivity import Sensitivity
+from tests.report import synthetic
+
+# CHROMIUM names another one; CI sets it, so that a missing browser fails there instead.
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One browser for all tests of a process; without any they are skipped."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"no browser found (looked for {', '.join(NAMES)}; or set CHROMIUM)")
+    with sync_api.sync_playwright() as playwright:
+        # Containers seldom allow Chromium's own sandbox; the page is ours and loads nothing.
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="session")
+def report_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page on 116 made-up runs."""
+    folder = tmp_path_factory.mktemp("report")
+    runs = synthetic.runs()
+    synthetic.write_samples(folder / "results", runs)
+    report = build_report(
+        runs,
+        sensitivity=Sensitivity(Path("sensitivity.json"), synthetic.sensitivity()),
+        results=folder / "results",
+    )
+    path = folder / "report.html"
+    path.write_text(render_page(report), encoding="utf-8")
+    return path

@@ -158,7 +158,12 @@ def confidences(names: Sequence[str]) -> Spec:
     return _bars(
         "confidences",
         "confidence",
-        alt.X("value:Q", title="share of committed tokens", axis=alt.Axis(format="%")),
+        alt.X(
+            "value:Q",
+            title="share of committed tokens",
+            axis=alt.Axis(format="%", tickCount=5),
+            scale=alt.Scale(domain=[0, 1]),
+        ),
         names=names,
         colours=CONFIDENCE_COLOURS,
         value_format=".2%",

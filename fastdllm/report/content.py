@@ -14,7 +14,7 @@ from fastdllm.evaluation.comparison import Comparison
 from fastdllm.evaluation.costs import speed_conditions
 from fastdllm.evaluation.results import disagreements
 from fastdllm.evaluation.summary import Summary
-from fastdllm.report.baseline import baseline_of
+from fastdllm.report.baseline import CONTROL_EXPERIMENT, baseline_of
 from fastdllm.report.comparisons import Key, comparisons_of, key_of, of_one_task
 from fastdllm.report.figures import Group
 from fastdllm.report.flips import Flips, flipped_items, read_flips
@@ -44,7 +44,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """Everything about one task; `curves` by cost and number of the speed conditions."""
+    """Everything about one task; `curves` by cost and number of the speed conditions.
+
+    controls: all runs of `03_controls`, also where they are not shown.
+    """
 
     task: str
     limit: int | None
@@ -52,6 +55,7 @@ class TaskReport:
     rows: tuple[Row, ...]
     conditions: tuple[str, ...]
     curves: dict[tuple[str, int], Curve]
+    controls: tuple[Summary, ...]
     flips: tuple[tuple[str, Flips], ...]
 
     @property
@@ -174,6 +178,7 @@ def _task_report(
         rows=tuple(rows),
         conditions=tuple(", ".join(conditions) for conditions in by_conditions),
         curves={key: curve for key, curve in curves.items() if key[0]},
+        controls=tuple(run for run in runs if run.experiment == CONTROL_EXPERIMENT),
         flips=tuple(flips),
     )
 

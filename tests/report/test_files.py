@@ -1,0 +1,77 @@
+"""Plots and tables as files, and the command that writes them."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from fastdllm.cli import main
+from fastdllm.evaluation.summary import Summary
+from fastdllm.report.comparisons import comparisons_of
+from fastdllm.report.content import Report
+from fastdllm.report.csv_tables import csv_table
+from fastdllm.report.figures import grouped
+from fastdllm.report.plots import plots, write_plots
+from fastdllm.report.tables import markdown_table
+
+
+def test_every_plot_of_the_page_has_a_name(report: Report) -> None:
+    names = [name for name, _ in plots(report)]
+    assert len(names) == len(set(names))
+    for name in (
+        "word_problems_pareto_layer_forwards",
+        "word_problems_pareto_layer_forwards_close",
+        "word_problems_pareto_seconds_on2",
+        "word_problems_decoding_04_lookahead",
+        "sensitivity_token_changed",
+    ):
+        assert name in names
+
+
+def test_plots_are_pictures_and_old_ones_go(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "gone_pareto.svg").write_text("<svg/>")
+    (tmp_path / "notes.txt").write_text("kept")
+    only_one = replace(report, tasks=(), experiments=())
+    written = write_plots(only_one, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*(p.name for p in written), "notes.txt"}
+    assert len(written) == 6
+    for path in written:
+        if path.suffix == ".svg":
+            root = ElementTree.parse(path).getroot()
+            assert root.tag.endswith("svg") and "http" not in path.read_text().split(">", 1)[1]
+        else:
+            assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_csv_holds_the_comparison_of_every_run(runs: list[Summary]) -> None:
+    text = csv_table(grouped(runs), comparisons_of(runs))
+    rows = {(r["task"], r["experiment"], r["config"]): r for r in csv.DictReader(text.splitlines())}
+    assert len(rows) == len(runs)
+    row = rows["word_problems", "00_baseline", "k2_first"]
+    assert row["baseline"] == "00_baseline/k1_first"
+    gained, lost = int(row["gained"]), int(row["lost"])
+    assert float(row["difference"]) == pytest.approx((gained - lost) / 600)
+    assert float(row["p_holm"]) >= float(row["p_value"]) and "points worse" in row["verdict"]
+    twin = rows["word_problems", "00_baseline", "k2_last"]
+    assert twin["same_as"] == "00_baseline/k2_first" and twin["verdict"] == row["verdict"]
+    plain = rows["word_problems", "00_baseline", "k1_first"]
+    assert plain["difference"] == plain["baseline"] == ""
+
+
+def test_table_of_an_experiment_is_compared_with_a_baseline_of_another(
+    runs: list[Summary],
+) -> None:
+    own = [group for group in grouped(runs) if group.experiment == "04_lookahead"]
+    text = markdown_table("04_lookahead", own, comparisons_of(runs))
+    assert "points to 00_baseline/k1_first, paired item by item" in text
+    line = next(line for line in text.splitlines() if line.startswith("| d3_t0.95_s4"))
+    assert "no difference seen; a loss of more than" in line
+
+
+def test_a_page_has_a_page_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--output", "report.txt"]) == 2
+    assert "report.txt: the name of a page ends in .html" in capsys.readouterr().err

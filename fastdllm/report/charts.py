@@ -1,12 +1,13 @@
 """The plots as Vega-Lite specifications: built once, drawn by the page and by the image files.
 
-A specification names its data (`points`, `curve`, ...); `with_data` puts the rows in. Colours come
-from themes.py, so that one specification serves light and dark.
+A specification is shared and never changed. It names its data (`points`, `curve`, ...), and
+`with_data` puts the rows in. Colours come from themes.py, so that it serves light and dark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
 import altair as alt
@@ -32,7 +33,8 @@ SHAPES = {
 ROW_HEIGHT = 20
 
 
-def pareto(cost: str, experiments: Sequence[str]) -> Spec:
+@cache
+def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
     """Accuracy against one cost: data `points`, and `curve`, cut to the window.
 
     What is seen is set by the parameters `left`, `right`, `low` and `high` (see windows.py).
@@ -127,7 +129,8 @@ def pareto(cost: str, experiments: Sequence[str]) -> Spec:
     return _spec(chart, height=430)
 
 
-def passes(kinds: Sequence[str]) -> Spec:
+@cache
+def passes(kinds: tuple[str, ...]) -> Spec:
     """Passes per answer by kind, one bar per configuration: data `passes`."""
     return _bars(
         "passes",
@@ -139,6 +142,7 @@ def passes(kinds: Sequence[str]) -> Spec:
     )
 
 
+@cache
 def tokens_per_forward() -> Spec:
     """Generated tokens per forward evaluation: data `tokens`."""
     base = alt.Chart(alt.NamedData(name="tokens")).encode(
@@ -153,7 +157,8 @@ def tokens_per_forward() -> Spec:
     return _spec(alt.layer(bars, labels), height=bars_height(1))
 
 
-def confidences(names: Sequence[str]) -> Spec:
+@cache
+def confidences(names: tuple[str, ...]) -> Spec:
     """With which confidence tokens were committed, as shares of all: data `confidences`."""
     return _bars(
         "confidences",

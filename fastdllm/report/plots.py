@@ -66,7 +66,7 @@ def _pareto(report: Report, task: TaskReport) -> Iterator[tuple[str, Mapping[str
             for view, window in windows.items():
                 spec = charts.pareto(cost, report.experiments)
                 limits = asdict(window)
-                spec["params"] = [
+                params = [
                     param | ({"value": limits[param["name"]]} if param["name"] in limits else {})
                     for param in spec["params"]
                 ]
@@ -78,7 +78,7 @@ def _pareto(report: Report, task: TaskReport) -> Iterator[tuple[str, Mapping[str
                 yield (
                     f"{task.slug}_pareto_{cost}{suffix}",
                     _finished(
-                        spec,
+                        spec | {"params": params},
                         {"text": title, "subtitle": subtitle},
                         points=seen,
                         curve=rows.curve(task, cost, number, window),

@@ -5,7 +5,6 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -140,9 +139,9 @@ def confidence_shares(summary: Summary) -> list[float]:
     ]
 
 
-def kind_names() -> Sequence[str]:
+def kind_names() -> tuple[str, ...]:
     """The kinds of passes in words, in the order of the bars."""
-    return [KIND_WORDS[kind] for kind in PASS_KINDS]
+    return tuple(KIND_WORDS[kind] for kind in PASS_KINDS)
 
 
 def _point(row: Row, *, is_baseline: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fastdllm.files import read_json
 SCHEMA_VERSION = 1
 # What is shown, in this order: field and words. The last column stands for all later steps too.
 MEASURES = (
-    ("token_changed", "passes that commit other tokens when the layer is replaced"),
+    ("token_changed", "passes that would commit other tokens"),
     ("input_change", "relative change of the layer's input"),
     ("delta_change", "relative change of what the layer adds"),
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,49 +18,14 @@ from fastdllm.batch import Segment
 from fastdllm.fused import FusedModel, fused
 from fastdllm.memory import choose_slots, is_out_of_memory
 from fastdllm.model import BlockDiffusionModel
+from fastdllm.outcomes import Step, denoised, results
 from fastdllm.passes import PassRunner, Work
 from fastdllm.policy import PassKind, Policy, default_policy
-from fastdllm.proposals import (
-    Proposals,
-    check_accepted,
-    check_spans,
-    predictions_of,
-    propose,
-    propose_again,
-    with_ahead,
-)
+from fastdllm.proposals import Proposals, check_spans, propose, propose_again, with_ahead
 from fastdllm.scheduler import Scheduler
-from fastdllm.sequence import DecodedSequence, Generation, Request
+from fastdllm.sequence import Generation, Request
 from fastdllm.settings import DecodingSettings
 from fastdllm.trace import Entered, Event, Observer, OutOfMemory, PassRecord, SlotsChosen
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One pass of one sequence: what it committed, with which confidence, and what it cost.
-
-    kind: None for a request that needs no pass: `finished` tells why it was refused, or it asked
-        for no token. Such steps come first, and all else in them is empty.
-    positions: absolute positions in the sequence; a commit or prefill pass may write the one token
-        that follows it. confidences: probabilities; empty for tokens that no threshold judged.
-    rows: positions that the pass ran through the layers (0 for a reused pass).
-    input_changes: what the policy measured to decide on its spans, in their order, in parts of the
-        norm of their input (`SpanSignals.input_change`); empty where it measured nothing.
-    finished: the answer, when this pass completed it.
-    """
-
-    request: int
-    kind: PassKind | None
-    block: int = 0
-    sub_block: int | None = None
-    positions: tuple[int, ...] = ()
-    tokens: tuple[int, ...] = ()
-    confidences: tuple[float, ...] = ()
-    rows: int = 0
-    layers_computed: int = 0
-    layers_skipped: int = 0
-    input_changes: tuple[float, ...] = ()
-    finished: Generation | None = None
 
 
 def generate(
@@ -156,7 +120,7 @@ def _tick(scheduler: Scheduler, policy: Policy, num_layers: int, tell: Observer)
             return
         for work in reused:
             work.layers_skipped = num_layers
-        yield from _denoised(policy, reused, proposals, num_layers)
+        yield from denoised(policy, reused, proposals, num_layers)
         open_ones = [w.sequence for w in reused if w.sequence.finish_reason is None]
         works = [w for w in works if w not in reused] + scheduler.works(open_ones)
     if not works:
@@ -173,7 +137,7 @@ def _tick(scheduler: Scheduler, policy: Policy, num_layers: int, tell: Observer)
     recording_s = engine.recording_s - recorded
     seconds = time.perf_counter() - started - recording_s
     tell(PassRecord.of(works, segments, seconds, recording_s))
-    yield from _results(policy, works, proposals, num_layers)
+    yield from results(policy, works, proposals, num_layers)
 
 
 def _run_pass(runner: PassRunner, works: list[Work], segments: list[Segment]) -> list[Proposals]:
@@ -206,112 +170,3 @@ def _guarded(
     scheduler.halve()
     tell(OutOfMemory(before, scheduler.slots))
     return None
-
-
-def _results(
-    policy: Policy, works: list[Work], proposals: list[Proposals], num_layers: int
-) -> Iterator[Step]:
-    """Apply one pass to its sequences, those of whole blocks first."""
-    denoising = []
-    for work, proposed in zip(works, proposals, strict=True):
-        if work.denoises:
-            denoising.append((work, proposed))
-        elif (step := _whole_blocks(work, proposed, num_layers)) is not None:
-            yield step
-    if denoising:
-        own, theirs = zip(*denoising, strict=True)
-        for work, proposed in denoising:
-            if policy.keeps_logits:
-                _keep(work.sequence, proposed)
-            if work.kind is PassKind.FULL_BLOCK:
-                _keep_ahead(work.sequence, proposed)
-        yield from _denoised(policy, own, theirs, num_layers)
-
-
-def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | None:
-    """Prefill or commit; where a block ends with known tokens, its last row predicts the next.
-
-    None for a piece of a prefill that is not the last: a prefill is one pass in all counts.
-    """
-    sequence, block = work.sequence, work.sequence.block
-    rows = work.width
-    if work.kind is PassKind.PREFILL:
-        sequence.prefilled = work.blocks[1]
-        if sequence.needs_prefill:
-            return None
-        rows = sequence.block_start
-    sequence.count(work.kind, computed=num_layers, skipped=0)
-    if work.kind is PassKind.COMMIT:
-        sequence.enter_next_block()
-    written = dict(enumerate(proposed.tokens))
-    sequence.commit_tokens(written)
-    return _step(work, block, written=written, rows=rows, num_layers=num_layers)
-
-
-def _keep(sequence: DecodedSequence, proposed: Proposals) -> None:
-    """Store what a computed pass proposed, for passes that reuse it."""
-    sequence.stored_window = proposed.window
-    sequence.stored_tokens, sequence.stored_confidences = proposed.tokens, proposed.confidences
-    sequence.stored_logits = proposed.logits
-
-
-def _keep_ahead(sequence: DecodedSequence, proposed: Proposals) -> None:
-    """Store what a full-block pass proposed, for sub-block passes that look ahead."""
-    sequence.ahead_start = proposed.window[0]
-    sequence.ahead_tokens, sequence.ahead_confidences = proposed.tokens, proposed.confidences
-
-
-def _denoised(
-    policy: Policy, works: Sequence[Work], proposals: Sequence[Proposals], num_layers: int
-) -> Iterator[Step]:
-    """Commit those of the proposed tokens that the policy accepts."""
-    sequences = [work.sequence for work in works]
-    predictions = predictions_of(sequences, proposals)
-    masked = predictions.masked.clone()
-    accepted = policy.accept(predictions, [work.state for work in works if work.state is not None])
-    check_accepted(policy, accepted, masked)
-    for work, proposed, taken in zip(works, proposals, accepted.tolist(), strict=True):
-        sequence, start = work.sequence, work.window[0]
-        columns = [column for column, take in enumerate(taken) if take]
-        confidences = tuple(proposed.confidences[column] for column in columns)
-        skipped = work.layers_skipped
-        sequence.count(work.kind, computed=num_layers - skipped, skipped=skipped)
-        sequence.lowest_confidence = min(confidences)
-        sequence.committed_since_compute += len(columns)
-        block = sequence.block
-        written = {start + column: proposed.tokens[column] for column in columns}
-        sequence.commit_tokens(written)
-        yield _step(
-            work,
-            block,
-            written=written,
-            confidences=confidences,
-            rows=0 if work.kind is PassKind.REUSED else work.width,
-            num_layers=num_layers,
-        )
-
-
-def _step(
-    work: Work,
-    block: int,
-    *,
-    written: dict[int, int],
-    rows: int,
-    num_layers: int,
-    confidences: tuple[float, ...] = (),
-) -> Step:
-    sequence = work.sequence
-    return Step(
-        request=sequence.index,
-        kind=work.kind,
-        block=block,
-        sub_block=work.state.sub_block if work.state is not None else None,
-        positions=tuple(sequence.block_start + offset for offset in written),
-        tokens=tuple(written.values()),
-        confidences=confidences,
-        rows=rows,
-        layers_computed=num_layers - work.layers_skipped,
-        layers_skipped=work.layers_skipped,
-        input_changes=tuple(work.input_changes),
-        finished=sequence.generation() if sequence.finish_reason else None,
-    )

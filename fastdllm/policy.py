@@ -57,7 +57,7 @@ class SequenceState:
     sub_block_step: int  # of these, the passes made while this sub-block was the leftmost
     has_block_cache: bool  # a full-block pass has run in this block
     has_stored_logits: bool  # the last pass that ran layers predicted the current sub-block
-    predicted_until: int  # block offset up to which the last full-block pass predicted
+    predicted: tuple[int, int]  # block offsets that the last full-block pass predicted, half-open
     masked: tuple[bool, ...]  # per offset in the block
     committed_since_compute: int  # tokens committed by the last pass that ran every layer and since
     passes_since_compute: int  # denoising passes since that one
@@ -173,7 +173,7 @@ class Policy:
             return start, stop
         ahead = min(stop + depth * size, self.settings.block_size)
         if kind is not PassKind.FULL_BLOCK:
-            ahead = min(ahead, state.predicted_until)
+            ahead = min(ahead, state.predicted[1])
         return start, max(stop, ahead)
 
     def accept(self, predictions: Predictions, states: Sequence[SequenceState]) -> Tensor:
@@ -183,7 +183,11 @@ class Policy:
         each sequence in any case (the first on ties), so that each pass makes progress. Ahead of
         it, see `accepted_ahead`.
         """
-        accepted = predictions.confidence > self.settings.threshold
+        return self.accepted_above(self.settings.threshold, predictions)
+
+    def accepted_above(self, threshold: float, predictions: Predictions) -> Tensor:
+        """The rule of `accept` for any threshold, for policies that choose their own."""
+        accepted = predictions.confidence > threshold
         own = predictions.confidence
         if self.settings.lookahead_depth:
             own = own[:, : self.settings.small_block_size]

@@ -185,22 +185,28 @@ def check_pass(
         PolicyViolation: naming the policy and the rule.
     """
     size = settings.small_block_size
+    first, end = state.sub_block * size, (state.sub_block + 1) * size
     reach = (0, settings.block_size)
     if kind is PassKind.SUB_BLOCK:
         if not state.has_block_cache:
             raise violation(policy, "asked for a sub_block pass before any full_block pass")
-        first, end = state.sub_block * size, (state.sub_block + 1) * size
-        reach = (first, max(end, state.predicted_until))
         if state.masked[first]:
             raise violation(
                 policy,
                 "asked for a sub_block pass although the first position is masked; only a "
                 "full_block pass has the row before it, which predicts it",
             )
-        if window[0] >= end:
-            raise violation(policy, f"window {window} lies outside the {kind} pass, {reach}")
-    if not reach[0] <= window[0] < window[1] <= reach[1]:
+        covers_rest = state.predicted[0] <= end
+        reach = (first, max(end, state.predicted[1]) if covers_rest else end)
+    is_range = isinstance(window, tuple) and [type(part) for part in window] == [int, int]
+    if not is_range or not reach[0] <= window[0] < window[1] <= reach[1]:
         raise violation(policy, f"window {window} lies outside the {kind} pass, {reach}")
+    if kind is PassKind.SUB_BLOCK and window[0] >= end:
+        raise violation(policy, f"window {window} leaves out the sub-block that the pass runs")
+    if settings.lookahead_depth and window[0] != first:
+        raise violation(
+            policy, f"window {window} must start with the sub-block, at {first}, to look ahead"
+        )
 
 
 def chosen_pass(policy: Policy, state: SequenceState) -> PassKind:

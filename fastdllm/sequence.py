@@ -107,7 +107,7 @@ class DecodedSequence:
         self.lowest_confidence = None
         self.stored_logits = self.stored_window = None
         self.stored_tokens, self.stored_confidences = [], []
-        self.ahead_tokens, self.ahead_confidences = [], []
+        self.ahead_start, self.ahead_tokens, self.ahead_confidences = 0, [], []
 
     @property
     def needs_prefill(self) -> bool:
@@ -160,7 +160,7 @@ class DecodedSequence:
             sub_block_step=self.sub_block_step,
             has_block_cache=self.has_block_cache,
             has_stored_logits=covered,
-            predicted_until=self.ahead_start + len(self.ahead_tokens),
+            predicted=(self.ahead_start, self.ahead_start + len(self.ahead_tokens)),
             masked=tuple(self.masked),
             committed_since_compute=self.committed_since_compute,
             passes_since_compute=self.passes_since_compute,

@@ -6,6 +6,7 @@ node. The names are those of the published `--model_args`.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -85,7 +86,8 @@ class DecodingSettings(StrictModel):
         """Read a range as text (3:8), and refuse what is neither a name nor a range."""
         if value is None or (isinstance(value, str) and value in LAYER_SUBSETS):
             return value
-        parts = value.split(":") if isinstance(value, str) else value
+        # As text also as it stands in YAML, and as in the name of a config (3-8).
+        parts = re.split("[:,-]", value.strip("[] ")) if isinstance(value, str) else value
         if isinstance(parts, list | tuple) and len(parts) == 2:
             ends = [int(part) if str(part).strip().isdecimal() else -1 for part in parts]
             if 0 <= ends[0] < ends[1]:
@@ -143,7 +145,8 @@ def layer_span(layer_subset: LayerSubset, num_layers: int) -> tuple[int, int]:
     if not isinstance(layer_subset, str):
         if layer_subset[1] > num_layers:
             raise ValueError(
-                f"layer_subset {list(layer_subset)} ends after the {num_layers} layers of the model"
+                f"layer_subset {list(layer_subset)} ends after the {num_layers} layers of the "
+                f"model; choose an end of at most {num_layers}"
             )
         return layer_subset
     span = round(PUBLISHED_SPAN * num_layers / PUBLISHED_LAYERS)

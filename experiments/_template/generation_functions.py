@@ -32,7 +32,4 @@ class MyPolicy(Policy):
 
     def accept(self, predictions: Predictions, states: Sequence[SequenceState]) -> Tensor:
         """Commit what exceeds threshold + margin, and the most confident token in any case."""
-        limit = self.settings.threshold + self.parameters.margin
-        best = predictions.confidence.argmax(dim=-1, keepdim=True)
-        accepted = (predictions.confidence > limit).scatter(-1, best, True)
-        return accepted & predictions.masked
+        return self.accepted_above(self.settings.threshold + self.parameters.margin, predictions)

@@ -163,6 +163,12 @@ def after_the_first(kind):
     return lambda _, state: kind if state.has_block_cache else PassKind.FULL_BLOCK
 
 
+def far_ahead(_, state, kind):
+    """More than a sub-block pass, and the full-block pass before it, can tell."""
+    start = state.sub_block * 8
+    return (start, start + 8) if kind is PassKind.FULL_BLOCK else (start, 32)
+
+
 def broken(**methods):
     return type("Broken", (Policy,), methods)
 
@@ -176,6 +182,9 @@ def broken(**methods):
         ({"next_pass": lambda *_: PassKind.SUB_BLOCK}, "before any full_block pass"),
         ({"next_pass": lambda *_: PassKind.REUSED}, "no pass has computed"),
         ({"window": lambda *_: (0, 99)}, "lies outside"),
+        ({"window": lambda *_: None}, "window None lies outside"),
+        ({"window": lambda *_: (0.0, 8.0)}, "lies outside"),
+        ({"window": far_ahead}, "lies outside the sub_block pass"),
         ({"accept": lambda _, p, __: p.masked | True}, "not masked"),
         ({"accept": lambda _, p, __: p.masked & False}, "no token"),
         ({"accept": lambda _, p, __: p.confidence}, "bool tensor"),

@@ -24,6 +24,10 @@ from fastdllm.validation import StrictModel, validated
         ({"layer_subset": "last"}, "layer_subset 'last' needs reuse_k as well"),
         ({"reuse_k": 2}, "reuse_k 2 needs layer_subset as well: first, middle, last"),
         ({"reuse_k": 2, "layer_subset": "end"}, "layer_subset: 'end' is not allowed"),
+        ({"reuse_k": 2, "layer_subset": [8, 3]}, "layer_subset: [8, 3] is not allowed"),
+        ({"reuse_k": 2, "layer_subset": [1, 2, 3]}, "or the first layer and the one after"),
+        ({"reuse_k": 2, "layer_subset": "3:"}, "layer_subset: '3:' is not allowed"),
+        ({"lookahead_depth": -1}, "lookahead_depth: -1 is not allowed"),
         (
             {"reuse_k": 2, "layer_subset": "last", "use_block_cache": False},
             "reuse_k 2 needs the block cache",
@@ -53,6 +57,15 @@ def test_numbers_from_the_command_line_are_text_and_a_switch_stays_a_switch():
         DecodingSettings, {"threshold": "0.5", "seed": "3", "use_block_cache": False}, "options"
     )
     assert (chosen.threshold, chosen.seed, chosen.use_block_cache) == (0.5, 3, False)
+
+
+@pytest.mark.parametrize("written", [[3, 8], (3, 8), "3:8", "3-8", "[3, 8]", "3,8"])
+def test_a_range_of_layers_may_stand_for_a_named_subset(written):
+    chosen = validated(DecodingSettings, {"reuse_k": 2, "layer_subset": written}, "options")
+    assert chosen.layer_subset == (3, 8)
+    assert layer_span((3, 8), 14) == (3, 8)
+    with pytest.raises(ValueError, match="choose an end of at most 7"):
+        layer_span((3, 8), 7)
 
 
 class Inner(StrictModel):

@@ -63,12 +63,16 @@ class Answer:
 
     committed_at: of each token the number of the pass that committed it, counted from 1 behind the
     prefill; 0: the prefill itself.
+    input_changes: one entry for each pass in which the policy measured them: the pass's number, and
+    of each span the relative change of its input (`Step.input_changes`); None for a change from
+    nothing stored. Absent where nothing was measured.
     latency_s: from when the request entered a slot until this answer was complete.
     """
 
     id: str
     token_ids: tuple[int, ...] | None = None
     committed_at: tuple[int, ...] | None = None
+    input_changes: tuple[tuple[int | float | None, ...], ...] | None = None
     finish_reason: str | None = None
     passes: PassCounts | None = None
     latency_s: float | None = None

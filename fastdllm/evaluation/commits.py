@@ -1,15 +1,28 @@
-"""When each token of an answer was committed, and with which confidence.
+"""When each token of an answer was committed, with which confidence, and what policies measured.
 
 Listens to the steps of the decoder; knows nothing of models or files.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from dataclasses import dataclass
 
 from fastdllm.decoding import Step
 from fastdllm.evaluation.confidences import BINS, bin_of
 from fastdllm.policy import PassKind
+
+# Of a relative change; more would be noise of the arithmetic.
+DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How one answer came about: see `Answer` for both."""
+
+    committed_at: tuple[int, ...]
+    input_changes: tuple[tuple[int | float | None, ...], ...] | None
 
 
 class Commits:
@@ -18,6 +31,7 @@ class Commits:
     def __init__(self) -> None:
         self._passes: Counter[int] = Counter()
         self._committed: dict[int, dict[int, tuple[int, float | None]]] = {}
+        self._changes: dict[int, list[tuple[int | float | None, ...]]] = {}
         self._counts = [0] * BINS
 
     @property
@@ -26,7 +40,7 @@ class Commits:
         return tuple(self._counts)
 
     def add(self, step: Step) -> None:
-        """Note what one pass of one sequence committed; the prefill has number 0."""
+        """Note what one pass of one sequence did; the prefill has number 0."""
         if step.kind is not None and step.kind is not PassKind.PREFILL:
             self._passes[step.request] += 1
         number = self._passes[step.request]
@@ -34,9 +48,12 @@ class Commits:
         own = self._committed.setdefault(step.request, {})
         for position, confidence in zip(step.positions, confidences, strict=True):
             own[position] = (number, confidence)
+        if step.input_changes:
+            changes = (round(c, DIGITS) if math.isfinite(c) else None for c in step.input_changes)
+            self._changes.setdefault(step.request, []).append((number, *changes))
 
-    def close(self, request: int, prompt_length: int, n_tokens: int) -> tuple[int, ...]:
-        """Of each token of a finished answer, the number of the pass that committed it.
+    def close(self, request: int, prompt_length: int, n_tokens: int) -> Course:
+        """Tell of a finished answer, and count its confidences.
 
         What was committed behind the answer's end counts nowhere.
         """
@@ -45,4 +62,8 @@ class Commits:
         for _, confidence in answer:
             if confidence is not None:
                 self._counts[bin_of(confidence)] += 1
-        return tuple(number for number, _ in answer)
+        changes = self._changes.pop(request, None)
+        return Course(
+            committed_at=tuple(number for number, _ in answer),
+            input_changes=None if changes is None else tuple(changes),
+        )

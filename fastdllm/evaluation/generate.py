@@ -137,12 +137,14 @@ class DecodingEngine:
             planned = requests[step.request]
             if step.finished.error is not None:
                 raise UserError(f"item {planned.item}: {step.finished.error}")
+            course = commits.close(
+                step.request, len(planned.prompt_ids), len(step.finished.token_ids)
+            )
             answer = Answer(
                 id=planned.id,
                 token_ids=tuple(step.finished.token_ids),
-                committed_at=commits.close(
-                    step.request, len(planned.prompt_ids), len(step.finished.token_ids)
-                ),
+                committed_at=course.committed_at,
+                input_changes=course.input_changes,
                 finish_reason=step.finished.finish_reason,
                 passes=step.finished.passes,
                 latency_s=round(watch.seconds_in_slot(step.request), 6),

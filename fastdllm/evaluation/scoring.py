@@ -243,6 +243,7 @@ def _item_record(
             "tokens": len(first.token_ids),
             "token_ids": first.token_ids,
             "committed_at": first.committed_at,
+            **({"input_changes": first.input_changes} if first.input_changes else {}),
             "finish_reason": first.finish_reason,
             "passes": asdict(first.passes),
         }

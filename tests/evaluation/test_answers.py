@@ -38,6 +38,7 @@ def chunk(index: int) -> Chunk:
         id=f"r{index}",
         token_ids=(1, 2),
         committed_at=(0, 1),
+        input_changes=((1, 0.25), (2, None), (3, 1.0)),
         finish_reason="stop",
         passes=PassCounts(full_block=1, layer_forwards_computed=6),
         latency_s=0.5,

@@ -90,6 +90,32 @@ def test_samples_tell_when_each_token_was_committed(make_spec, make_plan_on_disk
     assert tokens - most <= sum(counts) <= tokens
 
 
+MEASURING = """\
+from fastdllm.policy import Policy, SpanAction
+
+
+class Plain(Policy):
+    layer_spans = ((1, 3),)
+
+    def span_actions(self, span, states, signals):
+        return [
+            SpanAction.ADD_DELTA if change <= 0.1 else SpanAction.COMPUTE
+            for change in signals.input_change()
+        ]
+"""
+
+
+def test_samples_tell_what_the_policy_measured(project, make_spec, make_plan_on_disk) -> None:
+    make_plan_on_disk()
+    (project / "experiments/trial/generation_functions.py").write_text(MEASURING)
+    summary = finish(spec := make_spec()).summary
+    samples = [json.loads(line) for line in (spec.parent / "samples.jsonl").open()]
+    changes = [sample.get("input_changes", []) for sample in samples]
+    assert [len(c) for c in changes] == [sample["passes"]["sub_block"] for sample in samples]
+    calm = sum(change <= 0.1 for own in changes for _, change in own)
+    assert 2 * calm == summary.passes.layer_forwards_skipped > 0
+
+
 def test_a_range_of_layers_is_kept_in_the_summary(make_spec, make_plan_on_disk) -> None:
     make_plan_on_disk()
     spec = make_spec(reuse_k=1, layer_subset=(1, 3))

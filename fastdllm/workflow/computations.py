@@ -6,8 +6,10 @@ equal are one class, whichever experiments they belong to. The rules:
 - Log-likelihood tasks denoise nothing: of the decoding settings only those count that
   `fastdllm.likelihood.score` is given, and no policy does.
 - A policy says of each config what has no effect on it (`Policy.computation`), or that it decides
-  exactly like plain Fast-dLLM v2; then neither its code nor its parameters count.
-- `lookahead_threshold` has no effect at `lookahead_depth` 0.
+  exactly like plain Fast-dLLM v2; then neither its code nor its parameters count. Only of such a
+  plain config is it known what look-ahead does: never beyond the end of a block, and at depth 0 its
+  threshold has no effect. A policy that says nothing may read any setting, so all of them count.
+- Where a policy says something, a named span of layers is the range that it stands for.
 
 Names of experiments and configs never count.
 """
@@ -15,14 +17,15 @@ Names of experiments and configs never count.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastdllm.errors import UserError, unknown_name
 from fastdllm.evaluation.spec import DECODING, PARAMETERS
 from fastdllm.evaluation.task_files import TaskFiles
 from fastdllm.policy import Computation, Policy
-from fastdllm.settings import DecodingSettings
-from fastdllm.workflow.digests import digest_of
+from fastdllm.settings import DecodingSettings, layer_span
+from fastdllm.workflow.digests import ModelShape, digest_of
 from fastdllm.workflow.grid import Config
 
 # lm-eval's kinds of task that only ask for log-likelihoods; what a task does not say is generation.
@@ -32,51 +35,80 @@ LIKELIHOOD_SETTINGS = frozenset({"block_size", "mask_id", "stop_token"})
 _POLICY_KEYS = frozenset({"policy", "policy_digest"})
 
 
-def computation_of(decides: Mapping[str, Any], idle: frozenset[str]) -> str:
-    """Digest of what decides a run's answers, without the keys that are `idle` for them."""
-    return digest_of({key: value for key, value in decides.items() if key not in idle})
+@dataclass(frozen=True, slots=True)
+class Normal:
+    """How the keys of `decides` are normalised for one config.
+
+    idle: keys without effect on its answers.
+    instead: values that stand for others of the same effect.
+    """
+
+    idle: frozenset[str] = frozenset()
+    instead: Mapping[str, Any] = field(default_factory=dict)
 
 
-def idle_in_likelihoods(decides: Mapping[str, Any]) -> frozenset[str]:
-    """The keys of `decides` without effect on a task of log-likelihoods."""
+def computation_of(decides: Mapping[str, Any], normal: Normal) -> str:
+    """Digest of what decides a run's answers, in its normal form."""
+    merged = {**decides, **normal.instead}
+    return digest_of({key: value for key, value in merged.items() if key not in normal.idle})
+
+
+def normal_in_likelihoods(decides: Mapping[str, Any]) -> Normal:
+    """What counts of `decides` on a task of log-likelihoods."""
     counts = {f"{DECODING}{name}" for name in LIKELIHOOD_SETTINGS}
     settings = {key for key in decides if key.startswith((DECODING, PARAMETERS))}
-    return frozenset(settings - counts) | _POLICY_KEYS | {"seed"}
+    return Normal(frozenset(settings - counts) | _POLICY_KEYS | {"seed"})
 
 
-def idle_in_generation(policy: type[Policy], config: Config, where: str) -> frozenset[str]:
-    """The keys of `decides` without effect on the tokens that a config generates.
+def normal_in_generation(
+    policy: type[Policy], config: Config, shape: ModelShape | None, where: str
+) -> Normal:
+    """What counts of `decides` for the tokens that a config generates.
 
     Args:
+        shape: of the model, or None when it is not on this machine yet.
         where: the policy's file, for error lines.
 
     Raises:
         UserError: the policy's `computation` fails, or names what is no setting.
     """
+    if "computation" not in vars(policy):
+        # What a class above says is about its own decisions, not about those that override them.
+        return Normal()
     said = _asked(policy, config, where)
+    settings = config.settings
     idle = {_key(name, config) for name in said.ignored}
+    instead: dict[str, Any] = {}
     if "seed" in said.ignored:
         idle.add("seed")
-    if config.settings.lookahead_depth == 0:
-        idle.add(f"{DECODING}lookahead_threshold")
+    if shape is not None and settings.layer_subset is not None:
+        span = layer_span(settings.layer_subset, shape.num_layers)
+        instead[f"{DECODING}layer_subset"] = list(span)
     if said.is_plain:
         idle |= {f"{DECODING}reuse_k", f"{DECODING}layer_subset", *_POLICY_KEYS}
         idle |= {f"{PARAMETERS}{name}" for name in type(config.parameters).model_fields}
-    return frozenset(idle)
+        ahead = settings.block_size // settings.small_block_size - 1
+        depth = instead[f"{DECODING}lookahead_depth"] = min(settings.lookahead_depth, ahead)
+        if depth == 0:
+            idle.add(f"{DECODING}lookahead_threshold")
+    return Normal(frozenset(idle), instead)
 
 
 def _asked(policy: type[Policy], config: Config, where: str) -> Computation:
-    if "computation" not in vars(policy):
-        # What a class above says is about its own decisions, not about those that override them.
-        return Computation()
     place = f"{where}: config {config.name}: computation"
     try:
         said = policy.computation(config.settings, config.parameters)
-    except Exception as error:
-        # A user's code may raise anything; the cause stays attached.
-        raise UserError(f"{place}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        # A user's code may raise anything; the cause stays attached. A SystemExit would end the
+        # whole command without a word.
+        line = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        raise UserError(f"{place}: {line}") from error
     if not isinstance(said, Computation):
         raise UserError(f"{place}: must return a fastdllm.policy.Computation, not {said!r}")
+    # Not a text, whose letters would be taken for names.
+    is_set = isinstance(said.ignored, frozenset | set)
+    if not is_set or not all(isinstance(name, str) for name in said.ignored):
+        raise UserError(f"{place}: ignored: must be a frozenset of names, not {said.ignored!r}")
     known = DecodingSettings.model_fields.keys() | type(config.parameters).model_fields.keys()
     for name in sorted(said.ignored - known):
         raise unknown_name("setting", name, known, place)
@@ -97,6 +129,9 @@ def is_likelihood_task(files: TaskFiles) -> bool:
 
 
 def _asks_likelihoods(values: Mapping[str, Any]) -> bool:
+    if "class" in values:
+        # A task in Python makes its own requests, whatever its file says.
+        return False
     kind, members = values.get("output_type"), values.get("task")
     if kind is not None and kind not in LIKELIHOOD_TYPES:
         return False

@@ -21,7 +21,8 @@ from fastdllm.files import cannot, read_json, to_json, write_text_atomically
 from fastdllm.workflow.artifacts import stored_summary, tables_are_current
 from fastdllm.workflow.digests import FileDigests
 from fastdllm.workflow.leaders import share_out
-from fastdllm.workflow.runs import RESULTS, Plan, Project, Run
+from fastdllm.workflow.plans import Plan
+from fastdllm.workflow.runs import RESULTS, Project, Run
 from fastdllm.workflow.status import RunStatus, State, inspect
 
 # Output of `aggregate` for Snakemake; newer than every summary when all of them are published.

@@ -14,8 +14,8 @@ from typing import Any
 from fastdllm.policy import load_policy, policy_code_digest
 from fastdllm.workflow.computations import (
     computation_of,
-    idle_in_generation,
-    idle_in_likelihoods,
+    normal_in_generation,
+    normal_in_likelihoods,
 )
 from fastdllm.workflow.config import (
     EXPERIMENTS,
@@ -38,11 +38,11 @@ from fastdllm.workflow.digests import FileDigests, digest_of
 from fastdllm.workflow.experiment import ExperimentConfig
 from fastdllm.workflow.grid import expand_grid
 from fastdllm.workflow.names import task_folder
+from fastdllm.workflow.plans import PLANS, Plan
 from fastdllm.workflow.selection import Selection, keep
 
 SCHEMA_VERSION = 1
 RESULTS = Path("results")
-PLANS = RESULTS / "_plans"
 LOGS = Path("logs")
 ARTIFACTS = Path("artifacts")
 
@@ -119,36 +119,6 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The plan that all runs of one task share, and what it depends on."""
-
-    task: str
-    limit: int | None
-    decides: dict[str, Any] = field(repr=False)
-
-    @property
-    def task_folder(self) -> str:
-        return task_folder(self.task, self.limit)
-
-    @property
-    def spec_path(self) -> Path:
-        return PLANS / self.task_folder / "spec.json"
-
-    @property
-    def plan_path(self) -> Path:
-        return PLANS / self.task_folder / "plan.json"
-
-    @property
-    def made_from_path(self) -> Path:
-        """The spec that the plan on disk was made from, copied by the plan rule."""
-        return PLANS / self.task_folder / "made_from.json"
-
-    def spec(self) -> dict[str, Any]:
-        """What the plan is made from; another content makes the plan invalid."""
-        return {"schema_version": SCHEMA_VERSION, "decides": self.decides}
-
-
-@dataclass(frozen=True, slots=True)
 class Project:
     """The selected runs of a project, in the order of its configuration; all_runs: every one."""
 
@@ -215,7 +185,11 @@ def _expand(
     )
     policy_decides = {"policy": policy.__name__, "policy_digest": policy_code_digest(policy_file)}
     points = [
-        (point, config_decides(point), idle_in_generation(policy, point, str(policy_file)))
+        (
+            point,
+            config_decides(point),
+            normal_in_generation(policy, point, model.shape, str(policy_file)),
+        )
         for point in configs
     ]
     runs = []
@@ -231,9 +205,10 @@ def _expand(
             "batch_size": config.task_options(task).batch_size,
         }
         shared = {**task_decides(config, model, tasks[task]), **policy_decides, "limit": limit}
-        for point, own, idle in points:
+        for point, own, normal in points:
             decides = {**shared, **own}
-            unused = idle_in_likelihoods(decides) if tasks[task].is_likelihood else idle
+            is_likelihood = tasks[task].is_likelihood
+            counted = normal_in_likelihoods(decides) if is_likelihood else normal
             runs.append(
                 Run(
                     experiment=name,
@@ -243,7 +218,7 @@ def _expand(
                     decides=decides,
                     surroundings=surroundings,
                     fingerprint=digest_of(decides),
-                    computation=computation_of(decides, unused),
+                    computation=computation_of(decides, counted),
                     is_replicated=experiment.replicate,
                 )
             )

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from fastdllm.errors import UserError, nearest_name
 from fastdllm.workflow.names import split_task_folder
-from fastdllm.workflow.runs import PLANS, Project, Run
+from fastdllm.workflow.plans import PLANS
+from fastdllm.workflow.runs import Project, Run
 
 EVAL_RULE, PLAN_RULE = "eval", "plan"
 # Rules that stand for every selected run, and one that needs no run at all.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fastdllm.errors import UserError
 from fastdllm.evaluation.task_files import find_task_files
+from fastdllm.policy import PassKind, Policy
+from fastdllm.settings import DecodingSettings
 from fastdllm.workflow.computations import is_likelihood_task
 from fastdllm.workflow.runs import Run, load_project
 from fastdllm.workflow.selection import Selection
@@ -87,6 +90,71 @@ def test_what_a_class_above_says_does_not_count() -> None:
     assert len(classes()) == 2 + 9
 
 
+SILENT = """\
+from fastdllm.policy import Policy
+
+class Silent(Policy):
+    def accept(self, predictions, states):
+        return predictions.confidence > self.settings.lookahead_threshold
+"""
+
+
+@pytest.mark.usefixtures("project")
+def test_of_a_policy_that_says_nothing_everything_counts() -> None:
+    grid = "grid: {lookahead_threshold: [0.9, 0.5]}\nconfig_name: 'l{lookahead_threshold}'\n"
+    add_experiment("silent", grid, SILENT)
+    spans = "grid: {layer_subset: [first, [1, 7]], reuse_k: [2]}\nconfig_name: '{layer_subset}'\n"
+    add_experiment("spans", spans, SILENT)
+    own = [group for group in classes().values() if not group[0].startswith("demo/")]
+    assert [len(group) for group in own] == [1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("project")
+def test_a_named_span_is_the_range_that_it_stands_for() -> None:
+    policy = PLAIN.replace("PLAIN if parameters.margin == 0 else ", "")
+    spans = "grid: {layer_subset: [first, [1, 7], [1, 6]], reuse_k: [2]}\n"
+    add_experiment("spans", spans + "config_name: '{layer_subset}'\n", policy)
+    assert members("spans/first") == ["spans/first", "spans/1-7"], "of 14 layers"
+    assert members("spans/1-6") == ["spans/1-6"]
+
+
+@pytest.mark.parametrize("size", [4, 8, 16, 32])
+def test_a_window_ends_with_the_block(size: int) -> None:
+    """What makes depths one computation: the plain policy looks at the same positions."""
+
+    def windows(depth: int) -> list[tuple[int, int]]:
+        settings = DecodingSettings(small_block_size=size, lookahead_depth=depth)
+        plain = Policy(settings, Policy.Parameters(), 14)
+        states = [
+            SimpleNamespace(sub_block=start // size, predicted=(start, until))
+            for start in range(0, 32, size)
+            for until in range(start + size, 33, size)
+        ]
+        kinds = (PassKind.FULL_BLOCK, PassKind.SUB_BLOCK)
+        return [plain.window(state, kind) for state in states for kind in kinds]  # type: ignore[arg-type]
+
+    last = 32 // size - 1
+    assert windows(last + 1) == windows(last) == windows(9)
+    assert last == 0 or windows(last - 1) != windows(last)
+
+
+@pytest.mark.usefixtures("project")
+def test_look_ahead_ends_with_the_block() -> None:
+    grid = "grid: {lookahead_depth: [0, 1, 3, 7], small_block_size: [4, 16, 32]}\n"
+    name = "config_name: 'd{lookahead_depth}_sb{small_block_size}'\n"
+    add_experiment("ahead", grid + name, PLAIN)
+    groups = [group for group in classes().values() if group[0].startswith("ahead/")]
+    assert [[name.removeprefix("ahead/") for name in group] for group in groups] == [
+        ["d0_sb4"],
+        ["d0_sb16"],
+        ["d0_sb32", "d1_sb32", "d3_sb32", "d7_sb32"],
+        ["d1_sb4"],
+        ["d1_sb16", "d3_sb16", "d7_sb16"],
+        ["d3_sb4"],
+        ["d7_sb4"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
@@ -134,6 +202,9 @@ def test_of_likelihoods_only_what_scoring_reads_counts(old: str, new: str, is_sa
         ("return PLAIN, 1", "must return a fastdllm.policy.Computation"),
         ("return Computation(ignored=frozenset({'magrin'}))", "did you mean 'margin'"),
         ("return parameters.magrin", "AttributeError"),
+        ("raise SystemExit", "computation: SystemExit"),
+        ("return Computation(ignored=['note'])", "must be a frozenset of names, not ['note']"),
+        ("return Computation(ignored='note')", "must be a frozenset of names, not 'note'"),
     ],
 )
 @pytest.mark.usefixtures("project")
@@ -153,6 +224,7 @@ def test_a_policy_that_says_nonsense_is_named(body: str, says: str) -> None:
         ({"t": "output_type: loglikelihood"}, True),
         ({"t": "output_type: generate_until"}, False),
         ({"t": ""}, False),
+        ({"t": "output_type: multiple_choice\nclass: Mine"}, False),
         ({"t": "include: base.yaml", "base": "output_type: multiple_choice"}, True),
         ({"t": "include: base.yaml", "base": ""}, False),
         (

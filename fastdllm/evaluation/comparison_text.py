@@ -14,7 +14,7 @@ from fastdllm.evaluation.costs import COSTS, tokens_per_s_interval
 from fastdllm.evaluation.item_pairs import accuracy_clustered_stderr
 from fastdllm.evaluation.results import items_text
 from fastdllm.evaluation.summary import Summary
-from fastdllm.evaluation.verdicts import signed
+from fastdllm.evaluation.verdicts import decimals, signed
 
 WIDTH, LABEL, NUMBER = 80, 28, 12
 # A digest tells people nothing but that something changed.
@@ -57,8 +57,9 @@ def _rows(one: Comparison) -> Iterator[str]:
     pair, paired = (one.baseline, one.other), one.paired
     change = ""
     if paired is not None:
-        low, high = paired.interval
-        change = f"{signed(paired.difference)} ({signed(low)} to {signed(high)})"
+        digits = decimals(paired.difference)
+        difference, low, high = (signed(x, digits) for x in (paired.difference, *paired.interval))
+        change = f"{difference} ({low} to {high})"
     yield _row("accuracy %", [f"{100 * summary.accuracy:.1f}" for summary in pair], change)
     intervals = [summary.primary.interval for summary in pair]
     yield _row("  95 % interval", [_percents(interval) for interval in intervals])

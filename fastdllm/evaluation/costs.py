@@ -15,7 +15,7 @@ from fastdllm.evaluation.summary import Summary
 def layer_forwards_per_answer(summary: Summary) -> float | None:
     """Layers run per answer, the prefill included; what was left out does not count."""
     passes = summary.passes
-    return passes.layer_forwards_computed / summary.n_requests if passes else None
+    return passes.layer_forwards_computed / summary.n_answers if passes else None
 
 
 def forwards_per_answer(summary: Summary) -> float | None:
@@ -23,13 +23,13 @@ def forwards_per_answer(summary: Summary) -> float | None:
     passes = summary.passes
     if passes is None:
         return None
-    return (passes.full_block + passes.sub_block + passes.commit) / summary.n_requests
+    return (passes.full_block + passes.sub_block + passes.commit) / summary.n_answers
 
 
 def seconds_per_answer(summary: Summary) -> float | None:
     """Seconds of decoding over answers; many are decoded at once, so no answer is that fast."""
     speed = summary.throughput
-    return speed.total_time_s / summary.n_requests if speed else None
+    return speed.total_time_s / summary.n_answers if speed else None
 
 
 def tokens_per_s(summary: Summary) -> float | None:
@@ -55,7 +55,7 @@ COSTS: dict[str, tuple[str, Callable[[Summary], float | None]]] = {
 def truncated_answers(summary: Summary) -> int | None:
     """Answers that were cut at their length limit."""
     rate = summary.truncation_rate
-    return None if rate is None else round(rate * summary.n_requests)
+    return None if rate is None else round(rate * summary.n_answers)
 
 
 def speed_conditions(summary: Summary) -> tuple[str, ...]:

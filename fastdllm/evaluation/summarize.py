@@ -47,6 +47,12 @@ class Decoded:
         return [a for chunk in self.chunks for a in chunk.answers if a.token_ids is not None]
 
     @property
+    def n_answers(self) -> int | None:
+        """Generated answers, where a group of tasks asks for log-likelihoods as well."""
+        n = len(self.generated)
+        return n if 0 < n < sum(len(chunk.answers) for chunk in self.chunks) else None
+
+    @property
     def batch_size(self) -> int:
         """Most sequences that were decoded at once, or where none was, inputs in memory."""
         return max(chunk.batch_size for chunk in self._of_main_kind)
@@ -96,6 +102,7 @@ def summarize(
     eval_params = {
         "n_items": plan.n_items,
         "n_requests": plan.n_requests,
+        "n_answers": decoded.n_answers,
         "chunk_size": plan.chunk_size,
         "batch_size": decoded.batch_size,
         "smallest_batch_size": decoded.smallest_batch_size,

@@ -112,7 +112,8 @@ class Summary(StrictModel):
     )
     eval_params: dict[str, JsonValue] = Field(
         description="How the task was run: n_items (documents), n_requests (distinct questions to "
-        "the model), chunk_size, batch_size (most sequences that were decoded at once; inputs in "
+        "the model), n_answers (those with a generated answer, where others ask for a "
+        "log-likelihood), chunk_size, batch_size (most sequences that were decoded at once; inputs in "
         "memory at once, for log-likelihoods), smallest_batch_size (where a part of the run had "
         "fewer), limit, num_fewshot, apply_chat_template, bootstrap_iters, seed."
     )
@@ -121,6 +122,11 @@ class Summary(StrictModel):
     def n_requests(self) -> int:
         """Distinct questions that the model answered."""
         return int(str(self.eval_params["n_requests"]))
+
+    @property
+    def n_answers(self) -> int:
+        """Answers that were generated, of a run that generates: what passes and seconds are of."""
+        return int(str(self.eval_params.get("n_answers", self.n_requests)))
 
     @property
     def primary(self) -> Metric:

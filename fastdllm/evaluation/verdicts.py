@@ -22,8 +22,9 @@ def of_difference(
     """
     low, high = interval
     if (p_value if p_holm is None else p_holm) < SIGNIFICANT:
-        word = "worse" if difference < 0 else "better"
-        return f"{points(abs(difference))} {word} (95 % interval {signed(low)} to {signed(high)})"
+        word, digits = "worse" if difference < 0 else "better", decimals(difference)
+        limits = f"{signed(low, digits)} to {signed(high, digits)}"
+        return f"{points(abs(difference), digits)} {word} (95 % interval {limits})"
     if not differing:
         seen = "no item differs"
     elif p_value < SIGNIFICANT:
@@ -49,12 +50,17 @@ def of_none(why: str) -> str:
     return f"not compared: {why}"
 
 
-def points(share: float) -> str:
+def decimals(difference: float) -> int:
+    """Decimals for a difference in points and its interval: two where one would show none."""
+    return 2 if difference and not float(f"{100 * difference:.1f}") else 1
+
+
+def points(share: float, digits: int = 1) -> str:
     """A share of items as percentage points."""
-    return f"{100 * share:.1f} points"
+    return f"{100 * share:.{digits}f} points"
 
 
-def signed(share: float) -> str:
+def signed(share: float, digits: int = 1) -> str:
     """A change as a number of points with its sign; what rounds to nothing has none."""
-    text = f"{100 * share:+.1f}"
+    text = f"{100 * share:+.{digits}f}"
     return text[1:] if float(text) == 0 else text

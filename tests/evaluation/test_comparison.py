@@ -8,7 +8,7 @@ import pytest
 
 from fastdllm.evaluation import summary as s
 from fastdllm.evaluation.comparison import Ratio, compare, compare_all, is_same_computation
-from fastdllm.evaluation.costs import COSTS, tokens_per_s_interval
+from fastdllm.evaluation.costs import COSTS, tokens_per_s_interval, truncated_answers
 from fastdllm.evaluation.item_pairs import accuracy_clustered_stderr
 from fastdllm.evaluation.stats import holm
 from fastdllm.evaluation.summary import Summary
@@ -61,6 +61,13 @@ def test_verdict_of_a_loss_and_of_none(a_summary: Summary) -> None:
 def test_a_gain_that_is_not_certain_excludes_a_loss() -> None:
     words = of_difference(0.02, (0.001, 0.05), p_value=0.06, p_holm=None, differing=9)
     assert words == "no difference seen; a loss is excluded"
+
+
+def test_a_small_difference_that_is_certain_is_not_shown_as_none() -> None:
+    words = of_difference(-0.0004, (-0.0008, -0.00002), p_value=0.03, p_holm=None, differing=6)
+    assert words == "0.04 points worse (95 % interval -0.08 to 0.00)"
+    words = of_difference(0.0006, (0.0001, 0.0011), p_value=0.03, p_holm=None, differing=6)
+    assert words == "0.1 points better (95 % interval 0.0 to +0.1)"
 
 
 def test_what_is_excluded_is_rounded_up() -> None:
@@ -155,6 +162,8 @@ def test_costs_and_truncated_answers_of_each(a_summary: Summary) -> None:
         "seconds": pytest.approx(0.162),
         "tokens_per_s": 1234.5,
     }
+    part = changed(b, eval_params={**b.eval_params, "n_requests": 25, "n_answers": 5})
+    assert compare(part, b).layer_forwards == 1.0 and truncated_answers(part) == 2
     bare = changed(a, passes=None, throughput=None)
     assert [cost(bare) for _, cost in COSTS.values()] == [None] * 4
 

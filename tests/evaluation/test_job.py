@@ -15,6 +15,11 @@ from typing import Any
 import pytest
 
 from fastdllm.errors import UserError
+from fastdllm.evaluation.costs import (
+    forwards_per_answer,
+    layer_forwards_per_answer,
+    truncated_answers,
+)
 from fastdllm.evaluation.job import evaluate_run
 from fastdllm.evaluation.spec import RunSpec, read_spec
 from fastdllm.evaluation.summary import read_summary, unpack_bits
@@ -114,6 +119,27 @@ def test_samples_tell_what_the_policy_measured(project, make_spec, make_plan_on_
     assert [len(c) for c in changes] == [sample["passes"]["sub_block"] for sample in samples]
     calm = sum(change <= 0.1 for own in changes for _, change in own)
     assert 2 * calm == summary.passes.layer_forwards_skipped > 0
+
+
+MIXED_YAML = """\
+group: mixed
+task: [sums, choices]
+aggregate_metric_list:
+  - {metric: exact_match, aggregation: mean, weight_by_size: true, filter_list: [number, none]}
+metadata: {version: 1, primary_metric: "exact_match,number"}
+"""
+
+
+def test_costs_per_answer_count_no_likelihoods(project, make_spec, make_plan_on_disk) -> None:
+    (project / "tasks/mixed.yaml").write_text(MIXED_YAML)
+    make_plan_on_disk("mixed", chunk_size=6)
+    mixed = finish(make_spec("mixed", chunk_size=6)).summary
+    assert (mixed.n_requests, mixed.n_answers, mixed.passes.prefill) == (19, 10, 10)
+    make_plan_on_disk("sums", chunk_size=6)
+    alone = finish(make_spec("sums", chunk_size=6)).summary
+    assert alone.n_answers == 10 and "n_answers" not in alone.eval_params
+    for cost in (layer_forwards_per_answer, forwards_per_answer, truncated_answers):
+        assert cost(mixed) == cost(alone) > 0
 
 
 def test_a_range_of_layers_is_kept_in_the_summary(make_spec, make_plan_on_disk) -> None:

@@ -113,7 +113,10 @@ def run(options: argparse.Namespace) -> int:
     spans = spans_to_measure(layers, options.stride or default_stride(layers))
     name = _model_name(options.model)
     output = options.output or RESULTS / f"{name}.json"
-    _make_room(output)
+    published = PUBLISHED / f"{name}.json"
+    _make_room(output, "--output")
+    if options.publish:
+        _make_room(published, "--publish")
     with _progress() as show:
         measured = measure(model, _prompts(options, questions), settings, spans, show)
     _check_measured(measured)
@@ -122,8 +125,8 @@ def run(options: argparse.Namespace) -> int:
     write_record(record, output)
     written = [output]
     if options.publish:
-        written.append(PUBLISHED / f"{name}.json")
-        write_record(record, written[-1])
+        written.append(published)
+        write_record(record, published)
     _print(record, options.saving, written)
     return 0
 
@@ -181,10 +184,10 @@ def _check_measured(measured: Measured) -> None:
         sys.stderr.write(f"items left out: {len(refused)}; the first: {refused[0]}\n")
 
 
-def _make_room(output: Path) -> None:
+def _make_room(output: Path, option: str) -> None:
     """Refuse a place that could only fail after minutes of measuring."""
     if output.is_dir():
-        raise UserError(f"--output {output}: is a folder; name a file in it, such as tiny.json")
+        raise UserError(f"{option}: {output} is a folder; a file has to go there")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output.parent).close()

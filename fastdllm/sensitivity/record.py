@@ -11,14 +11,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fastdllm.errors import UserError
-from fastdllm.files import read_json, write_json_atomically, write_text_atomically
+from fastdllm.files import write_json_atomically, write_text_atomically
 from fastdllm.sensitivity.measure import Measured
 from fastdllm.sensitivity.probe import PassLog
 from fastdllm.sensitivity.spans import SpanDamage
-from fastdllm.validation import StrictModel, validated
+from fastdllm.validation import StrictModel
 
-SCHEMA_VERSION = 1
 # Columns: a block of 32 has up to 32 passes, and the last column is for all the others.
 MOST_STEPS = 12
 DIGITS = 6
@@ -111,22 +109,6 @@ def write_record(record: Sensitivity, path: Path) -> None:
     if record.git is None:
         del values["git"]
     write_json_atomically(path, values)
-
-
-def read_record(path: Path) -> Sensitivity:
-    """Read what `write_record` wrote.
-
-    Raises:
-        UserError: the file is missing, broken, or of another version.
-    """
-    values = read_json(path)
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema_version {version!r} is not {SCHEMA_VERSION}; make the file anew: "
-            "fastdllm sensitivity"
-        )
-    return validated(Sensitivity, values, str(path))
 
 
 def write_log(measured: Measured, num_layers: int, path: Path) -> None:

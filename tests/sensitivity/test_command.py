@@ -10,13 +10,17 @@ import pytest
 from fastdllm.cli import main
 from fastdllm.errors import UserError
 from fastdllm.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
-from fastdllm.sensitivity.record import read_record
+from fastdllm.sensitivity.record import Sensitivity
 from fastdllm.settings import DecodingSettings
 from training.make_calibration import calibration_items
 from training.make_tasks import to_jsonl
 from training.problems import is_held_out
 
 TASKS = CALIBRATION.parent
+
+
+def read(path):
+    return Sensitivity.model_validate_json(path.read_text())
 
 
 def questions_of(path):
@@ -71,8 +75,9 @@ def test_the_command_measures_writes_and_publishes(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     command = ["sensitivity", "--items", "3", "--stride", "5", "--publish", "--threads", "1"]
     assert main([*command, "--saving", "0.4"]) == 0
-    record = read_record(Path("results/sensitivity/tiny.json"))
-    assert read_record(Path("artifacts/sensitivity/tiny.json")) == record
+    record = read(Path("results/sensitivity/tiny.json"))
+    published = Path("artifacts/sensitivity/tiny.json")
+    assert published.read_text() == Path("results/sensitivity/tiny.json").read_text()
     assert (record.model, record.n_items, record.layers) == ("models/tiny", 3, 14)
     assert len(record.token_changed) == len(record.input_change) == 14
     assert {len(row) for row in record.delta_change} == {record.steps} == {len(record.passes)}
@@ -100,7 +105,8 @@ def test_the_command_measures_writes_and_publishes(tmp_path, monkeypatch, capsys
         (["--reuse-k", "2", "--layer-subset", "first"], "reuse_k: sensitivity measures the plain"),
         (["--temperature", "0.5"], "temperature: sensitivity compares the most likely tokens"),
         (["--model", "nowhere"], "no such folder"),
-        (["--output", "."], "--output .: is a folder; name a file in it"),
+        (["--lookahead-depth", "1"], "lookahead_depth: sensitivity measures the plain decoder"),
+        (["--output", "."], "--output: . is a folder; a file has to go there"),
         (["--output", "/dev/null/x.json"], "cannot write /dev/null/x.json"),
         (["--item", "3"], "did you mean --items?"),
         (
@@ -117,6 +123,14 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, options, message):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_the_place_to_publish_is_tried_before_measuring(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "artifacts").write_text("not a folder")
+    monkeypatch.setattr("fastdllm.sensitivity.measure.measure", lambda *_: pytest.fail("measured"))
+    assert main(["sensitivity", "--publish", "--items", "1"]) == 2
+    assert "cannot write artifacts/sensitivity/tiny.json" in capsys.readouterr().err
+
+
 def test_prompts_that_do_not_fit_are_left_out_and_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     fitting = read_questions(CALIBRATION, 2)
@@ -124,4 +138,4 @@ def test_prompts_that_do_not_fit_are_left_out_and_told(tmp_path, monkeypatch, ca
     data.write_text("".join(json.dumps({"question": q}) + "\n" for q in ["x " * 9000, *fitting]))
     assert main(["sensitivity", "--data", "mixed.jsonl", "--stride", "7", "--threads", "1"]) == 0
     assert "items left out: 1; the first: request 0" in capsys.readouterr().err
-    assert read_record(Path("results/sensitivity/tiny.json")).n_items == 2
+    assert read(Path("results/sensitivity/tiny.json")).n_items == 2

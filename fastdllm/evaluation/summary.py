@@ -113,8 +113,8 @@ class Summary(StrictModel):
     eval_params: dict[str, JsonValue] = Field(
         description="How the task was run: n_items (documents), n_requests (distinct questions to "
         "the model), n_answers (those with a generated answer, where others ask for a "
-        "log-likelihood), chunk_size, batch_size (most sequences that were decoded at once; inputs in "
-        "memory at once, for log-likelihoods), smallest_batch_size (where a part of the run had "
+        "log-likelihood), chunk_size, batch_size (most sequences that were decoded at once; inputs "
+        "in memory at once, for log-likelihoods), smallest_batch_size (where a part of the run had "
         "fewer), limit, num_fewshot, apply_chat_template, bootstrap_iters, seed."
     )
 

@@ -1,8 +1,8 @@
 """Names that become folders: experiments, tasks, configs.
 
 A name can never leave its folder, hide, or be taken for another run: it starts with a letter or a
-digit, and holds letters, digits, `_`, `.` and `-`. With a limit, the folder of a task gets the
-ending `_limit_<n>`; a task's own name may not end like that.
+digit, and holds letters, digits, `_`, `.` and `-`, at most 100 of them. With a limit, the folder of
+a task gets the ending `_limit_<n>`; a task's own name may not end like that.
 """
 
 from __future__ import annotations
@@ -10,11 +10,18 @@ from __future__ import annotations
 import re
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+# File systems allow 255; names get endings (a limit, a log's), and have to be read.
+MOST_LETTERS = 100
 _LIMITED = re.compile(r"(?P<task>.+)_limit_(?P<limit>[1-9][0-9]*)")
 
 
 def check_name(name: str) -> str:
     """Return `name` unchanged; raise ValueError when it cannot be a folder's name."""
+    if len(name) > MOST_LETTERS:
+        raise ValueError(
+            f"'{name[:20]}...' cannot be a name; it has {len(name)} letters, and at most "
+            f"{MOST_LETTERS} are allowed"
+        )
     if not re.fullmatch(NAME_PATTERN, name):
         raise ValueError(
             f"{name!r} cannot be a name; it should start with a letter or digit and hold only "

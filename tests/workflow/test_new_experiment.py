@@ -46,6 +46,7 @@ def test_a_new_experiment_is_the_template_and_runs_once_it_is_named(
         ("../demo", "cannot be a name"),
         ("_mine", "cannot be a name"),
         ("", "cannot be a name"),
+        ("x" * 300, "it has 300 letters, and at most 100 are allowed"),
     ],
 )
 @pytest.mark.usefixtures("with_template")

@@ -64,7 +64,7 @@ def _path(name: str) -> Path:
         names = {other[place] for other in known if other[:place] == parts[:place]}
         if parts[place] not in names:
             raise unknown_name(kind, parts[place], names, where=name)
-    path = current_summary(runs[name])
+    path = current_summary(runs[name], project.all_runs)
     if path is None:
         raise UserError(
             f"{name}: has no result of the current settings; `fastdllm status` tells why, and an "

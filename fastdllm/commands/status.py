@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastdllm.evaluation.results import disagreements
+from fastdllm.workflow.artifacts import origin_of
 from fastdllm.workflow.leaders import share_out
 from fastdllm.workflow.preview import copies_in_words, counted
 from fastdllm.workflow.runs import ARTIFACTS, LOGS, RESULTS, load_project
 from fastdllm.workflow.selection import Selection
-from fastdllm.workflow.status import RunStatus, State, inspect, origin_of
+from fastdllm.workflow.status import RunStatus, State, inspect
 
 STYLES = {
     State.DONE: "32",
@@ -46,12 +47,16 @@ def run(args: argparse.Namespace) -> int:
     options = {key: getattr(args, key) for key in ("experiment", "task", "config", "limit")}
     selection = Selection.from_options({k: v for k, v in options.items() if v is not None})
     project = load_project(selection)
-    statuses = share_out([inspect(run) for run in project.runs], project)
+    seen = {run.name: inspect(run) for run in project.all_runs}
+    selected = [seen[run.name] for run in project.runs]
+    statuses = share_out(selected, project, look=lambda run: seen[run.name])
     next_command = suggest(statuses, options)
+    # A selected run may contradict one that is not.
+    found = alarms(list(seen.values()))
     if args.json:
-        text = json.dumps(as_record(statuses, next_command), indent=2) + "\n"
+        text = json.dumps(as_record(statuses, next_command, found), indent=2) + "\n"
     else:
-        text = as_text(statuses, next_command, color=sys.stdout.isatty())
+        text = as_text(statuses, next_command, found, color=sys.stdout.isatty())
     sys.stdout.write(text)
     return 0
 
@@ -72,15 +77,17 @@ def suggest(statuses: Sequence[RunStatus], options: dict[str, Any]) -> str:
     return "snakemake" + (f" --config {words}" if words else "")
 
 
-def as_record(statuses: Sequence[RunStatus], next_command: str) -> dict[str, Any]:
-    """What --json prints."""
+def as_record(
+    statuses: Sequence[RunStatus], next_command: str, found: Sequence[str]
+) -> dict[str, Any]:
+    """What --json prints; found: the alarms."""
     counts = Counter(status.state for status in statuses)
     return {
         "schema_version": 1,
         "totals": {"runs": len(statuses), **{str(state): counts[state] for state in State}},
         "to_make": dict(zip(("gpu_jobs", "copies"), to_make(statuses), strict=True)),
         "next_command": next_command,
-        "alarms": alarms(statuses),
+        "alarms": list(found),
         "runs": [_run_record(status) for status in statuses],
     }
 
@@ -127,8 +134,10 @@ def _same_as(status: RunStatus) -> str | None:
     return origin_of(status.record, status.run)
 
 
-def as_text(statuses: Sequence[RunStatus], next_command: str, *, color: bool) -> str:
-    """What a person sees: grids, reasons, totals, places, next command."""
+def as_text(
+    statuses: Sequence[RunStatus], next_command: str, found: Sequence[str], *, color: bool
+) -> str:
+    """What a person sees: grids, reasons, alarms (`found`), totals, places, next command."""
     lines: list[str] = []
     for experiment in dict.fromkeys(status.run.experiment for status in statuses):
         own = [status for status in statuses if status.run.experiment == experiment]
@@ -136,7 +145,7 @@ def as_text(statuses: Sequence[RunStatus], next_command: str, *, color: bool) ->
     reasons = _reasons(statuses, color=color)
     if reasons:
         lines += [*reasons, ""]
-    if found := alarms(statuses):
+    if found:
         lines += [*(_styled(alarm, State.FAILED, color=color) for alarm in found), ""]
     counts = Counter(status.state for status in statuses)
     parts = [_styled(f"{counts[s]} {s}", s, color=color) for s in State if counts[s]]

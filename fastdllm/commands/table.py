@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         if name not in project.experiments:
             raise unknown_name("experiment", name, project.experiments, "--experiment")
     runs = [run for run in project.runs if run.experiment in chosen]
-    found = [path for run in runs if (path := current_summary(run)) is not None]
+    found = [path for run in runs if (path := current_summary(run, project.all_runs))]
     summaries, problems, missing = [], [], len(runs) - len(found)
     for path in found:
         try:

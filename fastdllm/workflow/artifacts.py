@@ -6,7 +6,7 @@ whole, and only when their content differs, so git shows a change only where the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from fastdllm.errors import UserError
 from fastdllm.evaluation.results import SUMMARY_SCHEMA_VERSION, table_mark
 from fastdllm.files import cannot, read_json, write_text_atomically
+from fastdllm.workflow.names import task_folder
 from fastdllm.workflow.runs import ARTIFACTS, Run
 
 # The required fields of evaluation/summary.py, which takes longer to import than status has.
@@ -78,20 +79,71 @@ def stored_summary(path: Path) -> StoredSummary:
     return StoredSummary(record=record)
 
 
-def current_summary(run: Run) -> Path | None:
-    """The summary of the run's current settings, in results/ or else in artifacts/."""
-    places = (run.summary_path,) if run.limit is not None else (run.summary_path, run.artifact_path)
-    return next((path for path in places if stored_summary(path).belongs_to(run)), None)
+def origin_of(record: Mapping[str, Any] | None, run: Run) -> str | None:
+    """The name of the run that a summary of `run` was made from; None for one that was decoded."""
+    same_as = (record or {}).get("same_as")
+    if not isinstance(same_as, Mapping):
+        return None
+    folder = task_folder(str(same_as.get("task")), run.limit)
+    return f"{same_as.get('experiment')}/{folder}/{same_as.get('config')}"
+
+
+def is_older(copy: Mapping[str, Any] | None, origin: Mapping[str, Any] | None) -> bool:
+    """Whether the run that a copy was made from was decoded again since.
+
+    Args:
+        origin: the valid summary of that run, where there is one.
+    """
+    if copy is None or origin is None or "same_as" in origin:
+        return False
+    is_same = copy.get("computation") == origin.get("computation")
+    return is_same and copy.get("timestamp") != origin.get("timestamp")
+
+
+def current_summary(run: Run, runs: Iterable[Run]) -> Path | None:
+    """The summary of the run's current settings, in results/ or else in artifacts/.
+
+    Args:
+        runs: of the whole project, to tell whether what it was copied from was decoded again.
+    """
+    by_name = {one.name: one for one in runs}
+    return next((path for path in _places(run) if _is_current(path, run, by_name, _places)), None)
+
+
+def _places(run: Run) -> tuple[Path, ...]:
+    return (run.summary_path,) if run.limit is not None else (run.summary_path, run.artifact_path)
+
+
+def _published_place(run: Run) -> tuple[Path, ...]:
+    return (run.artifact_path,)
+
+
+def _is_current(
+    path: Path, run: Run, by_name: Mapping[str, Run], places: Callable[[Run], Iterable[Path]]
+) -> bool:
+    """Whether a summary is valid, and no copy of an earlier result than the one in `places`."""
+    found = stored_summary(path)
+    if not found.belongs_to(run):
+        return False
+    origin = by_name.get(origin_of(found.record, run) or "")
+    if origin is None:
+        return True
+    stored = (stored_summary(place) for place in places(origin))
+    return not is_older(
+        found.record, next((s.record for s in stored if s.belongs_to(origin)), None)
+    )
 
 
 def publish(runs: Sequence[Run]) -> list[Run]:
     """Copy the valid summaries of `runs` into artifacts/; return the runs whose copy changed.
 
-    Limited runs stay in results/: a handful of items is a trial, not a result to keep.
+    Limited runs stay in results/: a handful of items is a trial, not a result to keep. So does a
+    copy of one of them that was decoded again since.
     """
     changed = []
+    by_name = {run.name: run for run in runs}
     for run in runs:
-        if run.limit is not None or not stored_summary(run.summary_path).belongs_to(run):
+        if run.limit is not None or not _is_current(run.summary_path, run, by_name, _places):
             continue
         text = _text(run.summary_path)
         if not run.artifact_path.exists() or _text(run.artifact_path) != text:
@@ -101,16 +153,17 @@ def publish(runs: Sequence[Run]) -> list[Run]:
 
 
 def published(runs: Sequence[Run]) -> list[Run]:
-    """The runs whose artifact belongs to their current settings, in their order."""
-    return [run for run in runs if stored_summary(run.artifact_path).belongs_to(run)]
+    """Of all runs those whose artifact belongs to their current settings, in their order."""
+    by_name = {run.name: run for run in runs}
+    return [run for run in runs if _is_current(run.artifact_path, run, by_name, _published_place)]
 
 
 def tables_are_current(runs: Sequence[Run], experiments: Iterable[str]) -> bool:
     """Whether the tables of `experiments` show the artifacts of `runs` (all runs) as they are."""
+    shown = published(runs)
     for experiment in experiments:
-        own = [run for run in runs if run.experiment == experiment]
-        stored = [(run, stored_summary(run.artifact_path)) for run in own]
-        records = [found.record for run, found in stored if found.record and found.belongs_to(run)]
+        own = [stored_summary(run.artifact_path) for run in shown if run.experiment == experiment]
+        records = [found.record for found in own if found.record is not None]
         table, csv = (ARTIFACTS / experiment / name for name in ("table.md", "table.csv"))
         try:
             if table_mark(records) not in table.read_text(encoding="utf-8") or not csv.exists():

@@ -32,11 +32,13 @@ def write_copy(leader: Path, folder: Path, spec: RunSpec) -> Summary:
     from artifacts/ has none.
 
     Raises:
-        UserError: the leader has no result of this computation, or the folder is locked or not
-            writable; nothing is changed then.
+        UserError: the leader has no result of this computation, or one that was copied from this
+            run, or the folder is locked or not writable; nothing is changed then.
     """
     source = _result_of(leader, spec)
-    summary = copied(read_summary(source), spec)
+    made = read_summary(source)
+    _refuse_own(made, leader, spec)
+    summary = copied(made, spec)
     with run_lock(folder):
         path = folder / SUMMARY
         if path.exists() and stored_fingerprint(path) != spec.fingerprint:
@@ -74,6 +76,17 @@ def copied(source: Summary, spec: RunSpec) -> Summary:
         "same_as": origin,
     }
     return source.model_copy(update=own)
+
+
+def _refuse_own(summary: Summary, leader: Path, spec: RunSpec) -> None:
+    """Refuse a copy of the run itself, which would then have been decoded by nobody."""
+    origin = summary.same_as
+    names = (spec.experiment, spec.task, spec.config)
+    if origin is not None and (origin.experiment, origin.task, origin.config) == names:
+        raise UserError(
+            f"{leader}: was itself copied from {'/'.join(names)}, which has to be decoded; type "
+            "the same snakemake command again"
+        )
 
 
 def _result_of(leader: Path, spec: RunSpec) -> Path:

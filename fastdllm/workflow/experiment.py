@@ -99,8 +99,8 @@ class ExperimentConfig(StrictModel):
     )
     replicate: bool = Field(
         False,
-        description="Decode every run, even where another is the same computation, so that both "
-        "can be held against each other.",
+        description="Decode every run, even where another is the same computation, so that they "
+        "can be held against each other; the only one of a computation leads no other.",
     )
     tasks: list[Name] | None = Field(
         None, min_length=1, description="Enabled tasks to run; null: all of them."

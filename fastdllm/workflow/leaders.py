@@ -1,9 +1,12 @@
 """Of runs that are the same computation one is decoded, the leader; the others are made from it.
 
 Leader is the first run with a valid result of its own (or else a valid copy), wherever it belongs;
-without one the first run that has begun, or that is asked for. A run that is forced leads the
-others that are. A run of an experiment with `replicate: true` is always decoded, and may lead
-others.
+without one the first run that has begun, or that is asked for, and that has not failed. A run is
+never made from its own copy: where only copies are left of a run that is to be made, it is decoded,
+and they follow. A run that is forced leads the others that are.
+
+A run of an experiment with `replicate: true` is always decoded. The only one of a computation leads
+nobody, so that one of the others is decoded beside it.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from fastdllm.workflow.artifacts import is_older, origin_of
 from fastdllm.workflow.runs import Project, Run
-from fastdllm.workflow.status import RunStatus, State, inspect, origin_of
+from fastdllm.workflow.status import RunStatus, State, inspect
 
 
 def share_out(
@@ -37,13 +41,30 @@ def share_out(
             status = selected.get(run.name) or look(run)
             classes.setdefault(run.computation, []).append(status)
     for members in classes.values():
-        leader = _leader(members, [m for m in members if m.run.name in selected], is_wanted)
-        if leader is not None:
-            by_name = {member.run.name: member for member in members}
-            for member in members:
-                if member.run.name in selected:
-                    selected[member.run.name] = _placed(member, leader, by_name)
+        lone = _lone_replicate(members)
+        others = [_parted(member, lone) for member in members if member is not lone]
+        own = [member for member in others if member.run.name in selected]
+        leader = _leader(others, own, is_wanted)
+        by_name = {member.run.name: member for member in others}
+        for member in own:
+            placed = member if leader is None else _placed(member, leader, by_name)
+            selected[member.run.name] = placed
     return list(selected.values())
+
+
+def _lone_replicate(members: Sequence[RunStatus]) -> RunStatus | None:
+    """The member to be held against others, where it is the only one decoded in any case."""
+    replicated = [member for member in members if member.run.is_replicated]
+    return replicated[0] if len(replicated) == 1 else None
+
+
+def _parted(status: RunStatus, lone: RunStatus | None) -> RunStatus:
+    """A copy of the lone replicate shows nothing beside it: it is no result."""
+    is_copy = lone is not None and origin_of(status.record, status.run) == lone.run.name
+    if lone is None or not is_copy:
+        return status
+    reason = f"copied from {lone.run.name}; replicate: true there asks for another decoding"
+    return replace(status, state=State.STALE, reason=reason, record=None)
 
 
 def _leader(
@@ -58,7 +79,7 @@ def _leader(
     if forced:
         return current if current in forced else _first(forced)
     if current is not None:
-        return current
+        return _origin_to_make(current, members, selected, is_wanted) or current
     running = next((member for member in members if member.state is State.RUNNING), None)
     if running is not None:
         return running
@@ -67,11 +88,30 @@ def _leader(
 
 
 def _first(members: Sequence[RunStatus]) -> RunStatus | None:
-    """The first that is decoded in any case, or else has begun, or else the first of all."""
-    replicated = [member for member in members if member.run.is_replicated]
-    # An eval that was killed, or failed, has kept its finished chunks.
-    begun = [member for member in members if member.state in (State.INTERRUPTED, State.FAILED)]
-    return next(iter(replicated or begun or members), None)
+    """The first that is decoded in any case, or else has begun, or else the first of all.
+
+    One that has failed comes last: whatever it was may be its own, and must not hold up the others.
+    """
+    hopeful = [member for member in members if member.state is not State.FAILED] or members
+    replicated = [member for member in hopeful if member.run.is_replicated]
+    # An eval that was killed has kept its finished chunks.
+    begun = [member for member in hopeful if member.state is State.INTERRUPTED]
+    return next(iter(replicated or begun or hopeful), None)
+
+
+def _origin_to_make(
+    current: RunStatus,
+    members: Sequence[RunStatus],
+    selected: Sequence[RunStatus],
+    is_wanted: Callable[[Run], bool],
+) -> RunStatus | None:
+    """The run that `current` was copied from, where that one is to be decoded (again)."""
+    name = origin_of(current.record, current.run)
+    origin = next((member for member in members if member.run.name == name), None)
+    if origin is None or origin.state.has_result or origin.state is State.FAILED:
+        return None
+    is_made = origin in selected and is_wanted(origin.run)
+    return origin if is_made or origin.state is State.RUNNING else None
 
 
 def _is_usable(status: RunStatus) -> bool:
@@ -84,22 +124,19 @@ def _placed(status: RunStatus, leader: RunStatus, by_name: Mapping[str, RunStatu
     origin_name = origin_of(status.record, status.run)
     is_own = status.state.has_result and origin_name is None and not status.is_repeated
     is_leader = status.run.name == leader.run.name
-    if is_leader or is_own or status.run.is_replicated or status.state is State.RUNNING:
+    is_origin = status.run.name == origin_of(leader.record, leader.run)
+    is_decoded = is_leader or is_own or status.run.is_replicated
+    # Made from its own copy, it would have been decoded by nobody.
+    is_decoded |= is_origin and not leader.is_to_be_made
+    if is_decoded or status.state is State.RUNNING:
         return status
     origin = by_name.get(origin_name or "")
-    if status.state.has_result and origin is not None and _is_older(status, origin):
+    if origin is not None and is_older(status.record, origin.record):
         reason = f"copied from an earlier result of {origin_name}"
         status = replace(status, state=State.STALE, reason=reason)
-    follows = origin_name == leader.run.name and leader.is_repeated
+    follows = origin_name == leader.run.name and leader.is_to_be_made
     placed = replace(status, leader=leader.run, is_repeated=status.is_repeated or follows)
     if placed.is_to_be_made and leader.state is State.RUNNING:
         reason = f"same as {leader.run.name}, which is running"
         return replace(placed, state=State.RUNNING, reason=reason)
     return placed
-
-
-def _is_older(copy: RunStatus, origin: RunStatus) -> bool:
-    """Whether a run was decoded again since the copy was made."""
-    if not _is_usable(origin) or origin_of(origin.record, origin.run) is not None:
-        return False
-    return (copy.record or {}).get("timestamp") != (origin.record or {}).get("timestamp")

@@ -18,9 +18,8 @@ from typing import Any
 
 from fastdllm.errors import UserError
 from fastdllm.files import read_json
-from fastdllm.workflow.artifacts import StoredSummary, stored_summary
+from fastdllm.workflow.artifacts import StoredSummary, origin_of, stored_summary
 from fastdllm.workflow.changes import Change, what_changed
-from fastdllm.workflow.names import task_folder
 from fastdllm.workflow.runs import Run
 
 # A run on another machine, whose lock cannot be seen from here, counts as running this long after
@@ -151,15 +150,6 @@ def _unfinished(
     if old is not None:
         return RunStatus(run, State.STALE, _not_decoded(old, run), changes)
     return RunStatus(run, State.MISSING, result.problem or artifact.problem or "")
-
-
-def origin_of(record: Mapping[str, Any] | None, run: Run) -> str | None:
-    """The name of the run that a summary of `run` was made from; None for one that was decoded."""
-    same_as = (record or {}).get("same_as")
-    if not isinstance(same_as, Mapping):
-        return None
-    folder = task_folder(str(same_as.get("task")), run.limit)
-    return f"{same_as.get('experiment')}/{folder}/{same_as.get('config')}"
 
 
 def _not_decoded(old: Mapping[str, Any], run: Run) -> str:

@@ -53,10 +53,10 @@ def test_status_shows_each_run_and_the_next_command() -> None:
     statuses = [inspect(run) for run in load_project().runs]
     command = suggest(statuses, {"task": None, "limit": 3})
     assert command == "snakemake --config limit=3"
-    text = as_text(statuses, command, color=False)
+    text = as_text(statuses, command, [], color=False)
     assert "k2_first  missing" in text
     assert "4 runs: 4 missing" in text
-    record = as_record(statuses, command)
+    record = as_record(statuses, command, [])
     assert record["totals"]["missing"] == 4
     assert json.loads(json.dumps(record)) == record
 

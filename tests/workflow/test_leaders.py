@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm.cli import main
 from fastdllm.errors import UserError
 from fastdllm.evaluation.spec import read_spec
 from fastdllm.evaluation.summary import read_summary
-from fastdllm.workflow.artifacts import publish
+from fastdllm.workflow.artifacts import current_summary, publish, published
 from fastdllm.workflow.copies import write_copy
 from fastdllm.workflow.leaders import share_out
 from fastdllm.workflow.reconcile import reconcile
@@ -19,7 +20,7 @@ from fastdllm.workflow.runs import Project, Run, load_project
 from fastdllm.workflow.selection import Selection
 from fastdllm.workflow.status import RunStatus, State, inspect
 from tests.workflow.conftest import REUSE, SmallProject, add_experiment, edit
-from tests.workflow.fakes import fake_summary
+from tests.workflow.fakes import WRONG_THEN_RIGHT, fake_summary
 
 THREE = """\
 tasks: [words]
@@ -71,11 +72,73 @@ def test_a_copy_leads_only_where_nothing_decoded_does(runs: dict[str, Run]) -> N
     copy(runs["last"], runs["first"])
     assert seen()["middle"] == ("missing", "last")
     runs["last"].summary_path.unlink()
-    assert seen()["middle"] == ("missing", "first")
+    assert seen() == {
+        "first": ("unpublished", "last"),
+        "middle": ("missing", "last"),
+        "last": ("missing", ""),
+    }, "a run is never made from its own copy"
+    assert seen(load_project(Selection(configs=("middle",)))) == {"middle": ("missing", "first")}
     copy(runs["first"], runs["middle"])
     same_as = read_summary(runs["middle"].summary_path).same_as
     assert same_as is not None
     assert same_as.config == "last", "the one that was decoded is named"
+
+
+@pytest.mark.usefixtures("runs")
+def test_of_an_edited_policy_the_origin_is_decoded_and_its_copies_follow() -> None:
+    grid = THREE.replace("[2]", "[1]").replace("[first, middle, last]", "[first, last]")
+    for name in ("one", "two"):
+        add_experiment(name, grid, REUSE)
+    named = {run.name: run for run in load_project().runs}
+    origin, *copies = (
+        named[f"{name}/words/{config}"] for name in ("one", "two") for config in ("first", "last")
+    )
+    reconcile(load_project())
+    finish(origin)
+    for run in copies:
+        copy(origin, run)
+    policy = Path("experiments/one/generation_functions.py")
+    policy.write_text(policy.read_text() + "\n    batch = 1\n")
+    project = load_project(Selection(experiments=("one", "two")))
+    statuses = reconcile(project)
+    assert [(s.run.name, s.leader and s.leader.name, s.is_to_be_made) for s in statuses] == [
+        ("one/words/first", None, True),
+        ("one/words/last", "one/words/first", True),
+        ("two/words/first", "one/words/first", True),
+        ("two/words/last", "one/words/first", True),
+    ]
+    with pytest.raises(UserError, match="was itself copied from one/words/first"):
+        copy(copies[-1], project.runs[0])
+
+
+def test_one_that_failed_holds_up_nobody(runs: dict[str, Run]) -> None:
+    def fail(name: str) -> None:
+        (runs[name].folder / "failed.json").write_text('{"reason": "no memory"}')
+
+    fail("first")
+    assert seen() == {
+        "first": ("failed", "middle"),
+        "middle": ("missing", ""),
+        "last": ("missing", "middle"),
+    }
+    fail("middle")
+    fail("last")
+    assert seen()["first"] == ("failed", ""), "where all have failed, the first is tried again"
+
+
+def test_a_copy_of_an_earlier_result_is_not_published(runs: dict[str, Run]) -> None:
+    finish(runs["first"])
+    copy(runs["first"], runs["last"])
+    both = [runs["first"], runs["last"]]
+    project = load_project()
+    assert publish(project.runs) == published(project.runs) == both
+    finish(runs["first"])
+    assert current_summary(runs["last"], project.runs) is None
+    assert publish(project.runs) == published(project.runs) == [runs["first"]]
+    copy(runs["first"], runs["last"])
+    assert current_summary(runs["last"], project.runs) == runs["last"].summary_path
+    assert publish(project.runs) == [runs["last"]]
+    assert published(project.runs) == both
 
 
 def test_who_waits_for_a_running_leader_is_left_out(runs: dict[str, Run]) -> None:
@@ -142,6 +205,29 @@ def test_a_replicate_leads_the_runs_of_other_experiments(runs: dict[str, Run]) -
         "twice/words/first": None,
         "twice/words/last": None,
     }
+
+
+def test_a_lone_replicate_has_another_decoded_beside_it(
+    runs: dict[str, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_experiment("twice", THREE.replace("[first, middle, last]", "[first]"), REUSE)
+    reconcile(load_project())
+    lone = next(run for run in load_project().runs if run.experiment == "twice")
+    finish(lone)
+    copy(lone, runs["last"])
+    edit("experiments/twice/experiment.yaml", "tasks:", "replicate: true\ntasks:")
+    project = load_project(Selection(experiments=("reuse",)))
+    assert seen(project) == {
+        "first": ("missing", ""),
+        "middle": ("missing", "first"),
+        "last": ("stale", "first"),
+    }
+    record = fake_summary(runs["first"].spec(), correct_bits=WRONG_THEN_RIGHT)
+    runs["first"].summary_path.write_text(json.dumps(record))
+    for name in ("reuse", "twice"):
+        assert main(["status", "--experiment", name]) == 0
+        alarms = [line for line in capsys.readouterr().out.splitlines() if "ALARM" in line]
+        assert len(alarms) == 1, "whichever of the two is selected"
 
 
 def test_a_copy_needs_a_result_of_the_same_computation(runs: dict[str, Run]) -> None:

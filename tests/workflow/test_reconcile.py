@@ -296,4 +296,4 @@ def test_status_says_what_made_a_result_stale(
     status = inspect(load_project().runs[0])
     assert (status.title, status.why) == (title, why)
     line = f"{title}  demo/words/k1_first" + (f": {why}" if why else "")
-    assert line in as_text([status], "", color=False).splitlines()
+    assert line in as_text([status], "", [], color=False).splitlines()

@@ -4,6 +4,7 @@
 #   eval       decode and score one run                   results/<experiment>/<task>/<config>/summary.json
 #   same       take over the result of the same computation, decoded once
 #   aggregate  publish summaries, write the tables        artifacts/
+#   report     the published results as one page and plots; only by name: snakemake report
 #   train      make the embedded model again; only by name: snakemake train
 #
 # The decisions are taken in fastdllm/workflow, which is tested; the rules only name files.
@@ -22,4 +23,5 @@ include: "rules/plan.smk"
 include: "rules/eval.smk"
 include: "rules/same.smk"
 include: "rules/aggregate.smk"
+include: "rules/report.smk"
 include: "rules/train.smk"

@@ -16,8 +16,10 @@ from fastdllm.workflow.plans import PLANS
 from fastdllm.workflow.runs import Project, Run
 
 EVAL_RULE, PLAN_RULE = "eval", "plan"
-# Rules that stand for every selected run, and one that needs no run at all.
-WHOLE_RULES = ("all", "aggregate")
+# Rules that stand for every selected run; most of them for what is published.
+PUBLISHING_RULES = ("aggregate", "report")
+WHOLE_RULES = ("all", *PUBLISHING_RULES)
+# A rule that needs no run at all.
 TRAIN_RULE = "train"
 
 
@@ -72,10 +74,18 @@ def check_targets(request: Request, project: Project) -> None:
     """Refuse a target that no rule makes.
 
     Raises:
-        UserError: in one line with the nearest name, where Snakemake would tell of a missing input.
+        UserError: in one line with the nearest name, where Snakemake would tell of a missing input;
+            or the target publishes, and the runs are limited.
     """
     runs = {str(run.summary_path) for run in project.runs}
     made = {*WHOLE_RULES, TRAIN_RULE, *runs}
+    limit = project.runs[0].limit if project.runs else None
+    unlimited = next((name for name in request.targets if name in PUBLISHING_RULES), None)
+    if limit is not None and unlimited is not None:
+        raise UserError(
+            f"target {unlimited}: is about published runs, and limited ones are never published; "
+            f"leave limit out, or look at them: fastdllm table --limit {limit}"
+        )
     # A rule that makes one file of many is no target, but all its files can be forced.
     forced = made | {EVAL_RULE, PLAN_RULE}
     for names, allowed in ((request.targets, made), (request.forced, forced)):

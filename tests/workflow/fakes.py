@@ -34,5 +34,10 @@ def fake_summary(spec: Mapping[str, Any], *, correct_bits: str = RIGHT_THEN_WRON
         "hardware": [{"device": "cpu", "name": "a processor", "threads": 1}],
         "environment": {},
         "model_args": {"model_path": "m", "experiment_name": spec["experiment"], **decoding},
-        "eval_params": {"n_items": 2, "n_requests": 2, "seed": spec["decides"]["seed"]},
+        "eval_params": {
+            "n_items": 2,
+            "n_requests": 2,
+            "batch_size": 1,
+            "seed": spec["decides"]["seed"],
+        },
     }

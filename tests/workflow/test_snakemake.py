@@ -111,6 +111,8 @@ def test_a_failed_run_stops_no_other_and_is_made_up_for(project: SmallProject) -
         (("--config", "restore=no"), "restore: 'no' is not allowed"),
         (("results/demo/words/k1_frist/summary.json",), "k1_first/summary.json"),
         (("agregate",), "did you mean aggregate"),
+        (("repotr",), "did you mean report"),
+        (("report", "--config", "limit=2"), "fastdllm table --limit 2"),
         (("eval",), "this rule makes one file"),
         (("/tmp/summary.json",), "name files from the project's folder"),
         (("results/demo/words_limit_3/k1_first/summary.json",), "--config limit=3"),
@@ -125,6 +127,18 @@ def test_a_mistake_is_one_line(
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("fastdllm: ")
     assert says in lines[0]
+
+
+def test_the_report_is_made_of_all_runs_once_they_are_published(project: SmallProject) -> None:
+    assert len(project.planned("report")) == 4
+    assert project.snakemake("report").returncode == 0
+    assert project.evals() == ALL
+    for name in ("report.html", "comparisons.csv", "plots/demo.svg"):
+        assert Path("artifacts", name).exists()
+    assert "Nothing to be done" in project.snakemake("-n", "report").stdout
+    done = project.snakemake("report", "--report", "packed.html")
+    assert done.returncode == 0, done.stderr
+    assert "demo.svg" in Path("packed.html").read_text()
 
 
 def test_the_cluster_profile_plans(project: SmallProject) -> None:

@@ -53,7 +53,7 @@ def passes_per_answer(summary: Summary) -> dict[str, float]:
     """Mean passes of each kind per answer; empty for log-likelihood runs."""
     if summary.passes is None:
         return {}
-    return {kind: getattr(summary.passes, kind) / summary.n_requests for kind in PASS_KINDS}
+    return {kind: getattr(summary.passes, kind) / summary.n_answers for kind in PASS_KINDS}
 
 
 def layer_forwards_saved(summary: Summary) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastdllm.evaluation.comparison import Comparison
 from fastdllm.evaluation.summary import Summary
-from fastdllm.evaluation.verdicts import signed
+from fastdllm.evaluation.verdicts import decimals, signed
 
 KIND_WORDS = {
     "prefill": "prefill",
@@ -34,8 +34,9 @@ def difference_words(comparison: Comparison | None) -> str:
     if comparison.paired is None:
         return comparison.why_not_paired or "not paired"
     low, high = comparison.paired.interval
-    difference = signed(comparison.paired.difference)
-    return f"{difference} points ({signed(low)} to {signed(high)})"
+    digits = decimals(comparison.paired.difference)
+    difference = signed(comparison.paired.difference, digits)
+    return f"{difference} points ({signed(low, digits)} to {signed(high, digits)})"
 
 
 def verdict_words(comparison: Comparison | None) -> str:

@@ -8,17 +8,11 @@ through `Predictions`. `decoding.py` refuses what block diffusion does not allow
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib.util
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from fastdllm.errors import UserError
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import StrictModel
 
@@ -242,76 +236,3 @@ def default_policy(settings: DecodingSettings, num_layers: int) -> Policy:
     """Return the built-in policy that `settings` describe."""
     chosen = OutputReuse if settings.reuse_k > 1 else Policy
     return chosen(settings, chosen.Parameters(), num_layers)
-
-
-def load_policy(path: Path | str) -> type[Policy]:
-    """Import the one `Policy` subclass that a `generation_functions.py` defines.
-
-    Raises:
-        UserError: no such file, the file does not import, or it defines no or several policies.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such policy file; copy experiments/_template to start one")
-    name = f"fastdllm_policy_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # As an ordinary import does: pydantic looks up the names in annotations there.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        # Whatever a user's file raises on import is the user's to mend; the cause stays attached.
-        # A SystemExit would end the whole command without a word.
-        line = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-        raise UserError(f"{path}: cannot be imported: {line}") from error
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Policy) and value.__module__ == name
-    ]
-    if len(found) != 1:
-        names = ", ".join(cls.__name__ for cls in found) or "none"
-        raise UserError(f"{path}: must define exactly one subclass of Policy; found {names}")
-    return found[0]
-
-
-def policy_code_digest(path: Path | str) -> str:
-    """Digest of the code of a policy or task helper; comments, docstrings, layout do not count.
-
-    Raises:
-        UserError: the file is missing or is not valid Python.
-    """
-    path = Path(path)
-    try:
-        # As bytes: Python itself finds out how the file is encoded.
-        tree = ast.parse(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except SyntaxError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid Python: {error.msg}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid Python: {error}") from None
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_docstring(body[0]):
-            del body[0]
-    return hashlib.sha256(repr(_shape(tree)).encode()).hexdigest()
-
-
-def _shape(node: object) -> object:
-    """A syntax tree as nested lists, the same in each Python: newer ones add fields, empty here."""
-    if isinstance(node, ast.AST):
-        fields = [(name, _shape(value)) for name, value in ast.iter_fields(node)]
-        return [type(node).__name__, *(part for part in fields if part[1] not in (None, []))]
-    return [_shape(item) for item in node] if isinstance(node, list) else node
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )

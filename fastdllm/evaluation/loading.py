@@ -19,7 +19,7 @@ from fastdllm.evaluation.generate import DecodingEngine
 from fastdllm.evaluation.requests import Plan, plan_again
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
-from fastdllm.policy import load_policy
+from fastdllm.policy_files import load_policy
 from fastdllm.tokenizer import load_tokenizer
 from fastdllm.validation import validated
 from fastdllm.weights import dtype_reason, load_model, resolve_device, resolve_dtype

@@ -28,6 +28,8 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
     """Write every plot into `folder`; plots of an earlier report that are no more go away."""
     import vl_convert
 
+    # There even without any plot: the workflow waits for it.
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, spec in plots(report):
         svg = vl_convert.vegalite_to_svg(dict(spec))

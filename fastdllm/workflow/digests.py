@@ -18,7 +18,7 @@ from typing import Any
 from fastdllm.errors import UserError, nearest_name
 from fastdllm.evaluation.task_files import TaskFiles, find_task_files
 from fastdllm.files import cannot, read_json, write_json_atomically
-from fastdllm.policy import policy_code_digest
+from fastdllm.policy_files import policy_code_digest
 from fastdllm.workflow.names import NAME_PATTERN
 
 DIGEST_CACHE = Path("results/.digests.json")

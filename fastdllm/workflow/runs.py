@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdllm.policy import load_policy, policy_code_digest
+from fastdllm.policy_files import load_policy, policy_code_digest
 from fastdllm.workflow.computations import (
     computation_of,
     normal_in_generation,

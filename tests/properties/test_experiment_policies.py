@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fastdllm import DecodingSettings, Request, decode
-from fastdllm.policy import Policy, default_policy, load_policy
+from fastdllm.policy import Policy, default_policy
+from fastdllm.policy_files import load_policy
 from fastdllm.settings import LAYER_SUBSETS, layer_span
 from fastdllm.spans import SpanStores
 from fastdllm.workflow.config import EXPERIMENTS

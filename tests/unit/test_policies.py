@@ -10,9 +10,8 @@ from fastdllm.policy import (
     OutputReuse,
     PassKind,
     Policy,
-    load_policy,
-    policy_code_digest,
 )
+from fastdllm.policy_files import load_policy, policy_code_digest
 from fastdllm.settings import layer_span
 from tests.support.policies import DeltaReuse, SpanOutputReuse
 

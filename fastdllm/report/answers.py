@@ -108,7 +108,21 @@ def _beaten(found: Sequence[Found]) -> str:
         parts.append(f"{len(cheapest)} are cheaper than every control and less accurate")
     if below:
         parts.append(f"{below} are not worth it")
-    return f"**{start}**: {', '.join(parts)}."
+    return f"**{start}**: {', '.join(parts)}.{_best_unproved(above)}"
+
+
+def _best_unproved(above: Sequence[Found]) -> str:
+    """How many items would prove the best of those that lie above within noise."""
+    if not above:
+        return ""
+    best = max(above, key=lambda one: one.gain or 0)
+    paired = best.control.paired if best.control else None
+    if paired is None or paired.n_needed is None:
+        return ""
+    return (
+        f" The best of these, `{best.names[0]}`, is {points(paired.difference)} above its control; "
+        f"{paired.n_needed:,} items would show a difference of that size."
+    )
 
 
 def _cheapest_control(cheaper: Sequence[Found]) -> str:

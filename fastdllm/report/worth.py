@@ -66,7 +66,13 @@ def found_in(own: Sequence[Summary], runs: Sequence[Summary]) -> tuple[Summary, 
             computations.append([run])
         else:
             known.append(run)
-    others = [same for same in computations if not is_same_computation(same[0], plain)]
+    # Plain decoding is what all are compared with, and a control is no idea of another experiment.
+    known_ones = [plain] if own[0].experiment == CONTROL_EXPERIMENT else [plain, *controls]
+    others = [
+        same
+        for same in computations
+        if not any(is_same_computation(same[0], other) for other in known_ones)
+    ]
     against_plain = compare_all(plain, [same[0] for same in others])
     found = []
     for same, comparison in zip(others, against_plain, strict=True):

@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol, TextIO
@@ -68,6 +70,24 @@ def open_display(label: str, stream: TextIO | None = None) -> Display:
     """A display on `stream` (default: stderr) that suits a terminal or a log."""
     stream = stream or sys.stderr
     return TerminalBar(label, stream) if stream.isatty() else LogLines(label, stream)
+
+
+@contextmanager
+def counting(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr how many things are done, of how many."""
+    display, last = open_display(label), None
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        last = ProgressNumbers(done, total)
+        display.show(last)
+
+    try:
+        yield show
+    except BaseException:
+        display.close(None)
+        raise
+    display.close(last)
 
 
 class LogLines:

@@ -10,14 +10,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fastdllm.console import ProgressNumbers, open_display
+from fastdllm.console import counting
 from fastdllm.errors import UserError
 from fastdllm.options import (
     EMBEDDED_MODEL,
@@ -123,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
         "threshold": settings.threshold,
         "repeats": options.repeats,
     }
-    with _progress() as show:
+    with counting("bench") as show:
         record |= run_suite(plan, model, settings, prompts, show)
     _print(record, options.profile)
     sys.stdout.write(json.dumps(rounded(record)) + "\n")
@@ -231,21 +229,3 @@ def _print(record: dict[str, Any], profile: Path | None) -> None:
     if "profile_s" in record:
         console.print(report.profile_table(record["profile_s"]))
         console.print(f"{profile}: open it at ui.perfetto.dev", markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show on stderr how many runs are done."""
-    display, last = open_display("bench"), None
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        last = ProgressNumbers(done, total)
-        display.show(last)
-
-    try:
-        yield show
-    except BaseException:
-        display.close(None)
-        raise
-    display.close(last)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fastdllm.console import ProgressNumbers, open_display
+from fastdllm.console import counting
 from fastdllm.errors import UserError
 from fastdllm.files import cannot
 from fastdllm.options import (
@@ -27,8 +26,6 @@ from fastdllm.options import (
 from fastdllm.settings import DecodingSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from fastdllm.fused import FusedModel
     from fastdllm.sensitivity.measure import Measured
     from fastdllm.sensitivity.record import Sensitivity
@@ -117,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
     _make_room(output, "--output")
     if options.publish:
         _make_room(published, "--publish")
-    with _progress() as show:
+    with counting("sensitivity") as show:
         measured = measure(model, _prompts(options, questions), settings, spans, show)
     _check_measured(measured)
     record = _record(options, measured, model, settings, questions, data)
@@ -229,21 +226,3 @@ def _share(text: str) -> float:
             f"{text!r} is not allowed; it should be a share above 0, up to 1, such as {SAVING}"
         )
     return value
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show on stderr how many items are done."""
-    display, last = open_display("sensitivity"), None
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        last = ProgressNumbers(done, total)
-        display.show(last)
-
-    try:
-        yield show
-    except BaseException:
-        display.close(None)
-        raise
-    display.close(last)

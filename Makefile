@@ -19,7 +19,7 @@ experiments: .venv/.ready ## run what is missing of all experiments, publish it,
 	@$(BIN)/snakemake --profile profiles/local
 	@$(BIN)/fastdllm report
 
-report: .venv/.ready ## write artifacts/report.html, the plots and the tables from what is published
+report: .venv/.ready ## write artifacts/report.html, the plots and comparisons.csv from what is published
 	@$(BIN)/fastdllm report
 
 test: .venv/.ready ## prove the decoder against recorded traces, and everything else

@@ -21,7 +21,7 @@ END_FINDINGS = "<!-- findings: end -->"
 
 def published(root: Path) -> list[Summary]:
     """The full published runs of all experiments, in the order of their folders."""
-    paths = sorted((root / "artifacts").glob("[0-9]*/*/*/summary.json"))
+    paths = sorted((root / "artifacts").glob("*/*/*/summary.json"))
     return [read_summary(path) for path in paths]
 
 
@@ -40,8 +40,9 @@ def with_findings(readme: str, summaries: list[Summary]) -> str:
 
 
 def experiments(root: Path) -> list[Path]:
-    """The READMEs of all experiments."""
-    return sorted((root / "experiments").glob("[0-9]*/README.md"))
+    """The READMEs of all experiments that have room for an answer."""
+    found = sorted((root / "experiments").glob("[!_.]*/README.md"))
+    return [path for path in found if BEGIN in path.read_text(encoding="utf-8")]
 
 
 def _between(text: str, begin: str, content: str, end: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 from fastdllm.evaluation.stats import Z_95
 
@@ -71,10 +72,11 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), differing, 0.5))) if differing else 1.0
 
 
-def items_needed(n: int, only_a: int, only_b: int) -> int | None:
+def items_needed(n: int, only_a: int, only_b: int, *, comparisons: int = 1) -> int | None:
     """Return how many items show a difference like this one in 80 % of all samples.
 
-    With McNemar's test at 5 %, two-sided, if the observed shares were the true ones. None where
+    With McNemar's test at 5 %, two-sided, if the observed shares were the true ones; as one of
+    several `comparisons` at 5 % over their number (Bonferroni, the first step of Holm). None where
     there is no difference.
     Source: R. J. Connor, "Sample size for testing differences in proportions for the paired-sample
     design", Biometrics 43 (1987), 207-211.
@@ -83,7 +85,8 @@ def items_needed(n: int, only_a: int, only_b: int) -> int | None:
     if only_a == only_b:
         return None
     differing, difference = (only_a + only_b) / n, (only_b - only_a) / n
-    root = Z_95 * math.sqrt(differing) + Z_80 * math.sqrt(differing - difference**2)
+    z_level = NormalDist().inv_cdf(1 - 0.025 / comparisons)
+    root = z_level * math.sqrt(differing) + Z_80 * math.sqrt(differing - difference**2)
     return math.ceil((root / difference) ** 2)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastdllm.evaluation.costs import layer_forwards_per_answer, tokens_per_s
+from fastdllm.evaluation.paired import items_needed
 from fastdllm.evaluation.summary import Summary
 from fastdllm.evaluation.verdicts import SIGNIFICANT, points
 from fastdllm.report.baseline import CONTROL_EXPERIMENT
 from fastdllm.report.comparisons import of_one_task
-from fastdllm.report.words import accuracy_words, cost_words, difference_words
+from fastdllm.report.reuse import added_to_lookahead, spans_compared
+from fastdllm.report.words import accuracy_words, cost_words, difference_words, p_words
 from fastdllm.report.worth import Found, found_in
 
 NOTHING = "No generation task of this experiment has published results.\n"
@@ -30,11 +32,11 @@ def answer_of(experiment: str, summaries: Sequence[Summary]) -> str:
 
 
 def headline(experiment: str, summaries: Sequence[Summary]) -> str:
-    """The first two sentences of an answer, on the first generation task."""
+    """The first three sentences of an answer, on the first generation task."""
     for (_, limit), runs in of_one_task(summaries).items():
         own = [run for run in runs if run.experiment == experiment and run.passes is not None]
         if limit is None and own:
-            return " ".join(_sentences(experiment, found_in(own, runs)[1])[:2])
+            return " ".join(_sentences(experiment, found_in(own, runs)[1])[:3])
     return NOTHING.strip()
 
 
@@ -53,37 +55,20 @@ def _of_task(experiment: str, own: Sequence[Summary], runs: Sequence[Summary]) -
 
 def _sentences(experiment: str, found: Sequence[Found]) -> list[str]:
     if not found:
-        return ["Every configuration is plain decoding."]
-    is_control = experiment == CONTROL_EXPERIMENT
+        return ["Every configuration is plain decoding, or a control."]
     cheaper = [one for one in found if one.saved > 0]
-    sentences = [_beaten(found) if not is_control else _cheapest_control(cheaper)]
+    is_control = experiment == CONTROL_EXPERIMENT
+    sentences = [_cheapest_control(cheaper) if is_control else _beaten(found), _faster(found)]
     lossless = [one for one in cheaper if _is_no_loss(one)]
-    if lossless:
-        best = lossless[0]
-        paired = best.against_plain.paired
-        assert paired is not None
-        needed = f"{paired.n_needed:,} items would show it" if paired.n_needed else "none seen"
-        sentences.append(
-            f"Cheapest without a loss that was seen: `{best.names[0]}`, "
-            f"{100 * best.saved:.0f} % fewer layer-forwards than plain decoding, "
-            f"{difference_words(best.against_plain)} on {paired.n} items ({needed})."
-        )
-    else:
-        sentences.append("No cheaper configuration is without a loss of accuracy.")
-    ranked = [one for one in cheaper if _loss(one) > 0]
-    if ranked and not is_control:
-        least = min(ranked, key=lambda one: _loss(one) / one.saved)
-        most = max(ranked, key=lambda one: _loss(one) / one.saved)
-        sentences.append(
-            f"Least lost for what is saved: `{least.names[0]}` ({points(_loss(least))} for "
-            f"{100 * least.saved:.1f} %); most: `{most.names[0]}` ({points(_loss(most))} for "
-            f"{100 * most.saved:.1f} %)."
-        )
+    sentences.append(
+        _lossless(lossless[0])
+        if lossless
+        else "No configuration of fewer layer-forwards is without a loss of accuracy."
+    )
+    sentences += [*spans_compared(found), *added_to_lookahead(found)]
     dearer = len(found) - len(cheaper)
     if dearer:
-        sentences.append(
-            f"{_count(dearer)} of {len(found)} cost more layer-forwards than plain decoding."
-        )
+        sentences.append(f"{dearer} of {len(found)} cost more layer-forwards than plain decoding.")
     return sentences
 
 
@@ -98,30 +83,69 @@ def _beaten(found: Sequence[Found]) -> str:
     cheapest = [one for one in left if one.is_cheapest and one not in above]
     below = len(left) - len(above) - len(cheapest)
     start = "Yes" if proved else ("Not proved" if above or cheapest else "No")
-    parts = [
-        f"{len(proved)} of {len(compared)} are more accurate than every control of no more "
-        "layer-forwards, beyond noise"
-    ]
+    parts = [f"{len(proved)} of {len(compared)} beat the controls at equal layer-forwards"]
     if above:
-        parts.append(f"{len(above)} lie above within noise")
+        parts.append(f"{len(above)} lie above them within noise")
     if cheapest:
         parts.append(f"{len(cheapest)} are cheaper than every control and less accurate")
     if below:
         parts.append(f"{below} are not worth it")
-    return f"**{start}**: {', '.join(parts)}.{_best_unproved(above)}"
+    return f"**{start}**: {', '.join(parts)}.{_best_unproved(above, len(compared))}"
 
 
-def _best_unproved(above: Sequence[Found]) -> str:
+def _best_unproved(above: Sequence[Found], comparisons: int) -> str:
     """How many items would prove the best of those that lie above within noise."""
     if not above:
         return ""
     best = max(above, key=lambda one: one.gain or 0)
     paired = best.control.paired if best.control else None
-    if paired is None or paired.n_needed is None:
+    if paired is None:
         return ""
+    needed = items_needed(paired.n, paired.only_a, paired.only_b, comparisons=comparisons)
+    which = "the cheapest control, at lower cost" if best.is_cheapest else "its control"
     return (
-        f" The best of these, `{best.names[0]}`, is {points(paired.difference)} above its control; "
-        f"{paired.n_needed:,} items would show a difference of that size."
+        f" The best of these, `{best.names[0]}`, is {points(paired.difference)} above {which} "
+        f"(p = {p_words(paired.p_value)}; corrected for {comparisons} comparisons "
+        f"{p_words(paired.p_holm)}); {needed:,} items would prove a difference of that size."
+    )
+
+
+def _faster(found: Sequence[Found]) -> str:
+    """The other half of the question: was any of it measurably faster?"""
+    timed = [one for one in found if one.against_plain.speed is not None]
+    if not timed:
+        return "No speed was measured under the conditions of plain decoding."
+    faster = [one for one in timed if one.is_faster]
+    if not faster:
+        return (
+            f"None of {len(timed)} decoded measurably faster than plain decoding on this hardware."
+        )
+    best = max(faster, key=lambda one: one.against_plain.speed.value)  # type: ignore[union-attr]
+    return (
+        f"{len(faster)} of {len(timed)} decoded measurably faster than plain decoding on this "
+        f"hardware, `{best.names[0]}` most: {_speed_words(best)}."
+    )
+
+
+def _speed_words(one: Found) -> str:
+    speed = one.against_plain.speed
+    if speed is None:
+        return "speed not compared"
+    text = f"{speed.value:.2f} times the tokens/s"
+    return text + (
+        f" ({speed.interval[0]:.2f} to {speed.interval[1]:.2f})" if speed.interval else ""
+    )
+
+
+def _lossless(best: Found) -> str:
+    paired = best.against_plain.paired
+    assert paired is not None
+    needed = f"; {paired.n_needed:,} items would show it" if paired.n_needed else ""
+    return (
+        f"Fewest layer-forwards without a loss that was seen: `{best.names[0]}`, "
+        f"{100 * best.saved:.0f} % fewer than plain decoding, "
+        f"{difference_words(best.against_plain)} on {paired.n} items{needed}. "
+        f"Decoded with {_speed_words(best)}."
     )
 
 
@@ -141,20 +165,11 @@ def _is_no_loss(one: Found) -> bool:
     return paired is not None and (paired.p_value >= SIGNIFICANT or paired.difference >= 0)
 
 
-def _loss(one: Found) -> float:
-    paired = one.against_plain.paired
-    return -paired.difference if paired else 0.0
-
-
-def _count(n: int) -> str:
-    return {1: "One", 2: "Two", 3: "Three"}.get(n, str(n))
-
-
 def _table(found: Sequence[Found]) -> str:
     lines = [
         "| configuration | accuracy | layer-forwards | tok/s | against plain decoding "
-        "| best control of no higher cost | against it |",
-        "|---|--:|--:|--:|---|---|---|",
+        "| best control of no higher cost | against it | p (Holm) |",
+        "|---|--:|--:|--:|---|---|---|--:|",
     ]
     for one in found:
         names = ", ".join(f"`{name}`" for name in one.names[:3])
@@ -172,6 +187,7 @@ def _table(found: Sequence[Found]) -> str:
             one.against_plain.verdict,
             control,
             difference_words(one.control),
+            p_words(one.control.paired.p_holm) if one.control and one.control.paired else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

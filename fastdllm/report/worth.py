@@ -44,6 +44,12 @@ class Found:
         return paired.difference if paired else None
 
     @property
+    def is_faster(self) -> bool:
+        """Whether it decoded measurably faster than plain decoding, under the same conditions."""
+        speed = self.against_plain.speed
+        return speed is not None and speed.interval is not None and speed.interval[0] > 1
+
+    @property
     def is_proved(self) -> bool:
         """Whether the gain over the control is more than noise."""
         paired = self.control.paired if self.control else None

@@ -43,8 +43,6 @@ def check_measurable(settings: DecodingSettings) -> None:
     """
     if settings.reuse_k > 1:
         raise UserError("reuse_k: sensitivity measures the plain decoder; leave it out")
-    if settings.lookahead_depth:
-        raise UserError("lookahead_depth: sensitivity measures the plain decoder; leave it out")
     if settings.temperature > 0:
         raise UserError("temperature: sensitivity compares the most likely tokens; leave it at 0")
     if not settings.use_block_cache:

@@ -46,6 +46,12 @@ def test_published_numbers_of_items(only_a: int, only_b: int, n: int) -> None:
     assert items_needed(100, only_a, only_b) == n
 
 
+def test_one_of_several_comparisons_needs_more_items() -> None:
+    # z at 0.05 / 38, two-sided, is 3.2125: ((3.2125 sqrt 0.08 + 0.8416 sqrt 0.0796) / 0.02)^2
+    assert items_needed(100, 3, 5, comparisons=38) == 3284
+    assert items_needed(100, 3, 5) == 1568
+
+
 def test_no_items_show_no_difference() -> None:
     assert items_needed(100, 7, 7) is None
     assert mcnemar_p(0, 0) == mcnemar_p(7, 7) == 1.0

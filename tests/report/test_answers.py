@@ -50,15 +50,32 @@ def test_a_run_cheaper_than_every_control_meets_the_cheapest_one(summaries):
 
 
 def test_no_is_said_plainly_and_yes_with_numbers(summaries):
-    assert "**No**: 0 of 2 are more accurate" in answer_of("00_baseline", summaries)
-    assert "**Yes**: 18 of 18 are more accurate" in answer_of("04_lookahead", summaries)
+    assert "**No**: 0 of 2 beat the controls" in answer_of("00_baseline", summaries)
+    assert "**Yes**: 18 of 18 beat the controls" in answer_of("04_lookahead", summaries)
     assert answer_of("09_missing", summaries) == NOTHING
+
+
+def test_the_speed_is_told_beside_the_layers(summaries):
+    answer = answer_of("04_lookahead", summaries)
+    _, found = found_in(of(summaries, "04_lookahead"), summaries)
+    timed = [one for one in found if one.against_plain.speed is not None]
+    faster = [one for one in timed if one.is_faster]
+    assert 0 < len(timed) < len(found)  # some were measured on another machine
+    words = f"{len(faster)} of {len(timed)}" if faster else f"None of {len(timed)}"
+    assert f"{words} decoded measurably faster than plain decoding" in answer
+
+
+def test_spans_are_ranked_by_their_loss(summaries):
+    answer = answer_of("02_delta_reuse", summaries)
+    line = next(line for line in answer.splitlines() if "by span, k = 2" in line)
+    assert line.index("`5_11` 7.3") < line.index("`3_8`") < line.index("`first`")
+    assert "by span" not in answer_of("00_baseline", summaries)  # one computation each
 
 
 def test_a_loss_that_only_a_correction_hides_is_a_loss(summaries):
     answer = answer_of("03_controls", summaries)
     assert "no difference seen after correction" in answer  # of sub16
-    assert "Cheapest without a loss that was seen: `sub16`" not in answer
+    assert "without a loss that was seen: `sub16`" not in answer
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
@@ -66,6 +83,15 @@ def test_every_readme_says_what_the_published_runs_say(path):
     text = path.read_text(encoding="utf-8")
     renewed = with_answer(text, answer_of(path.parent.name, published(ROOT)))
     assert text == renewed, "run scripts/update_answers.py"
+
+
+def test_an_experiment_that_was_just_made_gets_its_answer(tmp_path):
+    made = tmp_path / "experiments" / "05_mine"
+    made.mkdir(parents=True)
+    template = (ROOT / "experiments" / "_template" / "README.md").read_text(encoding="utf-8")
+    (made / "README.md").write_text(template, encoding="utf-8")
+    assert experiments(tmp_path) == [made / "README.md"]
+    assert NOTHING in with_answer(template, answer_of("05_mine", published(ROOT)))
 
 
 def test_the_readme_of_the_project_says_it_in_short():

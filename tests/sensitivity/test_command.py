@@ -105,7 +105,6 @@ def test_the_command_measures_writes_and_publishes(tmp_path, monkeypatch, capsys
         (["--reuse-k", "2", "--layer-subset", "first"], "reuse_k: sensitivity measures the plain"),
         (["--temperature", "0.5"], "temperature: sensitivity compares the most likely tokens"),
         (["--model", "nowhere"], "no such folder"),
-        (["--lookahead-depth", "1"], "lookahead_depth: sensitivity measures the plain decoder"),
         (["--output", "."], "--output: . is a folder; a file has to go there"),
         (["--output", "/dev/null/x.json"], "cannot write /dev/null/x.json"),
         (["--item", "3"], "did you mean --items?"),

@@ -13,7 +13,8 @@ from typing import Any, cast
 import altair as alt
 
 from fastdllm.evaluation.costs import COSTS
-from fastdllm.report.pareto import Standing
+from fastdllm.report.pareto import OF_THE_MACHINE
+from fastdllm.report.standings import Standing, standings_of
 from fastdllm.report.themes import CONFIDENCE_COLOURS, PASS_COLOURS
 
 Spec = dict[str, Any]
@@ -23,12 +24,15 @@ Rows = Sequence[Mapping[str, Any]]
 RING = "M1 0A1 1 0 1 1 -1 0A1 1 0 1 1 1 0M.58 0A.58 .58 0 1 0 -.58 0A.58 .58 0 1 0 .58 0Z"
 CROSS = "M-.9-.6L-.6-.9L0-.3L.6-.9L.9-.6L.3 0L.9 .6L.6 .9L0 .3L-.6 .9L-.9 .6L-.3 0Z"
 HOLLOW_TRIANGLE = "M0-1.1L1.05 .8L-1.05 .8ZM0-.4L-.48 .46L.48 .46Z"
+HOLLOW_SQUARE = "M-.9-.9L.9-.9L.9 .9L-.9 .9ZM-.5-.5L-.5 .5L.5 .5L.5-.5Z"
 SHAPES = {
     Standing.ABOVE: "circle",
     Standing.WITHIN_NOISE: RING,
     Standing.BELOW: CROSS,
     Standing.CONTROL: "diamond",
     Standing.UNKNOWN: HOLLOW_TRIANGLE,
+    Standing.UNDOMINATED: RING,
+    Standing.NO_CONTROL: HOLLOW_SQUARE,
 }
 ROW_HEIGHT = 20
 
@@ -53,6 +57,8 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
     y_axis = alt.Axis(title="accuracy, %", tickCount=6)
     x = alt.X(f"{cost}:Q", title=label, scale=x_scale, axis=alt.Axis(tickCount=7))
     standing = f"standing_{cost}"
+    equal = f"by {label}" if cost in OF_THE_MACHINE else "at equal layer-forwards"
+    against = f"against the controls, {equal}"
     legend: dict[str, Any] = {"orient": "bottom", "columns": 2, "symbolOpacity": 1}
     colour = alt.Color(
         "experiment:N",
@@ -61,8 +67,11 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
     )
     shape = alt.Shape(
         f"{standing}:N",
-        scale=alt.Scale(domain=[str(s) for s in SHAPES], range=list(SHAPES.values())),
-        legend=alt.Legend(title="against the threshold alone, at equal cost", **legend),
+        scale=alt.Scale(
+            domain=[str(one) for one in standings_of(cost)],
+            range=[SHAPES[one] for one in standings_of(cost)],
+        ),
+        legend=alt.Legend(title=against, labelLimit=320, **legend),
     )
     hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", empty=False)
     every = alt.Chart(alt.NamedData(name="curve"))
@@ -113,7 +122,7 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
                 alt.Tooltip("run:N", title="title"),
                 alt.Tooltip("accuracy_text:N", title="accuracy"),
                 alt.Tooltip(f"{cost}:Q", title=label, format=",.4~g"),
-                alt.Tooltip(f"{standing}:N", title="at equal cost"),
+                alt.Tooltip(f"{standing}:N", title=against),
                 alt.Tooltip("difference:N", title="to baseline"),
                 alt.Tooltip("verdict:N", title="verdict"),
                 alt.Tooltip("same:N", title="same as"),

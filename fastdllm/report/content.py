@@ -14,12 +14,14 @@ from fastdllm.evaluation.comparison import Comparison
 from fastdllm.evaluation.costs import speed_conditions
 from fastdllm.evaluation.results import disagreements
 from fastdllm.evaluation.summary import Summary
-from fastdllm.report.baseline import CONTROL_EXPERIMENT, baseline_of
+from fastdllm.report.baseline import baseline_of
 from fastdllm.report.comparisons import Key, comparisons_of, key_of, of_one_task
 from fastdllm.report.figures import Group
 from fastdllm.report.flips import Flips, flipped_items, read_flips
-from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED, Curve, Standing, control_curve, standing
+from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED, Curve, control_curve
 from fastdllm.report.sensitivity import Sensitivity
+from fastdllm.report.standings import Place, Standing, places_of
+from fastdllm.report.worth import Found
 
 # Flipped items on the page: of one pair, and of all pairs together, so that it stays small.
 MOST_FLIPS, ALL_FLIPS = 24, 1_200
@@ -31,23 +33,28 @@ class Row:
     """One run of a task: with its comparison, its place in the plot, and what is the same run.
 
     shown_with: the name of the run that stands for it in plots, where that is another one.
-    standings: by name of the cost, against controls under the same conditions.
+    place: what it is worth beside the controls.
     """
 
     summary: Summary
     comparison: Comparison | None
-    standings: dict[str, Standing]
+    place: Place
     conditions: int
     shown_with: str | None
     same: tuple[str, ...]
 
+    @property
+    def standings(self) -> dict[str, Standing]:
+        return self.place.standings
+
+    @property
+    def found(self) -> Found | None:
+        return self.place.found
+
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """Everything about one task; `curves` by cost and number of the speed conditions.
-
-    controls: all runs of `03_controls`, also where they are not shown.
-    """
+    """Everything about one task; `curves` by cost and number of the speed conditions."""
 
     task: str
     limit: int | None
@@ -55,7 +62,6 @@ class TaskReport:
     rows: tuple[Row, ...]
     conditions: tuple[str, ...]
     curves: dict[tuple[str, int], Curve]
-    controls: tuple[Summary, ...]
     flips: tuple[tuple[str, Flips], ...]
 
     @property
@@ -152,6 +158,7 @@ def _task_report(
     for run, leader in zip(shown, leaders, strict=True):
         if leader is not run:
             members.setdefault(id(leader), []).append(_short_name(run, leader))
+    places = places_of(runs)
     rows = []
     for run, leader in zip(shown, leaders, strict=True):
         number = numbers[speed_conditions(run)]
@@ -159,7 +166,7 @@ def _task_report(
             Row(
                 summary=run,
                 comparison=comparisons.get(key_of(run)),
-                standings={cost: standing(run, curves[cost, number], cost) for cost in PLOTTED},
+                place=places[key_of(run)],
                 conditions=number,
                 shown_with=None if leader is run else _short_name(leader, run),
                 same=tuple(members.get(id(run), ())),
@@ -178,7 +185,6 @@ def _task_report(
         rows=tuple(rows),
         conditions=tuple(", ".join(conditions) for conditions in by_conditions),
         curves={key: curve for key, curve in curves.items() if key[0]},
-        controls=tuple(run for run in runs if run.experiment == CONTROL_EXPERIMENT),
         flips=tuple(flips),
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
-from fastdllm.report.baseline import CONTROL_EXPERIMENT
 from fastdllm.report.content import COST, Row, TaskReport
-from fastdllm.report.pareto import Standing, cost_of
-from fastdllm.report.words import accuracy_words, cost_words, verdict_words
+from fastdllm.report.pareto import cost_of
+from fastdllm.report.standings import Standing, is_no_loss
+from fastdllm.report.words import accuracy_words, cost_words, difference_words
 
 
 def sentences(task: TaskReport) -> list[str]:
@@ -20,80 +21,97 @@ def sentences(task: TaskReport) -> list[str]:
         f"Baseline: {name}, right on {accuracy_words(task.baseline)} of "
         f"{task.baseline.primary.n} items at {cost_words(cost)} layer-forwards per answer."
     ]
-    if not task.curves[COST, 0].points:
-        return [*found, "No thresholds were run as controls, so nothing can be called worth it."]
-    ideas = [
-        row
-        for row in task.distinct
-        if row.standings[COST] is not Standing.CONTROL
-        and row.summary.experiment != CONTROL_EXPERIMENT
-    ]
-    if not ideas:
-        return [*found, "Only controls were run."]
-    found.append(_counts(task, ideas))
-    found.append(_cheapest_without_loss(task, ideas))
-    return found
+    every = _computations(task.distinct)
+    ideas = _computations([r for r in task.distinct if r.standings[COST] is not Standing.CONTROL])
+    if ideas:
+        found.append(_counts(ideas))
+    elif len(task.rows) > 1:
+        found.append("All others are controls.")
+    return [*found, _faster(task, every), _fewest_without_loss(every)] if every else found
 
 
-def _counts(task: TaskReport, ideas: list[Row]) -> str:
+def _computations(rows: Sequence[Row]) -> list[Row]:
+    """One row for each computation that is compared with plain decoding."""
+    found: dict[int, Row] = {}
+    for row in rows:
+        if row.found is not None:
+            found.setdefault(id(row.found), row)
+    return list(found.values())
+
+
+def _counts(ideas: Sequence[Row]) -> str:
+    """Counted as the READMEs of the experiments do."""
     counts = Counter(row.standings[COST] for row in ideas)
+    if counts[Standing.NO_CONTROL] == len(ideas):
+        return "No controls were run that these could be held against, so none is worth it yet."
     parts = [
         f"{counts[standing]} {words}"
         for standing, words in (
-            (Standing.ABOVE, "more accurate than the threshold alone at equal cost"),
-            (Standing.WITHIN_NOISE, "above it by no more than noise"),
-            (Standing.BELOW, "not worth it"),
-            (Standing.UNKNOWN, "cheaper than every control, so without one to compare with"),
+            (Standing.ABOVE, "beat the controls at equal layer-forwards"),
+            (Standing.WITHIN_NOISE, "lie above them within noise"),
+            (Standing.UNKNOWN, "are cheaper than every control and less accurate"),
+            (Standing.BELOW, "are not worth it"),
+            (Standing.NO_CONTROL, "have no control to compare with"),
         )
-        if counts[standing]
+        if counts[standing] or standing is Standing.ABOVE
     ]
     noun = "computation" if len(ideas) == 1 else "computations"
-    text = f"Of {len(ideas)} {noun} that are no controls: {_listed(parts)}."
-    beaten = sum(_is_worth_it(row) and _is_beaten(task, row) for row in ideas)
-    if beaten:
-        verb = "is" if beaten == 1 else "are"
-        text += (
-            f" Of those above the threshold {beaten} {verb} beaten in both by another control, "
-            "such as a larger sub-block."
+    verb = "is no control" if len(ideas) == 1 else "are no controls"
+    return f"Of {len(ideas)} {noun} that {verb}: {_listed(parts)}."
+
+
+def _faster(task: TaskReport, every: Sequence[Row]) -> str:
+    """Whether anything was measurably faster, controls included."""
+    timed = [row for row in every if row.found and row.found.against_plain.speed]
+    batch = f"batch size {task.baseline.eval_params['batch_size']}"
+    if not timed:
+        return "No speed was measured under the conditions of plain decoding."
+    faster = [row for row in timed if row.found and row.found.is_faster]
+    if not faster:
+        return (
+            "No configuration decoded measurably faster than plain decoding on this hardware "
+            f"({batch})."
         )
-    return text
-
-
-def _cheapest_without_loss(task: TaskReport, ideas: list[Row]) -> str:
-    """The cheapest idea that no control beats, of those whose paired interval reaches 0."""
-    base = cost_of(task.baseline, COST)
-    good = [
-        (cost, row)
-        for row in ideas
-        if _is_worth_it(row) and not _is_beaten(task, row)
-        if row.comparison is not None and row.comparison.paired is not None
-        if row.comparison.paired.interval[1] >= 0
-        if (cost := cost_of(row.summary, COST)) is not None and base and cost < base
-    ]
-    if not good:
-        return "None of them is cheaper than the baseline without a loss and beaten by no control."
-    cost, row = min(good, key=lambda pair: pair[0])
-    share = 100 * (1 - cost / base) if base else 0.0
-    run = row.summary
+    best = max(faster, key=_speed)
     return (
-        f"Cheapest without a loss that was seen: {run.experiment} / {run.config}, "
-        f"{accuracy_words(run)} at {cost_words(cost)} layer-forwards, {share:.0f} % fewer than "
-        f"the baseline ({verdict_words(row.comparison)})."
+        f"{len(faster)} of {len(timed)} computations, controls included, decoded measurably faster "
+        f"than plain decoding on this hardware ({batch}), {_name(best)} most: {_speed_words(best)}."
     )
 
 
-def _is_worth_it(row: Row) -> bool:
-    return row.standings[COST] in (Standing.ABOVE, Standing.WITHIN_NOISE)
-
-
-def _is_beaten(task: TaskReport, row: Row) -> bool:
-    """Whether a control of any kind is cheaper and no less accurate."""
-    cost = cost_of(row.summary, COST)
-    return cost is not None and any(
-        own is not None and own < cost and control.accuracy >= row.summary.accuracy
-        for control in task.controls
-        for own in [cost_of(control, COST)]
+def _fewest_without_loss(every: Sequence[Row]) -> str:
+    """The computation of fewest layer-forwards that lost nothing one can see, controls included."""
+    good = [row for row in every if row.found and row.found.saved > 0 and is_no_loss(row.found)]
+    if not good:
+        return "No configuration of fewer layer-forwards is without a loss of accuracy."
+    best = min(good, key=lambda row: row.found.cost if row.found else 0.0)
+    found = best.found
+    assert found is not None
+    kind = ", a control" if best.standings[COST] is Standing.CONTROL else ""
+    return (
+        f"Fewest layer-forwards without a loss that was seen: {_name(best)}{kind}, "
+        f"{100 * found.saved:.0f} % fewer than plain decoding, "
+        f"{difference_words(found.against_plain)}; decoded with {_speed_words(best)}."
     )
+
+
+def _name(row: Row) -> str:
+    return f"{row.summary.experiment} / {row.summary.config}"
+
+
+def _speed(row: Row) -> float:
+    speed = row.found.against_plain.speed if row.found else None
+    return speed.value if speed else 0.0
+
+
+def _speed_words(row: Row) -> str:
+    speed = row.found.against_plain.speed if row.found else None
+    if speed is None:
+        return "a speed that was not compared"
+    text = f"{speed.value:.2f} times the tokens/s"
+    if speed.interval is None:
+        return text
+    return f"{text} ({speed.interval[0]:.2f} to {speed.interval[1]:.2f})"
 
 
 def _of_likelihoods(task: TaskReport) -> list[str]:

@@ -9,7 +9,8 @@ from fastdllm.evaluation.costs import COSTS
 from fastdllm.evaluation.verdicts import SAME, SIGNIFICANT, signed
 from fastdllm.report.content import COST, Row, TaskReport
 from fastdllm.report.figures import is_dirty
-from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED, Standing, cost_of
+from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED, cost_of
+from fastdllm.report.standings import Standing
 from fastdllm.report.words import (
     cost_words,
     difference_words,
@@ -27,6 +28,8 @@ MARKS = {
     Standing.BELOW: "\u2715",
     Standing.CONTROL: "\u25c6",
     Standing.UNKNOWN: "\u25b3",
+    Standing.UNDOMINATED: "\u25cb",
+    Standing.NO_CONTROL: "\u25a1",
 }
 STANDING_ORDER = {standing: order for order, standing in enumerate(Standing)}
 
@@ -77,7 +80,10 @@ def headings(task: TaskReport) -> list[tuple[str, str]]:
     if not task.group.is_generation:
         return found
     return [
-        ("at equal cost", "against the threshold alone, by layer-forwards per answer"),
+        (
+            "at equal layer-forwards",
+            "against the most accurate control that costs no more, paired by item and corrected",
+        ),
         *found,
         *((COSTS[cost][0], "") for cost in PLOTTED),
         ("tokens per forward", "generated tokens per forward evaluation"),
@@ -158,7 +164,16 @@ def _verdict(row: Row) -> Cell:
 def _standing(row: Row) -> Cell:
     found = row.standings[COST]
     look = "words gain" if found is Standing.ABOVE else "words soft"
-    return Cell(f"{MARKS[found]} {found}", key=STANDING_ORDER[found], look=look)
+    more = "" if found is Standing.CONTROL else _control(row)
+    return Cell(f"{MARKS[found]} {found}", more, STANDING_ORDER[found], look)
+
+
+def _control(row: Row) -> str:
+    """The control that a run was held against, and the difference to it."""
+    control = row.found.control if row.found else None
+    if control is None:
+        return ""
+    return f"{control.baseline.config}: {difference_words(control)}"
 
 
 def _cost(row: Row, cost: str) -> Cell:

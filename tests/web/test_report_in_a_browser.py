@@ -63,7 +63,7 @@ def test_hovering_a_mark_shows_its_run(
     for shown in (
         "04_lookahead / d3_t0.95_s4",
         "95.8 % (93.9 to 97.2)",
-        "above the controls",
+        "beats the controls",
         "no difference seen",
     ):
         assert shown in text

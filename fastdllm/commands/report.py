@@ -51,12 +51,14 @@ def run(args: argparse.Namespace) -> int:
         except UserError as error:
             problems.append(f"not shown: {error}")
     digest = str(found[0].decides.get("model_digest")) if found else None
+    sensitivity, unreadable = newest(list((ARTIFACTS / "sensitivity").glob("*.json")), digest)
+    problems += unreadable
     report = build_report(
         found,
         experiments=args.experiment,
         titles={name: one.question for name, one in project.experiments.items()},
         missing=len(project.runs) - len(found),
-        sensitivity=newest(list((ARTIFACTS / "sensitivity").glob("*.json")), digest),
+        sensitivity=sensitivity,
         results=RESULTS,
     )
     folder = args.output.parent
@@ -72,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         f"{folder / 'comparisons.csv'} and {len(plots)} plots in {folder / 'plots'}",
     ]
     if report.missing:
-        lines.append(f"{report.missing} runs have no published result: `fastdllm status`")
+        runs = "1 run has" if report.missing == 1 else f"{report.missing} runs have"
+        lines.append(f"{runs} no published result: `fastdllm status`")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

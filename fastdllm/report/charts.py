@@ -6,6 +6,7 @@ A specification is shared and never changed. It names its data (`points`, `curve
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, cast
@@ -184,20 +185,26 @@ def confidences(names: tuple[str, ...]) -> Spec:
     )
 
 
-def heat_map(title: str, layers: int, steps: Sequence[str]) -> Spec:
-    """One measure of the sensitivity run, layer by denoising step: data `cells`."""
+def heat_map(title: str, layers: int, steps: Mapping[str, int]) -> Spec:
+    """One measure of the sensitivity run, layer by denoising step: data `cells`.
+
+    steps: how many passes were measured, by name of the step.
+    """
+    counts = json.dumps({step: f"{passes:,}" for step, passes in steps.items()})
+    x_axis = alt.Axis(labelAngle=0, labelExpr=f"[datum.label, {counts}[datum.label]]")
     chart = (
         alt.Chart(alt.NamedData(name="cells"))
         .mark_rect()
         .encode(
             x=alt.X(
-                "step:O", title="denoising step in its block", axis=alt.Axis(labelAngle=0)
+                "step:O", title="denoising step in its block, with its passes", axis=x_axis
             ).scale(domain=list(steps)),
             y=alt.Y("layer:O", title="layer").scale(domain=list(range(layers))[::-1]),
             color=alt.Color(
                 "value:Q",
                 legend=alt.Legend(title=None, orient="top", gradientLength=180, format=".0%"),
             ),
+            fillOpacity=alt.condition("datum.is_faded", alt.value(0.3), alt.value(1)),
             tooltip=[
                 alt.Tooltip("layer:O"),
                 alt.Tooltip("step:O"),

@@ -20,7 +20,7 @@ from fastdllm.report import charts, glance, rows, table_rows
 from fastdllm.report.content import Report, TaskReport
 from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED
 from fastdllm.report.provenance import origins
-from fastdllm.report.sensitivity import MEASURES, Sensitivity
+from fastdllm.report.sensitivity import FEW_PASSES, MEASURES, Sensitivity
 from fastdllm.report.themes import config
 from fastdllm.version import __version__
 
@@ -55,6 +55,7 @@ def render_page(report: Report) -> str:
         library=Markup(LIBRARY_NOTICE + vega_bundle().replace("</script", "<\\/script")),
         data=Markup(_json(page_data(report))),
         sensitivity_measures=MEASURES,
+        few_passes=FEW_PASSES,
     )
 
 

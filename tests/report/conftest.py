@@ -8,7 +8,7 @@ import pytest
 
 from fastdllm.evaluation.summary import Summary
 from fastdllm.report.content import Report, build_report
-from fastdllm.report.sensitivity import Sensitivity
+from fastdllm.report.sensitivity import Record, Sensitivity
 from tests.report import synthetic
 
 
@@ -32,6 +32,8 @@ def report(runs: list[Summary], results: Path) -> Report:
     return build_report(
         runs,
         titles={"00_baseline": "Does reuse keep accuracy?"},
-        sensitivity=Sensitivity(Path("sensitivity.json"), synthetic.sensitivity()),
+        sensitivity=Sensitivity(
+            Path("sensitivity.json"), Record.model_validate(synthetic.sensitivity())
+        ),
         results=results,
     )

@@ -12,7 +12,7 @@ import pytest
 
 from fastdllm.report.content import build_report
 from fastdllm.report.page import render_page
-from fastdllm.report.sensitivity import Sensitivity
+from fastdllm.report.sensitivity import Record, Sensitivity
 from tests.report import synthetic
 
 # CHROMIUM names another one; CI sets it, so that a missing browser fails there instead.
@@ -41,7 +41,9 @@ def report_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthetic.write_samples(folder / "results", runs)
     report = build_report(
         runs,
-        sensitivity=Sensitivity(Path("sensitivity.json"), synthetic.sensitivity()),
+        sensitivity=Sensitivity(
+            Path("sensitivity.json"), Record.model_validate(synthetic.sensitivity())
+        ),
         results=folder / "results",
     )
     path = folder / "report.html"

@@ -8,6 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastdllm.report.content import Report
 
 OUTPUT = Path("artifacts/report.html")
 
@@ -64,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output.parent
     page = render_page(report)
     write_text_atomically(args.output, page)
-    table = csv_table(grouped(report.summaries), comparisons_of(found))
+    table = csv_table(grouped(report.summaries), comparisons_of(found), report.places)
     write_text_atomically(folder / "comparisons.csv", table)
     plots = write_plots(report, folder / "plots")
     lines = [
@@ -72,9 +76,22 @@ def run(args: argparse.Namespace) -> int:
         *problems,
         f"wrote {args.output} ({len(report.summaries)} runs, {len(page.encode()) / 1e6:.1f} MB), "
         f"{folder / 'comparisons.csv'} and {len(plots)} plots in {folder / 'plots'}",
+        *gaps(report),
     ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def gaps(report: Report) -> list[str]:
+    """What the page lacks, one line each: items that flipped, runs without a result."""
+    lines = []
+    unread, flipped = report.missing_answers
+    if unread:
+        lines.append(
+            f"items that flipped are left out in {unread} of {flipped} comparisons: the samples "
+            "are not in results/, or of another result"
+        )
     if report.missing:
         runs = "1 run has" if report.missing == 1 else f"{report.missing} runs have"
         lines.append(f"{runs} no published result: `fastdllm status`")
-    sys.stdout.write("\n".join(lines) + "\n")
-    return 0
+    return lines

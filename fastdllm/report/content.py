@@ -92,6 +92,17 @@ class Report:
     titles: dict[str, str]
     sensitivity: Sensitivity | None
 
+    @property
+    def places(self) -> dict[Key, Place]:
+        """What every shown run is worth beside the controls."""
+        return {key_of(row.summary): row.place for task in self.tasks for row in task.rows}
+
+    @property
+    def missing_answers(self) -> tuple[int, int]:
+        """Pairs whose flipped items cannot be read here, and pairs with flipped items."""
+        flips = [found for task in self.tasks for _, found in task.flips]
+        return sum(found.why_not is not None for found in flips), len(flips)
+
 
 def build_report(
     summaries: Sequence[Summary],

@@ -15,6 +15,7 @@ from fastdllm.evaluation.costs import (
 from fastdllm.evaluation.summary import Summary
 from fastdllm.report.comparisons import Key, key_of
 from fastdllm.report.figures import PASS_KINDS, Group, passes_per_answer
+from fastdllm.report.standings import Place
 
 COLUMNS = [
     *("experiment", "task", "limit", "config", "metric", "accuracy", "ci_low", "ci_high"),
@@ -29,16 +30,29 @@ COLUMNS = [
     *("git_commit", "git_dirty", "fingerprint"),
 ]
 
+# Only where the runs of all experiments are known: by layer-forwards, see standings.py.
+CONTROL_COLUMNS = ["control", "difference_to_control", "p_holm_to_control", "standing"]
 
-def csv_table(groups: Sequence[Group], comparisons: Mapping[Key, Comparison]) -> str:
-    """One line per run: shares in 0..1, seconds, GiB; what was not measured is empty."""
+
+def csv_table(
+    groups: Sequence[Group],
+    comparisons: Mapping[Key, Comparison],
+    places: Mapping[Key, Place] | None = None,
+) -> str:
+    """One line per run: shares in 0..1, seconds, GiB; what was not measured is empty.
+
+    places: with them, each run is also told beside the controls (`CONTROL_COLUMNS`).
+    """
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="")
+    columns = COLUMNS if places is None else [*COLUMNS, *CONTROL_COLUMNS]
+    writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")
     writer.writeheader()
     for group in groups:
         for summary in group.summaries:
             row = _own(summary) | _compared(comparisons.get(key_of(summary)))
             row["limit"] = group.limit
+            if places is not None and summary.passes is not None:
+                row |= _beside_controls(places[key_of(summary)])
             writer.writerow({key: "" if value is None else value for key, value in row.items()})
     return stream.getvalue()
 
@@ -106,3 +120,15 @@ def _compared(comparison: Comparison | None) -> dict[str, object]:
         low, high = speed.interval or (None, None)
         found |= {"speed_ratio": speed.value, "speed_ratio_low": low, "speed_ratio_high": high}
     return found
+
+
+def _beside_controls(place: Place) -> dict[str, object]:
+    row: dict[str, object] = {"standing": str(place.standings["layer_forwards"])}
+    comparison = place.found.control if place.found else None
+    if comparison is not None:
+        control = comparison.baseline
+        row["control"] = f"{control.experiment}/{control.config}"
+        if comparison.paired is not None:
+            row["difference_to_control"] = comparison.paired.difference
+            row["p_holm_to_control"] = comparison.paired.p_holm
+    return row

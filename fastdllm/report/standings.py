@@ -27,7 +27,7 @@ class Standing(StrEnum):
     ABOVE = "beats the controls"
     WITHIN_NOISE = "above, within noise"
     UNDOMINATED = "not dominated by a control"
-    UNKNOWN = "cheaper than every control, and less accurate"
+    UNKNOWN = "cheaper than every control, less accurate"
     BELOW = "not worth it"
     CONTROL = "control"
     NO_CONTROL = "no control to compare with"

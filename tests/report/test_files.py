@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import pytest
 
 from fastdllm.cli import main
+from fastdllm.commands.report import gaps
 from fastdllm.evaluation.summary import Summary
 from fastdllm.report.comparisons import comparisons_of
-from fastdllm.report.content import Report
+from fastdllm.report.content import Report, build_report
 from fastdllm.report.csv_tables import csv_table
 from fastdllm.report.figures import grouped
 from fastdllm.report.plots import plots, write_plots
@@ -62,6 +63,25 @@ def test_csv_holds_the_comparison_of_every_run(runs: list[Summary]) -> None:
     assert plain["difference"] == plain["baseline"] == ""
 
 
+def test_csv_tells_the_control_of_every_run(runs: list[Summary], report: Report) -> None:
+    text = csv_table(grouped(runs), comparisons_of(runs), report.places)
+    rows = {(r["task"], r["config"]): r for r in csv.DictReader(text.splitlines())}
+    for task in report.tasks:
+        for row in task.rows:
+            found = rows[task.task, row.summary.config]
+            if row.summary.passes is None:
+                assert found["standing"] == found["control"] == ""
+                continue
+            assert found["standing"] == str(row.standings["layer_forwards"])
+            assert (found["control"] == "") == (row.found is None)
+            if row.found is not None and row.found.gain is not None:
+                assert float(found["difference_to_control"]) == row.found.gain
+                proved = row.found.gain > 0 and float(found["p_holm_to_control"]) < 0.05
+                assert proved == row.found.is_proved
+    assert rows["word_problems", "d3_t0.95_s4"]["control"] == "03_controls/t0.5"
+    assert "standing" not in csv_table(grouped(runs), comparisons_of(runs)).split("\n")[0]
+
+
 def test_table_of_an_experiment_is_compared_with_a_baseline_of_another(
     runs: list[Summary],
 ) -> None:
@@ -75,3 +95,17 @@ def test_table_of_an_experiment_is_compared_with_a_baseline_of_another(
 def test_a_page_has_a_page_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--output", "report.txt"]) == 2
     assert "report.txt: the name of a page ends in .html" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [(0, []), (1, ["1 run has no published"]), (2, ["2 runs have no published"])],
+)
+def test_what_a_page_lacks_is_said(report: Report, missing: int, said: list[str]) -> None:
+    lines = gaps(replace(report, missing=missing))
+    assert [line.partition(" result")[0] for line in lines] == said
+
+
+def test_flips_without_samples_are_one_line(runs: list[Summary], tmp_path: Path) -> None:
+    (line,) = gaps(build_report(runs, results=tmp_path))
+    assert line.startswith("items that flipped are left out in ") and "results/" in line

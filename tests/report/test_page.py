@@ -191,7 +191,11 @@ def test_a_thousand_runs_fit() -> None:
     assert len(many) > 1000 and len(text.encode()) < 5_000_000
 
 
-def test_samples_elsewhere_are_named(runs: list[Summary], tmp_path: Path) -> None:
-    page = Page(render_page(build_report(runs, results=tmp_path)))
+def test_samples_elsewhere_are_named(runs: list[Summary], report: Report, tmp_path: Path) -> None:
+    elsewhere = build_report(runs, results=tmp_path)
+    pairs_here = sum(len(task.flips) for task in report.tasks)
+    assert report.missing_answers == (0, pairs_here)
+    assert elsewhere.missing_answers == (pairs_here, pairs_here)
+    page = Page(render_page(elsewhere))
     pairs = json.loads(page.data)["tasks"]["word_problems"]["flips"]["pairs"]
     assert all("is not on this machine" in pair["why_not"] for pair in pairs)

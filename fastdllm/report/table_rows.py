@@ -82,7 +82,7 @@ def headings(task: TaskReport) -> list[tuple[str, str]]:
     return [
         (
             "at equal layer-forwards",
-            "against the most accurate control that costs no more, paired by item and corrected",
+            "against the most accurate control that costs no more; below, the points to it",
         ),
         *found,
         *((COSTS[cost][0], "") for cost in PLOTTED),
@@ -169,11 +169,11 @@ def _standing(row: Row) -> Cell:
 
 
 def _control(row: Row) -> str:
-    """The control that a run was held against, and the difference to it."""
+    """The difference to the control that a run was held against."""
     control = row.found.control if row.found else None
-    if control is None:
+    if control is None or control.paired is None:
         return ""
-    return f"{control.baseline.config}: {difference_words(control)}"
+    return f"{signed(control.paired.difference)} to {control.baseline.config}"
 
 
 def _cost(row: Row, cost: str) -> Cell:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from fastdllm.evaluation.costs import layer_forwards_per_answer, tokens_per_s
 from fastdllm.evaluation.paired import items_needed
 from fastdllm.evaluation.summary import Summary
-from fastdllm.evaluation.verdicts import SIGNIFICANT, points
+from fastdllm.evaluation.verdicts import points
 from fastdllm.report.baseline import CONTROL_EXPERIMENT
 from fastdllm.report.comparisons import of_one_task
 from fastdllm.report.reuse import added_to_lookahead, spans_compared
+from fastdllm.report.standings import is_no_loss
 from fastdllm.report.words import accuracy_words, cost_words, difference_words, p_words
 from fastdllm.report.worth import Found, found_in
 
@@ -59,7 +60,7 @@ def _sentences(experiment: str, found: Sequence[Found]) -> list[str]:
     cheaper = [one for one in found if one.saved > 0]
     is_control = experiment == CONTROL_EXPERIMENT
     sentences = [_cheapest_control(cheaper) if is_control else _beaten(found), _faster(found)]
-    lossless = [one for one in cheaper if _is_no_loss(one)]
+    lossless = [one for one in cheaper if is_no_loss(one)]
     sentences.append(
         _lossless(lossless[0])
         if lossless
@@ -157,12 +158,6 @@ def _cheapest_control(cheaper: Sequence[Found]) -> str:
         f"The cheapest control, `{cheapest.names[0]}`, saves {100 * cheapest.saved:.0f} % of the "
         f"layer-forwards: {cheapest.against_plain.verdict}."
     )
-
-
-def _is_no_loss(one: Found) -> bool:
-    """No loss seen even without a correction, which would hide small ones."""
-    paired = one.against_plain.paired
-    return paired is not None and (paired.p_value >= SIGNIFICANT or paired.difference >= 0)
 
 
 def _table(found: Sequence[Found]) -> str:

@@ -38,7 +38,7 @@ HEADINGS = {
     "sub_block": "sub",
     "commit": "commit",
     "reused": "reused",
-    "saved": "saved",
+    "saved": "skipped",
     "layer_forwards": "layer-fwd",
     "tokens_per_s": "tok/s",
     "verdict": "against the baseline",
@@ -178,8 +178,8 @@ def _notes(group: Group, compared: Sequence[Comparison | None]) -> list[str]:
     notes = disagreements([summary.model_dump(mode="json") for summary in group.summaries])
     if group.is_generation:
         notes.append(
-            "Passes and layer-forwards are means per answer; saved is the share of layer-forwards "
-            "that were skipped."
+            "Passes and layer-forwards are means per answer; skipped is the share of its own "
+            "layer-forwards that a run left out."
         )
     else:
         notes.append(

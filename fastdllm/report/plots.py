@@ -20,7 +20,7 @@ from fastdllm.report.themes import config
 
 WIDTH, BARS_WIDTH = 760, 300
 # Pixels of a PNG per pixel of the plot.
-SCALE = 1.5
+SCALE = 1.25
 SUFFIXES = (".svg", ".png")
 
 

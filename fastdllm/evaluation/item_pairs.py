@@ -34,6 +34,11 @@ class Paired:
     clustered_stderr: float | None = None
     n_needed: int | None = None
 
+    @property
+    def deciding_p(self) -> float:
+        """The corrected p where there is one."""
+        return self.p_value if self.p_holm is None else self.p_holm
+
 
 def why_not_paired(a: Summary, b: Summary) -> str | None:
     """Why items cannot be set against each other one by one; None when they can."""

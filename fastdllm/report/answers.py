@@ -6,7 +6,7 @@ of `03_controls` that costs no more layer-forwards. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fastdllm.evaluation.costs import layer_forwards_per_answer, tokens_per_s
 from fastdllm.evaluation.paired import items_needed
@@ -16,7 +16,7 @@ from fastdllm.report.baseline import CONTROL_EXPERIMENT
 from fastdllm.report.comparisons import of_one_task
 from fastdllm.report.reuse import added_to_lookahead, spans_compared
 from fastdllm.report.standings import is_no_loss
-from fastdllm.report.words import accuracy_words, cost_words, difference_words, p_words
+from fastdllm.report.words import accuracy_words, cost_words, difference_words, p_words, speed_words
 from fastdllm.report.worth import Found, found_in
 
 NOTHING = "No generation task of this experiment has published results.\n"
@@ -24,21 +24,25 @@ NOTHING = "No generation task of this experiment has published results.\n"
 
 def answer_of(experiment: str, summaries: Sequence[Summary]) -> str:
     """The answer of one experiment, from the full published runs of all experiments."""
-    parts = []
-    for (_, limit), runs in of_one_task(summaries).items():
-        own = [run for run in runs if run.experiment == experiment and run.passes is not None]
-        if limit is None and own:
-            parts.append(_of_task(experiment, own, runs))
+    parts = [_of_task(experiment, own, runs) for own, runs in _tasks(experiment, summaries)]
     return "\n".join(parts) or NOTHING
 
 
 def headline(experiment: str, summaries: Sequence[Summary]) -> str:
     """The first three sentences of an answer, on the first generation task."""
+    for own, runs in _tasks(experiment, summaries):
+        return " ".join(_sentences(experiment, found_in(own, runs)[1])[:3])
+    return NOTHING.strip()
+
+
+def _tasks(
+    experiment: str, summaries: Sequence[Summary]
+) -> Iterator[tuple[list[Summary], list[Summary]]]:
+    """Of each generation task: the full runs of the experiment, and those of all experiments."""
     for (_, limit), runs in of_one_task(summaries).items():
         own = [run for run in runs if run.experiment == experiment and run.passes is not None]
         if limit is None and own:
-            return " ".join(_sentences(experiment, found_in(own, runs)[1])[:3])
-    return NOTHING.strip()
+            yield own, runs
 
 
 def _of_task(experiment: str, own: Sequence[Summary], runs: Sequence[Summary]) -> str:
@@ -124,17 +128,7 @@ def _faster(found: Sequence[Found]) -> str:
     best = max(faster, key=lambda one: one.against_plain.speed.value)  # type: ignore[union-attr]
     return (
         f"{len(faster)} of {len(timed)} decoded measurably faster than plain decoding on this "
-        f"hardware, `{best.names[0]}` most: {_speed_words(best)}."
-    )
-
-
-def _speed_words(one: Found) -> str:
-    speed = one.against_plain.speed
-    if speed is None:
-        return "speed not compared"
-    text = f"{speed.value:.2f} times the tokens/s"
-    return text + (
-        f" ({speed.interval[0]:.2f} to {speed.interval[1]:.2f})" if speed.interval else ""
+        f"hardware, `{best.names[0]}` most: {speed_words(best.against_plain)}."
     )
 
 
@@ -146,7 +140,7 @@ def _lossless(best: Found) -> str:
         f"Fewest layer-forwards without a loss that was seen: `{best.names[0]}`, "
         f"{100 * best.saved:.0f} % fewer than plain decoding, "
         f"{difference_words(best.against_plain)} on {paired.n} items{needed}. "
-        f"Decoded with {_speed_words(best)}."
+        f"Decoded with {speed_words(best.against_plain)}."
     )
 
 

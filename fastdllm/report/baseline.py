@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fastdllm.evaluation.spec import DECODING, PARAMETERS
 from fastdllm.evaluation.summary import Summary
 from fastdllm.settings import DecodingSettings
 
 CONTROL_EXPERIMENT = "03_controls"
 # Lengths, names of tokens and seeds are no idea of an experiment; a task or a model decides them.
 NO_IDEA = frozenset(["max_new_tokens", "seed", "mask_id", "stop_token"])
-DECODING, POLICY = "decoding.", "policy_parameters."
+
+
+def given(summary: Summary, prefix: str) -> dict[str, Any]:
+    """What decides a run, of one kind (`DECODING`, `PARAMETERS` of evaluation/spec.py), by name."""
+    return {
+        key.removeprefix(prefix): value
+        for key, value in summary.decides.items()
+        if key.startswith(prefix)
+    }
 
 
 def deviations(summary: Summary) -> dict[str, Any]:
@@ -22,30 +31,21 @@ def deviations(summary: Summary) -> dict[str, Any]:
 
     Parameters of a policy count as they are: a policy without any has nothing to change.
     """
-    given = {
-        key.removeprefix(DECODING): value
-        for key, value in summary.decides.items()
-        if key.startswith(DECODING)
-    }
+    settings = given(summary, DECODING)
     without_effect = set(NO_IDEA)
-    if given.get("reuse_k", 1) == 1:
+    if settings.get("reuse_k", 1) == 1:
         without_effect.add("layer_subset")
-    if not given.get("lookahead_depth", 0):
+    if not settings.get("lookahead_depth", 0):
         without_effect.add("lookahead_threshold")
-    if not given.get("temperature", 0.0):
+    if not settings.get("temperature", 0.0):
         without_effect.add("top_p")
     fields = DecodingSettings.model_fields
     found = {
         name: value
-        for name, value in given.items()
+        for name, value in settings.items()
         if name in fields and name not in without_effect and value != fields[name].default
     }
-    parameters = {
-        key.removeprefix(POLICY): value
-        for key, value in summary.decides.items()
-        if key.startswith(POLICY)
-    }
-    return found | parameters
+    return found | given(summary, PARAMETERS)
 
 
 def is_threshold_only(summary: Summary) -> bool:

@@ -15,7 +15,13 @@ from fastdllm.evaluation.costs import speed_conditions
 from fastdllm.evaluation.results import disagreements
 from fastdllm.evaluation.summary import Summary
 from fastdllm.report.baseline import baseline_of
-from fastdllm.report.comparisons import Key, comparisons_of, key_of, of_one_task
+from fastdllm.report.comparisons import (
+    Key,
+    comparisons_of,
+    key_of,
+    of_one_task,
+    run_name,
+)
 from fastdllm.report.figures import Group
 from fastdllm.report.flips import Flips, flipped_items, read_flips
 from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED, Curve, control_curve
@@ -154,7 +160,7 @@ def _task_report(
 ) -> TaskReport:
     baseline = baseline_of(runs)
     by_conditions = _by_conditions(runs)
-    curves = {("", 0): Curve("", ())}
+    curves: dict[tuple[str, int], Curve] = {}
     for cost in PLOTTED:
         if cost in OF_THE_MACHINE:
             for number, own in enumerate(by_conditions.values()):
@@ -184,7 +190,7 @@ def _task_report(
             )
         )
     flips = [
-        (f"{row.summary.experiment} / {row.summary.config}", found)
+        (run_name(row.summary), found)
         for row in rows
         if row.shown_with is None and row.summary is not baseline and row.summary.passes
         if (found := read_flips(baseline, row.summary, most, results=results)).gained + found.lost
@@ -195,7 +201,7 @@ def _task_report(
         baseline=baseline,
         rows=tuple(rows),
         conditions=tuple(", ".join(conditions) for conditions in by_conditions),
-        curves={key: curve for key, curve in curves.items() if key[0]},
+        curves=curves,
         flips=tuple(flips),
     )
 
@@ -226,7 +232,7 @@ def _leaders(runs: Sequence[Summary]) -> list[Summary]:
 def _short_name(run: Summary, seen_from: Summary) -> str:
     if run.experiment == seen_from.experiment:
         return run.config
-    return f"{run.experiment} / {run.config}"
+    return run_name(run)
 
 
 def _flips_per_pair(summaries: Sequence[Summary]) -> int:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from fastdllm.report.comparisons import run_name
 from fastdllm.report.content import COST, Row, TaskReport
 from fastdllm.report.pareto import cost_of
 from fastdllm.report.standings import Standing, is_no_loss
-from fastdllm.report.words import accuracy_words, cost_words, difference_words
+from fastdllm.report.words import accuracy_words, cost_words, difference_words, speed_words
 
 
 def sentences(task: TaskReport) -> list[str]:
     """What the figures of a task say, from the baseline to the best configuration."""
     if not task.group.is_generation:
         return _of_likelihoods(task)
-    name = f"{task.baseline.experiment} / {task.baseline.config}"
     cost = cost_of(task.baseline, COST)
     found = [
-        f"Baseline: {name}, right on {accuracy_words(task.baseline)} of "
+        f"Baseline: {run_name(task.baseline)}, right on {accuracy_words(task.baseline)} of "
         f"{task.baseline.primary.n} items at {cost_words(cost)} layer-forwards per answer."
     ]
     every = _computations(task.distinct)
@@ -73,9 +73,11 @@ def _faster(task: TaskReport, every: Sequence[Row]) -> str:
             f"({batch})."
         )
     best = max(faster, key=_speed)
+    assert best.found is not None
+    words = speed_words(best.found.against_plain)
     return (
         f"{len(faster)} of {len(timed)} computations, controls included, decoded measurably faster "
-        f"than plain decoding on this hardware ({batch}), {_name(best)} most: {_speed_words(best)}."
+        f"than plain decoding on this hardware ({batch}), {run_name(best.summary)} most: {words}."
     )
 
 
@@ -89,29 +91,15 @@ def _fewest_without_loss(every: Sequence[Row]) -> str:
     assert found is not None
     kind = ", a control" if best.standings[COST] is Standing.CONTROL else ""
     return (
-        f"Fewest layer-forwards without a loss that was seen: {_name(best)}{kind}, "
+        f"Fewest layer-forwards without a loss that was seen: {run_name(best.summary)}{kind}, "
         f"{100 * found.saved:.0f} % fewer than plain decoding, "
-        f"{difference_words(found.against_plain)}; decoded with {_speed_words(best)}."
+        f"{difference_words(found.against_plain)}; decoded with {speed_words(found.against_plain)}."
     )
-
-
-def _name(row: Row) -> str:
-    return f"{row.summary.experiment} / {row.summary.config}"
 
 
 def _speed(row: Row) -> float:
     speed = row.found.against_plain.speed if row.found else None
     return speed.value if speed else 0.0
-
-
-def _speed_words(row: Row) -> str:
-    speed = row.found.against_plain.speed if row.found else None
-    if speed is None:
-        return "a speed that was not compared"
-    text = f"{speed.value:.2f} times the tokens/s"
-    if speed.interval is None:
-        return text
-    return f"{text} ({speed.interval[0]:.2f} to {speed.interval[1]:.2f})"
 
 
 def _of_likelihoods(task: TaskReport) -> list[str]:

@@ -48,7 +48,7 @@ def cost_of(summary: Summary, cost: str) -> float | None:
 def control_curve(summaries: Sequence[Summary], cost: str) -> Curve:
     """The curve through the thresholds of `03_controls` among runs of one task.
 
-    For a cost of the machine the runs must share their speed conditions (see figures.py).
+    For a cost of the machine the runs must share their speed conditions (evaluation/costs.py).
     """
     points: dict[float, ControlPoint] = {}
     for summary in summaries:

@@ -6,13 +6,14 @@ Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from fastdllm.evaluation.spec import DECODING, PARAMETERS
 from fastdllm.evaluation.verdicts import points
+from fastdllm.report.baseline import given
 from fastdllm.report.worth import Found
 
 # What two configurations must share to differ in their reuse alone.
-REUSE = ("decoding.reuse_k", "decoding.layer_subset")
+REUSE = ("reuse_k", "layer_subset")
 
 
 def spans_compared(found: Sequence[Found]) -> list[str]:
@@ -20,15 +21,15 @@ def spans_compared(found: Sequence[Found]) -> list[str]:
     groups: dict[str, list[Found]] = {}
     for one in found:
         if _setting(one, "reuse_k", 1) > 1:
-            key = repr(_settings(one, without=("decoding.layer_subset",)))
+            key = _shared(one, without=("layer_subset",))
             groups.setdefault(key, []).append(one)
     sentences = []
     for same in groups.values():
         if len(same) < 2:
             continue
         parts = [
-            f"{_span(one)} {points(_loss(one))} for {100 * one.saved:.1f} %"
-            for one in sorted(same, key=_loss)
+            f"{_span(one)} {points(one.loss)} for {100 * one.saved:.1f} %"
+            for one in sorted(same, key=lambda one: one.loss)
         ]
         title = _title(same[0])
         sentences.append(
@@ -40,18 +41,18 @@ def spans_compared(found: Sequence[Found]) -> list[str]:
 def added_to_lookahead(found: Sequence[Found]) -> list[str]:
     """The least harmful reuse on top of look-ahead, beside the same look-ahead without it."""
     plain = {
-        repr(_settings(one, without=REUSE)): one
+        _shared(one, without=REUSE): one
         for one in found
         if _setting(one, "reuse_k", 1) == 1 and _setting(one, "lookahead_depth", 0) > 0
     }
     pairs = [
         (one, plain[key])
         for one in found
-        if _setting(one, "reuse_k", 1) > 1 and (key := repr(_settings(one, without=REUSE))) in plain
+        if _setting(one, "reuse_k", 1) > 1 and (key := _shared(one, without=REUSE)) in plain
     ]
     if not pairs:
         return []
-    best, alone = min(pairs, key=lambda pair: _loss(pair[0]))
+    best, alone = min(pairs, key=lambda pair: pair[0].loss)
     return [
         f"Reuse on top of look-ahead, at its best: `{best.names[0]}` "
         f"{100 * best.summary.accuracy:.1f} % at {best.cost:.1f} layer-forwards, against "
@@ -60,35 +61,23 @@ def added_to_lookahead(found: Sequence[Found]) -> list[str]:
     ]
 
 
-def _settings(one: Found, *, without: Sequence[str]) -> list[tuple[str, Any]]:
-    decides = one.summary.decides
-    kept = (key for key in decides if key.startswith(("decoding.", "policy_parameters.")))
-    return [(key, decides[key]) for key in sorted(kept) if key not in without]
+def _shared(one: Found, *, without: Sequence[str]) -> str:
+    """Settings and parameters but those named: what computations of one group have in common."""
+    settings = {k: v for k, v in given(one.summary, DECODING).items() if k not in without}
+    return repr((settings, given(one.summary, PARAMETERS)))
 
 
 def _setting(one: Found, name: str, default: int) -> int:
-    value = one.summary.decides.get(f"decoding.{name}", default)
-    return value if isinstance(value, int) else default
+    return int(given(one.summary, DECODING).get(name, default))
 
 
 def _span(one: Found) -> str:
-    span = one.summary.decides.get("decoding.layer_subset")
-    return f"`{span}`" if isinstance(span, str) else f"`{list(span)}`"  # type: ignore[arg-type]
+    return f"`{given(one.summary, DECODING).get('layer_subset')}`"
 
 
 def _title(one: Found) -> str:
     parts = [f"k = {_setting(one, 'reuse_k', 1)}"]
     if depth := _setting(one, "lookahead_depth", 0):
         parts.append(f"look-ahead depth {depth}")
-    parameters = {
-        key.removeprefix("policy_parameters."): value
-        for key, value in one.summary.decides.items()
-        if key.startswith("policy_parameters.")
-    }
-    parts += [f"{name} {value}" for name, value in parameters.items()]
+    parts += [f"{name} {value}" for name, value in given(one.summary, PARAMETERS).items()]
     return ", ".join(parts)
-
-
-def _loss(one: Found) -> float:
-    paired = one.against_plain.paired
-    return -paired.difference if paired else 0.0

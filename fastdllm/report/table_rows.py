@@ -148,8 +148,7 @@ def _forest(difference: float, low: float, high: float) -> Forest:
 def _p(comparison: Comparison | None) -> Cell:
     if comparison is None or comparison.paired is None:
         return Cell("")
-    p = comparison.paired.p_holm
-    p = comparison.paired.p_value if p is None else p
+    p = comparison.paired.deciding_p
     return Cell(p_words(p), key=p)
 
 

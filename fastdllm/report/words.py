@@ -44,6 +44,17 @@ def verdict_words(comparison: Comparison | None) -> str:
     return "" if comparison is None else comparison.verdict
 
 
+def speed_words(comparison: Comparison) -> str:
+    """Such as `0.85 times the tokens/s (0.79 to 0.91)`."""
+    speed = comparison.speed
+    if speed is None:
+        return "a speed that was not compared"
+    text = f"{speed.value:.2f} times the tokens/s"
+    if speed.interval is None:
+        return text
+    return f"{text} ({speed.interval[0]:.2f} to {speed.interval[1]:.2f})"
+
+
 def p_words(p: float | None) -> str:
     """A p value as papers print it."""
     if p is None:

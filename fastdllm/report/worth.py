@@ -38,6 +38,12 @@ class Found:
         return 1.0 - (self.against_plain.layer_forwards or 1.0)
 
     @property
+    def loss(self) -> float:
+        """Accuracy below that of plain decoding, in -1..1; 0 where items are not comparable."""
+        paired = self.against_plain.paired
+        return -paired.difference if paired else 0.0
+
+    @property
     def gain(self) -> float | None:
         """Accuracy over that of the control, in -1..1."""
         paired = self.control.paired if self.control else None
@@ -53,9 +59,7 @@ class Found:
     def is_proved(self) -> bool:
         """Whether the gain over the control is more than noise."""
         paired = self.control.paired if self.control else None
-        if paired is None or paired.difference <= 0:
-            return False
-        return (paired.p_value if paired.p_holm is None else paired.p_holm) < SIGNIFICANT
+        return paired is not None and paired.difference > 0 and paired.deciding_p < SIGNIFICANT
 
 
 def found_in(own: Sequence[Summary], runs: Sequence[Summary]) -> tuple[Summary, list[Found]]:

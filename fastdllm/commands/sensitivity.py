@@ -28,7 +28,7 @@ from fastdllm.settings import DecodingSettings
 if TYPE_CHECKING:
     from fastdllm.fused import FusedModel
     from fastdllm.sensitivity.measure import Measured
-    from fastdllm.sensitivity.record import Sensitivity
+    from fastdllm.sensitivity.schema import Sensitivity
 
 ITEMS = 200
 SAVING = 0.3
@@ -139,7 +139,8 @@ def _record(
     from fastdllm.benchmark.device import hardware
     from fastdllm.checkpoint import find_checkpoint
     from fastdllm.evaluation.environment import git_state
-    from fastdllm.sensitivity.record import Sensitivity, damages, grids
+    from fastdllm.sensitivity.record import damages, grids
+    from fastdllm.sensitivity.schema import Sensitivity
     from fastdllm.workflow.digests import FileDigests, digest_of, model_digest
 
     folder = find_checkpoint(options.model, options.revision)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from fastdllm.errors import UserError
 from fastdllm.files import read_json
+from fastdllm.sensitivity.schema import MOST_STEPS, MeasuredSpan
+from fastdllm.sensitivity.schema import Sensitivity as Record
 
-# What is shown, in this order: field and words. The last column stands for all later steps too.
+# What is shown, in this order: field and words.
 MEASURES = (
     ("token_changed", "passes that would commit other tokens"),
     ("input_change", "relative change of the layer's input"),
@@ -20,43 +22,6 @@ MEASURES = (
 )
 # The mean of fewer passes says little, so its cell is faded.
 FEW_PASSES = 10
-
-Value = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Grid = list[list[Value | None]]
-
-
-class Span(BaseModel):
-    """Layers [first, stop): share of layer-forwards saved, share of passes changed; both 0..1."""
-
-    layers: tuple[int, int]
-    saving: Value
-    damage: Value
-
-
-class Record(BaseModel):
-    """The fields of docs/sensitivity.md that are shown; others are left alone."""
-
-    schema_version: Literal[1]
-    model: str
-    model_digest: str | None = None
-    n_items: int
-    layers: int = Field(ge=1)
-    steps: int = Field(ge=1)
-    passes: list[Annotated[int, Field(ge=0)]]
-    input_change: Grid
-    delta_change: Grid
-    token_changed: Grid
-    spans: list[Span]
-
-    @model_validator(mode="after")
-    def _shapes_fit(self) -> Self:
-        if len(self.passes) != self.steps:
-            raise ValueError(f"passes has {len(self.passes)} entries for {self.steps} steps")
-        for field, _ in MEASURES:
-            grid: Grid = getattr(self, field)
-            if len(grid) != self.layers or any(len(row) != self.steps for row in grid):
-                raise ValueError(f"{field} is not {self.layers} layers x {self.steps} steps")
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +38,10 @@ class Sensitivity:
     @property
     def steps(self) -> dict[str, int]:
         """Names of the columns, steps of a block from 0, with the passes behind each."""
-        *names, last = (str(step) for step in range(self.record.steps))
-        return dict(zip([*names, f"{last}+"], self.record.passes, strict=True))
+        names = [str(step) for step in range(self.record.steps)]
+        if self.record.steps == MOST_STEPS:
+            names[-1] += "+"
+        return dict(zip(names, self.record.passes, strict=True))
 
     def cells(self, field: str) -> list[dict[str, Any]]:
         """One row per measured cell: layer, step, value, and the passes behind it."""
@@ -91,10 +58,10 @@ class Sensitivity:
             if value is not None
         ]
 
-    def best_spans(self, most: int = 12) -> list[Span]:
+    def best_spans(self, most: int = 12) -> list[MeasuredSpan]:
         """Spans for which none saves as much with less damage, by rising saving."""
         ordered = sorted(self.record.spans, key=lambda s: (-s.saving, s.damage))
-        best: list[Span] = []
+        best: list[MeasuredSpan] = []
         for span in ordered:
             if not best or span.damage < best[-1].damage:
                 best.append(span)

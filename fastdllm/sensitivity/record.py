@@ -1,4 +1,4 @@
-"""The result of a measurement as a record: means by layer and step, damage by span."""
+"""From the passes of a measurement to its record: means by layer and step, damage by span."""
 
 from __future__ import annotations
 
@@ -7,62 +7,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from fastdllm.files import write_json_atomically, write_text_atomically
 from fastdllm.sensitivity.measure import Measured
 from fastdllm.sensitivity.probe import PassLog
-from fastdllm.sensitivity.spans import SpanDamage
-from fastdllm.validation import StrictModel
+from fastdllm.sensitivity.schema import MOST_STEPS, MeasuredSpan, Sensitivity
 
-# Columns: a block of 32 has up to 32 passes, and the last column is for all the others.
-MOST_STEPS = 12
 DIGITS = 6
-
-Grid = list[list[float | None]]
-
-
-class MeasuredSpan(StrictModel):
-    """One span of layers."""
-
-    layers: tuple[int, int] = Field(description="Half-open range, as in layer_subset.")
-    saving: float = Field(description="Share of the layers of a pass that are not run.")
-    damage: float = Field(description="Share of sub-block passes whose committed tokens change.")
-
-
-class Sensitivity(StrictModel):
-    """What replacing layers does to single passes along the plain trajectory.
-
-    Grids are [layer][step], step being the denoising step in the block, the last one that or later;
-    null where no sub-block pass was measured.
-    """
-
-    schema_version: Literal[1] = 1
-    model: str = Field(description="Folder as given, or hub id.")
-    model_digest: str = Field(description="Digest of the checkpoint, or its revision.")
-    n_items: int = Field(description="Calibration items decoded.")
-    data: str = Field(description="Name of the file of calibration items.")
-    data_digest: str = Field(description="Digest of the items used.")
-    layers: int = Field(description="Number of layers, L.")
-    steps: int = Field(description="Number of columns, S.")
-    passes: list[int] = Field(description="Sub-block passes measured per step, [S].")
-    input_change: Grid = Field(description="Mean relative change of the layer's input, [L x S].")
-    delta_change: Grid = Field(description="The same of its output minus input, [L x S].")
-    token_changed: Grid = Field(
-        description="Share of passes whose committed tokens change when the layer is replaced."
-    )
-    spans: list[MeasuredSpan] = Field(description="Spans of layers, single ones first.")
-    decoding: dict[str, Any] = Field(description="Decoding settings that differ from the default.")
-    dtype: str
-    hardware: str
-    git: dict[str, Any] | None = Field(None, description="Commit, and whether files differ.")
-
-    @property
-    def damages(self) -> list[SpanDamage]:
-        """The spans, for `least_damage`."""
-        return [SpanDamage(s.layers, s.saving, s.damage) for s in self.spans]
 
 
 def grids(passes: Sequence[PassLog], num_layers: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastdllm.evaluation.stats import wilson_interval
-from fastdllm.sensitivity.record import MOST_STEPS, Grid, Sensitivity
+from fastdllm.sensitivity.schema import MOST_STEPS, Grid, Sensitivity
 from fastdllm.sensitivity.spans import SpanDamage, best_by_width, least_damage, named_spans
 
 CELL = 5

@@ -256,5 +256,9 @@ def sensitivity() -> dict[str, Any]:
             for first in (0, 4, 8)
         ],
         "git": {"commit": "e896f4a5bef1710a614268f5f33bbe44253f857d", "dirty": False},
-        "hardware": {"device": "cpu", "name": "AMD EPYC 7763", "threads": 2},
+        "data": "calibration.jsonl",
+        "data_digest": "5f" * 32,
+        "decoding": {},
+        "dtype": "float32",
+        "hardware": "AMD EPYC 7763",
     }

@@ -67,3 +67,14 @@ def test_cells_of_few_passes_are_faded_and_counts_stand_below(tmp_path: Path) ->
     assert [step for step, is_faded in faded.items() if is_faded] == ["1"]
     spec = charts.heat_map("changes", found.layers, found.steps)
     assert '"0": "1,200", "1": "9"' in spec["encoding"]["x"]["axis"]["labelExpr"]
+
+
+@pytest.mark.parametrize(("steps", "last"), [(12, "11+"), (10, "9")])
+def test_only_the_last_of_all_columns_stands_for_later_steps(
+    tmp_path: Path, steps: int, last: str
+) -> None:
+    grids = ("input_change", "delta_change", "token_changed")
+    whole = synthetic.sensitivity()
+    cut: dict[str, Any] = {name: [row[:steps] for row in whole[name]] for name in grids}
+    path = written(tmp_path / "a.json", steps=steps, passes=whole["passes"][:steps], **cut)
+    assert list(read_sensitivity(path).steps)[-1] == last

@@ -10,7 +10,7 @@ import pytest
 from fastdllm.cli import main
 from fastdllm.errors import UserError
 from fastdllm.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
-from fastdllm.sensitivity.record import Sensitivity
+from fastdllm.sensitivity.schema import Sensitivity
 from fastdllm.settings import DecodingSettings
 from training.make_calibration import calibration_items
 from training.make_tasks import to_jsonl

@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 
 from fastdllm.sensitivity.measure import Measured
 from fastdllm.sensitivity.probe import PassLog
-from fastdllm.sensitivity.record import (
-    MOST_STEPS,
-    Sensitivity,
-    damages,
-    grids,
-    write_log,
-    write_record,
-)
+from fastdllm.sensitivity.record import damages, grids, write_log, write_record
+from fastdllm.sensitivity.schema import MOST_STEPS, Sensitivity
 from fastdllm.sensitivity.show import report
 from fastdllm.sensitivity.spans import (
     SpanDamage,

@@ -30,10 +30,10 @@ def with_answer(readme: str, answer: str) -> str:
     return _between(readme, BEGIN, answer, END)
 
 
-def with_findings(readme: str, summaries: list[Summary]) -> str:
-    """The text of the project's README with a line for each experiment."""
+def with_findings(readme: str, summaries: list[Summary], root: Path) -> str:
+    """The text of the project's README with a line for each experiment below `root`."""
     lines = []
-    for path in experiments(ROOT):
+    for path in experiments(root):
         name = path.parent.name
         lines.append(f"- [{name}](experiments/{name}/README.md). {headline(name, summaries)}\n")
     return _between(readme, BEGIN_FINDINGS, "".join(lines), END_FINDINGS)
@@ -57,7 +57,7 @@ def main() -> None:
         answer = answer_of(path.parent.name, summaries)
         path.write_text(with_answer(path.read_text(encoding="utf-8"), answer), encoding="utf-8")
     readme = ROOT / "README.md"
-    text = with_findings(readme.read_text(encoding="utf-8"), summaries)
+    text = with_findings(readme.read_text(encoding="utf-8"), summaries, ROOT)
     readme.write_text(text, encoding="utf-8")
 
 

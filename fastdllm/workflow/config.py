@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from fastdllm.cluster.options import ClusterOptions
 from fastdllm.errors import UserError, unknown_name
 from fastdllm.evaluation.spec import BatchSize
 from fastdllm.files import to_json, write_text_atomically
@@ -92,6 +93,27 @@ class TaskOptions(StrictModel):
         description="How log-likelihoods are computed: published masks the answer's block at once, "
         "chain token by token.",
     )
+    shards: int = Field(
+        1,
+        ge=1,
+        description="Jobs that share the chunks of one run; the answers do not depend on it. Does "
+        "not count as a change of the run.",
+    )
+    group: int = Field(
+        1,
+        ge=1,
+        description="Most runs that share one job, which loads the model once. Does not count as a "
+        "change of the run.",
+    )
+
+    @model_validator(mode="after")
+    def _shared_in_one_way(self) -> TaskOptions:
+        if self.shards > 1 and self.group > 1:
+            raise ValueError(
+                "shards and group cannot both be more than 1: a run is cut into several jobs, or "
+                "several runs share one"
+            )
+        return self
 
 
 class WorkflowConfig(StrictModel):
@@ -108,6 +130,10 @@ class WorkflowConfig(StrictModel):
     decoding: DecodingOverrides = Field(
         default=DecodingOverrides(),
         description="Decoding settings for every experiment; an experiment may set others.",
+    )
+    cluster: ClusterOptions = Field(
+        default=ClusterOptions(),
+        description="Account, GPU and queue of the jobs; used by profiles with a site.yaml.",
     )
     bootstrap_iters: int = Field(
         1000,

@@ -25,6 +25,9 @@ from fastdllm.workflow.digests import (
 )
 from fastdllm.workflow.grid import Config
 
+# Options of a task that say only how the work is cut.
+UNDECIDING_OPTIONS = frozenset({"batch_size", "shards", "group"})
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -82,13 +85,14 @@ def task_decides(config: WorkflowConfig, model: Model, task: Task) -> dict[str, 
         "decoder_version": DECODER_VERSION,
         "task": task.name,
         "task_digest": task.digest,
-        **config.task_options(task.name).model_dump(exclude={"batch_size"}),
+        **config.task_options(task.name).model_dump(exclude=UNDECIDING_OPTIONS),
     }
 
 
 def plan_decides(config: WorkflowConfig, model: Model, task: Task) -> dict[str, Any]:
     """What a plan depends on: it holds token ids in chunks, so no decoding setting or policy."""
-    options = config.task_options(task.name).model_dump(exclude={"likelihood_mode", "batch_size"})
+    exclude = {"likelihood_mode", *UNDECIDING_OPTIONS}
+    options = config.task_options(task.name).model_dump(exclude=exclude)
     return {**model.decides, "task": task.name, "task_digest": task.digest, **options}
 
 

@@ -1,19 +1,22 @@
-"""Which runs a person asks for: `task=... experiment=... config=... limit=... restore=...`.
+"""What a person asks for in words: `task=... experiment=... config=... limit=... restore=...`.
 
 The first four words restrict Snakemake (`--config task=a,b limit=10`) and `fastdllm status`. Values
 are comma lists of names; a limit takes the first n items of each task and keeps such runs apart.
-`restore=false` decodes here what is published but not in results/, instead of taking it back.
+`restore=false` decodes here what is published but not in results/, instead of taking it back. The
+words of `ClusterOptions` (account, gpu, qos, partition) win over workflow_config.yaml.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from fastdllm.cluster.options import ClusterOptions
 from fastdllm.errors import UserError, unknown_name
 
-KEYS = ("experiment", "task", "config", "limit", "restore")
+CLUSTER_KEYS = tuple(ClusterOptions.model_fields)
+KEYS = ("experiment", "task", "config", "limit", "restore", *CLUSTER_KEYS)
 WHERE = "selection"
 
 
@@ -22,6 +25,7 @@ class Selection:
     """Names to keep per kind, None for all; limit: items per task, None for all.
 
     restore: whether finished runs are taken back from artifacts/.
+    cluster: what was given of `ClusterOptions`.
     """
 
     experiments: tuple[str, ...] | None = None
@@ -29,6 +33,7 @@ class Selection:
     configs: tuple[str, ...] | None = None
     limit: int | None = None
     restore: bool = True
+    cluster: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Selection:
@@ -52,6 +57,7 @@ class Selection:
             configs=_names("config", options.get("config")),
             limit=_limit(options.get("limit")),
             restore=_restore(options.get("restore", True)),
+            cluster={key: str(options[key]) for key in CLUSTER_KEYS if key in options},
         )
 
 

@@ -1,0 +1,270 @@
+"""What SLURM's own commands say, as data: jobs in the queue, jobs in the accounts.
+
+The only module that knows their options and output. It knows nothing of runs or of Snakemake. What
+they print is read by control characters that no name contains, as --json is missing before SLURM
+23, and widths cut names off. A state is one bare word, also where SLURM adds who did it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdllm.errors import UserError
+from fastdllm.files import write_text_atomically
+
+# squeue itself gives up on a controller that is silent after MessageTimeout, 10 s by default, some
+# tries; a controller that is merely slow answers 500 jobs within a few seconds.
+PATIENCE_S = 60.0
+
+# States in which a job may yet do something; in any other it has ended for good.
+LIVE = frozenset(
+    (
+        *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING"),
+        *("SIGNALING", "STAGE_OUT", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"),
+    )
+)
+
+# Between fields, and at the end of a job: a comment or a folder may hold line breaks. In the option
+# of squeue, text after the colon follows the field, which is then printed whole. Comment and folder
+# come last, so that whatever a comment holds moves no other column.
+_FIELD, _END = "\x1f", "\x1e"
+_QUEUE_FIELDS = (
+    *("JobArrayID", "State", "Reason", "StartTime", "NodeList", "TimeLeft"),
+    *("RestartCnt", "Name", "Comment", "WorkDir"),
+)
+_ACCOUNT_FIELDS = ("JobID", "State", "ExitCode", "NodeList", "End")
+# How SLURM says that there is nothing to say.
+_NOTHING = frozenset(["", "N/A", "n/a", "(null)", "None", "None assigned", "Unknown", "NONE"])
+
+
+class SlurmError(Exception):
+    """A command of SLURM is absent, failed or gave no answer; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job of squeue.
+
+    start: local time in ISO 8601, expected for a job that waits; None when SLURM does not know.
+    time_left_s: until the time limit, all of it for a job that waits; None without a limit.
+    restarts: how often it went back into the queue, after a preemption or a dead node.
+    """
+
+    id: str
+    state: str
+    reason: str = ""
+    start: str | None = None
+    node: str = ""
+    time_left_s: float | None = None
+    name: str = ""
+    comment: str = ""
+    work_dir: str = ""
+    restarts: int = 0
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it waits, runs, or goes back into the queue."""
+        return self.state in LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Accounted:
+    """One job of sacct. exit_code: of the batch script. end: local time in ISO 8601."""
+
+    id: str
+    state: str
+    exit_code: int | None = None
+    node: str = ""
+    end: str | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it waits, runs, or goes back into the queue."""
+        return self.state in LIVE
+
+
+def has_slurm() -> bool:
+    """Whether this machine can ask a SLURM cluster at all."""
+    return shutil.which("squeue") is not None
+
+
+def own_jobs(*, max_age_s: float = 0.0) -> list[Job]:
+    """All jobs of this user that squeue still knows, ended ones of the last minutes included.
+
+    One call of squeue. With `max_age_s`, an answer up to that many seconds old is taken from a file
+    in the user's cache folder; each answer goes there, so several `fastdllm status` ask once.
+
+    Raises:
+        SlurmError: squeue is absent, failed, or silent for a minute.
+    """
+    cache = _cache_path()
+    cached = _from_cache(cache, max_age_s)
+    if cached is not None:
+        return cached
+    last = _QUEUE_FIELDS[-1]
+    columns = ",".join(f"{name}:{_END if name == last else _FIELD}" for name in _QUEUE_FIELDS)
+    text = ask("squeue", "--me", "--states=all", "--noheader", f"--Format={columns}")
+    jobs = [job for record in text.split(_END) if (job := _job(record)) is not None]
+    _to_cache(cache, jobs)
+    return jobs
+
+
+def accounted(ids: Iterable[str]) -> dict[str, Accounted]:
+    """The jobs with these ids from the accounting database; one call of sacct.
+
+    A job that went back into the queue is there as it was last. Jobs that the database does not
+    know (yet) are left out; all are where the cluster keeps no accounts.
+
+    Raises:
+        SlurmError: sacct failed, or was silent for a minute.
+    """
+    wanted = sorted(set(ids))
+    if not wanted or shutil.which("sacct") is None:
+        return {}
+    # None of these fields is free text, so that sacct's own separator is safe.
+    form = f"--format={','.join(_ACCOUNT_FIELDS)}"
+    try:
+        text = ask(
+            *("sacct", "--allocations", "--parsable2", "--noheader", form),
+            f"--jobs={','.join(wanted)}",
+        )
+    except SlurmError as error:
+        if "accounting storage is disabled" in str(error):
+            return {}
+        raise
+    found = {}
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) == len(_ACCOUNT_FIELDS):
+            job = _accounted(fields)
+            found[job.id] = job
+    return found
+
+
+def requeue(job_id: str) -> None:
+    """Put a job back into the queue; one that runs is ended at once.
+
+    Raises:
+        SlurmError: SLURM refused, as for a job that was submitted with --no-requeue.
+    """
+    ask("scontrol", "requeue", job_id)
+
+
+def ask(*command: str, patience_s: float = PATIENCE_S) -> str:
+    """What a command of SLURM prints.
+
+    Raises:
+        SlurmError: it is absent, failed, or was silent for `patience_s` seconds.
+    """
+    name = command[0]
+    try:
+        done = subprocess.run(
+            command,
+            env=_plain_environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=patience_s,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise SlurmError(f"{name}: no such command; is this a machine of the cluster?") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{name}: no answer for {patience_s:.0f} s") from None
+    except OSError as error:
+        raise SlurmError(f"{name}: {error.strerror}") from None
+    if done.returncode != 0:
+        told = " ".join(done.stderr.decode(errors="replace").split())
+        raise SlurmError(f"{name}: {told.removeprefix(f'{name}: ') or f'exit {done.returncode}'}")
+    return done.stdout.decode(errors="replace")
+
+
+def bare_state(state: str) -> str:
+    """The state alone: CANCELLED of "CANCELLED by 1000"."""
+    words = state.split()
+    return words[0].rstrip("+").upper() if words else ""
+
+
+def _plain_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    # A person's own defaults (SQUEUE_STATES, SACCT_FORMAT, ...) would hide jobs and move columns.
+    kept = {k: v for k, v in environment.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
+    return kept | {"SLURM_TIME_FORMAT": "standard"}
+
+
+def _job(record: str) -> Job | None:
+    fields = ["" if field in _NOTHING else field for field in record.lstrip("\n").split(_FIELD)]
+    if len(fields) < len(_QUEUE_FIELDS):
+        return None
+    job_id, state, reason, start, node, time_left, restarts, name, *comment, work_dir = fields
+    return Job(
+        id=job_id,
+        state=bare_state(state),
+        reason=reason,
+        start=start or None,
+        node=node,
+        time_left_s=seconds(time_left),
+        name=name,
+        comment=_FIELD.join(comment),
+        work_dir=work_dir,
+        restarts=int(restarts) if restarts.isdigit() else 0,
+    )
+
+
+def _accounted(fields: list[str]) -> Accounted:
+    job_id, state, exit_code, node, end = ("" if f in _NOTHING else f for f in fields)
+    code = exit_code.partition(":")[0]
+    return Accounted(
+        id=job_id,
+        state=bare_state(state),
+        exit_code=int(code) if code.isdigit() else None,
+        node=node,
+        end=end or None,
+    )
+
+
+def seconds(span: str) -> float | None:
+    """The seconds of squeue's [days-][[hours:]minutes:]seconds; None of UNLIMITED and the like."""
+    days, dash, rest = span.rpartition("-")
+    parts = rest.split(":")
+    if not all(part.isdigit() for part in parts) or (dash and not days.isdigit()):
+        return None
+    total = 0.0
+    for part in parts:
+        total = 60 * total + int(part)
+    return total + 86400 * int(days or 0)
+
+
+def _cache_path() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(base) if base else Path.home() / ".cache"
+    key = f"{os.environ.get('SLURM_CONF', '')} {os.getuid()}"
+    return folder / "fastdllm" / f"squeue-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def _from_cache(path: Path, max_age_s: float) -> list[Job] | None:
+    if max_age_s <= 0:
+        return None
+    try:
+        record: Any = json.loads(path.read_text(encoding="utf-8"))
+        # A date in the future comes from a clock that was set back.
+        if not 0 <= time.time() - record["time"] <= max_age_s:
+            return None
+        return [Job(**fields) for fields in record["jobs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _to_cache(path: Path, jobs: list[Job]) -> None:
+    record = {"time": time.time(), "jobs": [asdict(job) for job in jobs]}
+    try:
+        write_text_atomically(path, json.dumps(record))
+    except UserError:
+        return  # no cache, no harm: the next call asks squeue again

@@ -2,6 +2,9 @@
 #
 #   plan       requests of a task, once per task          results/_plans/<task>/plan.json
 #   eval       decode and score one run                   results/<experiment>/<task>/<config>/summary.json
+#   shard      decode a part of one run, several runs in one job: where the task asks for that
+#   pack
+#   finish     their summaries                          results/<experiment>/<task>/<config>/summary.json
 #   same       take over the result of the same computation, decoded once
 #   aggregate  publish summaries, write the tables        artifacts/
 #   report     the published results as one page and plots; only by name: snakemake report
@@ -21,6 +24,9 @@ rule all:
 
 include: "rules/plan.smk"
 include: "rules/eval.smk"
+include: "rules/shard.smk"
+include: "rules/pack.smk"
+include: "rules/finish.smk"
 include: "rules/same.smk"
 include: "rules/aggregate.smk"
 include: "rules/report.smk"

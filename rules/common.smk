@@ -7,6 +7,7 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
+from fastdllm.workflow.cuts import member_specs
 from fastdllm.workflow.entry import open_call
 from fastdllm.workflow.names import NAME_PATTERN, split_task_folder
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP
@@ -21,11 +22,32 @@ SUMMARIES = [str(run.summary_path) for run in CALL.runs]
 FULL_SUMMARIES = [str(run.summary_path) for run in CALL.runs if run.limit is None]
 # The runs that are made from another's result, as a regular expression.
 COPIES = CALL.copies_pattern()
+# The runs that are cut into shards or packed, likewise.
+CUT = CALL.cut_pattern()
 PUBLISHED = [str(PUBLISHED_STAMP)] if FULL_SUMMARIES else []
 # The interpreter that runs Snakemake also runs the jobs, whatever `python` is on the PATH.
 PYTHON = sys.executable
 # One GPU holds one model: profiles/local allows one such job at a time.
-GPU_SLOTS = int(os.path.exists("/dev/nvidiactl"))
+ONE_GPU = int(os.path.exists("/dev/nvidiactl"))
+
+
+# Only a run that is going to be made has the plan as an input: for Snakemake, making the missing
+# plan of one run would be a reason to make all runs of that task again.
+
+
+def plan_if_needed(wildcards):
+    summary = f"results/{wildcards.experiment}/{wildcards.task}/{wildcards.config}/summary.json"
+    return [f"results/_plans/{wildcards.task}/plan.json"] if CALL.is_planned(summary) else []
+
+
+# Minutes to ask SLURM for: from earlier runs, or as long as the queue allows where nothing is known.
+def run_minutes(wildcards, attempt):
+    spec = f"results/{wildcards.experiment}/{wildcards.task}/{wildcards.config}/spec.json"
+    return CALL.minutes([spec], attempt)
+
+
+def pack_minutes(wildcards, attempt):
+    return CALL.minutes(member_specs(wildcards.pack), attempt)
 
 
 wildcard_constraints:

@@ -6,13 +6,7 @@
 # command goes on where a killed one stopped, and decodes a finished run again only when its spec is
 # dated after its summary, as the workflow dates the runs that are forced.
 #
-# Only a run that is going to be made has the plan as an input: for Snakemake, making the missing
-# plan of one run would be a reason to make all runs of that task again.
-
-
-def plan_if_needed(wildcards):
-    summary = f"results/{wildcards.experiment}/{wildcards.task}/{wildcards.config}/summary.json"
-    return [f"results/_plans/{wildcards.task}/plan.json"] if CALL.is_planned(summary) else []
+# `exec`, so that a signal from SLURM reaches the eval itself, with no shell in between.
 
 
 rule eval:
@@ -22,7 +16,7 @@ rule eval:
     output:
         update("results/{experiment}/{task}/{config}/summary.json"),
     wildcard_constraints:
-        experiment=f"(?!(?:{COPIES})/summary){NAME_PATTERN}",
+        experiment=f"(?!(?:{COPIES}|{CUT})/summary){NAME_PATTERN}",
     params:
         python=PYTHON,
     log:
@@ -31,8 +25,9 @@ rule eval:
         "logs/eval/{experiment}/{task}/{config}.benchmark.tsv"
     threads: 1
     resources:
-        gpu_slot=GPU_SLOTS,
+        gpu_slot=ONE_GPU,
+        runtime=run_minutes,
     message:
         "eval {wildcards.experiment} {wildcards.task} {wildcards.config}"
     shell:
-        "{params.python:q} -m fastdllm eval {input.spec:q} --threads {threads} > {log:q} 2>&1"
+        "exec {params.python:q} -m fastdllm eval {input.spec:q} --threads {threads} > {log:q} 2>&1"

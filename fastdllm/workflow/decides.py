@@ -26,7 +26,7 @@ from fastdllm.workflow.digests import (
 from fastdllm.workflow.grid import Config
 
 # Options of a task that say only how the work is cut.
-UNDECIDING_OPTIONS = frozenset({"batch_size", "shards", "group"})
+UNDECIDING_OPTIONS = {"batch_size", "shards", "group"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,30 +9,41 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from fastdllm.workflow.cuts import Cuts
 from fastdllm.workflow.status import RunStatus, State
 from fastdllm.workflow.targets import Request
 
 MOST_LINES = 40
 
 
-def preview(statuses: Sequence[RunStatus], request: Request, *, is_dry_run: bool) -> str:
-    """The text to print: one line of counts, and in a dry run the table of runs."""
+def made_by(statuses: Sequence[RunStatus], request: Request) -> list[RunStatus]:
+    """The runs that a call makes: its targets, and what they are made from."""
     wanted = [status for status in statuses if request.wants(status.run)]
-    if not wanted:
-        return ""
     needed = {s.leader.name for s in wanted if s.leader is not None and s.is_to_be_made}
-    made = [
+    return [
         status
         for status in statuses
         if status.is_to_be_made and (request.wants(status.run) or status.run.name in needed)
     ]
+
+
+def preview(
+    statuses: Sequence[RunStatus], request: Request, cuts: Cuts, *, is_dry_run: bool
+) -> str:
+    """The text to print: one line of counts, and in a dry run the table of runs."""
+    wanted = [status for status in statuses if request.wants(status.run)]
+    if not wanted:
+        return ""
+    made = made_by(statuses, request)
     decoded = [status for status in made if status.leader is None]
     unpublished = sum(status.state is State.UNPUBLISHED for status in wanted)
     running = sum(status.state is State.RUNNING for status in wanted)
+    jobs = cuts.jobs(status.run for status in decoded)
     counts = Counter(_word(status) for status in decoded)
     details = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
-    line = f"fastdllm: {counted(len(wanted), 'target')}, {counted(len(decoded), 'GPU job')}"
+    line = f"fastdllm: {counted(len(wanted), 'target')}, {counted(jobs, 'GPU job')}"
     line += f" ({details})" if details else ""
+    line += f" for {counted(len(decoded), 'run')}" if jobs != len(decoded) else ""
     line += f", {copies_in_words(len(made) - len(decoded))}" if len(made) > len(decoded) else ""
     line += f", {unpublished} to publish" if unpublished else ""
     line += f", {running} left out: another process is making them" if running else ""

@@ -9,16 +9,14 @@ is kept aside under the first letters of its fingerprint when something has to t
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from fastdllm.errors import UserError
 from fastdllm.evaluation.results import keep_aside, keep_result_aside
 from fastdllm.files import cannot, read_json, to_json, write_text_atomically
 from fastdllm.workflow.artifacts import stored_summary, tables_are_current
+from fastdllm.workflow.dating import EPOCH_S, date, date_after, write_if_changed
 from fastdllm.workflow.digests import FileDigests
 from fastdllm.workflow.leaders import share_out
 from fastdllm.workflow.plans import Plan
@@ -27,7 +25,6 @@ from fastdllm.workflow.status import RunStatus, State, inspect
 
 # Output of `aggregate` for Snakemake; newer than every summary when all of them are published.
 PUBLISHED_STAMP = RESULTS / ".published"
-EPOCH_S = 0
 
 
 def reconcile(
@@ -76,10 +73,10 @@ def _reconcile_plan(plan: Plan, digests: FileDigests, *, is_dry_run: bool) -> No
     So its spec's date has nothing to say: it stays at the epoch.
     """
     text = to_json(plan.spec())
-    _write_if_changed(plan.spec_path, text)
+    write_if_changed(plan.spec_path, text)
     if plan.plan_path.exists() and not is_dry_run and not _is_plan_of(plan, text, digests):
         plan.plan_path.unlink()
-    _date(plan.spec_path, EPOCH_S)
+    date(plan.spec_path, EPOCH_S)
 
 
 def _is_plan_of(plan: Plan, spec_text: str, digests: FileDigests) -> bool:
@@ -91,17 +88,6 @@ def _is_plan_of(plan: Plan, spec_text: str, digests: FileDigests) -> bool:
         return False
     is_whole = isinstance(header, dict) and header.get("digest") == requests
     return is_whole and made_from == spec_text
-
-
-def _date(path: Path, seconds: float) -> None:
-    if path.stat().st_mtime == seconds:
-        return
-    try:
-        os.utime(path, (seconds, seconds))
-    except PermissionError:
-        # Only the owner of a file may date it; a group's folder lets us take its place.
-        write_text_atomically(path, path.read_text(encoding="utf-8"))
-        os.utime(path, (seconds, seconds))
 
 
 def _statuses(
@@ -136,19 +122,19 @@ def _statuses(
 def _settle(status: RunStatus) -> None:
     """Write the spec of a run and date it by what is to be done."""
     run = status.run
-    _write_if_changed(run.spec_path, to_json(run.spec()))
+    write_if_changed(run.spec_path, to_json(run.spec()))
     if status.state is State.RUNNING:
         # Its eval is writing here; a later call settles the dates.
         return
     if status.is_only_published:
         _restore(run)
     if not status.is_to_be_made:
-        _date(run.spec_path, EPOCH_S)
+        date(run.spec_path, EPOCH_S)
     elif run.summary_path.exists():
         if stored_summary(run.summary_path).record is None:
             keep_aside(run.summary_path, "damaged")
         else:
-            _date_after(run.spec_path, run.summary_path)
+            date_after(run.spec_path, run.summary_path)
 
 
 def _restore(run: Run) -> None:
@@ -156,13 +142,6 @@ def _restore(run: Run) -> None:
     if run.summary_path.exists():
         keep_result_aside(run.folder)
     write_text_atomically(run.summary_path, run.artifact_path.read_text(encoding="utf-8"))
-
-
-def _date_after(spec: Path, output: Path) -> None:
-    output_s = output.stat().st_mtime
-    if spec.stat().st_mtime <= output_s:
-        # The clock of another machine may have dated the output to our future.
-        _date(spec, max(time.time(), output_s + 1))
 
 
 def _date_stamp(project: Project, statuses: Sequence[RunStatus]) -> None:
@@ -181,15 +160,4 @@ def _date_stamp(project: Project, statuses: Sequence[RunStatus]) -> None:
     if not PUBLISHED_STAMP.exists():
         write_text_atomically(PUBLISHED_STAMP, "")
     if PUBLISHED_STAMP.stat().st_mtime < newest_s:
-        _date(PUBLISHED_STAMP, newest_s)
-
-
-def _write_if_changed(path: Path, text: str) -> None:
-    try:
-        if path.read_text(encoding="utf-8") == text:
-            return
-    except (FileNotFoundError, UnicodeDecodeError):
-        pass
-    except OSError as error:
-        raise cannot("read", path, error) from None
-    write_text_atomically(path, text)
+        date(PUBLISHED_STAMP, newest_s)

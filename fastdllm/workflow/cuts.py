@@ -1,0 +1,186 @@
+"""How the work is cut into jobs: one for each run, several for one run, or one for several runs.
+
+Shards share the chunks of one run; the runs of a pack share one process and one loading of the
+model. Neither touches the answers. What a job that still lives is working on stays cut as it was
+when that job was submitted, whatever the configuration says by now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastdllm.cluster.jobs import comment_of
+from fastdllm.cluster.slurm import Job
+from fastdllm.errors import UserError
+from fastdllm.files import read_json, to_json
+from fastdllm.workflow.config import WorkflowConfig
+from fastdllm.workflow.dating import date_after, write_if_changed
+from fastdllm.workflow.runs import RESULTS, Run
+
+PACKS = RESULTS / "_packs"
+SCHEMA_VERSION = 1
+_SHARD = re.compile(r"(\d+)-of-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """Which runs are cut into shards, and which are packed; all others have a job each.
+
+    shards: number of jobs by the name of a run. packs: runs by the id of a pack.
+    """
+
+    shards: Mapping[str, int] = field(default_factory=dict)
+    packs: Mapping[str, tuple[Run, ...]] = field(default_factory=dict)
+
+    def parts(self, runs: Iterable[Run]) -> dict[str, list[str]]:
+        """For the summary of each run that is cut or packed, the files that tell of its parts."""
+        found = {
+            str(run.summary_path): [str(path) for path in stamps(run, self.shards[run.name])]
+            for run in runs
+            if run.name in self.shards
+        }
+        for pack, members in self.packs.items():
+            found |= {str(run.summary_path): [str(report_path(pack))] for run in members}
+        return found
+
+    def jobs(self, runs: Iterable[Run]) -> int:
+        """How many jobs decode `runs`."""
+        packed = {run.name: pack for pack, members in self.packs.items() for run in members}
+        names = [run.name for run in runs]
+        alone = sum(self.shards.get(name, 1) for name in names if name not in packed)
+        return alone + len({packed[name] for name in names if name in packed})
+
+
+def cut(runs: Sequence[Run], config: WorkflowConfig, live: Mapping[str, Job]) -> Cuts:
+    """Cut the runs that are going to be decoded.
+
+    Args:
+        live: the jobs of this folder that are queued or running, by their comments.
+    """
+    shards: dict[str, int] = {}
+    packs: dict[str, list[Run]] = {}
+    in_packs = _live_packs(live)
+    loose: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        options = config.task_options(run.task)
+        live_shards = _live_shards(run, live)
+        if str(run.spec_path) in in_packs:
+            packs.setdefault(in_packs[str(run.spec_path)], []).append(run)
+        elif live_shards is not None:
+            shards[run.name] = live_shards
+        elif comment_of("eval", _names(run)) in live:
+            continue
+        elif options.shards > 1:
+            shards[run.name] = options.shards
+        elif options.group > 1:
+            loose.setdefault((run.task_folder, options.group), []).append(run)
+    for (task_folder, size), members in loose.items():
+        for start in range(0, len(members), size):
+            pack = members[start : start + size]
+            if len(pack) > 1:
+                packs[_pack_id(task_folder, pack)] = pack
+    return Cuts(shards, {pack: tuple(members) for pack, members in packs.items()})
+
+
+def stamps(run: Run, shards: int) -> list[Path]:
+    """The files that tell Snakemake which shards of a run are done."""
+    return [run.folder / "shards" / f"{i}-of-{shards}.json" for i in range(1, shards + 1)]
+
+
+def members_path(pack: str) -> Path:
+    return PACKS / pack / "members.json"
+
+
+def report_path(pack: str) -> Path:
+    """The file that tells Snakemake that a pack has run through."""
+    return PACKS / pack / "report.json"
+
+
+def member_specs(pack: str) -> list[str]:
+    """The specs of the runs in a pack, as its job is told them.
+
+    Raises:
+        UserError: its members.json is gone or damaged.
+    """
+    record = read_json(members_path(pack))
+    specs = record.get("specs") if isinstance(record, dict) else None
+    if not isinstance(specs, list):
+        raise UserError(f"{members_path(pack)}: damaged; type the same snakemake command again")
+    return [str(spec) for spec in specs]
+
+
+def settle(cuts: Cuts, runs: Sequence[Run], live: Mapping[str, Job]) -> None:
+    """Write the members of packs, and make stamps and reports say what is left to do."""
+    for run in runs:
+        if run.name in cuts.shards:
+            for stamp in stamps(run, cuts.shards[run.name]):
+                if not _is_true(stamp, run):
+                    stamp.unlink(missing_ok=True)
+    for pack, members in cuts.packs.items():
+        if comment_of("pack", [pack]) in live:
+            continue
+        path = members_path(pack)
+        record = {"schema_version": SCHEMA_VERSION, "specs": [str(m.spec_path) for m in members]}
+        write_if_changed(path, to_json(record))
+        if report_path(pack).exists():
+            # Some of its members are to be made (again), or there would be no such pack now.
+            date_after(path, report_path(pack))
+
+
+def _is_true(stamp: Path, run: Run) -> bool:
+    """Whether the answers that a stamp speaks of are still there, for the settings of the run."""
+    try:
+        record = read_json(stamp)
+    except UserError:
+        return False
+    if not isinstance(record, dict) or record.get("fingerprint") != run.fingerprint:
+        return False
+    return stamp.with_suffix(".jsonl").exists() or _fingerprint_in(run.answers_path) == (
+        run.fingerprint
+    )
+
+
+def _fingerprint_in(answers: Path) -> str | None:
+    """What the header of an answers.jsonl says."""
+    try:
+        with answers.open(encoding="utf-8") as stream:
+            header = json.loads(stream.readline())
+    except (OSError, ValueError):
+        return None
+    return header.get("fingerprint") if isinstance(header, dict) else None
+
+
+def _names(run: Run) -> list[str]:
+    return [run.experiment, run.task_folder, run.config]
+
+
+def _live_shards(run: Run, live: Mapping[str, Job]) -> int | None:
+    """In how many shards the living jobs of a run cut it."""
+    start = comment_of("shard", [*_names(run), ""])
+    ends = (comment.removeprefix(start) for comment in live if comment.startswith(start))
+    found = [match for match in map(_SHARD.fullmatch, ends) if match is not None]
+    return int(found[0].group(2)) if found else None
+
+
+def _live_packs(live: Mapping[str, Job]) -> dict[str, str]:
+    """The pack of each spec that a living job is going to work on."""
+    start = comment_of("pack", [""])
+    found: dict[str, str] = {}
+    for comment in live:
+        if comment.startswith(start):
+            pack = comment.removeprefix(start)
+            try:
+                found |= dict.fromkeys(member_specs(pack), pack)
+            except UserError:
+                continue  # nobody knows what it works on; its runs have locks of their own
+    return found
+
+
+def _pack_id(task_folder: str, members: Sequence[Run]) -> str:
+    digest = hashlib.sha256("\n".join(f"{m.name} {m.fingerprint}" for m in members).encode())
+    return f"{task_folder}-{digest.hexdigest()[:8]}"

@@ -1,0 +1,29 @@
+# In:  results/<run>/spec.json                            of a run that is cut into shards, or in a pack
+#      results/<run>/shards/<i>-of-<n>.json  or  results/_packs/<pack>/report.json
+# Out: results/<run>/summary.json
+#
+# Decodes nothing. The last shard, or the pack, has written the summary already unless it was killed
+# just then; this makes up for it, and fails where a part failed. The pattern names the runs of this
+# kind one by one, and rules/eval.smk leaves just these out. Runs here, not on a compute node.
+
+
+rule finish:
+    input:
+        spec="results/{run}/spec.json",
+        parts=lambda wildcards: CALL.parts[f"results/{wildcards.run}/summary.json"],
+    output:
+        update("results/{run}/summary.json"),
+    wildcard_constraints:
+        run=CUT,
+    params:
+        python=PYTHON,
+    log:
+        "logs/eval/{run}.log",
+    message:
+        "finish {wildcards.run}"
+    shell:
+        "{params.python:q} -m fastdllm finish {input.spec:q} > {log:q} 2>&1"
+
+
+localrules:
+    finish,

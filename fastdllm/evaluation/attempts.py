@@ -1,0 +1,162 @@
+"""attempts.jsonl: every process that worked on a run, one line when it starts, one when it stops.
+
+The journal of a run for people and for `fastdllm status`: where it was at work, how often it was
+taken away, and why it ended. A start without a stop is a process that still runs or was killed
+without a word. Shards of a run write side by side, each line in one go; what is torn or damaged is
+skipped, as no result depends on it. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.stopping import TIME_LIMIT, Stopped
+from fastdllm.files import cannot
+
+NAME = "attempts.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One process that worked on a run, or on a part of it.
+
+    time, ended: UTC in ISO 8601; ended is None for one that runs or was killed without a word.
+    slurm_job, restart: id of its SLURM job, and how often that had gone back into the queue.
+    device: name of the GPU or processor; None before the model was loaded, or without need of one.
+    shard: such as "2-of-5". pack: the id of the pack that the run was decoded in.
+    why: "" (no word), "done", "failed", "time limit", "SIGTERM" or "interrupted".
+    chunks: how many it finished.
+    """
+
+    time: str = ""
+    host: str = ""
+    pid: int = 0
+    slurm_job: str | None = None
+    restart: int = 0
+    device: str | None = None
+    shard: str | None = None
+    pack: str | None = None
+    why: str = ""
+    chunks: int = 0
+    ended: str | None = None
+
+
+@dataclass(slots=True)
+class Journal:
+    """The open entry of one process; `chunks` is told when it stops."""
+
+    path: Path
+    id: str
+    chunks: int = 0
+
+    def tell(self, **values: Any) -> None:
+        """Append what is known of the attempt by now.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        known = {key: value for key, value in values.items() if value not in (None, "", 0)}
+        line = json.dumps({"attempt": self.id, **known}, ensure_ascii=False) + "\n"
+        try:
+            _append(self.path, line.encode())
+        except OSError as error:
+            raise cannot("write", self.path, error) from None
+
+
+@contextmanager
+def attempt(
+    folder: Path, *, shard: str | None = None, pack: str | None = None
+) -> Iterator[Journal]:
+    """Note in a run's folder that this process works on it, and how that ends.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    journal = Journal(folder / NAME, secrets.token_hex(4))
+    restart = os.environ.get("SLURM_RESTART_COUNT", "")
+    journal.tell(
+        time=_now(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        slurm_job=os.environ.get("SLURM_JOB_ID"),
+        restart=int(restart) if restart.isdecimal() else 0,
+        shard=shard,
+        pack=pack,
+    )
+    why = "failed"
+    try:
+        yield journal
+        why = "done"
+    except Stopped as stopped:
+        why = stopped.why
+        raise
+    except KeyboardInterrupt:
+        why = "interrupted"
+        raise
+    finally:
+        with suppress(UserError):  # a full disk is often why the run ended, and that is told
+            journal.tell(why=why, chunks=journal.chunks, ended=_now())
+
+
+def read_attempts(folder: Path) -> list[Attempt]:
+    """The attempts at a run in the order in which they began; empty where there were none."""
+    try:
+        lines = (folder / NAME).read_bytes().splitlines()
+    except OSError:
+        return []
+    found: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        record = _record(line)
+        if record is not None:
+            found.setdefault(record["attempt"], {}).update(record)
+    return [_attempt(values) for values in found.values()]
+
+
+def is_stuck(folder: Path, shard: str | None = None) -> bool:
+    """Whether the last two attempts ended at the time limit, and neither finished a chunk."""
+    own = [attempt for attempt in read_attempts(folder) if attempt.shard == shard][-2:]
+    return len(own) == 2 and all(a.why == TIME_LIMIT and a.chunks == 0 for a in own)
+
+
+def _append(path: Path, line: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as stream:
+        if stream.tell() > 0:
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":  # torn by a kill; its own line must not take ours along
+                line = b"\n" + line
+        stream.write(line)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    is_ours = isinstance(record, dict) and isinstance(record.get("attempt"), str)
+    return record if is_ours else None
+
+
+def _attempt(values: Mapping[str, Any]) -> Attempt:
+    """The attempt; a value of another type than its own counts as not there."""
+    defaults = Attempt()
+    kept: dict[str, Any] = {}
+    for field in fields(Attempt):
+        value, default = values.get(field.name), getattr(defaults, field.name)
+        if isinstance(value, str if default is None else type(default)):
+            kept[field.name] = value
+    return Attempt(**kept)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

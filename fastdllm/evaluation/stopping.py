@@ -1,0 +1,174 @@
+"""Stopping a run from outside: SIGUSR1 says that the time limit is near, SIGTERM that it is over.
+
+SLURM sends both; a process that stops well loses at most the chunk in flight, and its exit code
+says that the same command goes on. While a run decodes or scores, the first signal is only noted
+(`Stop.deferred`): decoding looks between its steps, and scoring ends by itself within seconds. At
+any other time, while a model is loaded, say, and for a second signal, `Stopped` is raised at once.
+Knows nothing of runs. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from fastdllm.errors import UserError
+
+# EX_TEMPFAIL of sysexits.h: try the same again.
+RESUME_EXIT_CODE = 75
+TIME_LIMIT = "time limit"
+# Seconds before the time limit at which SIGUSR1 comes, where nobody says (FASTDLLM_WARNING_S).
+WARNING_S = 120.0
+# Seconds of them that are kept to write, and to ask SLURM for another turn.
+RESERVE_S = 15.0
+# A chunk that needs no longer is finished after SIGTERM; SIGKILL may follow within seconds.
+TERM_S = 2.0
+# The same signal may come from several sides: from SLURM to all processes, and from a parent.
+ECHO_S = 1.0
+
+
+class Stopped(BaseException):
+    """The run was stopped by a signal, and the same command goes on with it.
+
+    No Exception, since nothing failed: what handles failures must let it through.
+
+    why: "time limit" or "SIGTERM". done, total: chunks of the run (or of the shard), where known.
+    """
+
+    def __init__(self, number: int, *, done: int | None = None, total: int | None = None) -> None:
+        self.number, self.done, self.total = number, done, total
+        super().__init__(self.sentence)
+
+    @property
+    def is_time_limit(self) -> bool:
+        return self.number == signal.SIGUSR1
+
+    @property
+    def why(self) -> str:
+        return TIME_LIMIT if self.is_time_limit else signal.Signals(self.number).name
+
+    @property
+    def cause(self) -> str:
+        """The signal in words: `SIGUSR1 (time limit ahead)`."""
+        ahead = " (time limit ahead)" if self.is_time_limit else ""
+        return f"{signal.Signals(self.number).name}{ahead}"
+
+    @property
+    def sentence(self) -> str:
+        share = "" if self.total is None else f" with {self.done or 0} of {self.total} chunks done"
+        return f"stopped by {self.cause}{share}; the same command goes on"
+
+    def with_chunks(self, done: int, total: int) -> Stopped:
+        """The same, with what was done by then."""
+        return Stopped(self.number, done=done, total=total)
+
+
+class Stop:
+    """Whether a signal came, and what that means for the work in hand."""
+
+    def __init__(self, warning_s: float = WARNING_S) -> None:
+        self._warning_s = warning_s
+        self._number: int | None = None
+        self._at = 0.0
+        self._is_deferring = self._is_over = False
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal came."""
+        return self._number is not None
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within it, a first signal is noted and no more."""
+        self._is_deferring = True
+        try:
+            yield
+        finally:
+            self._is_deferring = False
+
+    def check(self, remaining_s: Callable[[], float | None]) -> None:
+        """Between two steps of a chunk: stop, unless its end can be waited for.
+
+        remaining_s: seconds that the chunk still takes; None where that cannot be told. Such a
+        chunk goes on as long as the time limit allows, and is dropped after SIGTERM.
+
+        Raises:
+            Stopped: it cannot.
+        """
+        if self._number is None:
+            return
+        waited_s = time.monotonic() - self._at
+        needed_s = remaining_s()
+        if self._number == signal.SIGUSR1:
+            left_s = self._warning_s - min(RESERVE_S, self._warning_s / 2) - waited_s
+            if left_s > 0 and (needed_s is None or needed_s <= left_s):
+                return
+        elif needed_s is not None and waited_s + needed_s <= TERM_S:
+            return
+        raise self._over()
+
+    def check_between(self) -> None:
+        """Before something new is begun.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        if self._number is not None:
+            raise self._over()
+
+    def handle(self, number: int, _frame: FrameType | None = None) -> None:
+        """Take a signal; the handler of both.
+
+        Raises:
+            Stopped: nothing defers it, or it is the second one.
+        """
+        now = time.monotonic()
+        if self._is_over or (number == self._number and now - self._at < ECHO_S):
+            return
+        is_first = self._number is None
+        if is_first:
+            self._number, self._at = number, now
+        if not (is_first and self._is_deferring):
+            raise self._over()
+
+    def _over(self) -> Stopped:
+        # What is written on the way out must not be cut short by one more signal.
+        self._is_over = True
+        assert self._number is not None
+        return Stopped(self._number)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[Stop]:
+    """Take SIGTERM and SIGUSR1 until the end; the handlers of before are put back.
+
+    Raises:
+        UserError: FASTDLLM_WARNING_S is no positive number.
+    """
+    stop = Stop(_warning_s())
+    earlier = {
+        number: signal.signal(number, stop.handle) for number in (signal.SIGTERM, signal.SIGUSR1)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _warning_s() -> float:
+    text = os.environ.get("FASTDLLM_WARNING_S", "")
+    try:
+        seconds = float(text) if text else WARNING_S
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UserError(
+            f"FASTDLLM_WARNING_S={text!r}: should be the seconds between SIGUSR1 and the time "
+            "limit, more than 0; unset it, and 120 are taken"
+        )
+    return seconds

@@ -1,0 +1,92 @@
+"""Before a call submits anything: choose what its jobs ask for, check it, and tell Snakemake.
+
+The resources in the profiles are made of environment variables, which Snakemake expands job by job,
+so that a person says account and GPU once: in workflow_config.yaml, or with `--config`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fastdllm.cluster.checks import check_account, check_folder, check_partition, check_sbatch
+from fastdllm.cluster.choice import Choice, Model, choose
+from fastdllm.cluster.fitting import read_shape
+from fastdllm.cluster.options import ClusterOptions
+from fastdllm.cluster.profile import CommandLine
+from fastdllm.cluster.site import Site, load_site
+from fastdllm.errors import UserError
+from fastdllm.validation import validated
+from fastdllm.workflow.config import WorkflowConfig
+
+
+def prepare(
+    config: WorkflowConfig,
+    cluster_words: Mapping[str, str],
+    arguments: Sequence[str],
+    *,
+    is_dry_run: bool,
+    folder: Path,
+) -> Choice | None:
+    """Choose and check what the jobs ask for, and set FASTDLLM_ACCOUNT and so on for the profile.
+
+    Args:
+        cluster_words: those of `--config` that win over `cluster:` in workflow_config.yaml.
+        arguments: of `snakemake`, without its name.
+        is_dry_run: asks nothing of SLURM, and a missing account is a note only.
+        folder: the project, which the results go to.
+
+    Returns:
+        None where no jobs go to SLURM, or the profile has no site.yaml.
+
+    Raises:
+        UserError: whatever would make the jobs fail, in one line.
+    """
+    command = CommandLine.read(arguments)
+    site = next((found for path in command.folders if (found := load_site(path))), None)
+    if site is None or not command.submits:
+        return None
+    given = {**config.cluster.model_dump(exclude_none=True), **cluster_words}
+    options = validated(ClusterOptions, given, "cluster")
+    choice = choose(site, options, _model(config))
+    _check_limits(command, choice, site)
+    if not is_dry_run:
+        check_sbatch()
+        check_folder(folder)
+        check_account(choice, site)
+        choice = check_partition(choice)
+    os.environ.update(choice.environment())
+    return choice
+
+
+def _model(config: WorkflowConfig) -> Model:
+    model = config.model
+    return Model(
+        name=model.path,
+        dtype=model.dtype,
+        shape=read_shape(model.path, model.revision),
+        max_new_tokens=config.decoding.max_new_tokens,
+    )
+
+
+def _check_limits(command: CommandLine, choice: Choice, site: Site) -> None:
+    """Refuse numbers given by hand that the QOS does not allow."""
+    most = choice.max_minutes
+    for rule, minutes in command.minutes.items():
+        if most is not None and minutes > most:
+            raise UserError(
+                f"runtime of {f'rule {rule}' if rule else 'jobs'}: {minutes} minutes, but "
+                f"{_limiter(choice)} allows {most}; ask for less: a job that runs into its limit "
+                "goes on by itself"
+            )
+    qos = site.qos[choice.qos] if site.qos is not None and choice.qos is not None else None
+    if qos is not None and qos.max_jobs is not None and (command.jobs or 0) > qos.max_jobs:
+        raise UserError(
+            f"--jobs {command.jobs}: {_limiter(choice)} takes {qos.max_jobs} jobs of one person; "
+            f"--jobs {qos.max_jobs} keeps the others until there is room"
+        )
+
+
+def _limiter(choice: Choice) -> str:
+    return f"QOS {choice.qos}" if choice.qos is not None else choice.site

@@ -1,0 +1,60 @@
+"""What a Snakemake command line says about the cluster: profile, executor, limits given by hand.
+
+Read with Snakemake's own parser, profiles included, so that whatever Snakemake takes is seen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SLURM_EXECUTORS = ("fastdllm-slurm", "slurm")
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """folders: of the profiles, those that win first. jobs: most jobs at a time, None: not given.
+
+    minutes: time limits that were given in numbers, by rule; "" for every rule.
+    """
+
+    folders: tuple[Path, ...] = ()
+    executor: str | None = None
+    jobs: int | None = None
+    minutes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def submits(self) -> bool:
+        """Whether jobs go to SLURM."""
+        return self.executor in SLURM_EXECUTORS
+
+    @classmethod
+    def read(cls, arguments: Sequence[str]) -> CommandLine:
+        """Read the arguments of `snakemake`, without its name."""
+        from snakemake.cli import get_argument_parser, get_profile_dir
+
+        words = list(arguments)
+        named, _ = get_argument_parser().parse_known_args(words)
+        profiles = [profile for profile in named.profile or () if profile != "none"]
+        found = [place for profile in profiles if (place := get_profile_dir(profile)) is not None]
+        if not found:
+            return cls(executor=named.executor)
+        known, _ = get_argument_parser(profiles=profiles).parse_known_args(words)
+        return cls(
+            folders=tuple(folder for folder, _ in reversed(found)),
+            executor=known.executor,
+            jobs=known.jobs if isinstance(known.jobs, int) else None,
+            minutes=_minutes({"": known.default_resources or {}, **(known.set_resources or {})}),
+        )
+
+
+def _minutes(resources: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    found = {}
+    for rule, given in resources.items():
+        runtime = given.get("runtime")
+        # An expression is known only for a job, and SLURM will say.
+        if runtime is not None and not runtime.is_evaluable() and isinstance(runtime.value, int):
+            found[rule] = runtime.value
+    return found

@@ -85,21 +85,47 @@ if command == "plan":
     (folder / "requests.jsonl").write_text("")
     digest = hashlib.sha256(b"").hexdigest()
     (folder / "plan.json").write_text(json.dumps({{"digest": digest}}))
-elif command == "eval":
-    spec = json.loads(Path(arguments[0]).read_text())
-    folder = Path(arguments[0]).parent
-    if Path("fail_" + spec["config"]).exists():
+elif command in ("eval", "pack"):
+    specs = [arguments[0]]
+    if command == "pack":
+        specs = json.loads(Path(arguments[0]).read_text())["specs"]
+    for path in specs:
+        spec, folder = json.loads(Path(path).read_text()), Path(path).parent
+        name = spec["task"] + " " + spec["config"]
+        if Path("fail_" + spec["config"]).exists():
+            if command == "eval":
+                sys.exit(1)
+            continue
+        if Path("kill_" + spec["config"]).exists():
+            (folder / "progress.json").write_text('{{"items_done": 1, "items_total": 2}}')
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "--shard" in arguments:
+            shard = arguments[arguments.index("--shard") + 1].replace("/", "-of-")
+            name += " " + shard
+            (folder / "shards").mkdir(exist_ok=True)
+            (folder / "shards" / (shard + ".jsonl")).touch()
+            stamp = {{"fingerprint": spec["fingerprint"]}}
+            (folder / "shards" / (shard + ".json")).write_text(json.dumps(stamp))
+        is_odd = Path("turn_" + spec["config"]).exists()
+        record = fake_summary(spec, **({{"correct_bits": WRONG_THEN_RIGHT}} if is_odd else {{}}))
+        (folder / "results.json").write_text("{{}}")
+        (folder / "progress.json").unlink(missing_ok=True)
+        if "--shard" not in arguments:
+            (folder / "summary.json").write_text(json.dumps(record))
+        with open("evals.txt", "a") as stream:
+            stream.write(name + "\\n")
+    if command == "pack":
+        with open("evals.txt", "a") as stream:
+            stream.write("pack of " + str(len(specs)) + "\\n")
+        Path(arguments[0]).with_name("report.json").write_text("{{}}")
+elif command == "finish":
+    spec, folder = json.loads(Path(arguments[0]).read_text()), Path(arguments[0]).parent
+    summary = folder / "summary.json"
+    if any((folder / "shards").glob("*.jsonl")):
+        summary.write_text(json.dumps(fake_summary(spec)))
+    if spec["fingerprint"] not in (summary.read_text() if summary.exists() else ""):
         sys.exit(1)
-    if Path("kill_" + spec["config"]).exists():
-        (folder / "progress.json").write_text('{{"items_done": 1, "items_total": 2}}')
-        os.kill(os.getpid(), signal.SIGKILL)
-    is_odd = Path("turn_" + spec["config"]).exists()
-    record = fake_summary(spec, **({{"correct_bits": WRONG_THEN_RIGHT}} if is_odd else {{}}))
-    (folder / "results.json").write_text("{{}}")
-    (folder / "progress.json").unlink(missing_ok=True)
-    (folder / "summary.json").write_text(json.dumps(record))
-    with open("evals.txt", "a") as stream:
-        stream.write(f"{{spec['task']}} {{spec['config']}}\\n")
+    summary.touch()
 elif command == "same":
     from fastdllm.cli import main
 
@@ -161,6 +187,16 @@ class SmallProject:
         lines = sorted(log.read_text().split("\n")[:-1]) if log.exists() else []
         log.unlink(missing_ok=True)
         return lines
+
+    def jobs(self, *arguments: str) -> dict[str, int]:
+        """How many jobs of each rule a dry run plans."""
+        done = self.snakemake("-n", *arguments, "--quiet", "rules")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return {
+            rule: int(count)
+            for rule, count in re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.M)
+            if rule not in ("total", "all", "aggregate", "plan")
+        }
 
     def planned(self, *arguments: str) -> list[list[str]]:
         """The rows that a dry run shows: experiment, task, config, why."""

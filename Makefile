@@ -4,12 +4,15 @@ JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: setup run experiments report test lint format train clean help
+.PHONY: setup setup-cluster run experiments report test lint format train clean help
 
 .venv/.ready: pyproject.toml constraints.txt
 	@scripts/setup.sh $(PYTHON)
 
 setup: .venv/.ready ## create .venv and install the pinned packages
+
+setup-cluster: ## build it on scratch, once for all jobs; .venv becomes a link (SCRATCH=folder)
+	@scripts/setup.sh --cluster "$(PYTHON)" "$(SCRATCH)"
 
 run: .venv/.ready ## decode the nine baseline configurations here, publish them, print the tables
 	@$(BIN)/snakemake --profile profiles/local --config restore=false experiment=00_baseline
@@ -42,4 +45,4 @@ clean: ## remove caches; results, artifacts and .venv stay
 	@find fastdllm tests training -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

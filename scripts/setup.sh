@@ -1,12 +1,41 @@
 #!/usr/bin/env bash
-# Build .venv with the pinned packages; run again, it repairs whatever an interruption left behind.
-# Usage: scripts/setup.sh PYTHON   (called by the Makefile; nothing to do when .venv/.ready is newer
-# than pyproject.toml and constraints.txt)
+# Build the virtual environment with the pinned packages; run again, it repairs whatever an
+# interruption left behind. Many that start at once take turns: the first builds, the others wait.
+#
+# Usage: scripts/setup.sh [--cluster] PYTHON [SCRATCH]   (called by the Makefile)
+#   without --cluster   .venv is a folder here; nothing to do when .venv/.ready is newer than
+#                       pyproject.toml and constraints.txt
+#   --cluster           SCRATCH/venv-<digest of what is asked for>, and .venv is a link to it; caches
+#                       go to SCRATCH/cache. SCRATCH is ~/scratch/fastdllm unless named. A .venv that
+#                       is a link already is set up this way without the option.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${1:-python3}
 
 fail() { echo "make setup: $*" >&2; exit 2; }
+
+on_cluster=
+if [ "${1:-}" = --cluster ]; then
+    on_cluster=1
+    shift
+fi
+python=${1:-python3}
+scratch=${2:-${FASTDLLM_SCRATCH:-}}
+if [ -L .venv ]; then
+    on_cluster=1
+    scratch=${scratch:-$(dirname "$(readlink .venv)")}
+    # The one that made it, also where `python3` has become another one since.
+    if [ "$python" = python3 ] && [ -x .venv/bin/python ]; then
+        python=$(.venv/bin/python -c 'import sys; print(sys._base_executable)')
+    fi
+elif [ -n "$on_cluster" ] && [ -e .venv ]; then
+    fail "here is a .venv folder already, which this would replace by a link; remove it first: rm -rf .venv"
+fi
+if [ -n "$on_cluster" ] && [ -z "$scratch" ]; then
+    [ -d "$HOME/scratch" ] ||
+        fail "there is no ~/scratch here; say where the packages go: make setup-cluster SCRATCH=/big/disk/you"
+    scratch=$HOME/scratch/fastdllm
+fi
+case $scratch in "" | /*) ;; *) scratch=$PWD/$scratch ;; esac
 
 command -v "$python" >/dev/null 2>&1 ||
     fail "no '$python' here; install Python 3.11 or newer, or name it: make setup PYTHON=python3.12"
@@ -17,24 +46,50 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') ||
 "$python" -c 'import venv, ensurepip' 2>/dev/null ||
     fail "$python cannot make a virtual environment; on Debian or Ubuntu: apt install python$version-venv"
 
-# Two set-ups at once (two terminals, CI beside a person) take turns.
-if command -v flock >/dev/null 2>&1; then
-    exec 9>.setup.lock
-    flock 9
-    if [ -f .venv/.ready ] && [ .venv/.ready -nt pyproject.toml ] && [ .venv/.ready -nt constraints.txt ]; then
+exec 9<>.setup.lock
+"$python" -m fastdllm.cluster.build lock 9
+
+is_ready() { [ -f "$1/.ready" ] && [ "$1/.ready" -nt pyproject.toml ] && [ "$1/.ready" -nt constraints.txt ]; }
+
+if [ -n "$on_cluster" ]; then
+    "$python" -m fastdllm.cluster.build place "$scratch"
+    venv=$scratch/$("$python" -m fastdllm.cluster.build name "$version")
+    # Its name says what it was built from; a date only tells when the files were checked out.
+    if [ -f "$venv/.ready" ] && [ ! -e "$venv/.unfinished" ]; then
+        touch "$venv/.ready"
+        ln -sfn "$venv" .venv
+        echo "make setup: .venv is $venv"
+        exit 0
+    fi
+else
+    venv=.venv
+    if is_ready "$venv"; then
         exit 0
     fi
 fi
 
-rm -f .venv/.ready
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-    echo "make setup: creating .venv with $python ($version)"
-    "$python" -m venv --clear .venv ||
-        fail "could not create .venv; is there space (about 2 GB) and may you write here?"
+rm -f "$venv/.ready"
+# Packages that a killed pip left half-written look installed to the next one.
+if [ -e "$venv/.unfinished" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    echo "make setup: creating $venv with $python ($version)"
+    "$python" -m venv --clear "$venv" ||
+        fail "could not create $venv; is there space (2 GB, 7 GB with CUDA) and may you write here?"
+fi
+if [ -n "$on_cluster" ]; then
+    "$python" -m fastdllm.cluster.build caches "$venv" "$scratch"
+    # shellcheck disable=SC1091
+    . "$venv/fastdllm-env.sh"
 fi
 echo "make setup: installing the pinned packages (some minutes the first time)"
-.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-warn-script-location \
-    --constraint constraints.txt --editable '.[dev]' ||
+touch "$venv/.unfinished"
+"$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-warn-script-location \
+    --constraint constraints.txt --editable '.[dev]' || {
+    rm -f "$venv/.unfinished"
     fail "pip did not finish (its message stands above); run the same command again to go on"
-touch .venv/.ready
+}
+"$python" -m fastdllm.cluster.build record "$venv"
+if [ -n "$on_cluster" ]; then
+    ln -sfn "$venv" .venv
+    echo "make setup: .venv is $venv; before you work: source $PWD/.venv/bin/activate"
+fi
 echo "make setup: done"

@@ -1,0 +1,179 @@
+"""An environment as one file: packed once on scratch, unpacked by each job on its node's own disk.
+
+A virtual environment finds its packages from where its `python` lies, so a copy works as long as it
+is called by `bin/python -m ...` (the first lines of other scripts in bin/ name the original). Only
+the standard library and `tar` are used; zstd is taken where it is, as it unpacks several times as
+fast as gzip. Both formats carry checksums, so a damaged archive fails when it is unpacked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdllm.cluster.environment import READY, RECORD, Built, count_files, read_record
+from fastdllm.errors import UserError
+from fastdllm.files import cannot
+
+# Level 3 is zstd's own default: higher ones cost minutes, and unpacking gets no faster.
+_PACK = {".tar.zst": "zstd -3 -T0 --quiet", ".tar.gz": "gzip -3"}
+_UNPACK = {".tar.zst": "zstd", ".tar.gz": "gzip"}
+# A node's disk is shared, and file systems need room to work.
+_SPARE = 1.1
+
+
+class NotUnpacked(Exception):
+    """Why an archive cannot be used here, in words that follow "the environment's archive:"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An archive that was written: its size, and that of what is in it."""
+
+    path: Path
+    bytes: int
+    unpacked_bytes: int
+
+
+def pack(venv: Path) -> Packed:
+    """Write an environment into one archive beside its folder; an older one is replaced at the end.
+
+    Raises:
+        UserError: the environment is not whole, tar is missing or fails, or the disk is full.
+    """
+    venv = venv.resolve()
+    if not (venv / READY).exists():
+        raise UserError(f"{venv}: is not whole, so it is not packed; make setup-cluster")
+    ending = ".tar.zst" if shutil.which("zstd") else ".tar.gz"
+    path = venv.with_name(venv.name + ending)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    command = ["tar", "--create", "--file", str(temporary), "--use-compress-program", _PACK[ending]]
+    try:
+        _run([*command, "--directory", str(venv.parent), venv.name], f"cannot pack {venv}")
+        temporary.replace(path)
+    except OSError as error:
+        raise cannot("write", path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    for other in set(_PACK) - {ending}:
+        # A left-over of the other kind would be an older environment under the same name.
+        venv.with_name(venv.name + other).unlink(missing_ok=True)
+    return Packed(path, path.stat().st_size, _unpacked_bytes(venv))
+
+
+def find_archive(venv: Path) -> Path | None:
+    """The archive of an environment, if it was packed after the environment was built."""
+    venv = venv.resolve()
+    for ending in _PACK:
+        path = venv.with_name(venv.name + ending)
+        if path.is_file() and path.stat().st_mtime >= _built_at(venv):
+            return path
+    return None
+
+
+def unpack(archive: Path, venv: Path, folder: Path) -> Path:
+    """Unpack the archive of `venv` below `folder`, unless that was done, and return the copy.
+
+    Processes of one node take turns; what a killed one left is removed. Nothing is left behind when
+    it fails.
+
+    Raises:
+        NotUnpacked: the archive is missing, older than the environment or damaged, the folder is
+            somebody else's or full, or zstd is missing here.
+    """
+    ending = next((ending for ending in _UNPACK if archive.name.endswith(ending)), None)
+    if ending is None or archive.name.removesuffix(ending) != venv.name:
+        raise NotUnpacked(f"{archive} is not that of {venv.name}; fastdllm env --pack")
+    if not archive.is_file():
+        raise NotUnpacked(f"{archive} is not there; fastdllm env --pack")
+    if archive.stat().st_mtime < _built_at(venv):
+        raise NotUnpacked(f"{archive.name} is older than the environment; fastdllm env --pack")
+    if shutil.which(_UNPACK[ending]) is None:
+        raise NotUnpacked(f"no {_UNPACK[ending]} on this node")
+    try:
+        with _private(folder) as place:
+            copy = place / venv.name
+            if _is_copy(copy, venv):
+                return copy
+            _remove(copy)
+            free, needed = shutil.disk_usage(place).free, _SPARE * _unpacked_bytes(venv)
+            if free < needed:
+                raise NotUnpacked(
+                    f"{place} has {free / 2**30:.1f} GiB free, {needed / 2**30:.1f} are needed"
+                )
+            part = place / f"{venv.name}.part"
+            _remove(part)
+            part.mkdir()
+            try:
+                command = ["tar", "--extract", "--no-same-owner", "--file", str(archive)]
+                command += ["--directory", str(part), "--use-compress-program", _UNPACK[ending]]
+                _run(command, "cannot unpack it")
+                if not _is_copy(part / venv.name, venv):
+                    raise NotUnpacked("it holds another environment; fastdllm env --pack")
+                (part / venv.name).rename(copy)
+            finally:
+                _remove(part)
+            return copy
+    except UserError as error:
+        raise NotUnpacked(str(error)) from None
+    except OSError as error:
+        raise NotUnpacked(f"{folder}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _private(folder: Path) -> Iterator[Path]:
+    """A folder of this user, and the lock on it; /tmp may hold one that somebody else made."""
+    place = folder / f"fastdllm-env-{os.getuid()}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    status = place.lstat()
+    if place.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise NotUnpacked(f"{place} can be written by others")
+    with (place / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield place
+
+
+def _is_copy(copy: Path, venv: Path) -> bool:
+    return (
+        (copy / READY).exists()
+        and (copy / "bin" / "python").exists()
+        and _built(copy) == _built(venv)
+    )
+
+
+def _built(venv: Path) -> Built | None:
+    return read_record(venv)
+
+
+def _built_at(venv: Path) -> float:
+    # The record is written once, at the end; .ready gets new dates for `make`.
+    try:
+        return (venv / RECORD).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _unpacked_bytes(venv: Path) -> int:
+    built = _built(venv)
+    return built.bytes if built is not None else count_files(venv)[1]
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _run(command: list[str], what: str) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError(f"{what}: no tar here") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"{what}: {lines[0]}")

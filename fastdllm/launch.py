@@ -1,0 +1,49 @@
+"""`python -m fastdllm.launch eval ...`: `python -m fastdllm eval ...`, from a copy on this node.
+
+With FASTDLLM_ENV_ARCHIVE set (an archive that `fastdllm env --pack` wrote), the environment is
+unpacked to $TMPDIR once per node and job, and the command goes on with that copy's Python, so that
+thousands of small files are read from the node's own disk. Where that cannot be done, one line says
+why, and the environment on scratch is used. Without the variable nothing is looked at. The process
+is replaced, so signals reach the command itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+ARCHIVE_VARIABLE = "FASTDLLM_ENV_ARCHIVE"
+
+
+def main(arguments: list[str]) -> None:
+    """Go on as `fastdllm`, with the best Python there is; does not return."""
+    archive = os.environ.get(ARCHIVE_VARIABLE)
+    python = _unpacked_python(archive) if archive else sys.executable
+    os.execv(python, [python, "-m", "fastdllm", *arguments])
+
+
+def _unpacked_python(archive: str) -> str:
+    from fastdllm.cluster.archive import NotUnpacked, unpack
+
+    place = os.environ.get("TMPDIR")
+    started = time.monotonic()
+    try:
+        if not place or not Path(place).is_dir():
+            raise NotUnpacked(f"no folder TMPDIR here ({place})" if place else "TMPDIR is not set")
+        copy = unpack(Path(archive), Path(sys.prefix).resolve(), Path(place))
+    except NotUnpacked as error:
+        _say(f"the environment's archive: {error}; going on with {sys.prefix}")
+        return sys.executable
+    _say(f"the environment is {copy}, ready in {time.monotonic() - started:.1f} s")
+    return str(copy / "bin" / "python")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"fastdllm: {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -44,9 +44,9 @@ def prepare(
         UserError: whatever would make the jobs fail, in one line.
     """
     command = CommandLine.read(arguments)
-    site = next((found for path in command.folders if (found := load_site(path))), None)
-    if site is None or not command.submits:
+    if not command.submits:
         return None
+    site = load_site(command.folders[0])
     given = {**config.cluster.model_dump(exclude_none=True), **cluster_words}
     options = validated(ClusterOptions, given, "cluster")
     choice = choose(site, options, _model(config))

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastdllm.cluster.site import SITE_FILE
+
 SLURM_EXECUTORS = ("fastdllm-slurm", "slurm")
 
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """folders: of the profiles, those that win first. jobs: most jobs at a time, None: not given.
+    """folders: of the profiles with a site.yaml, those that win first; without one the rest is not
+    read. jobs: most jobs at a time, None: not given.
 
     minutes: time limits that were given in numbers, by rule; "" for every rule.
     """
@@ -39,11 +42,12 @@ class CommandLine:
         named, _ = get_argument_parser().parse_known_args(words)
         profiles = [profile for profile in named.profile or () if profile != "none"]
         found = [place for profile in profiles if (place := get_profile_dir(profile)) is not None]
-        if not found:
-            return cls(executor=named.executor)
+        folders = tuple(folder for folder, _ in reversed(found) if (folder / SITE_FILE).exists())
+        if not folders:
+            return cls()
         known, _ = get_argument_parser(profiles=profiles).parse_known_args(words)
         return cls(
-            folders=tuple(folder for folder, _ in reversed(found)),
+            folders=folders,
             executor=known.executor,
             jobs=known.jobs if isinstance(known.jobs, int) else None,
             minutes=_minutes({"": known.default_resources or {}, **(known.set_resources or {})}),

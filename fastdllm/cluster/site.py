@@ -115,13 +115,11 @@ class Site(StrictModel):
     )
 
 
-def load_site(folder: Path) -> Site | None:
-    """The site of a profile folder; None where the profile has no site.yaml.
+def load_site(folder: Path) -> Site:
+    """The site of a profile folder.
 
     Raises:
-        UserError: naming the file, the key and what is allowed.
+        UserError: naming the file, the key and what is allowed; or there is none.
     """
     path = folder / SITE_FILE
-    if not path.exists():
-        return None
     return validated(Site, read_yaml_mapping(path, what="the facts of a cluster"), str(path))

@@ -1,0 +1,88 @@
+"""Names of hardware: what a site calls a kind of GPU, what torch calls a device, what is here.
+
+The one place that matches them. Imports no torch: a log-in node asks as well.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdllm.evaluation.environment import cpu_name
+
+# One folder per GPU, with a line `Model:`, wherever NVIDIA's driver is loaded.
+DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
+# Threads of a run without a GPU (profiles/local); a speed on a CPU belongs to a number of them.
+WORKFLOW_THREADS = 1
+# Words that make another card of one with the same number: "RTX 6000 Ada" is no "RTX 6000".
+GENERATIONS = ("ada", "blackwell")
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a speed was measured on; threads: only on a CPU."""
+
+    name: str
+    threads: int | None = None
+
+    def __str__(self) -> str:
+        if self.threads is None:
+            return self.name
+        return f"{self.name} ({self.threads} thread{'' if self.threads == 1 else 's'})"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Hardware that is asked for: a kind of GPU, or with `threads` exactly this processor."""
+
+    name: str
+    threads: int | None = None
+
+    def matches(self, found: Hardware) -> bool:
+        """Whether a speed that was measured on `found` is one of this hardware."""
+        if self.threads is not None:
+            return found == Hardware(self.name, self.threads)
+        return is_of_kind(found.name, self.name)
+
+    def __str__(self) -> str:
+        return str(Hardware(self.name, self.threads))
+
+
+def is_of_kind(device_name: str, kind: str) -> bool:
+    """Whether torch's name of a device ("Quadro RTX 6000") belongs to a site's kind ("RTX_6000").
+
+    All words of the kind must appear in the name, in any order.
+    """
+    found, wanted = _words(device_name), _words(kind)
+    return wanted <= found and all((word in wanted) == (word in found) for word in GENERATIONS)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def this_machine(
+    device: str = "auto", *, threads: int = WORKFLOW_THREADS, driver: Path = DRIVER_FOLDER
+) -> Wanted:
+    """The hardware that a run would take here.
+
+    Args:
+        device: the run's; auto takes a GPU where there is one.
+        threads: of the run, should it be without a GPU.
+        driver: where NVIDIA's driver tells of GPUs.
+    """
+    gpu = None if device == "cpu" else _gpu_here(driver)
+    return Wanted(cpu_name(), threads) if gpu is None else Wanted(gpu)
+
+
+def _gpu_here(driver: Path) -> str | None:
+    for path in sorted(driver.glob("*/information")):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue  # the next GPU of the machine is as good an answer
+        found = re.search(r"^Model:\s*(\S.*?)\s*$", text, flags=re.MULTILINE)
+        if found:
+            return found[1]
+    return None

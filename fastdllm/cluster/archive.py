@@ -105,7 +105,7 @@ def unpack(archive: Path, venv: Path, folder: Path) -> Path:
             free, needed = shutil.disk_usage(place).free, _SPARE * _unpacked_bytes(venv)
             if free < needed:
                 raise NotUnpacked(
-                    f"{place} has {free / 2**30:.1f} GiB free, {needed / 2**30:.1f} are needed"
+                    f"{place} has {free / 2**30:.1f} of the {needed / 2**30:.1f} GiB that are needed"
                 )
             part = place / f"{venv.name}.part"
             _remove(part)

@@ -1,0 +1,132 @@
+"""Is everything here that a run needs? Asked before a job is submitted, and first thing in the job.
+
+A compute node has no network. What is missing is said by name, in milliseconds, before torch is
+imported. `fastdllm fetch` brings it and writes FETCHED, which this reads; without that record the
+caches are looked at as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastdllm.cluster.hub_cache import data_cache, has_data_set, hub_cache, lacking, snapshot
+from fastdllm.errors import UserError
+from fastdllm.evaluation.task_files import LOCAL_BUILDERS, TaskFiles, find_task_files
+from fastdllm.files import read_json
+
+if TYPE_CHECKING:
+    from fastdllm.evaluation.spec import RunSpec
+
+FETCHED = Path("results/_fetched.json")
+_REMEDY = "on a node with network: fastdllm fetch"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What `fastdllm fetch` brought, and where to.
+
+    model: id, revision, commit and files (name -> bytes, sha256) of the model; None for a folder.
+    tasks: files (path, bytes, sha256) that `datasets` made ready, by task.
+    """
+
+    model: dict[str, Any] | None = None
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    caches: dict[str, str] = field(default_factory=dict)
+
+
+def read_fetched(path: Path = FETCHED) -> Fetched:
+    """The record of the last fetch; an empty one where there is none, or none that can be read."""
+    try:
+        record = read_json(path)
+        return Fetched(record["model"], record["tasks"], record["caches"])
+    except (UserError, KeyError, TypeError):
+        return Fetched()
+
+
+def require_fetched(spec: RunSpec) -> None:
+    """Refuse a run whose model or data is not here (see `require`)."""
+    require(spec.run.model_path, spec.run.model_revision, Path(spec.run.task_file))
+
+
+def require(model: str, revision: str | None, task_file: Path) -> None:
+    """Refuse a model or a task that is neither local nor whole in the caches.
+
+    Args:
+        model: a folder or a hub id; revision: of a hub id, None for main.
+
+    Raises:
+        UserError: what is missing, by name, and the command that brings it.
+    """
+    require_model(model, revision)
+    require_data(task_file)
+
+
+def require_model(model: str, revision: str | None) -> None:
+    """The model's part of `require`."""
+    if Path(model).expanduser().is_dir():
+        return
+    shown = f"model {model!r}" + (f", revision {revision}" if revision else "")
+    folder = snapshot(model, revision)
+    if folder is None:
+        raise UserError(f"{shown}: is not in the cache {hub_cache()}{_elsewhere('hub')}; {_REMEDY}")
+    lack = lacking(folder) or _differs(folder, read_fetched().model)
+    if lack is not None:
+        raise UserError(f"{shown}: {lack} in the cache ({folder}); {_REMEDY}")
+
+
+def require_data(task_file: Path) -> None:
+    """The task's part of `require`."""
+    files = find_task_files(task_file)
+    if files.is_local:
+        return
+    task = task_file.stem
+    entry = read_fetched().tasks.get(task)
+    if entry is not None:
+        gone = next((file for file in entry["files"] if not _is_there(file)), None)
+        if gone is None:
+            return
+        raise UserError(f"task {task!r}: {gone['path']} is gone or cut off; {_REMEDY}")
+    for name, config in data_sets(files):
+        if not has_data_set(name, config):
+            raise UserError(
+                f"task {task!r}: its data set {name!r} is not in the cache "
+                f"{data_cache()}{_elsewhere('data')}; {_REMEDY}"
+            )
+
+
+def data_sets(files: TaskFiles) -> Iterator[tuple[str, str | None]]:
+    """The data sets of the hub behind a task, each with its configuration where one is named."""
+    for _, values in files.layers:
+        name, config = values.get("dataset_path"), values.get("dataset_name")
+        is_hub_id = isinstance(name, str) and name not in LOCAL_BUILDERS and "://" not in name
+        if is_hub_id and not values.get("custom_dataset") and not Path(name).is_dir():
+            yield name, config if isinstance(config, str) else None
+
+
+def _differs(folder: Path, fetched: dict[str, Any] | None) -> str | None:
+    """A file of another size than the one whose digest was compared."""
+    if fetched is None or fetched.get("commit") != folder.name:
+        return None
+    for name, file in fetched["files"].items():
+        if not _is_there({"path": folder / name, **file}):
+            return f"{name} is missing or has another size"
+    return None
+
+
+def _is_there(file: dict[str, Any]) -> bool:
+    try:
+        return Path(file["path"]).stat().st_size == file["bytes"]
+    except OSError:
+        return False
+
+
+def _elsewhere(kind: str) -> str:
+    """A hint for the commonest reason: the variables that name the caches were not set here."""
+    fetched_to = read_fetched().caches.get(kind)
+    here = str(hub_cache() if kind == "hub" else data_cache())
+    if fetched_to is None or fetched_to == here:
+        return ""
+    return f" (it was fetched to {fetched_to}: is HF_HOME set? source .venv/fastdllm-env.sh)"

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.cluster.jobs import live_jobs
+from fastdllm.cluster.prepare import prepare
 from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
 from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
-from fastdllm.workflow.call import Call
+from fastdllm.workflow.call import DEFAULT_MINUTES, Call
 from fastdllm.workflow.cuts import cut, settle
 from fastdllm.workflow.locks import held_outputs
 from fastdllm.workflow.preview import made_by, preview
@@ -50,7 +51,14 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
 def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -> Call:
     project = load_project(selection)
     check_targets(request, project)
-    live = _live_jobs(is_needed=False)
+    choice = prepare(
+        project.config,
+        selection.cluster,
+        sys.argv[1:],
+        is_dry_run=is_dry_run,
+        folder=Path.cwd(),
+    )
+    live = _live_jobs(is_needed=choice is not None and not is_dry_run)
     statuses = reconcile(
         project,
         restore=selection.restore,
@@ -76,6 +84,7 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
         leaders={str(s.run.summary_path): s.leader.folder for s in free if s.leader is not None},
         cuts=cuts,
         parts=cuts.parts(decoded),
+        most_minutes=(choice.max_minutes if choice is not None else None) or DEFAULT_MINUTES,
     )
 
 

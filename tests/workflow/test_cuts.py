@@ -82,12 +82,13 @@ def test_a_failing_member_of_a_pack_stops_no_other(project: SmallProject) -> Non
     assert project.jobs(*WORDS) == {"eval": 1}, "only the one that is missing, and it is alone"
 
 
-def test_only_the_runs_that_are_made_are_packed(project: SmallProject) -> None:
+@pytest.mark.usefixtures("project")
+def test_only_the_runs_that_are_made_are_packed() -> None:
     edit("workflow_config.yaml", *PACKED)
     loaded = load_project()
     words = [run for run in loaded.runs if run.task == "words"]
     cuts = cut(words, loaded.config, {})
-    assert [members for members in cuts.packs.values()] == [tuple(words)]
+    assert list(cuts.packs.values()) == [tuple(words)]
     assert cut(words[:1], loaded.config, {}) == Cuts({}, {})
     assert cuts.jobs(words) == 1
     assert cut(words, loaded.config, {}).packs.keys() == cuts.packs.keys()
@@ -97,7 +98,8 @@ def live(*comments: str) -> dict[str, Job]:
     return {comment: Job(id="7", state="RUNNING", comment=comment) for comment in comments}
 
 
-def test_living_jobs_keep_the_cut_they_were_submitted_with(project: SmallProject) -> None:
+@pytest.mark.usefixtures("project")
+def test_living_jobs_keep_the_cut_they_were_submitted_with() -> None:
     edit("workflow_config.yaml", *SHARDED)
     loaded = load_project()
     words = [run for run in loaded.runs if run.task == "words"]
@@ -108,7 +110,8 @@ def test_living_jobs_keep_the_cut_they_were_submitted_with(project: SmallProject
     assert cut(words, loaded.config, jobs) == Cuts({"demo/words/k2_first": 5}, {})
 
 
-def test_a_living_pack_is_followed_whoever_of_it_is_done(project: SmallProject) -> None:
+@pytest.mark.usefixtures("project")
+def test_a_living_pack_is_followed_whoever_of_it_is_done() -> None:
     edit("workflow_config.yaml", *PACKED)
     loaded = load_project()
     words = [run for run in loaded.runs if run.task == "words"]

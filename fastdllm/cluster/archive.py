@@ -102,10 +102,11 @@ def unpack(archive: Path, venv: Path, folder: Path) -> Path:
             if _is_copy(copy, venv):
                 return copy
             _remove(copy)
-            free, needed = shutil.disk_usage(place).free, _SPARE * _unpacked_bytes(venv)
-            if free < needed:
+            free_gib = shutil.disk_usage(place).free / 2**30
+            needed_gib = _SPARE * _unpacked_bytes(venv) / 2**30
+            if free_gib < needed_gib:
                 raise NotUnpacked(
-                    f"{place} has {free / 2**30:.1f} of the {needed / 2**30:.1f} GiB that are needed"
+                    f"{place} has {free_gib:.1f} of the {needed_gib:.1f} GiB that are needed"
                 )
             part = place / f"{venv.name}.part"
             _remove(part)

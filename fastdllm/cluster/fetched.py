@@ -101,8 +101,9 @@ def data_sets(files: TaskFiles) -> Iterator[tuple[str, str | None]]:
     """The data sets of the hub behind a task, each with its configuration where one is named."""
     for _, values in files.layers:
         name, config = values.get("dataset_path"), values.get("dataset_name")
-        is_hub_id = isinstance(name, str) and name not in LOCAL_BUILDERS and "://" not in name
-        if is_hub_id and not values.get("custom_dataset") and not Path(name).is_dir():
+        if not isinstance(name, str) or values.get("custom_dataset"):
+            continue
+        if name not in LOCAL_BUILDERS and "://" not in name and not Path(name).is_dir():
             yield name, config if isinstance(config, str) else None
 
 

@@ -52,6 +52,10 @@ def lacking(folder: Path) -> str | None:
         return "config.json is missing"
     if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
         return "tokenizer.json is missing"
+    return _weights_lacking(folder)
+
+
+def _weights_lacking(folder: Path) -> str | None:
     try:
         files = list(_weight_files(folder))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -59,10 +63,8 @@ def lacking(folder: Path) -> str | None:
     if not files:
         return "there are no safetensors weights"
     for file in files:
-        if not file.is_file():
-            return f"{file.name} is missing"
         if not is_whole_safetensors(file):
-            return f"{file.name} is cut off"
+            return f"{file.name} is {'cut off' if file.is_file() else 'missing'}"
     return None
 
 

@@ -1,0 +1,196 @@
+"""A real SLURM of three nodes on this machine, with accounts, QOS and preemption.
+
+`python -m tests.slurm` stands one up to try things by hand.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.slurm.configs import ACCOUNTS, NODES, write_configs
+from tests.slurm.daemons import (
+    Daemons,
+    clean_up_the_dead,
+    free_ports,
+    kill,
+    new_folder,
+    processes_in,
+)
+from tests.slurm.packages import program
+
+PATIENCE_S = 60.0
+# What a session around the lab would tell the commands in it.
+FOREIGN = ("SLURM", "SBATCH", "SALLOC", "SNAKEMAKE", "PYTEST", "FASTDLLM")
+ACCOUNTING = """\
+add cluster lab
+add qos embers Priority=0 MaxWall=8:00:00 MaxSubmitJobsPerUser=50 PreemptMode=requeue
+add qos inferno Priority=250000 MaxJobsPerUser=500 Preempt=embers
+add account {accounts} Cluster=lab Description=lab Organization=gt
+add user {user} Account={accounts} QOS=inferno,embers DefaultQOS=inferno
+"""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running SLURM; `start` makes one.
+
+    environment: what a command needs to talk to it (SLURM_CONF), and nothing of any other SLURM.
+    """
+
+    folder: Path
+    environment: dict[str, str]
+    daemons: Daemons
+
+    @classmethod
+    def start(cls) -> Lab:
+        """Stand up a SLURM in some seconds; returns when all nodes are idle."""
+        clean_up_the_dead()
+        folder = new_folder()
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
+        environment = kept | {
+            "SLURM_CONF": str(folder / "etc/slurm.conf"),
+            "MYSQL_UNIX_PORT": str(folder / "database.socket"),
+        }
+        lab = cls(folder, environment, Daemons(folder, environment))
+        try:
+            lab._start_daemons()
+        except BaseException:
+            lab.stop()
+            raise
+        return lab
+
+    def stop(self) -> None:
+        """End everything; the folder is removed."""
+        self.daemons.end()
+
+    def run(
+        self, *command: str | Path, cwd: Path | None = None, timeout: float = PATIENCE_S
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in this SLURM, capture its output, leave its exit code to the caller."""
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=cwd or self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def ask(self, *command: str | Path) -> str:
+        """What a command of SLURM prints; it has to succeed."""
+        done = self.run(*command)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def submit(self, script: str, *options: str, account: str = ACCOUNTS[0]) -> str:
+        """Submit a line of shell as a job, and return its id."""
+        log = self.folder / "log/job-%j.out"
+        words = ("sbatch", "--parsable", f"--account={account}", f"--output={log}", *options)
+        return self.ask(*words, f"--wrap={script}")
+
+    def jobs(self) -> dict[str, dict[str, str]]:
+        """All jobs that SLURM still knows, by id: state, reason, node, comment, restarts, name."""
+        fields = "JobID:|,State:|,Reason:|,NodeList:|,Comment:200|,RestartCnt:|,Name:100"
+        rows = self.ask("squeue", "--noheader", "--states=all", "-O", fields).splitlines()
+        keys = ("id", "state", "reason", "node", "comment", "restarts", "name")
+        found = [dict(zip(keys, map(str.strip, row.split("|")), strict=True)) for row in rows]
+        return {job["id"]: job for job in found}
+
+    def state(self, job: str) -> str:
+        """The state of a job, in squeue's word."""
+        return self.jobs()[job]["state"]
+
+    def accounted(self, job: str) -> str:
+        """The state of a job in the accounting database, as sacct words it."""
+        return self.ask("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=State")
+
+    def wait_until(
+        self, holds: Callable[[], Any], *, timeout: float = PATIENCE_S, what: str
+    ) -> Any:
+        """Wait for a condition and return what it gave; fails with the queue after `timeout` s."""
+        deadline = time.monotonic() + timeout
+        while not (found := holds()):
+            if time.monotonic() > deadline:
+                queue = self.run("squeue", "--states=all").stdout
+                raise AssertionError(f"no {what} within {timeout:.0f} s\n{queue}")
+            time.sleep(0.2)
+        return found
+
+    def wait_for_state(self, job: str, *states: str, timeout: float = PATIENCE_S) -> str:
+        """Wait until a job is in one of the states."""
+        return self.wait_until(
+            lambda: (now := self.state(job)) in states and now,
+            timeout=timeout,
+            what=f"job {job} {' or '.join(states)}",
+        )
+
+    def end_in(self, job: str, *, seconds: int) -> None:
+        """Let a job's time limit come soon; SLURM looks every 30 s and counts in minutes."""
+        self.ask("scontrol", "update", f"jobid={job}", f"EndTime=now+{seconds}seconds")
+
+    def node_down(self, name: str) -> None:
+        """The node dies with all that runs there, and SLURM notices at once."""
+        self.daemons.kill(name)
+        for pid in processes_in(self.folder, node=name):
+            kill(pid)
+        self.ask("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
+
+    def node_up(self, name: str) -> None:
+        """The node comes back, idle."""
+        if name not in self.daemons:
+            self.daemons.start("slurmd", "-D", "-N", name, name=name)
+        self.run("scontrol", "update", f"nodename={name}", "state=resume")
+        self.wait_until(lambda: self._is_up(name), what=f"node {name}")
+
+    def clear(self) -> None:
+        """End all jobs and wait until they are gone; bring back nodes that are down."""
+        for node in NODES:
+            if node.name not in self.daemons or not self._is_up(node.name):
+                self.node_up(node.name)
+        self.ask("scancel", f"--user={getpass.getuser()}")
+        self.wait_until(lambda: not self.ask("squeue", "--noheader"), what="empty queue")
+
+    def _start_daemons(self) -> None:
+        write_configs(self.folder, free_ports(2 + len(NODES)))
+        self._start_munge()
+        self._start_database()
+        self.daemons.start("slurmdbd", "-D")
+        self.daemons.wait_until(
+            lambda: self.run("sacctmgr", "list", "cluster").returncode == 0, "slurmdbd"
+        )
+        commands = ACCOUNTING.format(accounts=",".join(ACCOUNTS), user=getpass.getuser())
+        for line in commands.splitlines():
+            self.ask("sacctmgr", "-i", *line.split())
+        self.daemons.start("slurmctld", "-D")
+        for node in NODES:
+            self.daemons.start("slurmd", "-D", "-N", node.name, name=node.name)
+        self.daemons.wait_until(lambda: all(self._is_up(node.name) for node in NODES), "nodes")
+
+    def _start_munge(self) -> None:
+        key, reached_at = self.folder / "etc/munge.key", self.folder / "munge.socket"
+        key.touch(mode=0o600)
+        key.write_bytes(os.urandom(1024))
+        words = ["--foreground", "--force", f"--key-file={key}", f"--socket={reached_at}"]
+        words += [f"--{name}-file={self.folder}/run/munged.{name}" for name in ("pid", "seed")]
+        self.daemons.start("munged", *words, f"--log-file={self.folder}/log/munged.log")
+        self.daemons.wait_until(reached_at.exists, "munged")
+
+    def _start_database(self) -> None:
+        defaults = f"--defaults-file={self.folder}/etc/mariadb.cnf"
+        # Accounting keeps procedures in the system tables, else an empty folder would do.
+        self.ask(program("mariadb-install-db"), defaults, "--skip-test-db")
+        self.daemons.start("mariadbd", defaults)
+        self.daemons.wait_until((self.folder / "database.socket").exists, "mariadbd")
+
+    def _is_up(self, name: str) -> bool:
+        done = self.run("sinfo", "--noheader", f"--nodes={name}", "--format=%T")
+        return done.returncode == 0 and set(done.stdout.split()) <= {"idle", "mixed", "allocated"}

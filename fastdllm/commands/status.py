@@ -25,6 +25,7 @@ STYLES = {
     State.DONE: "32",
     State.UNPUBLISHED: "36",
     State.RUNNING: "34",
+    State.QUEUED: "36",
     State.FAILED: "31",
     State.INTERRUPTED: "35",
     State.STALE: "33",

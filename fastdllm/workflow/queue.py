@@ -8,32 +8,34 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdllm.cluster.jobs import comment_of
+from fastdllm.cluster.jobs import SLURM_LOGS, comment_of
 from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
 from fastdllm.errors import UserError
-from fastdllm.files import read_json
-from fastdllm.workflow.runs import RESULTS, Run
+from fastdllm.evaluation.attempts import Attempt
+from fastdllm.evaluation.stopping import TIME_LIMIT
+from fastdllm.workflow.cuts import member_specs
+from fastdllm.workflow.runs import Run
 
 # A controller serves all users of a cluster: several looks within seconds need one answer.
 MAX_AGE_S = 5.0
-PACKS = RESULTS / "_packs"
 # States of a job that has no node yet, or none again.
 WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 _EVAL, _SHARD, _PACK = (comment_of(rule, [""]) for rule in ("eval", "shard", "pack"))
 _NO_CLUSTER = "configuration source"
 
+# Those that people meet; squeue's own word stands for the others.
 REASONS = {
-    "": "not looked at yet",
-    "Priority": "behind jobs of higher priority",
-    "Resources": "for free resources",
-    "BeginTime": "for its begin time",
-    "Dependency": "for another job",
-    "DependencyNeverSatisfied": "for ever: its dependency failed",
+    "": "waits to be looked at",
+    "Priority": "waits behind jobs of higher priority",
+    "Resources": "waits for free resources",
+    "BeginTime": "waits for its begin time",
+    "Dependency": "waits for another job",
+    "DependencyNeverSatisfied": "waits for ever, as its dependency failed: scancel {id}",
     "JobHeldUser": "held by its owner: scontrol release {id}",
     "JobHeldAdmin": "held by an administrator",
     "JobHoldMaxRequeue": "held after too many requeues: scontrol release {id}",
@@ -42,22 +44,20 @@ REASONS = {
     "QOSMaxWallDurationPerJobLimit": "asks for more time than the QOS gives",
     "QOSMaxGRESPerUser": "the QOS gives you no more GPUs at a time",
     "QOSMaxGRESPerJob": "asks for more GPUs than the QOS gives",
-    "QOSMinGRES": "asks for fewer GPUs than the QOS demands",
     "QOSNotAllowed": "the partition does not take this QOS",
-    "QOSUsageThreshold": "the QOS has used up its share",
-    "AssocGrpBillingMinutes": "the account's budget is used up",
+    "AssocGrpBillingMinutes": "the budget of the account is used up",
     "AssocGrpGRESMinutes": "the account's budget of GPU time is used up",
     "InvalidAccount": "the account is not valid any more",
     "InvalidQOS": "the QOS is not valid any more",
-    "BadConstraints": "for ever: no node has what it asks for",
+    "BadConstraints": "waits for ever, as no node has what it asks for",
     "PartitionTimeLimit": "asks for more time than the partition gives",
     "PartitionNodeLimit": "asks for more nodes than the partition gives",
-    "PartitionDown": "the partition takes no jobs at the moment",
+    "PartitionDown": "the partition is down",
     "PartitionInactive": "the partition is switched off",
-    "ReqNodeNotAvail": "its nodes are down, or reserved for maintenance",
-    "Reservation": "for its reservation",
+    "ReqNodeNotAvail": "its nodes are down, or reserved",
+    "Reservation": "waits for its reservation",
     "NodeDown": "its node is down",
-    "Licenses": "for a licence",
+    "Licenses": "waits for a licence",
 }
 
 
@@ -91,17 +91,35 @@ class RunJob:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What squeue knows of this project's runs. problem: why it did not answer, in one line."""
+    """What squeue, and SLURM's own logs, know of this project's runs.
+
+    problem: why squeue did not answer, in one line.
+    live_ids: all jobs of this user that wait or run, whatever they do.
+    logs: the folders of SLURM's own logs, by the comment of the jobs that wrote there.
+    """
 
     problem: str = ""
-    by_comment: Mapping[str, tuple[RunJob, ...]] = field(default_factory=dict)
-    by_folder: Mapping[str, tuple[RunJob, ...]] = field(default_factory=dict)
     live_ids: frozenset[str] = frozenset()
+    logs: Mapping[str, Path] = field(default_factory=dict)
+    _by_comment: Mapping[str, tuple[RunJob, ...]] = field(default_factory=dict)
+    _by_folder: Mapping[str, tuple[RunJob, ...]] = field(default_factory=dict)
+    _packs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, run: Run) -> tuple[RunJob, ...]:
         """The jobs of a run, one for each of its shards; those of the last minutes included."""
-        comment = comment_of("eval", (run.experiment, run.task_folder, run.config))
-        return self.by_comment.get(comment, ()) + self.by_folder.get(str(run.folder), ())
+        return self._by_comment.get(comment_of("eval", names_of(run)), ()) + self._by_folder.get(
+            str(run.folder), ()
+        )
+
+    def logs_of(self, run: Run, shard: tuple[int, int] | None = None) -> list[Path]:
+        """The folders of SLURM's own logs of the jobs that made a run, or shard (I, N) of it."""
+        names = names_of(run)
+        if shard is not None:
+            comments = [comment_of("shard", [*names, f"{shard[0]}-of-{shard[1]}"])]
+        else:
+            packs = self._packs.get(str(run.folder), ())
+            comments = [comment_of("eval", names), *(comment_of("pack", [p]) for p in packs)]
+        return [self.logs[comment] for comment in comments if comment in self.logs]
 
 
 def read_queue(*, max_age_s: float = MAX_AGE_S) -> Queue | None:
@@ -109,65 +127,105 @@ def read_queue(*, max_age_s: float = MAX_AGE_S) -> Queue | None:
     if not has_slurm():
         return None
     try:
-        return queue_of(own_jobs(max_age_s=max_age_s), Path.cwd())
+        return queue_of(own_jobs(max_age_s=max_age_s))
     except SlurmError as error:
         # SLURM's commands are installed, but belong to no cluster.
         return None if _NO_CLUSTER in str(error) else Queue(problem=str(error))
 
 
-def queue_of(jobs: Iterable[Job], folder: Path) -> Queue:
-    """Sort the jobs of the project in `folder` by the runs that they make."""
-    there = os.path.realpath(folder)
+def queue_of(jobs: Iterable[Job]) -> Queue:
+    """Sort the jobs of the project in the current folder by the runs that they make."""
+    here = str(Path.cwd())
     by_comment: dict[str, list[RunJob]] = {}
     by_folder: dict[str, list[RunJob]] = {}
+    packs: dict[str, list[str]] = {}
+    logs = _log_folders()
     live_ids = set()
     for job in jobs:
         if job.is_live:
             live_ids.add(job.id)
-        if not job.comment.startswith((_EVAL, _SHARD, _PACK)):
-            continue
-        if os.path.realpath(job.work_dir) != there:
+        if not job.comment.startswith((_EVAL, _SHARD, _PACK)) or not _is_in(here, job):
             continue
         if job.comment.startswith(_EVAL):
             by_comment.setdefault(job.comment, []).append(RunJob(job, "eval"))
         elif job.comment.startswith(_PACK):
             pack = job.comment.removeprefix(_PACK)
-            for member in pack_members(folder, pack):
+            for member in pack_members(pack):
                 by_folder.setdefault(member, []).append(RunJob(job, "pack", pack=pack))
         elif part := re.fullmatch(r"(.+)_(\d+)-of-(\d+)", job.comment.removeprefix(_SHARD)):
             shard = int(part[2]), int(part[3])
             key = comment_of("eval", [part[1]])
             by_comment.setdefault(key, []).append(RunJob(job, "shard", shard=shard))
+    for comment in logs:
+        if comment.startswith(_PACK):
+            pack = comment.removeprefix(_PACK)
+            for member in pack_members(pack):
+                packs.setdefault(member, []).append(pack)
     return Queue(
-        by_comment={key: _current(found) for key, found in by_comment.items()},
-        by_folder={key: _current(found) for key, found in by_folder.items()},
         live_ids=frozenset(live_ids),
+        logs=logs,
+        _by_comment={key: _current(found) for key, found in by_comment.items()},
+        _by_folder={key: _current(found) for key, found in by_folder.items()},
+        _packs={key: tuple(found) for key, found in packs.items()},
     )
 
 
-def pack_members(folder: Path, pack: str) -> list[str]:
-    """The folders (results/E/T/C) of the runs in a pack; none when its list cannot be read."""
+def names_of(run: Run) -> tuple[str, str, str]:
+    """The values of the wildcards of a run's jobs."""
+    return run.experiment, run.task_folder, run.config
+
+
+def pack_members(pack: str) -> list[str]:
+    """The folders of the runs in a pack; none when its list cannot be read."""
     try:
-        record: Any = read_json(folder / PACKS / pack / "members.json")
-        return [str(Path(spec).parent) for spec in record["specs"]]
-    except (UserError, KeyError, TypeError):
-        return []
+        return [str(Path(spec).parent) for spec in member_specs(pack)]
+    except UserError:
+        return []  # nobody knows what it works on; locks still tell which of its runs are at work
+
+
+def _log_folders() -> Mapping[str, Path]:
+    found: dict[str, Path] = {}
+    for rule in ("eval", "shard", "pack"):
+        folder = SLURM_LOGS / f"rule_{rule}"
+        try:
+            found |= {comment_of(rule, [path.name]): path for path in folder.iterdir()}
+        except OSError:
+            continue
+    return found
+
+
+def _is_in(folder: str, job: Job) -> bool:
+    return job.work_dir == folder or os.path.realpath(job.work_dir) == folder
 
 
 def reason_in_words(job: Job) -> str:
-    """Why a job waits, as in `waits: behind jobs of higher priority`."""
+    """Why a job waits, in a few words."""
     reason = job.reason.partition(",")[0].strip()
     if reason == "BeginTime" and job.restarts:
-        return "for its turn after a requeue"
+        return "waits for its next turn after a requeue"
     words = REASONS.get(reason)
-    if words is None:
-        what = {"QOS": "a limit of the QOS", "Ass": "a limit of the account"}.get(reason[:3])
-        words = f"{what} ({reason})" if what else reason
-    return words.format(id=job.id)
+    if words is not None:
+        return words.format(id=job.id)
+    kind = {"QOS": "a limit of the QOS", "Ass": "a limit of the account"}.get(reason[:3], "waits")
+    return f"{kind} ({reason})"
+
+
+def requeues_in_words(job: Job, attempts: Sequence[Attempt]) -> str:
+    """How often a job lost its node, and to what as far as its processes noted it; may be empty."""
+    whys = [attempt.why for attempt in attempts if attempt.slurm_job == job.id]
+    preempted = min(whys.count("SIGTERM"), job.restarts)
+    limits = min(whys.count(TIME_LIMIT), job.restarts - preempted)
+    others = job.restarts - preempted - limits
+    parts = [(preempted, "preempted"), (limits, "out of time"), (others, "requeued")]
+    return ", ".join(f"{words} {_times(count)}" for count, words in parts if count)
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _current(jobs: list[RunJob]) -> tuple[RunJob, ...]:
-    """Of several jobs for the same thing the one that counts: at work, then waiting, then newest."""
+    """Of several jobs for the same thing the one that counts."""
     found: dict[tuple[Any, ...], RunJob] = {}
     for job in jobs:
         key = job.rule, job.shard
@@ -176,6 +234,8 @@ def _current(jobs: list[RunJob]) -> tuple[RunJob, ...]:
     return tuple(found[key] for key in sorted(found, key=str))
 
 
-def _rank(job: RunJob) -> tuple[bool, bool, int, str]:
-    # A longer id is a newer one.
-    return job.is_at_work, job.is_live, len(job.job.id), job.job.id
+def _rank(job: RunJob) -> tuple[bool, bool, int]:
+    """One with a node counts, else the first that waits, else the one that ended last."""
+    digits = job.job.id.partition("_")[0]
+    number = int(digits) if digits.isdigit() else 0
+    return job.is_at_work, job.is_live, -number if job.is_live else number

@@ -1,4 +1,4 @@
-"""The state of a run, told from its files alone; nothing here writes.
+"""The state of a run, told from its files and, on a cluster, its SLURM jobs; nothing here writes.
 
 Used by `fastdllm status`, by reconcile.py and by the table of a dry run, so that all three say the
 same. A run is valid when a summary with its fingerprint exists, in results/ or in artifacts/.
@@ -6,25 +6,27 @@ same. A run is valid when a summary with its fingerprint exists, in results/ or 
 
 from __future__ import annotations
 
-import fcntl
-import math
-import socket
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
-from fastdllm.files import read_json
+from fastdllm.cluster.slurm import Accounted
 from fastdllm.workflow.artifacts import StoredSummary, origin_of, stored_summary
 from fastdllm.workflow.changes import Change, what_changed
+from fastdllm.workflow.endings import STOPPED, Ending, accounted_ending, last_ending
+from fastdllm.workflow.living import (
+    Shards,
+    living,
+    queued_in_words,
+    running_in_words,
+    shards_of,
+)
+from fastdllm.workflow.queue import Queue, RunJob
 from fastdllm.workflow.runs import Run
+from fastdllm.workflow.traces import Part, Traces, in_words, progress_of, traces_of
 
-# A run on another machine, whose lock cannot be seen from here, counts as running this long after
-# it last told its progress (at least every second while it decodes; scoring takes longer).
-REMOTE_SILENCE_S = 300.0
+SAME_COMMAND = "the same command resumes"
 
 
 class State(StrEnum):
@@ -33,6 +35,7 @@ class State(StrEnum):
     DONE = "done"
     UNPUBLISHED = "unpublished"
     RUNNING = "running"
+    QUEUED = "queued"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     STALE = "stale"
@@ -55,6 +58,10 @@ class RunStatus:
     record: the summary of the current settings, where there is one.
     is_repeated: to be made even with a valid result.
     leader: the run whose result it is, or will be, made from; None for one that is decoded.
+    jobs: the SLURM jobs of this project that work on the run, or are going to.
+    shards: what becomes of the shards of a run that is cut.
+    ending: how its last SLURM job ended, where nobody goes on with it.
+    goes_on: failed or interrupted for no reason of its own: the same command takes it up again.
     """
 
     run: Run
@@ -66,11 +73,21 @@ class RunStatus:
     record: Mapping[str, Any] | None = None
     is_repeated: bool = False
     leader: Run | None = None
+    jobs: tuple[RunJob, ...] = ()
+    shards: Shards | None = None
+    ending: Ending | None = None
+    goes_on: bool = False
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether a SLURM job of this project makes it, which a call takes over."""
+        return self.state in (State.RUNNING, State.QUEUED) and bool(self.jobs)
 
     @property
     def is_to_be_made(self) -> bool:
-        """Whether the run is to be made here: by an eval, or from its leader's result."""
-        return self.state is not State.RUNNING and (self.is_repeated or not self.state.has_result)
+        """Whether the run is to be made here: by an eval, by its job, or from its leader's."""
+        is_free = self.state is not State.RUNNING or self.is_adopted
+        return is_free and (self.is_repeated or not self.state.has_result)
 
     @property
     def title(self) -> str:
@@ -95,18 +112,58 @@ class RunStatus:
         return bool(self.changes) and all(change.is_edit for change in self.changes)
 
 
-def inspect(run: Run) -> RunStatus:
-    """Tell the state of a run."""
-    progress = _progress(run)
-    if progress is not None and _is_running(run, progress):
-        return RunStatus(run, State.RUNNING, _progress_line(progress), progress=progress)
+def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
+    """Tell the state of a run.
+
+    Args:
+        jobs: what SLURM knows of this project, where there is a SLURM.
+    """
+    known = jobs.of(run) if jobs is not None else ()
+    live = tuple(job for job in known if job.is_live)
+    traces = traces_of(run, cut=next((job.shard[1] for job in live if job.shard), None))
+    alive = living(traces, jobs)
+    if alive:
+        return _running(traces, alive, live)
     result = stored_summary(run.summary_path)
     artifact = StoredSummary() if run.limit is not None else stored_summary(run.artifact_path)
-    if artifact.belongs_to(run) and not result.belongs_to(run):
+    # A pack may hold runs that were finished in another way since.
+    own = [job for job in live if job.rule != "pack"]
+    if artifact.belongs_to(run) and not result.belongs_to(run) and not own:
         return RunStatus(run, State.DONE, is_only_published=True, record=artifact.record)
     if result.belongs_to(run):
-        return _finished(run, result, artifact, repeat=_repeat(run, progress))
-    return _unfinished(run, result, artifact, progress=progress)
+        return _finished(run, result, artifact, repeat=_repeat(traces, own))
+    old = result.record or artifact.record
+    changes = () if old is None else what_changed(old.get("decides"), run.decides)
+    if any(job.is_at_work for job in own):
+        return replace(_running(traces, alive, live), changes=changes)
+    if live and not (traces.failure is not None and any(job.is_at_work for job in live)):
+        shards = shards_of(traces, alive, live)
+        reason = queued_in_words(traces, live, shards)
+        progress = progress_of(traces)
+        return RunStatus(run, State.QUEUED, reason, changes, progress, jobs=live, shards=shards)
+    status = _unfinished(run, traces, result, artifact, jobs=jobs)
+    return replace(status, changes=changes, shards=shards_of(traces, alive, live))
+
+
+def told_by_accounts(
+    statuses: Sequence[RunStatus], ask: Callable[[Iterable[str]], Mapping[str, Accounted]]
+) -> list[RunStatus]:
+    """The same states, with what the accounts say of jobs that ended without a clear reason.
+
+    Args:
+        ask: the jobs with these ids; called once, and only when there is something to ask.
+    """
+    unclear = {s.ending.job_id for s in statuses if s.ending is not None and not s.ending.is_clear}
+    known = ask(unclear) if unclear else {}
+    return [_with_account(status, known) for status in statuses]
+
+
+def _with_account(status: RunStatus, known: Mapping[str, Accounted]) -> RunStatus:
+    ending = status.ending
+    if ending is None or ending.is_clear or ending.job_id not in known:
+        return status
+    told = accounted_ending(ending, known[ending.job_id])
+    return replace(status, ending=told, reason=_ended(told, status), goes_on=told.goes_on)
 
 
 def _finished(
@@ -122,34 +179,65 @@ def _finished(
     return RunStatus(run, State.UNPUBLISHED, repeat or reason, record=result.record)
 
 
-def _repeat(run: Run, progress: Mapping[str, Any] | None) -> str:
+def _running(traces: Traces, alive: Sequence[Part], live: tuple[RunJob, ...]) -> RunStatus:
+    shards = shards_of(traces, alive, live)
+    return RunStatus(
+        traces.run,
+        State.RUNNING,
+        running_in_words(traces, alive, live, shards),
+        progress=progress_of(traces, alive),
+        jobs=live,
+        shards=shards,
+    )
+
+
+def _repeat(traces: Traces, live: Sequence[RunJob]) -> str:
     """What became of a forced repeat that left the valid result in place; empty without one."""
-    failure = _failure(run)
-    if failure is not None:
-        return f"a repeat of it failed: {failure}"
+    if any(job.is_waiting for job in live):
+        return f"a repeat of it {queued_in_words(traces, live, None)}"
+    if traces.failure is not None:
+        return f"a repeat of it failed: {traces.failure}"
+    progress = progress_of(traces)
     if progress is not None:
-        return f"a repeat of it was interrupted: {_progress_line(progress)}"
+        return f"a repeat of it was interrupted: {in_words(progress)}"
     return ""
 
 
 def _unfinished(
     run: Run,
+    traces: Traces,
     result: StoredSummary,
     artifact: StoredSummary,
     *,
-    progress: Mapping[str, Any] | None,
+    jobs: Queue | None,
 ) -> RunStatus:
-    old = result.record or artifact.record
-    changes = () if old is None else what_changed(old.get("decides"), run.decides)
-    failure = _failure(run)
-    if failure is not None:
-        return RunStatus(run, State.FAILED, failure, changes, progress)
+    progress = progress_of(traces)
+    if traces.failure is not None:
+        return RunStatus(run, State.FAILED, traces.failure, progress=progress)
+    ending = last_ending(traces, jobs) if jobs is not None else None
+    if ending is not None:
+        status = RunStatus(
+            run, State.FAILED, progress=progress, ending=ending, goes_on=ending.goes_on
+        )
+        return replace(status, reason=_ended(ending, status))
     if progress is not None:
-        line = f"{_progress_line(progress)}; the same command resumes"
-        return RunStatus(run, State.INTERRUPTED, line, changes, progress)
+        last = next(iter(traces.attempts()[-1:]), None)
+        cause = STOPPED.get(last.why, "") if last is not None else ""
+        line = "; ".join(part for part in (cause, in_words(progress), SAME_COMMAND) if part)
+        return RunStatus(run, State.INTERRUPTED, line, progress=progress, goes_on=True)
+    old = result.record or artifact.record
     if old is not None:
-        return RunStatus(run, State.STALE, _not_decoded(old, run), changes)
+        return RunStatus(run, State.STALE, _not_decoded(old, run))
     return RunStatus(run, State.MISSING, result.problem or artifact.problem or "")
+
+
+def _ended(ending: Ending, status: RunStatus) -> str:
+    """How a job ended, what is kept, and what that means for a person."""
+    parts = [ending.line]
+    if ending.goes_on:
+        parts += [in_words(status.progress)] if status.progress else []
+        parts.append(SAME_COMMAND)
+    return "; ".join(parts)
 
 
 def _not_decoded(old: Mapping[str, Any], run: Run) -> str:
@@ -158,77 +246,3 @@ def _not_decoded(old: Mapping[str, Any], run: Run) -> str:
         return ""
     wanted = "replicate: true asks for its own" if run.is_replicated else "no longer the same"
     return f"copied from {origin_of(old, run)}; {wanted}"
-
-
-def _progress(run: Run) -> Mapping[str, Any] | None:
-    path = run.folder / "progress.json"
-    if not path.exists():
-        return None
-    try:
-        record = read_json(path)
-    except UserError:
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _progress_line(progress: Mapping[str, Any]) -> str:
-    done, total = progress.get("items_done"), progress.get("items_total")
-    if not isinstance(done, int) or not isinstance(total, int):
-        return "progress unknown"
-    parts = [f"{done} of {total} items"]
-    for key, unit in (("tokens_per_s", "tokens/s"), ("tokens_per_forward", "tokens/forward")):
-        if _is_number(progress.get(key)):
-            parts.append(f"{progress[key]:.1f} {unit}")
-    if _is_number(progress.get("time_left_s")):
-        parts.append(f"{_duration(progress['time_left_s'])} left")
-    if isinstance(progress.get("state"), str) and progress["state"] != "decoding":
-        parts.append(progress["state"])
-    return ", ".join(parts)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _is_running(run: Run, progress: Mapping[str, Any]) -> bool:
-    if _is_locked(run.folder / "lock"):
-        return True
-    if progress.get("host") in (None, socket.gethostname()):
-        return False
-    try:
-        age_s = time.time() - (run.folder / "progress.json").stat().st_mtime
-    except OSError:
-        return False
-    return age_s < REMOTE_SILENCE_S
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a process holds the run's lock; a shared attempt, given back at once, tells."""
-    try:
-        with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _failure(run: Run) -> str | None:
-    path = run.folder / "failed.json"
-    if not path.exists():
-        return None
-    try:
-        record = read_json(path)
-    except UserError:
-        record = {}
-    record = record if isinstance(record, dict) else {}
-    reason = " ".join(str(record.get("reason") or "no reason recorded").split())
-    log = record.get("log")
-    return f"{reason} (log: {log})" if log else reason

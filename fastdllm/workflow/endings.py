@@ -1,0 +1,248 @@
+"""How a SLURM job ended, in words: out of memory, time limit, cancelled, node failure, ...
+
+Told by the state in which squeue or sacct keeps it, by the last lines of its own log, and by the
+run's journal, for a bare "failed" says nothing. Reads a few kB of the logs of runs that nobody is
+working on; says too whether the same command goes on, or whether it would end the same way again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from fastdllm.cluster.slurm import Accounted
+from fastdllm.errors import UserError
+from fastdllm.evaluation.attempts import Attempt
+from fastdllm.evaluation.stopping import RESUME_EXIT_CODE, TIME_LIMIT
+from fastdllm.files import read_json
+from fastdllm.workflow.queue import Queue, RunJob
+from fastdllm.workflow.runs import Run
+from fastdllm.workflow.traces import Traces
+
+TAIL_BYTES = 4096
+LONGEST_LINE = 200
+
+CANCELLED = "cancelled"
+_STATES = {
+    "CANCELLED": (CANCELLED, True),
+    "TIMEOUT": ("stopped by its time limit", True),
+    "DEADLINE": ("stopped by its deadline", True),
+    "PREEMPTED": ("preempted, and not queued again", True),
+    "NODE_FAIL": ("its node failed", True),
+    "BOOT_FAIL": ("its node did not start", True),
+    "REQUEUED": ("put back into the queue, and gone from there", True),
+    "OUT_OF_MEMORY": ("out of memory (the job's, not the GPU's)", False),
+}
+# What slurmstepd and srun write into the log of a job, the telling one first: a job that ran out of
+# memory is cancelled as well.
+_LINES = (
+    (r"oom.kill|out of memory|exceeded (?:job |step )?memory limit", "OUT_OF_MEMORY"),
+    (r"DUE TO TIME LIMIT", "TIMEOUT"),
+    (r"DUE TO PREEMPTION", "PREEMPTED"),
+    (r"DUE TO NODE FAILURE", "NODE_FAIL"),
+    (r"DUE TO DEADLINE", "DEADLINE"),
+    (r"DUE TO JOB REQUEUE", "REQUEUED"),
+    (r"CANCELLED AT (?!.*DUE TO)", "CANCELLED"),
+)
+_FROM_SLURM = re.compile(r"^(?:slurmstepd|srun)\b")
+# The first words of Snakemake in a job: what stands before them is of an earlier start.
+_START = "Building DAG of jobs"
+_KILLED = "killed without a word (kill -9, or out of memory)"
+STOPPED = {
+    TIME_LIMIT: "stopped ahead of its time limit, and not queued again",
+    "SIGTERM": "stopped by SIGTERM",
+    "interrupted": "interrupted",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job ended.
+
+    goes_on: the same command takes the run up again; otherwise it would fail once more.
+    is_clear: whether the words say why; otherwise the accounts may know more.
+    """
+
+    words: str
+    goes_on: bool
+    job_id: str
+    log: Path | None = None
+    is_clear: bool = True
+
+    @property
+    def line(self) -> str:
+        """The words with the path of the log."""
+        return f"{self.words} (log: {self.log})" if self.log is not None else self.words
+
+
+@dataclass(frozen=True, slots=True)
+class EndedJob:
+    """A job that is over. state: what squeue says of it; empty for one that it has forgotten.
+
+    is_without_node: it never ran, as far as is known. log: SLURM's own, where there is one.
+    """
+
+    id: str
+    state: str = ""
+    is_without_node: bool = False
+    log: Path | None = None
+
+
+def last_ending(traces: Traces, queue: Queue) -> Ending | None:
+    """How the last job of a run ended, which nobody is working on; None where nothing says.
+
+    Of a run that is cut it is a shard that ended for a reason of its own, else the first that did.
+    """
+    if queue.problem:
+        # It may have gone back into the queue, which its log does not tell.
+        return None
+    attempts = traces.attempts()
+    since_s = _since_s(traces.run, attempts)
+    found = [
+        replace(ending, words=f"{where}{ending.words}")
+        for where, job in (_ended_jobs(traces, queue) if since_s is not None else ())
+        if job.log is None or _date_s(job.log) >= since_s
+        if (ending := ending_of(traces.run, job, attempts)) is not None
+    ]
+    return next((ending for ending in found if not ending.goes_on), next(iter(found), None))
+
+
+def ending_of(run: Run, job: EndedJob, attempts: Sequence[Attempt]) -> Ending | None:
+    """How a job ended; None where nothing says that it ended badly.
+
+    Args:
+        attempts: the journal of the run.
+    """
+    if job.state == "COMPLETED":
+        return None
+    log = job.log if job.log is not None and job.log.is_file() else None
+    lines = [] if log is None else _last_lines(log)
+    written = _state_of(lines)
+    # One that ran out of memory may count as cancelled; of the rest squeue has the last word.
+    told = job.state if job.state in _STATES and written != "OUT_OF_MEMORY" else written
+    if told in _STATES:
+        words, goes_on = _STATES[told]
+        if told == "CANCELLED" and job.is_without_node:
+            words += " while it waited"
+        return Ending(words, goes_on, job.id, log, is_clear=told != "REQUEUED")
+    last = next((a for a in reversed(attempts) if a.slurm_job == job.id), None)
+    if last is not None and last.why in STOPPED:
+        return Ending(STOPPED[last.why], True, job.id, log)
+    if not job.state and not lines:
+        return None
+    if last is not None and not last.why:
+        return Ending(_KILLED, True, job.id, log, is_clear=False)
+    return _by_exit(run, job, log, lines)
+
+
+def accounted_ending(ending: Ending, job: Accounted) -> Ending:
+    """The same ending as the accounts tell it, where they say more."""
+    if job.state in _STATES:
+        words, goes_on = _STATES[job.state]
+        return replace(ending, words=words, goes_on=goes_on, is_clear=True)
+    if job.exit_code == RESUME_EXIT_CODE:
+        return replace(ending, words=STOPPED["SIGTERM"], goes_on=True, is_clear=True)
+    return ending
+
+
+def _by_exit(run: Run, job: EndedJob, log: Path | None, lines: Sequence[str]) -> Ending | None:
+    """Of a job that failed by itself, before or without a word of the eval."""
+    from_slurm = [line for line in lines if _FROM_SLURM.match(line)]
+    if any(re.search(r": Killed$|\bsignal 9\b", line) for line in from_slurm):
+        return Ending(_KILLED, True, job.id, log, is_clear=False)
+    if not job.state and not from_slurm:
+        return None
+    own = run.log_path if run.log_path.is_file() else log
+    last = next(iter(reversed([] if own is None else _last_lines(own))), "no message")
+    return Ending(f"failed: {_shortened(last)}", False, job.id, own, is_clear=False)
+
+
+def _ended_jobs(traces: Traces, queue: Queue) -> Iterator[tuple[str, EndedJob]]:
+    """The last jobs of a run, one for each shard that is not done, and what they were to make."""
+    run = traces.run
+    ended = [job for job in queue.of(run) if not job.is_live]
+    yield from _last("", [job for job in ended if job.shard is None], queue.logs_of(run))
+    if traces.of is None:
+        return
+    done = {part.shard for part in traces.shards if part.is_done}
+    for index in range(1, traces.of + 1):
+        if index not in done:
+            shard = index, traces.of
+            own = [job for job in ended if job.shard == shard]
+            yield from _last(f"shard {index}-of-{traces.of}: ", own, queue.logs_of(run, shard))
+
+
+def _last(
+    where: str, ended: Sequence[RunJob], folders: Sequence[Path]
+) -> Iterator[tuple[str, EndedJob]]:
+    found = [EndedJob(log.stem, log=log) for folder in folders for log in _logs(folder)]
+    for job in ended:
+        log = next((other.log for other in found if other.id == job.job.id), None)
+        found.append(EndedJob(job.job.id, job.job.state, not job.job.node, log))
+    last = max(found, key=lambda job: (len(job.id), job.id, job.state), default=None)
+    if last is not None:
+        yield where, last
+
+
+def _since_s(run: Run, attempts: Sequence[Attempt]) -> float | None:
+    """Jobs that ended before this are of other settings, or a person's own eval came after them.
+
+    None when the spec of the run holds other settings, so that no job can have been its own.
+    """
+    try:
+        spec = read_json(run.spec_path)
+    except UserError:
+        return None
+    if not isinstance(spec, dict) or spec.get("fingerprint") != run.fingerprint:
+        return None
+    since_s = _date_s(run.spec_path)
+    if attempts and attempts[-1].slurm_job is None:
+        with suppress(ValueError):
+            since_s = max(since_s, datetime.fromisoformat(attempts[-1].time).timestamp())
+    return since_s
+
+
+def _date_s(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return -math.inf
+
+
+def _logs(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if re.fullmatch(r"\d+(?:_\d+)?\.log", path.name)]
+    except OSError:
+        return []
+
+
+def _state_of(lines: Sequence[str]) -> str | None:
+    own = [line for line in lines if _FROM_SLURM.match(line)]
+    for pattern, state in _LINES:
+        if any(re.search(pattern, line, flags=re.IGNORECASE) for line in own):
+            return state
+    return None
+
+
+def _last_lines(path: Path) -> list[str]:
+    """The lines at the end of a log that are not empty, from the last start of the job on."""
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - TAIL_BYTES))
+            text = stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    starts = [index for index, line in enumerate(lines) if line.startswith(_START)]
+    return lines[starts[-1] :] if starts else lines
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"

@@ -1,0 +1,118 @@
+"""Who is at work on a run, or is going to be: its processes and its SLURM jobs, in words.
+
+A process is seen by its lock. Locks of another node may not be seen; then its job tells whether it
+lives, or, without SLURM, how long ago it told its progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastdllm.workflow.queue import Queue, RunJob, reason_in_words, requeues_in_words
+from fastdllm.workflow.traces import Part, Traces, clock, in_words, progress_of
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """What becomes of the shards of a run; those left over are still to be submitted."""
+
+    of: int
+    at_work: int = 0
+    queued: int = 0
+    done: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        others = ((self.queued, "queued"), (self.done, "done"), (self.failed, "failed"))
+        parts = [f"{count} {word}" for count, word in others if count]
+        return ", ".join([f"{self.at_work} of {self.of} shards at work", *parts])
+
+
+def living(traces: Traces, queue: Queue | None) -> list[Part]:
+    """The parts of a run whose processes are at work."""
+    return [p for p in traces.parts if p.is_locked or _lives_elsewhere(p, traces, queue)]
+
+
+def shards_of(traces: Traces, alive: Collection[Part], jobs: Sequence[RunJob]) -> Shards | None:
+    """What becomes of the shards of a run; None for a run that is not cut."""
+    if traces.of is None:
+        return None
+    cut = [job for job in jobs if job.shard is not None]
+    done = {part.shard for part in traces.shards if part.is_done}
+    at_work = {part.shard for part in alive if part.shard is not None}
+    at_work |= {job.shard[0] for job in cut if job.shard is not None and job.is_at_work}
+    queued = {job.shard[0] for job in cut if job.shard is not None and job.is_waiting}
+    failed = {part.shard for part in traces.shards if part.failure is not None}
+    return Shards(
+        traces.of,
+        at_work=len(at_work - done),
+        queued=len(queued - at_work - done),
+        done=len(done),
+        failed=len(failed - at_work - queued - done),
+    )
+
+
+def running_in_words(
+    traces: Traces, alive: Collection[Part], jobs: Sequence[RunJob], shards: Shards | None
+) -> str:
+    """How far a run is, and where it runs."""
+    progress = progress_of(traces, alive)
+    parts = [str(shards)] if shards is not None else []
+    parts += [in_words(progress)] if progress is not None else []
+    at_work = [job for job in jobs if job.is_at_work]
+    if len(at_work) == 1:
+        parts.append(_place(at_work[0], is_begun=bool(alive)))
+    elif at_work:
+        nodes = sorted({job.job.node for job in at_work})
+        parts.append(f"jobs {', '.join(job.job.id for job in at_work)} on {', '.join(nodes)}")
+    requeues = [requeues_in_words(job.job, traces.attempts()) for job in jobs if job.job.restarts]
+    return "; ".join(parts + requeues)
+
+
+def queued_in_words(traces: Traces, jobs: Sequence[RunJob], shards: Shards | None) -> str:
+    """What a run waits for, what is kept of it, and why it failed before."""
+    waiting = [job for job in jobs if job.is_waiting]
+    packs = [job for job in jobs if not job.is_waiting]
+    parts = [str(shards)] if shards is not None else []
+    if packs:
+        job = packs[0].job
+        parts.append(f"waits for its turn in pack {packs[0].pack}, job {job.id} on {job.node}")
+    else:
+        parts += dict.fromkeys(reason_in_words(job.job) for job in waiting)
+    attempts = traces.attempts()
+    parts += [requeues_in_words(job.job, attempts) for job in waiting if job.job.restarts]
+    progress = progress_of(traces)
+    parts += [in_words(_kept(progress))] if progress else []
+    parts += [f"before: {traces.failure}"] if traces.failure is not None else []
+    return "; ".join(parts)
+
+
+def _lives_elsewhere(part: Part, traces: Traces, queue: Queue | None) -> bool:
+    if not part.is_elsewhere:
+        return False
+    # squeue shows no jobs of other users, who may share this folder.
+    if queue is None or queue.problem or not part.is_mine:
+        return part.is_heard
+    pid = (part.progress or {}).get("pid")
+    own = [a for a in traces.attempts() if a.shard == part.name and a.pid == pid]
+    if own and own[-1].slurm_job is not None:
+        return own[-1].ended is None and own[-1].slurm_job in queue.live_ids
+    return part.is_heard
+
+
+def _place(job: RunJob, *, is_begun: bool) -> str:
+    where = f"job {job.job.id} on {job.job.node}" if job.job.node else f"job {job.job.id}"
+    if job.job.state == "COMPLETING":
+        return f"{where} is ending"
+    if job.job.state not in ("RUNNING", "CONFIGURING"):
+        return f"{where} is {job.job.state.lower()}"
+    start = "" if is_begun else " is starting"
+    left = job.job.time_left_s
+    return f"{where}{start}" + (f", {clock(left)} left of its time" if left is not None else "")
+
+
+def _kept(progress: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a run that is not at work only the items count: its speed and state were yesterday's."""
+    return {key: progress[key] for key in ("items_done", "items_total") if key in progress}

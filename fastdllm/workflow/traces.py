@@ -1,0 +1,288 @@
+"""What the processes of a run leave in its folder: progress, failures, locks; nothing here writes.
+
+A run is decoded by one process (progress.json, lock), or by one for each of its shards
+(shards/I-of-N.progress.json, .lock), whose numbers are added up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import re
+import socket
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.attempts import NAME as ATTEMPTS
+from fastdllm.evaluation.attempts import Attempt, read_attempts
+from fastdllm.files import read_json
+from fastdllm.workflow.runs import Run
+
+# A process on another machine, whose lock cannot be seen from here, counts as running this long
+# after it last told its progress (at least every second while it decodes; scoring takes longer).
+REMOTE_SILENCE_S = 300.0
+_SHARD = re.compile(r"(\d+)-of-(\d+)\.(json|lock|progress\.json|failed\.json)")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one process leaves: that of a whole run, or of shard `shard` of `of`.
+
+    progress: its last numbers; None when it has not begun, or has ended well.
+    age_s: since it wrote them. is_mine: whether this user did.
+    failure: why it failed, in one line.
+    is_locked: whether it is alive, as seen from this machine.
+    is_done: whether a shard has ended well.
+    """
+
+    shard: int | None = None
+    of: int | None = None
+    progress: Mapping[str, Any] | None = None
+    age_s: float = math.inf
+    is_mine: bool = True
+    failure: str | None = None
+    is_locked: bool = False
+    is_done: bool = False
+
+    @property
+    def name(self) -> str | None:
+        """The shard as the journal names it; None for the part of a process without shards."""
+        return None if self.shard is None else f"{self.shard}-of-{self.of}"
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it works, or did, on another machine, whose locks may not be seen here."""
+        host = (self.progress or {}).get("host")
+        return host not in (None, socket.gethostname())
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether it told its progress from another machine a moment ago."""
+        return self.is_elsewhere and self.age_s < REMOTE_SILENCE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """All parts of a run. of: into how many shards it is cut, if it is."""
+
+    run: Run
+    names: frozenset[str]
+    own: Part
+    shards: tuple[Part, ...] = ()
+    of: int | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self.own, *self.shards)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run, or a shard of it, failed; None when none did."""
+        for part in self.parts:
+            if part.failure is not None:
+                return part.failure if part.shard is None else f"shard {part.name}: {part.failure}"
+        return None
+
+    def attempts(self) -> list[Attempt]:
+        """The journal of the run."""
+        return read_attempts(self.run.folder) if ATTEMPTS in self.names else []
+
+
+def traces_of(run: Run, *, cut: int | None = None) -> Traces:
+    """Look into the folder of a run.
+
+    Args:
+        cut: into how many shards it is cut, where that is known; else as its newest files say.
+    """
+    names = _listing(run.folder)
+    of, shards = (cut, ()) if "shards" not in names else _shards(run, cut)
+    return Traces(run, names, _whole(run, names, is_cut=bool(shards)), shards, of)
+
+
+def _listing(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(path.name for path in folder.iterdir())
+    except OSError:
+        return frozenset()
+
+
+def _whole(run: Run, names: frozenset[str], *, is_cut: bool) -> Part:
+    path = run.folder / "progress.json"
+    has_progress = "progress.json" in names
+    age_s, is_mine = _age_and_owner(path) if has_progress else (math.inf, True)
+    return Part(
+        progress=_record(path) if has_progress else None,
+        age_s=age_s,
+        is_mine=is_mine,
+        failure=_failure(run.folder / "failed.json") if "failed.json" in names else None,
+        # Who finishes a run that was cut holds the lock as well, and may tell no progress.
+        is_locked=(has_progress or is_cut) and _is_locked(run.folder / "lock"),
+    )
+
+
+def _shards(run: Run, cut: int | None) -> tuple[int | None, tuple[Part, ...]]:
+    folder = run.folder / "shards"
+    kinds: dict[tuple[int, int], set[str]] = {}
+    for name in _listing(folder):
+        if match := _SHARD.fullmatch(name):
+            kinds.setdefault((int(match[2]), int(match[1])), set()).add(match[3])
+    of = cut or _newest_cut(folder, kinds)
+    parts = [_shard(run, folder, i, n, kinds[n, i]) for n, i in sorted(kinds) if n == of]
+    return of, tuple(parts)
+
+
+def progress_of(traces: Traces, alive: Collection[Part] = ()) -> Mapping[str, Any] | None:
+    """The numbers of a run over all its parts; None when there are none.
+
+    A shard that has ended well has left no numbers; its items are those of its chunks.
+
+    Args:
+        alive: the parts that are at work, whose speeds count.
+    """
+    if not traces.shards:
+        return traces.own.progress
+    told = [part.progress for part in traces.parts if part.progress is not None]
+    if not told:
+        return None
+    sizes = _chunk_sizes(traces.run)
+    finished = sum(_items_of(part, sizes) for part in traces.shards if part.is_done)
+    states = {record.get("state") for record in told}
+    record: dict[str, Any] = {
+        "items_done": finished + round(_sum(told, "items_done")),
+        "items_total": sum(sizes) or finished + round(_sum(told, "items_total")),
+        "state": states.pop() if len(states) == 1 else "decoding",
+    }
+    running = [part.progress for part in alive if part.progress is not None]
+    if any("tokens_per_s" in one for one in running):
+        record["tokens_per_s"] = round(_sum(running, "tokens_per_s"), 2)
+    left = [one["time_left_s"] for one in running if is_number(one.get("time_left_s"))]
+    if left:
+        record["time_left_s"] = max(left)
+    return record
+
+
+def in_words(progress: Mapping[str, Any]) -> str:
+    """Items, speeds and time left in one line, as far as they are known."""
+    counts = items(progress)
+    if counts is None:
+        return "progress unknown"
+    parts = [f"{counts[0]} of {counts[1]} items"]
+    for key, unit in (("tokens_per_s", "tokens/s"), ("tokens_per_forward", "tokens/forward")):
+        if is_number(progress.get(key)):
+            parts.append(f"{progress[key]:.1f} {unit}")
+    if is_number(progress.get("time_left_s")):
+        parts.append(f"{clock(progress['time_left_s'])} left")
+    if isinstance(progress.get("state"), str) and progress["state"] != "decoding":
+        parts.append(progress["state"])
+    return ", ".join(parts)
+
+
+def items(progress: Mapping[str, Any] | None) -> tuple[int, int] | None:
+    """Items done, of how many."""
+    done, total = (progress or {}).get("items_done"), (progress or {}).get("items_total")
+    return (done, total) if isinstance(done, int) and isinstance(total, int) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that can be shown; a file may hold anything."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `3:05` or `2:07:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _shard(run: Run, folder: Path, index: int, of: int, kinds: set[str]) -> Part:
+    stem = f"{index}-of-{of}"
+    path = folder / f"{stem}.progress.json"
+    has_progress = "progress.json" in kinds
+    age_s, is_mine = _age_and_owner(path) if has_progress else (math.inf, True)
+    stamp = _record(folder / f"{stem}.json") if "json" in kinds else {}
+    return Part(
+        shard=index,
+        of=of,
+        progress=_record(path) if has_progress else None,
+        age_s=age_s,
+        is_mine=is_mine,
+        is_locked="lock" in kinds and _is_locked(folder / f"{stem}.lock"),
+        is_done=(stamp or {}).get("fingerprint") == run.fingerprint,
+        failure=_failure(folder / f"{stem}.failed.json") if "failed.json" in kinds else None,
+    )
+
+
+def _newest_cut(folder: Path, kinds: Iterable[tuple[int, int]]) -> int | None:
+    """Of several cuts that left their files, the one of the file that was changed last."""
+    cuts = {n for n, _ in kinds}
+    if len(cuts) < 2:
+        return next(iter(cuts), None)
+    newest = max(
+        (path for path in folder.iterdir() if _SHARD.fullmatch(path.name)),
+        key=lambda path: -_age_and_owner(path)[0],
+    )
+    match = _SHARD.fullmatch(newest.name)
+    return int(match[2]) if match else None
+
+
+def _chunk_sizes(run: Run) -> list[int]:
+    """The number of items of each chunk, as planned; empty without a plan."""
+    try:
+        return [len(chunk) for chunk in read_json(run.plan_folder / "plan.json")["chunks"]]
+    except (UserError, KeyError, TypeError):
+        return []
+
+
+def _items_of(part: Part, sizes: Sequence[int]) -> int:
+    if part.shard is None or part.of is None:
+        return 0
+    return sum(sizes[part.shard - 1 :: part.of])
+
+
+def _sum(records: Iterable[Mapping[str, Any]], key: str) -> float:
+    return sum(record[key] for record in records if is_number(record.get(key)))
+
+
+def _record(path: Path) -> Mapping[str, Any] | None:
+    """What a file holds; empty when it cannot be read, None when it has just been removed."""
+    try:
+        record = read_json(path)
+    except UserError:
+        return {} if path.exists() else None
+    return record if isinstance(record, dict) else {}
+
+
+def _failure(path: Path) -> str | None:
+    record = _record(path)
+    if record is None:
+        return None
+    reason = " ".join(str(record.get("reason") or "no reason recorded").split())
+    log = record.get("log")
+    return f"{reason} (log: {log})" if log else reason
+
+
+def _age_and_owner(path: Path) -> tuple[float, bool]:
+    """Seconds since a file was written, and whether this user did."""
+    try:
+        found = path.stat()
+    except OSError:
+        return math.inf, True
+    return time.time() - found.st_mtime, found.st_uid == os.getuid()
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock; a shared attempt, given back at once, tells."""
+    try:
+        with path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -27,6 +27,7 @@ COMMANDS = {
     "sensitivity": "measure which layers can be reused",
     "new-experiment": "copy the template of an experiment",
     "env": "show the environment and its caches; pack it for jobs",
+    "fetch": "bring model and data to where jobs without network find them",
     "plan": "write the requests of a task (what the workflow's plan rule runs)",
     "eval": "decode and score one run (what the workflow's eval rule runs)",
     "same": "write the summary of a run that is the same computation as another",

@@ -1,0 +1,168 @@
+"""Bring a model of the hub into the cache, and hold each file against the hub's own digests.
+
+huggingface_hub downloads and resumes; this adds what it leaves out: a file that is damaged in the
+cache (a full disk, a purge) is found and fetched again. Nothing here knows data sets (see
+data_sets.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastdllm.cluster.hub_cache import lacking
+from fastdllm.errors import UserError
+from fastdllm.files import cannot
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
+
+    from fastdllm.workflow.digests import FileDigests
+
+_LONGEST_REASON = 200
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedModel:
+    """A model in the cache whose files are those of the hub.
+
+    files: bytes and sha256 by name. repaired: names of files that had to be fetched once more.
+    """
+
+    id: str
+    revision: str
+    commit: str
+    folder: Path
+    files: dict[str, dict[str, Any]]
+    repaired: tuple[str, ...]
+
+
+def fetch_model(
+    model: str, revision: str | None, *, digests: FileDigests, note: Callable[[str], None]
+) -> FetchedModel:
+    """Download what is missing of a model, and compare every file with the hub's digests.
+
+    Args:
+        digests: remembers the sha256 of files, so that a second fetch reads none again.
+        note: told what is being done, where that takes long.
+
+    Raises:
+        UserError: no such model or revision, no network, a full disk, or a file that is still
+            another one after it was fetched again.
+    """
+    from fastdllm.checkpoint import FILES_NEEDED
+
+    folder = _download(model, revision, FILES_NEEDED)
+    lack = lacking(folder)
+    if lack is not None and "cut off" not in lack:
+        raise UserError(f"model {model!r}: {lack} on the hub; fastdllm needs it")
+    listed = _listed(model, folder.name, FILES_NEEDED)
+    note(f"model {model}: comparing {len(listed)} files with the hub's digests")
+    damaged = [file for file in listed if not _is_the_hubs(folder / file.path, file, digests)]
+    for file in damaged:
+        note(f"model {model}: {file.path} is damaged in the cache; fetching it again")
+        blob = (folder / file.path).resolve()
+        (folder / file.path).unlink(missing_ok=True)
+        blob.unlink(missing_ok=True)
+    if damaged:
+        folder = _download(model, folder.name, FILES_NEEDED)
+    for file in damaged:
+        if not _is_the_hubs(folder / file.path, file, digests):
+            raise UserError(
+                f"model {model!r}: {file.path} differs from the hub's digest after two downloads; "
+                "is a proxy in between, or the disk failing?"
+            )
+    digests.save()
+    files = {
+        file.path: {"bytes": file.size, "sha256": digests.of(folder / file.path)} for file in listed
+    }
+    return FetchedModel(
+        id=model,
+        revision=revision or "main",
+        commit=folder.name,
+        folder=folder,
+        files=files,
+        repaired=tuple(file.path for file in damaged),
+    )
+
+
+def _download(model: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with _explained(model, revision):
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+
+
+def _listed(model: str, commit: str, patterns: list[str]) -> list[RepoFile]:
+    """The files that are needed, with the digests that the hub itself gives."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils import filter_repo_objects
+
+    with _explained(model, commit):
+        tree = list(HfApi().list_repo_tree(model, recursive=True, revision=commit))
+    files = [file for file in tree if isinstance(file, RepoFile)]
+    return list(filter_repo_objects(files, allow_patterns=patterns, key=lambda file: file.path))
+
+
+def _is_the_hubs(path: Path, file: RepoFile, digests: FileDigests) -> bool:
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    if file.lfs is not None:
+        return digests.of(path) == file.lfs.sha256
+    # Small files are kept by git itself, whose digest is of a head and the content.
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == file.blob_id
+
+
+@contextmanager
+def _explained(model: str, revision: str | None) -> Iterator[None]:
+    """What the hub or the network refuses, in one line."""
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"model {model!r}"
+    try:
+        yield
+    except OfflineModeIsEnabled:
+        raise UserError(
+            "HF_HUB_OFFLINE is set, so nothing is fetched; unset HF_HUB_OFFLINE"
+        ) from None
+    except GatedRepoError:
+        raise UserError(
+            f"{where}: its owner has to let you in; ask on its page, then: hf auth login"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{where}: the hub has no such model (a private one needs: hf auth login)"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(
+            f"{where}: the hub has no revision {revision!r} of it; see model.revision in "
+            "workflow_config.yaml"
+        ) from None
+    except HFValidationError as error:
+        raise UserError(f"{where}: {_short(error)}") from None
+    except (HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
+        raise UserError(
+            f"{where}: the hub cannot be reached or broke off ({_short(error)}); on a node with "
+            "network, the same command goes on from there"
+        ) from None
+    except OSError as error:
+        raise cannot("write", error.filename or "the cache", error) from None
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."

@@ -1,0 +1,114 @@
+"""`fastdllm fetch`: bring model, tokenizer and data to where jobs without network find them.
+
+Run on a node with network. What is here already is compared and not fetched again; an interrupted
+download goes on. results/_fetched.json says what was fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastdllm.cluster.fetched import Fetched
+    from fastdllm.workflow.config import WorkflowConfig
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task", action="append", help="only this task of workflow_config.yaml (may be repeated)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from fastdllm.cluster.fetched import FETCHED, read_fetched, require
+    from fastdllm.cluster.hub_cache import data_cache, hub_cache
+    from fastdllm.files import write_json_atomically
+    from fastdllm.workflow.config import load_workflow_config, task_file
+    from fastdllm.workflow.selection import keep
+
+    config = load_workflow_config()
+    tasks = keep("task", args.task, config.tasks, where="workflow_config.yaml")
+    earlier = read_fetched()
+    record: dict[str, Any] = {
+        "schema_version": 1,
+        "model": _model(config, earlier),
+        "tasks": {name: entry for name, entry in earlier.tasks.items() if name in config.tasks},
+        "caches": {"hub": str(hub_cache()), "data": str(data_cache())},
+    }
+    write_json_atomically(FETCHED, record)
+    record["tasks"] |= _data(tasks, is_model_local=record["model"] is None)
+    write_json_atomically(FETCHED, record)
+    for task in tasks:
+        require(config.model.path, config.model.revision, task_file(task))
+    sys.stdout.write(f"all is here that {len(tasks)} tasks need -> {FETCHED}\n")
+    return 0
+
+
+def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
+    from fastdllm.workflow.digests import FileDigests, model_folder
+
+    folder = model_folder(config.model.path)
+    if folder is not None:
+        _say(f"model {folder}: a folder here, nothing to fetch")
+        return None
+    from fastdllm.cluster.fetch import fetch_model
+    from fastdllm.cluster.hub_cache import is_commit
+
+    digests = FileDigests.load()
+    model = fetch_model(config.model.path, config.model.revision, digests=digests, note=_say)
+    size_gb = sum(file["bytes"] for file in model.files.values()) / 1e9
+    _say(f"model {model.id}: {len(model.files)} files, {size_gb:.2f} GB, as on the hub")
+    if not is_commit(model.revision):
+        old = earlier.model or {}
+        is_same = (old.get("id"), old.get("revision")) == (model.id, model.revision)
+        if is_same and old["commit"] != model.commit:
+            _say(
+                f"warning: {model.revision} moved from {old['commit']} to {model.commit}; results "
+                "of both would be told apart by nothing"
+            )
+        _say(f"pin it in workflow_config.yaml: model: revision: {model.commit}")
+    record = asdict(model)
+    del record["repaired"], record["folder"]
+    return {**record, "time": _now()}
+
+
+def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]]:
+    from fastdllm.evaluation.environment import data_is_local, prepare
+    from fastdllm.workflow.config import TASKS
+
+    remote = []
+    for task in tasks:
+        if data_is_local(task, TASKS):
+            _say(f"task {task}: reads local files, nothing to fetch")
+        else:
+            remote.append(task)
+    found: dict[str, dict[str, Any]] = {}
+    # One local task is enough to prove that the tokenizer of the hub loads.
+    to_prove = remote or ([] if is_model_local else tasks[:1])
+    if not to_prove:
+        return {}
+    with prepare(offline=False, private_cache=False):
+        from fastdllm.cluster.data_sets import fetch_data, prove_offline
+
+        for task in remote:
+            files = fetch_data(task, TASKS)
+            size_mb = sum(file["bytes"] for file in files) / 1e6
+            _say(f"task {task}: {len(files)} files of data, {size_mb:.1f} MB")
+            found[task] = {"files": files, "time": _now()}
+        for task in to_prove:
+            prove_offline(task)
+            _say(f"task {task}: loads without a network")
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -29,7 +29,8 @@ class Call:
     it was told to make.
 
     leaders: for the summary of each run that is made from another's, the folder of that one.
-    cuts: which of the runs to be decoded are cut into shards, or packed.
+    decoded: the runs to be decoded, by their specs.
+    cuts: which of them are cut into shards, or packed.
     parts: for the summary of each of these, the files that tell that its parts are done.
     minutes_of: estimates; most_minutes: the longest time that the queue gives a job.
     """
@@ -37,6 +38,7 @@ class Call:
     runs: tuple[Run, ...] = ()
     planned: frozenset[str] | None = frozenset()
     leaders: Mapping[str, Path] = field(default_factory=dict)
+    decoded: Mapping[str, Run] = field(default_factory=dict)
     cuts: Cuts = field(default_factory=Cuts)
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     minutes_of: Minutes | None = None
@@ -71,8 +73,7 @@ class Call:
 
     def minutes(self, specs: Sequence[str], attempt: int) -> int:
         """The time to ask SLURM for, for a job that works on the runs of these specs."""
-        wanted = set(specs)
-        runs = [run for run in self.runs if str(run.spec_path) in wanted]
+        runs = [self.decoded[spec] for spec in specs if spec in self.decoded]
         if self.minutes_of is None or not runs:
             return self.most_minutes
         total = 0

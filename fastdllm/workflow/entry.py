@@ -68,8 +68,7 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
         is_dry_run=is_dry_run,
     )
     free = [status for status in statuses if status.state is not State.RUNNING]
-    made = [status for status in made_by(statuses, request) if status in free]
-    decoded = [status.run for status in made if status.leader is None]
+    decoded = [status.run for status in made_by(free, request) if status.leader is None]
     cuts = cut(decoded, project.config, live)
     settle(cuts, decoded, live)
     text = preview(statuses, request, cuts, is_dry_run=is_dry_run)
@@ -82,6 +81,7 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
         runs=tuple(status.run for status in free),
         planned=frozenset(str(s.run.summary_path) for s in free if s.is_to_be_made),
         leaders={str(s.run.summary_path): s.leader.folder for s in free if s.leader is not None},
+        decoded={str(run.spec_path): run for run in decoded},
         cuts=cuts,
         parts=cuts.parts(decoded),
         most_minutes=(choice.max_minutes if choice is not None else None) or DEFAULT_MINUTES,

@@ -10,7 +10,7 @@ import getpass
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,50 +82,54 @@ def check_account(choice: Choice, site: Site) -> None:
 
 
 def check_partition(choice: Choice) -> Choice:
-    """Refuse a partition that does not exist or lacks the GPU; spell the GPU as SLURM does."""
+    """Refuse a GPU or a partition that is not there; spell the GPU as this cluster does."""
     there = _partitions()
     if not there:
         return choice
-    wanted = (choice.partition or "").split(",") if choice.partition else []
+    # Where SLURM knows no kind of GPU, it is not known which are there.
+    kind = _type(choice) if any(there.values()) else None
+    if kind is not None and not _having(kind, there):
+        raise UserError(
+            f"cluster: gpu: {choice.site} has no {kind} now; it has "
+            f"{', '.join(sorted(set().union(*there.values())))}: --config gpu=..."
+        )
+    wanted = choice.partition.split(",") if choice.partition is not None else []
     for name in wanted:
         if name not in there:
             near = nearest_name(name, there)
             hint = f"did you mean {near}? " if near else ""
-            having = _having(choice, there)
-            raise UserError(
-                f"cluster: partition: no {name!r} on {choice.site}; {hint}"
-                + (f"GPU {choice.gpu} is in: {', '.join(having)}" if having else _all(there))
-            )
-    kind = _type(choice)
+            rest = _where(kind, there) if kind else f"{hint}there are: {', '.join(sorted(there))}"
+            raise UserError(f"cluster: partition: {choice.site} has no {name!r}; {rest}")
     if kind is None:
         return choice
-    found = {known for name in wanted or there for known in there[name]}
-    spelled = next((known for known in found if known.casefold() == kind.casefold()), None)
-    if spelled is not None:
-        return replace(choice, gres=f"gpu:{spelled}:1")
-    having = _having(choice, there)
-    place = f"partition {choice.partition}" if wanted else choice.site
-    has = f"has {', '.join(sorted(found))}" if found else "has no GPU with a type"
-    elsewhere = (
+    found = set().union(*(there[name] for name in wanted or there))
+    spelled = next((known for known in sorted(found) if _same(known, kind)), None)
+    if spelled is None:
+        has = f"only {', '.join(sorted(found))}" if found else "no GPU of a known kind"
+        raise UserError(
+            f"cluster: gpu: partition {choice.partition} has {has}; {_where(kind, there)}"
+        )
+    return replace(choice, gres=f"gpu:{spelled}:1")
+
+
+def _where(kind: str, there: Mapping[str, set[str]]) -> str:
+    having = _having(kind, there)
+    return (
         f"{kind} is in: {', '.join(having)}; add it to the command: --config partition={having[0]}"
-        if having
-        else "take one of those: --config gpu=..."
     )
-    raise UserError(f"cluster: gpu: {place} has no {kind}; it {has}; {elsewhere}")
+
+
+def _having(kind: str, there: Mapping[str, set[str]]) -> list[str]:
+    return sorted(name for name, kinds in there.items() if any(_same(kind, k) for k in kinds))
+
+
+def _same(kind: str, other: str) -> bool:
+    return kind.casefold() == other.casefold()
 
 
 def _type(choice: Choice) -> str | None:
     parts = choice.gres.split(":")
     return parts[1] if len(parts) == 3 else None
-
-
-def _having(choice: Choice, there: dict[str, set[str]]) -> list[str]:
-    kind = (_type(choice) or "").casefold()
-    return sorted(name for name, kinds in there.items() if kind in map(str.casefold, kinds))
-
-
-def _all(names: Iterable[str]) -> str:
-    return f"there are: {', '.join(sorted(names))}"
 
 
 def _associations() -> dict[str, set[str]]:

@@ -54,8 +54,12 @@ def fetch_model(
         UserError: no such model or revision, no network, a full disk, or a file that is still
             another one after it was fetched again.
     """
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
     from fastdllm.checkpoint import FILES_NEEDED
 
+    if HF_HUB_OFFLINE:
+        raise UserError("HF_HUB_OFFLINE is set, so nothing is fetched; unset HF_HUB_OFFLINE")
     folder = _download(model, revision, FILES_NEEDED)
     lack = lacking(folder)
     if lack is not None and "cut off" not in lack:
@@ -127,7 +131,6 @@ def _explained(model: str, revision: str | None) -> Iterator[None]:
         GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -135,10 +138,6 @@ def _explained(model: str, revision: str | None) -> Iterator[None]:
     where = f"model {model!r}"
     try:
         yield
-    except OfflineModeIsEnabled:
-        raise UserError(
-            "HF_HUB_OFFLINE is set, so nothing is fetched; unset HF_HUB_OFFLINE"
-        ) from None
     except GatedRepoError:
         raise UserError(
             f"{where}: its owner has to let you in; ask on its page, then: hf auth login"

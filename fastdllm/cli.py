@@ -20,6 +20,8 @@ from fastdllm.version import __version__
 COMMANDS = {
     "generate": "answer one prompt and show how it was decoded",
     "bench": "measure speed here, and how far it is from the least time needed",
+    "estimate": "hours and GPU-hours of what is to be made",
+    "submit": "run snakemake as a SLURM job of its own",
     "status": "which runs are done, missing, stale, running or failed",
     "table": "print the tables of the published results",
     "compare": "tell whether two runs differ",
@@ -30,6 +32,8 @@ COMMANDS = {
     "fetch": "bring model and data to where jobs without network find them",
     "plan": "write the requests of a task (what the workflow's plan rule runs)",
     "eval": "decode and score one run (what the workflow's eval rule runs)",
+    "finish": "score a run that was decoded in shards or in a pack",
+    "pack": "decode and score several runs, loading the model once",
     "same": "write the summary of a run that is the same computation as another",
     "aggregate": "publish finished summaries into artifacts/ and write the tables",
 }
@@ -109,7 +113,11 @@ def _run(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     command.configure(own)
-    options = own.parse_args(chosen.rest)
+    if getattr(command, "PASSES_ON", False):
+        options, passed_on = own.parse_known_args(chosen.rest)
+        options.passed_on = passed_on
+    else:
+        options = own.parse_args(chosen.rest)
     if chosen.directory is not None:
         try:
             os.chdir(chosen.directory)

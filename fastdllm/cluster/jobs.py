@@ -12,8 +12,11 @@ from pathlib import Path
 
 from fastdllm.cluster.slurm import Job
 
-# `slurm-logdir` of the profiles.
+# `fastdllm-slurm-logdir` of the profiles.
 SLURM_LOGS = Path("logs/slurm")
+# The job of `fastdllm submit`, which runs the main process.
+MAIN_COMMENT = "fastdllm_main"
+MAIN_LOGS = SLURM_LOGS / "main"
 
 
 def comment_of(rule: str, values: Sequence[str] = ()) -> str:

@@ -1,6 +1,6 @@
 """What another Snakemake in this folder is making at the moment, from the locks that it keeps.
 
-A Snakemake that was killed leaves its locks behind until `snakemake --unlock`.
+A Snakemake that was killed leaves its locks behind; main_process.py knows whether that is so.
 """
 
 from __future__ import annotations
@@ -19,3 +19,14 @@ def held_outputs(folder: Path = LOCKS) -> frozenset[str]:
         except OSError:
             continue  # released in this very moment
     return frozenset(held)
+
+
+def has_locks(folder: Path = LOCKS) -> bool:
+    """Whether a Snakemake works in this folder, or was killed there."""
+    return any(folder.glob("*.lock"))
+
+
+def clear_locks(folder: Path = LOCKS) -> None:
+    """Remove the locks of a Snakemake that is certainly dead."""
+    for file in folder.glob("*.lock"):
+        file.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""`python -m fastdllm.cluster.main_job ARGUMENTS`: Snakemake as a SLURM job, for `fastdllm submit`.
+
+The jobs that it submits outlive it, and its next start adopts them. So it ends Snakemake with
+SIGKILL, which leaves them alone, where an interrupt would cancel them: on SIGUSR1, which SLURM
+sends before the time limit, and then puts its own job back into the queue; on SIGTERM, sent by
+scancel and before a preemption, and then leaves it to SLURM whether there is a next start.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from fastdllm.cluster.jobs import MAIN_COMMENT, live_jobs
+from fastdllm.cluster.slurm import SlurmError, own_jobs, requeue
+
+# EX_TEMPFAIL: to be gone on with.
+RESUME_EXIT_CODE = 75
+
+
+class Signalled(Exception):
+    """SLURM wants this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `snakemake` with these arguments; returns its exit code."""
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, _raise)
+    child = subprocess.Popen([sys.executable, "-m", "snakemake", *arguments])
+    try:
+        return child.wait()
+    except Signalled as signalled:
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        child.kill()
+        child.wait()
+        if signalled.number == signal.SIGUSR1:
+            return _go_on(arguments)
+        _say(f"ended by SIGTERM (scancel, or a preemption); {_others(arguments)}")
+        return 128 + signal.SIGTERM
+
+
+def _go_on(arguments: Sequence[str]) -> int:
+    own = os.environ.get("SLURM_JOB_ID", "")
+    _say(f"the time limit is near; job {own} goes back into the queue and adopts its jobs there")
+    try:
+        requeue(own)
+    except SlurmError as error:
+        _say(f"SLURM refuses ({error}); {_others(arguments)}")
+    return RESUME_EXIT_CODE
+
+
+def _others(arguments: Sequence[str]) -> str:
+    again = f"`fastdllm submit {shlex.join(arguments)}` follows them again"
+    try:
+        live = live_jobs(own_jobs(), Path.cwd())
+    except SlurmError:
+        return f"the jobs of this folder go on; {again}"
+    ids = sorted((job.id for comment, job in live.items() if comment != MAIN_COMMENT), key=int)
+    if not ids:
+        return "no job of this folder is left"
+    return f"{len(ids)} jobs of this folder go on; {again}, `scancel {' '.join(ids)}` ends them"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"fastdllm: {text}\n")
+    sys.stderr.flush()
+
+
+def _raise(number: int, _frame: FrameType | None) -> None:
+    raise Signalled(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,134 @@
+"""`fastdllm submit ARGUMENTS`: run `snakemake ARGUMENTS` as a small SLURM job of its own.
+
+So nothing has to stay alive on the log-in node. The command is checked here first, by a dry run and
+as far as account and GPU go, so that mistakes are told at once. The job puts itself back into the
+queue before its time limit and goes on; one that is cancelled leaves the jobs it submitted alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# What it does not know goes on to Snakemake.
+PASSES_ON = True
+# As long as a free queue gives at most; the job goes on by itself after that.
+HOURS = 8.0
+MEMORY_MB = 4000
+# How long before its time limit SLURM tells the job; it needs a second.
+WARNING_S = 120
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "fastdllm submit [--hours H] [--account A] [--partition P] SNAKEMAKE-ARGUMENTS"
+    parser.epilog = "Example: fastdllm submit --profile profiles/pace --config limit=20"
+    parser.add_argument(
+        "--hours", type=float, default=HOURS, help=f"time limit of the job (default: {HOURS:g})"
+    )
+    parser.add_argument("--account", help="who is charged (default: as for the other jobs)")
+    parser.add_argument("--partition", help="partition (default: the site's for small jobs)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from fastdllm.cluster.jobs import MAIN_COMMENT, MAIN_LOGS, live_jobs
+    from fastdllm.cluster.slurm import SlurmError, ask, own_jobs
+    from fastdllm.errors import UserError
+
+    if not args.hours * 3600 > 2 * WARNING_S:
+        raise UserError(f"--hours {args.hours:g}: give the job at least 0.1 hours")
+    try:
+        running = live_jobs(own_jobs(), Path.cwd()).get(MAIN_COMMENT)
+        if running is not None:
+            raise UserError(
+                f"SLURM job {running.id} ({running.state.lower()}) runs the main process of this "
+                f"folder already; look: tail -f {MAIN_LOGS / f'{running.id}.log'}; end it, but not "
+                f"the jobs that it submitted: scancel {running.id}"
+            )
+        _refuse_beside_another()
+        asked = _resources(args)
+        code = _dry_run(args.passed_on)
+        if code != 0:
+            return code
+        MAIN_LOGS.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "fastdllm.cluster.main_job", *args.passed_on]
+        told = ask(
+            *("sbatch", "--parsable", "--requeue", "--open-mode=append"),
+            *("--job-name=fastdllm-main", f"--comment={MAIN_COMMENT}"),
+            *(f"--chdir={Path.cwd()}", f"--output={MAIN_LOGS}/%j.log"),
+            *("--ntasks=1", "--cpus-per-task=1", f"--mem={MEMORY_MB}"),
+            *(f"--time={args.hours * 60:.0f}", f"--signal=B:USR1@{WARNING_S}"),
+            *asked,
+            f"--wrap=exec {shlex.join(command)}",
+        )
+    except SlurmError as error:
+        raise UserError(str(error)) from None
+    job_id = told.strip().partition(";")[0]
+    sys.stdout.write(
+        f"submitted SLURM job {job_id}: snakemake {shlex.join(args.passed_on)}\n"
+        f"  log:   tail -f {MAIN_LOGS / f'{job_id}.log'}\n"
+        f"  runs:  fastdllm status\n"
+        f"  end:   scancel {job_id}   (the jobs that it submitted go on)\n"
+    )
+    return 0
+
+
+def _refuse_beside_another() -> None:
+    from fastdllm.errors import UserError
+    from fastdllm.workflow.main_process import living_processes
+
+    for process in living_processes():
+        raise UserError(
+            f"{process.words} works in this folder; wait for it, or end it there with `kill -KILL "
+            f"{process.pid}` and submit again: its jobs go on and are adopted; only if it is dead "
+            f"already ({process.look}): snakemake --unlock"
+        )
+
+
+def _resources(args: argparse.Namespace) -> list[str]:
+    """Account, queue and partition, as options of sbatch.
+
+    Raises:
+        UserError: whatever would make the jobs of the workflow fail.
+    """
+    from fastdllm.cluster.prepare import prepare
+    from fastdllm.errors import UserError
+    from fastdllm.workflow.config import load_workflow_config
+    from fastdllm.workflow.selection import Selection
+
+    selection = Selection.from_options(_config_words(args.passed_on))
+    choice = prepare(
+        load_workflow_config(),
+        selection.cluster,
+        args.passed_on,
+        is_dry_run=False,
+        folder=Path.cwd(),
+    )
+    if choice is None:
+        raise UserError(
+            "no profile of a cluster in the command; write for example: "
+            "fastdllm submit --profile profiles/pace"
+        )
+    asked = {
+        "account": args.account or choice.account,
+        "partition": args.partition or choice.cpu_partition,
+        "qos": choice.qos,
+    }
+    return [f"--{name}={value}" for name, value in asked.items() if value]
+
+
+def _config_words(arguments: Sequence[str]) -> Mapping[str, str]:
+    from snakemake.cli import get_argument_parser
+
+    known, _ = get_argument_parser().parse_known_args(list(arguments))
+    words = (word.partition("=") for word in known.config or ())
+    return {key: value for key, _, value in words}
+
+
+def _dry_run(arguments: Sequence[str]) -> int:
+    # First, as `--config` takes every word that follows.
+    command = [sys.executable, "-m", "snakemake", "--quiet", "all", "--dry-run", *arguments]
+    return subprocess.run(command, check=False).returncode

@@ -1,0 +1,219 @@
+"""Who else runs Snakemake in this folder, and whether the locks that it left still mean something.
+
+Snakemake's locks do not say whose they are, and stay behind when it is killed. So each main process
+writes its name into a file of its own and holds an flock on it, which the operating system drops
+when the process dies, however it dies. Several may work in one folder, on different runs.
+
+An flock may not be seen from other hosts. What is not seen counts as possibly alive, unless it ran
+in a SLURM job: then the queue tells.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import json
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import Enum, auto
+from pathlib import Path
+
+from fastdllm.cluster.slurm import SlurmError, has_slurm, own_jobs
+from fastdllm.errors import UserError
+from fastdllm.files import cannot
+from fastdllm.workflow.locks import clear_locks, has_locks, held_outputs
+
+RECORDS = Path(".snakemake/fastdllm")
+UNLOCK, NO_LOCK = "--unlock", "--nolock"
+
+
+class Life(Enum):
+    """What is known of a process."""
+
+    ALIVE = auto()
+    DEAD = auto()
+    UNKNOWN = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class MainProcess:
+    """A main process of Snakemake. since: UTC. slurm_job: the job that it runs in, if any."""
+
+    pid: int
+    host: str
+    since: str
+    command: str
+    slurm_job: str | None = None
+
+    @property
+    def words(self) -> str:
+        """Who and where it is, and since when."""
+        job = f"SLURM job {self.slurm_job}, " if self.slurm_job else ""
+        return f"snakemake ({job}process {self.pid} on {self.host} since {self.since} UTC)"
+
+    @property
+    def look(self) -> str:
+        """The command that tells whether it lives."""
+        if self.slurm_job:
+            return f"squeue --job {self.slurm_job}"
+        here = self.host == socket.gethostname()
+        return f"ps -p {self.pid}" if here else f"ssh {self.host} ps -p {self.pid}"
+
+
+def claim_folder(*, is_dry_run: bool, arguments: Sequence[str] | None = None) -> None:
+    """Note that this process works here; clear the locks of a dead one.
+
+    A dry run touches nothing and is never refused. `--unlock` is a person's word that whoever
+    cannot be seen is dead.
+
+    Args:
+        arguments: of `snakemake`; None: those of this process.
+
+    Raises:
+        UserError: there are locks, perhaps of a process that lives on another host; or the note
+            cannot be written.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if is_dry_run or NO_LOCK in words:
+        return
+    others = list(_others())
+    dead = [(path, process) for path, process, life in others if life is Life.DEAD]
+    unknown = [(path, process) for path, process, life in others if life is Life.UNKNOWN]
+    if UNLOCK not in words and has_locks():
+        if unknown:
+            raise UserError(_perhaps_alive(unknown[0][1]))
+        if dead and len(dead) == len(others):
+            clear_locks()
+            was = ", ".join(process.words for _, process in dead)
+            sys.stderr.write(f"fastdllm: cleared the locks of a dead {was}\n")
+    else:
+        dead += unknown  # without locks nobody asks who they were
+    for path, _ in dead:
+        path.unlink(missing_ok=True)
+    if UNLOCK not in words:
+        _sign(words)
+
+
+def refuse_overlap(files: Iterable[str]) -> None:
+    """Refuse to make what another main process is making.
+
+    Raises:
+        UserError: who, what, and what to do. Snakemake's own message does not say who.
+    """
+    both = sorted(held_outputs().intersection(files))
+    if not both:
+        return
+    others = living_processes()
+    who = " and ".join(process.words for process in others) or "another snakemake"
+    look = others[0].look if others else "ps -u $USER"
+    more = f" and {len(both) - 1} more" if len(both) > 1 else ""
+    raise UserError(
+        f"{who} is making {both[0]}{more}; wait for it, or ask for other runs; only if it is "
+        f"dead ({look}): snakemake --unlock, then the same command"
+    )
+
+
+def living_processes() -> list[MainProcess]:
+    """The main processes in this folder that live, or may live on another host."""
+    return [process for _, process, life in _others() if life is not Life.DEAD]
+
+
+def _others() -> Iterator[tuple[Path, MainProcess, Life]]:
+    own = _path()
+    for path in sorted(RECORDS.glob("main-*.json")):
+        if path == own and _is_held(path) is not False:
+            continue
+        process = _read(path)
+        if process is not None:
+            yield path, process, _life(path, process)
+
+
+def _life(path: Path, process: MainProcess) -> Life:
+    is_held = _is_held(path)
+    if is_held:
+        return Life.ALIVE
+    if process.slurm_job is not None:
+        return _life_of_job(process.slurm_job)
+    if process.host != socket.gethostname():
+        return Life.UNKNOWN
+    if is_held is None and Path(f"/proc/{process.pid}").exists():
+        return Life.UNKNOWN
+    return Life.DEAD
+
+
+def _life_of_job(job_id: str) -> Life:
+    if job_id == os.environ.get("SLURM_JOB_ID"):
+        return Life.DEAD  # this very job, before it went back into the queue
+    if not has_slurm():
+        return Life.UNKNOWN
+    try:
+        states = [job.state for job in own_jobs() if job.id == job_id and job.is_live]
+    except SlurmError:
+        return Life.UNKNOWN
+    # One that waits for its next start has no process.
+    return Life.ALIVE if any(state != "PENDING" for state in states) else Life.DEAD
+
+
+def _is_held(path: Path) -> bool | None:
+    """Whether a process holds the file's lock; None on a file system without locks."""
+    try:
+        with path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False  # it ended just now
+    except OSError:
+        return None
+    return False
+
+
+def _read(path: Path) -> MainProcess | None:
+    try:
+        return MainProcess(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None  # it ended just now, or was killed while it wrote its name
+
+
+def _path() -> Path:
+    return RECORDS / f"main-{socket.gethostname()}-{os.getpid()}.json"
+
+
+def _sign(words: Sequence[str]) -> None:
+    path = _path()
+    process = MainProcess(
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        command=shlex.join(["snakemake", *words]),
+        slurm_job=os.environ.get("SLURM_JOB_ID"),
+    )
+    try:
+        RECORDS.mkdir(parents=True, exist_ok=True)
+        # Never closed: the lock lasts as long as the process, and is not inherited by its jobs.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        with suppress(OSError):  # without locks on this file system pid and host must do
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        os.write(handle, json.dumps(asdict(process)).encode())
+    except OSError as error:
+        raise cannot("write", path, error) from None
+    atexit.register(_unsign, path, os.getpid())
+
+
+def _unsign(path: Path, pid: int) -> None:
+    if os.getpid() == pid:
+        path.unlink(missing_ok=True)
+
+
+def _perhaps_alive(process: MainProcess) -> str:
+    return (
+        f"this folder is locked by {process.words}, and from {socket.gethostname()} nobody can "
+        f"tell whether it lives; look there: {process.look}; if it is dead: snakemake --unlock, "
+        "then the same command, which goes on with its jobs"
+    )

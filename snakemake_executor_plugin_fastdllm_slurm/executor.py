@@ -113,6 +113,7 @@ class Executor(SlurmExecutor):
         self.logger.info(
             f"SLURM job {earlier.id} of an earlier snakemake goes on; not submitted again"
         )
+        self._following.adopt(earlier, time.monotonic())
         if earlier.state == "COMPLETING":
             self._adopted_at_the_end.add(earlier.id)
         log = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job) / f"{earlier.id}.log"

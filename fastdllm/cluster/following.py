@@ -39,6 +39,7 @@ _WORDS = {
 _HELD = {
     "JobHeldUser": "it is held",
     "JobHeldAdmin": "it is held by SLURM or an administrator",
+    "JobHoldMaxRequeue": "it went back into the queue too often and is held",
     "launch failed requeued held": "SLURM could not start it and holds it",
     "BadConstraints": "no node has what it asks for",
     "DependencyNeverSatisfied": "a job that it waits for failed",
@@ -70,7 +71,7 @@ class _Memory:
 
     state: str
     since_s: float
-    restarts: int
+    restarts: int = 0
     told: set[str] = field(default_factory=set)
 
 
@@ -87,6 +88,10 @@ class Following:
         self._accounts = accounts
         self._memories: dict[str, _Memory] = {}
 
+    def adopt(self, job: Job, now_s: float) -> None:
+        """Follow a job of somebody else; what it went through before is no news."""
+        self._memories[job.id] = _Memory(job.state, now_s, job.restarts)
+
     def endings(self, ids: Iterable[str], queue: Iterable[Job], now_s: float) -> dict[str, Ending]:
         """The jobs among `ids` that have ended.
 
@@ -100,7 +105,7 @@ class Following:
         for job_id in ids:
             job = known.get(job_id)
             state = job.state if job else GONE
-            age_s = self._age_s(job_id, state, job.restarts if job else 0, now_s)
+            age_s = self._age_s(job_id, state, now_s)
             if state == GONE or (state == "COMPLETING" and age_s >= COMPLETING_PATIENCE_S):
                 asked[job_id] = age_s
             elif job is None or job.is_live:
@@ -135,9 +140,9 @@ class Following:
                 )
         return lines
 
-    def _age_s(self, job_id: str, state: str, restarts: int, now_s: float) -> float:
+    def _age_s(self, job_id: str, state: str, now_s: float) -> float:
         """For how long the job has been seen in this state."""
-        memory = self._memories.setdefault(job_id, _Memory(state, now_s, restarts))
+        memory = self._memories.setdefault(job_id, _Memory(state, now_s))
         if memory.state != state:
             memory.state, memory.since_s = state, now_s
         return now_s - memory.since_s

@@ -81,7 +81,7 @@ def check_account(choice: Choice, site: Site) -> None:
         )
 
 
-def check_partition(choice: Choice) -> Choice:
+def check_partition(choice: Choice, site: Site) -> Choice:
     """Refuse a GPU or a partition that is not there; spell the GPU as this cluster does."""
     there = _partitions()
     if not there:
@@ -98,7 +98,8 @@ def check_partition(choice: Choice) -> Choice:
         if name not in there:
             near = nearest_name(name, there)
             hint = f"did you mean {near}? " if near else ""
-            rest = _where(kind, there) if kind else f"{hint}there are: {', '.join(sorted(there))}"
+            listed = f"{hint}there are: {', '.join(sorted(there))}"
+            rest = _where(kind, there, usual=_usual(choice, site)) if kind else listed
             raise UserError(f"cluster: partition: {choice.site} has no {name!r}; {rest}")
     if kind is None:
         return choice
@@ -107,16 +108,22 @@ def check_partition(choice: Choice) -> Choice:
     if spelled is None:
         has = f"only {', '.join(sorted(found))}" if found else "no GPU of a known kind"
         raise UserError(
-            f"cluster: gpu: partition {choice.partition} has {has}; {_where(kind, there)}"
+            f"cluster: gpu: partition {choice.partition} has {has}; "
+            f"{_where(kind, there, usual=_usual(choice, site))}"
         )
     return replace(choice, gres=f"gpu:{spelled}:1")
 
 
-def _where(kind: str, there: Mapping[str, set[str]]) -> str:
+def _where(kind: str, there: Mapping[str, set[str]], *, usual: str | None) -> str:
     having = _having(kind, there)
-    return (
-        f"{kind} is in: {', '.join(having)}; add it to the command: --config partition={having[0]}"
-    )
+    best = usual if usual in having else having[0]
+    return f"{kind} is in: {', '.join(having)}; add it to the command: --config partition={best}"
+
+
+def _usual(choice: Choice, site: Site) -> str | None:
+    """The partition that a kind of GPU is in, as far as site.yaml knows."""
+    kind = site.gpus.get(choice.gpu) if site.gpus is not None and choice.gpu is not None else None
+    return kind.partition if kind is not None else None
 
 
 def _having(kind: str, there: Mapping[str, set[str]]) -> list[str]:

@@ -55,7 +55,7 @@ def prepare(
         check_sbatch()
         check_folder(folder)
         check_account(choice, site)
-        choice = check_partition(choice)
+        choice = check_partition(choice, site)
     os.environ.update(choice.environment())
     return choice
 

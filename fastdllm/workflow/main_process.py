@@ -121,25 +121,34 @@ def refuse_overlap(files: Iterable[str]) -> None:
 
 def living_processes() -> list[MainProcess]:
     """The main processes in this folder that live, or may live on another host."""
-    return [process for _, process, life in _others() if life is not Life.DEAD]
+    return [process for process, life in main_processes() if life is not Life.DEAD]
 
 
-def _others() -> Iterator[tuple[Path, MainProcess, Life]]:
+def main_processes(*, max_age_s: float = 0.0) -> list[tuple[MainProcess, Life]]:
+    """The other main processes that have their names here; those that ended well have not.
+
+    Args:
+        max_age_s: how old what squeue says of those that run in a job may be.
+    """
+    return [(process, life) for _, process, life in _others(max_age_s=max_age_s)]
+
+
+def _others(*, max_age_s: float = 0.0) -> Iterator[tuple[Path, MainProcess, Life]]:
     own = _path()
     for path in sorted(RECORDS.glob("main-*.json")):
         if path == own and _is_held(path) is not False:
             continue
         process = _read(path)
         if process is not None:
-            yield path, process, _life(path, process)
+            yield path, process, _life(path, process, max_age_s)
 
 
-def _life(path: Path, process: MainProcess) -> Life:
+def _life(path: Path, process: MainProcess, max_age_s: float) -> Life:
     is_held = _is_held(path)
     if is_held:
         return Life.ALIVE
     if process.slurm_job is not None:
-        return _life_of_job(process.slurm_job)
+        return _life_of_job(process.slurm_job, max_age_s)
     if process.host != socket.gethostname():
         return Life.UNKNOWN
     if is_held is None and Path(f"/proc/{process.pid}").exists():
@@ -147,15 +156,16 @@ def _life(path: Path, process: MainProcess) -> Life:
     return Life.DEAD
 
 
-def _life_of_job(job_id: str) -> Life:
+def _life_of_job(job_id: str, max_age_s: float) -> Life:
     if job_id == os.environ.get("SLURM_JOB_ID"):
         return Life.DEAD  # this very job, before it went back into the queue
     if not has_slurm():
         return Life.UNKNOWN
     try:
-        states = [job.state for job in own_jobs() if job.id == job_id and job.is_live]
+        jobs = own_jobs(max_age_s=max_age_s)
     except SlurmError:
         return Life.UNKNOWN
+    states = [job.state for job in jobs if job.id == job_id and job.is_live]
     # One that waits for its next start has no process.
     return Life.ALIVE if any(state != "PENDING" for state in states) else Life.DEAD
 

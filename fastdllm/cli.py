@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "write the HTML report, plots and tables",
     "sensitivity": "measure which layers can be reused",
     "new-experiment": "copy the template of an experiment",
+    "doctor": "look at what runs depend on here, and say what to mend",
     "env": "show the environment and its caches; pack it for jobs",
     "fetch": "bring model and data to where jobs without network find them",
     "plan": "write the requests of a task (what the workflow's plan rule runs)",

@@ -93,7 +93,7 @@ def locks() -> list[str]:
 
 def queue(monkeypatch: pytest.MonkeyPatch, *jobs: Job) -> None:
     monkeypatch.setattr(main_process, "has_slurm", lambda: True)
-    monkeypatch.setattr(main_process, "own_jobs", lambda: list(jobs))
+    monkeypatch.setattr(main_process, "own_jobs", lambda **_: list(jobs))
 
 
 def test_the_locks_of_a_killed_process_are_cleared(
@@ -200,7 +200,7 @@ def test_a_job_that_squeue_forgot_is_dead_and_a_silent_squeue_tells_nothing(
     queue(monkeypatch)
     assert living_processes() == []
 
-    def fail() -> list[Job]:
+    def fail(**_: float) -> list[Job]:
         raise SlurmError("squeue: no answer")
 
     monkeypatch.setattr(main_process, "own_jobs", fail)

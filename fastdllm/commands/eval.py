@@ -1,8 +1,9 @@
-"""`fastdllm eval`: decode and score one run, from its spec.json.
+"""`fastdllm eval`: decode and score one run, from its spec.json, or a shard of it.
 
 Resumable: typed again after a kill, it goes on where the last finished chunk ended. A run with a
 result of its settings is left as it is, unless --again is given or its spec is dated after the
 result (so the workflow asks for a repeat); then it is decoded anew, the old answers are kept aside.
+SIGTERM and SIGUSR1 stop it with exit code 75: the same command goes on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastdllm.evaluation.stopping import Stop
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: the spec's)")
     parser.add_argument(
         "--threads", type=int, help="CPU threads (default, and most: what it may use)"
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="decode part I of N; whoever ends last scores the run"
     )
     parser.add_argument(
         "--wait", action="store_true", help="wait while another process works on this run"
@@ -28,43 +36,57 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastdllm.console import open_display
-    from fastdllm.errors import UserError
-    from fastdllm.evaluation.environment import data_is_local, prepare
-    from fastdllm.evaluation.spec import read_spec
-    from fastdllm.threads import use_allowed_threads
+    """Evaluate until done, failed, or stopped by a signal."""
+    from fastdllm.evaluation.requeue import end_of
+    from fastdllm.evaluation.stopping import Stopped, stopped_by_signals
 
-    if args.threads is not None and args.threads < 1:
-        raise UserError(f"--threads {args.threads}: must be at least 1")
+    try:
+        # First of all: until then a signal kills without a word.
+        with stopped_by_signals() as stop:
+            return _evaluate(args, stop)
+    except Stopped as stopped:
+        return end_of(stopped)
+
+
+def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
+    from fastdllm.console import open_display
+    from fastdllm.evaluation.environment import data_is_local, prepare
+    from fastdllm.evaluation.needs import check_needs, check_threads
+    from fastdllm.evaluation.shards import parse_shard
+    from fastdllm.evaluation.spec import read_spec
+    from fastdllm.gpus import card_for
+
+    check_threads(args.threads)
+    shard = parse_shard(args.shard) if args.shard else None
     spec = read_spec(args.spec)
-    task_file = Path(spec.run.task_file)
-    private_cache = data_is_local(spec.task, task_file.parent)
-    with prepare(offline=True, private_cache=private_cache):
+    folder = args.spec.parent
+    check_needs(spec, folder, shard)
+    private_cache = data_is_local(spec.task, Path(spec.run.task_file).parent)
+    with (
+        card_for(args.device or spec.run.device),
+        prepare(offline=True, private_cache=private_cache),
+    ):
+        # Nothing before this may import torch, which sees the cards of its first moment for ever.
+        from fastdllm.evaluation.answering import Call
         from fastdllm.evaluation.job import evaluate_run
+        from fastdllm.evaluation.shard_job import evaluate_shard
+        from fastdllm.threads import use_allowed_threads
         from fastdllm.workflow.digests import FileDigests
         from fastdllm.workflow.sources import check_sources
 
         use_allowed_threads(args.threads)
-        outcome = evaluate_run(
-            spec,
-            args.spec.parent,
-            display=open_display(f"{spec.experiment}/{spec.task}/{spec.config}"),
+        label = f"{spec.experiment}/{spec.task}/{spec.config}"
+        call = Call(
+            display=open_display(label if shard is None else f"{label} {shard}"),
             check_sources=partial(check_sources, digests=FileDigests.load()),
             device=args.device,
-            wait=args.wait,
-            again=args.again,
+            stop=stop,
         )
-    primary = outcome.summary.primary
-    lines = [
-        f"{primary.metric} {outcome.summary.accuracy:.4f} -> {args.spec.parent / 'summary.json'}"
-    ]
-    if not outcome.is_new:
-        lines[0] += " (was done already; --again repeats it)"
-    if outcome.answers_kept_aside:
-        lines.append(f"earlier answers are kept in {outcome.answers_kept_aside}")
-    if outcome.answers_taken_up:
-        lines.append(f"answers that were kept in {outcome.answers_taken_up} were used again")
-    if outcome.unused_answers:
-        lines.append(f"warning: {outcome.unused_answers} answers belong to no item of the task")
+        options = {"wait": args.wait, "again": args.again}
+        if shard is None:
+            lines = evaluate_run(spec, folder, call, **options).lines(folder)
+        else:
+            part = evaluate_shard(spec, folder, shard, call, **options)
+            lines = [part.line(shard), *(part.run.lines(folder) if part.run else ())]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -1,4 +1,4 @@
-"""answers.jsonl as a file: what can be read of it, and how one makes room for another.
+"""A file of answers: what can be read of it, and how one makes room for another.
 
 A file is never deleted: what is not used any more is kept aside in the same folder.
 """
@@ -88,11 +88,12 @@ def copy_aside(path: Path) -> Path:
 
 def _aside(path: Path, name: str) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    return path.with_name(f"answers.{name}.{stamp}.jsonl")
+    return path.with_name(f"{path.stem}.{name}.{stamp}.jsonl")
 
 
-def kept_aside(folder: Path, header: Header) -> Path | None:
-    """The newest file kept aside under exactly this header."""
-    own = re.compile(rf"answers\.{re.escape(header.fingerprint[:8])}\.\d{{8}}T\d+Z\.jsonl")
-    names = sorted((p.name for p in folder.iterdir() if own.fullmatch(p.name)), reverse=True)
-    return next((folder / n for n in names if read_content(folder / n).belongs_to(header)), None)
+def kept_aside(path: Path, header: Header) -> Path | None:
+    """The newest file that made room for another at `path`, under exactly this header."""
+    marks = rf"\.{re.escape(header.fingerprint[:8])}\.\d{{8}}T\d+Z\.jsonl"
+    own = re.compile(re.escape(path.stem) + marks)
+    found = sorted((p for p in path.parent.iterdir() if own.fullmatch(p.name)), reverse=True)
+    return next((p for p in found if read_content(p).belongs_to(header)), None)

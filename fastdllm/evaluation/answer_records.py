@@ -28,15 +28,30 @@ class Header:
     decides: Mapping[str, Any]
 
     def agrees_with(self, record: Mapping[str, Any]) -> bool:
-        keys = ("fingerprint", "plan_digest", "dtype")
-        return record.get("schema_version") == SCHEMA_VERSION and all(
-            record.get(key) == getattr(self, key) for key in keys
-        )
+        return self.difference_from(record) is None
+
+    def difference_from(self, record: Mapping[str, Any]) -> str | None:
+        """What sets the answers under another header apart, in words; None for nothing."""
+        if record.get("schema_version") != SCHEMA_VERSION:
+            return "of another version of fastdllm"
+        if record.get("fingerprint") != self.fingerprint:
+            return "of other settings"
+        if record.get("plan_digest") != self.plan_digest:
+            return "of another plan"
+        if record.get("dtype") != self.dtype:
+            return (
+                f"decoded in {record.get('dtype')}, and this device takes {self.dtype}; name a "
+                "dtype in workflow_config.yaml to use both"
+            )
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One process that worked on the run: where, with what, and what it cost before decoding."""
+    """One process that worked on the run: where, with what, and what it cost before decoding.
+
+    load_s: None where the model was there already, from the run before in the same process.
+    """
 
     __pydantic_config__ = STRICT
 
@@ -46,7 +61,7 @@ class Session:
     host: str
     pid: int
     started: str
-    load_s: float
+    load_s: float | None
     warm_up_s: float
     versions: Mapping[str, str]
     dtype_reason: str | None = None
@@ -90,6 +105,7 @@ class Chunk:
     smallest_batch_size: the same in the end; fewer where memory lacked. out_of_memory: how often.
     confidence_counts: how many tokens of the answers had which confidence (see confidences.py);
     None for log-likelihoods.
+    session: which of the file's sessions decoded it; where a line leaves it out, the one before it.
     """
 
     __pydantic_config__ = STRICT

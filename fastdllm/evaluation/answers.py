@@ -1,4 +1,4 @@
-"""answers.jsonl: what a run has decoded so far, appended chunk by chunk.
+"""answers.jsonl: what a run (or a shard of it) has decoded so far, appended chunk by chunk.
 
 Records, one JSON object a line: a `header` (what the answers depend on), a `session` for each
 process that worked on the run, a `chunk` with its answers as soon as it is finished, and an `end`
@@ -30,13 +30,15 @@ from fastdllm.evaluation.answer_files import (
 from fastdllm.evaluation.answer_records import SCHEMA_VERSION, Chunk, Header, Session
 from fastdllm.files import cannot
 
+DAMAGED = "with damaged lines"
+
 
 @dataclass(slots=True)
 class AnswerLog:
     """An open answers.jsonl: what it holds, and how to append to it.
 
     ended: the run was scored after its last chunk. set_aside: where answers went that were here
-    before. taken_up: the file kept aside that is this one now.
+    before, and why_aside: what sets them apart. taken_up: the file kept aside that is this one now.
     """
 
     path: Path
@@ -45,32 +47,27 @@ class AnswerLog:
     chunks: dict[int, Chunk] = field(default_factory=dict)
     ended: bool = False
     set_aside: Path | None = None
+    why_aside: str = ""
     taken_up: Path | None = None
 
     def append_session(self, session: Session) -> None:
-        self._append("session", asdict(session))
+        self._append(session_line(session))
         self.sessions.append(session)
 
     def append_chunk(self, chunk: Chunk) -> None:
-        record = {key: value for key, value in asdict(chunk).items() if value is not None}
-        del record["session"]
-        record["answers"] = [
-            {key: value for key, value in answer.items() if value is not None}
-            for answer in record["answers"]
-        ]
-        self._append("chunk", record)
+        self._append(chunk_line(chunk, len(self.sessions) - 1))
         self.chunks[chunk.index] = chunk
 
     def append_end(self) -> None:
         """Mark the run as finished; a mark that stands there already is enough."""
         if not self.ended:
-            self._append("end", {"time": datetime.now(UTC).isoformat()})
+            self._append(_line("end", {"time": datetime.now(UTC).isoformat()}))
+            self.ended = True
 
     def append_header(self, header: Header) -> None:
-        self._append("header", {"schema_version": SCHEMA_VERSION, **asdict(header)})
+        self._append(header_line(header))
 
-    def _append(self, record: str, values: Mapping[str, Any]) -> None:
-        line = json.dumps({"record": record, **values}, ensure_ascii=False) + "\n"
+    def _append(self, line: str) -> None:
         start = self.stream.tell()
         try:
             rest = memoryview(line.encode())
@@ -80,7 +77,7 @@ class AnswerLog:
         except OSError as error:
             self._cut_back(start)
             raise cannot("write", self.path, error) from None
-        self.ended = record == "end"
+        self.ended = False
 
     def _cut_back(self, size: int) -> None:
         try:
@@ -91,6 +88,31 @@ class AnswerLog:
     def close(self) -> None:
         """Let go of the file."""
         self.stream.close()
+
+
+def header_line(header: Header) -> str:
+    """The first line of a file."""
+    return _line("header", {"schema_version": SCHEMA_VERSION, **asdict(header)})
+
+
+def session_line(session: Session) -> str:
+    return _line("session", asdict(session))
+
+
+def chunk_line(chunk: Chunk, last_session: int) -> str:
+    """The line of a chunk, behind so many sessions that the last one has this number."""
+    record = {key: value for key, value in asdict(chunk).items() if value is not None}
+    if chunk.session == last_session:
+        del record["session"]
+    record["answers"] = [
+        {key: value for key, value in answer.items() if value is not None}
+        for answer in record["answers"]
+    ]
+    return _line("chunk", record)
+
+
+def _line(record: str, values: Mapping[str, Any]) -> str:
+    return json.dumps({"record": record, **values}, ensure_ascii=False) + "\n"
 
 
 Record = TypeVar("Record", Session, Chunk)
@@ -111,21 +133,22 @@ def open_answers(path: Path, header: Header, *, reuse: bool = True) -> AnswerLog
         UserError: the file or its folder cannot be written, or a record has a wrong shape.
     """
     set_aside = taken_up = None
+    why_aside = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = read_content(path)
         going_on = content.belongs_to(header) and (reuse or not content.ended)
         if not going_on:
             if content.records or content.damaged:
-                set_aside = move_aside(path, content)
+                set_aside, why_aside = move_aside(path, content), _why_aside(content, header)
             content = Content()
-            taken_up = kept_aside(path.parent, header) if reuse else None
+            taken_up = kept_aside(path, header) if reuse else None
             if taken_up is not None:
                 taken_up.replace(path)
                 content = read_content(path)
-        sessions, chunks = _checked(path, content)
+        sessions, chunks = records_of(path, content)
         if content.damaged:
-            set_aside = copy_aside(path)
+            set_aside, why_aside = copy_aside(path), DAMAGED
         # Unbuffered: a line that a full disk refused must not be tried again on closing.
         stream = path.open("r+b" if content.records else "w+b", buffering=0)
         stream.truncate(content.size)
@@ -139,6 +162,7 @@ def open_answers(path: Path, header: Header, *, reuse: bool = True) -> AnswerLog
         chunks=chunks,
         ended=content.ended,
         set_aside=set_aside,
+        why_aside=why_aside,
         taken_up=taken_up,
     )
     if not content.records:
@@ -146,8 +170,18 @@ def open_answers(path: Path, header: Header, *, reuse: bool = True) -> AnswerLog
     return log
 
 
-def _checked(path: Path, content: Content) -> tuple[list[Session], dict[int, Chunk]]:
-    """The records as sessions and chunks; each chunk belongs to the session before it."""
+def _why_aside(content: Content, header: Header) -> str:
+    if content.header is None:
+        return DAMAGED
+    return header.difference_from(content.header) or "of a finished run, which is repeated"
+
+
+def records_of(path: Path, content: Content) -> tuple[list[Session], dict[int, Chunk]]:
+    """The records of a file behind its header, as sessions and chunks by their index.
+
+    Raises:
+        UserError: one has a wrong shape; the message names its line.
+    """
     sessions: list[Session] = []
     chunks: dict[int, Chunk] = {}
     for number, record in enumerate(content.records[1:], start=2):
@@ -159,7 +193,9 @@ def _checked(path: Path, content: Content) -> tuple[list[Session], dict[int, Chu
         elif kind == "chunk":
             if not sessions:
                 raise _wrong_shape(where, "a chunk stands before any session")
-            chunk = _validated(Chunk, {**values, "session": len(sessions) - 1}, where)
+            chunk = _validated(Chunk, {"session": len(sessions) - 1, **values}, where)
+            if not 0 <= chunk.session < len(sessions):
+                raise _wrong_shape(where, f"session {chunk.session} does not stand before it")
             chunks[chunk.index] = chunk
         elif kind != "end":
             raise _wrong_shape(where, f"record is {kind!r}, not session, chunk or end")

@@ -49,6 +49,7 @@ class _Watch:
     def __call__(self, event: Event) -> None:
         if isinstance(event, PassRecord):
             self.recording_s += event.recording_s
+            self._listener.step()
         elif isinstance(event, Entered):
             self.entered[event.request] = time.perf_counter()
         elif isinstance(event, SlotsChosen):

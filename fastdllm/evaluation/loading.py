@@ -16,13 +16,14 @@ from fastdllm.errors import UserError
 from fastdllm.evaluation.answer_records import Session
 from fastdllm.evaluation.environment import cpu_name, host_name, package_versions
 from fastdllm.evaluation.generate import DecodingEngine
+from fastdllm.evaluation.kept_model import KeptModel
 from fastdllm.evaluation.requests import Plan, plan_again
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
 from fastdllm.policy_files import load_policy
 from fastdllm.tokenizer import load_tokenizer
 from fastdllm.validation import validated
-from fastdllm.weights import dtype_reason, load_model, resolve_device, resolve_dtype
+from fastdllm.weights import dtype_reason, resolve_device, resolve_dtype
 
 
 def check_plan(spec: RunSpec, plan: Plan) -> None:
@@ -73,8 +74,10 @@ def dtype_name(spec: RunSpec, device: str) -> str:
     return str(resolve_dtype(asked, resolve_device(device))).removeprefix("torch.")
 
 
-def load_engine(spec: RunSpec, plan: Plan, tokenizer: Any, *, device: str) -> DecodingEngine:
-    """Load model and policy.
+def load_engine(
+    spec: RunSpec, plan: Plan, tokenizer: Any, *, device: str, models: KeptModel
+) -> tuple[DecodingEngine, float | None]:
+    """Load model and policy; the seconds that took, None where the model was there already.
 
     Raises:
         UserError: what cannot be loaded, or does not fit the plan.
@@ -83,11 +86,11 @@ def load_engine(spec: RunSpec, plan: Plan, tokenizer: Any, *, device: str) -> De
     parameters = validated(
         policy_class.Parameters, spec.policy_parameters, f"{spec.run.policy_file}: Parameters"
     )
-    model = load_model(
+    model, load_s = models.get(
         spec.run.model_path,
-        device=device,
-        dtype=str(spec.decides.get("dtype", "auto")),
         revision=spec.run.model_revision,
+        dtype=str(spec.decides.get("dtype", "auto")),
+        device=device,
     )
     settings = spec.settings
     for request in plan.requests:
@@ -97,7 +100,7 @@ def load_engine(spec: RunSpec, plan: Plan, tokenizer: Any, *, device: str) -> De
             max_new_tokens=settings.max_new_tokens,
             block_size=settings.block_size,
         )
-    return DecodingEngine(
+    engine = DecodingEngine(
         model=model,
         policy=policy_class(settings, parameters, model.config.num_layers),
         settings=settings,
@@ -105,10 +108,11 @@ def load_engine(spec: RunSpec, plan: Plan, tokenizer: Any, *, device: str) -> De
         likelihood_mode=spec.decides.get("likelihood_mode", "published"),  # type: ignore[arg-type]
         batch_size=spec.run.batch_size if isinstance(spec.run.batch_size, int) else None,
     )
+    return engine, load_s
 
 
 def session_of(
-    engine: DecodingEngine, spec: RunSpec, *, load_s: float, warm_up_s: float
+    engine: DecodingEngine, spec: RunSpec, *, load_s: float | None, warm_up_s: float
 ) -> Session:
     """Describe this process: where it works, with what, and what it cost before decoding."""
     device = engine.model.device

@@ -1,8 +1,14 @@
-"""One process at a time in a run's folder.
+"""Who may work in a run's folder: one process on the whole run, or several on shards of it.
 
-The lock is an flock on `lock`, so the operating system drops it when its holder dies, however it
-dies. Pid and host stand inside for people: on a network file system the holder may be on another
-node. The file itself stays; removing it would let two processes lock two different files.
+A lock is an flock on a file, so the operating system drops it when its holder dies, however it
+dies. `lock` is held exclusively by an unsharded eval and by who finishes a run. Shards share it;
+each holds `shards/<I>-of-<N>.lock` exclusively besides. So the run's lock and those of its shards
+tell together whether anyone is at work (`holders`): a shared look at the run's lock does not see
+who shares it.
+
+Pid and host stand in a file that is held exclusively, for people: on a network file system the
+holder may be on another node. The file itself stays; removing it would let two processes lock two
+different files.
 """
 
 from __future__ import annotations
@@ -11,58 +17,120 @@ import errno
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from fastdllm.errors import UserError
-from fastdllm.evaluation.environment import host_name
 from fastdllm.files import cannot
 
 # `fastdllm status` tries the lock as well, for a moment; only who holds it longer is at work.
 PATIENCE_S, RETRY_S = 1.0, 0.05
+# What a holder that merges and scores says of itself: it ends by itself, and is waited for.
+FINISHING = "finish"
+
+
+class Locked(UserError):
+    """Another process works on the run; holder: which, in words."""
+
+    def __init__(self, run: Path, holder: str) -> None:
+        self.holder = holder
+        super().__init__(
+            f"{run}: {holder} is working on this run; wait for it to finish, or add --wait"
+        )
 
 
 @contextmanager
-def run_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def run_lock(
+    folder: Path, *, wait: bool = False, work: str = "eval", awaits_finish: bool = True
+) -> Iterator[None]:
     """Hold the lock of a run folder; refuse, or with `wait` block, while another process has it.
 
+    Args:
+        work: what the holder does, for those that it keeps out.
+        awaits_finish: wait for a holder that finishes the run.
+
     Raises:
-        UserError: held by another process (pid, host, since when), folder not writable, or a file
-            system without locks.
+        Locked: held by another process (pid, host, since when).
+        UserError: folder not writable, or a file system without locks.
     """
-    path = folder / "lock"
+    with _opened(folder / "lock") as handle:
+        _acquire(handle, fcntl.LOCK_EX, run=folder, wait=wait, awaits_finish=awaits_finish)
+        with _named(handle, work):
+            yield
+
+
+@contextmanager
+def shard_lock(folder: Path, path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Share the lock of a run folder, and hold the one of a shard, `path`.
+
+    Raises:
+        Locked: another process works on the shard, or on the whole run.
+        UserError: as for `run_lock`.
+    """
+    with _opened(folder / "lock") as shared, _opened(path) as own:
+        _acquire(shared, fcntl.LOCK_SH, run=folder, wait=wait)
+        _write_name(shared, "")  # what a killed holder left would be taken for ours
+        _acquire(own, fcntl.LOCK_EX, run=folder, wait=wait)
+        with _named(own, "shard"):
+            yield
+
+
+def holders(folder: Path) -> list[str]:
+    """Each process at work in a run's folder: `process 12 on host a (since ...)`.
+
+    A holder that cannot be seen from this machine, for lack of locks across nodes, is left out.
+    """
+    found = []
+    for path in [folder / "lock", *sorted((folder / "shards").glob("*-of-*.lock"))]:
+        if _is_held(path):
+            shard = "" if path.parent == folder else f"shard {path.stem}: "
+            found.append(f"{shard}{_describe(path)}")
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: a name that a full disk refused must not be tried again on closing.
         handle = path.open("a+b", buffering=0)
     except OSError as error:
         raise cannot("write", path, error) from None
     with handle:
-        _acquire(handle, path, wait)
-        holder = {"pid": os.getpid(), "host": host_name(), "since": datetime.now(UTC).isoformat()}
-        _write_name(handle, json.dumps(holder))
-        try:
-            yield
-        finally:
-            _write_name(handle, "")
+        yield handle
 
 
-def _acquire(handle: IO[bytes], path: Path, wait: bool) -> None:
+@contextmanager
+def _named(handle: IO[bytes], work: str) -> Iterator[None]:
+    """Let the file say who holds it."""
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "work": work}
+    _write_name(handle, json.dumps({**holder, "since": datetime.now(UTC).isoformat()}))
+    try:
+        yield
+    finally:
+        _write_name(handle, "")
+
+
+def _acquire(
+    handle: IO[bytes], kind: int, *, run: Path, wait: bool, awaits_finish: bool = True
+) -> None:
+    path = Path(handle.name)
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
             return
         except BlockingIOError:
+            if awaits_finish and _holder(path).get("work") == FINISHING:
+                deadline = time.monotonic() + PATIENCE_S
             if time.monotonic() > deadline:
-                raise UserError(
-                    f"{path.parent}: {_describe(path)} is working on this run; wait for it to "
-                    "finish, or add --wait"
-                ) from None
+                others = holders(run)
+                raise Locked(run, others[0] if others else _describe(path)) from None
             time.sleep(RETRY_S)
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
@@ -73,14 +141,34 @@ def _acquire(handle: IO[bytes], path: Path, wait: bool) -> None:
             raise cannot("lock", path, error) from None
 
 
-def _describe(path: Path) -> str:
+def _is_held(path: Path) -> bool:
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _describe(path: Path) -> str:
+    holder = _holder(path)
+    try:
         return (
             f"process {holder['pid']} on host {holder['host']} (since {holder['since'][:19]} UTC)"
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return "another process"  # it holds the lock but has not written its name yet
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    """What stands in a lock's file; empty where nobody has written a name."""
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
 
 
 def _write_name(handle: IO[bytes], text: str) -> None:

@@ -71,6 +71,11 @@ class Progress:
             self._tokens += len(answer.token_ids)
             self._forwards += answer.passes.forwards
 
+    def stopped(self, why: str) -> None:
+        """A signal ended this process; the file stays, and says why."""
+        self._end_display(None)
+        self._tell("stopped", why)
+
     def note(self, text: str) -> None:
         """Show a line that stays."""
         self._display.note(text)
@@ -106,7 +111,7 @@ class Progress:
             self._display_open = False
             self._display.close(numbers)
 
-    def _tell(self, state: str) -> None:
+    def _tell(self, state: str, why: str = "") -> None:
         numbers = self.numbers()
         if self._display_open:
             self._display.show(numbers)
@@ -117,6 +122,8 @@ class Progress:
             "updated": datetime.now(UTC).isoformat(),
             **self._identity,
         }
+        if why:
+            record["why"] = why
         for name in ("tokens_per_s", "tokens_per_forward", "time_left_s"):
             value = getattr(numbers, name)
             if value is not None:

@@ -7,15 +7,16 @@ its decoding only: not loading, not the warm-up, not writing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fastdllm.errors import UserError
 from fastdllm.evaluation.answer_records import Answer, Chunk, Session
+from fastdllm.evaluation.answer_sources import Source, check_requests
 from fastdllm.evaluation.answers import AnswerLog
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan, PlannedRequest
+from fastdllm.evaluation.stopping import Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class Listener(Protocol):
 
     def note(self, text: str) -> None: ...
 
+    def step(self) -> None:
+        """Called after each pass; what it raises ends the chunk, which is then lost."""
+
 
 class Engine(Protocol):
     """What the loop needs from a model (see generate.py)."""
@@ -50,21 +54,21 @@ class Engine(Protocol):
     def peak_memory_gib(self) -> float: ...
 
 
-def missing_chunks(plan: Plan, log: AnswerLog) -> list[int]:
+def missing_chunks(
+    plan: Plan, log: AnswerLog, own: Sequence[int] | None = None, held: Container[int] = ()
+) -> list[int]:
     """The chunks without answers, in the order in which they are decoded.
+
+    Args:
+        own: the chunks that are asked for; default: all of the plan.
+        held: chunks that another file has.
 
     Raises:
         UserError: the log holds answers to other requests than the plan asks.
     """
-    planned = range(len(plan.header.chunks))
-    for index, chunk in log.chunks.items():
-        asked = [request.id for request in plan.chunk(index)] if index in planned else None
-        if [answer.id for answer in chunk.answers] != asked:
-            raise UserError(
-                f"{log.path}: chunk {index} answers other requests than the plan asks; rename the "
-                "file, and everything is decoded anew"
-            )
-    return [index for index in planned if index not in log.chunks]
+    check_requests(plan, Source(log.path, log.sessions, log.chunks))
+    asked = range(len(plan.header.chunks)) if own is None else own
+    return [index for index in asked if index not in log.chunks and index not in held]
 
 
 def decode_missing(
@@ -74,12 +78,21 @@ def decode_missing(
     *,
     start_session: Callable[[float], Session],
     progress: Progress,
+    missing: Sequence[int] | None = None,
+    stop: Stop | None = None,
 ) -> None:
-    """Answer every chunk that `log` lacks and append it as soon as it is complete.
+    """Answer the chunks that are `missing` and append each as soon as it is complete.
 
-    `start_session` describes this process, given the seconds that the warm-up took.
+    Args:
+        start_session: describes this process, given the seconds that the warm-up took.
+        missing: default: every chunk that `log` lacks.
+        stop: asked between chunks and between the steps of one.
+
+    Raises:
+        Stopped: a signal came; the chunk in flight is in the log, or was dropped.
     """
-    missing = missing_chunks(plan, log)
+    missing = missing_chunks(plan, log) if missing is None else missing
+    stop = stop or Stop()
     if not missing:
         return
     with progress.ticking():
@@ -87,15 +100,61 @@ def decode_missing(
         engine.warm_up(plan.chunk(missing[0]))
         engine.synchronize()
         log.append_session(start_session(round(time.perf_counter() - started, 3)))
-        for index in missing:
-            log.append_chunk(_timed_chunk(plan, index, engine, progress, len(log.sessions) - 1))
+        pace_s = None
+        with stop.deferred():
+            for index in missing:
+                stop.check_between()
+                flight = _Flight(progress, stop, len(plan.chunk(index)), pace_s)
+                chunk = _timed_chunk(plan, index, engine, flight, len(log.sessions) - 1)
+                log.append_chunk(chunk)
+                pace_s = chunk.seconds / len(chunk.answers)
 
 
-def _timed_chunk(plan: Plan, index: int, engine: Engine, progress: Progress, session: int) -> Chunk:
+class _Flight:
+    """Listens to the chunk in flight: counts it, and stops it where its end cannot be waited for.
+
+    pace_s: seconds per request of the chunk before; None for the first.
+    """
+
+    def __init__(
+        self, progress: Progress, stop: Stop, n_requests: int, pace_s: float | None
+    ) -> None:
+        self._progress, self._stop = progress, stop
+        self._n_requests, self._pace_s = n_requests, pace_s
+        self._n_answered = 0
+        self._started = time.monotonic()
+
+    def answered(self, answer: Answer) -> None:
+        self._n_answered += 1
+        self._progress.answered(answer)
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)
+
+    def step(self) -> None:
+        self._stop.check(self._remaining_s)
+
+    def _remaining_s(self) -> float | None:
+        """The least that the chunk may still take, by the one before and by its own answers.
+
+        Requests are decoded side by side, so the first answers say little about the others: only
+        from the half on they count.
+        """
+        elapsed_s = time.monotonic() - self._started
+        open_requests = self._n_requests - self._n_answered
+        estimates = []
+        if self._pace_s is not None:
+            estimates.append(max(0.0, self._pace_s * self._n_requests - elapsed_s))
+        if self._n_answered >= open_requests:
+            estimates.append(elapsed_s * open_requests / self._n_answered)
+        return min(estimates, default=None)
+
+
+def _timed_chunk(plan: Plan, index: int, engine: Engine, listener: Listener, session: int) -> Chunk:
     requests = plan.chunk(index)
     engine.synchronize()
     started = time.perf_counter()
-    answered = engine.answer(requests, progress)
+    answered = engine.answer(requests, listener)
     engine.synchronize()
     # Making a shape ready for its first use is warm-up, whenever it comes.
     seconds = time.perf_counter() - started - answered.recording_s

@@ -94,7 +94,11 @@ class Summary(StrictModel):
         "smaller passes; absent when none.",
     )
     peak_memory: PeakMemory = Field(description="Most memory during decoding.")
-    load_time_s: float = Field(description="Seconds to load the model, apart from decoding.")
+    load_time_s: float | None = Field(
+        None,
+        description="Seconds to load the model, apart from decoding; absent where the run before "
+        "it in the same process had loaded it.",
+    )
     warm_up_s: float = Field(description="Seconds of the unmeasured warm-up.")
     resumed: bool = Field(description="Whether more than one process decoded the answers.")
     dtype: str = Field(description="Number format the model ran in, resolved from `auto`.")

@@ -29,7 +29,6 @@ NEEDED_KEYS = frozenset(
         "accuracy",
         "metrics",
         "peak_memory",
-        "load_time_s",
         "warm_up_s",
         "resumed",
         "dtype",

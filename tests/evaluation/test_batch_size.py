@@ -16,6 +16,7 @@ from fastdllm.errors import UserError
 from fastdllm.evaluation import generate
 from fastdllm.evaluation.answer_records import Answer, Chunk
 from fastdllm.evaluation.generate import DecodingEngine
+from fastdllm.evaluation.kept_model import KeptModel
 from fastdllm.evaluation.loading import load_engine, load_plan_tokenizer
 from fastdllm.evaluation.spec import read_spec
 from fastdllm.evaluation.summarize import Decoded
@@ -38,6 +39,8 @@ class Heard:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def step(self) -> None: ...
 
 
 @pytest.fixture
@@ -69,7 +72,8 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def engine_of(spec_path: Path, plan: Any) -> DecodingEngine:
     spec = read_spec(spec_path)
-    return load_engine(spec, plan, load_plan_tokenizer(spec, plan), device="cpu")
+    tokenizer = load_plan_tokenizer(spec, plan)
+    return load_engine(spec, plan, tokenizer, device="cpu", models=KeptModel())[0]
 
 
 def batch_sizes_in(folder: Path) -> list[tuple[int, int]]:

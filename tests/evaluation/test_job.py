@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fastdllm.errors import UserError
+from fastdllm.evaluation.answering import Call
 from fastdllm.evaluation.costs import (
     forwards_per_answer,
     layer_forwards_per_answer,
@@ -34,8 +35,8 @@ def check(spec: RunSpec) -> None:
 
 def finish(spec: Path, **options: Any) -> Any:
     os.utime(spec, (0, 0))  # as the workflow dates the spec of a run that need not be repeated
-    options = {"display": silent(), "check_sources": check, **options}
-    return evaluate_run(read_spec(spec), spec.parent, **options)
+    call = Call(options.pop("display", silent()), options.pop("check_sources", check))
+    return evaluate_run(read_spec(spec), spec.parent, call, **options)
 
 
 def answers_in(folder: Path) -> dict[int, list[Any]]:
@@ -73,6 +74,7 @@ def test_run_leaves_consistent_files(make_spec, make_plan_on_disk) -> None:
         "spec.json",
         "summary.json",
         "results.json",
+        "attempts.jsonl",
         "lock",
     }
 
@@ -246,7 +248,7 @@ def test_a_finished_run_is_left_alone_until_it_is_asked_for_again(
     assert again.is_new and again.answers_kept_aside is not None
     later = (spec.parent / "summary.json").stat().st_mtime + 1
     os.utime(spec, (later, later))
-    dated = evaluate_run(read_spec(spec), spec.parent, display=silent(), check_sources=check)
+    dated = evaluate_run(read_spec(spec), spec.parent, Call(silent(), check))
     assert dated.is_new and dated.answers_kept_aside is not None
 
 

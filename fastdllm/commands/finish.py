@@ -1,0 +1,56 @@
+"""`fastdllm finish`: make the result of a run that was decoded in shards or in a pack.
+
+Decodes nothing. The last shard, or the pack, has mostly done it already; then this only says so,
+and lets summary.json be newer than what the workflow holds it against.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", type=Path, help="results/<experiment>/<task>/<config>/spec.json")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Finish a run, or say what it lacks."""
+    from fastdllm.evaluation.finished import result_dated_after
+    from fastdllm.evaluation.lock import FINISHING, run_lock
+    from fastdllm.evaluation.spec import read_spec
+
+    spec = read_spec(args.spec)
+    folder = args.spec.parent
+    with run_lock(folder, work=FINISHING):
+        summary = result_dated_after(args.spec, spec)
+        if summary is not None:
+            value = f"{summary.primary.metric} {summary.accuracy:.4f}"
+            sys.stdout.write(f"{value} -> {folder / 'summary.json'} (was done already)\n")
+            return 0
+        lines = _finish(args.spec)
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _finish(path: Path) -> list[str]:
+    from fastdllm.console import open_display
+    from fastdllm.evaluation.environment import data_is_local, prepare
+    from fastdllm.evaluation.spec import read_spec
+
+    spec = read_spec(path)
+    private_cache = data_is_local(spec.task, Path(spec.run.task_file).parent)
+    with prepare(offline=True, private_cache=private_cache):
+        from fastdllm.evaluation.finish_run import finish_run
+        from fastdllm.workflow.digests import FileDigests
+        from fastdllm.workflow.sources import check_sources
+
+        outcome = finish_run(
+            spec,
+            path.parent,
+            display=open_display(f"{spec.experiment}/{spec.task}/{spec.config}"),
+            check_sources=partial(check_sources, digests=FileDigests.load()),
+        )
+    return outcome.lines(path.parent)

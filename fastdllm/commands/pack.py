@@ -1,0 +1,122 @@
+"""`fastdllm pack`: decode and score several runs in one process, loading the model once.
+
+What the workflow's rule `pack` runs. Each run is told in its own log, as `fastdllm eval` would;
+report.json beside the members says what became of each. A run that fails does not stop the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastdllm.evaluation.spec import RunSpec
+    from fastdllm.evaluation.stopping import Stop
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("members", type=Path, help="results/_packs/<id>/members.json")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: each spec's)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads (default, and most: what it may use)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate all runs, or until stopped by a signal."""
+    from fastdllm.evaluation.requeue import end_of
+    from fastdllm.evaluation.stopping import Stopped, stopped_by_signals
+
+    try:
+        with stopped_by_signals() as stop:
+            return _evaluate(args, stop)
+    except Stopped as stopped:
+        return end_of(stopped)
+
+
+def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
+    from fastdllm.evaluation.environment import prepare
+    from fastdllm.evaluation.needs import check_needs, check_threads
+    from fastdllm.evaluation.packs import REPORT, evaluate_pack, read_members, write_report
+    from fastdllm.gpus import card_for
+
+    check_threads(args.threads)
+    specs = read_members(args.members)
+    private_cache = _has_local_data(specs, args.members)
+    with (
+        card_for(args.device or _device_of(specs)),
+        prepare(offline=True, private_cache=private_cache),
+    ):
+        from fastdllm.console import open_display
+        from fastdllm.evaluation.answering import Call
+        from fastdllm.evaluation.job import evaluate_run
+        from fastdllm.evaluation.kept_model import KeptModel
+        from fastdllm.threads import use_allowed_threads
+        from fastdllm.workflow.digests import FileDigests
+        from fastdllm.workflow.sources import check_sources
+
+        use_allowed_threads(args.threads)
+        models, digests = KeptModel(), FileDigests.load()
+
+        def evaluate(spec: RunSpec, folder: Path) -> Sequence[str]:
+            check_needs(spec, folder)
+            call = Call(
+                display=open_display(f"{spec.experiment}/{spec.task}/{spec.config}"),
+                check_sources=partial(check_sources, digests=digests),
+                device=args.device,
+                stop=stop,
+                models=models,
+                pack=args.members.parent.name,
+            )
+            return evaluate_run(spec, folder, call).lines(folder)
+
+        members = evaluate_pack(specs, evaluate, stop=stop, say=_say, forget_model=models.drop)
+    write_report(args.members.with_name(REPORT), members)
+    return 0
+
+
+def _has_local_data(specs: Sequence[Path], members: Path) -> bool:
+    """Whether the data of all runs is in files of the project, or of none.
+
+    Raises:
+        UserError: of some; the one needs a cache of its own, the other the common one.
+    """
+    from fastdllm.errors import UserError
+    from fastdllm.evaluation.environment import data_is_local
+
+    found = {data_is_local(s.task, Path(s.run.task_file).parent) for s in _readable(specs)}
+    if len(found) > 1:
+        raise UserError(
+            f"{members}: some runs read local data, others data of the hub; make two packs of them"
+        )
+    return found != {False}
+
+
+def _device_of(specs: Sequence[Path]) -> str:
+    """The device of the runs, which they share."""
+    devices = {spec.run.device for spec in _readable(specs)}
+    return devices.pop() if len(devices) == 1 else "auto"
+
+
+def _readable(specs: Sequence[Path]) -> list[RunSpec]:
+    """The specs that can be read; the others fail when it is their turn."""
+    from fastdllm.errors import UserError
+    from fastdllm.evaluation.spec import read_spec
+
+    found = []
+    for path in specs:
+        try:
+            found.append(read_spec(path))
+        except UserError:
+            continue
+    return found
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -1,0 +1,135 @@
+"""The answers of a run wherever they stand: in answers.jsonl, and in those of its shards.
+
+Reads only, also while others append. How a run was cut when a chunk was decoded does not matter:
+what stands under the run's header is used. A chunk that stands twice must have the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.answer_files import Content, kept_aside, read_content
+from fastdllm.evaluation.answer_records import Answer, Chunk, Header, Session
+from fastdllm.evaluation.answers import records_of
+from fastdllm.evaluation.requests import Plan
+from fastdllm.evaluation.shards import answer_files
+from fastdllm.files import cannot
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a file holds under the header of a run."""
+
+    path: Path
+    sessions: Sequence[Session]
+    chunks: Mapping[int, Chunk]
+
+
+def run_sources(folder: Path, header: Header, *, reuse: bool) -> list[Source]:
+    """All files of a run that hold chunks under its header.
+
+    reuse: as for `open_answers`, which would go on with the same answers.
+    """
+    whole = _run_source(folder / "answers.jsonl", header, reuse=reuse)
+    return [*([whole] if whole else []), *shard_sources(folder, header)]
+
+
+def _run_source(path: Path, header: Header, *, reuse: bool) -> Source | None:
+    """What answers.jsonl at `path` holds, or what was kept aside of it under the same header."""
+    content = _content(path)
+    if not (content.belongs_to(header) and (reuse or not content.ended)):
+        aside = kept_aside(path, header) if reuse and path.parent.is_dir() else None
+        if aside is None:
+            return None
+        path, content = aside, _content(aside)
+    return _source(path, content)
+
+
+def shard_sources(folder: Path, header: Header) -> list[Source]:
+    """What the shards of a run hold, in however many it was cut."""
+    contents = ((path, _content(path)) for path in answer_files(folder))
+    return [_source(path, content) for path, content in contents if content.belongs_to(header)]
+
+
+def headers(folder: Path, header_keys: Mapping[str, Any]) -> list[tuple[Path, Mapping[str, Any]]]:
+    """The files of a run whose header has these values, each with its header."""
+    found = []
+    for path in [folder / "answers.jsonl", *answer_files(folder)]:
+        header = _content(path).header
+        if header is not None and all(header.get(k) == v for k, v in header_keys.items()):
+            found.append((path, header))
+    return found
+
+
+def check_requests(plan: Plan, source: Source) -> None:
+    """Refuse answers to other requests than the plan asks.
+
+    Raises:
+        UserError: naming file and chunk.
+    """
+    planned = range(len(plan.header.chunks))
+    for index, chunk in source.chunks.items():
+        asked = [request.id for request in plan.chunk(index)] if index in planned else None
+        if [answer.id for answer in chunk.answers] != asked:
+            raise UserError(
+                f"{source.path}: chunk {index} answers other requests than the plan asks; rename "
+                "the file, and its chunks are decoded anew"
+            )
+
+
+def held_chunks(plan: Plan, sources: Iterable[Source]) -> dict[int, Chunk]:
+    """The chunks that files hold, each checked against the plan.
+
+    Raises:
+        UserError: a file answers other requests than the plan asks.
+    """
+    found: dict[int, Chunk] = {}
+    for source in sources:
+        check_requests(plan, source)
+        found |= source.chunks
+    return found
+
+
+def combined(sources: Iterable[Source]) -> dict[int, tuple[Source, Chunk]]:
+    """Each chunk once, by its index, with the file it is taken from.
+
+    Raises:
+        UserError: two files hold a chunk with different answers.
+    """
+    found: dict[int, tuple[Source, Chunk]] = {}
+    for source in sources:
+        for index, chunk in source.chunks.items():
+            first, known = found.setdefault(index, (source, chunk))
+            if known is not chunk and _essence(known) != _essence(chunk):
+                raise UserError(
+                    f"{first.path} and {source.path}: chunk {index} has different answers in them; "
+                    "rename the one that is not to count, and type the same command again"
+                )
+    return found
+
+
+def _essence(chunk: Chunk) -> list[tuple[Any, ...]]:
+    """What two decodings of a chunk must agree in."""
+    return [_essence_of(answer) for answer in chunk.answers]
+
+
+def _essence_of(answer: Answer) -> tuple[Any, ...]:
+    return answer.id, answer.token_ids, answer.finish_reason, answer.logprob, answer.is_greedy
+
+
+def _content(path: Path) -> Content:
+    try:
+        return read_content(path)
+    except FileNotFoundError:
+        return Content()  # its own shard has just taken it up under another name
+    except OSError as error:
+        raise cannot("read", path, error) from None
+
+
+def _source(path: Path, content: Content) -> Source:
+    sessions, chunks = records_of(path, content)
+    return Source(path, sessions, chunks)

@@ -1,0 +1,102 @@
+"""The GPU part of a run or of a shard: load the model, answer the chunks that are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastdllm.console import Display
+from fastdllm.evaluation.answer_records import Header, Session
+from fastdllm.evaluation.answers import AnswerLog
+from fastdllm.evaluation.attempts import Journal
+from fastdllm.evaluation.kept_model import KeptModel
+from fastdllm.evaluation.loading import dtype_name, load_engine, session_of
+from fastdllm.evaluation.progress import Progress
+from fastdllm.evaluation.requests import Plan
+from fastdllm.evaluation.runner import decode_missing
+from fastdllm.evaluation.spec import RunSpec
+from fastdllm.evaluation.stopping import Stop, Stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the process that works on a run brings along.
+
+    check_sources: raises a UserError when the files of the run are no longer those of its spec;
+        asked first, once more when all is loaded, and before the result is written.
+    device: overrides the spec's.
+    models: where the model is kept for the next run of the same process.
+    pack: the id of the pack that the run is decoded in.
+    """
+
+    display: Display
+    check_sources: Callable[[RunSpec], None]
+    device: str | None = None
+    stop: Stop = field(default_factory=Stop)
+    models: KeptModel = field(default_factory=KeptModel)
+    pack: str | None = None
+
+
+def header_of(spec: RunSpec, plan: Plan, device: str) -> Header:
+    """What the answers that are decoded on `device` share.
+
+    Raises:
+        UserError: no such device here.
+    """
+    return Header(
+        fingerprint=spec.fingerprint,
+        plan_digest=plan.digest,
+        dtype=dtype_name(spec, device),
+        decides=spec.decides,
+    )
+
+
+def answer_missing(
+    spec: RunSpec,
+    plan: Plan,
+    log: AnswerLog,
+    missing: Sequence[int],
+    *,
+    n_chunks: int,
+    tokenizer: Any,
+    device: str,
+    progress: Progress,
+    journal: Journal,
+    call: Call,
+) -> None:
+    """Load the model and answer the chunks that are `missing`, of the `n_chunks` of this job.
+
+    Raises:
+        Stopped: a signal came; it says how many chunks are done.
+        UserError: what cannot be loaded, or does not fit.
+    """
+    if not missing:
+        return
+    before = len(log.chunks)
+
+    def start_session(warm_up_s: float) -> Session:
+        session = session_of(engine, spec, load_s=load_s, warm_up_s=warm_up_s)
+        journal.tell(device=session.device_name)
+        return session
+
+    try:
+        engine, load_s = load_engine(spec, plan, tokenizer, device=device, models=call.models)
+        # Policy and model are in memory now: what they were is what decodes.
+        call.check_sources(spec)
+        progress.decoding()
+        decode_missing(
+            plan,
+            log,
+            engine,
+            start_session=start_session,
+            progress=progress,
+            missing=missing,
+            stop=call.stop,
+        )
+    except Stopped as stopped:
+        progress.stopped(stopped.cause)
+        left = len(missing) - (len(log.chunks) - before)
+        raise stopped.with_chunks(n_chunks - left, n_chunks) from None
+    finally:
+        journal.chunks = len(log.chunks) - before

@@ -1,0 +1,36 @@
+"""What is checked before torch is imported, so that a job fails in its first second, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastdllm.cluster.fetched import require_fetched
+from fastdllm.errors import UserError
+from fastdllm.evaluation.failures import failure_record
+from fastdllm.evaluation.lock import run_lock, shard_lock
+from fastdllm.evaluation.shards import Shard, lock_path, places
+from fastdllm.evaluation.spec import RunSpec
+
+
+def check_needs(spec: RunSpec, folder: Path, shard: Shard | None = None) -> None:
+    """Refuse a run whose model or data is not on this machine; jobs run without a network.
+
+    Raises:
+        UserError: what is missing, and what brings it; failed.json tells it as well.
+    """
+    try:
+        require_fetched(spec)
+    except UserError:
+        lock = run_lock(folder) if shard is None else shard_lock(folder, lock_path(folder, shard))
+        with lock, failure_record(places(folder, spec, shard)):
+            raise
+
+
+def check_threads(asked: int | None) -> None:
+    """Refuse a number of threads below 1.
+
+    Raises:
+        UserError: it is one.
+    """
+    if asked is not None and asked < 1:
+        raise UserError(f"--threads {asked}: must be at least 1")

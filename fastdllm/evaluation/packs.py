@@ -1,0 +1,141 @@
+"""A pack: several runs one after the other in one process, which loads the model once.
+
+Each run has its own lock, progress, log and failure, as if it were alone: one that fails does not
+stop the others, and one that is done, or that another process works on, is left as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.failures import reason_of
+from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
+from fastdllm.evaluation.lock import Locked
+from fastdllm.evaluation.spec import RunSpec, read_spec
+from fastdllm.evaluation.stopping import Stop, Stopped
+from fastdllm.files import cannot, read_json, write_json_atomically
+from fastdllm.validation import StrictModel, validated
+
+REPORT = "report.json"
+
+
+class Members(StrictModel):
+    """members.json: the specs of the runs, in the order in which they are decoded."""
+
+    schema_version: Literal[1]
+    specs: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What became of a run.
+
+    state: "done" (here, or before), "failed", or "locked" where another process works on it.
+    reason: why it failed or who holds it; one line.
+    """
+
+    spec: str
+    state: Literal["done", "failed", "locked"]
+    reason: str = ""
+
+
+def read_members(path: Path) -> list[Path]:
+    """The specs of a pack.
+
+    Raises:
+        UserError: no such file, or it is none.
+    """
+    return [Path(spec) for spec in validated(Members, read_json(path), str(path)).specs]
+
+
+def evaluate_pack(
+    specs: Sequence[Path],
+    evaluate: Callable[[RunSpec, Path], Sequence[str]],
+    *,
+    stop: Stop,
+    say: Callable[[str], None],
+    forget_model: Callable[[], None],
+) -> list[Member]:
+    """Evaluate the runs in turn.
+
+    Args:
+        evaluate: finishes the run in a folder and returns the lines that tell of it.
+        say: hears a line for each run.
+        forget_model: called after an error that is no user's, which may have left it broken.
+
+    Raises:
+        Stopped: a signal came; the same call goes on.
+        UserError: a run failed on being stopped, and would fail again and again.
+    """
+    members: list[Member] = []
+    for number, path in enumerate(specs, start=1):
+        try:
+            stop.check_between()
+            member = _evaluate_member(path, evaluate, stop=stop, forget_model=forget_model)
+        except Stopped:
+            say(f"{len(members)} of {len(specs)} runs done")
+            raise
+        members.append(member)
+        reason = f": {member.reason}" if member.reason else ""
+        say(f"run {number} of {len(specs)}, {path.parent}: {member.state}{reason}")
+    return members
+
+
+def write_report(path: Path, members: Sequence[Member]) -> None:
+    """Write what became of each run; Snakemake's sign that the pack has run through."""
+    records = [{k: v for k, v in asdict(member).items() if v} for member in members]
+    write_json_atomically(path, {"schema_version": 1, "members": records})
+
+
+def _evaluate_member(
+    path: Path,
+    evaluate: Callable[[RunSpec, Path], Sequence[str]],
+    *,
+    stop: Stop,
+    forget_model: Callable[[], None],
+) -> Member:
+    try:
+        spec = read_spec(path)
+        folder = path.parent
+        if finished_summary(folder, spec) is not None and not is_dated_for_a_repeat(folder):
+            return Member(str(path), "done")
+        with _log_of(spec):
+            sys.stdout.write("\n".join(evaluate(spec, folder)) + "\n")
+    except Locked as locked:
+        return Member(str(path), "locked", locked.holder)
+    except UserError as error:
+        if stop.is_asked:
+            raise
+        return Member(str(path), "failed", reason_of(error))
+    except Exception as error:
+        # Whatever it is: its traceback is in the log of the run, and the others have a chance.
+        forget_model()
+        return Member(str(path), "failed", reason_of(error))
+    return Member(str(path), "done")
+
+
+@contextmanager
+def _log_of(spec: RunSpec) -> Iterator[None]:
+    """Let what is printed go to the run's own log, behind what stands there."""
+    path = spec.log_path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise cannot("write", path, error) from None
+    with stream, redirect_stdout(stream), redirect_stderr(stream):
+        try:
+            yield
+        except (UserError, Stopped) as error:
+            sys.stderr.write(f"fastdllm: {error}\n")
+            raise
+        except Exception:
+            traceback.print_exc()
+            raise

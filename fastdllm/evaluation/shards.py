@@ -1,0 +1,114 @@
+"""Shards: which chunks of a run a job decodes, and where it keeps what is its own.
+
+A shard decides nothing about the answers, so a run may be cut in another way half-way. Imports no
+torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.spec import RunSpec
+
+FOLDER = "shards"
+# Answers of a shard; with a fingerprint and a time: those that other settings pushed aside.
+_ANSWERS = re.compile(r"(\d+)-of-(\d+)(\.\w{8}\.\d{8}T\d+Z)?\.jsonl")
+
+_STAMP = re.compile(r"(\d+)-of-(\d+)\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `index` (from 1) of `count`."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+    @property
+    def words(self) -> str:
+        return f"shard {self.index} of {self.count}"
+
+    def chunks(self, total: int) -> list[int]:
+        """The chunks of a plan of `total` chunks that are its own."""
+        return list(range(self.index - 1, total, self.count))
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where one process keeps its part of a run, in the run's folder or in `shards/`.
+
+    log: where the workflow keeps what it prints.
+    """
+
+    answers: Path
+    progress: Path
+    failure: Path
+    log: Path
+
+
+def places(folder: Path, spec: RunSpec, shard: Shard | None = None) -> Places:
+    """The places of a run, or of a shard of it."""
+    if shard is None:
+        return Places(
+            answers=folder / "answers.jsonl",
+            progress=folder / "progress.json",
+            failure=folder / "failed.json",
+            log=spec.log_path,
+        )
+    return Places(
+        answers=folder / FOLDER / f"{shard}.jsonl",
+        progress=folder / FOLDER / f"{shard}.progress.json",
+        failure=folder / FOLDER / f"{shard}.failed.json",
+        log=spec.log_path.with_suffix(".shards") / f"{shard}.log",
+    )
+
+
+def lock_path(folder: Path, shard: Shard) -> Path:
+    return folder / FOLDER / f"{shard}.lock"
+
+
+def stamp_path(folder: Path, shard: Shard) -> Path:
+    """What tells Snakemake that a shard is done."""
+    return folder / FOLDER / f"{shard}.json"
+
+
+def stamps(folder: Path) -> list[Path]:
+    """The stamps of a run, however it was cut."""
+    return [path for path in (folder / FOLDER).glob("*.json") if _STAMP.fullmatch(path.name)]
+
+
+def parse_shard(text: str) -> Shard:
+    """Read `I/N`.
+
+    Raises:
+        UserError: it is no such pair, or I is not in 1..N.
+    """
+    index, slash, count = text.partition("/")
+    if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return Shard(int(index), int(count))
+    raise UserError(f"--shard {text}: should be I/N with I from 1 to N, such as 2/5")
+
+
+def answer_files(folder: Path) -> list[Path]:
+    """The answers of all shards of a run, however it was cut; those kept aside come last."""
+    found = [
+        (match[3] or "", int(match[2]), int(match[1]), path)
+        for path in (folder / FOLDER).glob("*.jsonl")
+        if (match := _ANSWERS.fullmatch(path.name)) is not None
+    ]
+    return [path for *_, path in sorted(found)]
+
+
+def chunks_in_words(chunks: Iterable[int]) -> str:
+    """`chunk 3` or `chunks 3, 5, 8 and 12 more`."""
+    numbers = sorted(chunks)
+    shown = ", ".join(str(number) for number in numbers[:8])
+    more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
+    return f"chunk{'s' if len(numbers) > 1 else ''} {shown}{more}"

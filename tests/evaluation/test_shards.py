@@ -1,0 +1,288 @@
+"""Shards: the answers of a run do not depend on how it was cut, nor on when it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.answering import Call
+from fastdllm.evaluation.finish_run import finish_run
+from fastdllm.evaluation.finished import result_dated_after
+from fastdllm.evaluation.job import evaluate_run
+from fastdllm.evaluation.lock import Locked, holders, run_lock, shard_lock
+from fastdllm.evaluation.shard_job import ShardOutcome, evaluate_shard
+from fastdllm.evaluation.shards import Shard, lock_path, parse_shard, stamp_path
+from fastdllm.evaluation.spec import RunSpec, read_spec
+from fastdllm.workflow.digests import FileDigests
+from fastdllm.workflow.sources import check_sources
+from tests.evaluation.conftest import silent
+from tests.evaluation.test_job import answers_in, finish
+
+
+def check(spec: RunSpec) -> None:
+    check_sources(spec, FileDigests())
+
+
+def shard(spec: Path, part: str, **options: Any) -> ShardOutcome:
+    call = Call(silent(), check)
+    return evaluate_shard(read_spec(spec), spec.parent, parse_shard(part), call, **options)
+
+
+def finishing(spec: Path) -> Any:
+    return finish_run(read_spec(spec), spec.parent, display=silent(), check_sources=check)
+
+
+@pytest.fixture
+def spec(make_spec: Any, make_plan_on_disk: Any) -> Path:
+    """A run over four chunks."""
+    make_plan_on_disk()
+    path = make_spec(temperature=0.7)
+    os.utime(path, (0, 0))
+    return path
+
+
+@pytest.fixture
+def whole(spec: Path) -> tuple[dict[int, Any], Any]:
+    """What one process makes of it: answers by chunk, and the summary; then nothing is left."""
+    summary = finish(spec).summary
+    answers = answers_in(spec.parent)
+    for path in spec.parent.iterdir():
+        if path != spec:
+            path.unlink()
+    return answers, summary
+
+
+def essence(summary: Any) -> dict[str, Any]:
+    """A summary without times and memory."""
+    record = summary.model_dump()
+    for key in (
+        *("timestamp", "throughput", "latency_s", "load_time_s", "warm_up_s", "peak_memory"),
+        "resumed",
+    ):
+        del record[key]
+    return record
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 7])
+def test_answers_do_not_depend_on_the_number_of_shards(
+    spec: Path, whole: tuple[dict[int, Any], Any], count: int
+) -> None:
+    parts = [shard(spec, f"{i}/{count}") for i in range(count, 0, -1)]
+    assert [part.run is not None for part in parts] == [False] * (count - 1) + [True]
+    assert sum(part.n_decoded for part in parts) == 4
+    assert answers_in(spec.parent) == whole[0]
+    summary = parts[-1].run.summary
+    assert essence(summary) == essence(whole[1])
+    assert [chunk for chunk, _ in summary.throughput.chunks] == [
+        chunk for chunk, _ in whole[1].throughput.chunks
+    ], "the chunks are in the order of the plan"
+    left = sorted(path.name for path in (spec.parent / "shards").iterdir())
+    stamps = [f"{i}-of-{count}.json" for i in range(1, count + 1)]
+    assert left == sorted([*stamps, *(name.replace("json", "lock") for name in stamps)])
+
+
+def test_merged_file_is_that_of_one_process_but_for_sessions_and_times(spec: Path) -> None:
+    def shape(path: Path) -> list[Any]:
+        kinds = []
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            if record["record"] == "chunk":
+                for key in ("session", "seconds", "peak_memory_gib"):
+                    record.pop(key, None)
+                for answer in record["answers"]:
+                    del answer["latency_s"]
+            kinds.append(record if record["record"] in ("chunk", "header") else record["record"])
+        return kinds
+
+    for part in ("1/2", "2/2"):
+        shard(spec, part)
+    merged = shape(spec.parent / "answers.jsonl")
+    finish(spec, again=True)
+    alone = shape(spec.parent / "answers.jsonl")
+    assert [kind for kind in merged if kind != "session"] == [k for k in alone if k != "session"]
+
+
+Cut = st.integers(1, 5).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n)))
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(cuts=st.lists(Cut, min_size=1, max_size=5), kills=st.lists(st.integers(0, 2), max_size=5))
+def test_any_cut_in_any_order_with_any_interruption(
+    spec: Path, whole: tuple[dict[int, Any], Any], cuts: list[tuple[int, int]], kills: list[int]
+) -> None:
+    """Each cut decodes one of its shards; a kill leaves so many of its chunks, and a torn line."""
+    folder = spec.parent
+    for path in [*folder.glob("*.json*"), *(folder / "shards").glob("*")]:
+        if path != spec:
+            path.unlink()
+    for number, (index, count) in enumerate(cuts):
+        done = shard(spec, f"{index}/{count}").run is not None
+        path = folder / "shards" / f"{index}-of-{count}.jsonl"
+        if number < len(kills) and not done and path.exists():
+            lines = path.read_bytes().splitlines(keepends=True)
+            path.write_bytes(b"".join(lines[: 2 + kills[number]]) + b'{"record": "chu')
+    outcome = finish(spec)
+    assert answers_in(folder) == whole[0]
+    assert essence(outcome.summary) == essence(whole[1])
+    assert not list((folder / "shards").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("counts", [(2, 5), (3, 1)])
+def test_another_number_of_shards_half_way_decodes_no_chunk_twice(
+    spec: Path, whole: tuple[dict[int, Any], Any], counts: tuple[int, int]
+) -> None:
+    before, after = counts
+    shard(spec, f"2/{before}")
+    parts = [shard(spec, f"{i}/{after}") for i in range(1, after + 1)]
+    decoded = len(Shard(2, before).chunks(4))
+    assert sum(part.n_decoded for part in parts) == 4 - decoded
+    assert answers_in(spec.parent) == whole[0]
+
+
+def test_repeat_ignores_finished_answers_and_goes_on_with_its_own(spec: Path) -> None:
+    finish(spec)
+    first = (spec.parent / "answers.jsonl").read_bytes()
+    assert shard(spec, "1/2").n_decoded == 0, "it is done"
+    os.utime(spec)
+    for part, decoded in (("1/2", 2), ("1/2", 0), ("2/2", 2), ("2/2", 0)):
+        assert shard(spec, part).n_decoded == decoded
+    (aside,) = spec.parent.glob("answers.*.jsonl")
+    assert aside.read_bytes() == first
+    os.utime(spec, (0, 0))
+    assert shard(spec, "1/2", again=True).n_decoded == 2
+    assert shard(spec, "2/2", again=True).run.is_new
+
+
+def test_going_back_to_earlier_settings_takes_up_what_its_shards_had(
+    spec: Path, make_spec: Any, whole: tuple[dict[int, Any], Any]
+) -> None:
+    shard(spec, "1/2")
+    shard(make_spec(threshold=0.1), "1/2")
+    make_spec(temperature=0.7)
+    assert shard(spec, "1/3").n_decoded == 1, "chunk 0 is kept, chunk 3 is new"
+    assert shard(spec, "2/2").n_decoded == 1, "chunk 1"
+    assert answers_in(spec.parent) == whole[0]
+
+
+def test_finish_names_the_shard_to_run(spec: Path) -> None:
+    shard(spec, "1/3")
+    with pytest.raises(UserError, match=r"chunks 1, 2 have no answers.* --shard 2/3$"):
+        finishing(spec)
+    shard(spec, "2/3")
+    with pytest.raises(UserError, match=r"chunk 2 has no answers.* --shard 3/3$"):
+        finishing(spec)
+    assert not (spec.parent / "failed.json").exists(), "nothing failed"
+    (spec.parent / "shards/3-of-3.failed.json").write_text('{"reason": "boom", "log": "a.log"}')
+    with pytest.raises(UserError, match=r"shard 3-of-3 failed: boom \(log: a.log\)"):
+        finishing(spec)
+
+
+def test_finish_scores_what_nobody_scored(
+    spec: Path, whole: tuple[dict[int, Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(spec, "1/2")
+    with pytest.raises(OSError, match="killed"), monkeypatch.context() as patch:
+        patch.setattr("fastdllm.evaluation.merging.remove", killed)
+        shard(spec, "2/2")
+    assert len(answers_in(spec.parent)) == 4, "merged, and the shards' files are still there"
+    assert len(list((spec.parent / "shards").glob("*.jsonl"))) == 2
+    outcome = finishing(spec)
+    assert answers_in(spec.parent) == whole[0]
+    assert essence(outcome.summary) == essence(whole[1])
+    assert not (spec.parent / "failed.json").exists()
+
+
+def killed(*_: object) -> None:
+    raise OSError("killed")
+
+
+def test_equal_answers_to_a_chunk_count_once_and_different_ones_are_an_error(spec: Path) -> None:
+    shard(spec, "1/2")
+    path = spec.parent / "shards/1-of-2.jsonl"
+    twin = path.with_name("1-of-4.jsonl")
+    twin.write_bytes(path.read_bytes())
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[-1]["answers"][0]["token_ids"][0] ^= 1
+    other = path.with_name("3-of-4.jsonl")
+    other.write_text("".join(json.dumps(record) + "\n" for record in records))
+    message = r"1-of-2.jsonl and .*3-of-4.jsonl: chunk 2 has different answers"
+    with pytest.raises(UserError, match=message):
+        shard(spec, "2/2")
+    assert "chunk 2" in json.loads((spec.parent / "failed.json").read_text())["reason"]
+    other.unlink()
+    assert finishing(spec).is_new
+
+
+def test_answers_in_two_dtypes_are_not_merged(spec: Path) -> None:
+    shard(spec, "1/2")
+    path = spec.parent / "shards/1-of-2.jsonl"
+    path.write_text(path.read_text().replace('"float32"', '"bfloat16"', 1))
+    part = shard(spec, "2/2")
+    assert part.waits_for == "chunks 0, 2"
+    with pytest.raises(UserError, match=r"decoded in .*bfloat16 \(chunks 0, 2\).*never mixed"):
+        finishing(spec)
+    log = shard(spec, "1/2")
+    assert log.n_decoded == 2 and log.run is not None
+
+
+def test_shards_and_a_whole_run_keep_each_other_out(spec: Path) -> None:
+    folder = spec.parent
+    with shard_lock(folder, lock_path(folder, Shard(1, 2))):
+        with shard_lock(folder, lock_path(folder, Shard(2, 2))):
+            assert len(holders(folder)) == 2
+        (holder,) = holders(folder)
+        assert holder.startswith("shard 1-of-2: process")
+        with pytest.raises(Locked, match="shard 1-of-2: process"):
+            finish(spec)
+        with pytest.raises(Locked, match="shard 1-of-2: process"):
+            shard(spec, "1/2")
+        assert shard(spec, "2/2").waits_for.startswith("shard 1-of-2: process")
+    with run_lock(folder), pytest.raises(Locked, match="process"):
+        shard(spec, "1/2")
+
+
+def test_summary_is_newer_than_all_that_snakemake_holds_it_against(spec: Path) -> None:
+    for part in ("1/2", "2/2"):
+        shard(spec, part)
+    stamp = stamp_path(spec.parent, Shard(1, 2))
+    summary = spec.parent / "summary.json"
+    text, made = summary.read_bytes(), summary.stat().st_mtime_ns
+    assert result_dated_after(spec, read_spec(spec)) is not None
+    assert summary.stat().st_mtime_ns == made, "it was newer anyway"
+    os.utime(stamp, ns=(made + 10**9, made + 10**9))
+    os.utime(summary, ns=(made - 10**9, made - 10**9))
+    os.utime(stamp, ns=(made, made))
+    assert result_dated_after(spec, read_spec(spec)) is not None
+    assert summary.stat().st_mtime_ns > made and summary.read_bytes() == text
+    os.utime(spec, ns=(2**62, 2**62))
+    assert result_dated_after(spec, read_spec(spec)) is None, "it is to be repeated"
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"--shard {text}"):
+        parse_shard(text)
+
+
+def test_shard_without_chunks_is_done_at_once(spec: Path) -> None:
+    part = shard(spec, "5/5")
+    assert (part.n_chunks, part.n_decoded) == (0, 0)
+    assert part.waits_for == "chunks 0, 1, 2, 3"
+
+
+def test_whole_run_takes_over_what_shards_have(
+    spec: Path, whole: tuple[dict[int, Any], Any]
+) -> None:
+    shard(spec, "1/2")
+    outcome = evaluate_run(read_spec(spec), spec.parent, Call(silent(), check))
+    assert answers_in(spec.parent) == whole[0]
+    assert outcome.summary.resumed

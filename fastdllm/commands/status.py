@@ -1,7 +1,7 @@
-"""`fastdllm status`: which runs are done, missing, stale, running or failed, and what to type next.
+"""`fastdllm status`: which runs are done, queued, running or failed, and what to type next.
 
-Reads files only: no torch, no Snakemake, nothing written. The grid is config by task, one block per
-experiment; runs that need attention follow with their reason.
+Reads files and, on a cluster, asks squeue once: no torch, no Snakemake, nothing written, and no
+Snakemake that must be alive. --watch draws the same again every few seconds (watching.py).
 """
 
 from __future__ import annotations
@@ -10,198 +10,157 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
+from fastdllm.cluster.slurm import Accounted, SlurmError, accounted
+from fastdllm.commands.status_record import as_record
+from fastdllm.commands.status_text import as_text
 from fastdllm.evaluation.results import disagreements
-from fastdllm.workflow.artifacts import origin_of
 from fastdllm.workflow.leaders import share_out
-from fastdllm.workflow.preview import copies_in_words, counted
-from fastdllm.workflow.runs import ARTIFACTS, LOGS, RESULTS, load_project
+from fastdllm.workflow.main_process import Life, MainProcess, main_processes
+from fastdllm.workflow.queue import MAX_AGE_S, Queue, read_queue
+from fastdllm.workflow.runs import Project, load_project
 from fastdllm.workflow.selection import Selection
-from fastdllm.workflow.status import RunStatus, State, inspect
+from fastdllm.workflow.status import RunStatus, State, inspect, told_by_accounts
 
-STYLES = {
-    State.DONE: "32",
-    State.UNPUBLISHED: "36",
-    State.RUNNING: "34",
-    State.QUEUED: "36",
-    State.FAILED: "31",
-    State.INTERRUPTED: "35",
-    State.STALE: "33",
-    State.MISSING: "2",
-}
-# More reasons than fit on a screen help nobody; --json has them all.
-MOST_REASONS = 30
+WATCH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that one look at the project tells.
+
+    notes: lines about SLURM and Snakemake, rather than about a run.
+    is_main_alive: whether a Snakemake is at work here, as far as can be seen.
+    """
+
+    statuses: list[RunStatus]
+    next_command: str
+    alarms: list[str]
+    queue: Queue | None
+    notes: list[str]
+    is_main_alive: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Options: the words of Snakemake's `--config`, and --json."""
+    """Options: the words of Snakemake's `--config`, --json and --watch."""
     for kind in ("experiment", "task", "config"):
         parser.add_argument(f"--{kind}", metavar="NAME[,NAME]", help=f"show only this {kind}")
     parser.add_argument("--limit", metavar="N", help="show the trial runs over the first N items")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print one JSON object")
+    how.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=WATCH_S,
+        metavar="SECONDS",
+        help=f"draw it again every {WATCH_S:.0f} s, until nothing runs or waits",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the status of the selected runs."""
     options = {key: getattr(args, key) for key in ("experiment", "task", "config", "limit")}
     selection = Selection.from_options({k: v for k, v in options.items() if v is not None})
-    project = load_project(selection)
-    seen = {run.name: inspect(run) for run in project.all_runs}
-    selected = [seen[run.name] for run in project.runs]
-    statuses = share_out(selected, project, look=lambda run: seen[run.name])
-    next_command = suggest(statuses, options)
-    # A selected run may contradict one that is not.
-    found = alarms(list(seen.values()))
+    if args.watch is not None:
+        from fastdllm.commands.watching import watch
+
+        project = load_project(selection)
+        accounts = Accounts()
+        return watch(lambda: look(project, options, accounts), every_s=args.watch)
+    view = look(load_project(selection), options, Accounts())
     if args.json:
-        text = json.dumps(as_record(statuses, next_command, found), indent=2) + "\n"
+        record = as_record(view.statuses, view.next_command, view.alarms, queue=view.queue)
+        text = json.dumps(record, indent=2) + "\n"
     else:
-        text = as_text(statuses, next_command, found, color=sys.stdout.isatty())
+        color = sys.stdout.isatty()
+        text = as_text(view.statuses, view.next_command, view.alarms, notes=view.notes, color=color)
     sys.stdout.write(text)
     return 0
 
 
-def suggest(statuses: Sequence[RunStatus], options: dict[str, Any]) -> str:
+@dataclass(slots=True)
+class Accounts:
+    """What sacct said of jobs that ended: asked once, since it stays as it is."""
+
+    _known: dict[str, Accounted] = field(default_factory=dict)
+    _asked: set[str] = field(default_factory=set)
+
+    def __call__(self, ids: Iterable[str]) -> Mapping[str, Accounted]:
+        new = set(ids) - self._asked
+        self._asked |= new
+        with suppress(SlurmError):  # they only tell in other words what is known anyway
+            self._known |= accounted(new)
+        return self._known
+
+
+def look(
+    project: Project,
+    options: Mapping[str, Any],
+    accounts: Callable[[Iterable[str]], Mapping[str, Accounted]],
+) -> View:
+    """Look at the selected runs once."""
+    queue = read_queue()
+    seen = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
+    selected = [seen[run.name] for run in project.runs]
+    statuses = share_out(selected, project, look=lambda run: seen[run.name])
+    statuses = told_by_accounts(statuses, accounts)
+    processes = main_processes(max_age_s=MAX_AGE_S)
+    is_main_alive = any(life is Life.ALIVE for _, life in processes)
+    return View(
+        statuses=statuses,
+        next_command=suggest(statuses, options),
+        # A selected run may contradict one that is not.
+        alarms=alarms(list(seen.values())),
+        queue=queue,
+        notes=notes(statuses, queue, processes),
+        is_main_alive=is_main_alive,
+    )
+
+
+def notes(
+    statuses: Sequence[RunStatus],
+    queue: Queue | None,
+    processes: Sequence[tuple[MainProcess, Life]],
+) -> list[str]:
+    """What is to be said about SLURM, and about the Snakemake that submits the jobs."""
+    if queue is None:
+        return []
+    if queue.problem:
+        return [f"{queue.problem}; what waits or runs on other nodes is not known"]
+    is_alive = any(life is Life.ALIVE for _, life in processes)
+    if is_alive or not any(status.is_adopted for status in statuses):
+        return []
+    last = max((p for p, _ in processes), key=lambda process: process.since, default=None)
+    if last is None:
+        return ["no snakemake is at work here: the jobs go on; the same command submits the rest"]
+    unsure = next((p for p, life in processes if life is Life.UNKNOWN), None)
+    if unsure is not None:
+        return [f"{unsure.words} may have died (look: {unsure.look}); the jobs go on in any case"]
+    return [f"{last.words} has died: the jobs go on; what submits the rest: {last.command}"]
+
+
+def suggest(statuses: Sequence[RunStatus], options: Mapping[str, Any]) -> str:
     """The next command to type."""
     words = " ".join(f"{key}={value}" for key, value in options.items() if value is not None)
     counts = Counter(status.state for status in statuses)
     if counts[State.DONE] == len(statuses):
         return "fastdllm table"
-    if counts[State.RUNNING] and counts[State.RUNNING] + counts[State.DONE] == len(statuses):
-        return "fastdllm status"
-    failed = [status for status in statuses if status.state is State.FAILED]
-    if failed and counts[State.FAILED] + counts[State.DONE] == len(statuses):
+    going = counts[State.RUNNING] + counts[State.QUEUED]
+    if going and going + counts[State.DONE] == len(statuses):
+        return "fastdllm status --watch"
+    failed = [s for s in statuses if s.state is State.FAILED and not s.goes_on]
+    if failed and len(failed) + counts[State.DONE] == len(statuses):
         run = failed[0].run
         has_log = run.log_path.exists()
         return f"less {run.log_path}" if has_log else f"fastdllm eval {run.spec_path}"
     return "snakemake" + (f" --config {words}" if words else "")
 
 
-def as_record(
-    statuses: Sequence[RunStatus], next_command: str, found: Sequence[str]
-) -> dict[str, Any]:
-    """What --json prints; found: the alarms."""
-    counts = Counter(status.state for status in statuses)
-    return {
-        "schema_version": 1,
-        "totals": {"runs": len(statuses), **{str(state): counts[state] for state in State}},
-        "to_make": dict(zip(("gpu_jobs", "copies"), to_make(statuses), strict=True)),
-        "next_command": next_command,
-        "alarms": list(found),
-        "runs": [_run_record(status) for status in statuses],
-    }
-
-
-def to_make(statuses: Sequence[RunStatus]) -> tuple[int, int]:
-    """How many runs are to be decoded, and how many to be made from another's result."""
-    made = [status for status in statuses if status.is_to_be_made]
-    copies = sum(status.leader is not None for status in made)
-    return len(made) - copies, copies
-
-
 def alarms(statuses: Sequence[RunStatus]) -> list[str]:
     """Results of the current settings that contradict each other."""
     return disagreements([status.record for status in statuses if status.record is not None])
-
-
-def _run_record(status: RunStatus) -> dict[str, Any]:
-    run = status.run
-    record: dict[str, Any] = {
-        "experiment": run.experiment,
-        "task": run.task,
-        "config": run.config,
-        "limit": run.limit,
-        "state": str(status.state),
-        "folder": str(run.folder),
-        "log": str(run.log_path),
-        "fingerprint": run.fingerprint,
-    }
-    if status.reason:
-        record["reason"] = status.reason
-    if same_as := _same_as(status):
-        record["same_as"] = same_as
-    if status.changes:
-        record["changes"] = [{"key": c.key, "old": c.old, "new": c.new} for c in status.changes]
-    if status.progress is not None:
-        record["progress"] = dict(status.progress)
-    return record
-
-
-def _same_as(status: RunStatus) -> str | None:
-    """The run whose result this one is made from; None for one that is decoded."""
-    if status.leader is not None and status.is_to_be_made:
-        return status.leader.name
-    return origin_of(status.record, status.run)
-
-
-def as_text(
-    statuses: Sequence[RunStatus], next_command: str, found: Sequence[str], *, color: bool
-) -> str:
-    """What a person sees: grids, reasons, alarms (`found`), totals, places, next command."""
-    lines: list[str] = []
-    for experiment in dict.fromkeys(status.run.experiment for status in statuses):
-        own = [status for status in statuses if status.run.experiment == experiment]
-        lines += [*_grid(experiment, own, color=color), ""]
-    reasons = _reasons(statuses, color=color)
-    if reasons:
-        lines += [*reasons, ""]
-    if found:
-        lines += [*(_styled(alarm, State.FAILED, color=color) for alarm in found), ""]
-    counts = Counter(status.state for status in statuses)
-    parts = [_styled(f"{counts[s]} {s}", s, color=color) for s in State if counts[s]]
-    copies = sum(origin_of(status.record, status.run) is not None for status in statuses)
-    told = f" ({copies} the same computation as another)" if copies else ""
-    lines += [
-        f"{len(statuses)} runs: {', '.join(parts)}{told}",
-        *_work(statuses),
-        f"results: {RESULTS}/  logs: {LOGS}/eval/  published: {ARTIFACTS}/",
-        f"next:    {next_command}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _work(statuses: Sequence[RunStatus]) -> list[str]:
-    jobs, copies = to_make(statuses)
-    words = [counted(jobs, "GPU job")] + ([copies_in_words(copies)] if copies else [])
-    return [f"to make: {', '.join(words)}"] if jobs or copies else []
-
-
-def _grid(experiment: str, own: Sequence[RunStatus], *, color: bool) -> list[str]:
-    tasks = list(dict.fromkeys(status.run.task_folder for status in own))
-    states = {(s.run.config, s.run.task_folder): s.state for s in own}
-    configs = list(dict.fromkeys(status.run.config for status in own))
-    first = max(len(name) for name in [experiment, *configs])
-    widths = [max(len(task), len(State.UNPUBLISHED)) for task in tasks]
-    header = [task.ljust(width) for task, width in zip(tasks, widths, strict=True)]
-    lines = [f"{experiment.ljust(first)}  {'  '.join(header)}".rstrip()]
-    for config in configs:
-        cells = []
-        for task, width in zip(tasks, widths, strict=True):
-            state = states.get((config, task))
-            # Padding before colour: the escape codes must not count as width.
-            text = (state or "-").ljust(width)
-            cells.append(_styled(text, state, color=color) if state else text)
-        lines.append(f"{config.ljust(first)}  {'  '.join(cells)}".rstrip())
-    return lines
-
-
-def _reasons(statuses: Sequence[RunStatus], *, color: bool) -> list[str]:
-    """One line per reason; runs that share it (a changed threshold) are counted, not repeated."""
-    grouped: dict[tuple[State, str, str], list[RunStatus]] = {}
-    for status in statuses:
-        has_reason = status.why or status.title != status.state
-        if has_reason and status.state is not State.UNPUBLISHED:
-            grouped.setdefault((status.state, status.title, status.why), []).append(status)
-    lines = []
-    for (state, title, why), group in list(grouped.items())[:MOST_REASONS]:
-        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        reason = f": {why}" if why else ""
-        lines.append(f"{_styled(title, state, color=color)}  {group[0].run.name}{more}{reason}")
-    if len(grouped) > MOST_REASONS:
-        lines.append(f"... and {len(grouped) - MOST_REASONS} more reasons (--json has all)")
-    return lines
-
-
-def _styled(text: str, state: State, *, color: bool) -> str:
-    return f"\033[{STYLES[state]}m{text}\033[0m" if color else text

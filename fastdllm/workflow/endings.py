@@ -104,9 +104,11 @@ def last_ending(traces: Traces, queue: Queue) -> Ending | None:
         return None
     attempts = traces.attempts()
     since_s = _since_s(traces.run, attempts)
+    if since_s is None:
+        return None
     found = [
         replace(ending, words=f"{where}{ending.words}")
-        for where, job in (_ended_jobs(traces, queue) if since_s is not None else ())
+        for where, job in _ended_jobs(traces, queue)
         if job.log is None or _date_s(job.log) >= since_s
         if (ending := ending_of(traces.run, job, attempts)) is not None
     ]

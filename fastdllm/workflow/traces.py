@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from fastdllm.errors import UserError
 from fastdllm.evaluation.attempts import NAME as ATTEMPTS
@@ -149,7 +149,7 @@ def progress_of(traces: Traces, alive: Collection[Part] = ()) -> Mapping[str, An
     told = [part.progress for part in traces.parts if part.progress is not None]
     if not told:
         return None
-    sizes = _chunk_sizes(traces.run)
+    sizes = planned_chunks(traces.run)
     finished = sum(_items_of(part, sizes) for part in traces.shards if part.is_done)
     states = {record.get("state") for record in told}
     record: dict[str, Any] = {
@@ -188,7 +188,7 @@ def items(progress: Mapping[str, Any] | None) -> tuple[int, int] | None:
     return (done, total) if isinstance(done, int) and isinstance(total, int) else None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is a number that can be shown; a file may hold anything."""
     return isinstance(value, int | float) and math.isfinite(value)
 
@@ -231,8 +231,8 @@ def _newest_cut(folder: Path, kinds: Iterable[tuple[int, int]]) -> int | None:
     return int(match[2]) if match else None
 
 
-def _chunk_sizes(run: Run) -> list[int]:
-    """The number of items of each chunk, as planned; empty without a plan."""
+def planned_chunks(run: Run) -> list[int]:
+    """The number of items in each chunk of the plan of a run; empty without a plan."""
     try:
         return [len(chunk) for chunk in read_json(run.plan_folder / "plan.json")["chunks"]]
     except (UserError, KeyError, TypeError):

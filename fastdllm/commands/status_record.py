@@ -1,0 +1,115 @@
+"""The object that `fastdllm status --json` prints.
+
+schema_version  1
+totals          runs, and the number of runs in each state
+to_make         gpu_jobs, copies: what the next call has to submit, and to copy
+next_command    what to type next
+alarms          results that contradict each other
+slurm           null outside SLURM; else problem: why squeue did not answer, or ""
+runs            of each: experiment, task, config, limit, state, folder, log, fingerprint, and,
+                where there is something to say:
+  reason          why it is in that state, in one line
+  same_as         the run whose result it is made from
+  changes         key, old, new: what makes its result stale
+  progress        items_done, items_total, tokens_per_s, time_left_s, state, ...
+  jobs            its SLURM jobs that wait or run: id, rule (eval, shard, pack), shard ([I, N]),
+                  pack, state, reason (as squeue says them), node, start (local time; expected,
+                  of a job that waits), time_left_s, restarts
+  shards          of, at_work, queued, done, failed: numbers of shards
+  ending          words, job, log: how its last SLURM job ended
+  goes_on         true where the same command takes up what failed or was interrupted
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fastdllm.workflow.artifacts import origin_of
+from fastdllm.workflow.queue import Queue, RunJob
+from fastdllm.workflow.status import RunStatus, State
+
+
+def as_record(
+    statuses: Sequence[RunStatus],
+    next_command: str,
+    found: Sequence[str],
+    *,
+    queue: Queue | None = None,
+) -> dict[str, Any]:
+    """What --json prints; found: the alarms."""
+    counts = Counter(status.state for status in statuses)
+    return {
+        "schema_version": 1,
+        "totals": {"runs": len(statuses), **{str(state): counts[state] for state in State}},
+        "to_make": dict(zip(("gpu_jobs", "copies"), to_make(statuses), strict=True)),
+        "next_command": next_command,
+        "alarms": list(found),
+        "slurm": None if queue is None else {"problem": queue.problem},
+        "runs": [_run_record(status) for status in statuses],
+    }
+
+
+def to_make(statuses: Sequence[RunStatus]) -> tuple[int, int]:
+    """How many runs are to be submitted or decoded, and how many made from another's result."""
+    made = [s for s in statuses if s.is_to_be_made and not s.is_adopted]
+    copies = sum(status.leader is not None for status in made)
+    return len(made) - copies, copies
+
+
+def _run_record(status: RunStatus) -> dict[str, Any]:
+    run = status.run
+    record: dict[str, Any] = {
+        "experiment": run.experiment,
+        "task": run.task,
+        "config": run.config,
+        "limit": run.limit,
+        "state": str(status.state),
+        "folder": str(run.folder),
+        "log": str(run.log_path),
+        "fingerprint": run.fingerprint,
+    }
+    if status.reason:
+        record["reason"] = status.reason
+    if same_as := _same_as(status):
+        record["same_as"] = same_as
+    if status.changes:
+        record["changes"] = [{"key": c.key, "old": c.old, "new": c.new} for c in status.changes]
+    if status.progress is not None:
+        record["progress"] = dict(status.progress)
+    if status.jobs:
+        record["jobs"] = [_job_record(job) for job in status.jobs]
+    if status.shards is not None:
+        record["shards"] = asdict(status.shards)
+    if status.ending is not None:
+        ending = status.ending
+        log = None if ending.log is None else str(ending.log)
+        record["ending"] = {"words": ending.words, "job": ending.job_id, "log": log}
+    if status.goes_on:
+        record["goes_on"] = True
+    return record
+
+
+def _job_record(run_job: RunJob) -> dict[str, Any]:
+    job = run_job.job
+    return {
+        "id": job.id,
+        "rule": run_job.rule,
+        "shard": None if run_job.shard is None else list(run_job.shard),
+        "pack": run_job.pack,
+        "state": job.state,
+        "reason": job.reason,
+        "node": job.node,
+        "start": job.start,
+        "time_left_s": job.time_left_s,
+        "restarts": job.restarts,
+    }
+
+
+def _same_as(status: RunStatus) -> str | None:
+    """The run whose result this one is made from; None for one that is decoded."""
+    if status.leader is not None and status.is_to_be_made:
+        return status.leader.name
+    return origin_of(status.record, status.run)

@@ -1,0 +1,147 @@
+"""What `fastdllm status` shows a person: grids, reasons, totals, what to type next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+
+from fastdllm.commands.status_record import to_make
+from fastdllm.workflow.artifacts import origin_of
+from fastdllm.workflow.preview import copies_in_words, counted
+from fastdllm.workflow.runs import ARTIFACTS, LOGS, RESULTS
+from fastdllm.workflow.status import RunStatus, State
+
+STYLES = {
+    State.DONE: "32",
+    State.UNPUBLISHED: "36",
+    State.RUNNING: "34",
+    State.QUEUED: "94",
+    State.FAILED: "31",
+    State.INTERRUPTED: "35",
+    State.STALE: "33",
+    State.MISSING: "2",
+}
+# More reasons than fit on a screen help nobody; --json has them all.
+MOST_REASONS = 30
+# Where not all are shown, these are.
+URGENT = (State.FAILED, State.INTERRUPTED, State.RUNNING, State.QUEUED)
+
+
+def as_text(
+    statuses: Sequence[RunStatus],
+    next_command: str,
+    found: Sequence[str],
+    *,
+    notes: Sequence[str] = (),
+    color: bool,
+) -> str:
+    """What a person sees: grids, reasons, alarms (`found`), notes, totals, places, next command."""
+    lines: list[str] = []
+    for experiment in dict.fromkeys(status.run.experiment for status in statuses):
+        own = [status for status in statuses if status.run.experiment == experiment]
+        lines += [*_grid(experiment, own, color=color), ""]
+    shown = reasons(statuses)
+    if shown:
+        lines += [_styled_line(state, title, rest, color=color) for state, title, rest in shown]
+        lines += [""]
+    warnings = [*found, *notes]
+    if warnings:
+        lines += [*(styled(text, State.FAILED, color=color) for text in warnings), ""]
+    lines += [
+        totals(statuses, color=color),
+        *_work(statuses),
+        f"results: {RESULTS}/  logs: {LOGS}/eval/  published: {ARTIFACTS}/",
+        f"next:    {next_command}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def totals(statuses: Sequence[RunStatus], *, color: bool) -> str:
+    """How many runs there are, and in which states."""
+    counts = Counter(status.state for status in statuses)
+    parts = [styled(f"{counts[s]} {s}", s, color=color) for s in State if counts[s]]
+    copies = sum(origin_of(status.record, status.run) is not None for status in statuses)
+    told = f" ({copies} the same computation as another)" if copies else ""
+    return f"{len(statuses)} runs: {', '.join(parts)}{told}"
+
+
+def reasons(statuses: Sequence[RunStatus]) -> list[tuple[State, str, str]]:
+    """State, title and the rest of a line per reason, the urgent first.
+
+    Runs that share a reason (a changed threshold, a full partition) are counted, not repeated.
+    """
+    grouped: dict[tuple[State, str, str], list[RunStatus]] = {}
+    for status in statuses:
+        has_reason = status.why or status.title != status.state
+        if has_reason and status.state is not State.UNPUBLISHED:
+            grouped.setdefault((status.state, status.title, status.why), []).append(status)
+    ranked = sorted(grouped.items(), key=lambda item: _rank(item[0][0]))
+    lines = []
+    for (state, title, why), group in ranked[:MOST_REASONS]:
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        reason = f": {why}" if why else ""
+        lines.append((state, title, f"{group[0].run.name}{more}{reason}{first_start(group)}"))
+    if len(grouped) > MOST_REASONS:
+        left = len(grouped) - MOST_REASONS
+        lines.append((State.MISSING, "...", f"and {left} more reasons (--json has all)"))
+    return lines
+
+
+def first_start(statuses: Sequence[RunStatus]) -> str:
+    """When the first of the waiting jobs is expected to start, where SLURM says so."""
+    now = datetime.now()
+    starts = [
+        datetime.fromisoformat(job.job.start)
+        for status in statuses
+        for job in status.jobs
+        if job.is_waiting and job.job.start
+    ]
+    coming = [start for start in starts if start > now]
+    if not coming:
+        return ""
+    return f"; expected to start at {clock_time(min(coming), now)}"
+
+
+def clock_time(moment: datetime, now: datetime) -> str:
+    """`14:32` of today, `Fri 14:32` of the days to come, with the date beyond a week."""
+    days = (moment.date() - now.date()).days
+    return moment.strftime("%H:%M" if days == 0 else "%a %H:%M" if days < 7 else "%Y-%m-%d %H:%M")
+
+
+def styled(text: str, state: State, *, color: bool) -> str:
+    """The text in the colour of a state."""
+    return f"\033[{STYLES[state]}m{text}\033[0m" if color else text
+
+
+def _styled_line(state: State, title: str, rest: str, *, color: bool) -> str:
+    return f"{styled(title, state, color=color)}  {rest}"
+
+
+def _rank(state: State) -> int:
+    return URGENT.index(state) if state in URGENT else len(URGENT)
+
+
+def _work(statuses: Sequence[RunStatus]) -> list[str]:
+    jobs, copies = to_make(statuses)
+    words = [counted(jobs, "GPU job")] + ([copies_in_words(copies)] if copies else [])
+    return [f"to make: {', '.join(words)}"] if jobs or copies else []
+
+
+def _grid(experiment: str, own: Sequence[RunStatus], *, color: bool) -> list[str]:
+    tasks = list(dict.fromkeys(status.run.task_folder for status in own))
+    states = {(s.run.config, s.run.task_folder): s.state for s in own}
+    configs = list(dict.fromkeys(status.run.config for status in own))
+    first = max(len(name) for name in [experiment, *configs])
+    widths = [max(len(task), len(State.UNPUBLISHED)) for task in tasks]
+    header = [task.ljust(width) for task, width in zip(tasks, widths, strict=True)]
+    lines = [f"{experiment.ljust(first)}  {'  '.join(header)}".rstrip()]
+    for config in configs:
+        cells = []
+        for task, width in zip(tasks, widths, strict=True):
+            state = states.get((config, task))
+            # Padding before colour: the escape codes must not count as width.
+            text = (state or "-").ljust(width)
+            cells.append(styled(text, state, color=color) if state else text)
+        lines.append(f"{config.ljust(first)}  {'  '.join(cells)}".rstrip())
+    return lines

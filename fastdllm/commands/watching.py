@@ -1,0 +1,169 @@
+"""`fastdllm status --watch`: the states of the runs, drawn again every few seconds.
+
+Ends by itself when nothing runs or waits. Draws on the terminal's second screen, so that what stood
+there before comes back, and leaves the last picture below it.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import FrameType
+from typing import TextIO
+
+from fastdllm.commands.status import View
+from fastdllm.commands.status_text import clock_time, reasons, styled, totals
+from fastdllm.console import duration
+from fastdllm.errors import UserError
+from fastdllm.workflow.outlook import seconds_left
+from fastdllm.workflow.status import RunStatus, State
+from fastdllm.workflow.traces import is_number, items
+
+LEAST_S = 1.0
+BAR_WIDTH = 20
+INTERRUPTED_EXIT_CODE = 130
+# The second screen without a cursor, and back; the upper left corner; what is left of line, screen.
+ENTER, LEAVE = "\033[?1049h\033[?25l", "\033[?25h\033[?1049l"
+HOME, CLEAR_LINE, CLEAR_BELOW = "\033[H", "\033[K", "\033[J"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line to draw; its head has the colour of a state."""
+
+    rest: str = ""
+    head: str = ""
+    state: State | None = None
+
+    def drawn(self, width: int) -> str:
+        """The line in at most `width` characters, escape codes not counted."""
+        text = f"{self.head}{self.rest}"
+        if len(text) > width:
+            text = f"{text[: width - 1]}…"
+        if self.state is None:
+            return text
+        head = text[: len(self.head)]
+        return f"{styled(head, self.state, color=True)}{text[len(head) :]}"
+
+
+def watch(look: Callable[[], View], *, every_s: float, stream: TextIO | None = None) -> int:
+    """Draw what `look` sees every `every_s` seconds; return the exit code.
+
+    Raises:
+        UserError: no terminal, or no such interval.
+    """
+    stream = stream or sys.stdout
+    if not stream.isatty():
+        raise UserError(
+            "--watch draws on a terminal, and this is none; leave it out, or use --json"
+        )
+    if not LEAST_S <= every_s < math.inf:
+        raise UserError(f"--watch {every_s:g}: should be {LEAST_S:g} or more seconds")
+    lines: list[Line] = []
+    code = 0
+    try:
+        with _second_screen(stream):
+            while True:
+                view = look()
+                lines = picture(view, now=datetime.now())
+                _draw(stream, lines)
+                if is_over(view):
+                    break
+                time.sleep(every_s)
+    except KeyboardInterrupt:
+        code = INTERRUPTED_EXIT_CODE
+    width = shutil.get_terminal_size().columns
+    stream.write("".join(f"{line.drawn(width)}\n" for line in lines))
+    return code
+
+
+def is_over(view: View) -> bool:
+    """Whether nothing is at work and nothing waits, and no Snakemake is about to submit more."""
+    busy = (State.RUNNING, State.QUEUED)
+    return not view.is_main_alive and not any(status.state in busy for status in view.statuses)
+
+
+def picture(view: View, *, now: datetime) -> list[Line]:
+    """The lines to draw: totals, what is at work, what waits, what needs a person."""
+    statuses = view.statuses
+    running = [status for status in statuses if status.state is State.RUNNING]
+    done = sum(status.state.has_result for status in statuses)
+    bar = _bar(done, len(statuses), 2 * BAR_WIDTH)
+    width = max((len(status.run.name) for status in running), default=0)
+    others = reasons([status for status in statuses if status.state is not State.RUNNING])
+    return [
+        Line(totals(statuses, color=False)),
+        Line(f"{bar} {_outlook(statuses, now)}".rstrip()),
+        Line(),
+        *(Line(_running(status, width), "running  ", State.RUNNING) for status in running),
+        *(Line(rest, f"{title}  ", state) for state, title, rest in others),
+        *(Line("", text, State.FAILED) for text in (*view.alarms, *view.notes)),
+        Line(),
+        Line(f"{now:%H:%M:%S}  next: {view.next_command}"),
+    ]
+
+
+def _outlook(statuses: Sequence[RunStatus], now: datetime) -> str:
+    left_s = seconds_left(statuses)
+    if left_s is None:
+        return ""
+    end = clock_time(now + timedelta(seconds=left_s), now)
+    return f"all that runs and waits is done in about {duration(left_s)} ({end}) at this speed"
+
+
+def _running(status: RunStatus, width: int) -> str:
+    """One line of a run at work: bar, items, speed, time left, and where it is."""
+    progress = status.progress or {}
+    counts = items(progress)
+    parts = [status.run.name.ljust(width)]
+    if counts is not None:
+        parts.append(f"{_bar(*counts, BAR_WIDTH)} {counts[0]}/{counts[1]}")
+    if is_number(progress.get("tokens_per_s")):
+        parts.append(f"{progress['tokens_per_s']:,.0f} tokens/s")
+    if is_number(progress.get("time_left_s")):
+        parts.append(f"{duration(progress['time_left_s'])} left")
+    if status.shards is not None:
+        parts.append(str(status.shards))
+    parts += [f"job {j.job.id} on {j.job.node}" for j in status.jobs if j.is_at_work][:3]
+    return "  ".join(parts)
+
+
+def _bar(done: int, total: int, width: int) -> str:
+    full = width * min(done, total) // total if total > 0 else 0
+    return f"[{'#' * full}{'-' * (width - full)}]"
+
+
+def _draw(stream: TextIO, lines: Sequence[Line]) -> None:
+    size = shutil.get_terminal_size()
+    room = max(size.lines - 1, 4)
+    shown = list(lines)
+    if len(shown) > room:
+        # The last lines say what to type.
+        shown = [*shown[: room - 3], Line(f"... {len(shown) - room + 1} lines more"), *shown[-2:]]
+    text = "".join(f"{line.drawn(size.columns)}{CLEAR_LINE}\n" for line in shown)
+    stream.write(f"{HOME}{text}{CLEAR_BELOW}")
+    stream.flush()
+
+
+@contextmanager
+def _second_screen(stream: TextIO) -> Iterator[None]:
+    """Draw on the second screen, and give the first one back however it ends."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    earlier = signal.signal(signal.SIGTERM, stop)
+    stream.write(ENTER)
+    try:
+        yield
+    finally:
+        stream.write(LEAVE)
+        stream.flush()
+        signal.signal(signal.SIGTERM, earlier)

@@ -57,7 +57,7 @@ def check_folder(folder: Path) -> None:
 
 def check_account(choice: Choice, site: Site) -> None:
     """Refuse an account that is missing or not one's own, and a QOS that it may not use."""
-    allowed = _associations()
+    allowed = associations()
     if choice.account is None:
         if site.account_required:
             raise UserError(missing_account(site, allowed))
@@ -139,7 +139,7 @@ def _type(choice: Choice) -> str | None:
     return parts[1] if len(parts) == 3 else None
 
 
-def _associations() -> dict[str, set[str]]:
+def associations() -> dict[str, set[str]]:
     """The QOS that each account of this user may use; {} where nothing is known."""
     try:
         text = ask(

@@ -51,13 +51,19 @@ class Choice:
         }
         return {f"FASTDLLM_{k}": "" if v is None else str(v) for k, v in values.items()}
 
+    @property
+    def text(self) -> str:
+        """What a person reads before the jobs are submitted, in whole lines."""
+        return "".join(f"fastdllm: {line}\n" for line in (self.words, *self.notes))
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The model of this call; shape: None where it is not known (not fetched yet)."""
+    """The model of this call, as written; shape: None where it is not known (not fetched yet)."""
 
     name: str
     dtype: str
+    device: str
     shape: Shape | None
     max_new_tokens: int
 
@@ -80,9 +86,19 @@ def choose(site: Site, options: ClusterOptions, model: Model) -> Choice:
     """Choose account, GPU, partition and QOS.
 
     Raises:
-        UserError: an unknown GPU or QOS; a GPU without the model's number format, or too small.
+        UserError: an unknown GPU or QOS; a GPU without the model's number format, or too small; a
+            device that no job has.
     """
+    if model.device not in ("auto", "cpu", "cuda", "cuda:0"):
+        raise UserError(
+            f"model: device: {model.device}, but a job on {site.name} sees one GPU only; set "
+            "device: auto"
+        )
     notes = []
+    if model.device == "cpu":
+        notes.append(
+            "model: device: cpu, so that the GPU of each job does nothing; set device: auto"
+        )
     if options.account is None and site.account_required:
         notes.append(missing_account(site))
     if model.shape is None and site.gpus is not None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastdllm.cluster.hub_cache import snapshot
+
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # An allowance for what no tensor of ours takes: the CUDA context with its kernels, the workspaces
@@ -62,30 +64,14 @@ def read_shape(path: str, revision: str | None = None) -> Shape | None:
 
     A config.json that cannot be used is not told here: planning, which reads it first, does.
     """
-    file = _config_file(path, revision)
-    if file is None:
+    local = Path(path).expanduser()
+    folder = local if local.is_dir() else snapshot(path, revision)
+    if folder is None:
         return None
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        return _shape(raw)
+        return _shape(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _config_file(path: str, revision: str | None) -> Path | None:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder / "config.json"
-    if path.count("/") != 1:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(path, "config.json", revision=revision)
-    except HFValidationError:
-        return None
-    return Path(found) if isinstance(found, str) else None
 
 
 def _shape(raw: Mapping[str, Any]) -> Shape:

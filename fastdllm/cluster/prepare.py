@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fastdllm.cluster.checks import check_account, check_folder, check_partition, check_sbatch
 from fastdllm.cluster.choice import Choice, Model, choose
+from fastdllm.cluster.fetched import require_model
 from fastdllm.cluster.fitting import read_shape
 from fastdllm.cluster.options import ClusterOptions
 from fastdllm.cluster.profile import CommandLine
@@ -54,6 +55,7 @@ def prepare(
     if not is_dry_run:
         check_sbatch()
         check_folder(folder)
+        require_model(config.model.path, config.model.revision)
         check_account(choice, site)
         choice = check_partition(choice, site)
     os.environ.update(choice.environment())
@@ -65,6 +67,7 @@ def _model(config: WorkflowConfig) -> Model:
     return Model(
         name=model.path,
         dtype=model.dtype,
+        device=model.device,
         shape=read_shape(model.path, model.revision),
         max_new_tokens=config.decoding.max_new_tokens,
     )

@@ -6,7 +6,6 @@ import json
 import math
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from safetensors import safe_open
 
@@ -89,18 +88,17 @@ def test_of_a_config_that_cannot_be_used_nothing_is_known(tmp_path: Path, text: 
 def test_a_hub_id_is_looked_up_in_the_cache_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
-
-    def cached(name: str, file: str, *, revision: str | None) -> str | None:
-        seen.append((name, file, revision))
-        return None if revision == "old" else str(Path(model(tmp_path)) / file)
-
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
-    assert read_shape("owner/model", "old") is None
-    shape = read_shape("owner/model", "new")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    storage = tmp_path / "models--owner--model"
+    commit = "0123456789" * 4
+    model(storage / "snapshots" / commit)
+    (storage / "refs").mkdir()
+    (storage / "refs" / "main").write_text(commit)
+    shape = read_shape("owner/model")
     assert shape is not None
-    assert shape.num_layers == 28
-    assert seen == [("owner/model", "config.json", "old"), ("owner/model", "config.json", "new")]
+    assert shape == read_shape("owner/model", commit)
+    assert read_shape("owner/model", "old") is None
+    assert read_shape("owner/other") is None
 
 
 def test_a_name_that_is_no_hub_id_is_not_known() -> None:

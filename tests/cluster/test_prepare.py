@@ -195,6 +195,7 @@ def test_the_cluster_is_asked_before_anything_is_submitted(
         ),
         ({"qos": "ember"}, ["unknown QOS 'ember'", "did you mean embers?", "inferno: charged"]),
         ({"account": "my account"}, ["cluster: account", "letters, digits"]),
+        ({"device": "cuda:1"}, ["device: cuda:1", "sees one GPU only; set device: auto"]),
     ],
 )
 def test_names_and_formats_are_checked_on_a_laptop_too(
@@ -224,6 +225,26 @@ def test_a_model_that_was_not_fetched_is_not_judged(call: Call) -> None:
     choice = call(dry=True, path="nobody/knows-this-model", dtype="auto")
     assert choice is not None
     assert any("nobody checked whether it fits" in note for note in choice.notes)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_jobs_that_would_not_find_their_model_are_not_submitted(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    message = refusal(call, path="nobody/knows-this-model", account="gts-lab")
+    assert "model 'nobody/knows-this-model': is not in the cache" in message
+    assert "fastdllm fetch" in message
+
+
+def test_a_gpu_that_would_do_nothing_is_told(call: Call) -> None:
+    choice = call(dry=True, device="cpu", account="gts-lab")
+    assert choice is not None
+    assert choice.text == (
+        "fastdllm: jobs on PACE Phoenix: GPU RTX_6000 (24 GiB, no bfloat16), QOS embers (free, at "
+        "most 8 h, may be stopped after 1 h), account gts-lab\n"
+        "fastdllm: model: device: cpu, so that the GPU of each job does nothing; set device: auto\n"
+    )
 
 
 def test_a_dry_run_tells_of_a_missing_account_and_needs_no_slurm(

@@ -127,6 +127,12 @@ def test_a_gpu_that_torch_was_not_built_for(project: Path) -> None:
     assert "float16 or auto" in found["dtype"][0]["fix"]
 
 
+def test_an_archive_that_no_job_can_use(project: Path) -> None:
+    code, found = doctor(project, WELL, FASTDLLM_ENV_ARCHIVE="/nowhere/venv-1.tar.zst")
+    assert code == 0
+    assert found["archive"][0]["state"] == "warn"
+
+
 def test_a_job_without_the_gpu_it_was_given(project: Path) -> None:
     code, found = doctor(project, WELL, SLURM_JOB_ID="7", SLURM_JOB_GPUS="0")
     assert code == 1

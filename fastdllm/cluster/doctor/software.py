@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from pathlib import Path
 
+from fastdllm.cluster.archive import find_archive
 from fastdllm.cluster.build import CACHES
 from fastdllm.cluster.doctor.findings import Finding, ok, problem, warn
 from fastdllm.cluster.environment import caches, problems
 from fastdllm.errors import UserError
+from fastdllm.launch import ARCHIVE_VARIABLE
 
 
 def look_at_python() -> list[Finding]:
@@ -18,20 +21,28 @@ def look_at_python() -> list[Finding]:
 
 
 def look_at_environment() -> list[Finding]:
-    """Whether the packages are those of this project, and all there."""
-    venv = Path(sys.prefix)
+    """Whether the packages are those of this project and all there; and their archive, if used."""
     if sys.prefix == sys.base_prefix:
         return [problem("environment", "none: Python's own packages", "make setup-cluster")]
+    venv = Path(sys.prefix)
     place = venv.resolve()
     shown = str(venv) if place == venv else f"{venv} -> {place}"
     fix = "make setup-cluster" if Path(".venv").is_symlink() else "make setup"
     try:
-        wrong = problems(venv, Path())
+        found = [problem("environment", line, fix) for line in problems(venv, Path())]
     except UserError as error:
-        return [warn("environment", shown, f"not compared: {error}")]
-    if wrong:
-        return [problem("environment", line, fix) for line in wrong]
-    return [ok("environment", f"{shown}, complete")]
+        found = [warn("environment", shown, f"not compared: {error}")]
+    return [*(found or [ok("environment", f"{shown}, complete")]), *_archive(venv)]
+
+
+def _archive(venv: Path) -> list[Finding]:
+    wanted = os.environ.get(ARCHIVE_VARIABLE)
+    if not wanted:
+        return []
+    if find_archive(venv) != Path(wanted):
+        text = f"{wanted} is not that of this environment, so that jobs do without it"
+        return [warn("archive", text, f"fastdllm env --pack, or unset {ARCHIVE_VARIABLE}")]
+    return [ok("archive", f"{wanted}, unpacked by jobs")]
 
 
 def look_at_caches() -> list[Finding]:

@@ -7,9 +7,9 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from fastdllm.workflow.cuts import member_specs
 from fastdllm.workflow.entry import open_call
 from fastdllm.workflow.names import NAME_PATTERN, split_task_folder
+from fastdllm.workflow.packs import member_specs
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP
 
 CALL = open_call(

@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastdllm.cluster.jobs import comment_of
-from fastdllm.cluster.slurm import Job
 from fastdllm.errors import UserError
 from fastdllm.files import read_json, to_json
 from fastdllm.workflow.config import WorkflowConfig
 from fastdllm.workflow.dating import date_after, write_if_changed
-from fastdllm.workflow.runs import RESULTS, Run
-
-PACKS = RESULTS / "_packs"
-SCHEMA_VERSION = 1
-_SHARD = re.compile(r"(\d+)-of-(\d+)")
+from fastdllm.workflow.packs import SCHEMA_VERSION, members_path, report_path
+from fastdllm.workflow.runs import Run
+from fastdllm.workflow.status import RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +27,12 @@ class Cuts:
     """Which runs are cut into shards, and which are packed; all others have a job each.
 
     shards: number of jobs by the name of a run. packs: runs by the id of a pack.
+    followed: the packs that a living job works on; it was told its members already.
     """
 
     shards: Mapping[str, int] = field(default_factory=dict)
     packs: Mapping[str, tuple[Run, ...]] = field(default_factory=dict)
+    followed: frozenset[str] = frozenset()
 
     def parts(self, runs: Iterable[Run]) -> dict[str, list[str]]:
         """For the summary of each run that is cut or packed, the files that tell of its parts."""
@@ -56,35 +53,31 @@ class Cuts:
         return alone + len({packed[name] for name in names if name in packed})
 
 
-def cut(runs: Sequence[Run], config: WorkflowConfig, live: Mapping[str, Job]) -> Cuts:
-    """Cut the runs that are going to be decoded.
-
-    Args:
-        live: the jobs of this folder that are queued or running, by their comments.
-    """
+def cut(statuses: Sequence[RunStatus], config: WorkflowConfig) -> Cuts:
+    """Cut the runs that are going to be decoded."""
     shards: dict[str, int] = {}
     packs: dict[str, list[Run]] = {}
-    in_packs = _live_packs(live)
     loose: dict[tuple[str, int], list[Run]] = {}
-    for run in runs:
-        options = config.task_options(run.task)
-        live_shards = _live_shards(run, live)
-        if str(run.spec_path) in in_packs:
-            packs.setdefault(in_packs[str(run.spec_path)], []).append(run)
-        elif live_shards is not None:
-            shards[run.name] = live_shards
-        elif comment_of("eval", _names(run)) in live:
+    for status in statuses:
+        run, options = status.run, config.task_options(status.run.task)
+        job = status.jobs[0] if status.jobs else None
+        if job is not None and job.pack is not None:
+            packs.setdefault(job.pack, []).append(run)
+        elif job is not None and job.shard is not None:
+            shards[run.name] = job.shard[1]
+        elif job is not None:
             continue
         elif options.shards > 1:
             shards[run.name] = options.shards
         elif options.group > 1:
             loose.setdefault((run.task_folder, options.group), []).append(run)
+    followed = frozenset(packs)
     for (task_folder, size), members in loose.items():
         for start in range(0, len(members), size):
             pack = members[start : start + size]
             if len(pack) > 1:
                 packs[_pack_id(task_folder, pack)] = pack
-    return Cuts(shards, {pack: tuple(members) for pack, members in packs.items()})
+    return Cuts(shards, {pack: tuple(members) for pack, members in packs.items()}, followed)
 
 
 def stamps(run: Run, shards: int) -> list[Path]:
@@ -92,29 +85,7 @@ def stamps(run: Run, shards: int) -> list[Path]:
     return [run.folder / "shards" / f"{i}-of-{shards}.json" for i in range(1, shards + 1)]
 
 
-def members_path(pack: str) -> Path:
-    return PACKS / pack / "members.json"
-
-
-def report_path(pack: str) -> Path:
-    """The file that tells Snakemake that a pack has run through."""
-    return PACKS / pack / "report.json"
-
-
-def member_specs(pack: str) -> list[str]:
-    """The specs of the runs in a pack, as its job is told them.
-
-    Raises:
-        UserError: its members.json is gone or damaged.
-    """
-    record = read_json(members_path(pack))
-    specs = record.get("specs") if isinstance(record, dict) else None
-    if not isinstance(specs, list):
-        raise UserError(f"{members_path(pack)}: damaged; type the same snakemake command again")
-    return [str(spec) for spec in specs]
-
-
-def settle(cuts: Cuts, runs: Sequence[Run], live: Mapping[str, Job]) -> None:
+def settle(cuts: Cuts, runs: Sequence[Run]) -> None:
     """Write the members of packs, and make stamps and reports say what is left to do."""
     for run in runs:
         if run.name in cuts.shards:
@@ -122,7 +93,7 @@ def settle(cuts: Cuts, runs: Sequence[Run], live: Mapping[str, Job]) -> None:
                 if not _is_true(stamp, run):
                     stamp.unlink(missing_ok=True)
     for pack, members in cuts.packs.items():
-        if comment_of("pack", [pack]) in live:
+        if pack in cuts.followed:
             continue
         path = members_path(pack)
         record = {"schema_version": SCHEMA_VERSION, "specs": [str(m.spec_path) for m in members]}
@@ -153,32 +124,6 @@ def _fingerprint_in(answers: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return header.get("fingerprint") if isinstance(header, dict) else None
-
-
-def _names(run: Run) -> list[str]:
-    return [run.experiment, run.task_folder, run.config]
-
-
-def _live_shards(run: Run, live: Mapping[str, Job]) -> int | None:
-    """In how many shards the living jobs of a run cut it."""
-    start = comment_of("shard", [*_names(run), ""])
-    ends = (comment.removeprefix(start) for comment in live if comment.startswith(start))
-    found = [match for match in map(_SHARD.fullmatch, ends) if match is not None]
-    return int(found[0].group(2)) if found else None
-
-
-def _live_packs(live: Mapping[str, Job]) -> dict[str, str]:
-    """The pack of each spec that a living job is going to work on."""
-    start = comment_of("pack", [""])
-    found: dict[str, str] = {}
-    for comment in live:
-        if comment.startswith(start):
-            pack = comment.removeprefix(start)
-            try:
-                found |= dict.fromkeys(member_specs(pack), pack)
-            except UserError:
-                continue  # nobody knows what it works on; its runs have locks of their own
-    return found
 
 
 def _pack_id(task_folder: str, members: Sequence[Run]) -> str:

@@ -9,22 +9,22 @@ from __future__ import annotations
 import atexit
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdllm.cluster.jobs import live_jobs
 from fastdllm.cluster.prepare import prepare
-from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
 from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.workflow.call import DEFAULT_MINUTES, Call
 from fastdllm.workflow.cuts import cut, settle
 from fastdllm.workflow.locks import held_outputs
+from fastdllm.workflow.main_process import claim_folder, refuse_overlap
 from fastdllm.workflow.preview import made_by, preview
+from fastdllm.workflow.queue import Queue, read_queue
 from fastdllm.workflow.reconcile import reconcile
 from fastdllm.workflow.runs import load_project
 from fastdllm.workflow.selection import Selection
-from fastdllm.workflow.status import State
+from fastdllm.workflow.status import RunStatus, State
 from fastdllm.workflow.targets import Request, check_targets
 
 
@@ -58,20 +58,25 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
         is_dry_run=is_dry_run,
         folder=Path.cwd(),
     )
-    live = _live_jobs(is_needed=choice is not None and not is_dry_run)
+    claim_folder(is_dry_run=is_dry_run)
+    queue = _queue(is_needed=choice is not None and not is_dry_run)
     statuses = reconcile(
         project,
+        jobs=queue,
         restore=selection.restore,
         is_repeated=request.forces,
         is_wanted=request.wants,
         held=held_outputs(),
         is_dry_run=is_dry_run,
     )
-    free = [status for status in statuses if status.state is not State.RUNNING]
-    decoded = [status.run for status in made_by(free, request) if status.leader is None]
-    cuts = cut(decoded, project.config, live)
-    settle(cuts, decoded, live)
-    text = preview(statuses, request, cuts, is_dry_run=is_dry_run)
+    left_out = _left_out(statuses, is_submitted=choice is not None)
+    free = [status for status in statuses if status.run.name not in left_out]
+    if not is_dry_run:
+        refuse_overlap(str(status.run.summary_path) for status in made_by(free, request))
+    decoded = [status for status in made_by(free, request) if status.leader is None]
+    cuts = cut(decoded, project.config)
+    settle(cuts, [status.run for status in decoded])
+    text = preview(statuses, request, cuts, left_out, is_dry_run=is_dry_run)
     if is_dry_run:
         # Snakemake lists every job; what people want to read comes after that.
         atexit.register(sys.stderr.write, text)
@@ -81,29 +86,46 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
         runs=tuple(status.run for status in free),
         planned=frozenset(str(s.run.summary_path) for s in free if s.is_to_be_made),
         leaders={str(s.run.summary_path): s.leader.folder for s in free if s.leader is not None},
-        decoded={str(run.spec_path): run for run in decoded},
+        decoded={str(status.run.spec_path): status.run for status in decoded},
         cuts=cuts,
-        parts=cuts.parts(decoded),
+        parts=cuts.parts(status.run for status in decoded),
         most_minutes=(choice.max_minutes if choice is not None else None) or DEFAULT_MINUTES,
     )
 
 
-def _live_jobs(*, is_needed: bool) -> Mapping[str, Job]:
-    """The jobs of this folder that are queued or running, by their comments.
+def _left_out(statuses: Sequence[RunStatus], *, is_submitted: bool) -> frozenset[str]:
+    """The runs that somebody else is making, and those that are to be made from them.
+
+    What a SLURM job of this project makes is followed by a call that submits such jobs itself.
+    """
+    busy = {
+        status.run.name
+        for status in statuses
+        if status.state in (State.RUNNING, State.QUEUED)
+        and not (is_submitted and status.is_adopted)
+    }
+    behind = {
+        status.run.name
+        for status in statuses
+        if status.leader is not None and status.is_to_be_made and status.leader.name in busy
+    }
+    return frozenset(busy | behind)
+
+
+def _queue(*, is_needed: bool) -> Queue | None:
+    """What SLURM knows of this project's runs.
 
     Raises:
         UserError: squeue does not say, though it is needed.
     """
-    if not has_slurm():
-        return {}
-    try:
-        return live_jobs(own_jobs(), Path.cwd())
-    except SlurmError as error:
-        if not is_needed:
-            return {}
+    # An answer of some seconds ago may lack a job that was submitted since.
+    queue = read_queue(max_age_s=0.0)
+    if is_needed and (queue is None or queue.problem):
+        problem = queue.problem if queue is not None else "squeue: belongs to no cluster here"
         raise UserError(
-            f"{error}; without it nobody knows which runs have a job already; try again later"
-        ) from None
+            f"{problem}; without it nobody knows which runs have a job already; try again later"
+        )
+    return queue
 
 
 def _request() -> Request:

@@ -80,9 +80,10 @@ def _leader(
         return current if current in forced else _first(forced)
     if current is not None:
         return _origin_to_make(current, members, selected, is_wanted) or current
-    running = next((member for member in members if member.state is State.RUNNING), None)
-    if running is not None:
-        return running
+    for state in (State.RUNNING, State.QUEUED):
+        busy = next((member for member in members if member.state is state), None)
+        if busy is not None:
+            return busy
     missing = [member for member in selected if not member.state.has_result]
     return _first([member for member in missing if is_wanted(member.run)] or missing)
 
@@ -92,10 +93,10 @@ def _first(members: Sequence[RunStatus]) -> RunStatus | None:
 
     One that has failed comes last: whatever it was may be its own, and must not hold up the others.
     """
-    hopeful = [member for member in members if member.state is not State.FAILED] or members
+    hopeful = [m for m in members if m.state is not State.FAILED or m.goes_on] or members
     replicated = [member for member in hopeful if member.run.is_replicated]
     # An eval that was killed has kept its finished chunks.
-    begun = [member for member in hopeful if member.state is State.INTERRUPTED]
+    begun = [m for m in hopeful if m.state is State.INTERRUPTED or m.goes_on]
     return next(iter(replicated or begun or hopeful), None)
 
 
@@ -108,10 +109,12 @@ def _origin_to_make(
     """The run that `current` was copied from, where that one is to be decoded (again)."""
     name = origin_of(current.record, current.run)
     origin = next((member for member in members if member.run.name == name), None)
-    if origin is None or origin.state.has_result or origin.state is State.FAILED:
+    if origin is None or origin.state.has_result:
+        return None
+    if origin.state is State.FAILED and not origin.goes_on:
         return None
     is_made = origin in selected and is_wanted(origin.run)
-    return origin if is_made or origin.state is State.RUNNING else None
+    return origin if is_made or origin.state in (State.RUNNING, State.QUEUED) else None
 
 
 def _is_usable(status: RunStatus) -> bool:
@@ -136,7 +139,7 @@ def _placed(status: RunStatus, leader: RunStatus, by_name: Mapping[str, RunStatu
         status = replace(status, state=State.STALE, reason=reason)
     follows = origin_name == leader.run.name and leader.is_to_be_made
     placed = replace(status, leader=leader.run, is_repeated=status.is_repeated or follows)
-    if placed.is_to_be_made and leader.state is State.RUNNING:
+    if placed.is_to_be_made and leader.state is State.RUNNING and not leader.is_adopted:
         reason = f"same as {leader.run.name}, which is running"
         return replace(placed, state=State.RUNNING, reason=reason)
     return placed

@@ -7,7 +7,7 @@ itself tells counts and file dates, which do not say what changed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from fastdllm.workflow.cuts import Cuts
 from fastdllm.workflow.status import RunStatus, State
@@ -28,23 +28,36 @@ def made_by(statuses: Sequence[RunStatus], request: Request) -> list[RunStatus]:
 
 
 def preview(
-    statuses: Sequence[RunStatus], request: Request, cuts: Cuts, *, is_dry_run: bool
+    statuses: Sequence[RunStatus],
+    request: Request,
+    cuts: Cuts,
+    left_out: Collection[str],
+    *,
+    is_dry_run: bool,
 ) -> str:
-    """The text to print: one line of counts, and in a dry run the table of runs."""
+    """The text to print: one line of counts, and in a dry run the table of runs.
+
+    Args:
+        left_out: names of the runs that another process is making.
+    """
     wanted = [status for status in statuses if request.wants(status.run)]
     if not wanted:
         return ""
-    made = made_by(statuses, request)
+    made = made_by([s for s in statuses if s.run.name not in left_out], request)
     decoded = [status for status in made if status.leader is None]
-    unpublished = sum(status.state is State.UNPUBLISHED for status in wanted)
-    running = sum(status.state is State.RUNNING for status in wanted)
-    jobs = cuts.jobs(status.run for status in decoded)
-    counts = Counter(_word(status) for status in decoded)
+    submitted = [status for status in decoded if not status.is_adopted]
+    jobs = cuts.jobs(status.run for status in submitted)
+    counts = Counter(_word(status) for status in submitted)
     details = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
     line = f"fastdllm: {counted(len(wanted), 'target')}, {counted(jobs, 'GPU job')}"
     line += f" ({details})" if details else ""
-    line += f" for {counted(len(decoded), 'run')}" if jobs != len(decoded) else ""
-    line += f", {copies_in_words(len(made) - len(decoded))}" if len(made) > len(decoded) else ""
+    line += f" for {counted(len(submitted), 'run')}" if jobs != len(submitted) else ""
+    adopted = len(decoded) - len(submitted)
+    copies = len(made) - len(decoded)
+    unpublished = sum(status.state is State.UNPUBLISHED for status in wanted)
+    running = sum(status.run.name in left_out for status in wanted)
+    line += f", {counted(adopted, 'run')} in the queue already" if adopted else ""
+    line += f", {copies_in_words(copies)}" if copies else ""
     line += f", {unpublished} to publish" if unpublished else ""
     line += f", {running} left out: another process is making them" if running else ""
     return "\n".join([line, *(_table(made) if is_dry_run else [])]) + "\n"

@@ -18,7 +18,7 @@ from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
 from fastdllm.errors import UserError
 from fastdllm.evaluation.attempts import Attempt
 from fastdllm.evaluation.stopping import TIME_LIMIT
-from fastdllm.workflow.cuts import member_specs
+from fastdllm.workflow.packs import member_specs
 from fastdllm.workflow.runs import Run
 
 # A controller serves all users of a cluster: several looks within seconds need one answer.

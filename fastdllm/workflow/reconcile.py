@@ -20,6 +20,7 @@ from fastdllm.workflow.dating import EPOCH_S, date, date_after, write_if_changed
 from fastdllm.workflow.digests import FileDigests
 from fastdllm.workflow.leaders import share_out
 from fastdllm.workflow.plans import Plan
+from fastdllm.workflow.queue import Queue
 from fastdllm.workflow.runs import RESULTS, Project, Run
 from fastdllm.workflow.status import RunStatus, State, inspect
 
@@ -30,6 +31,7 @@ PUBLISHED_STAMP = RESULTS / ".published"
 def reconcile(
     project: Project,
     *,
+    jobs: Queue | None = None,
     restore: bool = True,
     is_repeated: Callable[[Run], bool] = lambda _: False,
     is_wanted: Callable[[Run], bool] = lambda _: True,
@@ -39,6 +41,7 @@ def reconcile(
     """Reconcile all runs and plans of a project; return the states, in the order of the runs.
 
     Args:
+        jobs: what SLURM knows of this project, where there is a SLURM.
         restore: take finished runs back from artifacts/; otherwise they count as missing.
         is_repeated: whether a run is to be made even with a valid result.
         is_wanted: whether a run is among the targets.
@@ -54,7 +57,12 @@ def reconcile(
             if str(plan.plan_path) not in held:
                 _reconcile_plan(plan, digests, is_dry_run=is_dry_run)
         statuses = _statuses(
-            project, restore=restore, is_repeated=is_repeated, is_wanted=is_wanted, held=held
+            project,
+            jobs=jobs,
+            restore=restore,
+            is_repeated=is_repeated,
+            is_wanted=is_wanted,
+            held=held,
         )
         for status in statuses:
             if str(status.run.summary_path) not in held:
@@ -93,6 +101,7 @@ def _is_plan_of(plan: Plan, spec_text: str, digests: FileDigests) -> bool:
 def _statuses(
     project: Project,
     *,
+    jobs: Queue | None,
     restore: bool,
     is_repeated: Callable[[Run], bool],
     is_wanted: Callable[[Run], bool],
@@ -101,7 +110,7 @@ def _statuses(
     """The states of the runs, and which of them are decoded; see `reconcile`."""
 
     def look(run: Run) -> RunStatus:
-        status = inspect(run)
+        status = inspect(run, jobs=jobs)
         if restore or str(run.summary_path) in held or not status.state.has_result:
             return status
         # An eval writes results.json just before the summary; one that was taken back has none.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastdllm.cluster.slurm import Job
-from fastdllm.workflow.cuts import Cuts, cut, members_path, settle
+from fastdllm.workflow.cuts import Cuts, cut, settle
+from fastdllm.workflow.packs import members_path
+from fastdllm.workflow.queue import RunJob
 from fastdllm.workflow.runs import load_project
+from fastdllm.workflow.status import RunStatus, State
 from tests.workflow.conftest import SmallProject, edit
 
 SHARDED = ("words: {chunk_size: 2}", "words: {chunk_size: 2, shards: 3}")
@@ -82,46 +87,47 @@ def test_a_failing_member_of_a_pack_stops_no_other(project: SmallProject) -> Non
     assert project.jobs(*WORDS) == {"eval": 1}, "only the one that is missing, and it is alone"
 
 
+def words() -> list[RunStatus]:
+    """The runs on the task `words`, none of which is made."""
+    return [RunStatus(run, State.MISSING) for run in load_project().runs if run.task == "words"]
+
+
+def with_job(status: RunStatus, rule: str, **what: Any) -> RunStatus:
+    job = RunJob(Job(id="7", state="RUNNING"), rule, **what)
+    return replace(status, state=State.RUNNING, jobs=(job,))
+
+
 @pytest.mark.usefixtures("project")
 def test_only_the_runs_that_are_made_are_packed() -> None:
     edit("workflow_config.yaml", *PACKED)
-    loaded = load_project()
-    words = [run for run in loaded.runs if run.task == "words"]
-    cuts = cut(words, loaded.config, {})
-    assert list(cuts.packs.values()) == [tuple(words)]
-    assert cut(words[:1], loaded.config, {}) == Cuts({}, {})
-    assert cuts.jobs(words) == 1
-    assert cut(words, loaded.config, {}).packs.keys() == cuts.packs.keys()
-
-
-def live(*comments: str) -> dict[str, Job]:
-    return {comment: Job(id="7", state="RUNNING", comment=comment) for comment in comments}
+    both, config = words(), load_project().config
+    cuts = cut(both, config)
+    runs = [status.run for status in both]
+    assert list(cuts.packs.values()) == [tuple(runs)]
+    assert cut(both[:1], config) == Cuts()
+    assert cuts.jobs(runs) == 1
+    assert cut(both, config).packs.keys() == cuts.packs.keys()
 
 
 @pytest.mark.usefixtures("project")
 def test_living_jobs_keep_the_cut_they_were_submitted_with() -> None:
     edit("workflow_config.yaml", *SHARDED)
-    loaded = load_project()
-    words = [run for run in loaded.runs if run.task == "words"]
-    jobs = live(
-        "rule_eval_wildcards_demo_words_k1_first",
-        "rule_shard_wildcards_demo_words_k2_first_4-of-5",
-    )
-    assert cut(words, loaded.config, jobs) == Cuts({"demo/words/k2_first": 5}, {})
+    first, second = words()
+    found = [with_job(first, "eval"), with_job(second, "shard", shard=(4, 5))]
+    assert cut(found, load_project().config) == Cuts({"demo/words/k2_first": 5})
 
 
 @pytest.mark.usefixtures("project")
 def test_a_living_pack_is_followed_whoever_of_it_is_done() -> None:
     edit("workflow_config.yaml", *PACKED)
-    loaded = load_project()
-    words = [run for run in loaded.runs if run.task == "words"]
-    cuts = cut(words, loaded.config, {})
-    settle(cuts, words, {})
+    both, config = words(), load_project().config
+    runs = [status.run for status in both]
+    cuts = cut(both, config)
+    settle(cuts, runs)
     (pack,) = cuts.packs
     content = members_path(pack).read_text()
-    assert json.loads(content)["specs"] == [str(run.spec_path) for run in words]
-    jobs = live(f"rule_pack_wildcards_{pack}")
-    left = cut(words[1:], loaded.config, jobs)
-    assert left == Cuts({}, {pack: (words[1],)})
-    settle(left, words[1:], jobs)
+    assert json.loads(content)["specs"] == [str(run.spec_path) for run in runs]
+    left = cut([with_job(both[1], "pack", pack=pack)], config)
+    assert left == Cuts({}, {pack: (runs[1],)}, frozenset({pack}))
+    settle(left, runs[1:])
     assert members_path(pack).read_text() == content

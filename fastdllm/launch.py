@@ -3,8 +3,8 @@
 With FASTDLLM_ENV_ARCHIVE set (an archive that `fastdllm env --pack` wrote), the environment is
 unpacked to $TMPDIR once per node and job, and the command goes on with that copy's Python, so that
 thousands of small files are read from the node's own disk. Where that cannot be done, one line says
-why, and the environment on scratch is used. Without the variable nothing is looked at. The process
-is replaced, so signals reach the command itself.
+why, and the environment on scratch is used, as it is without the variable. The process is replaced,
+so signals reach the command itself.
 """
 
 from __future__ import annotations
@@ -20,8 +20,16 @@ ARCHIVE_VARIABLE = "FASTDLLM_ENV_ARCHIVE"
 def main(arguments: list[str]) -> None:
     """Go on as `fastdllm`, with the best Python there is; does not return."""
     archive = os.environ.get(ARCHIVE_VARIABLE)
-    python = _unpacked_python(archive) if archive else sys.executable
+    python = _unpacked_python(archive) if archive else _own_python()
     os.execv(python, [python, "-m", "fastdllm", *arguments])
+
+
+def _own_python() -> str:
+    if sys.prefix == sys.base_prefix:
+        return sys.executable
+    # On a cluster .venv is a link, which a new set-up moves to another environment; a run that
+    # imports something late must get it from the one that it began with.
+    return str(Path(sys.prefix).resolve() / "bin" / "python")
 
 
 def _unpacked_python(archive: str) -> str:
@@ -35,7 +43,7 @@ def _unpacked_python(archive: str) -> str:
         copy = unpack(Path(archive), Path(sys.prefix).resolve(), Path(place))
     except NotUnpacked as error:
         _say(f"the environment's archive: {error}; going on with {sys.prefix}")
-        return sys.executable
+        return _own_python()
     _say(f"the environment is {copy}, ready in {time.monotonic() - started:.1f} s")
     return str(copy / "bin" / "python")
 

@@ -125,6 +125,19 @@ def test_without_the_variable_the_environment_itself_is_used(project: Path) -> N
     assert done.stderr == ""
 
 
+def test_a_run_keeps_the_environment_that_it_began_with(project: Path, tmp_path: Path) -> None:
+    link = tmp_path / ".venv"
+    link.symlink_to(venv_of(project))
+    done = subprocess.run(
+        [str(link / "bin" / "python"), "-m", "fastdllm.launch", "env"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[0] == f"environment  {venv_of(project)}", "not through the link"
+
+
 def test_jobs_of_one_node_unpack_once(project: Path, tmp_path: Path) -> None:
     packed = pack(venv_of(project))
     left = tmp_path / f"fastdllm-env-{os.getuid()}" / f"{venv_of(project).name}.part"

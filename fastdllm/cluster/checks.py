@@ -7,6 +7,7 @@ does not answer is no reason to refuse: SLURM itself will say what it does not l
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import shutil
 import tempfile
@@ -46,6 +47,8 @@ def check_folder(folder: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".fastdllm.", suffix=".tmp") as trial:
             trial.write(bytes(TRIAL_BYTES))
             trial.flush()
+            # A network file system may notice a quota only now.
+            os.fsync(trial.fileno())
     except OSError as error:
         raise cannot("write to", folder.resolve(), error) from None
     if free_gib < LEAST_FREE_GIB:
@@ -58,26 +61,26 @@ def check_folder(folder: Path) -> None:
 def check_account(choice: Choice, site: Site) -> None:
     """Refuse an account that is missing or not one's own, and a QOS that it may not use."""
     allowed = associations()
-    if choice.account is None:
-        if site.account_required:
-            raise UserError(missing_account(site, allowed))
-        return
+    if choice.account is None and site.account_required:
+        raise UserError(missing_account(site, allowed))
     if not allowed:
         return
     # SLURM writes accounts in small letters and takes them in any.
-    account = choice.account.lower()
-    if account not in allowed:
+    account = choice.account.lower() if choice.account is not None else None
+    if account is not None and account not in allowed:
         near = nearest_name(account, allowed)
         hint = f"did you mean {near}? " if near else ""
         raise UserError(
             f"cluster: account: {choice.account!r} is none of yours on {choice.site}; {hint}"
             f"yours: {', '.join(sorted(allowed))}"
         )
-    qos = allowed[account]
+    qos = allowed[account] if account is not None else set().union(*allowed.values())
     if choice.qos is not None and qos and choice.qos not in qos:
+        who = (
+            "none of your accounts may" if account is None else f"account {choice.account} may not"
+        )
         raise UserError(
-            f"cluster: qos: account {choice.account} may not use {choice.qos!r}; it may use: "
-            f"{', '.join(sorted(qos))}"
+            f"cluster: qos: {who} use {choice.qos!r}; allowed: {', '.join(sorted(qos))}"
         )
 
 

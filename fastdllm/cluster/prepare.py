@@ -20,6 +20,7 @@ from fastdllm.cluster.site import Site, load_site
 from fastdllm.errors import UserError
 from fastdllm.validation import validated
 from fastdllm.workflow.config import WorkflowConfig
+from fastdllm.workflow.runs import RESULTS
 
 
 def prepare(
@@ -55,6 +56,9 @@ def prepare(
     if not is_dry_run:
         check_sbatch()
         check_folder(folder)
+        if (folder / RESULTS).is_dir():
+            # Often a link to another file system.
+            check_folder(folder / RESULTS)
         require_model(config.model.path, config.model.revision)
         check_account(choice, site)
         choice = check_partition(choice, site)

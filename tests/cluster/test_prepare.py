@@ -156,7 +156,7 @@ def test_a_gpu_is_asked_for_as_the_cluster_spells_it(call: Call) -> None:
     [
         ({}, ["none is named", "yours: gts-lab, gts-paid", "--config account="]),
         ({"account": "gts-lob"}, ["none of yours", "did you mean gts-lab?", "gts-lab, gts-paid"]),
-        ({"account": "gts-paid"}, ["gts-paid may not use 'embers'", "it may use: inferno"]),
+        ({"account": "gts-paid"}, ["gts-paid may not use 'embers'", "allowed: inferno"]),
         ({"account": "GTS-PAID"}, ["GTS-PAID may not use 'embers'"]),
         ({"account": "gts-lab", "gpu": "A100"}, ["has no A100 now", "has RTX_6000, V100, l40s"]),
         (
@@ -281,6 +281,12 @@ def test_a_command_that_fails_is_no_reason_to_refuse(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_queue_that_no_account_may_use_is_refused_without_an_account_too(call: Call) -> None:
+    message = refusal(call, profile="slurm", qos="long")
+    assert "none of your accounts may use 'long'; allowed: embers, inferno" in message
+
+
+@pytest.mark.usefixtures("cluster")
 def test_gpus_of_no_known_kind_are_not_judged(call: Call, program: Program) -> None:
     program("sinfo", "echo 'gpu-rtx6000|gpu:4'")
     choice = call(account="gts-lab")
@@ -305,6 +311,22 @@ def test_a_quota_that_is_used_up_is_told(call: Call, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(checks.tempfile, "NamedTemporaryFile", refuse)
     assert "your quota is used up" in refusal(call, account="gts-lab")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_results_elsewhere_are_looked_at_as_well(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "results").symlink_to(tmp_path / "elsewhere")
+    usage = shutil.disk_usage(tmp_path)
+
+    def free(folder: Path) -> object:
+        return usage._replace(free=0) if folder.resolve().name == "elsewhere" else usage
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    assert "elsewhere: 0 MiB are free" in refusal(call, account="gts-lab")
 
 
 @pytest.mark.usefixtures("cluster")

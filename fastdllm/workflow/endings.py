@@ -53,7 +53,7 @@ _LINES = (
 _FROM_SLURM = re.compile(r"^(?:slurmstepd|srun)\b")
 # The first words of Snakemake in a job: what stands before them is of an earlier start.
 _START = "Building DAG of jobs"
-_KILLED = "killed without a word (kill -9, or out of memory)"
+KILLED = "killed without a word (kill -9, or out of memory)"
 STOPPED = {
     TIME_LIMIT: "stopped ahead of its time limit, and not queued again",
     "SIGTERM": "stopped by SIGTERM",
@@ -85,11 +85,13 @@ class Ending:
 class EndedJob:
     """A job that is over. state: what squeue says of it; empty for one that it has forgotten.
 
-    is_without_node: it never ran, as far as is known. log: SLURM's own, where there is one.
+    reason: squeue's, of a job that failed. log: SLURM's own, where there is one.
+    is_without_node: it never ran, as far as is known.
     """
 
     id: str
     state: str = ""
+    reason: str = ""
     is_without_node: bool = False
     log: Path | None = None
 
@@ -139,7 +141,7 @@ def ending_of(run: Run, job: EndedJob, attempts: Sequence[Attempt]) -> Ending | 
     if not job.state and not lines:
         return None
     if last is not None and not last.why:
-        return Ending(_KILLED, True, job.id, log, is_clear=False)
+        return Ending(KILLED, True, job.id, log, is_clear=False)
     return _by_exit(run, job, log, lines)
 
 
@@ -148,16 +150,19 @@ def accounted_ending(ending: Ending, job: Accounted) -> Ending:
     if job.state in _STATES:
         words, goes_on = _STATES[job.state]
         return replace(ending, words=words, goes_on=goes_on, is_clear=True)
-    if job.exit_code == RESUME_EXIT_CODE:
-        return replace(ending, words=STOPPED["SIGTERM"], goes_on=True, is_clear=True)
-    return ending
+    words = {0: KILLED, RESUME_EXIT_CODE: STOPPED["SIGTERM"]}.get(job.exit_code or 0)
+    # What failed with no exit code was ended by a signal.
+    if words is None or job.state != "FAILED":
+        return ending
+    return replace(ending, words=words, goes_on=True, is_clear=True)
 
 
 def _by_exit(run: Run, job: EndedJob, log: Path | None, lines: Sequence[str]) -> Ending | None:
     """Of a job that failed by itself, before or without a word of the eval."""
     from_slurm = [line for line in lines if _FROM_SLURM.match(line)]
-    if any(re.search(r": Killed$|\bsignal 9\b", line) for line in from_slurm):
-        return Ending(_KILLED, True, job.id, log, is_clear=False)
+    is_killed = any(re.search(r": Killed$|\bsignal 9\b", line) for line in from_slurm)
+    if is_killed or (job.reason == "JobLaunchFailure" and not lines):
+        return Ending(KILLED, True, job.id, log, is_clear=False)
     if not job.state and not from_slurm:
         return None
     own = run.log_path if run.log_path.is_file() else log
@@ -186,7 +191,7 @@ def _last(
     found = [EndedJob(log.stem, log=log) for folder in folders for log in _logs(folder)]
     for job in ended:
         log = next((other.log for other in found if other.id == job.job.id), None)
-        found.append(EndedJob(job.job.id, job.job.state, not job.job.node, log))
+        found.append(EndedJob(job.job.id, job.job.state, job.job.reason, not job.job.node, log))
     last = max(found, key=lambda job: (len(job.id), job.id, job.state), default=None)
     if last is not None:
         yield where, last

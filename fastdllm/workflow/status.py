@@ -99,7 +99,8 @@ class RunStatus:
     @property
     def why(self) -> str:
         """What the title leaves unsaid: reason or changes, and the leader, in one line."""
-        same = f"same as {self.leader.name}" if self.leader and self.is_to_be_made else ""
+        is_copy = self.leader is not None and self.is_to_be_made and not self.is_adopted
+        same = f"same as {self.leader.name}" if self.leader and is_copy else ""
         if same and self.state is State.MISSING:
             return same
         told = self.reason

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdllm.cluster.hub_cache import lacking
+from fastdllm.cluster.hub_cache import hub_cache, lacking
 from fastdllm.errors import UserError
 from fastdllm.files import cannot
 
@@ -159,7 +159,7 @@ def _explained(model: str, revision: str | None) -> Iterator[None]:
             "network, the same command goes on from there"
         ) from None
     except OSError as error:
-        raise cannot("write", error.filename or "the cache", error) from None
+        raise cannot("write", error.filename or hub_cache(), error) from None
 
 
 def _short(error: BaseException) -> str:

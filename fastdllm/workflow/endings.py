@@ -59,6 +59,8 @@ STOPPED = {
     "SIGTERM": "stopped by SIGTERM",
     "interrupted": "interrupted",
 }
+# What failed without an exit code was ended by a signal.
+_EXIT_CODES = {0: KILLED, RESUME_EXIT_CODE: STOPPED["SIGTERM"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,6 @@ class Ending:
     job_id: str
     log: Path | None = None
     is_clear: bool = True
-
-    @property
-    def line(self) -> str:
-        """The words with the path of the log."""
-        return f"{self.words} (log: {self.log})" if self.log is not None else self.words
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +147,10 @@ def accounted_ending(ending: Ending, job: Accounted) -> Ending:
     if job.state in _STATES:
         words, goes_on = _STATES[job.state]
         return replace(ending, words=words, goes_on=goes_on, is_clear=True)
-    words = {0: KILLED, RESUME_EXIT_CODE: STOPPED["SIGTERM"]}.get(job.exit_code or 0)
-    # What failed with no exit code was ended by a signal.
-    if words is None or job.state != "FAILED":
-        return ending
-    return replace(ending, words=words, goes_on=True, is_clear=True)
+    if job.state == "FAILED" and job.exit_code in _EXIT_CODES:
+        words = _EXIT_CODES[job.exit_code]
+        return replace(ending, words=words, goes_on=True, is_clear=True)
+    return ending
 
 
 def _by_exit(run: Run, job: EndedJob, log: Path | None, lines: Sequence[str]) -> Ending | None:

@@ -6,12 +6,11 @@ lives, or, without SLURM, how long ago it told its progress.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fastdllm.workflow.queue import Queue, RunJob, reason_in_words, requeues_in_words
-from fastdllm.workflow.traces import Part, Traces, clock, in_words, progress_of
+from fastdllm.workflow.traces import Part, Traces, clock, in_words, kept, progress_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ def queued_in_words(traces: Traces, jobs: Sequence[RunJob], shards: Shards | Non
     attempts = traces.attempts()
     parts += [requeues_in_words(job.job, attempts) for job in waiting if job.job.restarts]
     progress = progress_of(traces)
-    parts += [in_words(_kept(progress))] if progress else []
+    parts += [in_words(kept(progress))] if progress else []
     parts += [f"before: {traces.failure}"] if traces.failure is not None else []
     return "; ".join(parts)
 
@@ -111,8 +110,3 @@ def _place(job: RunJob, *, is_begun: bool) -> str:
     start = "" if is_begun else " is starting"
     left = job.job.time_left_s
     return f"{where}{start}" + (f", {clock(left)} left of its time" if left is not None else "")
-
-
-def _kept(progress: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a run that is not at work only the items count: its speed and state were yesterday's."""
-    return {key: progress[key] for key in ("items_done", "items_total") if key in progress}

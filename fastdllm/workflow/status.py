@@ -24,7 +24,7 @@ from fastdllm.workflow.living import (
 )
 from fastdllm.workflow.queue import Queue, RunJob
 from fastdllm.workflow.runs import Run
-from fastdllm.workflow.traces import Part, Traces, in_words, progress_of, traces_of
+from fastdllm.workflow.traces import Part, Traces, in_words, kept, progress_of, traces_of
 
 SAME_COMMAND = "the same command resumes"
 
@@ -234,11 +234,11 @@ def _unfinished(
 
 def _ended(ending: Ending, status: RunStatus) -> str:
     """How a job ended, what is kept, and what that means for a person."""
-    parts = [ending.line]
+    parts = [ending.words]
     if ending.goes_on:
-        parts += [in_words(status.progress)] if status.progress else []
+        parts += [in_words(kept(status.progress))] if status.progress else []
         parts.append(SAME_COMMAND)
-    return "; ".join(parts)
+    return "; ".join(parts) + (f" (log: {ending.log})" if ending.log is not None else "")
 
 
 def _not_decoded(old: Mapping[str, Any], run: Run) -> str:

@@ -182,6 +182,11 @@ def in_words(progress: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def kept(progress: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What counts of the progress of a run that is not at work: its speed was yesterday's."""
+    return {key: progress[key] for key in ("items_done", "items_total") if key in progress}
+
+
 def items(progress: Mapping[str, Any] | None) -> tuple[int, int] | None:
     """Items done, of how many."""
     done, total = (progress or {}).get("items_done"), (progress or {}).get("items_total")

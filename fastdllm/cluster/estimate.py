@@ -71,10 +71,9 @@ class Estimate:
         return min(self.items_left, math.ceil(share * self.items)) * self.speed.seconds_per_item
 
     @property
-    def once_s(self) -> float:
-        """What a job takes besides decoding, as far as it was measured."""
-        startup_s = 0.0 if self.speed is None else self.speed.startup_s
-        return startup_s + (self.outside_s or 0.0)
+    def startup_s(self) -> float | None:
+        """Seconds of loading, warm-up and recording of shapes, where they were measured."""
+        return None if self.speed is None else self.speed.startup_s
 
 
 @dataclass(slots=True)
@@ -127,7 +126,7 @@ class Estimates:
         known_s = [seconds for seconds in shares_s if seconds is not None]
         if not runs or len(known_s) < len(runs):
             return None
-        startup_s = max(one.speed.startup_s for one in found if one.speed is not None)
+        startup_s = max(one.startup_s or 0.0 for one in found)
         outside_s = sum(one.outside_s or 0.0 for one in found)
         seconds = startup_s + max(outside_s, ALLOWANCE_S) + SAFETY * sum(known_s)
         return max(math.ceil(seconds / 60), LEAST_MINUTES) * 2 ** (attempt - 1)

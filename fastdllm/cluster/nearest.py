@@ -7,7 +7,7 @@ configs of the task. Within each, one of the run's batch size before others. Rea
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from statistics import median
@@ -31,11 +31,15 @@ class Basis(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast a run is going to be; batch_size: of the measurement, where it is not the run's."""
+    """How fast a run is going to be.
+
+    startup_s: loading, warm-up and recording of shapes; None where that was never measured.
+    batch_size: of the measurement, where it is not the run's.
+    """
 
     basis: Basis
     seconds_per_item: float
-    startup_s: float
+    startup_s: float | None
     batch_size: int | None = None
 
 
@@ -67,10 +71,11 @@ class Batch:
 class Measured:
     """What was measured of one task, with one model in one number format on one hardware."""
 
-    def __init__(self, paces: Iterable[Pace]) -> None:
+    def __init__(self, paces: Sequence[Pace]) -> None:
         self._near: dict[tuple[str, Hashable], list[Pace]] = {}
         self._by_config: dict[Hashable, list[Pace]] = {}
         self._medians: dict[Batch, Speed | None] = {}
+        self._startup_s = _median_startup_s(paces)
         for pace in paces:
             config = (pace.experiment, pace.config)
             self._by_config.setdefault(config, []).append(pace)
@@ -91,19 +96,19 @@ class Measured:
         """
         batch = Batch.of(run, items)
         if own:
-            return _of_chunks(own, batch)
+            return self._of_chunks(own, batch)
         same = self._near.get(("settings", settings_digest(run.decides)), [])
         same = [*same, *self._near.get(("computation", run.computation), [])]
         if same:
             best = _best(same, batch)
             basis = Basis.PROBE if best.kind is Kind.PROBE else Basis.SETTINGS
-            return _of_paces(basis, [best], batch)
+            return self._of_paces(basis, [best], batch)
         config = self._near.get(("config", (run.experiment, run.config)))
         if config:
-            return _of_paces(Basis.CONFIG, [_best(config, batch)], batch)
+            return self._of_paces(Basis.CONFIG, [_best(config, batch)], batch)
         name = self._near.get(("name", run.config))
         if name:
-            return _of_paces(Basis.NAME, [_best(name, batch)], batch)
+            return self._of_paces(Basis.NAME, [_best(name, batch)], batch)
         if batch not in self._medians:
             self._medians[batch] = self._median(batch)
         return self._medians[batch]
@@ -111,27 +116,32 @@ class Measured:
     def _median(self, batch: Batch) -> Speed | None:
         best = [_best(paces, batch) for paces in self._by_config.values()]
         fitting = [pace for pace in best if _fits(pace, batch)]
-        return _of_paces(Basis.TASK, fitting or best, batch) if best else None
+        return self._of_paces(Basis.TASK, fitting or best, batch) if best else None
+
+    def _of_chunks(self, own: Sequence[FinishedChunk], batch: Batch) -> Speed:
+        items = sum(chunk.items for chunk in own)
+        size = max(chunk.batch_size for chunk in own)
+        start_s = startup_s(own)
+        return Speed(
+            Basis.CHUNKS,
+            sum(chunk.seconds for chunk in own) / items,
+            self._startup_s if start_s is None else start_s,
+            None if batch.is_like(size, items=items) else size,
+        )
+
+    def _of_paces(self, basis: Basis, paces: Sequence[Pace], batch: Batch) -> Speed:
+        start_s = _median_startup_s(paces)
+        return Speed(
+            basis,
+            median(pace.seconds_per_item for pace in paces),
+            self._startup_s if start_s is None else start_s,
+            None if _fits(paces[0], batch) else max(pace.batch_size for pace in paces),
+        )
 
 
-def _of_chunks(own: Sequence[FinishedChunk], batch: Batch) -> Speed:
-    items = sum(chunk.items for chunk in own)
-    size = max(chunk.batch_size for chunk in own)
-    return Speed(
-        Basis.CHUNKS,
-        sum(chunk.seconds for chunk in own) / items,
-        startup_s(own),
-        None if batch.is_like(size, items=items) else size,
-    )
-
-
-def _of_paces(basis: Basis, paces: Sequence[Pace], batch: Batch) -> Speed:
-    return Speed(
-        basis,
-        median(pace.seconds_per_item for pace in paces),
-        median(pace.startup_s for pace in paces),
-        None if _fits(paces[0], batch) else max(pace.batch_size for pace in paces),
-    )
+def _median_startup_s(paces: Sequence[Pace]) -> float | None:
+    known_s = [pace.startup_s for pace in paces if pace.startup_s is not None]
+    return median(known_s) if known_s else None
 
 
 def _best(paces: Sequence[Pace], batch: Batch) -> Pace:

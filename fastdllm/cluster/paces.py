@@ -40,8 +40,9 @@ class Pace:
 
     model: name and digest. dtypes: the number format that was asked for, and what it came to.
     settings: digest of all that decides the answers but the limit.
-    startup_s: loading, warm-up and recording of shapes. outside_s: what the job took besides that
-    and decoding (imports, scoring), where the workflow has measured it.
+    startup_s: loading, warm-up and recording of shapes; None where another run of the same job had
+    loaded the model. outside_s: what the job took besides (imports, scoring), where the
+    workflow has measured it.
     """
 
     kind: Kind
@@ -57,7 +58,7 @@ class Pace:
     batch_size: int
     items: int
     seconds: float
-    startup_s: float
+    startup_s: float | None
     time: str
     outside_s: float | None = None
 
@@ -184,8 +185,8 @@ def _pace_of_run(record: Mapping[str, Any], path: Path) -> Pace | None:
     seconds, items = float(throughput["total_time_s"]), int(how["n_requests"])
     if not (seconds > 0 and items > 0):
         return None
-    startup = float(record["load_time_s"]) + float(record["warm_up_s"])
-    startup += float(throughput.get("recording_s", 0.0))
+    parts = (record.get("load_time_s"), record["warm_up_s"], throughput.get("recording_s", 0.0))
+    startup = None if parts[0] is None else sum(map(float, parts))
     return _pace(
         record,
         kind=Kind.RUN,
@@ -193,7 +194,7 @@ def _pace_of_run(record: Mapping[str, Any], path: Path) -> Pace | None:
         items=items,
         seconds=seconds,
         startup_s=startup,
-        outside_s=_outside_s(record, path, seconds + startup),
+        outside_s=None if startup is None else _outside_s(record, path, seconds + startup),
     )
 
 
@@ -209,9 +210,12 @@ def _pace_of_answers(record: Mapping[str, Any], chunks: list[FinishedChunk]) -> 
     )
 
 
-def startup_s(chunks: Sequence[FinishedChunk]) -> float:
-    """Loading, warm-up and recording of shapes of one device: of its slowest start."""
-    return max(c.startup_s for c in chunks) + sum(c.recording_s for c in chunks)
+def startup_s(chunks: Sequence[FinishedChunk]) -> float | None:
+    """Loading, warm-up and recording of shapes on one device, as its slowest start took them."""
+    starts_s = [chunk.startup_s for chunk in chunks if chunk.startup_s is not None]
+    if not starts_s:
+        return None
+    return max(starts_s) + sum(chunk.recording_s for chunk in chunks)
 
 
 def _pace(record: Mapping[str, Any], **measured: Any) -> Pace:

@@ -7,7 +7,7 @@ no torch; fastdllm/evaluation/probe.py does the measuring.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def probe_path(hardware: Hardware) -> Path:
     return PROBES / ("-".join(re.findall(r"[a-z0-9]+", str(hardware).lower())) + ".json")
 
 
-def add_measurements(hardware: Hardware, found: Sequence[Measurement]) -> Path:
+def add_measurements(hardware: Hardware, *found: Measurement) -> Path:
     """Add to the file of a device, while no other probe does; return its path.
 
     Raises:

@@ -1,0 +1,204 @@
+"""`fastdllm estimate`: hours and GPU-hours of what is to be made, before it is submitted.
+
+Items left times measured seconds per item, on the GPU that is asked for: from a run's own finished
+chunks, earlier runs, or a probe, and the table says which. With --probe it measures on this machine
+first, for about two minutes. What is not known is said by name, never guessed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fastdllm.cluster.budget import budget_of
+from fastdllm.cluster.budget_text import Question, as_record, as_text
+from fastdllm.cluster.estimate import Estimate, Estimates
+from fastdllm.cluster.hardware import WORKFLOW_THREADS
+from fastdllm.errors import UserError
+from fastdllm.files import to_json, write_text_atomically
+from fastdllm.workflow.cuts import cut
+from fastdllm.workflow.leaders import share_out
+from fastdllm.workflow.plans import Plan
+from fastdllm.workflow.queue import read_queue
+from fastdllm.workflow.runs import Project, Run, load_project
+from fastdllm.workflow.selection import Selection
+from fastdllm.workflow.status import RunStatus, State, inspect
+
+if TYPE_CHECKING:
+    from fastdllm.cluster.probing import Probed
+
+MINUTES = 2.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Options: the words of Snakemake's `--config`, and what to estimate for."""
+    for kind in ("experiment", "task", "config"):
+        parser.add_argument(f"--{kind}", metavar="NAME[,NAME]", help=f"only this {kind}")
+    parser.add_argument("--limit", metavar="N", help="the trial runs over the first N items")
+    parser.add_argument(
+        "--gpu",
+        metavar="KIND",
+        help="kind of GPU, such as RTX_6000 (default: cluster.gpu of workflow_config.yaml, else "
+        "the hardware of this machine)",
+    )
+    parser.add_argument(
+        "--jobs", type=_count, default=1, metavar="N", help="jobs at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="all runs from the start, those that are done as well"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--probe", action="store_true", help="measure here first, what was not measured before"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=_minutes,
+        metavar="M",
+        help=f"with --probe: for about so long (default: {MINUTES:g})",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_count,
+        default=WORKFLOW_THREADS,
+        metavar="N",
+        help=f"CPU threads of a run (default: {WORKFLOW_THREADS}, as in the workflow)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the selected runs cost, after a probe where one is asked for."""
+    if args.minutes is not None and not args.probe:
+        raise UserError("--minutes: says how long --probe measures; give both")
+    if args.probe and args.gpu is not None:
+        raise UserError("--gpu: --probe measures the hardware it runs on; leave --gpu out")
+    options = {key: getattr(args, key) for key in ("experiment", "task", "config", "limit")}
+    selection = Selection.from_options({k: v for k, v in options.items() if v is not None})
+    project = load_project(selection)
+    statuses = _statuses(project, from_the_start=args.all)
+    # Copies of another run's result cost nothing; what has a job is submitted already.
+    decoded = [s for s in statuses if s.is_to_be_made and s.leader is None and not s.is_adopted]
+    busy = sum(status.state in (State.RUNNING, State.QUEUED) for status in statuses)
+    if not decoded:
+        told = f"; {busy} running or queued" if busy else " (--all estimates what is done as well)"
+        sys.stdout.write(f"nothing is to be made{told}\n")
+        return 0
+    gpu = None if args.probe else args.gpu or project.config.cluster.gpu
+    runs = [status.run for status in decoded]
+    if args.probe:
+        _probe(project, [_estimates(runs, args).estimate(run, gpu=None) for run in runs], args)
+    estimates = _estimates(runs, args)
+    budget = budget_of(
+        [estimates.estimate(run, gpu=gpu) for run in runs], cut(decoded, project.config)
+    )
+    asked = Question(
+        hardware=str(estimates.hardware(runs[0], gpu)),
+        model=project.config.model.path,
+        dtype=project.config.model.dtype,
+        jobs_at_once=args.jobs,
+        busy=busy,
+        gpu=gpu,
+    )
+    if args.json:
+        sys.stdout.write(json.dumps(as_record(budget, asked, estimates), indent=2) + "\n")
+    else:
+        sys.stdout.write(as_text(budget, asked, estimates))
+    return 0
+
+
+def _statuses(project: Project, *, from_the_start: bool) -> list[RunStatus]:
+    """Of each selected run whether it is to be made, and decoded or copied."""
+    if from_the_start:
+        seen = {run.name: RunStatus(run, State.MISSING) for run in project.all_runs}
+    else:
+        queue = read_queue()
+        seen = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
+    own = [seen[run.name] for run in project.runs]
+    return share_out(own, project, look=lambda run: seen[run.name])
+
+
+def _estimates(runs: Sequence[Run], args: argparse.Namespace) -> Estimates:
+    """What was measured so far; with --all, chunks that are there count as not decoded."""
+    return Estimates.load([] if args.all else runs, threads=args.threads)
+
+
+def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace) -> None:
+    """Measure here, and keep what was measured."""
+    from fastdllm.cluster.probe_files import add_measurements
+    from fastdllm.cluster.probing import probe, rounds
+    from fastdllm.evaluation.environment import prepare
+    from fastdllm.threads import use_allowed_threads
+
+    tasks = {estimate.run.task for estimate in found}
+    for plan in project.plans:
+        if plan.task in tasks:
+            _make_plan(plan)
+    minutes = MINUTES if args.minutes is None else args.minutes
+    started, measured = time.monotonic(), 0
+    with prepare(offline=True, private_cache=False):
+        use_allowed_threads(args.threads)
+        for one in probe(rounds(found), seconds=60 * minutes):
+            # At once: a probe that is stopped has measured what it has measured.
+            path = add_measurements(one.hardware, one.measurement)
+            measured += 1
+            _tell(_line(one))
+    _tell(f"{measured} of {len(found)} runs in {time.monotonic() - started:.0f} s -> {path}")
+    if measured < len(found):
+        _tell(f"no time for the others; type it again, or --minutes {2 * minutes:g}")
+
+
+def _line(one: Probed) -> str:
+    found = one.measurement
+    return (
+        f"{one.run.name}: {found.seconds / found.items:#.3g} s/item on {one.hardware} "
+        f"({found.items} items, batch size {found.batch_size})"
+    )
+
+
+def _make_plan(plan: Plan) -> None:
+    """Make a plan that is missing or made from something else, as the workflow's plan rule does."""
+    text = to_json(plan.spec())
+    try:
+        is_current = plan.made_from_path.read_text(encoding="utf-8") == text
+    except OSError:
+        is_current = False
+    if is_current and plan.plan_path.exists():
+        return
+    _tell(f"planning {plan.task_folder}")
+    write_text_atomically(plan.made_from_path, text)
+    limit = [] if plan.limit is None else ["--limit", str(plan.limit)]
+    command = [sys.executable, "-m", "fastdllm", "plan", "--task", plan.task, *limit]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        plan.made_from_path.unlink(missing_ok=True)
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(
+            f"{plan.task_folder} cannot be planned: {reason.removeprefix('fastdllm: ')}"
+        )
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; it should be a whole number from 1"
+        )
+    return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes <= 60:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; it should be a number up to 60")
+    return minutes

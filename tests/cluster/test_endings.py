@@ -1,0 +1,156 @@
+"""How jobs ended, by squeue, by the logs that a real SLURM 22.05 wrote, and by the accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastdllm.cluster.slurm import Accounted
+from fastdllm.evaluation.attempts import Attempt
+from fastdllm.workflow.endings import (
+    KILLED,
+    TAIL_BYTES,
+    EndedJob,
+    Ending,
+    accounted_ending,
+    ending_of,
+)
+from fastdllm.workflow.runs import Run, load_project
+from tests.workflow.conftest import make_project
+
+STAMP = "slurmstepd: error: *** JOB 12 ON node-1 CANCELLED AT 2026-11-26T00:39:29"
+OUT_OF_MEMORY = "out of memory (the job's, not the GPU's)"
+MEMORY_LIMIT = f"""\
+slurmstepd-vm: error: StepId=7.batch exceeded memory limit (434 > 100), being killed
+slurmstepd-vm: error: Exceeded job memory limit
+{STAMP} ***
+"""
+
+
+@pytest.fixture(autouse=True)
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """A run of a small project, which is the working directory."""
+    monkeypatch.chdir(make_project(tmp_path / "project").path)
+    yield load_project().runs[0]
+
+
+def write(text: str, path: Path = Path("12.log")) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "goes_on"),
+    [
+        (f"start\n{STAMP} ***\n", "cancelled", True),
+        (f"{STAMP} DUE TO TIME LIMIT ***\n", "stopped by its time limit", True),
+        (f"{STAMP} DUE TO PREEMPTION ***\n", "preempted, and not queued again", True),
+        (f"{STAMP} DUE TO NODE FAILURE, SEE SLURMCTLD LOG ***", "its node failed", True),
+        (f"{STAMP} DUE TO JOB REQUEUE ***", "put back into the queue, and gone from there", True),
+        (MEMORY_LIMIT, OUT_OF_MEMORY, False),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=12.0.", OUT_OF_MEMORY, False),
+        ("srun: error: node-1: task 0: Out Of Memory", OUT_OF_MEMORY, False),
+        ("srun: error: node-1: task 0: Killed", KILLED, True),
+        ("srun: error: vm: task 0: Exited with exit code 2\nboo", "failed: boo", False),
+    ],
+)
+def test_the_log_says_how_a_job_ended(run: Run, text: str, words: str, goes_on: bool) -> None:
+    ending = ending_of(run, EndedJob("12", log=write(text)), [])
+    assert ending is not None
+    assert (ending.words, ending.goes_on, ending.log) == (words, goes_on, Path("12.log"))
+
+
+@pytest.mark.parametrize(
+    ("state", "words", "goes_on"),
+    [
+        ("TIMEOUT", "stopped by its time limit", True),
+        ("NODE_FAIL", "its node failed", True),
+        ("OUT_OF_MEMORY", OUT_OF_MEMORY, False),
+        ("PREEMPTED", "preempted, and not queued again", True),
+        ("CANCELLED", "cancelled", True),
+    ],
+)
+def test_squeue_says_how_a_job_ended(run: Run, state: str, words: str, goes_on: bool) -> None:
+    ending = ending_of(run, EndedJob("12", state), [])
+    assert ending is not None
+    assert (ending.words, ending.goes_on, ending.is_clear) == (words, goes_on, True)
+
+
+def test_one_that_never_ran_was_cancelled_while_it_waited(run: Run) -> None:
+    ending = ending_of(run, EndedJob("12", "CANCELLED", is_without_node=True), [])
+    assert ending is not None
+    assert ending.words == "cancelled while it waited"
+
+
+def test_a_job_cancelled_for_its_memory_ran_out_of_memory(run: Run) -> None:
+    ending = ending_of(run, EndedJob("12", "CANCELLED", log=write(MEMORY_LIMIT)), [])
+    assert ending is not None
+    assert ending.words == OUT_OF_MEMORY
+
+
+def test_what_an_earlier_start_of_the_job_left_in_its_log_is_past(run: Run) -> None:
+    log = write(f"{STAMP} DUE TO PREEMPTION ***\nBuilding DAG of jobs...\nboo\n")
+    ending = ending_of(run, EndedJob("12", "FAILED", "NonZeroExitCode", log=log), [])
+    assert ending is not None
+    assert (ending.words, ending.goes_on) == ("failed: boo", False)
+
+
+def test_nothing_is_made_up(run: Run) -> None:
+    assert ending_of(run, EndedJob("12", "COMPLETED", log=write(f"{STAMP} ***")), []) is None
+    assert ending_of(run, EndedJob("12"), []) is None
+    assert ending_of(run, EndedJob("12", log=write("all went well\n")), []) is None
+    # The text of a program is no word of SLURM's.
+    assert ending_of(run, EndedJob("12", log=write("RuntimeError: CUDA out of memory")), []) is None
+
+
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ("time limit", "stopped ahead of its time limit, and not queued again"),
+        ("SIGTERM", "stopped by SIGTERM"),
+        ("", KILLED),
+    ],
+)
+def test_the_journal_knows_more_than_a_failed_state(run: Run, why: str, words: str) -> None:
+    attempts = [Attempt(slurm_job="11", why="failed"), Attempt(slurm_job="12", why=why)]
+    ending = ending_of(run, EndedJob("12", "FAILED", "NonZeroExitCode"), attempts)
+    assert ending is not None
+    assert (ending.words, ending.goes_on) == (words, True)
+
+
+def test_a_job_that_failed_before_it_began_shows_the_last_line_of_its_own_log(run: Run) -> None:
+    write("Traceback ...\nModuleNotFoundError: No module named 'torch'\n\n", run.log_path)
+    log = write("Error in rule eval\nsrun: error: vm: task 0: Exited with exit code 1")
+    ending = ending_of(run, EndedJob("12", "FAILED", "NonZeroExitCode", log=log), [])
+    assert ending is not None
+    assert ending.words == "failed: ModuleNotFoundError: No module named 'torch'"
+    assert ending.log == run.log_path
+
+
+def test_only_the_end_of_a_log_is_read(run: Run) -> None:
+    log = write(f"{STAMP} DUE TO TIME LIMIT ***\n" + "x" * TAIL_BYTES + f"\n{STAMP} ***\n")
+    ending = ending_of(run, EndedJob("12", log=log), [])
+    assert ending is not None
+    assert ending.words == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code", "words", "goes_on"),
+    [
+        ("TIMEOUT", 0, "stopped by its time limit", True),
+        ("CANCELLED", 0, "cancelled", True),
+        ("FAILED", 0, KILLED, True),
+        ("FAILED", 75, "stopped by SIGTERM", True),
+        ("FAILED", 1, "failed: boo", False),
+        ("FAILED", None, "failed: boo", False),
+    ],
+)
+def test_the_accounts_say_what_is_unclear(
+    state: str, exit_code: int | None, words: str, goes_on: bool
+) -> None:
+    unclear = Ending("failed: boo", False, "12", is_clear=False)
+    told = accounted_ending(unclear, Accounted("12", state, exit_code))
+    assert (told.words, told.goes_on) == (words, goes_on)

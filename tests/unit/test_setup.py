@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # Answers what the script asks; "-m venv" makes a folder whose pip notes each installation, takes a
-# moment, and fails while the file `broken` is there.
+# moment, or as long as the file `hold` is there, and fails while the file `broken` is.
 PRETENDED = """\
 #!/bin/sh
 case "$*" in
@@ -31,7 +31,12 @@ case "$*" in
     echo made >> made
     cat > "$venv/bin/python" <<'PIP'
 #!/bin/sh
-case "$*" in *install*) echo installed >> installed; sleep 0.2; test ! -e broken ;; esac
+case "$*" in *install*)
+    echo installed >> installed
+    sleep 0.2
+    while [ -e hold ]; do sleep 0.05; done
+    test ! -e broken ;;
+esac
 PIP
     touch "$venv/bin/activate"
     chmod +x "$venv/bin/python" ;;
@@ -186,12 +191,15 @@ def test_twenty_set_ups_at_once_are_one_build(folder: Path) -> None:
 
 def test_a_killed_builder_is_replaced_by_one_that_waits(folder: Path) -> None:
     (folder.parent / "scratch").mkdir()
+    (folder / "hold").touch()
     first = start(folder, "--cluster")
     wait_until(lambda: count(folder / "installed") == 1)
     second = start(folder, "--cluster")
     assert second.stdout is not None
     assert "waiting for the set-up of process" in second.stdout.readline()
     first.send_signal(signal.SIGKILL)
+    # Its pip lives on and is waited for: two must not write at once.
+    (folder / "hold").unlink()
     out, err = second.communicate(timeout=60)
     assert (second.returncode, err) == (0, "")
     assert "creating" in out, "what the killed one left is thrown away"

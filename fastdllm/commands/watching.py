@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TextIO
 
 from fastdllm.commands.status import View
-from fastdllm.commands.status_text import clock_time, reasons, styled, totals
+from fastdllm.commands.status_text import URGENT, clock_time, reasons, styled, totals
 from fastdllm.console import duration
 from fastdllm.errors import UserError
 from fastdllm.workflow.outlook import seconds_left
@@ -97,7 +97,7 @@ def picture(view: View, *, now: datetime) -> list[Line]:
     done = sum(status.state.has_result for status in statuses)
     bar = _bar(done, len(statuses), 2 * BAR_WIDTH)
     width = max((len(status.run.name) for status in running), default=0)
-    others = reasons([status for status in statuses if status.state is not State.RUNNING])
+    others = reasons([s for s in statuses if s.state in URGENT and s.state is not State.RUNNING])
     return [
         Line(totals(statuses, color=False)),
         Line(f"{bar} {_outlook(statuses, now)}".rstrip()),
@@ -129,6 +129,8 @@ def _running(status: RunStatus, width: int) -> str:
         parts.append(f"{progress['tokens_per_s']:,.0f} tokens/s")
     if is_number(progress.get("time_left_s")):
         parts.append(f"{duration(progress['time_left_s'])} left")
+    if progress.get("state") not in (None, "decoding"):
+        parts.append(str(progress["state"]))
     if status.shards is not None:
         parts.append(str(status.shards))
     parts += [f"job {j.job.id} on {j.job.node}" for j in status.jobs if j.is_at_work][:3]

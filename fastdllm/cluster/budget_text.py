@@ -133,7 +133,7 @@ def _not_known(budget: Budget, asked: Question, estimates: Estimates) -> list[st
         where = "here" if asked.gpu is None else f"on a machine with {asked.gpu}"
         lines.append(f"  measure {where}, in two minutes: fastdllm estimate --probe")
         gpu = "" if asked.gpu is None else f" --config gpu={asked.gpu}"
-        lines.append(f"  or as a job: snakemake --profile profiles/pace{gpu} probe")
+        lines.append(f"  or as a job: snakemake --profile profiles/pace probe{gpu}")
     return lines
 
 

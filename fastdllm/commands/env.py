@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(venv: Path) -> list[str]:
     from fastdllm.cluster.archive import find_archive
+    from fastdllm.cluster.build import CACHES
     from fastdllm.cluster.environment import caches, problems, read_record
     from fastdllm.launch import ARCHIVE_VARIABLE
 
@@ -67,7 +68,8 @@ def _lines(venv: Path) -> list[str]:
         used = "jobs unpack it" if wanted == str(archive) else f"unused; {use_line(archive)}"
         lines.append(f"archive      {archive}, {readable(archive.stat().st_size)}, {used}")
     for name, (folder, is_set) in caches().items():
-        lines.append(f"{name:<14} {folder}{'' if is_set else ' (not set)'}")
+        unset = f" (not set; source {venv / CACHES})" if (venv / CACHES).is_file() else " (not set)"
+        lines.append(f"{name:<14} {folder}{'' if is_set else unset}")
     siblings = place.parent.glob("venv-*")
     others = sorted(p for p in siblings if p.is_dir() and p != place) if _is_shared(place) else []
     for other in others:

@@ -68,7 +68,7 @@ class Executor(SlurmExecutor):
         self._refusals: dict[JobExecutorInterface, str] = {}
         self._outage: str | None = None
         self._is_stopping = threading.Event()
-        super().__init__(workflow, logger)
+        super().__init__(workflow, Logger(logger))
 
     # Submission, in the parent's two threads for it.
 
@@ -226,6 +226,24 @@ class Executor(SlurmExecutor):
     def _stop_submitting(self) -> None:
         self._is_stopping.set()
         self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Logger:
+    """Snakemake's logger, without the parent's warning of jobs that ask for no memory by --mem.
+
+    The profiles ask for it with --mem-per-gpu, in `slurm_extra`, which the parent does not read.
+    """
+
+    def __init__(self, logger: LoggerExecutorInterface) -> None:
+        self._logger = logger
+
+    def warning(self, message: str, *args: object, **options: Any) -> None:
+        """Pass a warning on, unless it is that one."""
+        if not message.startswith("No job memory information"):
+            self._logger.warning(message, *args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger, name)
 
 
 def keep_slurm_conf() -> None:

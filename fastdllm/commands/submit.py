@@ -129,6 +129,10 @@ def _config_words(arguments: Sequence[str]) -> Mapping[str, str]:
 
 
 def _dry_run(arguments: Sequence[str]) -> int:
-    # First, as `--config` takes every word that follows.
-    command = [sys.executable, "-m", "snakemake", "--quiet", "all", "--dry-run", *arguments]
-    return subprocess.run(command, check=False).returncode
+    """Show what is going to be made; Snakemake's list of jobs only where something is wrong."""
+    # The option first, as `--config` takes every word that follows.
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.stderr.write(done.stdout)
+    return done.returncode

@@ -201,7 +201,10 @@ def lines(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
     return [record.message for record in caplog.records if text in record.message]
 
 
-def test_a_job_is_submitted_followed_and_finished(lab: Lab) -> None:
+def test_a_job_is_submitted_followed_and_finished(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    del lab.job.resources["mem_mb"]
     lab.submit()
     lab.cluster.say(("77", "PENDING"))
     lab.polls()
@@ -211,6 +214,7 @@ def test_a_job_is_submitted_followed_and_finished(lab: Lab) -> None:
     lab.cluster.say(("77", "COMPLETED"))
     lab.wait(lambda: lab.scheduler.finished == [lab.job])
     assert lab.job.registered == "77"
+    assert lines(caplog, "memory") == []
     (call,) = lab.cluster.calls("sbatch")
     assert f"--comment {COMMENT} " in call
     assert f"{lab.cluster.folder}/project/logs/slurm/rule_eval/demo_words_k1/%j.log" in call

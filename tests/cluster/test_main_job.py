@@ -1,0 +1,130 @@
+"""Snakemake as a SLURM job, and SLURM's signals; Snakemake itself is a process that waits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SNAKEMAKE = """\
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: print("graceful", flush=True))
+if "--fail" in sys.argv:
+    sys.exit(3)
+print("snakemake", os.getpid(), *sys.argv[1:], flush=True)
+while True:
+    time.sleep(60)
+"""
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def script(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\necho {name} $* >> {folder}/calls\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts the main job; its Snakemake has begun on return."""
+    (tmp_path / "fake/snakemake").mkdir(parents=True)
+    (tmp_path / "fake/snakemake/__init__.py").touch()
+    (tmp_path / "fake/snakemake/__main__.py").write_text(SNAKEMAKE)
+    rest = ["RUNNING", "None", "N/A", "", "1:00", "0", "x"]
+    queue = "".join(
+        "\x1f".join([number, *rest, comment, str(tmp_path)]) + "\x1e\n"
+        for number, comment in (("5", "fastdllm_main"), ("12", "rule_a"), ("7", "rule_b"))
+    )
+    (tmp_path / "queue").write_text(queue)
+    script(tmp_path / "bin", "squeue", f"cat {tmp_path}/queue")
+    script(tmp_path / "bin", "scontrol", "")
+    started = []
+
+    def one(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fastdllm.cluster.main_job", *arguments],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{tmp_path / 'fake'}{os.pathsep}{ROOT}",
+                "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+                "XDG_CACHE_HOME": str(tmp_path / "cache"),
+                "SLURM_JOB_ID": "5",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield one
+    for process in started:
+        process.kill()
+
+
+def begun(process: subprocess.Popen[str]) -> int:
+    """The process id of Snakemake, once it runs."""
+    assert process.stdout is not None
+    name, pid, *arguments = process.stdout.readline().split()
+    assert (name, arguments) == ("snakemake", ["--profile", "p"])
+    return int(pid)
+
+
+def is_dead(pid: int) -> bool:
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_before_the_time_limit_the_job_goes_back_into_the_queue(
+    start: Start, tmp_path: Path
+) -> None:
+    process = start("--profile", "p")
+    pid = begun(process)
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert is_dead(pid)
+    assert "graceful" not in out, "an interrupt would cancel the jobs"
+    assert (tmp_path / "bin/calls").read_text() == "scontrol requeue 5\n"
+    told = "fastdllm: the time limit is near; job 5 goes back into the queue and adopts its jobs"
+    assert err.startswith(told)
+
+
+def test_a_refused_requeue_says_how_to_go_on(start: Start, tmp_path: Path) -> None:
+    script(tmp_path / "bin", "scontrol", "echo Requested operation is disabled >&2; exit 1")
+    process = start("--profile", "p")
+    begun(process)
+    process.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "SLURM refuses (scontrol: Requested operation is disabled); 2 jobs of this folder" in err
+    assert "`fastdllm submit --profile p` follows them again" in err
+
+
+def test_cancelled_it_leaves_its_jobs_alone_and_says_so(start: Start, tmp_path: Path) -> None:
+    process = start("--profile", "p")
+    pid = begun(process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert is_dead(pid)
+    assert "ended by SIGTERM (scancel, or a preemption); 2 jobs of this folder go on" in err
+    assert "`scancel 7 12` ends them" in err
+    assert "scancel" not in (tmp_path / "bin/calls").read_text()
+
+
+def test_the_exit_code_is_that_of_snakemake(start: Start) -> None:
+    process = start("--fail")
+    assert process.wait(timeout=30) == 3

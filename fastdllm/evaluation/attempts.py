@@ -23,6 +23,8 @@ from fastdllm.errors import UserError
 from fastdllm.evaluation.stopping import TIME_LIMIT, Stopped
 from fastdllm.files import cannot
 
+# How the processes of a job hand on SLURM_RESTART_COUNT, which Snakemake drops for the job step.
+RESTARTS_VARIABLE = "FASTDLLM_RESTART_COUNT"
 NAME = "attempts.jsonl"
 
 
@@ -83,7 +85,7 @@ def attempt(
         UserError: the file cannot be written.
     """
     journal = Journal(folder / NAME, secrets.token_hex(4))
-    restart = os.environ.get("SLURM_RESTART_COUNT", "")
+    restart = os.environ.get("SLURM_RESTART_COUNT") or os.environ.get(RESTARTS_VARIABLE, "")
     journal.tell(
         time=_now(),
         host=socket.gethostname(),

@@ -2,11 +2,11 @@
 # Out: CALL, the runs of this call, with results/<experiment>/<task>/<config>/spec.json written and
 #      dated by their fingerprints (empty in the process of a single job, which plans nothing)
 
-import os
 import sys
 
 sys.path.insert(0, workflow.basedir)
 
+from fastdllm.gpus import visible_cards
 from fastdllm.workflow.entry import open_call
 from fastdllm.workflow.names import NAME_PATTERN, split_task_folder
 from fastdllm.workflow.packs import member_specs
@@ -28,7 +28,7 @@ PUBLISHED = [str(PUBLISHED_STAMP)] if FULL_SUMMARIES else []
 # The interpreter that runs Snakemake also runs the jobs, whatever `python` is on the PATH.
 PYTHON = sys.executable
 # One GPU holds one model: profiles/local allows one such job at a time.
-ONE_GPU = int(os.path.exists("/dev/nvidiactl"))
+ONE_GPU = int(workflow.is_main_process and bool(visible_cards()))
 
 
 # Only a run that is going to be made has the plan as an input: for Snakemake, making the missing

@@ -30,4 +30,4 @@ rule eval:
     message:
         "eval {wildcards.experiment} {wildcards.task} {wildcards.config}"
     shell:
-        "exec {params.python:q} -m fastdllm eval {input.spec:q} --threads {threads} > {log:q} 2>&1"
+        "exec {params.python:q} -m fastdllm.launch eval {input.spec:q} --threads {threads} > {log:q} 2>&1"

@@ -31,5 +31,5 @@ rule pack:
     message:
         "pack {wildcards.pack}: several runs with one loading of the model"
     shell:
-        "exec {params.python:q} -m fastdllm pack {input.members:q} --threads {threads}"
+        "exec {params.python:q} -m fastdllm.launch pack {input.members:q} --threads {threads}"
         " > {log:q} 2>&1"

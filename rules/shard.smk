@@ -27,5 +27,5 @@ rule shard:
     message:
         "shard {wildcards.shard} of {wildcards.experiment} {wildcards.task} {wildcards.config}"
     shell:
-        "exec {params.python:q} -m fastdllm eval {input.spec:q} --shard {params.shard}"
+        "exec {params.python:q} -m fastdllm.launch eval {input.spec:q} --shard {params.shard}"
         " --threads {threads} > {log:q} 2>&1"

@@ -14,3 +14,7 @@ rule train:
         "train models/tiny; follow it with: tail -f {log}"
     shell:
         "{params.python:q} -m training.train --out models/tiny > {log:q} 2>&1"
+
+
+localrules:
+    train,

@@ -16,8 +16,9 @@ NEVER = "(?!)"
 # What a job asks for where neither an estimate nor a queue says anything: 8 hours.
 DEFAULT_MINUTES = 480
 
-# Minutes that a run needs in the n-th attempt, as one of so many shards; None: nothing is known.
-Minutes = Callable[[Run, int, int], int | None]
+# Minutes that a job on these runs needs, for that share of their items, in the n-th attempt; None:
+# nothing is known.
+Minutes = Callable[[Sequence[Run], float, int], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,9 @@ class Call:
         runs = [self.decoded[spec] for spec in specs if spec in self.decoded]
         if self.minutes_of is None or not runs:
             return self.most_minutes
-        total = 0
-        for run in runs:
-            minutes = self.minutes_of(run, attempt, self.cuts.shards.get(run.name, 1))
-            if minutes is None:
-                return self.most_minutes
-            total += minutes
-        return min(total, self.most_minutes)
+        shards = max(self.cuts.shards.get(run.name, 1) for run in runs)
+        known = self.minutes_of(runs, 1 / shards, attempt)
+        return self.most_minutes if known is None else min(known, self.most_minutes)
 
 
 def _pattern(folders: Iterable[Path]) -> str:

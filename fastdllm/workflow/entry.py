@@ -7,22 +7,26 @@ get an empty project and touch nothing. A user's mistake ends Snakemake with one
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdllm.cluster.choice import Choice
+from fastdllm.cluster.estimate import Estimates
 from fastdllm.cluster.prepare import prepare
 from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
-from fastdllm.workflow.call import DEFAULT_MINUTES, Call
+from fastdllm.evaluation.attempts import RESTARTS_VARIABLE
+from fastdllm.workflow.call import DEFAULT_MINUTES, Call, Minutes
 from fastdllm.workflow.cuts import cut, settle
 from fastdllm.workflow.locks import held_outputs
 from fastdllm.workflow.main_process import claim_folder, refuse_overlap
 from fastdllm.workflow.preview import made_by, preview
 from fastdllm.workflow.queue import Queue, read_queue
 from fastdllm.workflow.reconcile import reconcile
-from fastdllm.workflow.runs import load_project
+from fastdllm.workflow.runs import Run, load_project
 from fastdllm.workflow.selection import Selection
 from fastdllm.workflow.status import RunStatus, State
 from fastdllm.workflow.targets import Request, check_targets
@@ -37,6 +41,8 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
     if not is_main_process:
         # SLURM's warning of a time limit is for the eval, but reaches all processes of a job.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        if "SLURM_RESTART_COUNT" in os.environ:
+            os.environ[RESTARTS_VARIABLE] = os.environ["SLURM_RESTART_COUNT"]
         return Call(planned=None)
     try:
         request = _request()
@@ -76,7 +82,8 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
     decoded = [status for status in made_by(free, request) if status.leader is None]
     cuts = cut(decoded, project.config)
     settle(cuts, [status.run for status in decoded])
-    text = preview(statuses, request, cuts, left_out, is_dry_run=is_dry_run)
+    text = choice.text if choice is not None else ""
+    text += preview(statuses, request, cuts, left_out, is_dry_run=is_dry_run)
     if is_dry_run:
         # Snakemake lists every job; what people want to read comes after that.
         atexit.register(sys.stderr.write, text)
@@ -89,7 +96,19 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
         decoded={str(status.run.spec_path): status.run for status in decoded},
         cuts=cuts,
         parts=cuts.parts(status.run for status in decoded),
+        minutes_of=_minutes([status.run for status in decoded], choice),
         most_minutes=(choice.max_minutes if choice is not None else None) or DEFAULT_MINUTES,
+    )
+
+
+def _minutes(runs: Sequence[Run], choice: Choice | None) -> Minutes | None:
+    """Estimates of the time that jobs need; None where no job is submitted."""
+    if choice is None:
+        return None
+    estimates = Estimates.load(runs)
+    gpu = choice.gpu
+    return lambda runs, share, attempt: estimates.minutes_of_pack(
+        runs, gpu=gpu, share=share, attempt=attempt
     )
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fastdllm.cluster.slurm import Accounted, SlurmError, accounted
@@ -113,7 +116,7 @@ def look(
     is_main_alive = any(life is Life.ALIVE for _, life in processes)
     return View(
         statuses=statuses,
-        next_command=suggest(statuses, options),
+        next_command=suggest(statuses, options, profile=profile_of(queue, processes)),
         # A selected run may contradict one that is not.
         alarms=alarms(list(seen.values())),
         queue=queue,
@@ -144,8 +147,10 @@ def notes(
     return [f"{last.words} has died: the jobs go on; what submits the rest: {last.command}"]
 
 
-def suggest(statuses: Sequence[RunStatus], options: Mapping[str, Any]) -> str:
-    """The next command to type."""
+def suggest(
+    statuses: Sequence[RunStatus], options: Mapping[str, Any], *, profile: str | None = None
+) -> str:
+    """The next command to type; profile: what Snakemake needs to submit jobs to this cluster."""
     words = " ".join(f"{key}={value}" for key, value in options.items() if value is not None)
     counts = Counter(status.state for status in statuses)
     if counts[State.DONE] == len(statuses):
@@ -158,7 +163,22 @@ def suggest(statuses: Sequence[RunStatus], options: Mapping[str, Any]) -> str:
         run = failed[0].run
         has_log = run.log_path.exists()
         return f"less {run.log_path}" if has_log else f"fastdllm eval {run.spec_path}"
-    return "snakemake" + (f" --config {words}" if words else "")
+    called = f"snakemake --profile {profile}" if profile else "snakemake"
+    return called + (f" --config {words}" if words else "")
+
+
+def profile_of(queue: Queue | None, processes: Sequence[tuple[MainProcess, Life]]) -> str | None:
+    """The profile of the last Snakemake here, else one that describes a site; None outside SLURM.
+
+    Without one, the runs would be decoded on the log-in node.
+    """
+    if queue is None or os.environ.get("SNAKEMAKE_PROFILE"):
+        return None
+    for process, _ in sorted(processes, key=lambda found: found[0].since, reverse=True):
+        words = shlex.split(process.command)
+        if "--profile" in words[:-1]:
+            return words[words.index("--profile") + 1]
+    return next((str(path.parent) for path in sorted(Path("profiles").glob("*/site.yaml"))), None)
 
 
 def alarms(statuses: Sequence[RunStatus]) -> list[str]:

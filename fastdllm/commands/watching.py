@@ -23,8 +23,8 @@ from fastdllm.commands.status_text import URGENT, clock_time, reasons, styled, t
 from fastdllm.console import duration
 from fastdllm.errors import UserError
 from fastdllm.workflow.outlook import seconds_left
+from fastdllm.workflow.progress import is_number, items
 from fastdllm.workflow.status import RunStatus, State
-from fastdllm.workflow.traces import is_number, items
 
 LEAST_S = 1.0
 BAR_WIDTH = 20

@@ -7,30 +7,21 @@ working on; says too whether the same command goes on, or whether it would end t
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 from fastdllm.cluster.slurm import Accounted
-from fastdllm.errors import UserError
 from fastdllm.evaluation.attempts import Attempt
 from fastdllm.evaluation.stopping import RESUME_EXIT_CODE, TIME_LIMIT
-from fastdllm.files import read_json
-from fastdllm.workflow.queue import Queue, RunJob
-from fastdllm.workflow.runs import Run
-from fastdllm.workflow.traces import Traces
 
 TAIL_BYTES = 4096
 LONGEST_LINE = 200
 
-CANCELLED = "cancelled"
 _STATES = {
-    "CANCELLED": (CANCELLED, True),
+    "CANCELLED": ("cancelled", True),
     "TIMEOUT": ("stopped by its time limit", True),
     "DEADLINE": ("stopped by its deadline", True),
     "PREEMPTED": ("preempted, and not queued again", True),
@@ -82,8 +73,9 @@ class Ending:
 class EndedJob:
     """A job that is over. state: what squeue says of it; empty for one that it has forgotten.
 
-    reason: squeue's, of a job that failed. log: SLURM's own, where there is one.
+    reason: squeue's, of a job that failed.
     is_without_node: it never ran, as far as is known.
+    log: SLURM's, where there is one. own_log: of the command that it ran.
     """
 
     id: str
@@ -91,30 +83,10 @@ class EndedJob:
     reason: str = ""
     is_without_node: bool = False
     log: Path | None = None
+    own_log: Path | None = None
 
 
-def last_ending(traces: Traces, queue: Queue) -> Ending | None:
-    """How the last job of a run ended, which nobody is working on; None where nothing says.
-
-    Of a run that is cut it is a shard that ended for a reason of its own, else the first that did.
-    """
-    if queue.problem:
-        # It may have gone back into the queue, which its log does not tell.
-        return None
-    attempts = traces.attempts()
-    since_s = _since_s(traces.run, attempts)
-    if since_s is None:
-        return None
-    found = [
-        replace(ending, words=f"{where}{ending.words}")
-        for where, job in _ended_jobs(traces, queue)
-        if job.log is None or _date_s(job.log) >= since_s
-        if (ending := ending_of(traces.run, job, attempts)) is not None
-    ]
-    return next((ending for ending in found if not ending.goes_on), next(iter(found), None))
-
-
-def ending_of(run: Run, job: EndedJob, attempts: Sequence[Attempt]) -> Ending | None:
+def ending_of(job: EndedJob, attempts: Sequence[Attempt]) -> Ending | None:
     """How a job ended; None where nothing says that it ended badly.
 
     Args:
@@ -139,7 +111,7 @@ def ending_of(run: Run, job: EndedJob, attempts: Sequence[Attempt]) -> Ending | 
         return None
     if last is not None and not last.why:
         return Ending(KILLED, True, job.id, log, is_clear=False)
-    return _by_exit(run, job, log, lines)
+    return _by_exit(job, log, lines)
 
 
 def accounted_ending(ending: Ending, job: Accounted) -> Ending:
@@ -153,7 +125,7 @@ def accounted_ending(ending: Ending, job: Accounted) -> Ending:
     return ending
 
 
-def _by_exit(run: Run, job: EndedJob, log: Path | None, lines: Sequence[str]) -> Ending | None:
+def _by_exit(job: EndedJob, log: Path | None, lines: Sequence[str]) -> Ending | None:
     """Of a job that failed by itself, before or without a word of the eval."""
     from_slurm = [line for line in lines if _FROM_SLURM.match(line)]
     is_killed = any(re.search(r": Killed$|\bsignal 9\b", line) for line in from_slurm)
@@ -161,68 +133,9 @@ def _by_exit(run: Run, job: EndedJob, log: Path | None, lines: Sequence[str]) ->
         return Ending(KILLED, True, job.id, log, is_clear=False)
     if not job.state and not from_slurm:
         return None
-    own = run.log_path if run.log_path.is_file() else log
+    own = job.own_log if job.own_log is not None and job.own_log.is_file() else log
     last = next(iter(reversed([] if own is None else _last_lines(own))), "no message")
     return Ending(f"failed: {_shortened(last)}", False, job.id, own, is_clear=False)
-
-
-def _ended_jobs(traces: Traces, queue: Queue) -> Iterator[tuple[str, EndedJob]]:
-    """The last jobs of a run, one for each shard that is not done, and what they were to make."""
-    run = traces.run
-    ended = [job for job in queue.of(run) if not job.is_live]
-    yield from _last("", [job for job in ended if job.shard is None], queue.logs_of(run))
-    if traces.of is None:
-        return
-    done = {part.shard for part in traces.shards if part.is_done}
-    for index in range(1, traces.of + 1):
-        if index not in done:
-            shard = index, traces.of
-            own = [job for job in ended if job.shard == shard]
-            yield from _last(f"shard {index}-of-{traces.of}: ", own, queue.logs_of(run, shard))
-
-
-def _last(
-    where: str, ended: Sequence[RunJob], folders: Sequence[Path]
-) -> Iterator[tuple[str, EndedJob]]:
-    found = [EndedJob(log.stem, log=log) for folder in folders for log in _logs(folder)]
-    for job in ended:
-        log = next((other.log for other in found if other.id == job.job.id), None)
-        found.append(EndedJob(job.job.id, job.job.state, job.job.reason, not job.job.node, log))
-    last = max(found, key=lambda job: (len(job.id), job.id, job.state), default=None)
-    if last is not None:
-        yield where, last
-
-
-def _since_s(run: Run, attempts: Sequence[Attempt]) -> float | None:
-    """Jobs that ended before this are of other settings, or a person's own eval came after them.
-
-    None when the spec of the run holds other settings, so that no job can have been its own.
-    """
-    try:
-        spec = read_json(run.spec_path)
-    except UserError:
-        return None
-    if not isinstance(spec, dict) or spec.get("fingerprint") != run.fingerprint:
-        return None
-    since_s = _date_s(run.spec_path)
-    if attempts and attempts[-1].slurm_job is None:
-        with suppress(ValueError):
-            since_s = max(since_s, datetime.fromisoformat(attempts[-1].time).timestamp())
-    return since_s
-
-
-def _date_s(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return -math.inf
-
-
-def _logs(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if re.fullmatch(r"\d+(?:_\d+)?\.log", path.name)]
-    except OSError:
-        return []
 
 
 def _state_of(lines: Sequence[str]) -> str | None:

@@ -14,7 +14,8 @@ from typing import Any
 from fastdllm.cluster.slurm import Accounted
 from fastdllm.workflow.artifacts import StoredSummary, origin_of, stored_summary
 from fastdllm.workflow.changes import Change, what_changed
-from fastdllm.workflow.endings import STOPPED, Ending, accounted_ending, last_ending
+from fastdllm.workflow.endings import STOPPED, Ending, accounted_ending
+from fastdllm.workflow.last_job import last_ending
 from fastdllm.workflow.living import (
     Shards,
     living,
@@ -22,9 +23,10 @@ from fastdllm.workflow.living import (
     running_in_words,
     shards_of,
 )
+from fastdllm.workflow.progress import in_words, kept
 from fastdllm.workflow.queue import Queue, RunJob
 from fastdllm.workflow.runs import Run
-from fastdllm.workflow.traces import Part, Traces, in_words, kept, progress_of, traces_of
+from fastdllm.workflow.traces import Part, Traces, progress_of, traces_of
 
 SAME_COMMAND = "the same command resumes"
 

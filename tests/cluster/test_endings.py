@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,6 @@ from fastdllm.workflow.endings import (
     accounted_ending,
     ending_of,
 )
-from fastdllm.workflow.runs import Run, load_project
-from tests.workflow.conftest import make_project
 
 STAMP = "slurmstepd: error: *** JOB 12 ON node-1 CANCELLED AT 2026-11-26T00:39:29"
 OUT_OF_MEMORY = "out of memory (the job's, not the GPU's)"
@@ -30,10 +27,8 @@ slurmstepd-vm: error: Exceeded job memory limit
 
 
 @pytest.fixture(autouse=True)
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """A run of a small project, which is the working directory."""
-    monkeypatch.chdir(make_project(tmp_path / "project").path)
-    yield load_project().runs[0]
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 def write(text: str, path: Path = Path("12.log")) -> Path:
@@ -57,8 +52,8 @@ def write(text: str, path: Path = Path("12.log")) -> Path:
         ("srun: error: vm: task 0: Exited with exit code 2\nboo", "failed: boo", False),
     ],
 )
-def test_the_log_says_how_a_job_ended(run: Run, text: str, words: str, goes_on: bool) -> None:
-    ending = ending_of(run, EndedJob("12", log=write(text)), [])
+def test_the_log_says_how_a_job_ended(text: str, words: str, goes_on: bool) -> None:
+    ending = ending_of(EndedJob("12", log=write(text)), [])
     assert ending is not None
     assert (ending.words, ending.goes_on, ending.log) == (words, goes_on, Path("12.log"))
 
@@ -73,37 +68,37 @@ def test_the_log_says_how_a_job_ended(run: Run, text: str, words: str, goes_on: 
         ("CANCELLED", "cancelled", True),
     ],
 )
-def test_squeue_says_how_a_job_ended(run: Run, state: str, words: str, goes_on: bool) -> None:
-    ending = ending_of(run, EndedJob("12", state), [])
+def test_squeue_says_how_a_job_ended(state: str, words: str, goes_on: bool) -> None:
+    ending = ending_of(EndedJob("12", state), [])
     assert ending is not None
     assert (ending.words, ending.goes_on, ending.is_clear) == (words, goes_on, True)
 
 
-def test_one_that_never_ran_was_cancelled_while_it_waited(run: Run) -> None:
-    ending = ending_of(run, EndedJob("12", "CANCELLED", is_without_node=True), [])
+def test_one_that_never_ran_was_cancelled_while_it_waited() -> None:
+    ending = ending_of(EndedJob("12", "CANCELLED", is_without_node=True), [])
     assert ending is not None
     assert ending.words == "cancelled while it waited"
 
 
-def test_a_job_cancelled_for_its_memory_ran_out_of_memory(run: Run) -> None:
-    ending = ending_of(run, EndedJob("12", "CANCELLED", log=write(MEMORY_LIMIT)), [])
+def test_a_job_cancelled_for_its_memory_ran_out_of_memory() -> None:
+    ending = ending_of(EndedJob("12", "CANCELLED", log=write(MEMORY_LIMIT)), [])
     assert ending is not None
     assert ending.words == OUT_OF_MEMORY
 
 
-def test_what_an_earlier_start_of_the_job_left_in_its_log_is_past(run: Run) -> None:
+def test_what_an_earlier_start_of_the_job_left_in_its_log_is_past() -> None:
     log = write(f"{STAMP} DUE TO PREEMPTION ***\nBuilding DAG of jobs...\nboo\n")
-    ending = ending_of(run, EndedJob("12", "FAILED", "NonZeroExitCode", log=log), [])
+    ending = ending_of(EndedJob("12", "FAILED", "NonZeroExitCode", log=log), [])
     assert ending is not None
     assert (ending.words, ending.goes_on) == ("failed: boo", False)
 
 
-def test_nothing_is_made_up(run: Run) -> None:
-    assert ending_of(run, EndedJob("12", "COMPLETED", log=write(f"{STAMP} ***")), []) is None
-    assert ending_of(run, EndedJob("12"), []) is None
-    assert ending_of(run, EndedJob("12", log=write("all went well\n")), []) is None
+def test_nothing_is_made_up() -> None:
+    assert ending_of(EndedJob("12", "COMPLETED", log=write(f"{STAMP} ***")), []) is None
+    assert ending_of(EndedJob("12"), []) is None
+    assert ending_of(EndedJob("12", log=write("all went well\n")), []) is None
     # The text of a program is no word of SLURM's.
-    assert ending_of(run, EndedJob("12", log=write("RuntimeError: CUDA out of memory")), []) is None
+    assert ending_of(EndedJob("12", log=write("RuntimeError: CUDA out of memory")), []) is None
 
 
 @pytest.mark.parametrize(
@@ -114,25 +109,25 @@ def test_nothing_is_made_up(run: Run) -> None:
         ("", KILLED),
     ],
 )
-def test_the_journal_knows_more_than_a_failed_state(run: Run, why: str, words: str) -> None:
+def test_the_journal_knows_more_than_a_failed_state(why: str, words: str) -> None:
     attempts = [Attempt(slurm_job="11", why="failed"), Attempt(slurm_job="12", why=why)]
-    ending = ending_of(run, EndedJob("12", "FAILED", "NonZeroExitCode"), attempts)
+    ending = ending_of(EndedJob("12", "FAILED", "NonZeroExitCode"), attempts)
     assert ending is not None
     assert (ending.words, ending.goes_on) == (words, True)
 
 
-def test_a_job_that_failed_before_it_began_shows_the_last_line_of_its_own_log(run: Run) -> None:
-    write("Traceback ...\nModuleNotFoundError: No module named 'torch'\n\n", run.log_path)
+def test_a_job_that_failed_before_it_began_shows_the_last_line_of_its_own_log() -> None:
+    own = write("Traceback ...\nModuleNotFoundError: No module named 'torch'\n\n", Path("own.log"))
     log = write("Error in rule eval\nsrun: error: vm: task 0: Exited with exit code 1")
-    ending = ending_of(run, EndedJob("12", "FAILED", "NonZeroExitCode", log=log), [])
+    ending = ending_of(EndedJob("12", "FAILED", "NonZeroExitCode", log=log, own_log=own), [])
     assert ending is not None
     assert ending.words == "failed: ModuleNotFoundError: No module named 'torch'"
-    assert ending.log == run.log_path
+    assert ending.log == own
 
 
-def test_only_the_end_of_a_log_is_read(run: Run) -> None:
+def test_only_the_end_of_a_log_is_read() -> None:
     log = write(f"{STAMP} DUE TO TIME LIMIT ***\n" + "x" * TAIL_BYTES + f"\n{STAMP} ***\n")
-    ending = ending_of(run, EndedJob("12", log=log), [])
+    ending = ending_of(EndedJob("12", log=log), [])
     assert ending is not None
     assert ending.words == "cancelled"
 

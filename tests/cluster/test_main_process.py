@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,16 @@ from fastdllm.errors import UserError
 from fastdllm.workflow import main_process
 from fastdllm.workflow.locks import LOCKS
 from fastdllm.workflow.main_process import RECORDS, claim_folder, living_processes, refuse_overlap
+from tests.workflow.conftest import make_project
 
+WAITING_EVAL = """\
+import sys, time
+from pathlib import Path
+
+while sys.argv[1] == "eval" and not Path("go").exists():
+    Path("waits").touch()
+    time.sleep(0.02)
+"""
 SUMMARY = "results/demo/words/k1/summary.json"
 HOLDER = """\
 import sys
@@ -227,3 +237,30 @@ def test_a_folder_that_cannot_be_written_is_one_line() -> None:
     RECORDS.write_text("")
     with pytest.raises(UserError, match=r"cannot write .*a file stands where a folder is needed"):
         claim_folder(is_dry_run=False, arguments=[])
+
+
+@pytest.mark.slow
+def test_snakemake_goes_on_after_it_was_killed(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    program = project.path / "fastdllm/__main__.py"
+    program.write_text(WAITING_EVAL + program.read_text())
+    command = ["--config", "task=words", "config=k1_first"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *command],
+        cwd=project.path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as first:
+        deadline = time.monotonic() + 60
+        while not (project.path / "waits").exists():
+            assert time.monotonic() < deadline and first.poll() is None
+            time.sleep(0.02)
+        second = project.snakemake(*command)
+        told = f"fastdllm: snakemake (process {first.pid} on {socket.gethostname()} since "
+        assert (second.returncode, second.stderr.splitlines()[-1][: len(told)]) == (2, told)
+        first.kill()
+    (project.path / "go").touch()
+    third = project.snakemake(*command)
+    assert third.returncode == 0, third.stderr
+    assert f"cleared the locks of a dead snakemake (process {first.pid} on " in third.stderr
+    assert list((project.path / RECORDS).iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.slurm.lab import Lab
 from tests.slurm.packages import why_absent
+from tests.slurm.projects import ClusterProject, make_reference
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,14 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
     """A real SLURM with an empty queue and all nodes up."""
     yield shared_lab
     shared_lab.clear()
+
+
+@pytest.fixture(scope="session")
+def reference(shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> ClusterProject:
+    """The nine runs made on this machine without SLURM, in one process; once for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with (folder / "reference.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return make_reference(folder / "reference", shared_lab)

@@ -96,11 +96,12 @@ def clean_up_the_dead() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def processes_in(folder: Path, *, node: str = "") -> list[int]:
-    """The pids of what was started in a lab, or only of what runs in jobs on one node."""
-    marks = {f"SLURM_CONF={folder}/etc/slurm.conf".encode()}
-    if node:
-        marks.add(f"SLURMD_NODENAME={node}".encode())
+def processes_in(folder: Path, *, node: str = "", job: str = "") -> list[int]:
+    """The pids of what was started in a lab, or only in jobs on one node, or in one job."""
+    words = [f"SLURM_CONF={folder}/etc/slurm.conf"]
+    words += [f"SLURMD_NODENAME={node}"] if node else []
+    words += [f"SLURM_JOB_ID={job}"] if job else []
+    marks = {word.encode() for word in words}
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # it ended just now, or is another user's

@@ -1,0 +1,202 @@
+"""What happens to jobs on a cluster, done on purpose to runs that are half decoded."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.slurm.daemons import kill, processes_in
+from tests.slurm.projects import ClusterProject
+
+# Finished chunks of a run when it is held: there is something to lose, and something left to do.
+HELD_AFTER = 2
+# Between two looks at the files of runs, and at processes and the queue.
+LOOK_S, SEARCH_S = 0.02, 1.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind of fault.
+
+    words: what `fastdllm status` has to say about it, a regular expression.
+    hits_node: all jobs of the node are hit, so that no earlier victim may be there any more.
+    """
+
+    inflict: Callable[[ClusterProject, Victim], None]
+    words: str
+    hits_node: bool = False
+
+
+@dataclass
+class Victim:
+    """A run that was held, and then hit.
+
+    named_s: seconds until status told what happened; None until then. told: its last words.
+    """
+
+    config: str
+    job: str
+    node: str
+    pids: list[int]
+    fault: str = ""
+    hit_at: float = 0.0
+    named_s: float | None = None
+    told: str = ""
+
+
+@dataclass
+class Attack:
+    """Holds runs of a project when they are half decoded, and hits them one after the other.
+
+    kept: all finished chunks that were seen at any time, by config, as they stand in the file.
+    """
+
+    project: ClusterProject
+    victims: list[Victim] = field(default_factory=list)
+    held: dict[str, Victim] = field(default_factory=dict)
+    kept: dict[str, list[str]] = field(default_factory=dict)
+
+    def hit(self, fault: str) -> bool:
+        """Hit a run that is held, if there is one whose node may be hit."""
+        waiting_at = {victim.node for victim in self.victims if victim.named_s is None}
+        for victim in list(self.held.values()):
+            if FAULTS[fault].hits_node and victim.node in waiting_at:
+                continue
+            del self.held[victim.config]
+            victim.fault, victim.hit_at = fault, time.monotonic()
+            FAULTS[fault].inflict(self.project, victim)
+            self.victims.append(victim)
+            return True
+        return False
+
+    def hold(self, seconds: float = SEARCH_S) -> None:
+        """Freeze runs that become half decoded within this time, and were never hit."""
+        running = self._running()
+        self.held = {v.config: v for v in self.held.values() if v.job in running}
+        hit = {victim.config for victim in self.victims}
+        found = []
+        for job, (config, node) in running.items():
+            if config not in self.held and config not in hit:
+                found.append(Victim(config, job, node, eval_processes(self.project, job)))
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            for victim in [v for v in found if v.pids]:
+                if len(self.project.chunk_lines(victim.config)) >= HELD_AFTER:
+                    send(victim.pids, signal.SIGSTOP)
+                    self.held[victim.config] = victim
+                    found.remove(victim)
+            time.sleep(LOOK_S)
+
+    def release(self) -> None:
+        """Let all held runs go on."""
+        for victim in self.held.values():
+            send(victim.pids, signal.SIGCONT)
+        self.held.clear()
+
+    def thaw(self) -> None:
+        """Let a victim go on that has got SIGUSR1; SLURM sends it up to half a minute late."""
+        for victim in self.victims:
+            if victim.named_s is None and not any(map(is_undisturbed, victim.pids)):
+                send(victim.pids, signal.SIGCONT)
+
+    def look(self) -> None:
+        """Ask status what happened to the victims, and keep what is decoded."""
+        told = self.project.status()
+        for victim in self.victims:
+            if victim.named_s is None:
+                run = told[victim.config]
+                victim.told = f"{run['state']}: {run.get('reason', '')}"
+                if re.search(FAULTS[victim.fault].words, victim.told, flags=re.IGNORECASE):
+                    victim.named_s = time.monotonic() - victim.hit_at
+        for config in told:
+            if lines := self.project.chunk_lines(config):
+                self.kept[config] = lines
+
+    def _running(self) -> dict[str, tuple[str, str]]:
+        """The running jobs that make one run of the project: its config, their node."""
+        return {
+            job["id"]: (config, job["node"])
+            for job in self.project.lab.jobs().values()
+            if job["state"] == "RUNNING"
+            and (config := self.project.config_of(job["comment"])) is not None
+        }
+
+
+def cancel(project: ClusterProject, victim: Victim) -> None:
+    """A person changes their mind."""
+    project.lab.ask("scancel", victim.job)
+
+
+def kill_eval(_project: ClusterProject, victim: Victim) -> None:
+    """The out-of-memory killer, or an impatient administrator."""
+    for pid in victim.pids:
+        kill(pid)
+
+
+def warn(project: ClusterProject, victim: Victim) -> None:
+    """The time limit is ahead, and SLURM says so; the run stays frozen until it does."""
+    project.lab.end_in(victim.job, seconds=100)
+
+
+def meet_time_limit(project: ClusterProject, victim: Victim) -> None:
+    """The time limit is there, and nothing was said before."""
+    project.lab.end_in(victim.job, seconds=1)
+
+
+def preempt(project: ClusterProject, victim: Victim) -> None:
+    """Somebody pays for the GPUs of the node."""
+    options = ("--qos=inferno", f"--nodelist={victim.node}", "--gres=gpu:RTX_6000:2")
+    project.lab.submit("sleep 1", *options)
+
+
+def lose_node(project: ClusterProject, victim: Victim) -> None:
+    """The node dies, and comes back once SLURM has taken its jobs away."""
+    lab = project.lab
+    lab.node_down(victim.node)
+    lab.wait_until(lambda: lab.jobs()[victim.job]["node"] != victim.node, what="requeue")
+    lab.node_up(victim.node)
+
+
+FAULTS = {
+    "cancelled": Fault(cancel, "cancelled"),
+    "killed": Fault(kill_eval, "killed"),
+    "time limit ahead": Fault(warn, "out of time|time limit"),
+    "time limit met": Fault(meet_time_limit, "out of time|time limit"),
+    "preempted": Fault(preempt, "preempted", hits_node=True),
+    "node lost": Fault(lose_node, "requeued|node failed", hits_node=True),
+}
+
+
+def eval_processes(project: ClusterProject, job: str) -> list[int]:
+    """The processes of `fastdllm` itself in a SLURM job."""
+    found = []
+    for pid in processes_in(project.lab.folder, job=job):
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if words[1:3] == [b"-m", b"fastdllm"]:
+                found.append(pid)
+    return found
+
+
+def send(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to processes that may have ended by themselves."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def is_undisturbed(pid: int) -> bool:
+    """Whether a frozen process is still frozen, and no SIGUSR1 waits for it."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    values = dict(line.split(":", 1) for line in lines)
+    pending = int(values["SigPnd"], 16) | int(values["ShdPnd"], 16)
+    return values["State"].strip().startswith("T") and not pending & 1 << (signal.SIGUSR1 - 1)

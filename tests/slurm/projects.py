@@ -1,0 +1,153 @@
+"""A copy of this project, with the real model and rules, whose runs take seconds.
+
+Every run of 00_baseline is decoded, though many are the same computation: nine jobs for nine
+configs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.slurm.lab import Lab
+
+ROOT = Path(__file__).parents[2]
+COPIED = ["Snakefile", "rules", "profiles", "tasks", "experiments", "fastdllm"]
+COPIED += ["snakemake_executor_plugin_fastdllm_slurm", "models"]
+EXPERIMENT, TASK = "00_baseline", "word_problems"
+CONFIGS = [f"k{k}_{subset}" for k in (1, 2, 3) for subset in ("first", "middle", "last")]
+CONFIG = """\
+model: {{path: models/tiny, dtype: float32}}
+experiments: [00_baseline]
+tasks:
+  word_problems: {{chunk_size: {chunk_size}, batch_size: {chunk_size}, shards: {shards}, \
+group: {group}}}
+decoding: {{threshold: 0.9, max_new_tokens: 96}}
+"""
+# Twenty chunks, enough to be hit between two of them.
+LIMIT, CHUNK_SIZE = 40, 2
+# The made-up nodes share the processors of one machine.
+ONE_THREAD = ("--set-threads", "eval=1", "shard=1", "pack=1")
+# A grid takes a minute on two processors of one's own.
+GRID_S = 900.0
+
+
+@dataclass(frozen=True)
+class ClusterProject:
+    """A project folder whose commands talk to the lab.
+
+    limit: items of each run. chunk_size: most items of a chunk.
+    """
+
+    path: Path
+    lab: Lab
+    limit: int
+    chunk_size: int
+
+    def command(self, *more: str, profile: str = "pace", qos: str = "inferno") -> list[str]:
+        """What a user types, with the site values of the lab."""
+        cluster = [] if profile == "local" else ["account=gts-lab", "gpu=RTX_6000", f"qos={qos}"]
+        words = [sys.executable, "-m", "snakemake", "--profile", f"profiles/{profile}"]
+        return [*words, *ONE_THREAD, "--config", f"limit={self.limit}", *cluster, *more]
+
+    def snakemake(self, *more: str, **how: str) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end."""
+        return self.lab.run(*self.command(*more, **how), cwd=self.path, timeout=GRID_S)
+
+    def start(self, *more: str, **how: str) -> subprocess.Popen[bytes]:
+        """Start the command, which writes to main.log, and leave it alone."""
+        with (self.path / "main.log").open("ab") as log:
+            return subprocess.Popen(
+                self.command(*more, **how),
+                cwd=self.path,
+                env=self.lab.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def main_log(self) -> str:
+        """What started commands wrote."""
+        return (self.path / "main.log").read_text()
+
+    def folder(self, config: str) -> Path:
+        """The folder of one run."""
+        return self.path / "results" / EXPERIMENT / f"{TASK}_limit_{self.limit}" / config
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """What `fastdllm status` tells of each run, by config."""
+        words = (sys.executable, "-m", "fastdllm", "status", "--json", "--limit", self.limit)
+        done = self.lab.run(*map(str, words), cwd=self.path)
+        assert done.returncode in (0, 1), done.stdout + done.stderr
+        return {run["config"]: run for run in json.loads(done.stdout)["runs"]}
+
+    def config_of(self, comment: str) -> str | None:
+        """Which run the SLURM job with this comment makes; None for another job."""
+        prefix = f"rule_eval_wildcards_{EXPERIMENT}_{TASK}_limit_{self.limit}_"
+        return comment.removeprefix(prefix) if comment.startswith(prefix) else None
+
+    def is_finished(self, config: str) -> bool:
+        """Whether a run has its summary."""
+        return (self.folder(config) / "summary.json").exists()
+
+    def is_decoded(self, config: str) -> bool:
+        """Whether nothing is left to decode."""
+        return len(self.chunk_lines(config)) * self.chunk_size >= self.limit
+
+    def answers(self, config: str) -> bytes:
+        """All answers of a run in order, as bytes; without how long they took."""
+        answers = []
+        for chunk in sorted(self.chunks(config), key=lambda chunk: chunk["index"]):
+            answers += [[a["id"], a["token_ids"], a["committed_at"]] for a in chunk["answers"]]
+        return json.dumps(answers).encode()
+
+    def chunks(self, config: str) -> list[dict[str, Any]]:
+        """The chunks of a run that are finished, as they were decoded."""
+        return [json.loads(line) for line in self.chunk_lines(config)]
+
+    def chunk_lines(self, config: str) -> list[str]:
+        """The same, as they stand in the file; a line that is being written is left out."""
+        path = self.folder(config) / "answers.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [line for line in lines if '"record": "chunk"' in line and line.endswith("\n")]
+
+
+def make_project(
+    path: Path,
+    lab: Lab,
+    *,
+    limit: int = LIMIT,
+    chunk_size: int = CHUNK_SIZE,
+    shards: int = 1,
+    group: int = 1,
+) -> ClusterProject:
+    """Copy the project into a new folder, with these options of the task."""
+    path.mkdir(parents=True)
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, path / name, ignore=ignored)
+        else:
+            shutil.copy(source, path / name)
+    numbers = {"chunk_size": chunk_size, "shards": shards, "group": group}
+    (path / "workflow_config.yaml").write_text(CONFIG.format(**numbers))
+    with (path / f"experiments/{EXPERIMENT}/experiment.yaml").open("a") as stream:
+        stream.write("replicate: true\n")
+    return ClusterProject(path, lab, limit, chunk_size)
+
+
+def make_reference(path: Path, lab: Lab) -> ClusterProject:
+    """Decode the nine runs on this machine without SLURM, in one process, unless that is done."""
+    if path.exists():
+        return ClusterProject(path, lab, LIMIT, CHUNK_SIZE)
+    project = make_project(path, lab, group=len(CONFIGS))
+    done = project.snakemake(profile="local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project

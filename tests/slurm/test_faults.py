@@ -1,0 +1,30 @@
+"""Faults of a cluster: the grid gets through, and nothing is lost, mixed or done twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.lab import Lab
+from tests.slurm.projects import CONFIGS, ClusterProject, make_project
+from tests.slurm.trial import EVERY_FAULT, run_trial
+
+pytestmark = pytest.mark.slow
+# Seconds until status has told what happened to a run.
+NAMED_WITHIN_S = 60.0
+
+
+def test_a_grid_under_every_fault(lab: Lab, reference: ClusterProject, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", lab)
+    trial = run_trial(project, EVERY_FAULT, {c: reference.answers(c) for c in CONFIGS})
+    # Whoever cancels a job has to ask for it again; all others come back by themselves.
+    assert (trial.missing, trial.calls) == ([], 2), trial
+    assert trial.wrong == [], trial
+    assert (trial.lost, trial.twice) == (0, 0), trial
+    assert trial.doubles == set(), trial
+    for fault, seconds in trial.named_s.items():
+        assert seconds is not None, f"{fault}: status never said so, but {trial.told[fault]}"
+        assert seconds < NAMED_WITHIN_S, f"{fault}: told after {seconds:.0f} s"
+    untouched = set(CONFIGS) - set(trial.victims.values())
+    assert untouched, trial

@@ -1,0 +1,113 @@
+"""One grid on the cluster, hit by faults in a given order, and what became of it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fastdllm.cluster.slurm import LIVE
+from tests.slurm.faults import FAULTS, Attack
+from tests.slurm.projects import CONFIGS, ClusterProject
+
+MAIN_KILLED = "main killed"
+# Snakemake dies first: its second call would submit again what a person cancelled before.
+EVERY_FAULT = (MAIN_KILLED, *FAULTS)
+TRIAL_S = 600.0
+# Calls of the same command until the grid is complete: one goes on without a person, and a run that
+# a person cancelled needs a second one.
+MOST_CALLS = 3
+LOOK_EVERY_S = 2.0
+
+
+@dataclass
+class Trial:
+    """What a trial came to.
+
+    named_s: by fault, seconds until `fastdllm status` told what happened; None: it never did.
+    told: by fault, its last words of before. calls: how often the command was typed.
+    missing: configs without a result. wrong: with other answers than the reference.
+    lost: finished chunks that were seen and are not in the end result. twice: decoded twice.
+    doubles: comments of which two SLURM jobs lived at the same time.
+    jobs: SLURM jobs of each config.
+    """
+
+    named_s: dict[str, float | None] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
+    victims: dict[str, str] = field(default_factory=dict)
+    calls: int = 1
+    missing: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    lost: int = 0
+    twice: int = 0
+    doubles: set[str] = field(default_factory=set)
+    jobs: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+def run_trial(
+    project: ClusterProject, faults: Sequence[str], reference: Mapping[str, bytes]
+) -> Trial:
+    """Make the grid of all configs under these faults, each on a run of its own.
+
+    Args:
+        reference: the answers of each config, decoded in peace.
+    """
+    trial, attack, todo = Trial(), Attack(project), list(faults)
+    started, looked = time.monotonic(), 0.0
+    main = project.start(qos="embers")
+    while main.poll() is None:
+        if time.monotonic() - started > TRIAL_S:
+            main.kill()
+            raise AssertionError(f"still {todo}, {attack.victims}\n{project.main_log()[-3000:]}")
+        if todo:
+            attack.hold()
+        if todo and todo[0] == MAIN_KILLED and attack.held:
+            main.kill()
+            main.wait()
+            main = project.start(qos="embers")
+            todo.pop(0)
+        elif todo and todo[0] != MAIN_KILLED and attack.hit(todo[0]):
+            todo.pop(0)
+        if not todo:
+            attack.release()
+        attack.thaw()
+        _count_doubles(project, trial)
+        if time.monotonic() - looked > LOOK_EVERY_S:
+            attack.look()
+            looked = time.monotonic()
+    attack.look()
+    assert not todo, f"the grid ended before {todo}\n{project.main_log()[-3000:]}"
+    while any(not project.is_finished(config) for config in CONFIGS) and trial.calls < MOST_CALLS:
+        trial.calls += 1
+        project.snakemake(qos="embers")
+    _count_doubles(project, trial)
+    _judge(trial, attack, reference)
+    trial.seconds = time.monotonic() - started
+    return trial
+
+
+def _count_doubles(project: ClusterProject, trial: Trial) -> None:
+    jobs = project.lab.jobs().values()
+    live = Counter(job["comment"] for job in jobs if job["state"] in LIVE)
+    trial.doubles |= {comment for comment, n in live.items() if n > 1 and comment != "(null)"}
+
+
+def _judge(trial: Trial, attack: Attack, reference: Mapping[str, bytes]) -> None:
+    project = attack.project
+    for victim in attack.victims:
+        trial.named_s[victim.fault] = victim.named_s
+        trial.told[victim.fault] = victim.told
+        trial.victims[victim.fault] = victim.config
+    for config in CONFIGS:
+        if not project.is_finished(config):
+            trial.missing.append(config)
+        elif project.answers(config) != reference[config]:
+            trial.wrong.append(config)
+        lines = project.chunk_lines(config)
+        trial.lost += len(set(attack.kept.get(config, [])) - set(lines))
+        counts = Counter(chunk["index"] for chunk in project.chunks(config))
+        trial.twice += sum(n - 1 for n in counts.values())
+    configs = (project.config_of(job["comment"]) for job in project.lab.jobs().values())
+    trial.jobs = Counter(config for config in configs if config is not None)

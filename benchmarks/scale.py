@@ -1,12 +1,14 @@
 """How long `fastdllm status` and `snakemake -n` take with 1,000 runs: `python -m benchmarks.scale`.
 
 Builds a project of 1,000 runs in a temporary folder (half of them finished), and takes the median
-of whole processes.
+of whole processes. Once more, 200 of the others are queued: a script in place of squeue says so,
+whose own time does not count for a controller's.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -18,8 +20,9 @@ from pathlib import Path
 import yaml
 
 from benchmarks.record import ROOT, record
+from fastdllm.cluster.jobs import comment_of
 
-RUNS, REPEATS = 1000, 5
+RUNS, REPEATS, QUEUED = 1000, 5, 200
 COMMAND = "python -m benchmarks.scale"
 
 
@@ -50,21 +53,58 @@ def finish_half(folder: Path) -> None:
         (spec.parent / "summary.json").write_text(json.dumps(summary))
 
 
-def run(folder: Path, *command: str) -> None:
+def queue_some(folder: Path) -> dict[str, str]:
+    """Let a squeue say that some of the missing runs are queued; return the environment for it.
+
+    The cache of its answers is switched off: each process asks.
+    """
+    fields = ("PENDING", "Priority", "2030-01-01T00:00:00", "", "8:00:00", "0", "run")
+    missing = sorted(folder.glob("results/*/*/*/spec.json"))[1::2]
+    comments = [comment_of("eval", spec.parts[-4:-1]) for spec in missing[:QUEUED]]
+    jobs = [
+        "\x1f".join([str(number), *fields, comment, str(folder.resolve())])
+        for number, comment in enumerate(comments, 1)
+    ]
+    bin_folder = folder / "bin"
+    bin_folder.mkdir()
+    (bin_folder / "jobs").write_text("".join(f"{job}\x1e\n" for job in jobs))
+    (bin_folder / "squeue").write_text('#!/bin/sh\necho >> "$0.calls"\nexec cat "${0%/*}/jobs"\n')
+    (bin_folder / "squeue").chmod(0o755)
+    path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "XDG_CACHE_HOME": "/dev/null"}
+
+
+def check_queue(folder: Path, environment: dict[str, str]) -> None:
+    """Hold the measured command against what it promises: all jobs seen, one call of squeue."""
+    calls = folder / "bin" / "squeue.calls"
+    calls.unlink(missing_ok=True)
+    told = json.loads(run(folder, "fastdllm", "status", "--json", environment=environment))
+    asked = len(calls.read_text().splitlines())
+    if told["totals"]["queued"] != QUEUED or asked != 1:
+        raise SystemExit(f"{told['totals']}, {asked} calls of squeue")
+
+
+def run(folder: Path, *command: str, environment: dict[str, str] | None = None) -> str:
     """Run a module of Python in the project; its messages are shown when it fails."""
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, check=False, capture_output=True, text=True
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
-def median_s(folder: Path, *command: str) -> float:
+def median_s(folder: Path, *command: str, environment: dict[str, str] | None = None) -> float:
     """Median wall time of whole processes, after one that is not counted."""
     times = []
     for _ in range(REPEATS + 1):
         started = time.perf_counter()
-        run(folder, *command)
+        run(folder, *command, environment=environment)
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:])
 
@@ -77,10 +117,15 @@ def main() -> None:
         plan = ("snakemake", "-n", "--quiet", "all")
         run(folder, *plan)
         finish_half(folder)
+        status = ("fastdllm", "status")
         figures = {
             f"`snakemake -n`, {RUNS} runs": f"{median_s(folder, *plan):.2f} s",
-            f"`fastdllm status`, {RUNS} runs": f"{median_s(folder, 'fastdllm', 'status'):.2f} s",
+            f"`fastdllm status`, {RUNS} runs": f"{median_s(folder, *status):.2f} s",
         }
+        cluster = queue_some(folder)
+        check_queue(folder, cluster)
+        queued_s = median_s(folder, *status, environment=cluster)
+        figures[f"`fastdllm status`, {QUEUED} of {RUNS} runs queued"] = f"{queued_s:.2f} s"
     record("scale", command=COMMAND, figures=figures)
     for figure, value in figures.items():
         sys.stdout.write(f"{figure}: {value}\n")

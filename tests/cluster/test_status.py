@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm.cli import main
 from fastdllm.cluster.jobs import comment_of, log_of
 from fastdllm.cluster.slurm import Accounted, Job
-from fastdllm.commands.status import View, as_record, as_text, notes, suggest
+from fastdllm.commands.status import View, as_record, as_text, notes, profile_of, suggest
 from fastdllm.commands.watching import is_over, picture, watch
 from fastdllm.errors import UserError
 from fastdllm.workflow.main_process import Life, MainProcess
@@ -216,6 +217,29 @@ def test_the_accounts_are_asked_once_and_only_of_unclear_jobs(run: Run) -> None:
     assert told_by_accounts([inspect(other, jobs=queue)], pytest.fail)
 
 
+def test_several_looks_within_seconds_ask_squeue_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = load_project().runs
+    fields = ("PENDING", "Priority", "N/A", "", "1:00", "0", "name")
+    records = [
+        "\x1f".join([str(number), *fields, comment_of("eval", r.name.split("/")), str(Path.cwd())])
+        for number, r in enumerate(runs, 1)
+    ]
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "jobs").write_text("".join(f"{record}\x1e\n" for record in records))
+    (folder / "squeue").write_text('#!/bin/sh\necho >> "$0.calls"\nexec cat "${0%/*}/jobs"\n')
+    (folder / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):
+        assert main(["status", "--json"]) == 0
+        totals = json.loads(capsys.readouterr().out)["totals"]
+        assert (totals["runs"], totals["queued"]) == (len(runs), len(runs))
+    assert (folder / "squeue.calls").read_text() == "\n"
+
+
 @pytest.mark.parametrize("is_known", [True, False])
 def test_the_queue_tells_at_once_whether_a_process_elsewhere_lives(
     run: Run, is_known: bool
@@ -309,7 +333,7 @@ def test_runs_that_wait_for_the_same_share_a_line() -> None:
     assert "queued  demo/words/k1_first and 1 more: waits for free resources\n" in text
 
 
-def main(**values: str) -> MainProcess:
+def snakemake(**values: str) -> MainProcess:
     fields = {"host": "login-1", "since": "2026-01-01 10:00", "command": "snakemake --profile x"}
     return MainProcess(pid=7, **{**fields, **values})
 
@@ -324,10 +348,22 @@ def main(**values: str) -> MainProcess:
 )
 def test_jobs_without_a_living_snakemake_are_told(run: Run, life: Life, told: str | None) -> None:
     queue = queue_of([job(12)])
-    lines = notes([inspect(run, jobs=queue)], queue, [(main(), life)])
+    lines = notes([inspect(run, jobs=queue)], queue, [(snakemake(), life)])
     assert [told in line for line in lines if told] == ([True] if told else [])
     assert len(lines) == (1 if told else 0)
-    assert notes([inspect(run)], queue, [(main(), Life.DEAD)]) == [], "nothing is under way"
+    assert notes([inspect(run)], queue, [(snakemake(), Life.DEAD)]) == [], "nothing is under way"
+
+
+def test_what_to_type_next_submits_to_the_cluster(run: Run) -> None:
+    statuses = [inspect(run)]
+    assert suggest(statuses, {"task": "words"}, profile=profile_of(None, [])) == (
+        "snakemake --config task=words"
+    )
+    earlier = [(snakemake(command="snakemake --profile profiles/mine -n"), Life.DEAD)]
+    assert suggest(statuses, {}, profile=profile_of(Queue(), earlier)) == (
+        "snakemake --profile profiles/mine"
+    )
+    assert profile_of(Queue(), []) == "profiles/pace"
 
 
 def view(*statuses: RunStatus, alive: bool = False) -> View:

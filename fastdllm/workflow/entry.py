@@ -102,7 +102,7 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
 
 
 def _minutes(runs: Sequence[Run], choice: Choice | None) -> Minutes | None:
-    """Estimates of the time that jobs need; None where none is submitted, or for any GPU there is."""
+    """Estimates of the time that jobs need; None where none is submitted, or to any GPU."""
     if choice is None or choice.gpu is None:
         return None
     estimates = Estimates.load(runs)

@@ -61,6 +61,8 @@ def running_in_words(
     progress = progress_of(traces, alive)
     parts = [str(shards)] if shards is not None else []
     parts += [in_words(progress)] if progress is not None else []
+    if shards is not None and traces.own in alive and traces.own.progress is None:
+        parts.append("its shards are put together")
     at_work = [job for job in jobs if job.is_at_work]
     if len(at_work) == 1:
         parts.append(_place(at_work[0], is_begun=bool(alive)))

@@ -148,7 +148,7 @@ def progress_of(traces: Traces, alive: Collection[Part] = ()) -> Mapping[str, An
     if not traces.shards:
         return traces.own.progress
     told = [part.progress for part in traces.parts if part.progress is not None]
-    if not told:
+    if not told and not any(part.is_done for part in traces.shards):
         return None
     sizes = planned_chunks(traces.run)
     finished = sum(_items_of(part, sizes) for part in traces.shards if part.is_done)

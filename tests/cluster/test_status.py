@@ -294,6 +294,22 @@ def test_shards_are_added_up(run: Run) -> None:
     assert [job.shard for job in status.jobs] == [(2, 3), (3, 3)]
 
 
+def test_a_run_whose_shards_are_put_together_is_running(run: Run) -> None:
+    (run.folder / "shards").mkdir()
+    (run.plan_folder / "plan.json").write_text(json.dumps({"chunks": [[0, 1], [2]]}))
+    stamp = json.dumps({"fingerprint": run.fingerprint})
+    (run.folder / "shards" / "1-of-1.json").write_text(stamp)
+    with (run.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status = look(run)
+    assert status.state is State.RUNNING
+    words = "0 of 1 shards at work, 1 done; 3 of 3 items; its shards are put together"
+    assert status.reason == words
+    killed = look(run)
+    assert killed.state is State.INTERRUPTED
+    assert killed.reason == "3 of 3 items; the same command resumes"
+
+
 def test_a_shard_that_failed_is_told_by_name(run: Run) -> None:
     shards = run.folder / "shards"
     shards.mkdir()
@@ -354,7 +370,10 @@ def test_jobs_without_a_living_snakemake_are_told(run: Run, life: Life, told: st
     assert notes([inspect(run)], queue, [(snakemake(), Life.DEAD)]) == [], "nothing is under way"
 
 
-def test_what_to_type_next_submits_to_the_cluster(run: Run) -> None:
+def test_what_to_type_next_submits_to_the_cluster(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
     statuses = [inspect(run)]
     assert suggest(statuses, {"task": "words"}, profile=profile_of(None, [])) == (
         "snakemake --config task=words"

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "tasks/README.md"]
 PAGES += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))]
 COPIED = ["Snakefile", "rules", "profiles", "tasks", "models", "experiments", "artifacts"]
-COPIED += ["workflow_config.yaml", "fastdllm"]
+COPIED += ["workflow_config.yaml", "fastdllm", "pyproject.toml", "constraints.txt"]
 FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", flags=re.M | re.S)
 PYTHON = re.compile(r"^```python\n(.*?)^```", flags=re.M | re.S)
 WITH_PYTHON = [p for p in PAGES if PYTHON.search((ROOT / p).read_text(encoding="utf-8"))]
@@ -23,7 +23,11 @@ INLINE = re.compile(r"`([^`\n]+)`")
 # Typed once, before all others, some of which need it.
 NEW_EXPERIMENT = "fastdllm new-experiment my_idea"
 # What changes the machine or stands for a name that the reader chooses is left out.
-LEFT_OUT = re.compile(r"[<>]|\.\.\.|COMMAND|--unlock|--workflow-profile|train|--set-threads")
+# The last ones need a cluster or a terminal, or take minutes; tests/slurm runs what it can of them.
+LEFT_OUT = re.compile(
+    r"[<>]|\.\.\.|COMMAND|--unlock|--workflow-profile|train|--set-threads"
+    r"|submit|--watch|--probe|--pack"
+)
 
 
 def documented_commands(program: str) -> list[str]:

@@ -127,7 +127,8 @@ def _not_known(budget: Budget, asked: Question, estimates: Estimates) -> list[st
     unmeasured = [e for e in budget.unknown if e.speed is None]
     if unmeasured:
         lines += [f"nothing measured on {asked.hardware}: {_names(unmeasured)}"]
-        others = [str(one) for one in estimates.measured_hardware() if str(one) != asked.hardware]
+        wanted = estimates.hardware(unmeasured[0].run, asked.gpu)
+        others = [str(one) for one in estimates.measured_hardware() if not wanted.matches(one)]
         if others:
             lines.append(f"  measured on other hardware: {', '.join(others)} (--gpu NAME)")
         where = "here" if asked.gpu is None else f"on a machine with {asked.gpu}"

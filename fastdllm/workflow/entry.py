@@ -16,10 +16,12 @@ from typing import Any
 
 from fastdllm.cluster.choice import Choice
 from fastdllm.cluster.estimate import Estimates
+from fastdllm.cluster.fetched import require_data
 from fastdllm.cluster.prepare import prepare
 from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.evaluation.attempts import RESTARTS_VARIABLE
 from fastdllm.workflow.call import DEFAULT_MINUTES, Call, Minutes
+from fastdllm.workflow.config import task_file
 from fastdllm.workflow.cuts import cut, settle
 from fastdllm.workflow.locks import held_outputs
 from fastdllm.workflow.main_process import claim_folder, refuse_overlap
@@ -80,6 +82,9 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
     if not is_dry_run:
         refuse_overlap(str(status.run.summary_path) for status in made_by(free, request))
     decoded = [status for status in made_by(free, request) if status.leader is None]
+    if choice is not None and not is_dry_run:
+        for task in sorted({status.run.task for status in decoded}):
+            require_data(task_file(task))
     cuts = cut(decoded, project.config)
     settle(cuts, [status.run for status in decoded])
     text = choice.text if choice is not None else ""

@@ -20,7 +20,7 @@ from fastdllm.version import __version__
 COMMANDS = {
     "generate": "answer one prompt and show how it was decoded",
     "bench": "measure speed here, and how far it is from the least time needed",
-    "estimate": "hours and GPU-hours of what is to be made",
+    "estimate": "how many hours of a GPU the runs to be made will take",
     "submit": "run snakemake as a SLURM job of its own",
     "status": "which runs are done, missing, stale, running or failed",
     "table": "print the tables of the published results",

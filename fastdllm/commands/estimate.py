@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from fastdllm.cluster.budget import budget_of
 from fastdllm.cluster.budget_text import Question, as_record, as_text
 from fastdllm.cluster.estimate import Estimate, Estimates
-from fastdllm.cluster.hardware import WORKFLOW_THREADS
+from fastdllm.cluster.hardware import WORKFLOW_THREADS, Hardware
 from fastdllm.errors import UserError
 from fastdllm.files import to_json, write_text_atomically
 from fastdllm.workflow.cuts import cut
@@ -88,11 +88,16 @@ def run(args: argparse.Namespace) -> int:
         told = f"; {busy} running or queued" if busy else " (--all estimates what is done as well)"
         sys.stdout.write(f"nothing is to be made{told}\n")
         return 0
-    gpu = None if args.probe else args.gpu or project.config.cluster.gpu
     runs = [status.run for status in decoded]
+    # With --all, chunks that are there count as not decoded.
+    begun = [] if args.all else runs
+    gpu, threads = args.gpu or project.config.cluster.gpu, args.threads
     if args.probe:
-        _probe(project, [_estimates(runs, args).estimate(run, gpu=None) for run in runs], args)
-    estimates = _estimates(runs, args)
+        before = Estimates.load(begun, threads=threads)
+        found = _probe(project, [before.estimate(run, gpu=None) for run in runs], args)
+        # As torch calls it, with the threads that there were.
+        gpu, threads = (found.name, threads) if found.threads is None else (None, found.threads)
+    estimates = Estimates.load(begun, threads=threads)
     budget = budget_of(
         [estimates.estimate(run, gpu=gpu) for run in runs], cut(decoded, project.config)
     )
@@ -122,13 +127,8 @@ def _statuses(project: Project, *, from_the_start: bool) -> list[RunStatus]:
     return share_out(own, project, look=lambda run: seen[run.name])
 
 
-def _estimates(runs: Sequence[Run], args: argparse.Namespace) -> Estimates:
-    """What was measured so far; with --all, chunks that are there count as not decoded."""
-    return Estimates.load([] if args.all else runs, threads=args.threads)
-
-
-def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace) -> None:
-    """Measure here, and keep what was measured."""
+def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace) -> Hardware:
+    """Measure here, keep what was measured, and return on what."""
     from fastdllm.cluster.probe_files import add_measurements
     from fastdllm.cluster.probing import probe, rounds
     from fastdllm.evaluation.environment import prepare
@@ -150,6 +150,7 @@ def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace
     _tell(f"{measured} of {len(found)} runs in {time.monotonic() - started:.0f} s -> {path}")
     if measured < len(found):
         _tell(f"no time for the others; type it again, or --minutes {2 * minutes:g}")
+    return one.hardware
 
 
 def _line(one: Probed) -> str:

@@ -25,7 +25,7 @@ from fastdllm.workflow.cuts import cut
 from fastdllm.workflow.leaders import share_out
 from fastdllm.workflow.plans import Plan
 from fastdllm.workflow.queue import read_queue
-from fastdllm.workflow.runs import Project, Run, load_project
+from fastdllm.workflow.runs import Project, load_project
 from fastdllm.workflow.selection import Selection
 from fastdllm.workflow.status import RunStatus, State, inspect
 

@@ -40,8 +40,8 @@ class Header:
             return "of another plan"
         if record.get("dtype") != self.dtype:
             return (
-                f"decoded in {record.get('dtype')}, and this device takes {self.dtype}; name a "
-                "dtype in workflow_config.yaml to use both"
+                f"decoded in {record.get('dtype')}, and this device takes {self.dtype}; with a "
+                "dtype named in workflow_config.yaml all take the same"
             )
         return None
 

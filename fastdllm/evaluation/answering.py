@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastdllm.console import Display
+from fastdllm.errors import UserError
 from fastdllm.evaluation.answer_records import Header, Session
 from fastdllm.evaluation.answers import AnswerLog
 from fastdllm.evaluation.attempts import Journal
@@ -52,23 +54,46 @@ def header_of(spec: RunSpec, plan: Plan, device: str) -> Header:
     )
 
 
+@contextmanager
+def told(
+    log: AnswerLog, progress: Progress, call: Call, *, asked: Sequence[int], held: Container[int]
+) -> Iterator[None]:
+    """Say what became of earlier answers, and if a signal ends the work, how far it came.
+
+    asked: the chunks of this job. held: those that another file has.
+
+    Raises:
+        Stopped: the one from within, with the number of chunks.
+    """
+    if log.set_aside is not None:
+        call.display.note(f"earlier answers are kept in {log.set_aside}: {log.why_aside}")
+    if log.taken_up is not None:
+        call.display.note(f"answers that were kept in {log.taken_up} are used again")
+    try:
+        yield
+    except Stopped as stopped:
+        with suppress(UserError):  # a full disk must not hide why the work ends
+            progress.stopped(stopped.cause)
+        done = sum(index in log.chunks or index in held for index in asked)
+        raise stopped.with_chunks(done, len(asked)) from None
+
+
 def answer_missing(
     spec: RunSpec,
     plan: Plan,
     log: AnswerLog,
     missing: Sequence[int],
     *,
-    n_chunks: int,
     tokenizer: Any,
     device: str,
     progress: Progress,
     journal: Journal,
     call: Call,
 ) -> None:
-    """Load the model and answer the chunks that are `missing`, of the `n_chunks` of this job.
+    """Load the model and answer the chunks that are `missing`.
 
     Raises:
-        Stopped: a signal came; it says how many chunks are done.
+        Stopped: a signal came.
         UserError: what cannot be loaded, or does not fit.
     """
     if not missing:
@@ -94,9 +119,5 @@ def answer_missing(
             missing=missing,
             stop=call.stop,
         )
-    except Stopped as stopped:
-        progress.stopped(stopped.cause)
-        left = len(missing) - (len(log.chunks) - before)
-        raise stopped.with_chunks(n_chunks - left, n_chunks) from None
     finally:
         journal.chunks = len(log.chunks) - before

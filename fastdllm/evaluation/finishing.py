@@ -26,13 +26,11 @@ from fastdllm.files import write_json_atomically, write_text_atomically
 class Outcome:
     """What a run tells in the end: its summary, and where answers went to or came from.
 
-    why_kept_aside: what sets the answers apart that were kept aside.
     is_new: False when the run had its result already and nothing was done.
     """
 
     summary: Summary
     answers_kept_aside: Path | None = None
-    why_kept_aside: str = ""
     answers_taken_up: Path | None = None
     unused_answers: int = 0
     is_new: bool = True
@@ -43,12 +41,6 @@ class Outcome:
         lines = [f"{primary.metric} {self.summary.accuracy:.4f} -> {folder / 'summary.json'}"]
         if not self.is_new:
             lines[0] += " (was done already; --again repeats it)"
-        if self.answers_kept_aside:
-            lines.append(
-                f"earlier answers are kept in {self.answers_kept_aside}: {self.why_kept_aside}"
-            )
-        if self.answers_taken_up:
-            lines.append(f"answers that were kept in {self.answers_taken_up} were used again")
         if self.unused_answers:
             lines.append(f"warning: {self.unused_answers} answers belong to no item of the task")
         return lines
@@ -138,7 +130,6 @@ def _score_and_write(
     return Outcome(
         summary,
         answers_kept_aside=log.set_aside,
-        why_kept_aside=log.why_aside,
         answers_taken_up=log.taken_up,
         unused_answers=scores.unused_answers,
     )

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from fastdllm.evaluation.answer_sources import held_chunks, shard_sources
-from fastdllm.evaluation.answering import Call, answer_missing, header_of
+from fastdllm.evaluation.answering import Call, answer_missing, header_of, told
 from fastdllm.evaluation.answers import open_answers
 from fastdllm.evaluation.failures import failure_record, remove
 from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
@@ -54,11 +54,16 @@ def evaluate_run(
         device = call.device or spec.run.device
         header = header_of(spec, plan, device)
         with guarded_attempt(folder, pack=call.pack) as journal:
+            shards = shard_sources(folder, header)
+            held = held_chunks(plan, shards)
+            asked = range(len(plan.header.chunks))
             log = open_answers(own.answers, header, reuse=done is None and not again)
             progress = Progress(own.progress, call.display, total=plan.header.n_requests)
-            with closing(log), closing(progress):
-                shards = shard_sources(folder, header)
-                held = held_chunks(plan, shards)
+            with (
+                closing(log),
+                closing(progress),
+                told(log, progress, call, asked=asked, held=held),
+            ):
                 progress.loading(earlier=(held | log.chunks).values())
                 tokenizer = load_plan_tokenizer(spec, plan)
                 answer_missing(
@@ -66,7 +71,6 @@ def evaluate_run(
                     plan,
                     log,
                     missing_chunks(plan, log, held=held),
-                    n_chunks=len(plan.header.chunks),
                     tokenizer=tokenizer,
                     device=device,
                     progress=progress,

@@ -46,7 +46,7 @@ def merge(log: AnswerLog, shards: Sequence[Source], *, plan: Plan, header: Heade
         remove(source.path)
     remove_traces(log.path.parent)
     merged = open_answers(log.path, header)
-    merged.set_aside, merged.why_aside, merged.taken_up = log.set_aside, log.why_aside, log.taken_up
+    merged.set_aside, merged.taken_up = log.set_aside, log.taken_up
     return merged
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastdllm.evaluation.answer_records import Header
 from fastdllm.evaluation.answer_sources import held_chunks, run_sources, shard_sources
-from fastdllm.evaluation.answering import Call, answer_missing, header_of
+from fastdllm.evaluation.answering import Call, answer_missing, header_of, told
 from fastdllm.evaluation.answers import open_answers
 from fastdllm.evaluation.failures import failure_record, remove
 from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
@@ -91,11 +91,15 @@ def evaluate_shard(
         device = call.device or spec.run.device
         header = header_of(spec, plan, device)
         with guarded_attempt(folder, shard=str(shard)) as journal:
+            held = held_chunks(plan, run_sources(folder, header, reuse=not repeats))
             log = open_answers(own.answers, header)
             n_requests = sum(len(plan.header.chunks[index]) for index in asked)
             progress = Progress(own.progress, call.display, total=n_requests)
-            with closing(log), closing(progress):
-                held = held_chunks(plan, run_sources(folder, header, reuse=not repeats))
+            with (
+                closing(log),
+                closing(progress),
+                told(log, progress, call, asked=asked, held=held),
+            ):
                 progress.loading(earlier=[held[index] for index in asked if index in held])
                 tokenizer = load_plan_tokenizer(spec, plan)
                 answer_missing(
@@ -103,7 +107,6 @@ def evaluate_shard(
                     plan,
                     log,
                     missing_chunks(plan, log, own=asked, held=held),
-                    n_chunks=len(asked),
                     tokenizer=tokenizer,
                     device=device,
                     progress=progress,

@@ -97,7 +97,7 @@ def summarize(
     sessions = decoded.working_sessions
     devices = list(dict.fromkeys(session.hardware for session in sessions))
     primary = next(metric for metric in scores.metrics if metric.primary)
-    on_gpu = sessions[-1].device == "cuda"
+    gpus = dict.fromkeys(s.device_name for s in sessions if s.device == "cuda")
     peak = max(decoded.chunks, key=lambda chunk: chunk.peak_memory_gib)
     eval_params = {
         "n_items": plan.n_items,
@@ -143,7 +143,7 @@ def summarize(
             Hardware(device="cpu" if threads else "cuda", name=name, threads=threads)
             for name, threads in devices
         ],
-        gpu_info=sessions[-1].device_name if on_gpu else None,
+        gpu_info=", ".join(gpus) or None,
         git=Git(**git) if git else None,
         environment=dict(environment),
         model_args=_model_args(spec),

@@ -108,7 +108,9 @@ class Summary(StrictModel):
     hardware: list[Hardware] = Field(
         description="Distinct devices that decoded answers; more than one: no throughput."
     )
-    gpu_info: str | None = Field(None, description="Name of the GPU; absent on a CPU.")
+    gpu_info: str | None = Field(
+        None, description="Name of the GPU, or of each kind of GPU; absent on a CPU."
+    )
     git: Git | None = Field(None, description="Absent outside of a git repository.")
     environment: dict[str, str] = Field(description="Versions of Python and of packages.")
     model_args: dict[str, JsonValue] = Field(

@@ -200,6 +200,70 @@ def test_answers_of_two_machines_have_no_speed(make_spec, make_plan_on_disk) -> 
     assert summary.tokens_per_forward is not None
 
 
+def test_run_that_went_on_on_another_gpu_names_both_and_has_no_speed(
+    make_spec, make_plan_on_disk
+) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    finish(spec)
+    path = spec.parent / "answers.jsonl"
+    header, session, *rest = path.read_text().splitlines(keepends=True)
+    gpus = [
+        json.dumps(json.loads(session) | {"device": "cuda", "device_name": name, "threads": None})
+        for name in ("NVIDIA A100", "Quadro RTX 6000")
+    ]
+    path.write_text("".join([header, f"{gpus[0]}\n", rest[0], f"{gpus[1]}\n", *rest[1:]]))
+    (spec.parent / "summary.json").unlink()
+    summary = finish(spec).summary
+    assert [device.name for device in summary.hardware] == ["NVIDIA A100", "Quadro RTX 6000"]
+    assert summary.gpu_info == "NVIDIA A100, Quadro RTX 6000"
+    assert summary.resumed and summary.throughput is None and summary.latency_s is None
+
+
+def test_answers_in_another_dtype_are_kept_aside_and_the_log_says_why(
+    make_spec, make_plan_on_disk
+) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    finish(spec)
+    path = spec.parent / "answers.jsonl"
+    path.write_text(path.read_text().replace('"float32"', '"float16"', 1))
+    (spec.parent / "summary.json").unlink()
+    notes: list[str] = []
+    display = silent()
+    display.note = notes.append
+    outcome = finish(spec, display=display)
+    assert notes == [
+        f"earlier answers are kept in {outcome.answers_kept_aside}: decoded in float16, and this "
+        "device takes float32; with a dtype named in workflow_config.yaml all take the same"
+    ]
+    assert not outcome.summary.resumed
+
+
+def test_what_was_not_fetched_is_said_by_name_before_torch_is_imported(make_spec, project) -> None:
+    spec = make_spec()
+    record = json.loads(spec.read_text())
+    record["run"]["model_path"] = "nobody/nothing"
+    spec.write_text(json.dumps(record))
+    program = (
+        "import sys\nfrom fastdllm.cli import main\n"
+        f"code = main(['eval', {str(spec)!r}])\n"
+        "sys.exit(100 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "model 'nobody/nothing'" in done.stderr
+    failure = json.loads((spec.parent / "failed.json").read_text())
+    assert "nobody/nothing" in failure["reason"]
+
+
 def test_answers_depend_neither_on_the_chunks_nor_on_the_batch_size(
     make_spec, make_plan_on_disk
 ) -> None:

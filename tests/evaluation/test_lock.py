@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from fastdllm.errors import UserError
-from fastdllm.evaluation.lock import run_lock
+from fastdllm.evaluation import lock
+from fastdllm.evaluation.lock import FINISHING, Locked, holders, run_lock, shard_lock
 
 
 def test_second_holder_is_told_pid_and_host(tmp_path: Path) -> None:
@@ -46,3 +47,44 @@ def test_a_look_at_the_lock_does_not_refuse_a_run(tmp_path: Path) -> None:
     started = time.monotonic()
     with run_lock(tmp_path):
         assert 0.1 < time.monotonic() - started < 0.9
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_finishes_a_run_is_waited_for(tmp_path: Path) -> None:
+    is_held = threading.Event()
+
+    def finish() -> None:
+        with run_lock(tmp_path, work=FINISHING):
+            is_held.set()
+            time.sleep(0.6)
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    is_held.wait()
+    with pytest.raises(Locked), run_lock(tmp_path, awaits_finish=False):
+        pass
+    with shard_lock(tmp_path, tmp_path / "shards/1-of-2.lock"):
+        assert holders(tmp_path) == [lock_words("shard 1-of-2: ", tmp_path / "shards/1-of-2.lock")]
+    thread.join()
+
+
+def lock_words(before: str, path: Path) -> str:
+    holder = json.loads(path.read_text())
+    since = holder["since"][:19]
+    return f"{before}process {holder['pid']} on host {holder['host']} (since {since} UTC)"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_name_that_a_killed_holder_left_is_not_taken_for_that_of_a_shard(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text('{"work": "finish"}')
+    with (
+        shard_lock(tmp_path, tmp_path / "shards/1-of-2.lock"),
+        pytest.raises(Locked, match="shard 1-of-2"),
+        run_lock(tmp_path),
+    ):
+        pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from fastdllm.evaluation.answers import AnswerLog, open_answers
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan, PlanHeader, PlannedRequest, fixed_chunks
 from fastdllm.evaluation.runner import Answered, Listener, decode_missing, missing_chunks
+from fastdllm.evaluation.stopping import Stop, Stopped
 from fastdllm.trace import PassCounts
 from tests.evaluation.conftest import silent
 
@@ -149,3 +151,59 @@ def test_chunk_that_the_plan_lacks_is_refused(log: AnswerLog, index: int) -> Non
     log.append_chunk(Chunk(index, 1.0, 0.0, 1, 0.1, 1, 1, 0, (Answer(id="r0"),)))
     with pytest.raises(UserError, match=f"chunk {index} answers other requests than the plan"):
         missing_chunks(plan_of(2), log)
+
+
+class Interrupted(Engine):
+    """Gets a signal in the middle of the chunk that answers a request."""
+
+    def __init__(self, stop: Stop, number: int, request: str) -> None:
+        super().__init__(seconds=0.0)
+        self.stop, self.number, self.request = stop, number, request
+
+    def answer(self, requests: list[PlannedRequest], listener: Listener) -> Answered:
+        for request in requests:
+            if request.id == self.request:
+                self.stop.handle(self.number)
+            listener.step()
+        return super().answer(requests, listener)
+
+
+@pytest.mark.parametrize(
+    ("number", "request_id", "finished"),
+    [
+        (signal.SIGUSR1, "r0", [0]),  # nothing is known of its end, and time is left
+        (signal.SIGUSR1, "r3", [0, 1]),
+        (signal.SIGTERM, "r0", []),
+        (signal.SIGTERM, "r3", [0, 1]),  # by the chunk before, it ends at once
+    ],
+)
+def test_signal_lets_the_chunk_in_flight_end_where_it_can(
+    log: AnswerLog, tmp_path: Path, number: int, request_id: str, finished: list[int]
+) -> None:
+    progress = Progress(tmp_path / "progress.json", silent(), total=6)
+    stop = Stop()
+    engine = Interrupted(stop, number, request_id)
+    with pytest.raises(Stopped):
+        decode_missing(
+            plan_of(6), log, engine, start_session=a_session, progress=progress, stop=stop
+        )
+    assert sorted(log.chunks) == finished
+
+
+def test_chunk_that_takes_longer_than_the_time_left_is_dropped(
+    log: AnswerLog, tmp_path: Path
+) -> None:
+    class Slow(Interrupted):
+        def answer(self, requests: list[PlannedRequest], listener: Listener) -> Answered:
+            if requests[0].id == "r0":
+                time.sleep(0.5)
+            return super().answer(requests, listener)
+
+    progress = Progress(tmp_path / "progress.json", silent(), total=4)
+    stop = Stop(warning_s=0.6)  # half of it is left to decode
+    engine = Slow(stop, signal.SIGUSR1, "r3")
+    with pytest.raises(Stopped):
+        decode_missing(
+            plan_of(4), log, engine, start_session=a_session, progress=progress, stop=stop
+        )
+    assert sorted(log.chunks) == [0], "by the chunk before, it takes another 0.5 s"

@@ -1,0 +1,171 @@
+"""Packs: several runs in one process give what each gives alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.cli import main
+from fastdllm.evaluation import kept_model
+from fastdllm.evaluation.attempts import read_attempts
+from fastdllm.evaluation.lock import run_lock
+from fastdllm.evaluation.spec import read_spec
+from fastdllm.evaluation.summary import read_summary
+from tests.evaluation.test_job import answers_in, finish
+
+
+@pytest.fixture
+def member(make_spec: Any, make_plan_on_disk: Any) -> Callable[..., Path]:
+    """The spec of a run in a folder of its own."""
+    make_plan_on_disk()
+
+    def write(config: str, **decoding: Any) -> Path:
+        spec = json.loads(make_spec(**decoding).read_text())
+        path = Path("results/trial/sums") / config / "spec.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(spec | {"config": config}))
+        return path
+
+    return write
+
+
+def pack(*specs: Path) -> Path:
+    members = Path("results/_packs/two/members.json")
+    members.parent.mkdir(parents=True, exist_ok=True)
+    members.write_text(json.dumps({"schema_version": 1, "specs": [str(spec) for spec in specs]}))
+    return members
+
+
+def report(members: Path) -> list[tuple[str, str, str]]:
+    record = json.loads(members.with_name("report.json").read_text())
+    return [
+        (Path(m["spec"]).parent.name, m["state"], m.get("reason", "")) for m in record["members"]
+    ]
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Models that are loaded."""
+    loaded: list[str] = []
+    load = kept_model.load_model
+
+    def counted(path: str, **options: Any) -> Any:
+        loaded.append(path)
+        return load(path, **options)
+
+    monkeypatch.setattr(kept_model, "load_model", counted)
+    return loaded
+
+
+def test_pack_gives_what_each_run_gives_alone_with_one_load(
+    member: Callable[..., Path], loads: list[str]
+) -> None:
+    specs = [member("a"), member("b", temperature=0.7, block_size=16), member("c", threshold=0.3)]
+    members = pack(*specs)
+    assert main(["pack", str(members), "--threads", "1"]) == 0
+    assert report(members) == [(name, "done", "") for name in "abc"]
+    assert len(loads) == 1
+    summaries = [read_summary(spec.parent / "summary.json") for spec in specs]
+    assert [summary.load_time_s is None for summary in summaries] == [False, True, True]
+    assert all(summary.warm_up_s > 0 and not summary.resumed for summary in summaries)
+    for spec in specs:
+        packed = answers_in(spec.parent)
+        log = read_spec(spec).log_path.read_text()
+        assert "10/10 items" in log and "summary.json" in log
+        (attempt,) = read_attempts(spec.parent)
+        assert (attempt.pack, attempt.why) == ("two", "done")
+        finish(spec, again=True)
+        assert answers_in(spec.parent) == packed
+
+
+def test_failing_locked_and_finished_members_do_not_stop_the_others(
+    member: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, busy, other, broken, good = (
+        *(member("done"), member("busy"), member("other", chunk_size=2)),
+        *(member("broken", threshold=0.5), member("good", threshold=0.4)),
+    )
+    finish(done)
+    made = (done.parent / "summary.json").read_bytes()
+    gone = Path("results/trial/sums/gone/spec.json")
+    members = pack(done, busy, other, gone, broken, good)
+    from fastdllm.evaluation import answering
+
+    load = answering.load_engine
+
+    def fails(spec: Any, *rest: Any, **options: Any) -> Any:
+        if spec.config == "broken":
+            raise RuntimeError("boom")
+        return load(spec, *rest, **options)
+
+    monkeypatch.setattr(answering, "load_engine", fails)
+    with run_lock(busy.parent):
+        assert main(["pack", str(members)]) == 0
+    assert (done.parent / "summary.json").read_bytes() == made
+    told = report(members)
+    assert [state for _, state, _ in told] == [
+        *("done", "locked", "failed", "failed", "failed", "done")
+    ]
+    assert f"process {os.getpid()}" in told[1][2]
+    assert "chunk_size" in told[2][2] and "no such file" in told[3][2]
+    assert told[4][2] == "RuntimeError: boom"
+    log = read_spec(broken).log_path.read_text()
+    assert "Traceback" in log
+    failure = json.loads((broken.parent / "failed.json").read_text())
+    assert failure["log"] == str(read_spec(broken).log_path)
+    assert not (busy.parent / "answers.jsonl").exists()
+    assert main(["finish", str(good)]) == 0
+    assert main(["finish", str(broken)]) == 2, "it says why"
+
+
+def test_stopped_pack_goes_on_with_the_run_in_hand(
+    member: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    first, second = member("first"), member("second", threshold=0.3)
+    members = pack(first, second)
+    from fastdllm.evaluation.answers import AnswerLog
+
+    append = AnswerLog.append_chunk
+
+    def stops(log: AnswerLog, chunk: Any) -> None:
+        append(log, chunk)
+        if log.path.parent.name == "second" and chunk.index == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerLog, "append_chunk", stops)
+        assert main(["pack", str(members)]) == 75
+    out, err = capfd.readouterr()
+    assert "1 of 2 runs done" in out
+    assert "stopped by SIGUSR1 (time limit ahead) with 2 of 4 chunks done" in err
+    assert not members.with_name("report.json").exists()
+    assert not (second.parent / "failed.json").exists()
+    assert main(["pack", str(members)]) == 0
+    assert report(members) == [("first", "done", ""), ("second", "done", "")]
+    assert [attempt.chunks for attempt in read_attempts(second.parent)] == [2, 2]
+    assert len(read_attempts(first.parent)) == 1
+
+
+def test_summary_of_a_packed_run_is_newer_than_the_report(member: Callable[..., Path]) -> None:
+    spec = member("a")
+    members = pack(spec)
+    assert main(["pack", str(members)]) == 0
+    summary, told = spec.parent / "summary.json", members.with_name("report.json")
+    assert summary.stat().st_mtime_ns < told.stat().st_mtime_ns
+    assert main(["finish", str(spec)]) == 0
+    assert summary.stat().st_mtime_ns > told.stat().st_mtime_ns
+
+
+@pytest.mark.usefixtures("project")
+def test_members_that_are_none_are_one_line(capsys: Any) -> None:
+    members = pack()
+    members.write_text('{"schema_version": 1, "spec": []}')
+    assert main(["pack", str(members)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

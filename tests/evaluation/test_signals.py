@@ -1,0 +1,178 @@
+"""Signals sent to real processes: they stop well, and the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.errors import UserError
+from fastdllm.evaluation.answering import Call
+from fastdllm.evaluation.attempts import read_attempts
+from fastdllm.evaluation.job import evaluate_run
+from fastdllm.evaluation.spec import read_spec
+from fastdllm.evaluation.stopping import Stop, Stopped
+from tests.evaluation.conftest import silent, start_fastdllm
+from tests.evaluation.test_job import answers_in, check
+
+PATIENCE_S = 120
+
+
+@pytest.fixture
+def long_run(project: Path, make_spec: Any, make_plan_on_disk: Any) -> Path:
+    """A run that decodes for some seconds: ten chunks."""
+    data = project / "tasks/data/sums.jsonl"
+    lines = [{"question": f"What is {i} + 1? " * 12, "answer": "1"} for i in range(30)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    yaml = project / "tasks/sums.yaml"
+    yaml.write_text(yaml.read_text().replace("max_gen_toks: 24", "max_gen_toks: 64"))
+    make_plan_on_disk()
+    return make_spec(threshold=1.0)
+
+
+def wait_until(condition: Callable[[], bool], process: Any) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+
+
+def chunks(path: Path) -> int:
+    return path.read_bytes().count(b'{"record": "chunk"') if path.exists() else 0
+
+
+def start(spec: Path, *arguments: str) -> Any:
+    return start_fastdllm(
+        "eval", str(spec), "--threads", "1", *arguments, cwd=spec.parent.parents[3]
+    )
+
+
+def end(process: Any) -> tuple[int, str]:
+    _, err = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, err
+
+
+def test_sigterm_drops_the_chunk_in_flight_and_the_same_command_goes_on(long_run: Path) -> None:
+    folder = long_run.parent
+    answers = folder / "answers.jsonl"
+    process = start(long_run)
+    wait_until(lambda: chunks(answers) >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    code, err = end(process)
+    done = chunks(answers)
+    assert code == 75
+    assert err.splitlines()[-1] == (
+        f"fastdllm: stopped by SIGTERM with {done} of 10 chunks done; the same command goes on"
+    )
+    assert 2 <= done < 10
+    assert not (folder / "failed.json").exists()
+    progress = json.loads((folder / "progress.json").read_text())
+    assert (progress["state"], progress["why"]) == ("stopped", "SIGTERM")
+    assert progress["items_done"] >= 3 * done
+    before = answers_in(folder)
+    assert end(start(long_run))[0] == 0
+    after = answers_in(folder)
+    assert {index: after[index] for index in before} == before and len(after) == 10
+    first, second = read_attempts(folder)
+    assert (first.why, first.chunks) == ("SIGTERM", done)
+    assert (second.why, second.chunks) == ("done", 10 - done)
+    assert first.device == second.device is not None
+
+
+def test_time_limit_ahead_begins_no_chunk_and_requeues_the_job(
+    long_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "asked"
+    program = tmp_path / "bin/scontrol"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    answers = long_run.parent / "answers.jsonl"
+    process = start(long_run)
+    wait_until(lambda: chunks(answers) >= 2, process)
+    os.kill(process.pid, signal.SIGSTOP)
+    before = chunks(answers)
+    process.send_signal(signal.SIGUSR1)
+    os.kill(process.pid, signal.SIGCONT)
+    code, err = end(process)
+    assert code == 75
+    done = chunks(answers)
+    assert done in (before, before + 1), "at most the chunk in flight is finished"
+    *_, stopped, requeued = err.splitlines()
+    assert f"stopped by SIGUSR1 (time limit ahead) with {done} of 10 chunks done" in stopped
+    assert "SLURM job 7 goes back into the queue" in requeued
+    assert asked.read_text() == "requeue 7\n"
+    (attempt,) = read_attempts(long_run.parent)
+    assert (attempt.why, attempt.slurm_job) == ("time limit", "7")
+
+
+def test_signal_while_loading_ends_at_once(long_run: Path) -> None:
+    process = start(long_run)
+    wait_until(lambda: bool(read_attempts(long_run.parent)), process)
+    process.send_signal(signal.SIGTERM)
+    code, err = end(process)
+    assert code == 75, err
+    assert "stopped by SIGTERM" in err
+    assert chunks(long_run.parent / "answers.jsonl") == 0
+    assert [attempt.why for attempt in read_attempts(long_run.parent)] == ["SIGTERM"]
+
+
+def test_job_that_gets_nowhere_fails_instead_of_being_requeued(
+    make_spec: Any, make_plan_on_disk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+
+    def attempt() -> None:
+        stop = Stop()
+        with stop.deferred():
+            stop.handle(signal.SIGUSR1)
+        evaluate_run(read_spec(spec), spec.parent, Call(silent(), check, stop=stop))
+
+    with pytest.raises(Stopped, match="0 of 4 chunks done"):
+        attempt()
+    assert not (spec.parent / "failed.json").exists()
+    with pytest.raises(UserError, match=r"two attempts in a row .* longer runtime, or set a small"):
+        attempt()
+    assert "longer runtime" in json.loads((spec.parent / "failed.json").read_text())["reason"]
+
+
+def test_shards_that_run_and_end_side_by_side_finish_the_run_once(long_run: Path) -> None:
+    folder = long_run.parent
+    parts = [start(long_run, "--shard", f"{i}/3") for i in (1, 2, 3)]
+    ends = [process.communicate(timeout=PATIENCE_S) for process in parts]
+    assert [process.returncode for process in parts] == [0, 0, 0], ends
+    assert sum("(was done already" not in out and " -> " in out for out, _ in ends) == 1
+    assert (folder / "summary.json").exists()
+    assert len(answers_in(folder)) == 10
+    assert not list((folder / "shards").glob("*.jsonl"))
+    assert sorted(attempt.shard for attempt in read_attempts(folder)) == [
+        *("1-of-3", "2-of-3", "3-of-3")
+    ]
+
+
+def test_stopped_shard_goes_on(long_run: Path) -> None:
+    folder = long_run.parent
+    answers = folder / "shards/1-of-2.jsonl"
+    process = start(long_run, "--shard", "1/2")
+    wait_until(lambda: chunks(answers) >= 1, process)
+    process.send_signal(signal.SIGTERM)
+    code, err = end(process)
+    done = chunks(answers)
+    assert (code, 1 <= done < 5) == (75, True), err
+    assert f"with {done} of 5 chunks done" in err
+    assert not (folder / "shards/1-of-2.json").exists()
+    process = start(long_run, "--shard", "1/2")
+    assert end(process)[0] == 0
+    assert chunks(answers) == 5
+    assert (folder / "shards/1-of-2.json").exists()
+    assert not (folder / "shards/1-of-2.progress.json").exists()

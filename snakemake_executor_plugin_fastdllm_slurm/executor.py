@@ -66,7 +66,8 @@ class Executor(SlurmExecutor):
         self._ended: set[str] = set()
         self._adopted_at_the_end: set[str] = set()
         self._refusals: dict[JobExecutorInterface, str] = {}
-        self._outage: str | None = None
+        self._is_out = False
+        self._telling = threading.Lock()
         self._is_stopping = threading.Event()
         super().__init__(workflow, Logger(logger))
 
@@ -74,6 +75,14 @@ class Executor(SlurmExecutor):
 
     def run_job(self, job: JobExecutorInterface) -> None:
         """Submit a job, unless one of an earlier Snakemake makes the same."""
+        try:
+            self._submit_or_adopt(job)
+        except Exception as error:
+            # Nobody reads the result of this thread, and a job that is lost is waited for for ever.
+            self.logger.error(f"submission of {job.name} failed", exc_info=True)
+            self.report_job_error(SubmittedJobInfo(job), msg=f"submission failed: {error!r}. ")
+
+    def _submit_or_adopt(self, job: JobExecutorInterface) -> None:
         deadline_s = time.monotonic() + SUBMIT_PATIENCE_S
         while not self._is_stopping.is_set():
             earlier = self._earlier(job)
@@ -197,15 +206,21 @@ class Executor(SlurmExecutor):
         while self.wait and time.monotonic() < due_s:
             await asyncio.sleep(END_POLL_S)
 
+    # Outages, told once by whichever thread meets them.
+
     def _tell_outage(self, error: str) -> None:
-        if self._outage is None:
-            self.logger.warning(f"{error}; jobs go on meanwhile, trying again every {POLL_S:.0f} s")
-        self._outage = error
+        with self._telling:
+            if not self._is_out:
+                self.logger.warning(
+                    f"{error}; jobs go on meanwhile, trying again every {POLL_S:.0f} s"
+                )
+            self._is_out = True
 
     def _tell_recovery(self) -> None:
-        if self._outage is not None:
-            self.logger.warning("SLURM answers again")
-        self._outage = None
+        with self._telling:
+            if self._is_out:
+                self.logger.warning("SLURM answers again")
+            self._is_out = False
 
     # The end.
 
@@ -217,11 +232,15 @@ class Executor(SlurmExecutor):
     def cancel_jobs(self, active_jobs: Sequence[SubmittedJobInfo]) -> None:
         """Cancel all jobs that are followed; `active_jobs` is empty during a look at the queue."""
         super().cancel_jobs(list(self._followed.values()))
+        self._followed.clear()
 
     def shutdown(self) -> None:
-        """End the threads."""
+        """End the threads; jobs are left only when something went wrong here."""
         self._stop_submitting()
         super().shutdown()
+        if self._followed:
+            # They wait for this folder when they start, and the parent has removed it.
+            Path(self.tmpdir).mkdir(exist_ok=True)
 
     def _stop_submitting(self) -> None:
         self._is_stopping.set()

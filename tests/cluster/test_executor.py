@@ -351,6 +351,18 @@ def test_a_refused_submission_is_one_line(lab: Lab) -> None:
     assert "--comment" not in told
 
 
+def test_a_mistake_in_the_thread_that_submits_is_told(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("never")
+
+    monkeypatch.setattr(module, "own_jobs", fail)
+    lab.executor.run_jobs([lab.job])
+    lab.wait(lambda: lab.scheduler.failed == [lab.job])
+    assert lab.job.told[0].startswith("submission failed: ZeroDivisionError('never'). ")
+
+
 def test_an_interrupt_cancels_all_jobs_and_submits_no_more(lab: Lab) -> None:
     lab.cluster.say(("12", "RUNNING"))
     lab.submit()
@@ -364,6 +376,15 @@ def test_an_interrupt_cancels_all_jobs_and_submits_no_more(lab: Lab) -> None:
     assert lab.cluster.calls("scancel") == ["12"]
     assert lab.cluster.calls("sbatch") == []
     assert lab.scheduler.problems == []
+    assert not Path(lab.executor.tmpdir).exists()
+
+
+def test_jobs_that_outlive_the_call_find_the_folder_that_they_wait_for(lab: Lab) -> None:
+    lab.submit()
+    lab.cluster.say(("77", "PENDING"))
+    lab.executor.shutdown()
+    assert Path(lab.executor.tmpdir).is_dir()
+    assert lab.cluster.calls("scancel") == []
 
 
 @pytest.mark.parametrize("command", ["sbatch", "squeue"])

@@ -66,6 +66,7 @@ class Executor(SlurmExecutor):
         self._ended: set[str] = set()
         self._adopted_at_the_end: set[str] = set()
         self._refusals: dict[JobExecutorInterface, str] = {}
+        self._delays: set[str] = set()
         self._is_out = False
         self._telling = threading.Lock()
         self._is_stopping = threading.Event()
@@ -98,7 +99,7 @@ class Executor(SlurmExecutor):
             if not _PASSES.search(refusal) or time.monotonic() > deadline_s:
                 self.report_job_error(SubmittedJobInfo(job), msg=f"{refusal} ")
                 return
-            self._tell_outage(refusal)
+            self._tell_delay(refusal)
             self._is_stopping.wait(POLL_S)
 
     def _earlier(self, job: JobExecutorInterface) -> Job | None:
@@ -215,6 +216,13 @@ class Executor(SlurmExecutor):
                     f"{error}; jobs go on meanwhile, trying again every {POLL_S:.0f} s"
                 )
             self._is_out = True
+
+    def _tell_delay(self, refusal: str) -> None:
+        with self._telling:
+            if refusal not in self._delays:
+                minutes = SUBMIT_PATIENCE_S / 60
+                self.logger.warning(f"{refusal} It is tried again for {minutes:.0f} minutes")
+            self._delays.add(refusal)
 
     def _tell_recovery(self) -> None:
         with self._telling:

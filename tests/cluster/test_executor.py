@@ -91,7 +91,7 @@ class Cluster:
         self.folder = folder
         (folder / "bin").mkdir()
         self.say()
-        fail = f"if [ -e {folder}/$0.down ]; then cat {folder}/$0.down >&2; exit 1; fi"
+        fail = f"if cat {folder}/$0.down >&2 2>/dev/null; then exit 1; fi"
         note = f'printf "%s\\n" "$*" >> {folder}/$0.calls'
         for name, text in {
             "squeue": f"cat {folder}/queue",
@@ -330,12 +330,16 @@ def test_nothing_is_submitted_while_nobody_knows_what_runs(lab: Lab) -> None:
     assert lab.job.registered == "12"
 
 
-def test_a_submission_that_may_work_later_is_repeated(lab: Lab) -> None:
+def test_a_submission_that_may_work_later_is_repeated(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
     error = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
     down = lab.cluster.break_down("sbatch", error)
     lab.executor.run_jobs([lab.job])
-    lab.wait(lambda: len(lab.cluster.calls("sbatch")) >= 2)
+    lab.wait(lambda: len(lab.cluster.calls("sbatch")) >= 3)
     assert lab.scheduler.failed == []
+    (told,) = lines(caplog, "sbatch")
+    assert told.endswith("send/recv operation'. It is tried again for 10 minutes")
     down.unlink()
     lab.wait(lambda: hasattr(lab.job, "registered"))
 

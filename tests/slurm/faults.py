@@ -122,7 +122,7 @@ class Attack:
         """The running jobs that make one run of the project: its config, their node."""
         return {
             job["id"]: (config, job["node"])
-            for job in self.project.lab.jobs().values()
+            for job in self.project.jobs().values()
             if job["state"] == "RUNNING"
             and (config := self.project.config_of(job["comment"])) is not None
         }
@@ -164,12 +164,12 @@ def lose_node(project: ClusterProject, victim: Victim) -> None:
 
 
 FAULTS = {
-    "cancelled": Fault(cancel, "cancelled"),
     "killed": Fault(kill_eval, "killed"),
     "time limit ahead": Fault(warn, "out of time|time limit"),
     "time limit met": Fault(meet_time_limit, "out of time|time limit"),
     "preempted": Fault(preempt, "preempted", hits_node=True),
     "node lost": Fault(lose_node, "requeued|node failed", hits_node=True),
+    "cancelled": Fault(cancel, "cancelled"),
 }
 
 

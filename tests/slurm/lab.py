@@ -98,10 +98,10 @@ class Lab:
         return self.ask(*words, f"--wrap={script}")
 
     def jobs(self) -> dict[str, dict[str, str]]:
-        """All jobs that SLURM still knows, by id: state, reason, node, comment, restarts, name."""
-        fields = "JobID:|,State:|,Reason:|,NodeList:|,Comment:200|,RestartCnt:|,Name:100"
+        """What SLURM still knows, by job: state, reason, node, comment, restarts, folder."""
+        fields = "JobID:|,State:|,Reason:|,NodeList:|,Comment:200|,RestartCnt:|,WorkDir:300"
         rows = self.ask("squeue", "--noheader", "--states=all", "-O", fields).splitlines()
-        keys = ("id", "state", "reason", "node", "comment", "restarts", "name")
+        keys = ("id", "state", "reason", "node", "comment", "restarts", "folder")
         found = [dict(zip(keys, map(str.strip, row.split("|")), strict=True)) for row in rows]
         return {job["id"]: job for job in found}
 

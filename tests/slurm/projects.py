@@ -29,8 +29,8 @@ tasks:
 group: {group}}}
 decoding: {{threshold: 0.9, max_new_tokens: 96}}
 """
-# Twenty chunks, enough to be hit between two of them.
-LIMIT, CHUNK_SIZE = 40, 2
+# Twelve chunks, enough to be hit between two of them.
+LIMIT, CHUNK_SIZE = 24, 2
 # The made-up nodes share the processors of one machine.
 ONE_THREAD = ("--set-threads", "eval=1", "shard=1", "pack=1")
 # A grid takes a minute on two processors of one's own.
@@ -87,8 +87,13 @@ class ClusterProject:
         assert done.returncode in (0, 1), done.stdout + done.stderr
         return {run["config"]: run for run in json.loads(done.stdout)["runs"]}
 
+    def jobs(self) -> dict[str, dict[str, str]]:
+        """The SLURM jobs of this project that SLURM still knows, by id."""
+        jobs = self.lab.jobs().items()
+        return {key: job for key, job in jobs if job["folder"] == str(self.path)}
+
     def config_of(self, comment: str) -> str | None:
-        """Which run the SLURM job with this comment makes; None for another job."""
+        """Which run the SLURM job with this comment makes; None where it makes no whole run."""
         prefix = f"rule_eval_wildcards_{EXPERIMENT}_{TASK}_limit_{self.limit}_"
         return comment.removeprefix(prefix) if comment.startswith(prefix) else None
 

@@ -21,7 +21,7 @@ def test_a_grid_under_every_fault(lab: Lab, reference: ClusterProject, tmp_path:
     # Whoever cancels a job has to ask for it again; all others come back by themselves.
     assert (trial.missing, trial.calls) == ([], 2), trial
     assert trial.wrong == [], trial
-    assert (trial.lost, trial.twice) == (0, 0), trial
+    assert (trial.lost.total(), trial.twice.total()) == (0, 0), trial
     assert trial.doubles == set(), trial
     for fault, seconds in trial.named_s.items():
         assert seconds is not None, f"{fault}: status never said so, but {trial.told[fault]}"

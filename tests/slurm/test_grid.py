@@ -38,14 +38,14 @@ def test_the_nine_configs(lab: Lab, reference: ClusterProject, tmp_path: Path) -
     project = make_project(tmp_path / "project", lab)
     done = project.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
-    states = [job["state"] for job in lab.jobs().values()]
+    states = [job["state"] for job in project.jobs().values()]
     assert states == ["COMPLETED"] * 9
-    comments = {job["comment"]: job["id"] for job in lab.jobs().values()}
+    comments = {job["comment"]: job["id"] for job in project.jobs().values()}
     for config in CONFIGS:
         assert_equal(project, reference, config)
         run = f"{TASK}_limit_{project.limit}"
         log = project.path / f"logs/eval/{EXPERIMENT}/{run}/{config}.log"
-        assert "40/40 items" in log.read_text()
+        assert f"{project.limit}/{project.limit} items" in log.read_text()
         job = comments[f"rule_eval_wildcards_{EXPERIMENT}_{run}_{config}"]
         of_slurm = f"logs/slurm/rule_eval/{EXPERIMENT}_{run}_{config}/{job}.log"
         assert (project.path / of_slurm).exists()
@@ -59,17 +59,17 @@ def test_shards_answer_as_one_job_though_snakemake_is_killed(
 ) -> None:
     project = make_project(tmp_path / "project", lab, shards=shards)
     main = project.start("config=k2_first")
-    lab.wait_until(lambda: at_work(lab) >= 2, timeout=180, what="shards at work")
+    lab.wait_until(lambda: at_work(project) >= 2, timeout=180, what="shards at work")
     main.send_signal(signal.SIGKILL)
     main.wait()
     done = project.snakemake("config=k2_first")
     assert done.returncode == 0, done.stdout + done.stderr
-    counts = Counter(job["comment"] for job in lab.jobs().values())
+    counts = Counter(job["comment"] for job in project.jobs().values())
     parts = [f"{i}-of-{shards}" for i in range(1, shards + 1)]
     run = f"rule_shard_wildcards_{EXPERIMENT}_{TASK}_limit_{project.limit}_k2_first"
     assert counts == {f"{run}_{part}": 1 for part in parts}
     assert_equal(project, reference, "k2_first")
 
 
-def at_work(lab: Lab) -> int:
-    return sum(job["state"] == "RUNNING" for job in lab.jobs().values())
+def at_work(project: ClusterProject) -> int:
+    return sum(job["state"] == "RUNNING" for job in project.jobs().values())

@@ -12,7 +12,7 @@ from tests.slurm.faults import FAULTS, Attack
 from tests.slurm.projects import CONFIGS, ClusterProject
 
 MAIN_KILLED = "main killed"
-# Snakemake dies first: its second call would submit again what a person cancelled before.
+# In this order Snakemake's second call sees the jobs that a person cancels, and lets them be.
 EVERY_FAULT = (MAIN_KILLED, *FAULTS)
 TRIAL_S = 600.0
 # Calls of the same command until the grid is complete: one goes on without a person, and a run that
@@ -28,7 +28,8 @@ class Trial:
     named_s: by fault, seconds until `fastdllm status` told what happened; None: it never did.
     told: by fault, its last words of before. calls: how often the command was typed.
     missing: configs without a result. wrong: with other answers than the reference.
-    lost: finished chunks that were seen and are not in the end result. twice: decoded twice.
+    lost: by config, finished chunks that were seen and are not in the end result.
+    twice: by config, chunks that were finished twice.
     doubles: comments of which two SLURM jobs lived at the same time.
     jobs: SLURM jobs of each config.
     """
@@ -39,8 +40,8 @@ class Trial:
     calls: int = 1
     missing: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    lost: int = 0
-    twice: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    twice: Counter[str] = field(default_factory=Counter)
     doubles: set[str] = field(default_factory=set)
     jobs: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -89,9 +90,9 @@ def run_trial(
 
 
 def _count_doubles(project: ClusterProject, trial: Trial) -> None:
-    jobs = project.lab.jobs().values()
+    jobs = project.jobs().values()
     live = Counter(job["comment"] for job in jobs if job["state"] in LIVE)
-    trial.doubles |= {comment for comment, n in live.items() if n > 1 and comment != "(null)"}
+    trial.doubles |= {comment for comment, n in live.items() if n > 1}
 
 
 def _judge(trial: Trial, attack: Attack, reference: Mapping[str, bytes]) -> None:
@@ -106,8 +107,8 @@ def _judge(trial: Trial, attack: Attack, reference: Mapping[str, bytes]) -> None
         elif project.answers(config) != reference[config]:
             trial.wrong.append(config)
         lines = project.chunk_lines(config)
-        trial.lost += len(set(attack.kept.get(config, [])) - set(lines))
+        trial.lost[config] = len(set(attack.kept.get(config, [])) - set(lines))
         counts = Counter(chunk["index"] for chunk in project.chunks(config))
-        trial.twice += sum(n - 1 for n in counts.values())
-    configs = (project.config_of(job["comment"]) for job in project.lab.jobs().values())
+        trial.twice[config] = sum(n - 1 for n in counts.values())
+    configs = (project.config_of(job["comment"]) for job in project.jobs().values())
     trial.jobs = Counter(config for config in configs if config is not None)

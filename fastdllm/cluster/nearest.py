@@ -2,7 +2,8 @@
 
 In this order: the run's own finished chunks; its own settings, in a finished run or a probe; its
 config under other settings; a config of that name in another experiment; the median over all
-configs of the task. Within each, one of the run's batch size before others. Reads no files.
+configs of the task. What was measured at another batch size comes behind all of these, as that
+matters more than a setting. Reads no files.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class Basis(Enum):
     CHUNKS = "its own finished chunks"
     SETTINGS = "earlier runs"
     PROBE = "probe"
-    CONFIG = "earlier runs, other settings"
-    NAME = "that config of another experiment"
+    CONFIG = "the config with other settings"
+    NAME = "the config of another experiment"
     TASK = "median of the task"
     NONE = "nothing measured"
 
@@ -99,19 +100,22 @@ class Measured:
             return self._of_chunks(own, batch)
         same = self._near.get(("settings", settings_digest(run.decides)), [])
         same = [*same, *self._near.get(("computation", run.computation), [])]
-        if same:
-            best = _best(same, batch)
-            basis = Basis.PROBE if best.kind is Kind.PROBE else Basis.SETTINGS
-            return self._of_paces(basis, [best], batch)
-        config = self._near.get(("config", (run.experiment, run.config)))
-        if config:
-            return self._of_paces(Basis.CONFIG, [_best(config, batch)], batch)
-        name = self._near.get(("name", run.config))
-        if name:
-            return self._of_paces(Basis.NAME, [_best(name, batch)], batch)
+        config = self._near.get(("config", (run.experiment, run.config)), [])
+        name = self._near.get(("name", run.config), [])
+        first = None
+        for basis, paces in ((Basis.SETTINGS, same), (Basis.CONFIG, config), (Basis.NAME, name)):
+            if paces:
+                best = _best(paces, batch)
+                is_probe = basis is Basis.SETTINGS and best.kind is Kind.PROBE
+                speed = self._of_paces(Basis.PROBE if is_probe else basis, [best], batch)
+                if speed.batch_size is None:
+                    return speed
+                first = first or speed
         if batch not in self._medians:
             self._medians[batch] = self._median(batch)
-        return self._medians[batch]
+        of_task = self._medians[batch]
+        is_better = first is None or (of_task is not None and of_task.batch_size is None)
+        return of_task if is_better else first
 
     def _median(self, batch: Batch) -> Speed | None:
         best = [_best(paces, batch) for paces in self._by_config.values()]

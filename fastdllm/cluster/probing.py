@@ -81,16 +81,23 @@ def probe(parts: Sequence[Sequence[Run]], *, seconds: float) -> Iterator[Probed]
     for part in parts:
         for number, run in enumerate(part):
             left_s = deadline - time.perf_counter()
-            if is_begun and left_s < LEAST_SLICE_S:
-                return
+            # A small batch is slow: better a few configs timed well, and their median for others.
+            chunk_s = bench.chunk_s.get(run.task, 0.0)
+            if is_begun and left_s < max(LEAST_SLICE_S, chunk_s / 2):
+                continue
             is_begun = True
-            yield bench.measure(run, max(left_s / (len(part) - number), LEAST_SLICE_S))
+            even_s = left_s / (len(part) - number)
+            yield bench.measure(run, max(even_s, min(chunk_s, left_s), LEAST_SLICE_S))
 
 
 class _Bench:
-    """Times runs with one model; load_s: what loading it took."""
+    """Times runs with one model.
+
+    chunk_s: seconds that timing a whole chunk of a task takes, as its last run did.
+    """
 
     def __init__(self, models: KeptModel) -> None:
+        self.chunk_s: dict[str, float] = {}
         self._models = models
         self._plans: dict[str, Plan] = {}
         self._load_s = 0.0
@@ -118,6 +125,9 @@ class _Bench:
         self._load_s = self._load_s if load_s is None else load_s
         loading_s = time.perf_counter() - started
         timing = time_plan(engine, plan, budget_s=budget_s - loading_s)
+        # Twice: the last try before the whole chunk has about half of it.
+        chunk_s = plan.header.chunk_size * timing.seconds_per_item + timing.once_s
+        self.chunk_s[run.task] = loading_s + 2 * chunk_s
         session = session_of(engine, spec, load_s=load_s, warm_up_s=timing.once_s)
         name, threads = session.hardware
         measurement = Measurement(

@@ -239,6 +239,18 @@ def test_the_runs_own_batch_size_is_preferred_and_another_is_told() -> None:
     assert (found.decoding_s, found.speed.batch_size) == (40.0, None)
 
 
+def test_a_median_of_the_batch_size_comes_before_the_run_itself_at_another() -> None:
+    run = make_run()
+    write_plan(run, 100)
+    write_probe(run, seconds=2.0, items=2, batch_size=2)
+    found = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (found.basis, found.decoding_s) == (Basis.PROBE, 100.0)
+    for config, seconds in (("a", 10.0), ("b", 30.0)):
+        write_summary(make_run(config), seconds=seconds)
+    found = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (found.basis, found.decoding_s) == (Basis.TASK, 20.0)
+
+
 @pytest.mark.parametrize(
     ("asked", "measured", "items", "is_told"),
     [

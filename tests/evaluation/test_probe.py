@@ -12,11 +12,11 @@ import pytest
 from fastdllm.cli import main
 from fastdllm.cluster.estimate import Estimates
 from fastdllm.cluster.nearest import Basis
-from fastdllm.cluster.probing import rounds
+from fastdllm.cluster.probing import probe, rounds
 from fastdllm.evaluation.probe import time_plan
 from fastdllm.evaluation.requests import Plan, PlanHeader, PlannedRequest
 from fastdllm.evaluation.runner import Answered, Listener
-from fastdllm.workflow.runs import load_project
+from fastdllm.workflow.runs import Run, load_project
 from tests.cluster.measured import make_run, write_probe
 
 # Seconds of the fake engine: for each call, and for each request.
@@ -147,6 +147,33 @@ def test_tasks_come_before_experiments_and_these_before_configs(
         ["a/words/2"],
         ["c/words/known"],
     ]
+
+
+def test_no_time_is_spent_on_less_than_half_a_chunk(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake takes all the time it is given; a whole chunk would take 40 s."""
+    slices: list[tuple[str, float]] = []
+
+    class FakeBench:
+        def __init__(self, models: object) -> None:
+            self.chunk_s: dict[str, float] = {}
+
+        def measure(self, run: Run, budget_s: float) -> str:
+            slices.append((run.name, budget_s))
+            self.chunk_s[run.task] = 40.0
+            clock.now += budget_s
+            return run.name
+
+    monkeypatch.setattr("fastdllm.cluster.probing._Bench", FakeBench)
+    words, choices = [make_run(config) for config in "abcd"], make_run(task="choices")
+    list(probe([words], seconds=130.0))
+    # A quarter of the time for the first; of the 17.5 s behind the third nothing comes.
+    assert slices == [("base/words/a", 32.5), ("base/words/b", 40.0), ("base/words/c", 40.0)]
+    slices.clear()
+    clock.now = 0.0
+    list(probe([[words[0], choices], words[1:]], seconds=120.0))
+    assert slices == [("base/words/a", 60.0), ("base/choices/k1", 60.0)]
 
 
 @pytest.mark.usefixtures("project")

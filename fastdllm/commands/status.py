@@ -69,19 +69,26 @@ def run(args: argparse.Namespace) -> int:
     """Print the status of the selected runs."""
     options = {key: getattr(args, key) for key in ("experiment", "task", "config", "limit")}
     selection = Selection.from_options({k: v for k, v in options.items() if v is not None})
+    project, accounts = load_project(selection), Accounts()
     if args.watch is not None:
         from fastdllm.commands.watching import watch
 
-        project = load_project(selection)
-        accounts = Accounts()
         return watch(lambda: look(project, options, accounts), every_s=args.watch)
-    view = look(load_project(selection), options, Accounts())
+    view = look(project, options, accounts)
     if args.json:
-        record = as_record(view.statuses, view.next_command, view.alarms, queue=view.queue)
+        record = as_record(
+            view.statuses, view.next_command, view.alarms, queue=view.queue, config=project.config
+        )
         text = json.dumps(record, indent=2) + "\n"
     else:
-        color = sys.stdout.isatty()
-        text = as_text(view.statuses, view.next_command, view.alarms, notes=view.notes, color=color)
+        text = as_text(
+            view.statuses,
+            view.next_command,
+            view.alarms,
+            notes=view.notes,
+            config=project.config,
+            color=sys.stdout.isatty(),
+        )
     sys.stdout.write(text)
     return 0
 

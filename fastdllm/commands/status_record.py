@@ -2,7 +2,8 @@
 
 schema_version  1
 totals          runs, and the number of runs in each state
-to_make         gpu_jobs, copies: what the next call has to submit, and to copy
+to_make         gpu_jobs, runs, copies: jobs that the next call has to submit, the runs that they
+                decode, and the runs that are made from another's result
 next_command    what to type next
 alarms          results that contradict each other
 slurm           null outside SLURM; else problem: why squeue did not answer, or ""
@@ -24,10 +25,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastdllm.workflow.artifacts import origin_of
+from fastdllm.workflow.config import WorkflowConfig
+from fastdllm.workflow.cuts import Cuts, cut
 from fastdllm.workflow.queue import Queue, RunJob
 from fastdllm.workflow.status import RunStatus, State
 
@@ -38,13 +41,14 @@ def as_record(
     found: Sequence[str],
     *,
     queue: Queue | None = None,
+    config: WorkflowConfig | None = None,
 ) -> dict[str, Any]:
     """What --json prints; found: the alarms."""
     counts = Counter(status.state for status in statuses)
     return {
         "schema_version": 1,
         "totals": {"runs": len(statuses), **{str(state): counts[state] for state in State}},
-        "to_make": dict(zip(("gpu_jobs", "copies"), to_make(statuses), strict=True)),
+        "to_make": asdict(to_make(statuses, config)),
         "next_command": next_command,
         "alarms": list(found),
         "slurm": None if queue is None else {"problem": queue.problem},
@@ -52,11 +56,26 @@ def as_record(
     }
 
 
-def to_make(statuses: Sequence[RunStatus]) -> tuple[int, int]:
-    """How many runs are to be submitted or decoded, and how many made from another's result."""
+@dataclass(frozen=True, slots=True)
+class ToMake:
+    """What is left to do besides what is queued or running."""
+
+    gpu_jobs: int
+    runs: int
+    copies: int
+
+
+def to_make(statuses: Sequence[RunStatus], config: WorkflowConfig | None = None) -> ToMake:
+    """What the next call has to do.
+
+    Args:
+        config: says how runs are cut into jobs; without one each has its own.
+    """
     made = [s for s in statuses if s.is_to_be_made and not s.is_adopted]
-    copies = sum(status.leader is not None for status in made)
-    return len(made) - copies, copies
+    decoded = [status for status in made if status.leader is None]
+    cuts = Cuts() if config is None else cut(decoded, config)
+    jobs = cuts.jobs(status.run for status in decoded)
+    return ToMake(jobs, len(decoded), len(made) - len(decoded))
 
 
 def _run_record(status: RunStatus) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
-from fastdllm.commands.status_record import to_make
+from fastdllm.commands.status_record import ToMake, to_make
 from fastdllm.workflow.artifacts import origin_of
+from fastdllm.workflow.config import WorkflowConfig
 from fastdllm.workflow.preview import copies_in_words, counted
 from fastdllm.workflow.runs import ARTIFACTS, LOGS, RESULTS
 from fastdllm.workflow.status import RunStatus, State
@@ -34,6 +35,7 @@ def as_text(
     found: Sequence[str],
     *,
     notes: Sequence[str] = (),
+    config: WorkflowConfig | None = None,
     color: bool,
 ) -> str:
     """What a person sees: grids, reasons, alarms (`found`), notes, totals, places, next command."""
@@ -50,7 +52,7 @@ def as_text(
         lines += [*(styled(text, State.FAILED, color=color) for text in warnings), ""]
     lines += [
         totals(statuses, color=color),
-        *_work(statuses),
+        *_work(to_make(statuses, config)),
         f"results: {RESULTS}/  logs: {LOGS}/eval/  published: {ARTIFACTS}/",
         f"next:    {next_command}",
     ]
@@ -81,7 +83,8 @@ def reasons(statuses: Sequence[RunStatus]) -> list[tuple[State, str, str]]:
     for (state, title, why), group in ranked[:MOST_REASONS]:
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
         reason = f": {why}" if why else ""
-        lines.append((state, title, f"{group[0].run.name}{more}{reason}{first_start(group)}"))
+        start = first_start(group) if state is State.QUEUED else ""
+        lines.append((state, title, f"{group[0].run.name}{more}{reason}{start}"))
     if len(grouped) > MOST_REASONS:
         left = len(grouped) - MOST_REASONS
         lines.append((State.MISSING, "...", f"and {left} more reasons (--json has all)"))
@@ -122,10 +125,13 @@ def _rank(state: State) -> int:
     return URGENT.index(state) if state in URGENT else len(URGENT)
 
 
-def _work(statuses: Sequence[RunStatus]) -> list[str]:
-    jobs, copies = to_make(statuses)
-    words = [counted(jobs, "GPU job")] + ([copies_in_words(copies)] if copies else [])
-    return [f"to make: {', '.join(words)}"] if jobs or copies else []
+def _work(left: ToMake) -> list[str]:
+    if not left.runs and not left.copies:
+        return []
+    words = counted(left.gpu_jobs, "GPU job")
+    words += f" for {counted(left.runs, 'run')}" if left.gpu_jobs != left.runs else ""
+    words += f", {copies_in_words(left.copies)}" if left.copies else ""
+    return [f"to make: {words}"]
 
 
 def _grid(experiment: str, own: Sequence[RunStatus], *, color: bool) -> list[str]:

@@ -35,6 +35,12 @@ def living(traces: Traces, queue: Queue | None) -> list[Part]:
     return [p for p in traces.parts if p.is_locked or _lives_elsewhere(p, traces, queue)]
 
 
+def unfinished(jobs: tuple[RunJob, ...], traces: Traces) -> tuple[RunJob, ...]:
+    """Without the jobs of shards that are done, unless there are no others: those are ending."""
+    done = {part.shard for part in traces.shards if part.is_done}
+    return tuple(job for job in jobs if not job.shard or job.shard[0] not in done) or jobs
+
+
 def shards_of(traces: Traces, alive: Collection[Part], jobs: Sequence[RunJob]) -> Shards | None:
     """What becomes of the shards of a run; None for a run that is not cut."""
     if traces.of is None:
@@ -61,11 +67,12 @@ def running_in_words(
     progress = progress_of(traces, alive)
     parts = [str(shards)] if shards is not None else []
     parts += [in_words(progress)] if progress is not None else []
-    if shards is not None and traces.own in alive and traces.own.progress is None:
+    if shards is not None and shards.done == shards.of:
         parts.append("its shards are put together")
     at_work = [job for job in jobs if job.is_at_work]
     if len(at_work) == 1:
-        parts.append(_place(at_work[0], is_begun=bool(alive)))
+        is_begun = bool(alive) or (shards is not None and shards.done == shards.of)
+        parts.append(_place(at_work[0], is_begun=is_begun))
     elif at_work:
         nodes = sorted({job.job.node for job in at_work})
         parts.append(f"jobs {', '.join(job.job.id for job in at_work)} on {', '.join(nodes)}")
@@ -82,7 +89,9 @@ def queued_in_words(traces: Traces, jobs: Sequence[RunJob], shards: Shards | Non
         job = packs[0].job
         parts.append(f"waits for its turn in pack {packs[0].pack}, job {job.id} on {job.node}")
     else:
-        parts += dict.fromkeys(reason_in_words(job.job) for job in waiting)
+        # Of several shards the one that is going to start first.
+        first = min(waiting, key=lambda job: (job.job.start is None, job.job.start))
+        parts.append(reason_in_words(first.job))
     attempts = traces.attempts()
     parts += [requeues_in_words(job.job, attempts) for job in waiting if job.job.restarts]
     progress = progress_of(traces)

@@ -22,6 +22,7 @@ from fastdllm.workflow.living import (
     queued_in_words,
     running_in_words,
     shards_of,
+    unfinished,
 )
 from fastdllm.workflow.progress import in_words, kept
 from fastdllm.workflow.queue import Queue, RunJob
@@ -124,6 +125,7 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     known = jobs.of(run) if jobs is not None else ()
     live = tuple(job for job in known if job.is_live)
     traces = traces_of(run, cut=next((job.shard[1] for job in live if job.shard), None))
+    live = unfinished(live, traces)
     alive = living(traces, jobs)
     if alive:
         return _running(traces, alive, live)

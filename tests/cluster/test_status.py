@@ -305,9 +305,21 @@ def test_a_run_whose_shards_are_put_together_is_running(run: Run) -> None:
     assert status.state is State.RUNNING
     words = "0 of 1 shards at work, 1 done; 3 of 3 items; its shards are put together"
     assert status.reason == words
+    elsewhere = look(run, job(12, comment=f"{SHARD}1-of-1"))
+    assert (elsewhere.state, elsewhere.reason) == (State.RUNNING, f"{words}; job 12 on node-1")
     killed = look(run)
     assert killed.state is State.INTERRUPTED
     assert killed.reason == "3 of 3 items; the same command resumes"
+
+
+def test_a_job_whose_shard_is_done_is_at_work_no_more(run: Run) -> None:
+    (run.folder / "shards").mkdir()
+    stamp = json.dumps({"fingerprint": run.fingerprint})
+    (run.folder / "shards" / "1-of-2.json").write_text(stamp)
+    ending = job(12, comment=f"{SHARD}1-of-2")
+    status = look(run, ending, job(13, "PENDING", f"{SHARD}2-of-2", reason="Priority"))
+    assert status.state is State.QUEUED
+    assert status.reason.startswith("0 of 2 shards at work, 1 queued, 1 done; waits behind jobs")
 
 
 def test_a_shard_that_failed_is_told_by_name(run: Run) -> None:
@@ -337,6 +349,16 @@ def test_what_is_queued_needs_no_submission() -> None:
         "expected to start at 2999-01-01 10:00"
     )
     assert suggest([statuses[0]], {}) == "fastdllm status --watch"
+
+
+def test_what_is_left_is_counted_in_jobs() -> None:
+    edit("workflow_config.yaml", "words: {chunk_size: 2}", "words: {chunk_size: 2, shards: 3}")
+    project = load_project()
+    statuses = [inspect(r) for r in project.runs]
+    text = as_text(statuses, "", [], config=project.config, color=False)
+    assert "to make: 8 GPU jobs for 4 runs\n" in text
+    record = as_record(statuses, "", [], config=project.config)
+    assert record["to_make"] == {"gpu_jobs": 8, "runs": 4, "copies": 0}
 
 
 def test_runs_that_wait_for_the_same_share_a_line() -> None:

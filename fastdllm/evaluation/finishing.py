@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,14 +62,15 @@ def conclude(
 ) -> Outcome:
     """Make the result of a run whose chunks are all there, in its log and in those of its shards.
 
-    Closes the log. A first signal is only noted meanwhile: a run that is decoded is soon done, and
-    one that is killed loses nothing here.
+    Closes the log. SIGUSR1 is only noted meanwhile, since a run that is decoded is soon done; one
+    that is stopped or killed here loses nothing.
 
     Raises:
+        Stopped: by SIGTERM.
         UserError: shards contradict each other, the task cannot be scored, a file not be written.
     """
     try:
-        with stop.deferred():
+        with stop.deferred(signal.SIGUSR1):
             log = merge(log, shards, plan=plan, header=header)
             progress.scoring()
             outcome = _score_and_write(

@@ -79,7 +79,8 @@ def evaluate_pack(
         try:
             stop.check_between()
             member = _evaluate_member(path, evaluate, stop=stop, forget_model=forget_model)
-        except Stopped:
+        except Stopped as stopped:
+            stopped.has_begun = stopped.has_begun or number > 1
             say(f"{len(members)} of {len(specs)} runs done")
             raise
         members.append(member)

@@ -40,11 +40,12 @@ def end_of(stopped: Stopped) -> int:
     """Say that the process was stopped, send its SLURM job back where that is due; the exit code.
 
     Only the time limit is answered with a requeue: after a preemption or a dead node SLURM does it
-    by itself, and a job that a person cancelled is to stay so. SLURM ends the job at once.
+    by itself, and a job that a person cancelled is to stay so. Nor is a job sent back that met the
+    limit before it came to its run, which could go on for ever. SLURM ends the job at once.
     """
     _say(stopped.sentence)
     job = _slurm_job()
-    if stopped.is_time_limit and job:
+    if stopped.is_time_limit and job and stopped.has_begun:
         _say(f"SLURM job {job} goes back into the queue")
         try:
             requeue(job)

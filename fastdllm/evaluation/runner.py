@@ -16,7 +16,7 @@ from fastdllm.evaluation.answer_sources import Source, check_requests
 from fastdllm.evaluation.answers import AnswerLog
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan, PlannedRequest
-from fastdllm.evaluation.stopping import Stop
+from fastdllm.evaluation.stopping import SIGNALS, Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def decode_missing(
         engine.synchronize()
         log.append_session(start_session(round(time.perf_counter() - started, 3)))
         pace_s = None
-        with stop.deferred():
+        with stop.deferred(*SIGNALS):
             for index in missing:
                 stop.check_between()
                 flight = _Flight(progress, stop, len(plan.chunk(index)), pace_s)

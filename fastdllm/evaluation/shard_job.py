@@ -51,7 +51,8 @@ class ShardOutcome:
 
     def line(self, shard: Shard) -> str:
         """What a person is told of the shard itself."""
-        done = f"{shard.words}: {self.n_chunks} chunks done, {self.n_decoded} of them here"
+        chunks = "1 chunk" if self.n_chunks == 1 else f"{self.n_chunks} chunks"
+        done = f"{shard.words}: {chunks} done, {self.n_decoded} of them here"
         return done if self.run else f"{done}; the run waits for {self.waits_for}"
 
 

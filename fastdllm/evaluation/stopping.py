@@ -1,10 +1,10 @@
 """Stopping a run from outside: SIGUSR1 says that the time limit is near, SIGTERM that it is over.
 
 SLURM sends both; a process that stops well loses at most the chunk in flight, and its exit code
-says that the same command goes on. While a run decodes or scores, the first signal is only noted
-(`Stop.deferred`): decoding looks between its steps, and scoring ends by itself within seconds. At
-any other time, while a model is loaded, say, and for a second signal, `Stopped` is raised at once.
-Knows nothing of runs. Imports no torch.
+says that the same command goes on. While a run decodes, the first signal is only noted, and looked
+at between the steps (`Stop.deferred`); while it scores, so is SIGUSR1, as scoring ends by itself
+within seconds. At any other time, while a model is loaded, say, and for a second signal, `Stopped`
+is raised at once. Knows nothing of runs. Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fastdllm.errors import UserError
 
 # EX_TEMPFAIL of sysexits.h: try the same again.
 RESUME_EXIT_CODE = 75
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 TIME_LIMIT = "time limit"
 # Seconds before the time limit at which SIGUSR1 comes, where nobody says (FASTDLLM_WARNING_S).
 WARNING_S = 120.0
@@ -37,10 +38,13 @@ class Stopped(BaseException):
     No Exception, since nothing failed: what handles failures must let it through.
 
     why: "time limit" or "SIGTERM". done, total: chunks of the run (or of the shard), where known.
+    has_begun: whether it came to work on a run, so that the next try has less to do or counts as
+        the second one in vain.
     """
 
     def __init__(self, number: int, *, done: int | None = None, total: int | None = None) -> None:
         self.number, self.done, self.total = number, done, total
+        self.has_begun = total is not None
         super().__init__(self.sentence)
 
     @property
@@ -74,7 +78,8 @@ class Stop:
         self._warning_s = warning_s
         self._number: int | None = None
         self._at = 0.0
-        self._is_deferring = self._is_over = False
+        self._deferred: tuple[int, ...] = ()
+        self._is_over = False
 
     @property
     def is_asked(self) -> bool:
@@ -82,13 +87,19 @@ class Stop:
         return self._number is not None
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Within it, a first signal is noted and no more."""
-        self._is_deferring = True
+    def deferred(self, *numbers: int) -> Iterator[None]:
+        """Within it, a first signal of these numbers is noted and no more.
+
+        Raises:
+            Stopped: another one came before.
+        """
+        if self._number is not None and self._number not in numbers:
+            raise self._over()
+        self._deferred = numbers
         try:
             yield
         finally:
-            self._is_deferring = False
+            self._deferred = ()
 
     def check(self, remaining_s: Callable[[], float | None]) -> None:
         """Between two steps of a chunk: stop, unless its end can be waited for.
@@ -132,7 +143,7 @@ class Stop:
         is_first = self._number is None
         if is_first:
             self._number, self._at = number, now
-        if not (is_first and self._is_deferring):
+        if not (is_first and number in self._deferred):
             raise self._over()
 
     def _over(self) -> Stopped:
@@ -150,9 +161,7 @@ def stopped_by_signals() -> Iterator[Stop]:
         UserError: FASTDLLM_WARNING_S is no positive number.
     """
     stop = Stop(_warning_s())
-    earlier = {
-        number: signal.signal(number, stop.handle) for number in (signal.SIGTERM, signal.SIGUSR1)
-    }
+    earlier = {number: signal.signal(number, stop.handle) for number in SIGNALS}
     try:
         yield stop
     finally:

@@ -16,12 +16,26 @@ from fastdllm.errors import UserError
 from fastdllm.evaluation.answering import Call
 from fastdllm.evaluation.attempts import read_attempts
 from fastdllm.evaluation.job import evaluate_run
+from fastdllm.evaluation.requeue import end_of
 from fastdllm.evaluation.spec import read_spec
-from fastdllm.evaluation.stopping import Stop, Stopped
+from fastdllm.evaluation.stopping import SIGNALS, Stop, Stopped
 from tests.evaluation.conftest import silent, start_fastdllm
 from tests.evaluation.test_job import answers_in, check
 
 PATIENCE_S = 120
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pretended scontrol in a pretended SLURM job: the file that holds what it was asked."""
+    asked = tmp_path / "asked"
+    program = tmp_path / "bin/scontrol"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    return asked
 
 
 @pytest.fixture
@@ -86,15 +100,8 @@ def test_sigterm_drops_the_chunk_in_flight_and_the_same_command_goes_on(long_run
 
 
 def test_time_limit_ahead_begins_no_chunk_and_requeues_the_job(
-    long_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    long_run: Path, scontrol: Path
 ) -> None:
-    asked = tmp_path / "asked"
-    program = tmp_path / "bin/scontrol"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
     answers = long_run.parent / "answers.jsonl"
     process = start(long_run)
     wait_until(lambda: chunks(answers) >= 2, process)
@@ -109,9 +116,20 @@ def test_time_limit_ahead_begins_no_chunk_and_requeues_the_job(
     *_, stopped, requeued = err.splitlines()
     assert f"stopped by SIGUSR1 (time limit ahead) with {done} of 10 chunks done" in stopped
     assert "SLURM job 7 goes back into the queue" in requeued
-    assert asked.read_text() == "requeue 7\n"
+    assert scontrol.read_text() == "requeue 7\n"
     (attempt,) = read_attempts(long_run.parent)
     assert (attempt.why, attempt.slurm_job) == ("time limit", "7")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_nothing_is_requeued_after_sigterm_or_before_the_work_began(
+    scontrol: Path, number: int
+) -> None:
+    stopped = Stopped(number)
+    assert end_of(stopped) == 75
+    assert not scontrol.exists()
+    end_of(stopped.with_chunks(0, 1))
+    assert scontrol.exists() == (number == signal.SIGUSR1)
 
 
 def test_signal_while_loading_ends_at_once(long_run: Path) -> None:
@@ -134,7 +152,7 @@ def test_job_that_gets_nowhere_fails_instead_of_being_requeued(
 
     def attempt() -> None:
         stop = Stop()
-        with stop.deferred():
+        with stop.deferred(*SIGNALS):
             stop.handle(signal.SIGUSR1)
         evaluate_run(read_spec(spec), spec.parent, Call(silent(), check, stop=stop))
 

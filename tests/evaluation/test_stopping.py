@@ -9,7 +9,7 @@ import pytest
 
 from fastdllm.errors import UserError
 from fastdllm.evaluation import stopping
-from fastdllm.evaluation.stopping import Stop, Stopped, stopped_by_signals
+from fastdllm.evaluation.stopping import SIGNALS, Stop, Stopped, stopped_by_signals
 
 TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
 
@@ -38,7 +38,7 @@ def goes_on(stop: Stop, remaining_s: float | None) -> bool:
 
 def asked(number: int, warning_s: float = 120.0) -> Stop:
     stop = Stop(warning_s)
-    with stop.deferred():
+    with stop.deferred(*SIGNALS):
         stop.handle(number)
     return stop
 
@@ -94,7 +94,7 @@ def test_half_of_a_short_warning_is_kept() -> None:
 
 def test_second_signal_stops_at_once_and_an_echo_does_not(clock: Clock) -> None:
     stop = Stop()
-    with stop.deferred():
+    with stop.deferred(*SIGNALS):
         stop.handle(USR1)
         clock.now += 0.5
         stop.handle(USR1)
@@ -115,3 +115,16 @@ def test_warning_time_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTDLLM_WARNING_S", "soon")
     with pytest.raises(UserError, match="FASTDLLM_WARNING_S='soon'"), stopped_by_signals():
         pass
+
+
+def test_scoring_waits_for_the_time_limit_but_not_for_sigterm() -> None:
+    stop = Stop()
+    with stop.deferred(USR1):
+        stop.handle(USR1)
+    with stop.deferred(USR1):
+        pass
+    with pytest.raises(Stopped, match="SIGTERM"), asked(TERM).deferred(USR1):
+        pass
+    stop = Stop()
+    with pytest.raises(Stopped, match="SIGTERM"), stop.deferred(USR1):
+        stop.handle(TERM)

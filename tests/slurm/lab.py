@@ -57,6 +57,8 @@ class Lab:
         environment = kept | {
             "SLURM_CONF": str(folder / "etc/slurm.conf"),
             "MYSQL_UNIX_PORT": str(folder / "database.socket"),
+            # What squeue said is cached there.
+            "XDG_CACHE_HOME": str(folder / "cache"),
         }
         lab = cls(folder, environment, Daemons(folder, environment))
         try:

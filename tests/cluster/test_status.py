@@ -171,12 +171,14 @@ def test_a_log_of_other_settings_tells_nothing() -> None:
     assert look(new).state is State.MISSING
 
 
-def test_an_eval_by_hand_that_came_after_a_job_is_not_the_job(run: Run) -> None:
+@pytest.mark.parametrize("slurm_job", [None, "13"])
+def test_a_job_after_which_another_process_began_is_past(run: Run, slurm_job: str | None) -> None:
     log = log_of("eval", NAMES, "12")
     log.parent.mkdir(parents=True)
     log.write_text("slurmstepd: error: *** JOB 12 ON a CANCELLED AT x DUE TO TIME LIMIT ***\n")
     tell(run.folder / "progress.json", 3)
-    note(run, {"time": "2999-01-01T00:00:00+00:00", "pid": 7, "why": "interrupted"})
+    later = {"time": "2999-01-01T00:00:00+00:00", "pid": 7, "why": "interrupted"}
+    note(run, later | ({"slurm_job": slurm_job} if slurm_job else {}))
     status = look(run)
     assert status.state is State.INTERRUPTED
     assert status.reason == "interrupted; 3 of 8 items; the same command resumes"
@@ -320,6 +322,16 @@ def test_a_job_whose_shard_is_done_is_at_work_no_more(run: Run) -> None:
     status = look(run, ending, job(13, "PENDING", f"{SHARD}2-of-2", reason="Priority"))
     assert status.state is State.QUEUED
     assert status.reason.startswith("0 of 2 shards at work, 1 queued, 1 done; waits behind jobs")
+
+
+def test_of_several_jobs_that_ended_the_one_that_would_end_so_again_is_told(run: Run) -> None:
+    (run.folder / "shards").mkdir()
+    (run.folder / "shards" / "1-of-2.lock").write_text("")
+    whole = job(11, "OUT_OF_MEMORY")
+    shards = [job(12, "OUT_OF_MEMORY", f"{SHARD}1-of-2"), job(13, "CANCELLED", f"{SHARD}2-of-2")]
+    assert look(run, whole, shards[1]).reason.startswith("shard 2-of-2: cancelled; ")
+    assert look(run, whole, *shards).reason.startswith("shard 1-of-2: out of memory")
+    assert look(run, job(14, "TIMEOUT"), *shards).reason.startswith("stopped by its time limit")
 
 
 def test_a_shard_that_failed_is_told_by_name(run: Run) -> None:

@@ -3,7 +3,7 @@
 Decodes with the engine, the settings and the batch size of the run; what costs a job once (loading,
 warm-up, recording of shapes) is kept apart. A chunk's prompts are of nearly one length and chunks
 go from long to short, so the one in the middle is close to the mean: over the decoded runs in
-artifacts/ within 21 %, those at a quarter and three within 9 %; the first takes 28-58 % more. Writes
+artifacts/ within 21 %, those at 1/4 and 3/4 within 9 %; the first one takes 28-58 % more. Writes
 nothing.
 """
 

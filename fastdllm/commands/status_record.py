@@ -105,7 +105,7 @@ def _run_record(status: RunStatus) -> dict[str, Any]:
     if status.ending is not None:
         ending = status.ending
         log = None if ending.log is None else str(ending.log)
-        record["ending"] = {"words": ending.words, "job": ending.job_id, "log": log}
+        record["ending"] = {"words": str(ending), "job": ending.job_id, "log": log}
     if status.goes_on:
         record["goes_on"] = True
     return record

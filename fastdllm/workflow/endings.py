@@ -60,6 +60,7 @@ class Ending:
 
     goes_on: the same command takes the run up again; otherwise it would fail once more.
     is_clear: whether the words say why; otherwise the accounts may know more.
+    shard: the name of the shard that it was to make, such as 2-of-5.
     """
 
     words: str
@@ -67,6 +68,10 @@ class Ending:
     job_id: str
     log: Path | None = None
     is_clear: bool = True
+    shard: str | None = None
+
+    def __str__(self) -> str:
+        return self.words if self.shard is None else f"shard {self.shard}: {self.words}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,7 @@ def last_ending(traces: Traces, queue: Queue) -> Ending | None:
         since_s = max([settled_s, *(_began_s(attempt) for attempt in own[-1:])])
         ending = ending_of(job, own)
         if ending is not None and (job.log is None or _date_s(job.log) >= since_s):
-            words = ending.words if shard is None else f"shard {shard}: {ending.words}"
-            found[shard] = replace(ending, words=words)
+            found[shard] = replace(ending, shard=shard)
     newest = max(found, key=lambda shard: _order(found[shard].job_id), default=None)
     if newest is not None:
         # The run was cut after any job that made it in one piece.

@@ -238,7 +238,7 @@ def _unfinished(
 
 def _ended(ending: Ending, status: RunStatus) -> str:
     """How a job ended, what is kept, and what that means for a person."""
-    parts = [ending.words]
+    parts = [str(ending)]
     if ending.goes_on:
         parts += [in_words(kept(status.progress))] if status.progress else []
         parts.append(SAME_COMMAND)

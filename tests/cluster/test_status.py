@@ -219,6 +219,14 @@ def test_the_accounts_are_asked_once_and_only_of_unclear_jobs(run: Run) -> None:
     assert told_by_accounts([inspect(other, jobs=queue)], pytest.fail)
 
 
+def test_the_accounts_leave_the_name_of_a_shard(run: Run) -> None:
+    (run.folder / "shards").mkdir()
+    (run.folder / "shards" / "1-of-2.lock").write_text("")
+    failed = look(run, job(12, "FAILED", f"{SHARD}1-of-2"))
+    (told,) = told_by_accounts([failed], lambda _: {"12": Accounted("12", "NODE_FAIL")})
+    assert told.reason == "shard 1-of-2: its node failed; the same command resumes"
+
+
 def test_several_looks_within_seconds_ask_squeue_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

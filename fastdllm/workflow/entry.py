@@ -26,7 +26,7 @@ from fastdllm.workflow.cuts import cut, settle
 from fastdllm.workflow.locks import held_outputs
 from fastdllm.workflow.main_process import claim_folder, refuse_overlap
 from fastdllm.workflow.preview import made_by, preview
-from fastdllm.workflow.queue import Queue, read_queue
+from fastdllm.workflow.queue import Queue, read_queue, refuse_ambiguous
 from fastdllm.workflow.reconcile import reconcile
 from fastdllm.workflow.runs import Run, load_project
 from fastdllm.workflow.selection import Selection
@@ -66,6 +66,8 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
         is_dry_run=is_dry_run,
         folder=Path.cwd(),
     )
+    if choice is not None:
+        refuse_ambiguous(project.all_runs)
     claim_folder(is_dry_run=is_dry_run)
     queue = _queue(is_needed=choice is not None and not is_dry_run)
     statuses = reconcile(

@@ -175,6 +175,22 @@ def names_of(run: Run) -> tuple[str, str, str]:
     return run.experiment, run.task_folder, run.config
 
 
+def refuse_ambiguous(runs: Iterable[Run]) -> None:
+    """Refuse runs whose SLURM jobs could not be told apart.
+
+    Raises:
+        UserError: names that are the same text once they are joined, as in a job's comment.
+    """
+    seen: dict[str, Run] = {}
+    for run in runs:
+        other = seen.setdefault(comment_of("eval", names_of(run)), run)
+        if other is not run:
+            raise UserError(
+                f"runs {other.name} and {run.name}: their names joined by _ are the same, so that "
+                "their SLURM jobs could not be told apart; rename a config or an experiment"
+            )
+
+
 def pack_members(pack: str) -> list[str]:
     """The folders of the runs in a pack; none when its list cannot be read."""
     try:

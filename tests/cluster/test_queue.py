@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fastdllm.cluster.jobs import comment_of
 from fastdllm.cluster.slurm import Job, SlurmError
+from fastdllm.errors import UserError
 from fastdllm.evaluation.attempts import Attempt
 from fastdllm.workflow import queue as module
 from fastdllm.workflow.queue import (
@@ -119,6 +121,13 @@ def test_requeues_are_told_by_what_caused_them() -> None:
     assert requeues_in_words(asked, attempts) == "preempted twice, out of time once, requeued once"
     assert requeues_in_words(asked, []) == "requeued 4 times"
     assert requeues_in_words(Job("12", "RUNNING"), attempts) == ""
+
+
+def test_runs_whose_jobs_could_not_be_told_apart_are_refused(run: Run) -> None:
+    other = replace(run, task="words_k1", config="first")
+    with pytest.raises(UserError, match="demo/words/k1_first and demo/words_k1/first: their names"):
+        refuse_ambiguous([run, other])
+    refuse_ambiguous(load_project().all_runs)
 
 
 def test_outside_slurm_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:

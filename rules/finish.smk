@@ -18,7 +18,7 @@ rule finish:
     params:
         python=PYTHON,
     log:
-        "logs/eval/{run}.log",
+        "logs/eval/{run}.finish.log",
     message:
         "finish {wildcards.run}"
     shell:

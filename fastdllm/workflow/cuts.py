@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fastdllm.errors import UserError
 from fastdllm.files import read_json, to_json
@@ -89,9 +90,8 @@ def settle(cuts: Cuts, runs: Sequence[Run]) -> None:
     """Write the members of packs, and make stamps and reports say what is left to do."""
     for run in runs:
         if run.name in cuts.shards:
-            for stamp in stamps(run, cuts.shards[run.name]):
-                if not _is_true(stamp, run):
-                    stamp.unlink(missing_ok=True)
+            for stamp in _untrue(stamps(run, cuts.shards[run.name]), run):
+                stamp.unlink(missing_ok=True)
     for pack, members in cuts.packs.items():
         if pack in cuts.followed:
             continue
@@ -103,13 +103,30 @@ def settle(cuts: Cuts, runs: Sequence[Run]) -> None:
             date_after(path, report_path(pack))
 
 
-def _is_true(stamp: Path, run: Run) -> bool:
-    """Whether the answers that a stamp speaks of are still there, for the settings of the run."""
+def _untrue(paths: Sequence[Path], run: Run) -> list[Path]:
+    """Stamps of answers that are gone, of other settings, or not in the number format of the last.
+
+    With dtype: auto, another type of GPU may decode in another format, and answers are never mixed.
+    """
+    records = {path: _stamp(path) for path in paths}
+    there = [path for path, record in records.items() if _speaks_of(path, record, run)]
+    last = max(there, key=lambda path: path.stat().st_mtime, default=None)
+    dtype = records[last].get("dtype") if last is not None else None
+    fitting = {path for path in there if records[path].get("dtype") in (dtype, None)}
+    return [path for path in paths if path not in fitting]
+
+
+def _stamp(path: Path) -> Mapping[str, Any]:
     try:
-        record = read_json(stamp)
+        record = read_json(path)
     except UserError:
-        return False
-    if not isinstance(record, dict) or record.get("fingerprint") != run.fingerprint:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _speaks_of(stamp: Path, record: Mapping[str, Any], run: Run) -> bool:
+    """Whether the answers that a stamp speaks of are still there, for the settings of the run."""
+    if record.get("fingerprint") != run.fingerprint:
         return False
     return stamp.with_suffix(".jsonl").exists() or _fingerprint_in(run.answers_path) == (
         run.fingerprint

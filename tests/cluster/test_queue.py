@@ -18,6 +18,7 @@ from fastdllm.workflow.queue import (
     queue_of,
     read_queue,
     reason_in_words,
+    refuse_ambiguous,
     requeues_in_words,
 )
 from fastdllm.workflow.runs import Run, load_project

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from fastdllm.cluster.slurm import Job
-from fastdllm.workflow.cuts import Cuts, cut, settle
+from fastdllm.workflow.cuts import Cuts, cut, settle, stamps
 from fastdllm.workflow.packs import members_path
 from fastdllm.workflow.queue import RunJob
 from fastdllm.workflow.runs import load_project
@@ -115,6 +116,22 @@ def test_living_jobs_keep_the_cut_they_were_submitted_with() -> None:
     first, second = words()
     found = [with_job(first, "eval"), with_job(second, "shard", shard=(4, 5))]
     assert cut(found, load_project().config) == Cuts({"demo/words/k2_first": 5})
+
+
+@pytest.mark.usefixtures("project")
+def test_stamps_in_another_number_format_than_the_last_do_not_count() -> None:
+    edit("workflow_config.yaml", *SHARDED)
+    run = words()[0].run
+    parts = stamps(run, 3)
+    parts[0].parent.mkdir(parents=True)
+    for seconds, (stamp, dtype) in enumerate(
+        zip(parts, ("float16", "bfloat16", "float16"), strict=True)
+    ):
+        stamp.write_text(json.dumps({"fingerprint": run.fingerprint, "dtype": dtype}))
+        stamp.with_suffix(".jsonl").touch()
+        os.utime(stamp, (seconds, seconds))
+    settle(Cuts({run.name: 3}), [run])
+    assert [stamp.exists() for stamp in parts] == [True, False, True]
 
 
 @pytest.mark.usefixtures("project")

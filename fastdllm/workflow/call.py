@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastdllm.workflow.cuts import Cuts
-from fastdllm.workflow.plans import PLANS
+from fastdllm.workflow.plans import PLANS, planned_chunks
 from fastdllm.workflow.runs import RESULTS, Run
 
 # A regular expression that nothing matches.
@@ -77,9 +78,15 @@ class Call:
         runs = [self.decoded[spec] for spec in specs if spec in self.decoded]
         if self.minutes_of is None or not runs:
             return self.most_minutes
-        shards = max(self.cuts.shards.get(run.name, 1) for run in runs)
-        known = self.minutes_of(runs, 1 / shards, attempt)
+        share = max(_share(run, self.cuts.shards.get(run.name, 1)) for run in runs)
+        known = self.minutes_of(runs, share, attempt)
         return self.most_minutes if known is None else min(known, self.most_minutes)
+
+
+def _share(run: Run, shards: int) -> float:
+    """The largest part of a run that one of its shards decodes: of 5 chunks, one of 4 takes 2."""
+    chunks = planned_chunks(run.plan_folder) if shards > 1 else None
+    return math.ceil(chunks / shards) / chunks if chunks else 1 / shards
 
 
 def _pattern(folders: Iterable[Path]) -> str:

@@ -19,6 +19,7 @@ from fastdllm.files import read_json, to_json
 from fastdllm.workflow.config import WorkflowConfig
 from fastdllm.workflow.dating import date_after, write_if_changed
 from fastdllm.workflow.packs import SCHEMA_VERSION, members_path, report_path
+from fastdllm.workflow.plans import planned_chunks
 from fastdllm.workflow.runs import Run
 from fastdllm.workflow.status import RunStatus
 
@@ -68,8 +69,8 @@ def cut(statuses: Sequence[RunStatus], config: WorkflowConfig) -> Cuts:
             shards[run.name] = job.shard[1]
         elif job is not None:
             continue
-        elif options.shards > 1:
-            shards[run.name] = options.shards
+        elif (parts := _shards(run, options.shards)) > 1:
+            shards[run.name] = parts
         elif options.group > 1:
             loose.setdefault((run.task_folder, options.group), []).append(run)
     followed = frozenset(packs)
@@ -79,6 +80,13 @@ def cut(statuses: Sequence[RunStatus], config: WorkflowConfig) -> Cuts:
             if len(pack) > 1:
                 packs[_pack_id(task_folder, pack)] = pack
     return Cuts(shards, {pack: tuple(members) for pack, members in packs.items()}, followed)
+
+
+def _shards(run: Run, wanted: int) -> int:
+    """In how many jobs a run is cut: no more than it has chunks, unless such a cut has begun."""
+    chunks = planned_chunks(run.plan_folder) if wanted > 1 else None
+    has_begun = chunks is not None and any((run.folder / "shards").glob(f"*-of-{wanted}.*"))
+    return wanted if chunks is None or has_begun else min(wanted, chunks)
 
 
 def stamps(run: Run, shards: int) -> list[Path]:

@@ -24,7 +24,7 @@ from fastdllm.workflow.call import DEFAULT_MINUTES, Call, Minutes
 from fastdllm.workflow.config import task_file
 from fastdllm.workflow.cuts import cut, settle
 from fastdllm.workflow.locks import held_outputs
-from fastdllm.workflow.main_process import claim_folder, refuse_overlap
+from fastdllm.workflow.main_process import UNLOCK, claim_folder, refuse_overlap
 from fastdllm.workflow.preview import made_by, preview
 from fastdllm.workflow.queue import Queue, read_queue, refuse_ambiguous
 from fastdllm.workflow.reconcile import reconcile
@@ -49,6 +49,10 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
     try:
         request = _request()
         if request.is_training_only:
+            return Call()
+        if UNLOCK in sys.argv[1:]:
+            # The way out of a lock must not depend on anything else being in order.
+            claim_folder(is_dry_run=False)
             return Call()
         return _planned_call(Selection.from_options(options), request, is_dry_run=is_dry_run)
     except UserError as error:
@@ -79,7 +83,7 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
         held=held_outputs(),
         is_dry_run=is_dry_run,
     )
-    left_out = _left_out(statuses, is_submitted=choice is not None)
+    left_out = left_out_of(statuses, is_submitted=choice is not None)
     free = [status for status in statuses if status.run.name not in left_out]
     if not is_dry_run:
         refuse_overlap(str(status.run.summary_path) for status in made_by(free, request))
@@ -119,7 +123,7 @@ def _minutes(runs: Sequence[Run], choice: Choice | None) -> Minutes | None:
     )
 
 
-def _left_out(statuses: Sequence[RunStatus], *, is_submitted: bool) -> frozenset[str]:
+def left_out_of(statuses: Sequence[RunStatus], *, is_submitted: bool) -> frozenset[str]:
     """The runs that somebody else is making, and those that are to be made from them.
 
     What a SLURM job of this project makes is followed by a call that submits such jobs itself.

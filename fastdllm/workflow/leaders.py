@@ -47,7 +47,12 @@ def share_out(
         leader = _leader(others, own, is_wanted)
         by_name = {member.run.name: member for member in others}
         for member in own:
-            placed = member if leader is None else _placed(member, leader, by_name)
+            is_selected = leader is not None and leader.run.name in selected
+            placed = (
+                member
+                if leader is None
+                else _placed(member, leader, by_name, is_selected=is_selected)
+            )
             selected[member.run.name] = placed
     return list(selected.values())
 
@@ -123,7 +128,14 @@ def _is_usable(status: RunStatus) -> bool:
     return status.state.has_result and is_same
 
 
-def _placed(status: RunStatus, leader: RunStatus, by_name: Mapping[str, RunStatus]) -> RunStatus:
+def _placed(
+    status: RunStatus,
+    leader: RunStatus,
+    by_name: Mapping[str, RunStatus],
+    *,
+    is_selected: bool,
+) -> RunStatus:
+    """Args: is_selected: whether this call knows of the leader."""
     origin_name = origin_of(status.record, status.run)
     is_own = status.state.has_result and origin_name is None and not status.is_repeated
     is_leader = status.run.name == leader.run.name
@@ -139,7 +151,9 @@ def _placed(status: RunStatus, leader: RunStatus, by_name: Mapping[str, RunStatu
         status = replace(status, state=State.STALE, reason=reason)
     follows = origin_name == leader.run.name and leader.is_to_be_made
     placed = replace(status, leader=leader.run, is_repeated=status.is_repeated or follows)
-    if placed.is_to_be_made and leader.state is State.RUNNING and not leader.is_adopted:
-        reason = f"same as {leader.run.name}, which is running"
+    is_busy = leader.state in (State.RUNNING, State.QUEUED)
+    # A call that follows the leader's job makes its copies behind it.
+    if placed.is_to_be_made and is_busy and not (leader.is_adopted and is_selected):
+        reason = f"same as {leader.run.name}, which is {leader.state}"
         return replace(placed, state=State.RUNNING, reason=reason)
     return placed

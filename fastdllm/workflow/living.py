@@ -83,7 +83,7 @@ def running_in_words(
 def queued_in_words(traces: Traces, jobs: Sequence[RunJob], shards: Shards | None) -> str:
     """What a run waits for, what is kept of it, and why it failed before."""
     waiting = [job for job in jobs if job.is_waiting]
-    packs = [job for job in jobs if not job.is_waiting]
+    packs = [job for job in jobs if job.pack is not None and not job.is_waiting]
     parts = [str(shards)] if shards is not None else []
     if packs:
         job = packs[0].job

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from fastdllm.workflow.cuts import Cuts
+from fastdllm.workflow.reconcile import EARLIER_SETTINGS
 from fastdllm.workflow.status import RunStatus, State
 from fastdllm.workflow.targets import Request
 
@@ -60,7 +61,9 @@ def preview(
     line += f", {copies_in_words(copies)}" if copies else ""
     line += f", {unpublished} to publish" if unpublished else ""
     line += f", {running} left out: another process is making them" if running else ""
-    return "\n".join([line, *(_table(made) if is_dry_run else [])]) + "\n"
+    outdated = [s for s in wanted if EARLIER_SETTINGS in s.reason]
+    notes = [f"fastdllm: {s.run.name}: {s.reason}" for s in outdated[:MOST_LINES]]
+    return "\n".join([line, *notes, *(_table(made) if is_dry_run else [])]) + "\n"
 
 
 def counted(number: int, what: str) -> str:

@@ -24,6 +24,8 @@ from fastdllm.workflow.queue import Queue
 from fastdllm.workflow.runs import RESULTS, Project, Run
 from fastdllm.workflow.status import RunStatus, State, inspect
 
+# Said of a run whose job has read a spec that was changed since.
+EARLIER_SETTINGS = "works with earlier settings"
 # Output of `aggregate` for Snakemake; newer than every summary when all of them are published.
 PUBLISHED_STAMP = RESULTS / ".published"
 
@@ -110,7 +112,7 @@ def _statuses(
     """The states of the runs, and which of them are decoded; see `reconcile`."""
 
     def look(run: Run) -> RunStatus:
-        status = inspect(run, jobs=jobs)
+        status = _of_these_settings(inspect(run, jobs=jobs))
         if restore or str(run.summary_path) in held or not status.state.has_result:
             return status
         # An eval writes results.json just before the summary; one that was taken back has none.
@@ -121,20 +123,41 @@ def _statuses(
 
     def look_at_selected(run: Run) -> RunStatus:
         status = look(run)
-        is_forced = status.state is not State.RUNNING and is_repeated(run)
+        # A job that lives has been asked for a repeat already, if for anything.
+        is_free = status.state is not State.RUNNING and not status.jobs
+        is_forced = is_free and is_repeated(run)
         return replace(status, is_repeated=True) if is_forced else status
 
     selected = [look_at_selected(run) for run in project.runs]
     return share_out(selected, project, look=look, is_wanted=is_wanted)
 
 
+def _of_these_settings(status: RunStatus) -> RunStatus:
+    """The same status; but what a job makes with other settings is no result to wait for here."""
+    at_work = [job.job.id for job in status.jobs if job.is_at_work]
+    if not at_work or not status.is_adopted or _has_read(status.run):
+        return status
+    ids = " ".join(at_work)
+    reason = f"job {ids} {EARLIER_SETTINGS}; wait for it, or end it: scancel {ids}"
+    return replace(status, state=State.RUNNING, reason=reason, jobs=())
+
+
+def _has_read(run: Run) -> bool:
+    """Whether the spec.json that a job has read is the one of today's settings."""
+    try:
+        spec = read_json(run.spec_path)
+    except UserError:
+        return True
+    return isinstance(spec, dict) and spec.get("fingerprint") == run.fingerprint
+
+
 def _settle(status: RunStatus) -> None:
     """Write the spec of a run and date it by what is to be done."""
     run = status.run
-    write_if_changed(run.spec_path, to_json(run.spec()))
     if status.state is State.RUNNING:
-        # Its eval is writing here; a later call settles the dates.
+        # Its eval is reading and writing here; a later call settles what it leaves.
         return
+    write_if_changed(run.spec_path, to_json(run.spec()))
     if status.is_only_published:
         _restore(run)
     if not status.is_to_be_made:

@@ -136,18 +136,26 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     if artifact.belongs_to(run) and not result.belongs_to(run) and not own:
         return RunStatus(run, State.DONE, is_only_published=True, record=artifact.record)
     if result.belongs_to(run):
-        return _finished(run, result, artifact, repeat=_repeat(traces, own))
+        found = _finished(run, result, artifact, repeat=_repeat(traces, own))
+        return replace(found, jobs=live)
     old = result.record or artifact.record
     changes = () if old is None else what_changed(old.get("decides"), run.decides)
     if any(job.is_at_work for job in own):
         return replace(_running(traces, alive, live), changes=changes)
-    if live and not (traces.failure is not None and any(job.is_at_work for job in live)):
+    if live and not _has_failed_in(traces, live):
         shards = shards_of(traces, alive, live)
         reason = queued_in_words(traces, live, shards)
         progress = progress_of(traces)
         return RunStatus(run, State.QUEUED, reason, changes, progress, jobs=live, shards=shards)
     status = _unfinished(run, traces, result, artifact, jobs=jobs)
     return replace(status, changes=changes, shards=shards_of(traces, alive, live))
+
+
+def _has_failed_in(traces: Traces, live: Sequence[RunJob]) -> bool:
+    """Whether a pack that is still at work has tried the run, and failed; not in an earlier job."""
+    last = next(iter(traces.attempts()[-1:]), None)
+    ids = {job.job.id for job in live if job.is_at_work}
+    return traces.failure is not None and last is not None and last.slurm_job in ids
 
 
 def told_by_accounts(

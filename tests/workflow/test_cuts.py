@@ -111,6 +111,23 @@ def test_only_the_runs_that_are_made_are_packed() -> None:
 
 
 @pytest.mark.usefixtures("project")
+def test_there_are_no_more_shards_than_chunks_unless_it_was_begun_so() -> None:
+    edit("workflow_config.yaml", *SHARDED)
+    both, config = words(), load_project().config
+    assert set(cut(both, config).shards.values()) == {3}
+    plan = both[0].run.plan_folder / "plan.json"
+    plan.parent.mkdir(parents=True)
+    plan.write_text(json.dumps({"chunks": [2, 2]}))
+    assert set(cut(both, config).shards.values()) == {2}
+    begun = stamps(both[0].run, 3)[0].with_suffix(".jsonl")
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    assert cut(both, config).shards == {both[0].run.name: 3, both[1].run.name: 2}
+    plan.write_text(json.dumps({"chunks": [2]}))
+    assert cut(both[1:], config) == Cuts()
+
+
+@pytest.mark.usefixtures("project")
 def test_living_jobs_keep_the_cut_they_were_submitted_with() -> None:
     edit("workflow_config.yaml", *SHARDED)
     first, second = words()

@@ -25,11 +25,13 @@ class Fault:
     """One kind of fault.
 
     words: what `fastdllm status` has to say about it, a regular expression.
+    is_slow: SLURM looks every 30 s; meanwhile other runs are hit.
     hits_node: all jobs of the node are hit, so that no earlier victim may be there any more.
     """
 
     inflict: Callable[[ClusterProject, Victim], None]
     words: str
+    is_slow: bool = False
     hits_node: bool = False
 
 
@@ -63,8 +65,15 @@ class Attack:
     kept: dict[str, list[str]] = field(default_factory=dict)
 
     def hit(self, fault: str) -> bool:
-        """Hit a run that is held, if there is one whose node may be hit."""
-        waiting_at = {victim.node for victim in self.victims if victim.named_s is None}
+        """Hit a run that is held, if there is one whose node may be hit.
+
+        One after the other: what a fault does may be seen for some seconds only, until Snakemake
+        submits the run again.
+        """
+        waiting = [victim for victim in self.victims if victim.named_s is None]
+        if not all(FAULTS[victim.fault].is_slow for victim in waiting):
+            return False
+        waiting_at = {victim.node for victim in waiting}
         for victim in list(self.held.values()):
             if FAULTS[fault].hits_node and victim.node in waiting_at:
                 continue
@@ -165,8 +174,8 @@ def lose_node(project: ClusterProject, victim: Victim) -> None:
 
 FAULTS = {
     "killed": Fault(kill_eval, "killed"),
-    "time limit ahead": Fault(warn, "out of time|time limit"),
-    "time limit met": Fault(meet_time_limit, "out of time|time limit"),
+    "time limit ahead": Fault(warn, "out of time|time limit", is_slow=True),
+    "time limit met": Fault(meet_time_limit, "out of time|time limit", is_slow=True),
     "preempted": Fault(preempt, "preempted", hits_node=True),
     "node lost": Fault(lose_node, "requeued|node failed", hits_node=True),
     "cancelled": Fault(cancel, "cancelled"),

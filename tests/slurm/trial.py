@@ -79,7 +79,7 @@ def run_trial(
             attack.look()
             looked = time.monotonic()
     attack.look()
-    assert not todo, f"the grid ended before {todo}\n{project.main_log()[-3000:]}"
+    assert not todo, f"no {todo} as the grid ended: {attack.victims}\n{project.main_log()[-3000:]}"
     while any(not project.is_finished(config) for config in CONFIGS) and trial.calls < MOST_CALLS:
         trial.calls += 1
         project.snakemake(qos="embers")

@@ -21,9 +21,14 @@ from snakemake_executor_plugin_slurm.utils import delete_slurm_environment
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from snakemake_executor_plugin_fastdllm_slurm import Executor, ExecutorSettings, common_settings
-from snakemake_executor_plugin_fastdllm_slurm import executor as module
-from snakemake_executor_plugin_fastdllm_slurm.executor import BIN, keep_slurm_conf
+from snakemake_executor_plugin_fastdllm_slurm import (
+    Executor,
+    ExecutorSettings,
+    common_settings,
+    submission,
+)
+from snakemake_executor_plugin_fastdllm_slurm import executor as looking
+from snakemake_executor_plugin_fastdllm_slurm.slurm_conf import BIN, keep_slurm_conf
 
 ROOT = Path(__file__).parents[2]
 VALUES = ("demo", "words", "k1")
@@ -162,8 +167,10 @@ def lab(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("SLURM_CONF", raising=False)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    for name, value in {"POLL_S": 0.02, "END_POLL_S": 0.01, "SNAPSHOT_S": 0.0}.items():
-        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(looking, "POLL_S", 0.02)
+    monkeypatch.setattr(looking, "END_POLL_S", 0.01)
+    monkeypatch.setattr(submission, "RETRY_S", 0.02)
+    monkeypatch.setattr(submission, "SNAPSHOT_S", 0.0)
     monkeypatch.setattr("fastdllm.cluster.following.SECOND_LOOK_S", 0.05)
     monkeypatch.setattr("fastdllm.cluster.following.UNKNOWN_PATIENCE_S", 1.0)
     monkeypatch.setattr(Executor, "format_job_exec", lambda *_: "true")
@@ -361,7 +368,7 @@ def test_a_mistake_in_the_thread_that_submits_is_told(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("never")
 
-    monkeypatch.setattr(module, "own_jobs", fail)
+    monkeypatch.setattr(submission, "own_jobs", fail)
     lab.executor.run_jobs([lab.job])
     lab.wait(lambda: lab.scheduler.failed == [lab.job])
     assert lab.job.told[0].startswith("submission failed: ZeroDivisionError('never'). ")

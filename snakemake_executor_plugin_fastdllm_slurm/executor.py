@@ -20,7 +20,7 @@ from snakemake_interface_executor_plugins.logging import LoggerExecutorInterface
 from snakemake_interface_executor_plugins.workflow import WorkflowExecutorInterface
 
 from fastdllm.cluster.following import GONE, Ending, Following
-from fastdllm.cluster.slurm import Job, SlurmError, own_jobs
+from fastdllm.cluster.slurm import Job, SlurmError, ask, own_jobs
 from snakemake_executor_plugin_fastdllm_slurm.submission import SubmittingExecutor
 
 # Less than what is promised from the end of a job to the next step, 15 s; squeue takes some 10 ms.
@@ -61,6 +61,10 @@ class Executor(SubmittingExecutor):
                 yield info
             return
         self._tell.recovery()
+        # One that came back from its end was seen by this call, which tells how it ends.
+        self._adopted_at_the_end -= {
+            job.id for job in queue if job.is_live and job.state != "COMPLETING"
+        }
         ids = [str(info.external_jobid) for info in active_jobs]
         endings = self._following.endings(ids, queue, time.monotonic())
         for line in self._following.notices(ids, queue):
@@ -85,7 +89,8 @@ class Executor(SubmittingExecutor):
                 log.unlink(missing_ok=True)
         elif ending.job_id in self._adopted_at_the_end:
             # It was about to end when this call began, so nobody saw it fail or cancelled it here.
-            self._job_submission_executor.submit(self.run_job, info.job)
+            if not self._is_stopping.is_set():
+                self._job_submission_executor.submit(self.run_job, info.job)
         else:
             message = f"SLURM job {ending.job_id} {ending.words}. "
             if ending.state == "CANCELLED":
@@ -121,7 +126,24 @@ class Executor(SubmittingExecutor):
     def cancel_jobs(self, active_jobs: Sequence[SubmittedJobInfo]) -> None:
         """Cancel all jobs that are followed; `active_jobs` is empty during a look at the queue."""
         super().cancel_jobs(list(self._followed.values()))
+        self._cancel_unheard()
         self._followed.clear()
+
+    def _cancel_unheard(self) -> None:
+        """Cancel jobs whose sbatch was interrupted after it submitted them: nobody has their id."""
+        try:
+            unheard = [
+                job.id
+                for job in own_jobs()
+                if job.is_live and job.name == self.run_uuid and job.id not in self._followed
+            ]
+            if unheard:
+                ask("scancel", *unheard)
+        except SlurmError as error:
+            self.logger.warning(
+                f"{error}; a job that was on its way to SLURM may go on: `squeue --me "
+                f"--name={self.run_uuid}` shows it, `scancel --me --name={self.run_uuid}` ends it"
+            )
 
     def shutdown(self) -> None:
         """End the threads; jobs are left only when something went wrong here."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
@@ -28,9 +30,12 @@ RETRY_S = 10.0
 PATIENCE_S = 600.0
 _PASSES = re.compile(
     "Unable to contact|Socket timed out|Connection (refused|reset|timed out)|Zero Bytes|"
-    "temporarily|Transport endpoint|MaxSubmitJob|submit limit",
+    "temporarily|Transport endpoint",
     re.IGNORECASE,
 )
+# The reasons of which an end of other jobs is the cure, of QOS and account. The sentence that
+# follows speaks of a "job submit limit" whatever the reason is.
+_FULL = re.compile("(Max|Grp)SubmitJob")
 
 
 class SubmittingExecutor(SlurmExecutor):
@@ -65,39 +70,47 @@ class SubmittingExecutor(SlurmExecutor):
 
     def _submit_or_adopt(self, job: JobExecutorInterface) -> None:
         deadline_s = time.monotonic() + PATIENCE_S
-        while not self._is_stopping.is_set():
-            earlier = self._earlier(job)
+        while (queue := self._queue()) is not None:
+            earlier = self._earlier(job, queue)
             if earlier is not None:
                 self._adopt(job, earlier)
-                return
-            if self._is_stopping.is_set():
                 return
             super().run_job(job)
             refusal = self._refusals.pop(job, None)
             if refusal is None:
                 return
-            if not _PASSES.search(refusal) or time.monotonic() > deadline_s:
+            is_full = _FULL.search(refusal) is not None
+            if is_full and any(other.is_live for other in queue):
+                deadline_s = time.monotonic() + PATIENCE_S
+                until = "as soon as the queue takes another job of yours"
+            elif (is_full or _PASSES.search(refusal)) and time.monotonic() < deadline_s:
+                until = f"for {PATIENCE_S / 60:.0f} minutes"
+            else:
                 self.report_job_error(SubmittedJobInfo(job), msg=f"{refusal} ")
                 return
-            self._tell.delay(refusal, until=f"for {PATIENCE_S / 60:.0f} minutes")
+            self._tell.delay(refusal, until=until)
             self._is_stopping.wait(RETRY_S)
 
-    def _earlier(self, job: JobExecutorInterface) -> Job | None:
-        """The job of another call that waits or runs for the same output."""
-        wildcards = get_job_wildcards(job)
-        comment = comment_of(job.name, [wildcards] if wildcards else [])
+    def _queue(self) -> list[Job] | None:
+        """This user's jobs, once squeue answers; None: nothing is to be submitted any more."""
         while not self._is_stopping.is_set():
             try:
                 jobs = own_jobs(max_age_s=SNAPSHOT_S)
             except SlurmError as error:
                 self._tell.outage(str(error), retry_s=RETRY_S)
                 self._is_stopping.wait(RETRY_S)
-                continue
-            self._tell.recovery()
-            own = self._ended.union(self._followed)
-            others = (other for other in jobs if other.id not in own)
-            return live_jobs(others, Path(self.workflow.workdir_init)).get(comment)
+            else:
+                self._tell.recovery()
+                return None if self._is_stopping.is_set() else jobs
         return None
+
+    def _earlier(self, job: JobExecutorInterface, queue: Iterable[Job]) -> Job | None:
+        """The job of another call that waits or runs for the same output."""
+        wildcards = get_job_wildcards(job)
+        comment = comment_of(job.name, [wildcards] if wildcards else [])
+        own = self._ended.union(self._followed)
+        others = (other for other in queue if other.id not in own)
+        return live_jobs(others, Path(self.workflow.workdir_init)).get(comment)
 
     def _adopt(self, job: JobExecutorInterface, earlier: Job) -> None:
         self.logger.info(
@@ -112,6 +125,14 @@ class SubmittingExecutor(SlurmExecutor):
         if job_info.external_jobid is not None:
             self._followed[job_info.external_jobid] = job_info
         super().report_job_submission(job_info, register_job=register_job)
+
+    def get_account_arg(self, job: JobExecutorInterface) -> Iterator[str]:
+        """The option of sbatch for the account, which was checked before the call began.
+
+        The parent asks the accounting database again for each job, which may be away by then.
+        """
+        account = job.resources.get("slurm_account")
+        yield f" -A {shlex.quote(str(account))}" if account else ""
 
     def _report_job_error_threadsafe(self, job_info: SubmittedJobInfo, msg: str) -> None:
         """Called by the parent's run_job, which says nothing to its caller."""

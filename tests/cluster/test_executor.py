@@ -112,12 +112,13 @@ class Cluster:
             script.write_text(f"#!/bin/sh\n{note_here}\n{fail_here}\n{text}\n")
             script.chmod(0o755)
 
-    def say(self, *jobs: tuple[str, str], comment: str = COMMENT) -> None:
-        """What squeue prints: ids and states."""
+    def say(self, *jobs: tuple[str, ...], comment: str = COMMENT) -> None:
+        """What squeue prints: ids, states, and names where they matter."""
         place = self.folder / "project"
         text = "".join(
-            f"{i}\x1f{s}\x1fNone\x1fN/A\x1f\x1f1:00\x1f0\x1fx\x1f{comment}\x1f{place}\x1e\n"
-            for i, s in jobs
+            f"{i}\x1f{s}\x1fNone\x1fN/A\x1f\x1f1:00\x1f0\x1f{''.join(name) or 'x'}\x1f"
+            f"{comment}\x1f{place}\x1e\n"
+            for i, s, *name in jobs
         )
         (self.folder / "queue.new").write_text(text)
         (self.folder / "queue.new").rename(self.folder / "queue")
@@ -228,6 +229,22 @@ def test_a_job_is_submitted_followed_and_finished(
 
 
 @pytest.mark.parametrize(
+    ("account", "asked"), [("lab", "-A lab "), ("a b", "-A a b "), (7, "-A 7 "), (None, "")]
+)
+def test_an_account_is_passed_on_without_another_question(
+    lab: Lab, caplog: pytest.LogCaptureFixture, account: object, asked: str
+) -> None:
+    lab.cluster.break_down("sacctmgr", "slurmdbd: Connection refused\n")
+    lab.job.resources["slurm_account"] = account
+    lab.submit()
+    (call,) = lab.cluster.calls("sbatch")
+    assert asked in call
+    assert ("-A" in call) is bool(asked)
+    assert lab.cluster.calls("sacctmgr") == []
+    assert lines(caplog, "SLURM account") == []
+
+
+@pytest.mark.parametrize(
     ("state", "words"),
     [
         ("TIMEOUT", "SLURM job 77 hit its time limit. "),
@@ -286,6 +303,29 @@ def test_a_job_that_was_ending_already_is_waited_for_and_replaced(lab: Lab) -> N
     lab.wait(lambda: lab.job.registered == "77")
     assert lab.scheduler.failed == []
     assert lab.job.attempt == 1
+
+
+def test_a_job_that_came_back_from_its_end_is_a_job_like_others(lab: Lab) -> None:
+    lab.cluster.say(("12", "COMPLETING"))
+    lab.submit()
+    lab.cluster.say(("12", "PENDING"))
+    lab.polls()
+    lab.cluster.say(("12", "CANCELLED"))
+    lab.wait(lambda: lab.scheduler.failed or lab.cluster.calls("sbatch"))
+    assert lab.scheduler.failed == [lab.job]
+    assert lab.job.told[0].startswith("SLURM job 12 was cancelled; this call does not submit it")
+    assert lab.cluster.calls("sbatch") == []
+
+
+def test_nothing_is_submitted_again_once_the_call_ends(lab: Lab) -> None:
+    lab.cluster.say(("12", "COMPLETING"))
+    lab.submit()
+    lab.executor._stop_submitting()
+    lab.cluster.say(("12", "CANCELLED"))
+    lab.wait(lambda: "12" in lab.executor._ended)
+    lab.executor.shutdown()
+    assert lab.scheduler.problems == []
+    assert lab.cluster.calls("sbatch") == []
 
 
 def test_a_second_attempt_does_not_adopt_the_first(lab: Lab) -> None:
@@ -351,6 +391,57 @@ def test_a_submission_that_may_work_later_is_repeated(
     lab.wait(lambda: hasattr(lab.job, "registered"))
 
 
+# What sbatch of SLURM 22.05 prints: the reason, then the same sentence for all of them.
+POLICY = (
+    "sbatch: error: {}\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
+    "policy (job submit limit, user's size and/or time limits)\n"
+)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("QOSMaxSubmitJobPerUserLimit", "QOSGrpSubmitJobsLimit", "MaxSubmitJobsPerAccount"),
+        *("AssocMaxSubmitJobLimit", "AssocGrpSubmitJobsLimit"),
+    ],
+)
+def test_a_full_queue_is_waited_for_as_long_as_jobs_are_in_it(
+    lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    monkeypatch.setattr(submission, "PATIENCE_S", 0.0)
+    lab.cluster.say(("12", "RUNNING"), comment="fastdllm_main")
+    down = lab.cluster.break_down("sbatch", POLICY.format(reason))
+    lab.executor.run_jobs([lab.job])
+    lab.wait(lambda: lab.scheduler.failed or len(lab.cluster.calls("sbatch")) >= 3)
+    assert lab.scheduler.failed == []
+    (told,) = lines(caplog, reason)
+    assert told.endswith("It is tried again as soon as the queue takes another job of yours")
+    down.unlink()
+    lab.wait(lambda: hasattr(lab.job, "registered"))
+
+
+def test_a_queue_that_takes_no_job_at_all_is_not_waited_for(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "PATIENCE_S", 0.1)
+    lab.cluster.say(("12", "COMPLETED"))
+    lab.cluster.break_down("sbatch", POLICY.format("QOSMaxSubmitJobPerUserLimit"))
+    lab.executor.run_jobs([lab.job])
+    lab.wait(lambda: lab.scheduler.failed == [lab.job])
+
+
+@pytest.mark.parametrize(
+    "reason", ["QOSMaxWallDurationPerJobLimit", "QOSMaxMemoryPerJob", "QOSMaxGRESPerUser"]
+)
+def test_what_the_queue_never_takes_is_not_tried_again(lab: Lab, reason: str) -> None:
+    lab.cluster.break_down("sbatch", POLICY.format(reason))
+    lab.executor.run_jobs([lab.job])
+    lab.wait(lambda: lab.scheduler.failed or len(lab.cluster.calls("sbatch")) > 1)
+    assert lab.scheduler.failed == [lab.job]
+    assert len(lab.cluster.calls("sbatch")) == 1
+    assert reason in lab.job.told[0]
+
+
 def test_a_refused_submission_is_one_line(lab: Lab) -> None:
     error = "sbatch: error: Invalid qos specification\nsbatch: error: submission failed\n"
     lab.cluster.break_down("sbatch", error)
@@ -388,6 +479,16 @@ def test_an_interrupt_cancels_all_jobs_and_submits_no_more(lab: Lab) -> None:
     assert lab.cluster.calls("sbatch") == []
     assert lab.scheduler.problems == []
     assert not Path(lab.executor.tmpdir).exists()
+
+
+def test_a_submission_that_an_interrupt_met_on_its_way_is_cancelled_as_well(lab: Lab) -> None:
+    lab.submit()
+    own = lab.executor.run_uuid
+    lab.cluster.say(
+        ("77", "RUNNING", own), ("78", "PENDING", own), ("79", "COMPLETED", own), ("80", "RUNNING")
+    )
+    lab.executor.cancel()
+    assert lab.cluster.calls("scancel") == ["77", "78"]
 
 
 def test_jobs_that_outlive_the_call_find_the_folder_that_they_wait_for(lab: Lab) -> None:

@@ -142,9 +142,11 @@ class Lab:
     def node_down(self, name: str) -> None:
         """The node dies with all that runs there, and SLURM notices at once."""
         self.daemons.kill(name)
+        self.ask("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
+        # Last: what watches over them here, and died with a real node, would tell SLURM that the
+        # jobs failed.
         for pid in processes_in(self.folder, node=name):
             kill(pid)
-        self.ask("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
 
     def node_up(self, name: str) -> None:
         """The node comes back, idle."""

@@ -15,7 +15,7 @@ from fastdllm.cluster.choice import Choice, Model, choose
 from fastdllm.cluster.fetched import require_model
 from fastdllm.cluster.fitting import read_shape
 from fastdllm.cluster.options import ClusterOptions
-from fastdllm.cluster.profile import CommandLine
+from fastdllm.cluster.profile import EXECUTOR, STOCK_EXECUTOR, CommandLine
 from fastdllm.cluster.site import Site, load_site
 from fastdllm.errors import UserError
 from fastdllm.validation import validated
@@ -30,6 +30,7 @@ def prepare(
     *,
     is_dry_run: bool,
     folder: Path,
+    other_jobs: int = 0,
 ) -> Choice | None:
     """Choose and check what the jobs ask for, and set FASTDLLM_ACCOUNT and so on for the profile.
 
@@ -38,6 +39,7 @@ def prepare(
         arguments: of `snakemake`, without its name.
         is_dry_run: asks nothing of SLURM, and a missing account is a note only.
         folder: the project, which the results go to.
+        other_jobs: those that are in the queue beside the ones of Snakemake.
 
     Returns:
         None where no jobs go to SLURM, or the profile has no site.yaml.
@@ -46,13 +48,18 @@ def prepare(
         UserError: whatever would make the jobs fail, in one line.
     """
     command = CommandLine.read(arguments)
+    if command.executor == STOCK_EXECUTOR:
+        raise UserError(
+            f"--executor {STOCK_EXECUTOR}: would submit runs a second time whose jobs wait or run; "
+            f"use --executor {EXECUTOR}, which is that of the profile"
+        )
     if not command.submits:
         return None
     site = load_site(command.folders[0])
     given = {**config.cluster.model_dump(exclude_none=True), **cluster_words}
     options = validated(ClusterOptions, given, "cluster")
     choice = choose(site, options, _model(config))
-    _check_limits(command, choice, site)
+    _check_limits(command, choice, site, other_jobs)
     if not is_dry_run:
         check_sbatch()
         check_folder(folder)
@@ -77,7 +84,7 @@ def _model(config: WorkflowConfig) -> Model:
     )
 
 
-def _check_limits(command: CommandLine, choice: Choice, site: Site) -> None:
+def _check_limits(command: CommandLine, choice: Choice, site: Site, other_jobs: int) -> None:
     """Refuse numbers given by hand that the QOS does not allow."""
     most = choice.max_minutes
     for rule, minutes in command.minutes.items():
@@ -88,10 +95,14 @@ def _check_limits(command: CommandLine, choice: Choice, site: Site) -> None:
                 "goes on by itself"
             )
     qos = site.qos[choice.qos] if site.qos is not None and choice.qos is not None else None
-    if qos is not None and qos.max_jobs is not None and (command.jobs or 0) > qos.max_jobs:
+    if qos is None or qos.max_jobs is None or command.jobs is None:
+        return
+    places = qos.max_jobs - other_jobs
+    if command.jobs > places:
+        main = ", and the main process is one" if other_jobs else ""
         raise UserError(
-            f"--jobs {command.jobs}: {_limiter(choice)} takes {qos.max_jobs} jobs of one person; "
-            f"--jobs {qos.max_jobs} keeps the others until there is room"
+            f"--jobs {command.jobs}: {_limiter(choice)} takes {qos.max_jobs} jobs of one person"
+            f"{main}; --jobs {places} keeps the others until there is room"
         )
 
 

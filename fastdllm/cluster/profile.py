@@ -12,7 +12,8 @@ from typing import Any
 
 from fastdllm.cluster.site import SITE_FILE
 
-SLURM_EXECUTORS = ("fastdllm-slurm", "slurm")
+# The one that follows jobs of an earlier call, and the one that submits them a second time.
+EXECUTOR, STOCK_EXECUTOR = "fastdllm-slurm", "slurm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class CommandLine:
 
     @property
     def submits(self) -> bool:
-        """Whether jobs go to SLURM."""
-        return self.executor in SLURM_EXECUTORS
+        """Whether jobs go to SLURM, and those of an earlier call are followed."""
+        return self.executor == EXECUTOR
 
     @classmethod
     def read(cls, arguments: Sequence[str]) -> CommandLine:

@@ -91,20 +91,26 @@ def call(tmp_path: Path) -> Call:
     """Prepare a call with a profile; other keywords are keys of `model`."""
 
     def run(
-        *arguments: str, profile: str = "pace", dry: bool = False, **given: str
+        *arguments: str,
+        profile: str = "pace",
+        dry: bool = False,
+        other_jobs: int = 0,
+        **given: str,
     ) -> Choice | None:
         keys = ("account", "gpu", "qos", "partition")
         words = {key: given.pop(key) for key in keys if key in given}
         config = written(model={"path": "models/tiny", "dtype": "float32", **given})
-        command = ["--profile", str(PROFILES / profile), "--executor", "slurm", *arguments]
+        command = ["--profile", str(PROFILES / profile), "--executor", "fastdllm-slurm", *arguments]
         project = tmp_path / "project"
         project.mkdir(exist_ok=True)
-        return prepare(config, words, command, is_dry_run=dry, folder=project)
+        return prepare(
+            config, words, command, is_dry_run=dry, folder=project, other_jobs=other_jobs
+        )
 
     return run
 
 
-def refusal(call: Call, *arguments: str, **given: str | bool) -> str:
+def refusal(call: Call, *arguments: str, **given: str | bool | int) -> str:
     with pytest.raises(UserError) as error:
         call(*arguments, **given)
     assert "\n" not in str(error.value)
@@ -135,7 +141,7 @@ def test_the_first_gpu_and_queue_of_the_site_are_taken(call: Call) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_words_of_the_command_win_over_the_file(tmp_path: Path) -> None:
     config = written(cluster={"account": "gts-paid", "gpu": "V100", "qos": "inferno"})
-    command = ["--profile", str(PROFILES / "pace"), "--executor", "slurm"]
+    command = ["--profile", str(PROFILES / "pace"), "--executor", "fastdllm-slurm"]
     choice = prepare(config, {"gpu": "L40S"}, command, is_dry_run=False, folder=tmp_path)
     assert choice is not None
     assert (choice.account, choice.gpu, choice.qos) == ("gts-paid", "L40S", "inferno")
@@ -350,6 +356,23 @@ def test_numbers_beyond_the_limits_of_the_queue_are_refused(
     assert told in refusal(call, *arguments, dry=True, qos=qos)
 
 
+def test_the_main_process_as_a_job_needs_a_place(call: Call) -> None:
+    told = refusal(call, "--jobs", "50", dry=True, other_jobs=1)
+    assert told == (
+        "--jobs 50: QOS embers takes 50 jobs of one person, and the main process is one; --jobs 49 "
+        "keeps the others until there is room"
+    )
+    assert call("--jobs", "50", dry=True) is not None
+    assert call(dry=True, other_jobs=1) is not None, "the profile leaves it"
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_the_plugin_that_submits_twice_is_refused(call: Call, dry: bool) -> None:
+    told = refusal(call, "--executor", "slurm", dry=dry)
+    assert told.startswith("--executor slurm: would submit runs a second time")
+    assert "use --executor fastdllm-slurm" in told
+
+
 def test_numbers_within_the_limits_pass(call: Call) -> None:
     arguments = ["--set-resources", "eval:runtime=600", "shard:runtime=20", "--jobs", "60"]
     assert call(*arguments, dry=True, qos="inferno") is not None
@@ -389,5 +412,5 @@ def test_the_profile_may_come_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SNAKEMAKE_PROFILE", str(PROFILES / "pace"))
-    command = ["--executor", "slurm"]
+    command = ["--executor", "fastdllm-slurm"]
     assert prepare(written(), {}, command, is_dry_run=True, folder=tmp_path) is not None

@@ -142,7 +142,7 @@ class Executor(SubmittingExecutor):
         except SlurmError as error:
             self.logger.warning(
                 f"{error}; a job that was on its way to SLURM may go on: `squeue --me "
-                f"--name={self.run_uuid}` shows it, `scancel --me --name={self.run_uuid}` ends it"
+                f"--name={self.run_uuid}` shows it, `scancel --name={self.run_uuid}` ends it"
             )
 
     def shutdown(self) -> None:

@@ -6,18 +6,16 @@ does not answer is no reason to refuse: SLURM itself will say what it does not l
 
 from __future__ import annotations
 
-import getpass
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from fastdllm.cluster.choice import Choice, missing_account
+from fastdllm.cluster.offers import associations, partitions
 from fastdllm.cluster.site import Site
-from fastdllm.cluster.slurm import SlurmError, ask
 from fastdllm.errors import UserError, nearest_name
 from fastdllm.files import cannot
 
@@ -27,8 +25,6 @@ PATIENCE_S = 15.0
 LEAST_FREE_GIB = 1.0
 # As much as a file system with quotas notices.
 TRIAL_BYTES = 1024 * 1024
-
-_GPUS = re.compile(r"gpu(?::([A-Za-z][\w.+-]*))?(?::\d+)?(?:\(|,|$)")
 
 
 def check_sbatch() -> None:
@@ -60,7 +56,7 @@ def check_folder(folder: Path) -> None:
 
 def check_account(choice: Choice, site: Site) -> None:
     """Refuse an account that is missing or not one's own, and a QOS that it may not use."""
-    allowed = associations()
+    allowed = associations(patience_s=PATIENCE_S)
     if choice.account is None and site.account_required:
         raise UserError(missing_account(site, allowed))
     if not allowed:
@@ -86,7 +82,7 @@ def check_account(choice: Choice, site: Site) -> None:
 
 def check_partition(choice: Choice, site: Site) -> Choice:
     """Refuse a GPU or a partition that is not there; spell the GPU as this cluster does."""
-    there = _partitions()
+    there = partitions(patience_s=PATIENCE_S)
     if not there:
         return choice
     # Where SLURM knows no kind of GPU, it is not known which are there.
@@ -99,10 +95,7 @@ def check_partition(choice: Choice, site: Site) -> Choice:
     wanted = choice.partition.split(",") if choice.partition is not None else []
     for name in wanted:
         if name not in there:
-            near = nearest_name(name, there)
-            hint = f"did you mean {near}? " if near else ""
-            listed = f"{hint}there are: {', '.join(sorted(there))}"
-            rest = _where(kind, there, usual=_usual(choice, site)) if kind else listed
+            rest = _where(kind, there, usual=_usual(choice, site)) if kind else _listed(name, there)
             raise UserError(f"cluster: partition: {choice.site} has no {name!r}; {rest}")
     if kind is None:
         return choice
@@ -115,6 +108,22 @@ def check_partition(choice: Choice, site: Site) -> Choice:
             f"{_where(kind, there, usual=_usual(choice, site))}"
         )
     return replace(choice, gres=f"gpu:{spelled}:1")
+
+
+def check_small_job(partition: str, site: str) -> None:
+    """Refuse a partition that is not there, for the job of `fastdllm submit`."""
+    there = partitions(patience_s=PATIENCE_S)
+    for name in partition.split(",") if there else ():
+        if name not in there:
+            raise UserError(
+                f"--partition {name}: {site} has no such partition; {_listed(name, there)}"
+            )
+
+
+def _listed(name: str, there: Iterable[str]) -> str:
+    near = nearest_name(name, there)
+    hint = f"did you mean {near}? " if near else ""
+    return f"{hint}there are: {', '.join(sorted(there))}"
 
 
 def _where(kind: str, there: Mapping[str, set[str]], *, usual: str | None) -> str:
@@ -140,36 +149,3 @@ def _same(kind: str, other: str) -> bool:
 def _type(choice: Choice) -> str | None:
     parts = choice.gres.split(":")
     return parts[1] if len(parts) == 3 else None
-
-
-def associations() -> dict[str, set[str]]:
-    """The QOS that each account of this user may use; {} where nothing is known."""
-    try:
-        text = ask(
-            *("sacctmgr", "--noheader", "--parsable2", "show", "associations"),
-            *("where", f"user={getpass.getuser()}", "format=account,qos"),
-            patience_s=PATIENCE_S,
-        )
-    except SlurmError:
-        return {}
-    found: dict[str, set[str]] = {}
-    for line in text.splitlines():
-        account, _, qos = line.partition("|")
-        if account:
-            found.setdefault(account, set()).update(name for name in qos.split(",") if name)
-    return found
-
-
-def _partitions() -> dict[str, set[str]]:
-    """The types of GPU in each partition; {} where nothing is known."""
-    try:
-        text = ask("sinfo", "--all", "--noheader", "--format=%R|%G", patience_s=PATIENCE_S)
-    except SlurmError:
-        return {}
-    found: dict[str, set[str]] = {}
-    for line in text.splitlines():
-        name, _, gres = line.partition("|")
-        if name:
-            kinds = {match[1] for match in _GPUS.finditer(gres) if match[1]}
-            found.setdefault(name.strip(), set()).update(kinds)
-    return found

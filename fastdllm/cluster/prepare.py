@@ -91,7 +91,7 @@ def _check_limits(command: CommandLine, choice: Choice, site: Site, other_jobs: 
         if most is not None and minutes > most:
             raise UserError(
                 f"runtime of {f'rule {rule}' if rule else 'jobs'}: {minutes} minutes, but "
-                f"{_limiter(choice)} allows {most}; ask for less: a job that runs into its limit "
+                f"{limiter(choice)} allows {most}; ask for less: a job that runs into its limit "
                 "goes on by itself"
             )
     qos = site.qos[choice.qos] if site.qos is not None and choice.qos is not None else None
@@ -101,10 +101,11 @@ def _check_limits(command: CommandLine, choice: Choice, site: Site, other_jobs: 
     if command.jobs > places:
         main = ", and the main process is one" if other_jobs else ""
         raise UserError(
-            f"--jobs {command.jobs}: {_limiter(choice)} takes {qos.max_jobs} jobs of one person"
+            f"--jobs {command.jobs}: {limiter(choice)} takes {qos.max_jobs} jobs of one person"
             f"{main}; --jobs {places} keeps the others until there is room"
         )
 
 
-def _limiter(choice: Choice) -> str:
+def limiter(choice: Choice) -> str:
+    """What sets the limits, to be read in a sentence."""
     return f"QOS {choice.qos}" if choice.qos is not None else choice.site

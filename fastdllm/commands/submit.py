@@ -13,10 +13,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastdllm.cluster.choice import Choice
 
 # What it does not know goes on to Snakemake.
 PASSES_ON = True
-# As long as a free queue gives at most; the job goes on by itself after that.
+# Where the queue gives that much; the job goes on by itself after that.
 HOURS = 8.0
 MEMORY_MB = 4000
 # How long before its time limit SLURM tells the job; it needs a second.
@@ -27,7 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "fastdllm submit [--hours H] [--account A] [--partition P] SNAKEMAKE-ARGUMENTS"
     parser.epilog = "Example: fastdllm submit --profile profiles/pace --config limit=20"
     parser.add_argument(
-        "--hours", type=float, default=HOURS, help=f"time limit of the job (default: {HOURS:g})"
+        "--hours",
+        type=float,
+        help=f"time limit of the job (default: {HOURS:g}, or what the queue gives)",
     )
     parser.add_argument("--account", help="who is charged (default: as for the other jobs)")
     parser.add_argument("--partition", help="partition (default: the site's for small jobs)")
@@ -38,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.cluster.slurm import SlurmError, ask, own_jobs
     from fastdllm.errors import UserError
 
-    if not args.hours * 3600 > 2 * WARNING_S:
+    if args.hours is not None and not args.hours * 3600 > 2 * WARNING_S:
         raise UserError(f"--hours {args.hours:g}: give the job at least 0.1 hours")
     try:
         running = live_jobs(own_jobs(), Path.cwd()).get(MAIN_COMMENT)
@@ -49,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
                 f"the jobs that it submitted: scancel {running.id}"
             )
         _refuse_beside_another()
-        asked = _resources(args)
+        asked = _resources(args, _choice(args))
         code = _dry_run(args.passed_on)
         if code != 0:
             return code
@@ -60,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
             *("--job-name=fastdllm-main", f"--comment={MAIN_COMMENT}"),
             *(f"--chdir={Path.cwd()}", f"--output={MAIN_LOGS}/%j.log"),
             *("--ntasks=1", "--cpus-per-task=1", f"--mem={MEMORY_MB}"),
-            *(f"--time={args.hours * 60:.0f}", f"--signal=B:USR1@{WARNING_S}"),
-            *asked,
+            *(f"--signal=B:USR1@{WARNING_S}", *asked),
             f"--wrap=exec {shlex.join(command)}",
         )
     except SlurmError as error:
@@ -88,11 +93,11 @@ def _refuse_beside_another() -> None:
         )
 
 
-def _resources(args: argparse.Namespace) -> list[str]:
-    """Account, queue and partition, as options of sbatch.
+def _choice(args: argparse.Namespace) -> Choice:
+    """What the jobs of the workflow ask for.
 
     Raises:
-        UserError: whatever would make the jobs of the workflow fail.
+        UserError: whatever would make them fail.
     """
     from fastdllm.cluster.prepare import prepare
     from fastdllm.errors import UserError
@@ -106,16 +111,41 @@ def _resources(args: argparse.Namespace) -> list[str]:
         args.passed_on,
         is_dry_run=False,
         folder=Path.cwd(),
+        other_jobs=1,
     )
     if choice is None:
         raise UserError(
             "no profile of a cluster in the command; write for example: "
             "fastdllm submit --profile profiles/pace"
         )
+    return choice
+
+
+def _resources(args: argparse.Namespace, choice: Choice) -> list[str]:
+    """Account, queue, partition and time limit of the main process, as options of sbatch.
+
+    Raises:
+        UserError: more time than the queue gives, or a partition that is not there.
+    """
+    from fastdllm.cluster.checks import check_small_job
+    from fastdllm.cluster.prepare import limiter
+    from fastdllm.errors import UserError
+
+    partition = args.partition or choice.cpu_partition
+    if partition is not None:
+        check_small_job(partition, choice.site)
+    most = choice.max_minutes
+    if args.hours is not None and most is not None and args.hours * 60 > most:
+        raise UserError(
+            f"--hours {args.hours:g}: {limiter(choice)} allows {most / 60:g}; ask for less: the "
+            "job goes back into the queue before its time limit and goes on"
+        )
+    minutes = args.hours * 60 if args.hours is not None else min(HOURS * 60, most or HOURS * 60)
     asked = {
         "account": args.account or choice.account,
-        "partition": args.partition or choice.cpu_partition,
+        "partition": partition,
         "qos": choice.qos,
+        "time": f"{minutes:.0f}",
     }
     return [f"--{name}={value}" for name, value in asked.items() if value]
 

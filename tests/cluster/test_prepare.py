@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fastdllm.cluster import checks
+from fastdllm.cluster import checks, offers
 from fastdllm.cluster.choice import Choice
 from fastdllm.cluster.prepare import prepare
 from fastdllm.errors import UserError
@@ -256,7 +256,7 @@ def test_a_gpu_that_would_do_nothing_is_told(call: Call) -> None:
 def test_a_dry_run_tells_of_a_missing_account_and_needs_no_slurm(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "ask", None)
+    monkeypatch.setattr(offers, "ask", None)
     choice = call(dry=True)
     assert choice is not None
     assert ["none is named; `pace-quota` lists yours" in note for note in choice.notes] == [True]

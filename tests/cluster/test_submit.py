@@ -6,14 +6,15 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastdllm.cli import main
+from fastdllm.cluster import checks, slurm
 from fastdllm.cluster import prepare as preparing
-from fastdllm.cluster import slurm
 from fastdllm.cluster.choice import Choice
 from fastdllm.cluster.slurm import Job, SlurmError
 from fastdllm.commands import submit
@@ -47,10 +48,12 @@ class Calls:
         self.jobs: list[Job] = []
         self.sbatch: list[tuple[str, ...]] = []
         self.error = ""
+        self.partitions: dict[str, set[str]] = {"cpu-small": set(), "long": set()}
 
     def prepare(
-        self, _: object, words: Mapping[str, str], *__: object, **___: Any
+        self, _: object, words: Mapping[str, str], *__: object, other_jobs: int, **___: Any
     ) -> Choice | None:
+        assert other_jobs == 1, "the job itself is in the queue too"
         self.words = words
         return self.choice
 
@@ -74,6 +77,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(slurm, "own_jobs", lambda: calls.jobs)
     monkeypatch.setattr(slurm, "ask", calls.ask)
     monkeypatch.setattr(submit.subprocess, "run", calls.run)
+    monkeypatch.setattr(checks, "partitions", lambda **_: calls.partitions)
     return calls
 
 
@@ -183,6 +187,37 @@ def test_a_command_without_a_cluster_is_refused(
 def test_a_time_without_use_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--hours 0.01" in refused(["--hours", "0.01", *ARGUMENTS], capsys)
     assert "--hours nan" in refused(["--hours", "nan", *ARGUMENTS], capsys)
+
+
+@pytest.mark.parametrize(("most", "minutes"), [(120, 120), (4320, 480), (None, 480)])
+def test_it_asks_for_no_more_time_than_the_queue_gives(
+    calls: Calls, most: int | None, minutes: int
+) -> None:
+    calls.choice = replace(CHOICE, max_minutes=most)
+    assert main(["submit", *ARGUMENTS]) == 0
+    assert f"--time={minutes}" in calls.sbatch[0]
+
+
+def test_more_time_than_the_queue_gives_is_refused(
+    calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(["--hours", "8.5", *ARGUMENTS], capsys)
+    assert line.startswith("fastdllm: --hours 8.5: QOS embers allows 8; ask for less")
+    assert calls.sbatch == []
+
+
+def test_a_partition_that_is_not_there_is_refused(
+    calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls.partitions = {"cpu-smal": set(), "gpu": set()}
+    line = refused(ARGUMENTS, capsys)
+    assert line == (
+        "fastdllm: --partition cpu-small: PACE has no such partition; did you mean cpu-smal? there "
+        "are: cpu-smal, gpu"
+    )
+    assert calls.sbatch == []
+    calls.partitions = {}
+    assert main(["submit", *ARGUMENTS]) == 0, "where sinfo is silent SLURM will say"
 
 
 def test_what_sbatch_refuses_is_one_line(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import re
 import shutil
 import time
 
 from fastdllm.cluster.doctor.findings import PATIENCE_S, Finding, ok, problem, warn
+from fastdllm.cluster.offers import associations, partitions
 from fastdllm.cluster.options import ClusterOptions
 from fastdllm.cluster.slurm import SlurmError, ask
-
-_GPU = re.compile(r"gpu:([A-Za-z][\w.+-]*)")
 
 
 def look_at_slurm(options: ClusterOptions) -> list[Finding]:
@@ -32,8 +29,8 @@ def look_at_slurm(options: ClusterOptions) -> list[Finding]:
             *_this_job(),
         ]
     findings = [ok("slurm", "the controller answers"), *_this_job()]
-    findings += account_findings(_associations(), options)
-    return findings + partition_findings(_partitions(), options)
+    findings += account_findings(associations(patience_s=PATIENCE_S), options)
+    return findings + partition_findings(partitions(patience_s=PATIENCE_S), options)
 
 
 def account_findings(allowed: dict[str, set[str]], options: ClusterOptions) -> list[Finding]:
@@ -80,35 +77,6 @@ def partition_findings(there: dict[str, set[str]], options: ClusterOptions) -> l
         text = f"{wanted!r} is not here; with GPUs are {shown or 'none'}"
         return [problem("partition", text, "set cluster: partition: in workflow_config.yaml")]
     return [ok("partition", shown)] if shown else []
-
-
-def _associations() -> dict[str, set[str]]:
-    try:
-        text = ask(
-            *("sacctmgr", "--noheader", "--parsable2", "show", "associations"),
-            *("where", f"user={getpass.getuser()}", "format=account,qos"),
-            patience_s=PATIENCE_S,
-        )
-    except SlurmError:
-        return {}
-    found: dict[str, set[str]] = {}
-    for line in text.splitlines():
-        account, _, qos = line.partition("|")
-        if account:
-            found.setdefault(account, set()).update(filter(None, qos.split(",")))
-    return found
-
-
-def _partitions() -> dict[str, set[str]]:
-    try:
-        text = ask("sinfo", "--all", "--noheader", "--format=%R|%G", patience_s=PATIENCE_S)
-    except SlurmError:
-        return {}
-    found: dict[str, set[str]] = {}
-    for line in text.splitlines():
-        name, _, gres = line.partition("|")
-        found.setdefault(name.strip(), set()).update(_GPU.findall(gres))
-    return found
 
 
 def _this_job() -> list[Finding]:

@@ -37,15 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate until done, failed, or stopped by a signal."""
-    from fastdllm.evaluation.requeue import end_of
-    from fastdllm.evaluation.stopping import Stopped, stopped_by_signals
+    from fastdllm.evaluation.requeue import until_stopped
 
-    try:
-        # First of all: until then a signal kills without a word.
-        with stopped_by_signals() as stop:
-            return _evaluate(args, stop)
-    except Stopped as stopped:
-        return end_of(stopped)
+    return until_stopped(partial(_evaluate, args))
 
 
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:

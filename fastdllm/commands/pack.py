@@ -1,7 +1,8 @@
 """`fastdllm pack`: decode and score several runs in one process, loading the model once.
 
 What the workflow's rule `pack` runs. Each run is told in its own log, as `fastdllm eval` would;
-report.json beside the members says what became of each. A run that fails does not stop the others.
+report.json beside the members says what became of each. A run that fails does not stop the others,
+unless it takes the GPU along: then the pack fails without a report, for another job to go on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from fastdllm.evaluation.stopping import Stop
 
 
+FAILED_EXIT_CODE = 1
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("members", type=Path, help="results/_packs/<id>/members.json")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: each spec's)")
@@ -29,24 +33,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate all runs, or until stopped by a signal."""
-    from fastdllm.evaluation.requeue import end_of
-    from fastdllm.evaluation.stopping import Stopped, stopped_by_signals
+    from fastdllm.evaluation.requeue import until_stopped
 
-    try:
-        with stopped_by_signals() as stop:
-            return _evaluate(args, stop)
-    except Stopped as stopped:
-        return end_of(stopped)
+    return until_stopped(partial(_evaluate, args))
 
 
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.evaluation.environment import prepare
     from fastdllm.evaluation.needs import check_needs, check_threads
-    from fastdllm.evaluation.packs import REPORT, evaluate_pack, read_members, write_report
+    from fastdllm.evaluation.packs import (
+        REPORT,
+        BrokenDevice,
+        evaluate_pack,
+        in_order,
+        read_members,
+        write_report,
+    )
     from fastdllm.gpus import card_for
 
     check_threads(args.threads)
-    specs = read_members(args.members)
+    specs = in_order(read_members(args.members))
     private_cache = _has_local_data(specs, args.members)
     with (
         card_for(args.device or _device_of(specs)),
@@ -75,7 +81,14 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
             )
             return evaluate_run(spec, folder, call).lines(folder)
 
-        members = evaluate_pack(specs, evaluate, stop=stop, say=_say, forget_model=models.drop)
+        try:
+            members = evaluate_pack(specs, evaluate, stop=stop, say=_say, forget_model=models.drop)
+        except BrokenDevice as broken:
+            sys.stderr.write(
+                f"fastdllm: {broken}; the GPU is of no use to this process any more: the same "
+                "command goes on, with the failed run last\n"
+            )
+            return FAILED_EXIT_CODE
     write_report(args.members.with_name(REPORT), members)
     return 0
 

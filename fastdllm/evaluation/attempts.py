@@ -125,9 +125,13 @@ def read_attempts(folder: Path) -> list[Attempt]:
 
 
 def is_stuck(folder: Path, shard: str | None = None) -> bool:
-    """Whether the last two attempts ended at the time limit, and neither finished a chunk."""
-    own = [attempt for attempt in read_attempts(folder) if attempt.shard == shard][-2:]
-    return len(own) == 2 and all(a.why == TIME_LIMIT and a.chunks == 0 for a in own)
+    """Whether the last two attempts ended at the time limit, and neither finished a chunk.
+
+    One that was taken away in between before it finished a chunk tells nothing.
+    """
+    own = [attempt for attempt in read_attempts(folder) if attempt.shard == shard]
+    telling = [attempt for attempt in own if attempt.why != "SIGTERM" or attempt.chunks][-2:]
+    return len(telling) == 2 and all(a.why == TIME_LIMIT and a.chunks == 0 for a in telling)
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -63,7 +63,7 @@ def conclude(
     """Make the result of a run whose chunks are all there, in its log and in those of its shards.
 
     Closes the log. SIGUSR1 is only noted meanwhile, since a run that is decoded is soon done; one
-    that is stopped or killed here loses nothing.
+    that is stopped or killed here loses nothing. With the result there, nothing is left to stop.
 
     Raises:
         Stopped: by SIGTERM.
@@ -83,6 +83,7 @@ def conclude(
                 check_sources=check_sources,
             )
             log.append_end()
+            stop.settle()
     finally:
         log.close()
     remove_traces(folder)

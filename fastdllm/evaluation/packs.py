@@ -1,7 +1,9 @@
 """A pack: several runs one after the other in one process, which loads the model once.
 
 Each run has its own lock, progress, log and failure, as if it were alone: one that fails does not
-stop the others, and one that is done, or that another process works on, is left as it is.
+stop the others, and one that is done, or that another process works on, is left as it is. Only an
+error that leaves the GPU unusable for this process stops the pack: what comes behind it needs
+another process.
 """
 
 from __future__ import annotations
@@ -18,12 +20,17 @@ from fastdllm.errors import UserError
 from fastdllm.evaluation.failures import reason_of
 from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
 from fastdllm.evaluation.lock import Locked
+from fastdllm.evaluation.requeue import Stuck
 from fastdllm.evaluation.spec import RunSpec, read_spec
 from fastdllm.evaluation.stopping import Stop, Stopped
 from fastdllm.files import cannot, read_json, write_json_atomically
 from fastdllm.validation import StrictModel, validated
 
 REPORT = "report.json"
+
+
+class BrokenDevice(Exception):
+    """After an error of CUDA every further call in the same process fails."""
 
 
 class Members(StrictModel):
@@ -55,6 +62,11 @@ def read_members(path: Path) -> list[Path]:
     return [Path(spec) for spec in validated(Members, read_json(path), str(path)).specs]
 
 
+def in_order(specs: Sequence[Path]) -> list[Path]:
+    """Those that failed at an earlier try come last: what broke the GPU then may do so again."""
+    return sorted(specs, key=lambda path: (path.parent / "failed.json").exists())
+
+
 def evaluate_pack(
     specs: Sequence[Path],
     evaluate: Callable[[RunSpec, Path], Sequence[str]],
@@ -72,15 +84,25 @@ def evaluate_pack(
 
     Raises:
         Stopped: a signal came; the same call goes on.
-        UserError: a run failed on being stopped, and would fail again and again.
+        Stuck: a run would be stopped again and again.
+        BrokenDevice: the runs that are left need another process.
     """
     members: list[Member] = []
+    n_made = 0
+
+    def made(spec: RunSpec, folder: Path) -> Sequence[str]:
+        nonlocal n_made
+        lines = evaluate(spec, folder)
+        n_made += 1
+        return lines
+
     for number, path in enumerate(specs, start=1):
         try:
             stop.check_between()
-            member = _evaluate_member(path, evaluate, stop=stop, forget_model=forget_model)
+            member = _evaluate_member(path, made, forget_model=forget_model)
         except Stopped as stopped:
-            stopped.has_begun = stopped.has_begun or number > 1
+            # What an earlier job had made is no reason for another turn, or there could be no end.
+            stopped.has_begun = stopped.has_begun or n_made > 0
             say(f"{len(members)} of {len(specs)} runs done")
             raise
         members.append(member)
@@ -99,7 +121,6 @@ def _evaluate_member(
     path: Path,
     evaluate: Callable[[RunSpec, Path], Sequence[str]],
     *,
-    stop: Stop,
     forget_model: Callable[[], None],
 ) -> Member:
     try:
@@ -111,15 +132,22 @@ def _evaluate_member(
             sys.stdout.write("\n".join(evaluate(spec, folder)) + "\n")
     except Locked as locked:
         return Member(str(path), "locked", locked.holder)
+    except Stuck:
+        raise
     except UserError as error:
-        if stop.is_asked:
-            raise
         return Member(str(path), "failed", reason_of(error))
     except Exception as error:
+        if _breaks_device(error):
+            raise BrokenDevice(f"{path.parent}: {reason_of(error)}") from error
         # Whatever it is: its traceback is in the log of the run, and the others have a chance.
         forget_model()
         return Member(str(path), "failed", reason_of(error))
     return Member(str(path), "done")
+
+
+def _breaks_device(error: Exception) -> bool:
+    """Whether CUDA answers every later call of this process with the same error."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
 @contextmanager

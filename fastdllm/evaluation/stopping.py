@@ -4,7 +4,8 @@ SLURM sends both; a process that stops well loses at most the chunk in flight, a
 says that the same command goes on. While a run decodes, the first signal is only noted, and looked
 at between the steps (`Stop.deferred`); while it scores, so is SIGUSR1, as scoring ends by itself
 within seconds. At any other time, while a model is loaded, say, and for a second signal, `Stopped`
-is raised at once. Knows nothing of runs. Imports no torch.
+is raised at once. SIGTERM outweighs SIGUSR1, whichever comes first: the job was taken away or
+cancelled, and is not to ask for another turn. Knows nothing of runs. Imports no torch.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Stopped(BaseException):
 
     why: "time limit" or "SIGTERM". done, total: chunks of the run (or of the shard), where known.
     has_begun: whether it came to work on a run, so that the next try has less to do or counts as
-        the second one in vain.
+        the second one in vain (see `guarded_attempt`).
     """
 
     def __init__(self, number: int, *, done: int | None = None, total: int | None = None) -> None:
@@ -72,14 +73,18 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Whether a signal came, and what that means for the work in hand."""
+    """Whether a signal came, and what that means for the work in hand.
+
+    was_terminated: SIGTERM was among them, even if it came when everything was over.
+    """
 
     def __init__(self, warning_s: float = WARNING_S) -> None:
+        self.was_terminated = False
         self._warning_s = warning_s
         self._number: int | None = None
         self._at = 0.0
         self._deferred: tuple[int, ...] = ()
-        self._is_over = False
+        self._is_over = self._is_settled = False
 
     @property
     def is_asked(self) -> bool:
@@ -95,11 +100,16 @@ class Stop:
         """
         if self._number is not None and self._number not in numbers:
             raise self._over()
-        self._deferred = numbers
+        self._is_settled = False
+        before, self._deferred = self._deferred, numbers
         try:
             yield
         finally:
-            self._deferred = ()
+            self._deferred = before
+
+    def settle(self) -> None:
+        """The work is done: a signal is only noted until something new is begun."""
+        self._is_settled = True
 
     def check(self, remaining_s: Callable[[], float | None]) -> None:
         """Between two steps of a chunk: stop, unless its end can be waited for.
@@ -128,6 +138,7 @@ class Stop:
         Raises:
             Stopped: a signal came.
         """
+        self._is_settled = False
         if self._number is not None:
             raise self._over()
 
@@ -135,15 +146,17 @@ class Stop:
         """Take a signal; the handler of both.
 
         Raises:
-            Stopped: nothing defers it, or it is the second one.
+            Stopped: nothing defers it, or it is the second one, and there is work in hand.
         """
         now = time.monotonic()
+        is_terminated = number == signal.SIGTERM
+        self.was_terminated = self.was_terminated or is_terminated
         if self._is_over or (number == self._number and now - self._at < ECHO_S):
             return
         is_first = self._number is None
-        if is_first:
+        if is_first or is_terminated:
             self._number, self._at = number, now
-        if not (is_first and number in self._deferred):
+        if not (self._is_settled or (is_first and number in self._deferred)):
             raise self._over()
 
     def _over(self) -> Stopped:

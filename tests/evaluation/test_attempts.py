@@ -96,6 +96,9 @@ def test_stuck_is_who_twice_met_the_limit_without_a_chunk(tmp_path: Path) -> Non
     end(tmp_path, limit, chunks=1)
     end(tmp_path, limit)
     assert not is_stuck(tmp_path), "one chunk in between"
+    end(tmp_path, Stopped(signal.SIGTERM), chunks=1)
+    end(tmp_path, limit)
+    assert not is_stuck(tmp_path), "the one before got somewhere until it was preempted"
     end(tmp_path, Stopped(signal.SIGTERM))
     end(tmp_path, limit)
-    assert not is_stuck(tmp_path), "the one before was preempted"
+    assert is_stuck(tmp_path), "preempted in between, which says nothing"

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from fastdllm.cli import main
 from fastdllm.errors import UserError
 from fastdllm.evaluation.answering import Call
 from fastdllm.evaluation.attempts import read_attempts
 from fastdllm.evaluation.job import evaluate_run
-from fastdllm.evaluation.requeue import end_of
+from fastdllm.evaluation.requeue import end_of, until_stopped
 from fastdllm.evaluation.spec import read_spec
 from fastdllm.evaluation.stopping import SIGNALS, Stop, Stopped
 from tests.evaluation.conftest import silent, start_fastdllm
@@ -126,10 +127,54 @@ def test_nothing_is_requeued_after_sigterm_or_before_the_work_began(
     scontrol: Path, number: int
 ) -> None:
     stopped = Stopped(number)
-    assert end_of(stopped) == 75
+    assert end_of(stopped, was_terminated=False) == 75
     assert not scontrol.exists()
-    end_of(stopped.with_chunks(0, 1))
+    end_of(stopped.with_chunks(0, 1), was_terminated=True)
+    assert not scontrol.exists()
+    end_of(stopped.with_chunks(0, 1), was_terminated=False)
     assert scontrol.exists() == (number == signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("moment", ["in the chunk in flight", "while the last lines are written"])
+def test_job_that_is_cancelled_after_its_warning_does_not_come_back(
+    scontrol: Path, capfd: Any, moment: str
+) -> None:
+    def work(stop: Stop) -> int:
+        with stop.deferred(*SIGNALS):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            stop.check(lambda: 100.0)  # the chunk goes on
+            try:
+                if moment == "in the chunk in flight":
+                    os.kill(os.getpid(), signal.SIGTERM)
+                stop.check_between()
+            except Stopped as stopped:
+                if moment != "in the chunk in flight":
+                    os.kill(os.getpid(), signal.SIGTERM)
+                raise stopped.with_chunks(1, 2) from None
+        return 0
+
+    assert until_stopped(work) == 75
+    assert not scontrol.exists()
+    assert "goes back" not in capfd.readouterr().err
+
+
+def test_job_whose_run_is_done_when_the_warning_comes_is_done(
+    make_spec: Any, make_plan_on_disk: Any, scontrol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastdllm.evaluation import finishing
+
+    make_plan_on_disk()
+    spec = make_spec()
+    remove = finishing.remove_traces
+
+    def warned(folder: Path) -> None:
+        remove(folder)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(finishing, "remove_traces", warned)
+    assert main(["eval", str(spec), "--threads", "1"]) == 0
+    assert not scontrol.exists()
+    assert [attempt.why for attempt in read_attempts(spec.parent)] == ["done"]
 
 
 def test_signal_while_loading_ends_at_once(long_run: Path) -> None:
@@ -173,7 +218,7 @@ def test_shards_that_run_and_end_side_by_side_finish_the_run_once(long_run: Path
     assert (folder / "summary.json").exists()
     assert len(answers_in(folder)) == 10
     assert not list((folder / "shards").glob("*.jsonl"))
-    assert sorted(attempt.shard for attempt in read_attempts(folder)) == [
+    assert sorted(str(attempt.shard) for attempt in read_attempts(folder)) == [
         *("1-of-3", "2-of-3", "3-of-3")
     ]
 

@@ -99,10 +99,37 @@ def test_second_signal_stops_at_once_and_an_echo_does_not(clock: Clock) -> None:
         clock.now += 0.5
         stop.handle(USR1)
         clock.now += 0.6
-        with pytest.raises(Stopped, match="SIGUSR1") as stopped:
+        with pytest.raises(Stopped, match="SIGTERM") as stopped:
             stop.handle(TERM)
-    assert stopped.value.why == "time limit", "why it is stopped is what came first"
+    assert stopped.value.why == "SIGTERM", "it outweighs the time limit"
     stop.handle(TERM)  # while the last lines are written
+
+
+def test_sigterm_is_remembered_even_while_the_last_lines_are_written() -> None:
+    stop = asked(USR1)
+    with pytest.raises(Stopped, match="SIGUSR1"):
+        stop.check_between()
+    assert not stop.was_terminated
+    stop.handle(TERM)
+    assert stop.was_terminated
+
+
+def test_work_that_is_done_is_not_stopped_but_nothing_new_is_begun() -> None:
+    stop = Stop()
+    stop.settle()
+    stop.handle(USR1)
+    with pytest.raises(Stopped, match="SIGUSR1"):
+        stop.check_between()
+    stop = Stop()
+    stop.settle()
+    stop.check_between()
+    with pytest.raises(Stopped, match="SIGUSR1"):
+        stop.handle(USR1)
+    stop = Stop()
+    stop.settle()
+    stop.handle(TERM)
+    with pytest.raises(Stopped, match="SIGTERM"), stop.deferred(USR1):
+        pass
 
 
 def test_sentence_counts_the_chunks() -> None:
@@ -128,3 +155,16 @@ def test_scoring_waits_for_the_time_limit_but_not_for_sigterm() -> None:
     stop = Stop()
     with pytest.raises(Stopped, match="SIGTERM"), stop.deferred(USR1):
         stop.handle(TERM)
+    stop = Stop()
+    with pytest.raises(Stopped, match="SIGTERM"), stop.deferred(USR1):
+        stop.handle(USR1)
+        stop.handle(TERM)
+
+
+def test_deferring_goes_on_behind_a_part_that_defers_less() -> None:
+    stop = Stop()
+    with stop.deferred(*SIGNALS):
+        with stop.deferred(USR1):
+            pass
+        stop.handle(TERM)
+    assert stop.is_asked

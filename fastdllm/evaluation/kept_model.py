@@ -44,6 +44,8 @@ class KeptModel:
         started = time.perf_counter()
         self._model = load_model(path, device=device, dtype=dtype, revision=revision)
         self._key = key
+        # The peak of a run before it, and that of loading, are not of its decoding.
+        _reset_peak_memory(self._model.device)
         return self._model, round(time.perf_counter() - started, 3)
 
     def drop(self) -> None:

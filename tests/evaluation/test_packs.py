@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
+from fastdllm.errors import UserError
 from fastdllm.evaluation import kept_model
 from fastdllm.evaluation.attempts import read_attempts
 from fastdllm.evaluation.lock import run_lock
+from fastdllm.evaluation.packs import evaluate_pack
+from fastdllm.evaluation.requeue import Stuck
 from fastdllm.evaluation.spec import read_spec
+from fastdllm.evaluation.stopping import Stop, Stopped
 from fastdllm.evaluation.summary import read_summary
 from tests.evaluation.test_job import answers_in, finish
 
@@ -151,6 +155,99 @@ def test_stopped_pack_goes_on_with_the_run_in_hand(
     assert report(members) == [("first", "done", ""), ("second", "done", "")]
     assert [attempt.chunks for attempt in read_attempts(second.parent)] == [2, 2]
     assert len(read_attempts(first.parent)) == 1
+
+
+def evaluate(specs: list[Path], work: Callable[[str, Stop], None], stop: Stop) -> list[Any]:
+    """A pack whose members do `work`, given their names."""
+
+    def member(spec: Any, _: Path) -> list[str]:
+        work(spec.config, stop)
+        return []
+
+    return evaluate_pack(specs, member, stop=stop, say=lambda _: None, forget_model=lambda: None)
+
+
+def warn(stop: Stop) -> None:
+    """SIGUSR1 while something defers it."""
+    with stop.deferred(signal.SIGUSR1):
+        stop.handle(signal.SIGUSR1)
+
+
+def test_pack_that_made_nothing_itself_is_no_reason_for_another_turn(
+    member: Callable[..., Path],
+) -> None:
+    done, first, second = member("done"), member("first"), member("second")
+    finish(done)
+
+    def hangs(at: str) -> Callable[[str, Stop], None]:
+        return lambda config, stop: stop.handle(signal.SIGUSR1) if config == at else None
+
+    with pytest.raises(Stopped) as stopped:
+        evaluate([done, first, second], hangs("first"), Stop())
+    assert not stopped.value.has_begun, "the first one was there before"
+    with pytest.raises(Stopped) as stopped:
+        evaluate([done, first, second], hangs("second"), Stop())
+    assert stopped.value.has_begun
+
+
+def test_member_that_fails_after_the_warning_fails_alone_unless_it_is_stuck(
+    member: Callable[..., Path],
+) -> None:
+    specs = [member("first"), member("second")]
+
+    def fails(error: Exception) -> Callable[[str, Stop], None]:
+        def work(_: str, stop: Stop) -> None:
+            warn(stop)
+            raise error
+
+        return work
+
+    with pytest.raises(Stopped, match="SIGUSR1"):
+        evaluate(specs, fails(UserError("the disk is full")), Stop())
+    with pytest.raises(Stuck):
+        evaluate(specs, fails(Stuck("no chunk")), Stop())
+
+
+def test_gpu_that_is_broken_ends_the_pack_and_the_next_try_begins_with_the_others(
+    member: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    bad, good = member("bad"), member("good", threshold=0.4)
+    members = pack(bad, good)
+    from fastdllm.evaluation import answering
+
+    load = answering.load_engine
+
+    def fails(spec: Any, *rest: Any, **options: Any) -> Any:
+        if spec.config == "bad":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+        return load(spec, *rest, **options)
+
+    monkeypatch.setattr(answering, "load_engine", fails)
+    assert main(["pack", str(members)]) == 1
+    assert capfd.readouterr().err.count("\n") == 1
+    assert not (good.parent / "failed.json").exists()
+    assert main(["pack", str(members)]) == 1
+    assert (good.parent / "summary.json").exists()
+    assert not members.with_name("report.json").exists()
+    assert "illegal memory access" in json.loads((bad.parent / "failed.json").read_text())["reason"]
+
+
+def test_peak_of_a_run_is_not_that_of_the_one_before(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resets: list[Any] = []
+    monkeypatch.setattr(kept_model, "_reset_peak_memory", resets.append)
+    models = kept_model.KeptModel()
+
+    def get(dtype: str) -> None:
+        models.get(str(model_folder), revision=None, dtype=dtype, device="cpu")
+
+    get("float32")
+    get("float32")
+    models.drop()
+    get("float32")
+    get("bfloat16")
+    assert len(resets) == 4
 
 
 def test_summary_of_a_packed_run_is_newer_than_the_report(member: Callable[..., Path]) -> None:

@@ -15,12 +15,15 @@ MOST_LETTERS = 500
 
 
 @contextmanager
-def failure_record(places: Places) -> Iterator[None]:
+def failure_record(places: Places, *, log: Path | None = None) -> Iterator[None]:
     """Leave failed.json when the work fails, and remove the one of an earlier try.
 
     Work that is interrupted or stopped has not failed: its progress.json stays instead, as after a
     kill.
+
+    log: where the workflow keeps what this process prints; by default that of `places`.
     """
+    log = log or places.log
     remove(places.failure)
     try:
         yield
@@ -28,8 +31,8 @@ def failure_record(places: Places) -> Iterator[None]:
         with suppress(UserError):  # the error itself is what matters
             remove(places.progress)
         record = {"reason": reason_of(error), "time": datetime.now(UTC).isoformat()}
-        if places.log.is_file():
-            record["log"] = str(places.log)
+        if log.is_file():
+            record["log"] = str(log)
         _write_if_possible(places.failure, to_json(record))
         raise
 

@@ -25,6 +25,7 @@ from fastdllm.evaluation.shards import (
     Shard,
     answer_files,
     chunks_in_words,
+    finish_log,
     parse_shard,
     places,
     stamps,
@@ -48,7 +49,7 @@ def finish_run(
     # A result that is there is to be repeated, or nobody would ask for another one.
     reuse = finished_summary(folder, spec) is None
     header = _complete_header(spec, folder, plan, reuse=reuse)
-    with failure_record(own):
+    with failure_record(own, log=finish_log(spec)):
         check_sources(spec)
         tokenizer = load_plan_tokenizer(spec, plan)
         log = open_answers(own.answers, header, reuse=reuse)

@@ -114,6 +114,8 @@ def evaluate_shard(
                     journal=journal,
                     call=call,
                 )
+                # What is decoded is stamped and scored, unless SIGTERM forbids the latter.
+                call.stop.settle()
         stamp = _write_stamp(folder, shard, spec, asked, dtype=header.dtype)
         progress.remove()
     try:
@@ -127,6 +129,7 @@ def evaluate_shard(
                 call=call,
                 repeats=repeats,
                 stamp=stamp,
+                log=own.log,
             )
     except Locked as locked:
         run = locked.holder
@@ -145,8 +148,12 @@ def _finish(
     call: Call,
     repeats: bool,
     stamp: Path,
+    log: Path,
 ) -> Outcome | str:
-    """The result of the run, or what it lacks."""
+    """The result of the run, or what it lacks.
+
+    log: where the workflow keeps what the shard prints.
+    """
     own = places(folder, spec)
     done = finished_summary(folder, spec)
     if done is not None:
@@ -157,16 +164,16 @@ def _finish(
     missing = [index for index in range(len(plan.header.chunks)) if index not in held]
     if missing:
         return chunks_in_words(missing)
-    with failure_record(own):
-        log = open_answers(own.answers, header, reuse=not repeats)
+    with failure_record(own, log=log):
+        answers = open_answers(own.answers, header, reuse=not repeats)
         progress = Progress(own.progress, call.display, total=plan.header.n_requests)
-        with closing(log), closing(progress):
+        with closing(answers), closing(progress):
             progress.loading(earlier=held.values())
             return conclude(
                 spec,
                 folder,
                 plan,
-                log,
+                answers,
                 shards=shard_sources(folder, header),
                 header=header,
                 tokenizer=tokenizer,

@@ -70,6 +70,11 @@ def places(folder: Path, spec: RunSpec, shard: Shard | None = None) -> Places:
     )
 
 
+def finish_log(spec: RunSpec) -> Path:
+    """Where the workflow keeps what `fastdllm finish` prints."""
+    return spec.log_path.with_suffix(".finish.log")
+
+
 def lock_path(folder: Path, shard: Shard) -> Path:
     return folder / FOLDER / f"{shard}.lock"
 

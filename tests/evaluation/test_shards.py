@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastdllm.errors import UserError
+from fastdllm.evaluation import shard_job
 from fastdllm.evaluation.answer_records import Answer, Session
 from fastdllm.evaluation.answering import Call
 from fastdllm.evaluation.finish_run import finish_run
@@ -24,6 +26,7 @@ from fastdllm.evaluation.runner import Answered, Listener
 from fastdllm.evaluation.shard_job import ShardOutcome, evaluate_shard
 from fastdllm.evaluation.shards import Shard, lock_path, parse_shard, stamp_path
 from fastdllm.evaluation.spec import RunSpec, read_spec
+from fastdllm.evaluation.stopping import Stop
 from fastdllm.workflow.digests import FileDigests
 from fastdllm.workflow.sources import check_sources
 from tests.evaluation.conftest import silent
@@ -247,7 +250,40 @@ def test_finish_scores_what_nobody_scored(
     assert not (spec.parent / "failed.json").exists()
 
 
-def killed(*_: object) -> None:
+def test_failure_while_finishing_names_the_log_of_the_command_at_work(
+    spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_spec(spec).log_path
+    logs = [whole, whole.with_suffix(".shards") / "2-of-2.log", whole.with_suffix(".finish.log")]
+    for log in logs:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    monkeypatch.setattr("fastdllm.evaluation.finishing.merge", killed)
+    shard(spec, "1/2")
+    for work, log in ((lambda s: shard(s, "2/2"), logs[1]), (finishing, logs[2])):
+        with pytest.raises(OSError, match="killed"):
+            work(spec)
+        assert json.loads((spec.parent / "failed.json").read_text())["log"] == str(log)
+
+
+def test_last_shard_finishes_the_run_when_the_warning_comes_behind_its_chunks(
+    pretended: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(pretended, "1/2")
+    stop = Stop()
+    write = shard_job.write_json_atomically
+
+    def warned(*arguments: Any) -> None:
+        write(*arguments)
+        stop.handle(signal.SIGUSR1)
+
+    monkeypatch.setattr(shard_job, "write_json_atomically", warned)
+    call = Call(silent(), check, stop=stop)
+    part = evaluate_shard(read_spec(pretended), pretended.parent, Shard(2, 2), call)
+    assert stop.is_asked and part.run is not None
+
+
+def killed(*_: object, **__: object) -> None:
     raise OSError("killed")
 
 

@@ -15,7 +15,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from fastdllm.cluster.jobs import MAIN_COMMENT, live_jobs
 from fastdllm.cluster.slurm import SlurmError, own_jobs, requeue
@@ -24,30 +23,29 @@ from fastdllm.cluster.slurm import SlurmError, own_jobs, requeue
 RESUME_EXIT_CODE = 75
 
 
-class Signalled(Exception):
-    """SLURM wants this process to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run `snakemake` with these arguments; returns its exit code."""
+    received: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def end(number: int, _frame: object) -> None:
+        received.append(number)
+        if child is not None:
+            child.kill()
+
     for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, _raise)
+        signal.signal(number, end)
     child = subprocess.Popen([sys.executable, "-m", "snakemake", *arguments])
-    try:
-        return child.wait()
-    except Signalled as signalled:
-        for number in (signal.SIGUSR1, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+    if received:
+        # It came while Snakemake was being started.
         child.kill()
-        child.wait()
-        if signalled.number == signal.SIGUSR1:
-            return _go_on(arguments)
-        _say(f"ended by SIGTERM (scancel, or a preemption); {_others(arguments)}")
-        return 128 + signal.SIGTERM
+    code = child.wait()
+    if not received:
+        return code
+    if received[0] == signal.SIGUSR1:
+        return _go_on(arguments)
+    _say(f"ended by SIGTERM (scancel, or a preemption); {_others(arguments)}")
+    return 128 + signal.SIGTERM
 
 
 def _go_on(arguments: Sequence[str]) -> int:
@@ -75,10 +73,6 @@ def _others(arguments: Sequence[str]) -> str:
 def _say(text: str) -> None:
     sys.stderr.write(f"fastdllm: {text}\n")
     sys.stderr.flush()
-
-
-def _raise(number: int, _frame: FrameType | None) -> None:
-    raise Signalled(number)
 
 
 if __name__ == "__main__":

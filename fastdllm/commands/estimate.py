@@ -132,6 +132,7 @@ def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace
     from fastdllm.cluster.probe_files import add_measurements
     from fastdllm.cluster.probing import probe, rounds
     from fastdllm.evaluation.environment import prepare
+    from fastdllm.gpus import card_for
     from fastdllm.threads import use_allowed_threads
 
     tasks = {estimate.run.task for estimate in found}
@@ -139,8 +140,10 @@ def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace
         if plan.task in tasks:
             _make_plan(plan)
     minutes = MINUTES if args.minutes is None else args.minutes
-    started, measured = time.monotonic(), 0
-    with prepare(offline=True, private_cache=False):
+    device = project.config.model.device
+    # Not the card that a run has, which would slow down both.
+    with card_for(device), prepare(offline=True, private_cache=False):
+        started, measured = time.monotonic(), 0
         use_allowed_threads(args.threads)
         for one in probe(rounds(found), seconds=60 * minutes):
             # At once: a probe that is stopped has measured what it has measured.

@@ -128,3 +128,20 @@ def test_cancelled_it_leaves_its_jobs_alone_and_says_so(start: Start, tmp_path: 
 def test_the_exit_code_is_that_of_snakemake(start: Start) -> None:
     process = start("--fail")
     assert process.wait(timeout=30) == 3
+
+
+def test_a_signal_while_snakemake_is_being_started_ends_it(start: Start, tmp_path: Path) -> None:
+    # Read by Python at its start: SIGTERM comes within the call that starts Snakemake.
+    (tmp_path / "fake/sitecustomize.py").write_text(
+        "import signal, subprocess, sys\n"
+        "class Popen(subprocess.Popen):\n"
+        "    def __init__(self, *args, **kwargs):\n"
+        "        super().__init__(*args, **kwargs)\n"
+        "        if args[0][2] == 'snakemake':\n"
+        "            signal.raise_signal(signal.SIGTERM)\n"
+        "subprocess.Popen = Popen\n"
+    )
+    process = start("--profile", "p")
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.startswith("fastdllm: ended by SIGTERM"), err

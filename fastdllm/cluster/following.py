@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from fastdllm.cluster.reasons import reason_of
 from fastdllm.cluster.slurm import Accounted, Job, SlurmError, accounted
 
 # States of a job that is put back into the queue a moment later, if at all.
@@ -34,19 +35,6 @@ _WORDS = {
     "FAILED": "failed",
     "COMPLETING": "has been ending for 10 minutes and is given up",
     GONE: "is no longer known to SLURM",
-}
-# Reasons for which a waiting job does not start until a person does something.
-_HELD = {
-    "JobHeldUser": "it is held",
-    "JobHeldAdmin": "it is held by SLURM or an administrator",
-    "JobHoldMaxRequeue": "it went back into the queue too often and is held",
-    "launch failed requeued held": "SLURM could not start it and holds it",
-    "BadConstraints": "no node has what it asks for",
-    "DependencyNeverSatisfied": "a job that it waits for failed",
-    "PartitionTimeLimit": "its time limit is above that of the partition",
-    "PartitionNodeLimit": "the partition has fewer nodes than it asks for",
-    "InvalidAccount": "its account is not valid any more",
-    "InvalidQOS": "its QOS is not valid any more",
 }
 
 
@@ -128,15 +116,13 @@ class Following:
             if job.restarts > memory.restarts:
                 memory.restarts = job.restarts
                 lines.append(f"SLURM put job {job.id} back into the queue; it goes on there")
-            held = _HELD.get(job.reason.replace("_", " "), "")
-            if job.state in ("REQUEUE_HOLD", "SPECIAL_EXIT"):
-                held = "it is held after a failure"
-            if held and held not in memory.told:
-                memory.told.add(held)
+            reason = reason_of(job.state, job.reason)
+            if reason.needs_person and reason.words not in memory.told:
+                memory.told.add(reason.words)
                 lines.append(
-                    f"SLURM job {job.id} does not start: {held}; `scontrol show job {job.id}` "
-                    f"tells more, `scontrol release {job.id}` lets a held one go, "
-                    f"`scancel {job.id}` ends it"
+                    f"SLURM job {job.id} does not start: {reason.words}; "
+                    f"`scontrol show job {job.id}` tells more, `scontrol release {job.id}` lets a "
+                    f"held one go, `scancel {job.id}` ends it"
                 )
         return lines
 

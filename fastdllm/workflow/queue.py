@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.cluster.jobs import SLURM_LOGS, comment_of
+from fastdllm.cluster.reasons import reason_of
 from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
 from fastdllm.errors import UserError
 from fastdllm.evaluation.attempts import Attempt
@@ -27,38 +28,6 @@ MAX_AGE_S = 5.0
 WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 _EVAL, _SHARD, _PACK = (comment_of(rule, [""]) for rule in ("eval", "shard", "pack"))
 _NO_CLUSTER = "configuration source"
-
-# Those that people meet; squeue's own word stands for the others.
-REASONS = {
-    "": "waits to be looked at",
-    "Priority": "waits behind jobs of higher priority",
-    "Resources": "waits for free resources",
-    "BeginTime": "waits for its begin time",
-    "Dependency": "waits for another job",
-    "DependencyNeverSatisfied": "waits for ever, as its dependency failed: scancel {id}",
-    "JobHeldUser": "held by its owner: scontrol release {id}",
-    "JobHeldAdmin": "held by an administrator",
-    "JobHoldMaxRequeue": "held after too many requeues: scontrol release {id}",
-    "QOSMaxJobsPerUserLimit": "the QOS lets no more of your jobs run at a time",
-    "QOSMaxSubmitJobPerUserLimit": "the QOS takes no more of your jobs",
-    "QOSMaxWallDurationPerJobLimit": "asks for more time than the QOS gives",
-    "QOSMaxGRESPerUser": "the QOS gives you no more GPUs at a time",
-    "QOSMaxGRESPerJob": "asks for more GPUs than the QOS gives",
-    "QOSNotAllowed": "the partition does not take this QOS",
-    "AssocGrpBillingMinutes": "the budget of the account is used up",
-    "AssocGrpGRESMinutes": "the account's budget of GPU time is used up",
-    "InvalidAccount": "the account is not valid any more",
-    "InvalidQOS": "the QOS is not valid any more",
-    "BadConstraints": "waits for ever, as no node has what it asks for",
-    "PartitionTimeLimit": "asks for more time than the partition gives",
-    "PartitionNodeLimit": "asks for more nodes than the partition gives",
-    "PartitionDown": "the partition is down",
-    "PartitionInactive": "the partition is switched off",
-    "ReqNodeNotAvail": "its nodes are down, or reserved",
-    "Reservation": "waits for its reservation",
-    "NodeDown": "its node is down",
-    "Licenses": "waits for a licence",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,14 +185,10 @@ def _is_in(folder: str, job: Job) -> bool:
 
 def reason_in_words(job: Job) -> str:
     """Why a job waits, in a few words."""
-    reason = job.reason.partition(",")[0].strip()
-    if reason == "BeginTime" and job.restarts:
+    if job.reason == "BeginTime" and job.restarts:
         return "waits for its next turn after a requeue"
-    words = REASONS.get(reason)
-    if words is not None:
-        return words.format(id=job.id)
-    kind = {"QOS": "a limit of the QOS", "Ass": "a limit of the account"}.get(reason[:3], "waits")
-    return f"{kind} ({reason})"
+    reason = reason_of(job.state, job.reason)
+    return f"{reason.words}: {reason.fix.format(id=job.id)}" if reason.fix else reason.words
 
 
 def requeues_in_words(job: Job, attempts: Sequence[Attempt]) -> str:

@@ -1,0 +1,38 @@
+"""Why jobs wait: what is told of it, and of which jobs a person has to hear."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastdllm.cluster.following import Following
+from fastdllm.cluster.reasons import reason_of
+from fastdllm.cluster.slurm import Job
+from fastdllm.workflow.queue import reason_in_words
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "words"),
+    [
+        (
+            *("PENDING", "launch_failed_requeued_held"),
+            "held, as SLURM could not start it: scontrol release 12",
+        ),
+        ("REQUEUE_HOLD", "BeginTime", "held after a failure: scontrol release 12"),
+        ("PENDING", "BadConstraints", "waits for ever, as no node has what it asks for"),
+        ("PENDING", "QOSMaxMemoryPerJob", "asks for more memory than the QOS gives"),
+    ],
+)
+def test_status_and_main_process_tell_the_same_of_jobs_that_need_a_person(
+    state: str, reason: str, words: str
+) -> None:
+    job = Job("12", state, reason)
+    assert reason_in_words(job) == words
+    following = Following(lambda _: {})
+    following.endings(["12"], [job], 0.0)
+    (line,) = following.notices(["12"], [job])
+    assert line.startswith(f"SLURM job 12 does not start: {words.partition(':')[0]}; ")
+
+
+@pytest.mark.parametrize("reason", ["Priority", "QOSMaxJobsPerUserLimit", "Dragons", ""])
+def test_others_start_by_themselves(reason: str) -> None:
+    assert not reason_of("PENDING", reason).needs_person

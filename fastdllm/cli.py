@@ -72,9 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return 0
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print("fastdllm: no space left to write to; free some, then try again", file=sys.stderr)
+        what = "no space left" if error.errno == errno.ENOSPC else "no quota left"
+        print(f"fastdllm: {what} to write to; free some, then try again", file=sys.stderr)
         _drop_output()
         return USER_ERROR_EXIT_CODE
 

@@ -1,8 +1,8 @@
 """One job per GPU on a workstation: a free card is taken before torch looks for one.
 
 Each card has a lock of this user, an flock, which the operating system drops when its holder dies,
-however it dies. Inside a SLURM job nothing is taken: SLURM gave the job its card. Imports no torch,
-which would see all cards as soon as it is asked.
+however it dies. SLURM gives a job its cards: one needs no lock, and several are shared among the
+processes of this job only. Imports no torch, which would see all cards as soon as it is asked.
 """
 
 from __future__ import annotations
@@ -37,24 +37,25 @@ def card_for(device: str, *, folder: Path | None = None) -> Iterator[None]:
     """Take a free card for as long as the context lasts, and let CUDA see that one only.
 
     Waits while all are taken, and says so once. Does nothing for the CPU, for a card that was named
-    (cuda:1), inside a SLURM job, and on a machine without a card.
+    (cuda:1), for the only card of a SLURM job, and on a machine without a card.
 
     Args:
         device: auto, cpu, cuda or cuda:N.
-        folder: of the locks; by default one of this user on this machine.
+        folder: of the locks; by default one of this user on this machine, or of its SLURM job.
 
     Raises:
         UserError: the folder cannot be used.
     """
-    if device not in ("auto", "cuda") or "SLURM_JOB_ID" in os.environ:
+    if device not in ("auto", "cuda"):
         yield
         return
+    slurm_job = os.environ.get("SLURM_JOB_ID", "")
     cards = visible_cards()
-    if not cards:
+    if len(cards) <= (1 if slurm_job else 0):
         yield
         return
     before = os.environ.get(VISIBLE)
-    with _taken(cards, folder or _own_folder()) as card:
+    with _taken(cards, folder or _own_folder(slurm_job)) as card:
         os.environ[VISIBLE] = card
         try:
             yield
@@ -130,11 +131,12 @@ def _lock(path: Path) -> IO[bytes] | None:
     return handle
 
 
-def _own_folder() -> Path:
+def _own_folder(slurm_job: str = "") -> Path:
     # All processes of this user on this machine must agree on it, whatever is in their environment:
-    # two that looked into different folders would share a card.
+    # two that looked into different folders would share a card. Where SLURM confines jobs to their
+    # cards it may number those of each from 0.
     user = os.getuid()
-    folder = Path(f"/tmp/fastdllm-gpus-{user}")
+    folder = Path(f"/tmp/fastdllm-gpus-{user}{'-job-' if slurm_job else ''}{slurm_job}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         owner = folder.lstat().st_uid

@@ -152,12 +152,28 @@ def test_nothing_is_taken_for_a_cpu_or_a_card_by_name(
     assert not list(tmp_path.glob("*.lock"))
 
 
-def test_nothing_is_taken_from_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+def test_the_only_card_of_a_slurm_job_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with card_for("auto", folder=tmp_path):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     assert not list(tmp_path.glob("*.lock"))
+
+
+def test_several_cards_of_a_slurm_job_are_shared_among_its_processes_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {job: gpus._own_folder(job) for job in ("", f"test-{os.getpid()}")}
+    assert len(set(folders.values())) == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with jobs(tmp_path, 2) as (first, second):
+        assert {first.card(), second.card()} == {"0", "1"}
+    for job, folder in folders.items():
+        if job:
+            folder.rmdir()
 
 
 def test_a_machine_without_a_card_takes_none(tmp_path: Path) -> None:

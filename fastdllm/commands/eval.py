@@ -54,7 +54,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     shard = parse_shard(args.shard) if args.shard else None
     spec = read_spec(args.spec)
     folder = args.spec.parent
-    check_needs(spec, folder, shard)
+    check_needs(spec, folder, shard, again=args.again)
     private_cache = data_is_local(spec.task, Path(spec.run.task_file).parent)
     with (
         card_for(args.device or spec.run.device),

@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Finish a run, or say what it lacks."""
+    from fastdllm.evaluation.end_marks import mark_as_scored
     from fastdllm.evaluation.finished import result_dated_after
     from fastdllm.evaluation.lock import FINISHING, run_lock
     from fastdllm.evaluation.spec import read_spec
@@ -27,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     with run_lock(folder, work=FINISHING):
         summary = result_dated_after(args.spec, spec)
         if summary is not None:
+            mark_as_scored(folder / "answers.jsonl", summary)
             value = f"{summary.primary.metric} {summary.accuracy:.4f}"
             sys.stdout.write(f"{value} -> {folder / 'summary.json'} (was done already)\n")
             return 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from fastdllm.evaluation.answer_sources import held_chunks, shard_sources
 from fastdllm.evaluation.answering import Call, answer_missing, header_of, told
 from fastdllm.evaluation.answers import open_answers
+from fastdllm.evaluation.end_marks import mark_as_scored
 from fastdllm.evaluation.failures import failure_record, remove
 from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
 from fastdllm.evaluation.finishing import Outcome, conclude
@@ -48,6 +49,7 @@ def evaluate_run(
         done = finished_summary(folder, spec)
         if done is not None and not again and not is_dated_for_a_repeat(folder):
             remove(own.progress)
+            mark_as_scored(own.answers, done)
             return Outcome(done, is_new=False)
         plan = read_plan(Path(spec.run.plan_folder), spec.task)
         check_plan(spec, plan)

@@ -7,13 +7,18 @@ from pathlib import Path
 from fastdllm.cluster.fetched import require_fetched
 from fastdllm.errors import UserError
 from fastdllm.evaluation.failures import failure_record
+from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
 from fastdllm.evaluation.lock import run_lock, shard_lock
 from fastdllm.evaluation.shards import Shard, lock_path, places
 from fastdllm.evaluation.spec import RunSpec
 
 
-def check_needs(spec: RunSpec, folder: Path, shard: Shard | None = None) -> None:
+def check_needs(
+    spec: RunSpec, folder: Path, shard: Shard | None = None, *, again: bool = False
+) -> None:
     """Refuse a run whose model or data is not on this machine; jobs run without a network.
+
+    A run that has its result needs neither, unless it is to be decoded `again`.
 
     Raises:
         UserError: what is missing, and what brings it; failed.json tells it as well.
@@ -21,6 +26,9 @@ def check_needs(spec: RunSpec, folder: Path, shard: Shard | None = None) -> None
     try:
         require_fetched(spec)
     except UserError:
+        is_done = finished_summary(folder, spec) is not None
+        if is_done and not again and not is_dated_for_a_repeat(folder):
+            return
         lock = run_lock(folder) if shard is None else shard_lock(folder, lock_path(folder, shard))
         with lock, failure_record(places(folder, spec, shard)):
             raise

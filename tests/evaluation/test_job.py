@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fastdllm.cli import main
 from fastdllm.errors import UserError
 from fastdllm.evaluation.answering import Call
 from fastdllm.evaluation.costs import (
@@ -264,6 +265,24 @@ def test_what_was_not_fetched_is_said_by_name_before_torch_is_imported(make_spec
     assert "nobody/nothing" in failure["reason"]
 
 
+def test_run_with_a_result_needs_nothing_that_was_fetched(
+    make_spec, make_plan_on_disk, monkeypatch, capsys
+) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    finish(spec)
+
+    def missing(_: RunSpec) -> None:
+        raise UserError("model 'nobody/nothing' is not here")
+
+    monkeypatch.setattr("fastdllm.evaluation.needs.require_fetched", missing)
+    for part in ((), ("--shard", "1/2")):
+        assert main(["eval", str(spec), *part]) == 0
+        assert "was done already" in capsys.readouterr().out
+    assert main(["eval", str(spec), "--again"]) == 2
+    assert capsys.readouterr().err == "fastdllm: model 'nobody/nothing' is not here\n"
+
+
 def test_answers_depend_neither_on_the_chunks_nor_on_the_batch_size(
     make_spec, make_plan_on_disk
 ) -> None:
@@ -314,6 +333,27 @@ def test_a_finished_run_is_left_alone_until_it_is_asked_for_again(
     os.utime(spec, (later, later))
     dated = evaluate_run(read_spec(spec), spec.parent, Call(silent(), check))
     assert dated.is_new and dated.answers_kept_aside is not None
+
+
+def test_answers_of_a_result_are_no_repetition_though_a_kill_left_out_their_end(
+    make_spec, make_plan_on_disk
+) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    first = finish(spec).summary
+    answers = spec.parent / "answers.jsonl"
+    *lines, end = answers.read_bytes().splitlines(keepends=True)
+    assert b'"end"' in end
+    answers.write_bytes(b"".join(lines))
+    assert not finish(spec).is_new
+    assert answers.read_bytes().count(b'"record": "end"') == 1
+    assert finish(spec, again=True).summary.throughput != first.throughput, "decoded once more"
+    *lines, end = answers.read_bytes().splitlines(keepends=True)
+    later = [line.replace(b'"started": "2', b'"started": "3') for line in lines]
+    for begun in (later, lines[:-1]):
+        answers.write_bytes(b"".join(begun))
+        assert not finish(spec).is_new
+        assert answers.read_bytes() == b"".join(begun), "a repetition that was begun goes on"
 
 
 @pytest.mark.parametrize("changed", ["policy", "task", "data", "spec"])

@@ -1,25 +1,20 @@
 """What SLURM's own commands say, as data: jobs in the queue, jobs in the accounts.
 
-The only module that knows their options and output. It knows nothing of runs or of Snakemake. What
-they print is read by control characters that no name contains, as --json is missing before SLURM
-23, and widths cut names off. A state is one bare word, also where SLURM adds who did it.
+With offers.py the only module that knows their options and output. It knows nothing of runs or of
+Snakemake. What they print is read by control characters that no name contains, as --json is missing
+before SLURM 23, and widths cut names off. A state is one bare word, also where SLURM adds who did
+it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
-from fastdllm.errors import UserError
-from fastdllm.files import write_text_atomically
+from fastdllm.cluster import queue_cache
 
 # squeue itself gives up on a controller that is silent after MessageTimeout, 10 s by default, some
 # tries; a controller that is merely slow answers 500 jobs within a few seconds.
@@ -41,7 +36,7 @@ _QUEUE_FIELDS = (
     *("JobArrayID", "State", "Reason", "StartTime", "NodeList", "TimeLeft"),
     *("RestartCnt", "Name", "Comment", "WorkDir"),
 )
-_ACCOUNT_FIELDS = ("JobID", "State", "ExitCode", "NodeList", "End")
+_ACCOUNT_FIELDS = ("JobID", "State", "ExitCode")
 # How SLURM says that there is nothing to say.
 _NOTHING = frozenset(["", "N/A", "n/a", "(null)", "None", "None assigned", "Unknown", "NONE"])
 
@@ -78,13 +73,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Accounted:
-    """One job of sacct. exit_code: of the batch script. end: local time in ISO 8601."""
+    """One job of sacct. exit_code: of the batch script."""
 
     id: str
     state: str
     exit_code: int | None = None
-    node: str = ""
-    end: str | None = None
 
     @property
     def is_live(self) -> bool:
@@ -106,16 +99,23 @@ def own_jobs(*, max_age_s: float = 0.0) -> list[Job]:
     Raises:
         SlurmError: squeue is absent, failed, or silent for a minute.
     """
-    cache = _cache_path()
-    cached = _from_cache(cache, max_age_s)
-    if cached is not None:
-        return cached
+    known = _known_jobs(max_age_s)
+    if known is not None:
+        return known
     last = _QUEUE_FIELDS[-1]
     columns = ",".join(f"{name}:{_END if name == last else _FIELD}" for name in _QUEUE_FIELDS)
     text = ask("squeue", "--me", "--states=all", "--noheader", f"--Format={columns}")
     jobs = [job for record in text.split(_END) if (job := _job(record)) is not None]
-    _to_cache(cache, jobs)
+    queue_cache.keep([asdict(job) for job in jobs])
     return jobs
+
+
+def _known_jobs(max_age_s: float) -> list[Job] | None:
+    found = queue_cache.cached(max_age_s)
+    try:
+        return None if found is None else [Job(**fields) for fields in found]
+    except TypeError:
+        return None  # another version wrote it
 
 
 def accounted(ids: Iterable[str]) -> dict[str, Accounted]:
@@ -219,14 +219,12 @@ def _job(record: str) -> Job | None:
 
 
 def _accounted(fields: list[str]) -> Accounted:
-    job_id, state, exit_code, node, end = ("" if f in _NOTHING else f for f in fields)
+    job_id, state, exit_code = fields
     code = exit_code.partition(":")[0]
     return Accounted(
         id=job_id,
         state=bare_state(state),
         exit_code=int(code) if code.isdigit() else None,
-        node=node,
-        end=end or None,
     )
 
 
@@ -240,31 +238,3 @@ def seconds(span: str) -> float | None:
     for part in parts:
         total = 60 * total + int(part)
     return total + 86400 * int(days or 0)
-
-
-def _cache_path() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(base) if base else Path.home() / ".cache"
-    key = f"{os.environ.get('SLURM_CONF', '')} {os.getuid()}"
-    return folder / "fastdllm" / f"squeue-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-
-
-def _from_cache(path: Path, max_age_s: float) -> list[Job] | None:
-    if max_age_s <= 0:
-        return None
-    try:
-        record: Any = json.loads(path.read_text(encoding="utf-8"))
-        # A date in the future comes from a clock that was set back.
-        if not 0 <= time.time() - record["time"] <= max_age_s:
-            return None
-        return [Job(**fields) for fields in record["jobs"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _to_cache(path: Path, jobs: list[Job]) -> None:
-    record = {"time": time.time(), "jobs": [asdict(job) for job in jobs]}
-    try:
-        write_text_atomically(path, json.dumps(record))
-    except UserError:
-        return  # no cache, no harm: the next call asks squeue again

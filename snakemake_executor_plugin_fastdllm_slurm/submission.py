@@ -80,7 +80,7 @@ class SubmittingExecutor(SlurmExecutor):
             if refusal is None:
                 return
             is_full = _FULL.search(refusal) is not None
-            if is_full and any(other.is_live for other in queue):
+            if is_full and (self._followed or any(other.is_live for other in queue)):
                 deadline_s = time.monotonic() + PATIENCE_S
                 until = "as soon as the queue takes another job of yours"
             elif (is_full or _PASSES.search(refusal)) and time.monotonic() < deadline_s:

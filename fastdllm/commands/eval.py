@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.console import open_display
+    from fastdllm.evaluation.empty_shard import stamped_without_chunks
     from fastdllm.evaluation.environment import data_is_local, prepare
     from fastdllm.evaluation.needs import check_needs, check_threads
     from fastdllm.evaluation.shards import parse_shard
@@ -54,6 +55,9 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     shard = parse_shard(args.shard) if args.shard else None
     spec = read_spec(args.spec)
     folder = args.spec.parent
+    if shard is not None and stamped_without_chunks(spec, folder, shard, wait=args.wait):
+        sys.stdout.write(f"{shard.words}: no chunks\n")
+        return 0
     check_needs(spec, folder, shard, again=args.again)
     private_cache = data_is_local(spec.task, Path(spec.run.task_file).parent)
     with (

@@ -65,10 +65,8 @@ def told(
     Raises:
         Stopped: the one from within, with the number of chunks.
     """
-    if log.set_aside is not None:
-        call.display.note(f"earlier answers are kept in {log.set_aside}: {log.why_aside}")
-    if log.taken_up is not None:
-        call.display.note(f"answers that were kept in {log.taken_up} are used again")
+    for line in log.history():
+        call.display.note(line)
     try:
         yield
     except Stopped as stopped:

@@ -50,6 +50,15 @@ class AnswerLog:
     why_aside: str = ""
     taken_up: Path | None = None
 
+    def history(self) -> list[str]:
+        """What a person is told of answers that were here before."""
+        lines = []
+        if self.set_aside is not None:
+            lines.append(f"earlier answers are kept in {self.set_aside}: {self.why_aside}")
+        if self.taken_up is not None:
+            lines.append(f"answers that were kept in {self.taken_up} are used again")
+        return lines
+
     def append_session(self, session: Session) -> None:
         self._append(session_line(session))
         self.sessions.append(session)

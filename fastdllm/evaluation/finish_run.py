@@ -17,7 +17,8 @@ from fastdllm.evaluation.answers import open_answers
 from fastdllm.evaluation.failures import failure_record, read_failure
 from fastdllm.evaluation.finished import finished_summary
 from fastdllm.evaluation.finishing import Outcome, conclude
-from fastdllm.evaluation.loading import check_plan, load_plan_tokenizer
+from fastdllm.evaluation.loading import load_plan_tokenizer
+from fastdllm.evaluation.plan_checks import check_plan
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan, read_plan
 from fastdllm.evaluation.shards import (
@@ -55,6 +56,8 @@ def finish_run(
         log = open_answers(own.answers, header, reuse=reuse)
         progress = Progress(own.progress, display, total=plan.header.n_requests)
         with closing(log), closing(progress):
+            for line in log.history():
+                display.note(line)
             shards = shard_sources(folder, header)
             chunks = {i: chunk for shard in shards for i, chunk in shard.chunks.items()}
             progress.loading(earlier=(chunks | log.chunks).values())
@@ -92,19 +95,20 @@ def _complete_header(spec: RunSpec, folder: Path, plan: Plan, *, reuse: bool) ->
 
 def _what_lacks(folder: Path, needed: set[int], by_dtype: dict[str, set[int]]) -> str:
     """Why a run cannot be finished, and what to do about it."""
-    for path in [folder / "failed.json", *sorted((folder / FOLDER).glob("*-of-*.failed.json"))]:
+    count = _count(folder)
+    parts = sorted((folder / FOLDER).glob(f"*-of-{count}.failed.json")) if count else []
+    for path in [folder / "failed.json", *parts]:
         reason = read_failure(path)
         if reason is not None:
             part = "it" if path.parent == folder else f"shard {path.name.split('.')[0]}"
             return f"{part} failed: {reason}"
     if len(by_dtype) > 1 and set().union(*by_dtype.values()) >= needed:
-        parts = " and ".join(f"{d} ({chunks_in_words(c)})" for d, c in by_dtype.items() if c)
+        kinds = " and ".join(f"{d} ({chunks_in_words(c)})" for d, c in by_dtype.items() if c)
         return (
-            f"decoded in {parts}, which are never mixed; name a dtype in workflow_config.yaml, or "
+            f"decoded in {kinds}, which are never mixed; name a dtype in workflow_config.yaml, or "
             "ask for one type of GPU"
         )
     missing = needed - max(by_dtype.values(), key=len, default=set())
-    count = _count(folder)
     verb = "have" if len(missing) > 1 else "has"
     if count is None:
         command = f"fastdllm eval {folder / 'spec.json'}"
@@ -116,7 +120,8 @@ def _what_lacks(folder: Path, needed: set[int], by_dtype: dict[str, set[int]]) -
 
 def _count(folder: Path) -> int | None:
     """In how many shards the run was cut last; None where it was not."""
-    parts = [*stamps(folder), *answer_files(folder)]
+    failures = (folder / FOLDER).glob("*-of-*.failed.json")
+    parts = [*stamps(folder), *answer_files(folder), *failures]
     if not parts:
         return None
     newest = max(parts, key=lambda path: path.stat().st_mtime_ns)

@@ -25,14 +25,12 @@ from fastdllm.files import write_json_atomically, write_text_atomically
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run tells in the end: its summary, and where answers went to or came from.
+    """What a run tells in the end.
 
     is_new: False when the run had its result already and nothing was done.
     """
 
     summary: Summary
-    answers_kept_aside: Path | None = None
-    answers_taken_up: Path | None = None
     unused_answers: int = 0
     is_new: bool = True
 
@@ -130,12 +128,7 @@ def _score_and_write(
     write_json_atomically(folder / "results.json", scores.results)
     write_text_atomically(folder / "samples.jsonl", "".join(lines))
     write_summary(path, summary)
-    return Outcome(
-        summary,
-        answers_kept_aside=log.set_aside,
-        answers_taken_up=log.taken_up,
-        unused_answers=scores.unused_answers,
-    )
+    return Outcome(summary, unused_answers=scores.unused_answers)
 
 
 def _json_line(record: Mapping[str, Any]) -> str:

@@ -16,9 +16,10 @@ from fastdllm.evaluation.end_marks import mark_as_scored
 from fastdllm.evaluation.failures import failure_record, remove
 from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
 from fastdllm.evaluation.finishing import Outcome, conclude
-from fastdllm.evaluation.loading import check_plan, load_plan_tokenizer
+from fastdllm.evaluation.loading import load_plan_tokenizer
 from fastdllm.evaluation.lock import run_lock
 from fastdllm.evaluation.merging import remove_traces
+from fastdllm.evaluation.plan_checks import check_plan
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import read_plan
 from fastdllm.evaluation.requeue import guarded_attempt

@@ -1,4 +1,4 @@
-"""Everything a run needs before it can decode: a plan that fits, tokenizer, model, policy.
+"""Everything a run needs before it can decode: tokenizer, model, policy.
 
 Loads and checks; decodes nothing and writes nothing.
 """
@@ -24,33 +24,6 @@ from fastdllm.policy_files import load_policy
 from fastdllm.tokenizer import load_tokenizer
 from fastdllm.validation import validated
 from fastdllm.weights import dtype_reason, resolve_device, resolve_dtype
-
-
-def check_plan(spec: RunSpec, plan: Plan) -> None:
-    """Refuse a plan that was made for other options of the task.
-
-    Raises:
-        UserError: naming the option and both values.
-    """
-    asked = {
-        "task": spec.task,
-        "limit": spec.limit,
-        "chunk_size": spec.decides.get("chunk_size"),
-        "num_fewshot": spec.decides.get("num_fewshot"),
-        "apply_chat_template": spec.decides.get("apply_chat_template"),
-    }
-    if asked["chunk_size"] is None:
-        raise UserError(
-            f"{spec.log_path.stem}: its spec.json was written by another version of fastdllm; "
-            "`snakemake -n` writes it anew"
-        )
-    for key, value in asked.items():
-        planned = getattr(plan.header, key)
-        if planned != value:
-            raise UserError(
-                f"{spec.run.plan_folder}/plan.json: planned with {key} {planned!r}, the run asks "
-                f"{value!r}; {plan_again(spec.task, spec.limit)}"
-            )
 
 
 def load_plan_tokenizer(spec: RunSpec, plan: Plan) -> Any:

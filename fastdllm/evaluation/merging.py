@@ -45,9 +45,7 @@ def merge(log: AnswerLog, shards: Sequence[Source], *, plan: Plan, header: Heade
     for source in shards:
         remove(source.path)
     remove_traces(log.path.parent)
-    merged = open_answers(log.path, header)
-    merged.set_aside, merged.taken_up = log.set_aside, log.taken_up
-    return merged
+    return open_answers(log.path, header)
 
 
 def remove_traces(folder: Path) -> None:

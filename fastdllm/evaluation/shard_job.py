@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from fastdllm.evaluation.answers import open_answers
 from fastdllm.evaluation.failures import failure_record, remove
 from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
 from fastdllm.evaluation.finishing import Outcome, conclude
-from fastdllm.evaluation.loading import check_plan, load_plan_tokenizer
+from fastdllm.evaluation.loading import load_plan_tokenizer
 from fastdllm.evaluation.lock import FINISHING, Locked, run_lock, shard_lock
+from fastdllm.evaluation.plan_checks import check_plan
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan, read_plan
 from fastdllm.evaluation.requeue import guarded_attempt
@@ -29,10 +29,9 @@ from fastdllm.evaluation.shards import (
     chunks_in_words,
     lock_path,
     places,
-    stamp_path,
+    write_stamp,
 )
 from fastdllm.evaluation.spec import RunSpec
-from fastdllm.files import write_json_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ def evaluate_shard(
         asked = shard.chunks(len(plan.header.chunks))
         if done is not None and not repeats:
             remove(own.progress)
-            _write_stamp(folder, shard, spec, asked)
+            write_stamp(folder, shard, spec, asked)
             return ShardOutcome(len(asked), 0, Outcome(done, is_new=False))
         device = call.device or spec.run.device
         header = header_of(spec, plan, device)
@@ -116,7 +115,7 @@ def evaluate_shard(
                 )
                 # What is decoded is stamped and scored, unless SIGTERM forbids the latter.
                 call.stop.settle()
-        stamp = _write_stamp(folder, shard, spec, asked, dtype=header.dtype)
+        stamp = write_stamp(folder, shard, spec, asked, dtype=header.dtype)
         progress.remove()
     try:
         with run_lock(folder, work=FINISHING, awaits_finish=False):
@@ -168,6 +167,8 @@ def _finish(
         answers = open_answers(own.answers, header, reuse=not repeats)
         progress = Progress(own.progress, call.display, total=plan.header.n_requests)
         with closing(answers), closing(progress):
+            for line in answers.history():
+                call.display.note(line)
             progress.loading(earlier=held.values())
             return conclude(
                 spec,
@@ -181,16 +182,3 @@ def _finish(
                 check_sources=call.check_sources,
                 stop=call.stop,
             )
-
-
-def _write_stamp(
-    folder: Path, shard: Shard, spec: RunSpec, chunks: list[int], *, dtype: str | None = None
-) -> Path:
-    path = stamp_path(folder, shard)
-    record = {
-        "fingerprint": spec.fingerprint,
-        "chunks": chunks,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    write_json_atomically(path, record if dtype is None else {**record, "dtype": dtype})
-    return path

@@ -7,12 +7,14 @@ torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fastdllm.errors import UserError
 from fastdllm.evaluation.spec import RunSpec
+from fastdllm.files import write_json_atomically
 
 FOLDER = "shards"
 # Answers of a shard; with a fingerprint and a time: those that other settings pushed aside.
@@ -82,6 +84,24 @@ def lock_path(folder: Path, shard: Shard) -> Path:
 def stamp_path(folder: Path, shard: Shard) -> Path:
     """What tells Snakemake that a shard is done."""
     return folder / FOLDER / f"{shard}.json"
+
+
+def write_stamp(
+    folder: Path, shard: Shard, spec: RunSpec, chunks: Sequence[int], *, dtype: str | None = None
+) -> Path:
+    """Say that the chunks of a shard are decoded; dtype: in what, where that is known.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = stamp_path(folder, shard)
+    record = {
+        "fingerprint": spec.fingerprint,
+        "chunks": list(chunks),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json_atomically(path, record if dtype is None else {**record, "dtype": dtype})
+    return path
 
 
 def stamps(folder: Path) -> list[Path]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +237,15 @@ def test_finish_names_the_shard_to_run(spec: Path) -> None:
         finishing(spec)
 
 
+def test_finish_is_not_told_of_a_failure_under_another_cut(spec: Path) -> None:
+    shard(spec, "1/2")
+    earlier = spec.parent / "shards/2-of-3.failed.json"
+    earlier.write_text('{"reason": "boom"}')
+    os.utime(earlier, (0, 0))
+    with pytest.raises(UserError, match=r"chunks 1, 3 have no answers.* --shard 2/2$"):
+        finishing(spec)
+
+
 def test_finish_scores_what_nobody_scored(
     spec: Path, whole: tuple[dict[int, Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,13 +282,14 @@ def test_last_shard_finishes_the_run_when_the_warning_comes_behind_its_chunks(
 ) -> None:
     shard(pretended, "1/2")
     stop = Stop()
-    write = shard_job.write_json_atomically
+    write = shard_job.write_stamp
 
-    def warned(*arguments: Any) -> None:
-        write(*arguments)
+    def warned(*arguments: Any, **options: Any) -> Path:
+        stamp = write(*arguments, **options)
         stop.handle(signal.SIGUSR1)
+        return stamp
 
-    monkeypatch.setattr(shard_job, "write_json_atomically", warned)
+    monkeypatch.setattr(shard_job, "write_stamp", warned)
     call = Call(silent(), check, stop=stop)
     part = evaluate_shard(read_spec(pretended), pretended.parent, Shard(2, 2), call)
     assert stop.is_asked and part.run is not None
@@ -355,10 +367,22 @@ def test_shard_that_is_none_is_refused(text: str) -> None:
         parse_shard(text)
 
 
-def test_shard_without_chunks_is_done_at_once(spec: Path) -> None:
-    part = shard(spec, "5/5")
-    assert (part.n_chunks, part.n_decoded) == (0, 0)
-    assert part.waits_for == "chunks 0, 1, 2, 3"
+def test_shard_without_chunks_is_done_at_once_without_torch(spec: Path) -> None:
+    program = (
+        "import sys\nfrom fastdllm.cli import main\n"
+        f"code = main(['eval', {str(spec)!r}, '--shard', '5/5'])\n"
+        "sys.exit(100 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "shard 5 of 5: no chunks\n"), done.stderr
+    assert json.loads(stamp_path(spec.parent, Shard(5, 5)).read_text())["chunks"] == []
+    assert not (spec.parent / "attempts.jsonl").exists()
 
 
 def test_whole_run_takes_over_what_shards_have(

@@ -279,6 +279,8 @@ def test_a_pack_makes_its_runs_one_after_the_other() -> None:
     )
     assert [job.pack for job in second.jobs] == ["p1"]
     (runs[0].folder / "failed.json").write_text('{"reason": "disk full"}')
+    assert look(runs[0], at_work).state is State.QUEUED, "it failed in an earlier job"
+    note(runs[0], {"time": "2026-01-01T00:00:00+00:00", "pid": 1, "host": "h", "slurm_job": "12"})
     assert look(runs[0], at_work).state is State.FAILED, "while the others go on"
     finish(runs[0])
     assert look(runs[0], at_work).state is State.UNPUBLISHED

@@ -105,12 +105,12 @@ class _Bench:
     def measure(self, run: Run, budget_s: float) -> Probed:
         """Load what is not loaded yet, and time the run for about so many seconds in all."""
         from fastdllm.evaluation.loading import (
-            check_plan,
             dtype_name,
             load_engine,
             load_plan_tokenizer,
             session_of,
         )
+        from fastdllm.evaluation.plan_checks import check_plan
         from fastdllm.evaluation.probe import time_plan
 
         started = time.perf_counter()

@@ -221,6 +221,17 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+@pytest.fixture
+def running() -> Iterator[list[subprocess.Popen[str]]]:
+    """The processes that a test starts: those that it leaves behind, by a failure, are killed."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        if process.poll() is None:
+            process.kill()  # also one that is frozen
+        process.communicate()
+
+
 def start_fastdllm(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     """Start `fastdllm ...` as a process of its own, with one thread."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}

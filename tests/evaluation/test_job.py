@@ -395,7 +395,9 @@ def test_plan_of_other_options_is_refused(make_spec, make_plan_on_disk) -> None:
     assert not (spec.parent / "failed.json").exists()
 
 
-def test_kill_and_rerun_gives_the_same_answers(make_spec, make_plan_on_disk, project) -> None:
+def test_kill_and_rerun_gives_the_same_answers(
+    make_spec, make_plan_on_disk, project, running
+) -> None:
     data = project / "tasks/data/sums.jsonl"
     lines = [{"question": f"What is {i} + 1? " * 12, "answer": "1"} for i in range(30)]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -405,12 +407,14 @@ def test_kill_and_rerun_gives_the_same_answers(make_spec, make_plan_on_disk, pro
     spec = make_spec(threshold=1.0)
     answers = spec.parent / "answers.jsonl"
     victim = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
+    running.append(victim)
     deadline = time.monotonic() + 60
     while not answers.exists() or answers.read_bytes().count(b"\n") < 4:
         assert victim.poll() is None and time.monotonic() < deadline, victim.communicate()
         time.sleep(0.005)
-    second = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
     os.kill(victim.pid, signal.SIGSTOP)  # the holder must live while the second one asks
+    second = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
+    running.append(second)
     out, err = second.communicate(timeout=60)
     assert second.returncode == 2, (out, err)
     assert f"process {victim.pid} on host" in err and err.count("\n") == 1
@@ -420,6 +424,7 @@ def test_kill_and_rerun_gives_the_same_answers(make_spec, make_plan_on_disk, pro
     assert 0 < len(before) < len(plan.header.chunks), "the kill came too late to test anything"
     assert not (spec.parent / "summary.json").exists()
     again = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
+    running.append(again)
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     after = answers_in(spec.parent)
@@ -431,8 +436,9 @@ def test_kill_and_rerun_gives_the_same_answers(make_spec, make_plan_on_disk, pro
     assert answers_in(spec.parent) == after
 
 
-def test_missing_spec_is_one_line_and_code_2(project) -> None:
+def test_missing_spec_is_one_line_and_code_2(project, running) -> None:
     process = start_fastdllm("eval", "results/nowhere/spec.json", cwd=project)
+    running.append(process)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert err.count("\n") == 1 and "results/nowhere/spec.json" in err

@@ -147,7 +147,12 @@ def _evaluate_member(
 
 def _breaks_device(error: Exception) -> bool:
     """Whether CUDA answers every later call of this process with the same error."""
-    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    if not (isinstance(error, RuntimeError) and "CUDA error" in str(error)):
+        return False
+    # Not at the top, since it imports torch, which runs were loaded with by now.
+    from fastdllm.memory import is_out_of_memory
+
+    return not is_out_of_memory(error)
 
 
 @contextmanager

@@ -39,6 +39,23 @@ def test_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
     assert last.startswith("run: 3/10 items") and " in 0 s" in last
 
 
+@pytest.mark.parametrize(("number", "what"), [("ENOSPC", "space"), ("EDQUOT", "quota")])
+def test_output_that_finds_no_room_is_one_line(number: str, what: str) -> None:
+    program = (
+        "import errno, sys\nfrom fastdllm import cli\n"
+        "def full(arguments):\n"
+        f"    raise OSError(errno.{number}, 'no')\n"
+        "cli._run = full\n"
+        "sys.exit(cli.main([]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        *(2, f"fastdllm: no {what} left to write to; free some, then try again\n"),
+    )
+
+
 def test_a_note_is_a_line_of_its_own_that_stays() -> None:
     log, screen = io.StringIO(), io.StringIO()
     screen.isatty = lambda: True  # type: ignore[method-assign]

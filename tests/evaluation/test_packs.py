@@ -16,7 +16,7 @@ from fastdllm.errors import UserError
 from fastdllm.evaluation import kept_model
 from fastdllm.evaluation.attempts import read_attempts
 from fastdllm.evaluation.lock import run_lock
-from fastdllm.evaluation.packs import evaluate_pack
+from fastdllm.evaluation.packs import BrokenDevice, evaluate_pack
 from fastdllm.evaluation.requeue import Stuck
 from fastdllm.evaluation.spec import read_spec
 from fastdllm.evaluation.stopping import Stop, Stopped
@@ -206,6 +206,31 @@ def test_member_that_fails_after_the_warning_fails_alone_unless_it_is_stuck(
         evaluate(specs, fails(UserError("the disk is full")), Stop())
     with pytest.raises(Stuck):
         evaluate(specs, fails(Stuck("no chunk")), Stop())
+
+
+@pytest.mark.parametrize(
+    ("error", "is_broken"),
+    [
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (ValueError("CUDA error"), False),
+    ],
+)
+def test_only_what_breaks_the_gpu_ends_the_pack(
+    member: Callable[..., Path], error: Exception, is_broken: bool
+) -> None:
+    def work(config: str, _: Stop) -> None:
+        if config == "first":
+            raise error
+
+    specs = [member("first"), member("second")]
+    if is_broken:
+        with pytest.raises(BrokenDevice, match="first"):
+            evaluate(specs, work, Stop())
+    else:
+        states = [found.state for found in evaluate(specs, work, Stop())]
+        assert states == ["failed", "done"]
 
 
 def test_gpu_that_is_broken_ends_the_pack_and_the_next_try_begins_with_the_others(

@@ -11,6 +11,7 @@ import argparse
 import random
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -44,15 +45,19 @@ def main(arguments: Sequence[str]) -> int:
             answers = {config: reference.answers(config) for config in CONFIGS}
             for number in range(1, options.repetitions + 1):
                 faults = orders.sample(EVERY_FAULT, len(EVERY_FAULT))
+                say(f"{number}: {', '.join(faults)}")
                 try:
                     trial = run_trial(make_project(folder / str(number), lab), faults, answers)
-                except AssertionError as error:
+                    lab.clear()
+                except Exception:  # the next one may tell more; this one counts as failed
                     failures += 1
-                    say(f"{number}: {', '.join(faults)}: {error}")
+                    say(traceback.format_exc())
+                    lab.stop()
+                    lab = Lab.start()
                 else:
                     trials.append(trial)
-                    say(f"{number}: {', '.join(faults)}: {in_words(trial)}")
-                lab.clear()
+                    failures += has_failed(trial)
+                    say(f"{'FAILED' if has_failed(trial) else 'passed'}: {in_words(trial)}")
         except KeyboardInterrupt:
             say("stopped; what was measured so far:")
         finally:
@@ -67,6 +72,13 @@ def say(text: str) -> None:
     """Print a line at once; repetitions take minutes."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def has_failed(trial: Trial) -> bool:
+    """Whether anything is missing, wrong, lost, decoded twice, done by two jobs, or never told."""
+    counts = trial.lost.total() + trial.twice.total()
+    never_told = None in trial.named_s.values()
+    return bool(trial.missing or trial.wrong or counts or trial.doubles or never_told)
 
 
 def in_words(trial: Trial) -> str:

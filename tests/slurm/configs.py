@@ -63,7 +63,8 @@ SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu
 SlurmdParameters=config_overrides
 ReturnToService=2
-MinJobAge=300
+# Tests look at jobs that ended long ago, on a busy machine.
+MinJobAge=3600
 KillWait={kill_wait}
 # A slow machine is no dead node: tests say themselves when a node is down.
 SlurmdTimeout=300

@@ -22,7 +22,7 @@ from tests.slurm.packages import program
 
 # Labs lie side by side, with short paths: a socket's path has at most 107 characters.
 LABS = Path(tempfile.gettempdir()) / f"fastdllm-labs-{os.getuid()}"
-READY_S = 60.0
+READY_S = 300.0
 
 
 class Daemons:

@@ -18,6 +18,10 @@ from tests.slurm.projects import ClusterProject
 HELD_AFTER = 2
 # Between two looks at the files of runs, and at processes and the queue.
 LOOK_S, SEARCH_S = 0.02, 1.0
+# Status had the time to tell what became of a job that ended.
+GIVE_UP_S = 120.0
+# While a job is cleaned up, it has not ended.
+AT_WORK = {"RUNNING", "COMPLETING"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Fault:
 class Victim:
     """A run that was held, and then hit.
 
-    named_s: seconds until status told what happened; None until then. told: its last words.
+    ended_at: when SLURM said that the job ended, or left its node to run again; 0 until then.
+    named_at: when status told what happened; 0 until then. told: its last words.
     """
 
     config: str
@@ -47,8 +52,10 @@ class Victim:
     node: str
     pids: list[int]
     fault: str = ""
+    restarts: str = "0"
     hit_at: float = 0.0
-    named_s: float | None = None
+    ended_at: float = 0.0
+    named_at: float = 0.0
     told: str = ""
 
 
@@ -64,13 +71,22 @@ class Attack:
     held: dict[str, Victim] = field(default_factory=dict)
     kept: dict[str, list[str]] = field(default_factory=dict)
 
+    def waiting(self) -> list[Victim]:
+        """The victims that status has not told of, and may still."""
+        now = time.monotonic()
+        return [
+            victim
+            for victim in self.victims
+            if not victim.named_at and not 0 < victim.ended_at < now - GIVE_UP_S
+        ]
+
     def hit(self, fault: str) -> bool:
         """Hit a run that is held, if there is one whose node may be hit.
 
         One after the other: what a fault does may be seen for some seconds only, until Snakemake
         submits the run again.
         """
-        waiting = [victim for victim in self.victims if victim.named_s is None]
+        waiting = self.waiting()
         if not all(FAULTS[victim.fault].is_slow for victim in waiting):
             return False
         waiting_at = {victim.node for victim in waiting}
@@ -78,6 +94,7 @@ class Attack:
             if FAULTS[fault].hits_node and victim.node in waiting_at:
                 continue
             del self.held[victim.config]
+            victim.restarts = self.project.jobs()[victim.job]["restarts"]
             victim.fault, victim.hit_at = fault, time.monotonic()
             FAULTS[fault].inflict(self.project, victim)
             self.victims.append(victim)
@@ -110,19 +127,21 @@ class Attack:
 
     def thaw(self) -> None:
         """Let a victim go on that has got SIGUSR1; SLURM sends it up to half a minute late."""
-        for victim in self.victims:
-            if victim.named_s is None and not any(map(is_undisturbed, victim.pids)):
+        for victim in self.waiting():
+            if not any(map(is_undisturbed, victim.pids)):
                 send(victim.pids, signal.SIGCONT)
 
     def look(self) -> None:
-        """Ask status what happened to the victims, and keep what is decoded."""
-        told = self.project.status()
-        for victim in self.victims:
-            if victim.named_s is None:
-                run = told[victim.config]
-                victim.told = f"{run['state']}: {run.get('reason', '')}"
-                if re.search(FAULTS[victim.fault].words, victim.told, flags=re.IGNORECASE):
-                    victim.named_s = time.monotonic() - victim.hit_at
+        """Ask SLURM and status what happened to the victims, and keep what is decoded."""
+        jobs, told = self.project.jobs(), self.project.status()
+        now = time.monotonic()
+        for victim in self.waiting():
+            job, run = jobs[victim.job], told[victim.config]
+            if job["state"] not in AT_WORK or job["restarts"] != victim.restarts:
+                victim.ended_at = victim.ended_at or now
+            victim.told = f"{run['state']}: {run.get('reason', '')}"
+            if re.search(FAULTS[victim.fault].words, victim.told, flags=re.IGNORECASE):
+                victim.named_at = now
         for config in told:
             if lines := self.project.chunk_lines(config):
                 self.kept[config] = lines

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import getpass
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.slurm import supervisor
 from tests.slurm.configs import ACCOUNTS, NODES, write_configs
 from tests.slurm.daemons import (
     Daemons,
@@ -25,7 +28,8 @@ from tests.slurm.daemons import (
 )
 from tests.slurm.packages import program
 
-PATIENCE_S = 60.0
+# Ends a hang; what is waited for takes seconds, on a busy machine some more.
+PATIENCE_S = 300.0
 # What a session around the lab would tell the commands in it.
 FOREIGN = ("SLURM", "SBATCH", "SALLOC", "SNAKEMAKE", "PYTEST", "FASTDLLM")
 ACCOUNTING = """\
@@ -60,7 +64,8 @@ class Lab:
             # What squeue said is cached there.
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
-        lab = cls(folder, environment, Daemons(folder, environment))
+        client = environment | {supervisor.CLIENT: str(folder)}
+        lab = cls(folder, client, Daemons(folder, environment))
         try:
             lab._start_daemons()
         except BaseException:
@@ -76,16 +81,25 @@ class Lab:
         self, *command: str | Path, cwd: Path | None = None, timeout: float = PATIENCE_S
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in this SLURM, capture its output, leave its exit code to the caller."""
-        return subprocess.run(
-            [str(word) for word in command],
+        words = [str(word) for word in command]
+        with subprocess.Popen(
+            words,
             cwd=cwd or self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=timeout,
-            check=False,
-        )
+            start_new_session=True,
+        ) as process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except BaseException:
+                # With what it started: a Snakemake would go on to submit jobs.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def ask(self, *command: str | Path) -> str:
         """What a command of SLURM prints; it has to succeed."""
@@ -156,12 +170,21 @@ class Lab:
         self.wait_until(lambda: self._is_up(name), what=f"node {name}")
 
     def clear(self) -> None:
-        """End all jobs and wait until they are gone; bring back nodes that are down."""
+        """End all jobs and wait until they are gone; bring back nodes that are down.
+
+        Whoever still submits is ended first: nothing that was started outside of jobs may go on.
+        """
+        supervisor.kill_clients(self.folder)
         for node in NODES:
             if node.name not in self.daemons or not self._is_up(node.name):
                 self.node_up(node.name)
+        self.wait_until(self._is_empty, what="empty queue")
+
+    def _is_empty(self) -> bool:
+        if not self.ask("squeue", "--noheader"):
+            return True
         self.ask("scancel", f"--user={getpass.getuser()}")
-        self.wait_until(lambda: not self.ask("squeue", "--noheader"), what="empty queue")
+        return False
 
     def _start_daemons(self) -> None:
         write_configs(self.folder, free_ports(2 + len(NODES)))

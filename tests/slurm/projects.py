@@ -7,9 +7,13 @@ configs.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +63,11 @@ class ClusterProject:
         """Run the command to its end."""
         return self.lab.run(*self.command(*more, **how), cwd=self.path, timeout=GRID_S)
 
-    def start(self, *more: str, **how: str) -> subprocess.Popen[bytes]:
-        """Start the command, which writes to main.log, and leave it alone."""
+    @contextmanager
+    def started(self, *more: str, **how: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The command while it runs, which writes to main.log; killed with all it started."""
         with (self.path / "main.log").open("ab") as log:
-            return subprocess.Popen(
+            main = subprocess.Popen(
                 self.command(*more, **how),
                 cwd=self.path,
                 env=self.lab.environment,
@@ -71,6 +76,12 @@ class ClusterProject:
                 stderr=log,
                 start_new_session=True,
             )
+        try:
+            yield main
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(main.pid, signal.SIGKILL)
+            main.wait()
 
     def main_log(self) -> str:
         """What started commands wrote."""
@@ -137,7 +148,8 @@ def make_project(
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
+            # Compiled files come along, but not those that are being written.
+            ignored = shutil.ignore_patterns("*.pyc.*")
             shutil.copytree(source, path / name, ignore=ignored)
         else:
             shutil.copy(source, path / name)

@@ -2,8 +2,9 @@
 
 A process of its own, because a test session may be killed at any moment: the kernel closes the pipe
 then. It adopts every orphan below it (PR_SET_CHILD_SUBREAPER), so that no job, however often it
-forked, outlives the lab. Run as: python supervisor.py FOLDER, with one JSON list of words, the
-command of a daemon, per line of input; its pid is the line of output.
+forked, outlives the lab; commands that talk to the lab end with it too. Run as: python
+supervisor.py FOLDER, with one JSON list of words, the command of a daemon, per line of input; its
+pid is the line of output.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 
+# A variable that commands in the lab get and daemons do not: the folder of the lab.
+CLIENT = "LAB_CLIENT"
 PR_SET_CHILD_SUBREAPER = 36
 POLITE_S = 3.0
 GIVE_UP_S = 20.0
@@ -34,6 +37,7 @@ def main(folder: Path) -> None:
         try:
             serve(folder)
         finally:
+            kill_clients(folder)
             end_descendants()
 
 
@@ -78,6 +82,18 @@ def end_descendants() -> None:
             send(signal.SIGKILL)
         time.sleep(0.05)
         bury()
+
+
+def kill_clients(folder: Path) -> None:
+    """Kill the commands in this lab that are no jobs; a Snakemake would go on to submit."""
+    mark = f"{CLIENT}={folder}".encode()
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+            if mark in words and not any(word.startswith(b"SLURM_JOB_ID=") for word in words):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+        except OSError:
+            continue  # it ended just now, or is another user's
 
 
 def send(number: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -53,16 +52,20 @@ def test_the_nine_configs(lab: Lab, reference: ClusterProject, tmp_path: Path) -
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-@pytest.mark.parametrize("shards", [2, 5])
+@pytest.mark.parametrize(("shards", "is_preempted"), [(2, True), (5, False)])
 def test_shards_answer_as_one_job_though_snakemake_is_killed(
-    lab: Lab, reference: ClusterProject, tmp_path: Path, shards: int
+    lab: Lab, reference: ClusterProject, tmp_path: Path, shards: int, is_preempted: bool
 ) -> None:
     project = make_project(tmp_path / "project", lab, shards=shards)
-    main = project.start("config=k2_first")
-    lab.wait_until(lambda: at_work(project) >= 2, timeout=180, what="shards at work")
-    main.send_signal(signal.SIGKILL)
-    main.wait()
-    done = project.snakemake("config=k2_first")
+    with project.started("config=k2_first", qos="embers") as main:
+        working = lab.wait_until(lambda: at_work(project, 2), what="shards at work")
+        main.kill()
+    if is_preempted:
+        node = f"--nodelist={working[0]['node']}"
+        lab.submit("sleep 1", "--qos=inferno", node, "--gres=gpu:RTX_6000:2")
+        shard = working[0]["id"]
+        lab.wait_until(lambda: lab.jobs()[shard]["restarts"] == "1", what="requeue")
+    done = project.snakemake("config=k2_first", qos="embers")
     assert done.returncode == 0, done.stdout + done.stderr
     counts = Counter(job["comment"] for job in project.jobs().values())
     parts = [f"{i}-of-{shards}" for i in range(1, shards + 1)]
@@ -71,5 +74,18 @@ def test_shards_answer_as_one_job_though_snakemake_is_killed(
     assert_equal(project, reference, "k2_first")
 
 
-def at_work(project: ClusterProject) -> int:
-    return sum(job["state"] == "RUNNING" for job in project.jobs().values())
+def test_runs_that_share_a_job(lab: Lab, reference: ClusterProject, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", lab, group=3)
+    configs = ("k1_first", "k2_middle", "k3_last")
+    done = project.snakemake(f"config={','.join(configs)}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (job,) = project.jobs().values()
+    assert (job["state"], job["comment"].startswith("rule_pack_")) == ("COMPLETED", True)
+    for config in configs:
+        assert_equal(project, reference, config)
+
+
+def at_work(project: ClusterProject, count: int) -> list[dict[str, str]]:
+    """The jobs that run, once there are so many."""
+    found = [job for job in project.jobs().values() if job["state"] == "RUNNING"]
+    return found if len(found) >= count else []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.daemons import LABS, clean_up_the_dead, processes_in
-from tests.slurm.lab import Lab
+from tests.slurm.lab import PATIENCE_S, Lab
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def test_a_kind_that_no_node_has_is_refused(lab: Lab) -> None:
 
 
 def test_cancelled_by_a_person_stays_cancelled(lab: Lab) -> None:
-    job = lab.submit("sleep 100", RTX, "--requeue")
+    job = lab.submit("sleep 900", RTX, "--requeue")
     lab.wait_for_state(job, "RUNNING")
     lab.ask("scancel", job)
     lab.wait_for_state(job, "CANCELLED")
@@ -47,8 +47,8 @@ def test_cancelled_by_a_person_stays_cancelled(lab: Lab) -> None:
 
 
 def test_a_time_limit_warns_the_step_first_and_is_told_as_such(lab: Lab) -> None:
-    warned = lab.submit("srun sleep 100", RTX, "--time=60", "--signal=USR1@120")
-    ended = lab.submit("sleep 100", RTX, "--requeue", "--time=60")
+    warned = lab.submit("srun sleep 900", RTX, "--time=60", "--signal=USR1@120")
+    ended = lab.submit("sleep 900", RTX, "--requeue", "--time=60")
     for job, seconds in ((warned, 100), (ended, 1)):
         lab.wait_for_state(job, "RUNNING")
         lab.end_in(job, seconds=seconds)
@@ -59,33 +59,43 @@ def test_a_time_limit_warns_the_step_first_and_is_told_as_such(lab: Lab) -> None
 
 
 def test_a_preempted_job_is_requeued_and_runs_again_soon(lab: Lab) -> None:
-    free = lab.submit("sleep 100", *V100, "--qos=embers", "--requeue", "--open-mode=append")
+    free = lab.submit("sleep 900", *V100, "--qos=embers", "--requeue", "--open-mode=append")
     lost = lab.submit(
-        "sleep 100", RTX, "--nodelist=g1", "--exclusive", "--qos=embers", "--no-requeue"
+        "sleep 900", RTX, "--nodelist=g1", "--exclusive", "--qos=embers", "--no-requeue"
     )
     for job in (free, lost):
         lab.wait_for_state(job, "RUNNING")
     paid = lab.submit("sleep 2", *V100, "--qos=inferno")
     lab.submit("sleep 2", RTX, "--nodelist=g1", "--exclusive", "--qos=inferno")
     lab.wait_for_state(lost, "PREEMPTED")
-    lab.wait_for_state(free, "PENDING")
+    lab.wait_until(lambda: lab.jobs()[free]["restarts"] == "1", what="requeue")
     assert "DUE TO PREEMPTION" in said(lab, free)
     lab.wait_for_state(paid, "COMPLETED")
-    lab.wait_for_state(free, "RUNNING", timeout=30)
-    assert lab.jobs()[free]["restarts"] == "1"
+    lab.wait_for_state(free, "RUNNING")
 
 
 def test_the_jobs_of_a_node_that_dies_go_on_elsewhere(lab: Lab) -> None:
-    moved = lab.submit("sleep 100", RTX, "--requeue")
-    lost = lab.submit("sleep 100", RTX, "--no-requeue")
+    moved = lab.submit("sleep 900", RTX, "--requeue")
+    lost = lab.submit("sleep 900", RTX, "--no-requeue")
     for job in (moved, lost):
         lab.wait_for_state(job, "RUNNING")
     assert {lab.jobs()[job]["node"] for job in (moved, lost)} == {"g1"}
     lab.node_down("g1")
     lab.wait_for_state(lost, "NODE_FAIL")
-    lab.wait_for_state(moved, "RUNNING", timeout=30)
+    lab.wait_for_state(moved, "RUNNING")
     assert lab.jobs()[moved]["node"] == "g2"
     lab.node_up("g1")
+
+
+def test_clearing_ends_whoever_still_submits(lab: Lab) -> None:
+    submit = "while sbatch --account=gts-lab --output=/dev/null --wrap='sleep 900'; do :; done"
+    client = subprocess.Popen(
+        ["sh", "-c", submit], env=lab.environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    lab.wait_until(lab.jobs, what="job")
+    lab.clear()
+    assert client.wait() != 0
+    assert lab.ask("squeue", "--noheader") == ""
 
 
 def test_a_killed_session_leaves_nothing_behind() -> None:
@@ -103,7 +113,7 @@ def test_a_killed_session_leaves_nothing_behind() -> None:
     assert len(processes_in(folder)) >= 7
     session.kill()
     session.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while processes_in(folder):
         assert time.monotonic() < deadline, processes_in(folder)
         time.sleep(0.1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +47,12 @@ def make_queued_runs(lab: Lab, path: Path) -> ClusterProject:
     return project
 
 
+def cpu_seconds() -> float:
+    """What the children of this process have used; tests that run beside it do not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_the_status_of_200_queued_runs_takes_less_than_a_second(lab: Lab, tmp_path: Path) -> None:
     project = make_queued_runs(lab, tmp_path / "project")
     squeue = tmp_path / "bin/squeue"
@@ -57,12 +63,12 @@ def test_the_status_of_200_queued_runs_takes_less_than_a_second(lab: Lab, tmp_pa
     counted = replace(lab, environment=lab.environment | {"PATH": path})
     status = (sys.executable, "-m", "fastdllm", "status", "--json", "--limit", str(project.limit))
     seconds = []
-    for _ in range(3):  # of which the quickest, as other tests run beside this one
+    for _ in range(3):  # of which the quickest: processors that are shared are slower
         shutil.rmtree(lab.environment["XDG_CACHE_HOME"], ignore_errors=True)
         squeue.with_name("squeue.calls").unlink(missing_ok=True)
-        started = time.monotonic()
+        before = cpu_seconds()
         done = counted.run(*status, cwd=project.path)
-        seconds.append(time.monotonic() - started)
+        seconds.append(cpu_seconds() - before)
         assert json.loads(done.stdout)["totals"]["queued"] == QUEUED, done.stdout[:500]
         assert len(squeue.with_name("squeue.calls").read_text().splitlines()) == 1
     assert min(seconds) < 1.0, seconds

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from fastdllm.cluster.slurm import LIVE
-from tests.slurm.faults import FAULTS, Attack
+from tests.slurm.faults import FAULTS, Attack, send
 from tests.slurm.projects import CONFIGS, ClusterProject
 
 MAIN_KILLED = "main killed"
 # In this order Snakemake's second call sees the jobs that a person cancels, and lets them be.
 EVERY_FAULT = (MAIN_KILLED, *FAULTS)
-TRIAL_S = 600.0
+# Ends a hang.
+TRIAL_S = 900.0
 # Calls of the same command until the grid is complete: one goes on without a person, and a run that
 # a person cancelled needs a second one.
 MOST_CALLS = 3
@@ -26,6 +29,7 @@ class Trial:
     """What a trial came to.
 
     named_s: by fault, seconds until `fastdllm status` told what happened; None: it never did.
+    late_s: those of them after SLURM had said that the job ended; 0 where status was first.
     told: by fault, its last words of before. calls: how often the command was typed.
     missing: configs without a result. wrong: with other answers than the reference.
     lost: by config, finished chunks that were seen and are not in the end result.
@@ -35,6 +39,7 @@ class Trial:
     """
 
     named_s: dict[str, float | None] = field(default_factory=dict)
+    late_s: dict[str, float] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
     victims: dict[str, str] = field(default_factory=dict)
     calls: int = 1
@@ -57,27 +62,30 @@ def run_trial(
     """
     trial, attack, todo = Trial(), Attack(project), list(faults)
     started, looked = time.monotonic(), 0.0
-    main = project.start(qos="embers")
-    while main.poll() is None:
-        if time.monotonic() - started > TRIAL_S:
-            main.kill()
-            raise AssertionError(f"still {todo}, {attack.victims}\n{project.main_log()[-3000:]}")
-        if todo:
-            attack.hold()
-        if todo and todo[0] == MAIN_KILLED and attack.held:
-            main.kill()
-            main.wait()
-            main = project.start(qos="embers")
-            todo.pop(0)
-        elif todo and todo[0] != MAIN_KILLED and attack.hit(todo[0]):
-            todo.pop(0)
-        if not todo:
-            attack.release()
-        attack.thaw()
-        _count_doubles(project, trial)
-        if time.monotonic() - looked > LOOK_EVERY_S:
-            attack.look()
-            looked = time.monotonic()
+    with ExitStack() as stack:
+        main = stack.enter_context(project.started(qos="embers"))
+        while main.poll() is None:
+            if time.monotonic() - started > TRIAL_S:
+                log = project.main_log()[-3000:]
+                raise AssertionError(f"still {todo}, {attack.victims}\n{log}")
+            if todo:
+                attack.hold()
+            if todo and todo[0] == MAIN_KILLED and attack.held:
+                main.kill()
+                main.wait()
+                main = stack.enter_context(project.started(qos="embers"))
+                todo.pop(0)
+            elif todo and todo[0] != MAIN_KILLED and attack.hit(todo[0]):
+                todo.pop(0)
+            if not todo:
+                attack.release()
+            attack.thaw()
+            # It waits until status was asked: what it submits again is queued, no longer failed.
+            send([main.pid], signal.SIGSTOP if attack.waiting() else signal.SIGCONT)
+            _count_doubles(project, trial)
+            if time.monotonic() - looked > LOOK_EVERY_S:
+                attack.look()
+                looked = time.monotonic()
     attack.look()
     assert not todo, f"no {todo} as the grid ended: {attack.victims}\n{project.main_log()[-3000:]}"
     while any(not project.is_finished(config) for config in CONFIGS) and trial.calls < MOST_CALLS:
@@ -98,7 +106,11 @@ def _count_doubles(project: ClusterProject, trial: Trial) -> None:
 def _judge(trial: Trial, attack: Attack, reference: Mapping[str, bytes]) -> None:
     project = attack.project
     for victim in attack.victims:
-        trial.named_s[victim.fault] = victim.named_s
+        trial.named_s[victim.fault] = None
+        if victim.named_at:
+            trial.named_s[victim.fault] = victim.named_at - victim.hit_at
+            ended_at = victim.ended_at or victim.named_at
+            trial.late_s[victim.fault] = victim.named_at - ended_at
         trial.told[victim.fault] = victim.told
         trial.victims[victim.fault] = victim.config
     for config in CONFIGS:

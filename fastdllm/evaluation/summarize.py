@@ -43,6 +43,10 @@ class Decoded:
         return [self.sessions[index] for index in sorted({chunk.session for chunk in self.chunks})]
 
     @property
+    def seconds(self) -> float:
+        return round(sum(chunk.seconds for chunk in self.chunks), 4)
+
+    @property
     def generated(self) -> list[Answer]:
         return [a for chunk in self.chunks for a in chunk.answers if a.token_ids is not None]
 
@@ -126,6 +130,7 @@ def summarize(
         group_results=scores.group_results,
         items=scores.items,
         **_decoding_figures(decoded, one_device=len(devices) == 1),
+        decoding_s=decoded.seconds if len(devices) == 1 else None,
         out_of_memory=decoded.out_of_memory,
         peak_memory=PeakMemory(
             gib=peak.peak_memory_gib,

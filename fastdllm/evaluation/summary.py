@@ -75,6 +75,11 @@ class Summary(StrictModel):
         "it does not fit (more than some 30,000 items); samples.jsonl has it.",
     )
     throughput: Throughput | None = Field(None, description="Speed of decoding.")
+    decoding_s: float | None = Field(
+        None,
+        description="Seconds of decoding of all chunks, log-likelihoods included; without loading "
+        "and warm-up. Absent for mixed hardware, and in summaries of before it was measured.",
+    )
     tokens_per_forward: float | None = Field(
         None,
         description="Generated tokens per forward evaluation (full-block, sub-block and commit "

@@ -157,9 +157,10 @@ def test_a_range_of_layers_is_kept_in_the_summary(make_spec, make_plan_on_disk) 
     assert summary.model_args["layer_subset"] == summary.decides["decoding.layer_subset"] == [1, 3]
 
 
-def test_likelihood_run_reports_no_speed(make_spec, make_plan_on_disk) -> None:
+def test_likelihood_run_reports_seconds_and_no_speed(make_spec, make_plan_on_disk) -> None:
     make_plan_on_disk("choices")
-    summary = finish(make_spec("choices")).summary
+    spec = make_spec("choices")
+    summary = finish(spec).summary
     for name in (
         "throughput",
         "passes",
@@ -171,6 +172,9 @@ def test_likelihood_run_reports_no_speed(make_spec, make_plan_on_disk) -> None:
         assert getattr(summary, name) is None
     assert summary.confidences is None
     assert summary.peak_memory.kind == "process_resident"
+    lines = (spec.parent / "answers.jsonl").read_text().splitlines()
+    seconds = [json.loads(line).get("seconds", 0.0) for line in lines]
+    assert summary.decoding_s == round(sum(seconds), 4) > 0
 
 
 def test_resumed_run_equals_an_uninterrupted_one(make_spec, make_plan_on_disk) -> None:
@@ -202,6 +206,7 @@ def test_answers_of_two_machines_have_no_speed(make_spec, make_plan_on_disk) -> 
     assert summary.hardware[0].name == "another CPU"
     assert len(summary.hardware) == 2
     assert summary.throughput is None and summary.latency_s is None
+    assert summary.decoding_s is None
     assert summary.tokens_per_forward is not None
 
 

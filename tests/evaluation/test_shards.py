@@ -73,7 +73,7 @@ def essence(summary: Any) -> dict[str, Any]:
     record = summary.model_dump()
     for key in (
         *("timestamp", "throughput", "latency_s", "load_time_s", "warm_up_s", "peak_memory"),
-        "resumed",
+        *("resumed", "decoding_s"),
     ):
         del record[key]
     return record

@@ -177,15 +177,12 @@ def by_hardware(chunks: Iterable[FinishedChunk]) -> dict[Hardware, list[Finished
 
 
 def _pace_of_run(record: Mapping[str, Any], path: Path) -> Pace | None:
-    throughput = record.get("throughput")
     how = record["eval_params"]
-    # A group of tasks of both kinds: its seconds are those of generation only.
-    if throughput is None or "n_answers" in how or len(record["hardware"]) != 1:
+    seconds, items = _decoding_s(record), int(how["n_requests"])
+    if seconds is None or len(record["hardware"]) != 1 or not (seconds > 0 and items > 0):
         return None
-    seconds, items = float(throughput["total_time_s"]), int(how["n_requests"])
-    if not (seconds > 0 and items > 0):
-        return None
-    parts = (record.get("load_time_s"), record["warm_up_s"], throughput.get("recording_s", 0.0))
+    recording_s = (record.get("throughput") or {}).get("recording_s", 0.0)
+    parts = (record.get("load_time_s"), record["warm_up_s"], recording_s)
     startup = None if parts[0] is None else sum(map(float, parts))
     return _pace(
         record,
@@ -196,6 +193,17 @@ def _pace_of_run(record: Mapping[str, Any], path: Path) -> Pace | None:
         startup_s=startup,
         outside_s=None if startup is None else _outside_s(record, path, seconds + startup),
     )
+
+
+def _decoding_s(record: Mapping[str, Any]) -> float | None:
+    """Seconds in which all answers of a run were made; None where they were not measured."""
+    if "decoding_s" in record:
+        return float(record["decoding_s"])
+    throughput = record.get("throughput")
+    # Older summaries know the seconds of generation only, and a group may hold both kinds of task.
+    if throughput is None or "n_answers" in record["eval_params"]:
+        return None
+    return float(throughput["total_time_s"])
 
 
 def _pace_of_answers(record: Mapping[str, Any], chunks: list[FinishedChunk]) -> Pace:

@@ -214,6 +214,13 @@ def test_log_likelihoods_are_timed_by_the_answers_that_are_here() -> None:
     assert (found.basis, found.decoding_s, found.startup_s) == (Basis.TASK, 8.0, 26.0)
 
 
+def test_a_summary_tells_of_log_likelihoods_too_where_no_answers_are() -> None:
+    first, run = make_run("first", task="choices"), make_run(task="choices")
+    write_summary(first, seconds=None, items=20, decoding_s=8.0)
+    found = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (found.basis, found.decoding_s, found.startup_s) == (Basis.TASK, 8.0, 24.0)
+
+
 def test_a_run_on_mixed_hardware_tells_of_each_from_its_answers() -> None:
     first, run = make_run("first"), make_run()
     both = [{"device": "cuda", "name": one.name} for one in (RTX, V100)]

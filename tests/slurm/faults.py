@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.slurm.daemons import kill, processes_in
-from tests.slurm.projects import ClusterProject
+from tests.slurm.projects import CONFIGS, ClusterProject
 
 # Finished chunks of a run when it is held: there is something to lose, and something left to do.
 HELD_AFTER = 2
 # Between two looks at the files of runs, and at processes and the queue.
-LOOK_S, SEARCH_S = 0.02, 1.0
+LOOK_S, SEARCH_S = 0.05, 1.0
 # Status had the time to tell what became of a job that ended.
 GIVE_UP_S = 120.0
 # While a job is cleaned up, it has not ended.
@@ -69,6 +69,7 @@ class Attack:
     project: ClusterProject
     victims: list[Victim] = field(default_factory=list)
     held: dict[str, Victim] = field(default_factory=dict)
+    paused: list[Victim] = field(default_factory=list)
     kept: dict[str, list[str]] = field(default_factory=dict)
 
     def waiting(self) -> list[Victim]:
@@ -102,7 +103,10 @@ class Attack:
         return False
 
     def hold(self, seconds: float = SEARCH_S) -> None:
-        """Freeze runs that become half decoded within this time, and were never hit."""
+        """Freeze runs that become half decoded within this time, and were never hit.
+
+        Others are paused until the next call: none may finish while nobody looks.
+        """
         running = self._running()
         self.held = {v.config: v for v in self.held.values() if v.job in running}
         hit = {victim.config for victim in self.victims}
@@ -110,20 +114,26 @@ class Attack:
         for job, (config, node) in running.items():
             if config not in self.held and config not in hit:
                 found.append(Victim(config, job, node, eval_processes(self.project, job)))
+        self.paused = [victim for victim in found if victim.pids]
+        for victim in self.paused:
+            send(victim.pids, signal.SIGCONT)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            for victim in [v for v in found if v.pids]:
+            for victim in list(self.paused):
                 if len(self.project.chunk_lines(victim.config)) >= HELD_AFTER:
                     send(victim.pids, signal.SIGSTOP)
                     self.held[victim.config] = victim
-                    found.remove(victim)
+                    self.paused.remove(victim)
             time.sleep(LOOK_S)
+        for victim in self.paused:
+            send(victim.pids, signal.SIGSTOP)
 
     def release(self) -> None:
         """Let all held runs go on."""
-        for victim in self.held.values():
+        for victim in (*self.held.values(), *self.paused):
             send(victim.pids, signal.SIGCONT)
         self.held.clear()
+        self.paused.clear()
 
     def thaw(self) -> None:
         """Let a victim go on that has got SIGUSR1; SLURM sends it up to half a minute late."""
@@ -132,7 +142,12 @@ class Attack:
                 send(victim.pids, signal.SIGCONT)
 
     def look(self) -> None:
-        """Ask SLURM and status what happened to the victims, and keep what is decoded."""
+        """Keep what is decoded; ask SLURM and status what happened to the victims."""
+        for config in CONFIGS:
+            if lines := self.project.chunk_lines(config):
+                self.kept[config] = lines
+        if not self.waiting():
+            return
         jobs, told = self.project.jobs(), self.project.status()
         now = time.monotonic()
         for victim in self.waiting():
@@ -142,9 +157,6 @@ class Attack:
             victim.told = f"{run['state']}: {run.get('reason', '')}"
             if re.search(FAULTS[victim.fault].words, victim.told, flags=re.IGNORECASE):
                 victim.named_at = now
-        for config in told:
-            if lines := self.project.chunk_lines(config):
-                self.kept[config] = lines
 
     def _running(self) -> dict[str, tuple[str, str]]:
         """The running jobs that make one run of the project: its config, their node."""

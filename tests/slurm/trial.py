@@ -61,7 +61,7 @@ def run_trial(
         reference: the answers of each config, decoded in peace.
     """
     trial, attack, todo = Trial(), Attack(project), list(faults)
-    started, looked = time.monotonic(), 0.0
+    started, looked, log_before = time.monotonic(), 0.0, 0
     with ExitStack() as stack:
         main = stack.enter_context(project.started(qos="embers"))
         while main.poll() is None:
@@ -73,9 +73,15 @@ def run_trial(
             if todo and todo[0] == MAIN_KILLED and attack.held:
                 main.kill()
                 main.wait()
+                log_before = len(project.main_log())
                 main = stack.enter_context(project.started(qos="embers"))
                 todo.pop(0)
-            elif todo and todo[0] != MAIN_KILLED and attack.hit(todo[0]):
+            elif (
+                todo
+                and todo[0] != MAIN_KILLED
+                and _has_all_jobs(project, log_before)
+                and attack.hit(todo[0])
+            ):
                 todo.pop(0)
             if not todo:
                 attack.release()
@@ -95,6 +101,13 @@ def run_trial(
     _judge(trial, attack, reference)
     trial.seconds = time.monotonic() - started
     return trial
+
+
+def _has_all_jobs(project: ClusterProject, log_before: int) -> bool:
+    """Whether this Snakemake follows a job of each run; one that ended before is none of its."""
+    said = project.main_log()[log_before:]
+    jobs = said.count("has been submitted with SLURM") + said.count("not submitted again")
+    return jobs >= sum(not project.is_finished(config) for config in CONFIGS)
 
 
 def _count_doubles(project: ClusterProject, trial: Trial) -> None:

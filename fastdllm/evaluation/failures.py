@@ -45,15 +45,15 @@ def reason_of(error: Exception) -> str:
 
 def read_failure(path: Path) -> str | None:
     """The reason that a failed.json tells, with its log; None where there is none."""
-    if not path.exists():
-        return None
     try:
         record = read_json(path)
     except UserError:
-        return "no reason recorded"
+        if not path.exists():
+            return None
+        record = {}
     values = record if isinstance(record, dict) else {}
-    log = f" (log: {values['log']})" if values.get("log") else ""
-    return f"{values.get('reason') or 'no reason recorded'}{log}"
+    reason = " ".join(str(values.get("reason") or "no reason recorded").split())
+    return f"{reason} (log: {values['log']})" if values.get("log") else reason
 
 
 def remove(path: Path) -> None:

@@ -27,6 +27,7 @@ from typing import IO, Any
 
 from fastdllm.errors import UserError
 from fastdllm.files import cannot
+from fastdllm.flocks import is_locked
 
 # `fastdllm status` tries the lock as well, for a moment; only who holds it longer is at work.
 PATIENCE_S, RETRY_S = 1.0, 0.05
@@ -87,7 +88,7 @@ def holders(folder: Path) -> list[str]:
     """
     found = []
     for path in [folder / "lock", *sorted((folder / "shards").glob("*-of-*.lock"))]:
-        if _is_held(path):
+        if is_locked(path):
             shard = "" if path.parent == folder else f"shard {path.stem}: "
             found.append(f"{shard}{_describe(path)}")
     return found
@@ -139,17 +140,6 @@ def _acquire(
                     "two processes apart; put results/ on another one"
                 ) from None
             raise cannot("lock", path, error) from None
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _describe(path: Path) -> str:

@@ -27,6 +27,7 @@ from pathlib import Path
 from fastdllm.cluster.slurm import SlurmError, has_slurm, own_jobs
 from fastdllm.errors import UserError
 from fastdllm.files import cannot
+from fastdllm.flocks import is_locked
 from fastdllm.workflow.locks import clear_locks, has_locks, held_outputs
 
 RECORDS = Path(".snakemake/fastdllm")
@@ -136,7 +137,7 @@ def main_processes(*, max_age_s: float = 0.0) -> list[tuple[MainProcess, Life]]:
 def _others(*, max_age_s: float = 0.0) -> Iterator[tuple[Path, MainProcess, Life]]:
     own = _path()
     for path in sorted(RECORDS.glob("main-*.json")):
-        if path == own and _is_held(path) is not False:
+        if path == own and is_locked(path) is not False:
             continue
         process = _read(path)
         if process is not None:
@@ -144,7 +145,7 @@ def _others(*, max_age_s: float = 0.0) -> Iterator[tuple[Path, MainProcess, Life
 
 
 def _life(path: Path, process: MainProcess, max_age_s: float) -> Life:
-    is_held = _is_held(path)
+    is_held = is_locked(path)
     if is_held:
         return Life.ALIVE
     if process.slurm_job is not None:
@@ -168,20 +169,6 @@ def _life_of_job(job_id: str, max_age_s: float) -> Life:
     states = [job.state for job in jobs if job.id == job_id and job.is_live]
     # One that waits for its next start has no process.
     return Life.ALIVE if any(state != "PENDING" for state in states) else Life.DEAD
-
-
-def _is_held(path: Path) -> bool | None:
-    """Whether a process holds the file's lock; None on a file system without locks."""
-    try:
-        with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False  # it ended just now
-    except OSError:
-        return None
-    return False
 
 
 def _read(path: Path) -> MainProcess | None:

@@ -6,7 +6,6 @@ A run is decoded by one process (progress.json, lock), or by one for each of its
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import re
@@ -20,7 +19,9 @@ from typing import Any
 from fastdllm.errors import UserError
 from fastdllm.evaluation.attempts import NAME as ATTEMPTS
 from fastdllm.evaluation.attempts import Attempt, read_attempts
+from fastdllm.evaluation.failures import read_failure
 from fastdllm.files import read_json
+from fastdllm.flocks import is_locked
 from fastdllm.workflow.progress import is_number
 from fastdllm.workflow.runs import Run
 
@@ -120,9 +121,9 @@ def _whole(run: Run, names: frozenset[str], *, is_cut: bool) -> Part:
         progress=_record(path) if has_progress else None,
         age_s=age_s,
         is_mine=is_mine,
-        failure=_failure(run.folder / "failed.json") if "failed.json" in names else None,
+        failure=read_failure(run.folder / "failed.json") if "failed.json" in names else None,
         # Who finishes a run that was cut holds the lock as well, and may tell no progress.
-        is_locked=(has_progress or is_cut) and _is_locked(run.folder / "lock"),
+        is_locked=(has_progress or is_cut) and bool(is_locked(run.folder / "lock")),
     )
 
 
@@ -179,9 +180,9 @@ def _shard(run: Run, folder: Path, index: int, of: int, kinds: set[str]) -> Part
         progress=_record(path) if has_progress else None,
         age_s=age_s,
         is_mine=is_mine,
-        is_locked="lock" in kinds and _is_locked(folder / f"{stem}.lock"),
+        is_locked="lock" in kinds and bool(is_locked(folder / f"{stem}.lock")),
         is_done=(stamp or {}).get("fingerprint") == run.fingerprint,
-        failure=_failure(folder / f"{stem}.failed.json") if "failed.json" in kinds else None,
+        failure=read_failure(folder / f"{stem}.failed.json") if "failed.json" in kinds else None,
     )
 
 
@@ -225,15 +226,6 @@ def _record(path: Path) -> Mapping[str, Any] | None:
     return record if isinstance(record, dict) else {}
 
 
-def _failure(path: Path) -> str | None:
-    record = _record(path)
-    if record is None:
-        return None
-    reason = " ".join(str(record.get("reason") or "no reason recorded").split())
-    log = record.get("log")
-    return f"{reason} (log: {log})" if log else reason
-
-
 def _age_and_owner(path: Path) -> tuple[float, bool]:
     """Seconds since a file was written, and whether this user did."""
     try:
@@ -241,15 +233,3 @@ def _age_and_owner(path: Path) -> tuple[float, bool]:
     except OSError:
         return math.inf, True
     return time.time() - found.st_mtime, found.st_uid == os.getuid()
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a process holds the lock; a shared attempt, given back at once, tells."""
-    try:
-        with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

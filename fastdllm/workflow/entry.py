@@ -85,16 +85,17 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
     )
     left_out = left_out_of(statuses, is_submitted=choice is not None)
     free = [status for status in statuses if status.run.name not in left_out]
+    made = made_by(free, request)
     if not is_dry_run:
-        refuse_overlap(str(status.run.summary_path) for status in made_by(free, request))
-    decoded = [status for status in made_by(free, request) if status.leader is None]
+        refuse_overlap(str(status.run.summary_path) for status in made)
+    decoded = [status for status in made if status.leader is None]
     if choice is not None and not is_dry_run:
         for task in sorted({status.run.task for status in decoded}):
             require_data(task_file(task))
     cuts = cut(decoded, project.config)
     settle(cuts, [status.run for status in decoded])
     text = choice.text if choice is not None else ""
-    text += preview(statuses, request, cuts, left_out, is_dry_run=is_dry_run)
+    text += preview(statuses, made, request, cuts, left_out, is_dry_run=is_dry_run)
     if is_dry_run:
         # Snakemake lists every job; what people want to read comes after that.
         atexit.register(sys.stderr.write, text)

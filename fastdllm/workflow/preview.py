@@ -30,6 +30,7 @@ def made_by(statuses: Sequence[RunStatus], request: Request) -> list[RunStatus]:
 
 def preview(
     statuses: Sequence[RunStatus],
+    made: Sequence[RunStatus],
     request: Request,
     cuts: Cuts,
     left_out: Collection[str],
@@ -39,12 +40,12 @@ def preview(
     """The text to print: one line of counts, and in a dry run the table of runs.
 
     Args:
+        made: the runs that this call makes (`made_by`).
         left_out: names of the runs that another process is making.
     """
     wanted = [status for status in statuses if request.wants(status.run)]
     if not wanted:
         return ""
-    made = made_by([s for s in statuses if s.run.name not in left_out], request)
     decoded = [status for status in made if status.leader is None]
     submitted = [status for status in decoded if not status.is_adopted]
     jobs = cuts.jobs(status.run for status in submitted)

@@ -6,16 +6,18 @@ these becomes one line that names the file. Import this module only after `envir
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import yaml
-from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
 from lm_eval.api.registry import aggregation_registry, metric_registry
 from lm_eval.api.task import Task
+from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from fastdllm.errors import UserError, nearest_name, unknown_name
@@ -97,24 +99,35 @@ def evaluate_task(
     apply_chat_template: bool,
     bootstrap_iters: int = 0,
 ) -> dict[str, Any]:
-    """Run lm-eval's `simple_evaluate` on one task and return its result with the samples."""
-    result = simple_evaluate(
-        model=lm,
-        tasks=[task.root],
-        task_manager=TaskManager(include_defaults=False),
+    """Let lm-eval evaluate one task and return its result with the samples.
+
+    This does what lm-eval's `simple_evaluate` does with a loaded task, but for its record of the
+    machine: that calls pip, git and a compiler in each job, and the summary has its own.
+    """
+    random.seed(TASK_SEED)
+    numpy.random.seed(TASK_SEED)
+    loaded = TaskManager(include_defaults=False).load([task.root])
+    for leaf in loaded["tasks"].values():
+        _set_fewshot(leaf, num_fewshot)
+    result = evaluate(
+        lm=lm,
+        task_dict=loaded,
         limit=limit,
-        num_fewshot=num_fewshot,
         apply_chat_template=apply_chat_template,
         fewshot_as_multiturn=apply_chat_template,
         bootstrap_iters=bootstrap_iters,
         log_samples=True,
-        random_seed=TASK_SEED,
-        numpy_random_seed=TASK_SEED,
-        torch_random_seed=TASK_SEED,
-        fewshot_random_seed=TASK_SEED,
     )
     assert result is not None, "lm-eval returns a result in a single process"
     return dict(result)
+
+
+def _set_fewshot(task: Task, asked: int | None) -> None:
+    """Set the number of examples and their seed; a 0 in the task file is never overruled."""
+    own = task.get_config("num_fewshot")
+    if own is None or (asked is not None and own != 0):
+        task.set_config(key="num_fewshot", value=asked or 0)
+    task.set_fewshot_seed(seed=TASK_SEED)
 
 
 def one_line(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 Builds a project of 1,000 runs in a temporary folder (half of them finished), and takes the median
 of whole processes. Once more, 200 of the others are queued: a script in place of squeue says so,
-whose own time does not count for a controller's.
+whose own time does not count for a controller's. In the end each run is cut into two shards.
 """
 
 from __future__ import annotations
@@ -40,6 +40,15 @@ def build_project(folder: Path) -> None:
     experiment["config_name"] = "seed{seed}"
     experiment["baseline"] = "seed0"
     file.write_text(yaml.safe_dump(experiment))
+
+
+def cut_in_two(folder: Path) -> None:
+    """Let each run be made by two shards, each a job of its own."""
+    file = folder / "workflow_config.yaml"
+    config = yaml.safe_load(file.read_text())
+    for task in config["tasks"].values():
+        task["shards"] = 2
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
 def finish_half(folder: Path) -> None:
@@ -118,14 +127,17 @@ def main() -> None:
         run(folder, *plan)
         finish_half(folder)
         status = ("fastdllm", "status")
+        whole_s = median_s(folder, *plan)
         figures = {
-            f"`snakemake -n`, {RUNS} runs": f"{median_s(folder, *plan):.2f} s",
+            f"`snakemake -n`, {RUNS} runs": f"{whole_s:.2f} s",
             f"`fastdllm status`, {RUNS} runs": f"{median_s(folder, *status):.2f} s",
         }
         cluster = queue_some(folder)
         check_queue(folder, cluster)
         queued_s = median_s(folder, *status, environment=cluster)
         figures[f"`fastdllm status`, {QUEUED} of {RUNS} runs queued"] = f"{queued_s:.2f} s"
+        cut_in_two(folder)
+        figures[f"`snakemake -n`, {RUNS} runs of 2 shards"] = f"{median_s(folder, *plan):.2f} s"
     record("scale", command=COMMAND, figures=figures)
     for figure, value in figures.items():
         sys.stdout.write(f"{figure}: {value}\n")

@@ -78,19 +78,19 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return RESULTS / self.experiment / self.task_folder / self.config
+        return RESULTS / self.name
 
     @property
     def spec_path(self) -> Path:
-        return self.folder / "spec.json"
+        return RESULTS / self.name / "spec.json"
 
     @property
     def summary_path(self) -> Path:
-        return self.folder / "summary.json"
+        return RESULTS / self.name / "summary.json"
 
     @property
     def answers_path(self) -> Path:
-        return self.folder / "answers.jsonl"
+        return RESULTS / self.name / "answers.jsonl"
 
     @property
     def plan_folder(self) -> Path:
@@ -98,11 +98,11 @@ class Run:
 
     @property
     def log_path(self) -> Path:
-        return LOGS / "eval" / self.experiment / self.task_folder / f"{self.config}.log"
+        return LOGS / "eval" / f"{self.name}.log"
 
     @property
     def artifact_path(self) -> Path:
-        return ARTIFACTS / self.experiment / self.task_folder / self.config / "summary.json"
+        return ARTIFACTS / self.name / "summary.json"
 
     def spec(self) -> dict[str, Any]:
         """The content of spec.json: all that `fastdllm eval` is told."""

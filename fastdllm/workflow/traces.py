@@ -108,7 +108,7 @@ def traces_of(run: Run, *, cut: int | None = None) -> Traces:
 
 def _listing(folder: Path) -> frozenset[str]:
     try:
-        return frozenset(path.name for path in folder.iterdir())
+        return frozenset(os.listdir(folder))
     except OSError:
         return frozenset()
 

@@ -15,11 +15,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fastdllm.cluster.budget import budget_of
-from fastdllm.cluster.budget_text import Question, as_record, as_text
-from fastdllm.cluster.estimate import Estimate, Estimates
-from fastdllm.cluster.hardware import WORKFLOW_THREADS, Hardware
 from fastdllm.errors import UserError
+from fastdllm.estimate.budget import budget_of
+from fastdllm.estimate.budget_text import Question, as_record, as_text
+from fastdllm.estimate.estimates import Estimate, Estimates
+from fastdllm.estimate.hardware import WORKFLOW_THREADS, Hardware
 from fastdllm.files import to_json, write_text_atomically
 from fastdllm.workflow.cuts import cut
 from fastdllm.workflow.leaders import share_out
@@ -30,7 +30,7 @@ from fastdllm.workflow.selection import Selection
 from fastdllm.workflow.status import RunStatus, State, inspect
 
 if TYPE_CHECKING:
-    from fastdllm.cluster.probing import Probed
+    from fastdllm.estimate.probing import Probed
 
 MINUTES = 2.0
 
@@ -129,8 +129,8 @@ def _statuses(project: Project, *, from_the_start: bool) -> list[RunStatus]:
 
 def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace) -> Hardware:
     """Measure here, keep what was measured, and return on what."""
-    from fastdllm.cluster.probe_files import add_measurements
-    from fastdllm.cluster.probing import probe, rounds
+    from fastdllm.estimate.probe_files import add_measurements
+    from fastdllm.estimate.probing import probe, rounds
     from fastdllm.evaluation.environment import prepare
     from fastdllm.gpus import card_for
     from fastdllm.threads import use_allowed_threads

@@ -46,9 +46,9 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.console import open_display
     from fastdllm.evaluation.empty_shard import stamped_without_chunks
     from fastdllm.evaluation.environment import data_is_local, prepare
-    from fastdllm.evaluation.needs import check_needs, check_threads
     from fastdllm.evaluation.shards import parse_shard
     from fastdllm.evaluation.spec import read_spec
+    from fastdllm.fetching.needs import check_needs, check_threads
     from fastdllm.gpus import card_for
 
     check_threads(args.threads)

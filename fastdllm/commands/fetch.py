@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastdllm.cluster.fetched import Fetched
+    from fastdllm.fetching.fetched import Fetched
     from fastdllm.workflow.config import WorkflowConfig
 
 
@@ -24,8 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastdllm.cluster.fetched import FETCHED, read_fetched, require
     from fastdllm.cluster.hub_cache import data_cache, hub_cache
+    from fastdllm.fetching.fetched import FETCHED, read_fetched, require
     from fastdllm.files import write_json_atomically
     from fastdllm.workflow.config import load_workflow_config, task_file
     from fastdllm.workflow.selection import keep
@@ -55,8 +55,8 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
     if folder is not None:
         _say(f"model {folder}: a folder here, nothing to fetch")
         return None
-    from fastdllm.cluster.fetch import fetch_model
     from fastdllm.cluster.hub_cache import is_commit
+    from fastdllm.fetching.fetch import fetch_model
 
     digests = FileDigests.load()
     model = fetch_model(config.model.path, config.model.revision, digests=digests, note=_say)
@@ -92,7 +92,7 @@ def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]
     if not to_prove:
         return {}
     with prepare(offline=False, private_cache=False):
-        from fastdllm.cluster.data_sets import fetch_data, prove_offline
+        from fastdllm.fetching.data_sets import fetch_data, prove_offline
 
         for task in remote:
             files = fetch_data(task, TASKS)

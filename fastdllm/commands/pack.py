@@ -40,7 +40,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.evaluation.environment import prepare
-    from fastdllm.evaluation.needs import check_needs, check_threads
     from fastdllm.evaluation.packs import (
         REPORT,
         BrokenDevice,
@@ -49,6 +48,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         read_members,
         write_report,
     )
+    from fastdllm.fetching.needs import check_needs, check_threads
     from fastdllm.gpus import card_for
 
     check_threads(args.threads)

@@ -99,8 +99,8 @@ def _choice(args: argparse.Namespace) -> Choice:
     Raises:
         UserError: whatever would make them fail.
     """
-    from fastdllm.cluster.prepare import prepare
     from fastdllm.errors import UserError
+    from fastdllm.prepare import prepare
     from fastdllm.workflow.config import load_workflow_config
     from fastdllm.workflow.selection import Selection
 
@@ -128,8 +128,8 @@ def _resources(args: argparse.Namespace, choice: Choice) -> list[str]:
         UserError: more time than the queue gives, or a partition that is not there.
     """
     from fastdllm.cluster.checks import check_small_job
-    from fastdllm.cluster.prepare import limiter
     from fastdllm.errors import UserError
+    from fastdllm.prepare import limiter
 
     partition = args.partition or choice.cpu_partition
     if partition is not None:

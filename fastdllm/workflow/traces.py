@@ -108,7 +108,8 @@ def traces_of(run: Run, *, cut: int | None = None) -> Traces:
 
 def _listing(folder: Path) -> frozenset[str]:
     try:
-        return frozenset(os.listdir(folder))
+        with os.scandir(folder) as entries:  # a Path for each would cost status a tenth
+            return frozenset(entry.name for entry in entries)
     except OSError:
         return frozenset()
 

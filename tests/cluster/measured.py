@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastdllm.cluster.hardware import Hardware
-from fastdllm.cluster.paces import settings_digest
-from fastdllm.cluster.probe_files import Measurement, add_measurements
+from fastdllm.estimate.hardware import Hardware
+from fastdllm.estimate.paces import settings_digest
+from fastdllm.estimate.probe_files import Measurement, add_measurements
 from fastdllm.evaluation.answer_records import Answer, Chunk, Header, Session
 from fastdllm.evaluation.answers import open_answers
 from fastdllm.workflow.digests import digest_of

@@ -10,8 +10,8 @@ import pytest
 
 from fastdllm.cluster.jobs import comment_of
 from fastdllm.cluster.slurm import Job
+from fastdllm.entry import left_out_of
 from fastdllm.workflow.cuts import Cuts, cut
-from fastdllm.workflow.entry import left_out_of
 from fastdllm.workflow.queue import names_of, queue_of
 from fastdllm.workflow.reconcile import reconcile
 from fastdllm.workflow.runs import Run, load_project

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from fastdllm.cluster.doctor.findings import State
-from fastdllm.cluster.doctor.gpu import Build, driver_finding, dtype_finding
-from fastdllm.cluster.doctor.slurm import account_findings, partition_findings
-from fastdllm.cluster.doctor.storage import clock_finding
 from fastdllm.cluster.options import ClusterOptions
+from fastdllm.doctor.findings import State
+from fastdllm.doctor.gpu import Build, driver_finding, dtype_finding
+from fastdllm.doctor.slurm import account_findings, partition_findings
+from fastdllm.doctor.storage import clock_finding
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {"gts-lab": {"inferno", "embers"}}
@@ -166,7 +166,7 @@ def test_results_that_cannot_be_written(project: Path) -> None:
 
 
 def test_what_it_takes(project: Path) -> None:
-    program = "import sys; from fastdllm.cluster.doctor import examine; "
+    program = "import sys; from fastdllm.doctor import examine; "
     program += "heavy = {'torch', 'transformers', 'snakemake'} & set(sys.modules); assert not heavy"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", program], cwd=project, env=environment, check=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.cluster.budget import budget_of
-from fastdllm.cluster.estimate import ALLOWANCE_S, LEAST_MINUTES, SAFETY, Estimates
-from fastdllm.cluster.hardware import Hardware
-from fastdllm.cluster.nearest import Basis
+from fastdllm.estimate.budget import budget_of
+from fastdllm.estimate.estimates import ALLOWANCE_S, LEAST_MINUTES, SAFETY, Estimates
+from fastdllm.estimate.hardware import Hardware
+from fastdllm.estimate.nearest import Basis
 from fastdllm.workflow.cuts import Cuts
 from tests.cluster.measured import (
     RTX,

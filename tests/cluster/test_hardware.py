@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.cluster.hardware import Hardware, Wanted, is_of_kind, this_machine
+from fastdllm.estimate.hardware import Hardware, Wanted, is_of_kind, this_machine
 from fastdllm.evaluation.environment import cpu_name
 
 

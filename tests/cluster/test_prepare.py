@@ -16,8 +16,8 @@ import pytest
 
 from fastdllm.cluster import checks, offers
 from fastdllm.cluster.choice import Choice
-from fastdllm.cluster.prepare import prepare
 from fastdllm.errors import UserError
+from fastdllm.prepare import prepare
 from fastdllm.workflow.config import WorkflowConfig
 from tests.cluster.test_fitting import SEVEN_B
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from fastdllm import gpus, threads
-from fastdllm.cluster import probing
 from fastdllm.commands.estimate import _probe
+from fastdllm.estimate import probing
 
 
 class Probing(Exception):

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from fastdllm import prepare as preparing
 from fastdllm.cli import main
 from fastdllm.cluster import checks, slurm
-from fastdllm.cluster import prepare as preparing
 from fastdllm.cluster.choice import Choice
 from fastdllm.cluster.slurm import Job, SlurmError
 from fastdllm.commands import submit

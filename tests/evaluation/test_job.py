@@ -284,7 +284,7 @@ def test_run_with_a_result_needs_nothing_that_was_fetched(
     def missing(_: RunSpec) -> None:
         raise UserError("model 'nobody/nothing' is not here")
 
-    monkeypatch.setattr("fastdllm.evaluation.needs.require_fetched", missing)
+    monkeypatch.setattr("fastdllm.fetching.needs.require_fetched", missing)
     for part in ((), ("--shard", "1/2")):
         assert main(["eval", str(spec), *part]) == 0
         assert "was done already" in capsys.readouterr().out

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.cluster.estimate import Estimates
-from fastdllm.cluster.nearest import Basis
-from fastdllm.cluster.probing import probe, rounds
+from fastdllm.estimate.estimates import Estimates
+from fastdllm.estimate.nearest import Basis
+from fastdllm.estimate.probing import probe, rounds
 from fastdllm.evaluation.probe import time_plan
 from fastdllm.evaluation.requests import Plan, PlanHeader, PlannedRequest
 from fastdllm.evaluation.runner import Answered, Listener
@@ -165,7 +165,7 @@ def test_no_time_is_spent_on_less_than_half_a_chunk(
             clock.now += budget_s
             return run.name
 
-    monkeypatch.setattr("fastdllm.cluster.probing._Bench", FakeBench)
+    monkeypatch.setattr("fastdllm.estimate.probing._Bench", FakeBench)
     words, choices = [make_run(config) for config in "abcd"], make_run(task="choices")
     list(probe([words], seconds=130.0))
     # A quarter of the time for the first; of the 17.5 s behind the third nothing comes.

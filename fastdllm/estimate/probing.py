@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from fastdllm.cluster.estimate import Estimate
-from fastdllm.cluster.hardware import Hardware
-from fastdllm.cluster.nearest import Basis
-from fastdllm.cluster.paces import settings_digest
-from fastdllm.cluster.probe_files import Measurement
+from fastdllm.estimate.estimates import Estimate
+from fastdllm.estimate.hardware import Hardware
+from fastdllm.estimate.nearest import Basis
+from fastdllm.estimate.paces import settings_digest
+from fastdllm.estimate.probe_files import Measurement
 from fastdllm.evaluation.requests import Plan, read_plan
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.validation import validated

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from fastdllm.cluster.checks import check_folder
-from fastdllm.cluster.doctor.findings import Finding, ok, printed_by, problem, warn
+from fastdllm.doctor.findings import Finding, ok, printed_by, problem, warn
 from fastdllm.errors import UserError
 
 RESULTS = Path("results")

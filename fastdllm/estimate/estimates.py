@@ -12,17 +12,17 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from fastdllm.cluster.finished_chunks import FinishedChunk, finished_chunks
-from fastdllm.cluster.hardware import WORKFLOW_THREADS, Hardware, Wanted, this_machine
-from fastdllm.cluster.nearest import Basis, Measured, Speed
-from fastdllm.cluster.paces import (
+from fastdllm.errors import UserError
+from fastdllm.estimate.finished_chunks import FinishedChunk, finished_chunks
+from fastdllm.estimate.hardware import WORKFLOW_THREADS, Hardware, Wanted, this_machine
+from fastdllm.estimate.nearest import Basis, Measured, Speed
+from fastdllm.estimate.paces import (
     Finished,
     Pace,
     paces_of_answers,
     read_finished,
     read_probe_paces,
 )
-from fastdllm.errors import UserError
 from fastdllm.files import read_json
 from fastdllm.workflow.runs import Run
 

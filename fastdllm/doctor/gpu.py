@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdllm.cluster.doctor.findings import Finding, ok, printed_by, problem, warn
+from fastdllm.doctor.findings import Finding, ok, printed_by, problem, warn
 
 # nvidia-smi loads the driver first where nothing keeps it loaded.
 DRIVER_PATIENCE_S = 20.0

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.cluster.choice import Choice
-from fastdllm.cluster.estimate import Estimates
-from fastdllm.cluster.fetched import require_data
-from fastdllm.cluster.prepare import prepare
 from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
+from fastdllm.estimate.estimates import Estimates
 from fastdllm.evaluation.attempts import RESTARTS_VARIABLE
+from fastdllm.fetching.fetched import require_data
+from fastdllm.prepare import prepare
 from fastdllm.workflow.call import DEFAULT_MINUTES, Call, Minutes
 from fastdllm.workflow.config import task_file
 from fastdllm.workflow.cuts import cut, settle

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from fastdllm.cluster.doctor.findings import Finding
-from fastdllm.cluster.doctor.gpu import look_at_gpu
-from fastdllm.cluster.doctor.project import look_at_git, look_at_limits, look_at_model, read_config
-from fastdllm.cluster.doctor.slurm import look_at_slurm
-from fastdllm.cluster.doctor.software import look_at_caches, look_at_environment, look_at_python
-from fastdllm.cluster.doctor.storage import (
+from fastdllm.cluster.options import ClusterOptions
+from fastdllm.doctor.findings import Finding
+from fastdllm.doctor.gpu import look_at_gpu
+from fastdllm.doctor.project import look_at_git, look_at_limits, look_at_model, read_config
+from fastdllm.doctor.slurm import look_at_slurm
+from fastdllm.doctor.software import look_at_caches, look_at_environment, look_at_python
+from fastdllm.doctor.storage import (
     look_at_clock,
     look_at_disks,
     look_at_locks,
     look_at_quota,
 )
-from fastdllm.cluster.options import ClusterOptions
 
 Check = Callable[[], list[Finding]]
 

@@ -6,10 +6,10 @@ import os
 import shutil
 import time
 
-from fastdllm.cluster.doctor.findings import PATIENCE_S, Finding, ok, problem, warn
 from fastdllm.cluster.offers import associations, partitions
 from fastdllm.cluster.options import ClusterOptions
 from fastdllm.cluster.slurm import SlurmError, ask
+from fastdllm.doctor.findings import PATIENCE_S, Finding, ok, problem, warn
 
 
 def look_at_slurm(options: ClusterOptions) -> list[Finding]:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fastdllm.cluster.hardware import Hardware
 from fastdllm.errors import UserError
+from fastdllm.estimate.hardware import Hardware
 from fastdllm.evaluation.lock import run_lock
 from fastdllm.files import read_json, write_json_atomically
 from fastdllm.workflow.runs import RESULTS

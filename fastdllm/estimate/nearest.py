@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from statistics import median
 
-from fastdllm.cluster.finished_chunks import FinishedChunk
-from fastdllm.cluster.paces import Kind, Pace, settings_digest, startup_s
+from fastdllm.estimate.finished_chunks import FinishedChunk
+from fastdllm.estimate.paces import Kind, Pace, settings_digest, startup_s
 from fastdllm.workflow.runs import Run
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastdllm.cluster.fetched import require_fetched
 from fastdllm.errors import UserError
 from fastdllm.evaluation.failures import failure_record
 from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
 from fastdllm.evaluation.lock import run_lock, shard_lock
 from fastdllm.evaluation.shards import Shard, lock_path, places
 from fastdllm.evaluation.spec import RunSpec
+from fastdllm.fetching.fetched import require_fetched
 
 
 def check_needs(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdllm.cluster.hardware import Hardware
+from fastdllm.estimate.hardware import Hardware
 
 # How AnswerLog writes a chunk: numbers, answers with one id each, and more numbers.
 _ANSWERS, _ID, _END = b', "answers": [', b'{"id": "', b"}], "

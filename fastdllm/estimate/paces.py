@@ -12,9 +12,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from fastdllm.cluster.finished_chunks import FinishedChunk, chunks_in
-from fastdllm.cluster.hardware import Hardware
-from fastdllm.cluster.probe_files import Measurement, read_probes
+from fastdllm.estimate.finished_chunks import FinishedChunk, chunks_in
+from fastdllm.estimate.hardware import Hardware
+from fastdllm.estimate.probe_files import Measurement, read_probes
 from fastdllm.workflow.artifacts import stored_summary
 from fastdllm.workflow.digests import digest_of
 from fastdllm.workflow.names import task_folder

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from fastdllm.cluster.checks import check_account, check_folder, check_partition, check_sbatch
 from fastdllm.cluster.choice import Choice, Model, choose
-from fastdllm.cluster.fetched import require_model
 from fastdllm.cluster.fitting import read_shape
 from fastdllm.cluster.options import ClusterOptions
 from fastdllm.cluster.profile import EXECUTOR, STOCK_EXECUTOR, CommandLine
 from fastdllm.cluster.site import Site, load_site
 from fastdllm.errors import UserError
+from fastdllm.fetching.fetched import require_model
 from fastdllm.validation import validated
 from fastdllm.workflow.config import WorkflowConfig
 from fastdllm.workflow.runs import RESULTS

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fastdllm.cluster.estimate import Estimate
+from fastdllm.estimate.estimates import Estimate
 from fastdllm.workflow.cuts import Cuts
 
 HOUR_S = 3600.0

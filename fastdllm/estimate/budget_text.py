@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastdllm.cluster.budget import HOUR_S, Budget, Row
-from fastdllm.cluster.estimate import Estimate, Estimates
+from fastdllm.estimate.budget import HOUR_S, Budget, Row
+from fastdllm.estimate.estimates import Estimate, Estimates
 
 SCHEMA_VERSION = 1
 HEADER = (

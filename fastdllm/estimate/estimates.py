@@ -16,9 +16,9 @@ from fastdllm.errors import UserError
 from fastdllm.estimate.finished_chunks import FinishedChunk, finished_chunks
 from fastdllm.estimate.hardware import WORKFLOW_THREADS, Hardware, Wanted, this_machine
 from fastdllm.estimate.nearest import Basis, Measured, Speed
+from fastdllm.estimate.pace import Pace
 from fastdllm.estimate.paces import (
     Finished,
-    Pace,
     paces_of_answers,
     read_finished,
     read_probe_paces,

@@ -14,7 +14,8 @@ from enum import Enum
 from statistics import median
 
 from fastdllm.estimate.finished_chunks import FinishedChunk
-from fastdllm.estimate.paces import Kind, Pace, settings_digest, startup_s
+from fastdllm.estimate.pace import Kind, Pace, settings_digest
+from fastdllm.estimate.paces import startup_s
 from fastdllm.workflow.runs import Run
 
 

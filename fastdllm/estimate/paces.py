@@ -1,6 +1,6 @@
 """How fast runs were, from everything that is on disk: summaries, answers, probes.
 
-One record for each measurement, whatever it comes from; estimate.py chooses among them. Copies of
+One record for each measurement, whatever it comes from; estimates.py chooses among them. Copies of
 another run's result are left out, as that run is here itself. Reads only, and imports no torch.
 """
 
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from fastdllm.estimate.finished_chunks import FinishedChunk, chunks_in
 from fastdllm.estimate.hardware import Hardware
+from fastdllm.estimate.pace import Kind, Pace, settings_digest
 from fastdllm.estimate.probe_files import Measurement, read_probes
 from fastdllm.workflow.artifacts import stored_summary
-from fastdllm.workflow.digests import digest_of
 from fastdllm.workflow.names import task_folder
 from fastdllm.workflow.runs import ARTIFACTS, LOGS, RESULTS
 
@@ -26,58 +25,12 @@ MOST_ANSWER_FILES = 5
 MOST_SECONDS_APART = 120.0
 
 
-class Kind(Enum):
-    """What a measurement was."""
-
-    RUN = "run"
-    CHUNKS = "chunks"
-    PROBE = "probe"
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """What one measurement tells: how long `items` requests took, and the start of the process.
-
-    model: name and digest. dtypes: the number format that was asked for, and what it came to.
-    settings: digest of all that decides the answers but the limit.
-    startup_s: loading, warm-up and recording of shapes; None where another run of the same job had
-    loaded the model. outside_s: what the job took besides (imports, scoring), where the
-    workflow has measured it.
-    """
-
-    kind: Kind
-    experiment: str
-    task: str
-    config: str
-    limit: int | None
-    hardware: Hardware
-    model: tuple[str, str]
-    dtypes: frozenset[str]
-    settings: str
-    computation: str | None
-    batch_size: int
-    items: int
-    seconds: float
-    startup_s: float | None
-    time: str
-    outside_s: float | None = None
-
-    @property
-    def seconds_per_item(self) -> float:
-        return self.seconds / self.items
-
-
 @dataclass(frozen=True, slots=True)
 class Untimed:
     """A finished run whose summary tells no speed (log-likelihoods); its answers do, if here."""
 
     record: Mapping[str, Any]
     answers_path: Path
-
-
-def settings_digest(decides: Mapping[str, Any]) -> str:
-    """What runs share that differ in their limit only."""
-    return digest_of({key: value for key, value in decides.items() if key != "limit"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fastdllm.estimate.estimates import Estimate
 from fastdllm.estimate.hardware import Hardware
 from fastdllm.estimate.nearest import Basis
-from fastdllm.estimate.paces import settings_digest
+from fastdllm.estimate.pace import settings_digest
 from fastdllm.estimate.probe_files import Measurement
 from fastdllm.evaluation.requests import Plan, read_plan
 from fastdllm.evaluation.spec import RunSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.estimate.hardware import Hardware
-from fastdllm.estimate.paces import settings_digest
+from fastdllm.estimate.pace import settings_digest
 from fastdllm.estimate.probe_files import Measurement, add_measurements
 from fastdllm.evaluation.answer_records import Answer, Chunk, Header, Session
 from fastdllm.evaluation.answers import open_answers

@@ -71,8 +71,9 @@ def running_in_words(
         parts.append("its shards are put together")
     at_work = [job for job in jobs if job.is_at_work]
     if len(at_work) == 1:
-        is_begun = bool(alive) or (shards is not None and shards.done == shards.of)
-        parts.append(_place(at_work[0], is_begun=is_begun))
+        is_put_together = shards is not None and shards.done == shards.of
+        phase = "" if alive or is_put_together else _phase(at_work[0], traces)
+        parts.append(_place(at_work[0], phase))
     elif at_work:
         nodes = sorted({job.job.node for job in at_work})
         parts.append(f"jobs {', '.join(job.job.id for job in at_work)} on {', '.join(nodes)}")
@@ -113,12 +114,18 @@ def _lives_elsewhere(part: Part, traces: Traces, queue: Queue | None) -> bool:
     return part.is_heard
 
 
-def _place(job: RunJob, *, is_begun: bool) -> str:
+def _phase(job: RunJob, traces: Traces) -> str:
+    """What a job does that runs, without a process at work on the run."""
+    # What a job wrote before it was requeued tells nothing of this time.
+    is_over = not job.job.restarts and job.job.id in {a.slurm_job for a in traces.attempts()}
+    return " is ending" if is_over else " is starting"
+
+
+def _place(job: RunJob, phase: str) -> str:
     where = f"job {job.job.id} on {job.job.node}" if job.job.node else f"job {job.job.id}"
     if job.job.state == "COMPLETING":
         return f"{where} is ending"
     if job.job.state not in ("RUNNING", "CONFIGURING"):
         return f"{where} is {job.job.state.lower()}"
-    start = "" if is_begun else " is starting"
     left = job.job.time_left_s
-    return f"{where}{start}" + (f", {clock(left)} left of its time" if left is not None else "")
+    return f"{where}{phase}" + (f", {clock(left)} left of its time" if left is not None else "")

@@ -80,6 +80,12 @@ def test_a_job_with_a_node_makes_a_run_running_before_it_tells_its_progress(run:
     assert (status.is_adopted, status.is_to_be_made) == (True, True)
 
 
+def test_a_job_that_outlives_its_eval_is_ending(run: Run) -> None:
+    note(run, {"slurm_job": "12", "pid": 1})
+    assert look(run, job(12)).reason == "job 12 on node-1 is ending"
+    assert "job 12 on node-1 is starting" in look(run, job(12, restarts=1)).reason
+
+
 def test_a_running_job_tells_items_speed_place_and_requeues(run: Run) -> None:
     tell(run.folder / "progress.json", 3, tokens_per_s=812.0, host="node-1", pid=7)
     note(

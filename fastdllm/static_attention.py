@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from fastdllm.batch import Segment
 from fastdllm.cache import KVCache
@@ -139,6 +138,13 @@ class _OnTables:
 class FlashAttention(_OnTables):
     """FlashAttention on rows of different length: half precision, Ampere and newer."""
 
+    def __init__(self, config: ModelConfig, cache: KVCache, tables: StaticTables) -> None:
+        super().__init__(config, cache, tables)
+        # Brings torch's compiler along, whose import takes every process without a GPU a second.
+        from torch.nn.attention.varlen import varlen_attn
+
+        self._attend = varlen_attn
+
     def prepare(self) -> None:
         """Bring the tables into the kernel's own type."""
         tables = self.tables
@@ -150,7 +156,7 @@ class FlashAttention(_OnTables):
 
     def _mix(self, query: Tensor, buffer: Tensor, only_read: bool) -> Tensor:
         shape = self.tables.shape
-        out = varlen_attn(
+        out = self._attend(
             query,
             buffer[:, : self.kv_heads],
             buffer[:, self.kv_heads :],

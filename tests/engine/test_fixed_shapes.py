@@ -145,7 +145,7 @@ def test_sizes_are_few_and_never_too_small():
 def test_attention_over_rows_of_different_length_gives_the_same_tokens(
     golden_model, monkeypatch, slots
 ):
-    monkeypatch.setattr(static_attention, "varlen_attn", varlen_attention)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attention)
     plain = golden_model("m6")
     model = on_fixed_shapes(plain, attention=static_attention.FlashAttention)
     expected = generate(plain, requests(), CHOSEN)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from fastdllm import UserError, load_model
 from fastdllm.weights import dtype_reason, load_plain_model, resolve_dtype
 from tests.conftest import GOLDEN
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -182,3 +187,15 @@ def test_a_named_dtype_needs_no_reason_and_a_cpu_is_exact():
     assert dtype_reason("bfloat16", cpu) is None
     assert resolve_dtype("auto", cpu) == torch.float32
     assert dtype_reason("auto", cpu).startswith("float32: exact")
+
+
+def test_decoding_on_a_cpu_does_not_load_the_compiler_of_torch():
+    """It would take each job, command and test a second."""
+    code = (
+        "import sys; from fastdllm import *; model = load_model(sys.argv[1], device='cpu'); "
+        "generate(model, [[5, 6, 7]], DecodingSettings(max_new_tokens=4)); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, ROOT / "models/tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr

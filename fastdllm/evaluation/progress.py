@@ -31,14 +31,14 @@ class Progress:
 
     def __init__(self, path: Path, display: Display, total: int) -> None:
         self._path, self._display, self._total = path, display, total
-        self._done = self._here = self._tokens = self._forwards = 0
+        self._done = self._stored = self._here = self._tokens = self._forwards = 0
         self._started = time.monotonic()
         self._display_open = True
         self._identity = {"pid": os.getpid(), "host": host_name()}
 
     def loading(self, earlier: Iterable[Chunk]) -> None:
         """The model is being loaded; `earlier` chunks were answered by another process."""
-        self._done = sum(len(chunk.answers) for chunk in earlier)
+        self._done = self._stored = sum(len(chunk.answers) for chunk in earlier)
         self._tell("loading")
 
     def decoding(self) -> None:
@@ -70,6 +70,10 @@ class Progress:
         if answer.passes is not None and answer.token_ids is not None:
             self._tokens += len(answer.token_ids)
             self._forwards += answer.passes.forwards
+
+    def stored(self) -> None:
+        """What was counted so far is in the answers, and stays whatever happens now."""
+        self._stored = self._done
 
     def stopped(self, why: str) -> None:
         """A signal ended this process; the file stays, and says why."""
@@ -118,6 +122,7 @@ class Progress:
         record = {
             "state": state,
             "items_done": numbers.items_done,
+            "items_stored": self._stored,
             "items_total": numbers.items_total,
             "updated": datetime.now(UTC).isoformat(),
             **self._identity,

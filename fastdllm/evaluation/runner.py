@@ -107,6 +107,7 @@ def decode_missing(
                 flight = _Flight(progress, stop, len(plan.chunk(index)), pace_s)
                 chunk = _timed_chunk(plan, index, engine, flight, len(log.sessions) - 1)
                 log.append_chunk(chunk)
+                progress.stored()
                 pace_s = chunk.seconds / len(chunk.answers)
 
 

@@ -24,8 +24,14 @@ def in_words(progress: Mapping[str, Any]) -> str:
 
 
 def kept(progress: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What counts of the progress of a run that is not at work: its speed was yesterday's."""
-    return {key: progress[key] for key in ("items_done", "items_total") if key in progress}
+    """What counts of the progress of a run that is not at work: its speed was yesterday's.
+
+    Of a chunk in flight nothing is kept.
+    """
+    record = {key: progress[key] for key in ("items_done", "items_total") if key in progress}
+    if "items_stored" in progress:
+        record["items_done"] = progress["items_stored"]
+    return record
 
 
 def items(progress: Mapping[str, Any] | None) -> tuple[int, int] | None:

@@ -212,7 +212,7 @@ def _repeat(traces: Traces, live: Sequence[RunJob]) -> str:
         return f"a repeat of it failed: {traces.failure}"
     progress = progress_of(traces)
     if progress is not None:
-        return f"a repeat of it was interrupted: {in_words(progress)}"
+        return f"a repeat of it was interrupted: {in_words(kept(progress))}"
     return ""
 
 
@@ -236,7 +236,7 @@ def _unfinished(
     if progress is not None:
         last = next(iter(traces.attempts()[-1:]), None)
         cause = STOPPED.get(last.why, "") if last is not None else ""
-        line = "; ".join(part for part in (cause, in_words(progress), SAME_COMMAND) if part)
+        line = "; ".join(part for part in (cause, in_words(kept(progress)), SAME_COMMAND) if part)
         return RunStatus(run, State.INTERRUPTED, line, progress=progress, goes_on=True)
     old = result.record or artifact.record
     if old is not None:

@@ -160,6 +160,8 @@ def progress_of(traces: Traces, alive: Collection[Part] = ()) -> Mapping[str, An
         "items_total": sum(sizes) or finished + round(_sum(told, "items_total")),
         "state": states.pop() if len(states) == 1 else "decoding",
     }
+    if told and all(is_number(one.get("items_stored")) for one in told):
+        record["items_stored"] = finished + round(_sum(told, "items_stored"))
     running = [part.progress for part in alive if part.progress is not None]
     if any("tokens_per_s" in one for one in running):
         record["tokens_per_s"] = round(_sum(running, "tokens_per_s"), 2)

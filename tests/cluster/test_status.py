@@ -190,6 +190,15 @@ def test_a_job_after_which_another_process_began_is_past(run: Run, slurm_job: st
     assert status.reason == "interrupted; 3 of 8 items; the same command resumes"
 
 
+def test_of_a_stopped_run_counts_what_is_stored(run: Run) -> None:
+    tell(run.folder / "progress.json", 5, items_stored=4, state="stopped", tokens_per_s=9.0)
+    assert look(run).reason == "4 of 8 items; the same command resumes"
+    shards = run.folder / "shards"
+    shards.mkdir()
+    tell(shards / "1-of-2.progress.json", 3, 4, items_stored=2)
+    assert look(run).reason == "6 of 12 items; the same command resumes"
+
+
 def test_a_silent_squeue_blames_no_job(run: Run) -> None:
     log = log_of("eval", NAMES, "12")
     log.parent.mkdir(parents=True)

@@ -81,6 +81,7 @@ class EndedJob:
     reason: squeue's, of a job that failed.
     is_without_node: it never ran, as far as is known.
     log: SLURM's, where there is one. own_log: of the command that it ran.
+    pack: the id of the pack that it was to make, with other runs.
     """
 
     id: str
@@ -89,6 +90,7 @@ class EndedJob:
     is_without_node: bool = False
     log: Path | None = None
     own_log: Path | None = None
+    pack: str | None = None
 
 
 def ending_of(job: EndedJob, attempts: Sequence[Attempt]) -> Ending | None:
@@ -116,7 +118,7 @@ def ending_of(job: EndedJob, attempts: Sequence[Attempt]) -> Ending | None:
         return None
     if last is not None and not last.why:
         return Ending(KILLED, True, job.id, log, is_clear=False)
-    return _by_exit(job, log, lines)
+    return _by_exit(job, log, lines, is_begun=last is not None)
 
 
 def accounted_ending(ending: Ending, job: Accounted) -> Ending:
@@ -130,7 +132,9 @@ def accounted_ending(ending: Ending, job: Accounted) -> Ending:
     return ending
 
 
-def _by_exit(job: EndedJob, log: Path | None, lines: Sequence[str]) -> Ending | None:
+def _by_exit(
+    job: EndedJob, log: Path | None, lines: Sequence[str], *, is_begun: bool
+) -> Ending | None:
     """Of a job that failed by itself, before or without a word of the eval."""
     from_slurm = [line for line in lines if _FROM_SLURM.match(line)]
     is_killed = any(re.search(r": Killed$|\bsignal 9\b", line) for line in from_slurm)
@@ -139,6 +143,8 @@ def _by_exit(job: EndedJob, log: Path | None, lines: Sequence[str]) -> Ending | 
     if not job.state and not from_slurm:
         return None
     own = job.own_log if job.own_log is not None and job.own_log.is_file() else log
+    if job.pack is not None and not is_begun:
+        return Ending("its pack ended before its turn", True, job.id, own, is_clear=False)
     last = next(iter(reversed([] if own is None else _last_lines(own))), "no message")
     return Ending(f"failed: {_shortened(last)}", False, job.id, own, is_clear=False)
 

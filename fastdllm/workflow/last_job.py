@@ -18,7 +18,7 @@ from fastdllm.evaluation.attempts import Attempt
 from fastdllm.files import read_json
 from fastdllm.workflow.endings import EndedJob, Ending, ending_of
 from fastdllm.workflow.queue import Queue, RunJob
-from fastdllm.workflow.runs import Run
+from fastdllm.workflow.runs import LOGS, Run
 from fastdllm.workflow.traces import Traces
 
 
@@ -53,7 +53,8 @@ def _ended_jobs(traces: Traces, queue: Queue) -> Iterator[tuple[str | None, Ende
     ended = [job for job in queue.of(run) if not job.is_live]
     whole = _last([job for job in ended if job.shard is None], queue.logs_of(run))
     if whole is not None:
-        yield None, replace(whole, own_log=run.log_path)
+        of_pack = None if whole.pack is None else LOGS / "pack" / f"{whole.pack}.log"
+        yield None, replace(whole, own_log=of_pack or run.log_path)
     done = {part.shard for part in traces.shards if part.is_done}
     of = traces.of or 0
     for shard in [(index, of) for index in range(1, of + 1) if index not in done]:
@@ -67,10 +68,15 @@ def _ended_jobs(traces: Traces, queue: Queue) -> Iterator[tuple[str | None, Ende
 
 def _last(ended: Sequence[RunJob], folders: Sequence[Path]) -> EndedJob | None:
     """The newest of the jobs that squeue still knows, and of those that left a log."""
-    found = [EndedJob(log.stem, log=log) for folder in folders for log in _logs(folder)]
+    found = [
+        EndedJob(log.stem, log=log, pack=folder.name if folder.parent.name == "rule_pack" else None)
+        for folder in folders
+        for log in _logs(folder)
+    ]
     for job in ended:
         log = next((other.log for other in found if other.id == job.job.id), None)
-        found.append(EndedJob(job.job.id, job.job.state, job.job.reason, not job.job.node, log))
+        told = EndedJob(job.job.id, job.job.state, job.job.reason, not job.job.node, log)
+        found.append(replace(told, pack=job.pack))
     return max(found, key=lambda job: (_order(job.id), job.state), default=None)
 
 

@@ -277,6 +277,22 @@ def test_the_queue_tells_at_once_whether_a_process_elsewhere_lives(
     assert look(run, *jobs).state is (State.RUNNING if is_known else State.INTERRUPTED)
 
 
+def test_what_a_pack_that_failed_never_came_to_goes_on() -> None:
+    begun, untried = load_project().runs[:2]
+    pack = Path("results/_packs/p1/members.json")
+    pack.parent.mkdir(parents=True)
+    pack.write_text(json.dumps({"specs": [str(r.spec_path) for r in (begun, untried)]}))
+    note(begun, {"slurm_job": "12", "pid": 7})
+    log = log_of("pack", ["p1"], "12")
+    log.parent.mkdir(parents=True)
+    log.write_text("At least one job did not complete successfully.\n")
+    failed = job(12, "FAILED", comment_of("pack", ["p1"]))
+    assert "killed without a word" in look(begun, failed).reason
+    status = look(untried, failed)
+    assert (status.state, status.goes_on) == (State.FAILED, True)
+    assert "its pack ended before its turn" in status.reason
+
+
 def test_a_pack_makes_its_runs_one_after_the_other() -> None:
     runs = [r for r in load_project().runs if r.task == "words"]
     pack = Path("results/_packs/p1/members.json")

@@ -29,8 +29,8 @@ CONFIG = """\
 model: {{path: models/tiny, dtype: float32}}
 experiments: [00_baseline]
 tasks:
-  word_problems: {{chunk_size: {chunk_size}, batch_size: {chunk_size}, shards: {shards}, \
-group: {group}}}
+  word_problems: {{apply_chat_template: true, chunk_size: {chunk_size}, \
+batch_size: {chunk_size}, shards: {shards}, group: {group}}}
 decoding: {{threshold: 0.9, max_new_tokens: 96}}
 """
 # Twelve chunks, enough to be hit between two of them.

@@ -34,6 +34,7 @@ def assert_equal(made: ClusterProject, reference: ClusterProject, config: str) -
 
 
 def test_the_nine_configs(lab: Lab, reference: ClusterProject, tmp_path: Path) -> None:
+    assert facts(reference, "k1_first")["accuracy"] > 0.8, "the model knows how"
     project = make_project(tmp_path / "project", lab)
     done = project.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr

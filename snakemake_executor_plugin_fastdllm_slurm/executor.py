@@ -21,6 +21,7 @@ from snakemake_interface_executor_plugins.workflow import WorkflowExecutorInterf
 
 from fastdllm.cluster.following import GONE, Ending, Following
 from fastdllm.cluster.slurm import Job, SlurmError, ask, own_jobs
+from snakemake_executor_plugin_fastdllm_slurm.stopped import was_only_stopped
 from snakemake_executor_plugin_fastdllm_slurm.submission import SubmittingExecutor
 
 # Less than what is promised from the end of a job to the next step, 15 s; squeue takes some 10 ms.
@@ -89,8 +90,11 @@ class Executor(SubmittingExecutor):
                 log.unlink(missing_ok=True)
         elif ending.job_id in self._adopted_at_the_end:
             # It was about to end when this call began, so nobody saw it fail or cancelled it here.
-            if not self._is_stopping.is_set():
-                self._job_submission_executor.submit(self.run_job, info.job)
+            self._submit_again(info.job)
+        elif was_only_stopped(ending, [Path(output) for output in info.job.output]):
+            # A cluster that puts it back into the queue by itself asks nobody either.
+            self.logger.warning(f"SLURM job {ending.job_id} {ending.words}; it goes on in another")
+            self._submit_again(info.job)
         else:
             message = f"SLURM job {ending.job_id} {ending.words}. "
             if ending.state == "CANCELLED":
@@ -98,6 +102,11 @@ class Executor(SubmittingExecutor):
                 info.job.attempt = info.job.restart_times + 1
                 message = f"{message.rstrip('. ')}; this call does not submit it again. "
             self.report_job_error(info, msg=message, aux_logs=[str(log)])
+
+    def _submit_again(self, job: JobExecutorInterface) -> None:
+        """Submit a job anew that costs it none of its attempts."""
+        if not self._is_stopping.is_set():
+            self._job_submission_executor.submit(self.run_job, job)
 
     async def _is_made(self, job: JobExecutorInterface) -> bool:
         """Whether the job's own Snakemake on the compute node ended well.

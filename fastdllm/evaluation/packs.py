@@ -79,7 +79,7 @@ def evaluate_pack(
 
     Args:
         evaluate: finishes the run in a folder and returns the lines that tell of it.
-        say: hears a line for each run.
+        say: hears when the turn of each run begins, and how it ends.
         forget_model: called after an error that is no user's, which may have left it broken.
 
     Raises:
@@ -97,8 +97,10 @@ def evaluate_pack(
         return lines
 
     for number, path in enumerate(specs, start=1):
+        turn = f"run {number} of {len(specs)}, {path.parent}"
         try:
             stop.check_between()
+            say(f"{turn}: begins")
             member = _evaluate_member(path, made, forget_model=forget_model)
         except Stopped as stopped:
             # What an earlier job had made is no reason for another turn, or there could be no end.
@@ -107,7 +109,7 @@ def evaluate_pack(
             raise
         members.append(member)
         reason = f": {member.reason}" if member.reason else ""
-        say(f"run {number} of {len(specs)}, {path.parent}: {member.state}{reason}")
+        say(f"{turn}: {member.state}{reason}")
     return members
 
 

@@ -44,6 +44,8 @@ _LINES = (
 _FROM_SLURM = re.compile(r"^(?:slurmstepd|srun)\b")
 # The first words of Snakemake in a job: what stands before them is of an earlier start.
 _START = "Building DAG of jobs"
+# What the log of a pack says when it comes to a run.
+_TURN = re.compile(r"run \d+ of \d+\b")
 KILLED = "killed without a word (kill -9, or out of memory)"
 STOPPED = {
     TIME_LIMIT: "stopped ahead of its time limit, and not queued again",
@@ -143,10 +145,13 @@ def _by_exit(
     if not job.state and not from_slurm:
         return None
     own = job.own_log if job.own_log is not None and job.own_log.is_file() else log
+    said = [] if own is None else _last_lines(own)
+    last = _shortened(next(iter(reversed(said)), "no message"))
     if job.pack is not None and not is_begun:
-        return Ending("its pack ended before its turn", True, job.id, own, is_clear=False)
-    last = next(iter(reversed([] if own is None else _last_lines(own))), "no message")
-    return Ending(f"failed: {_shortened(last)}", False, job.id, own, is_clear=False)
+        if any(_TURN.match(line) for line in said):
+            return Ending("its pack ended before its turn", True, job.id, own, is_clear=False)
+        return Ending(f"its pack failed: {last}", False, job.id, own, is_clear=False)
+    return Ending(f"failed: {last}", False, job.id, own, is_clear=False)
 
 
 def _state_of(lines: Sequence[str]) -> str | None:

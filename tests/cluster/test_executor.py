@@ -5,6 +5,7 @@ pinned plugins that it is there for.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import subprocess
@@ -249,7 +250,6 @@ def test_an_account_is_passed_on_without_another_question(
     [
         ("TIMEOUT", "SLURM job 77 hit its time limit. "),
         ("FAILED", "SLURM job 77 failed. "),
-        ("PREEMPTED", "SLURM job 77 was preempted and not put back into the queue. "),
         ("NODE_FAIL", "SLURM job 77 lost its node and was not put back into the queue. "),
     ],
 )
@@ -264,6 +264,25 @@ def test_a_job_that_ended_badly_is_told_once_and_may_be_tried_again(
     folder = lab.cluster.folder / "project/logs/slurm/rule_eval/demo_words_k1"
     assert lab.job.logs == [f"{folder}/77.log"]
     assert lab.job.attempt <= lab.job.restart_times
+
+
+@pytest.mark.parametrize("state", ["PREEMPTED", "FAILED"])
+def test_a_job_that_was_only_stopped_goes_on_in_another_as_often_as_it_takes(
+    lab: Lab, caplog: pytest.LogCaptureFixture, state: str
+) -> None:
+    why = "SIGTERM" if state == "PREEMPTED" else "time limit"
+    journal = Path(lab.job.output[0]).with_name("attempts.jsonl")
+    record = {"attempt": "1", "slurm_job": "77", "why": why, "chunks": 1}
+    journal.write_text(json.dumps(record) + "\n")
+    lab.submit()
+    for count in range(1, 5):
+        lab.wait(lambda count=count: len(lab.cluster.calls("sbatch")) == count)
+        lab.cluster.say(("77", "RUNNING"))
+        lab.polls()
+        lab.cluster.say(("77", state))
+    lab.wait(lambda: len(lab.cluster.calls("sbatch")) == 5)
+    assert (lab.scheduler.failed, lab.job.attempt) == ([], 1)
+    assert any("it goes on in another" in line for line in lines(caplog, "77"))
 
 
 def test_a_job_that_a_person_cancelled_is_not_tried_again(lab: Lab) -> None:

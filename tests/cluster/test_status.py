@@ -288,9 +288,16 @@ def test_what_a_pack_that_failed_never_came_to_goes_on() -> None:
     log.write_text("At least one job did not complete successfully.\n")
     failed = job(12, "FAILED", comment_of("pack", ["p1"]))
     assert "killed without a word" in look(begun, failed).reason
+    own = Path("logs/pack/p1.log")
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text(f"run 1 of 2, {begun.folder}: begins\n")
     status = look(untried, failed)
     assert (status.state, status.goes_on) == (State.FAILED, True)
     assert "its pack ended before its turn" in status.reason
+    own.write_text("fastdllm: members.json: not JSON\n")
+    status = look(untried, failed)
+    assert (status.state, status.goes_on) == (State.FAILED, False)
+    assert status.reason == f"its pack failed: fastdllm: members.json: not JSON (log: {own})"
 
 
 def test_a_pack_makes_its_runs_one_after_the_other() -> None:

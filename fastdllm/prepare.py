@@ -15,7 +15,7 @@ from fastdllm.cluster.choice import Choice, Model, choose
 from fastdllm.cluster.fitting import read_shape
 from fastdllm.cluster.options import ClusterOptions
 from fastdllm.cluster.profile import EXECUTOR, STOCK_EXECUTOR, CommandLine
-from fastdllm.cluster.site import Site, load_site
+from fastdllm.cluster.site import SITE_FILE, Site, load_site
 from fastdllm.errors import UserError
 from fastdllm.fetching.fetched import require_model
 from fastdllm.validation import validated
@@ -71,6 +71,20 @@ def prepare(
         choice = check_partition(choice, site)
     os.environ.update(choice.environment())
     return choice
+
+
+def gpu_of(profile: Path, config: WorkflowConfig) -> str | None:
+    """The kind of GPU that the jobs of a profile ask for; None: any that there is.
+
+    Raises:
+        UserError: the profile has no site.yaml, or nothing there will do.
+    """
+    if not (profile / SITE_FILE).is_file():
+        raise UserError(
+            f"--profile {profile}: has no {SITE_FILE}, which names its GPUs; give the kind of GPU "
+            "with --gpu, or another profile"
+        )
+    return choose(load_site(profile), config.cluster, _model(config)).gpu
 
 
 def _model(config: WorkflowConfig) -> Model:

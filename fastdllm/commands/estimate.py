@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastdllm.errors import UserError
@@ -21,6 +22,7 @@ from fastdllm.estimate.budget_text import Question, as_record, as_text
 from fastdllm.estimate.estimates import Estimate, Estimates
 from fastdllm.estimate.hardware import WORKFLOW_THREADS, Hardware
 from fastdllm.files import to_json, write_text_atomically
+from fastdllm.prepare import gpu_of
 from fastdllm.workflow.cuts import cut
 from fastdllm.workflow.leaders import share_out
 from fastdllm.workflow.plans import Plan
@@ -45,6 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help="kind of GPU, such as RTX_6000 (default: cluster.gpu of workflow_config.yaml, else "
         "the hardware of this machine)",
+    )
+    parser.add_argument(
+        "--profile", type=Path, metavar="FOLDER", help="for the GPU that the jobs of it ask for"
     )
     parser.add_argument(
         "--jobs", type=_count, default=1, metavar="N", help="jobs at a time (default: 1)"
@@ -77,9 +82,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--minutes: says how long --probe measures; give both")
     if args.probe and args.gpu is not None:
         raise UserError("--gpu: --probe measures the hardware it runs on; leave --gpu out")
+    if args.profile is not None and (args.probe or args.gpu is not None):
+        other = "--probe" if args.probe else "--gpu"
+        raise UserError(f"--profile: says which GPU, as does {other}; give one of them")
     options = {key: getattr(args, key) for key in ("experiment", "task", "config", "limit")}
     selection = Selection.from_options({k: v for k, v in options.items() if v is not None})
     project = load_project(selection)
+    gpu = args.gpu or project.config.cluster.gpu
+    if args.profile is not None:
+        gpu = gpu_of(args.profile, project.config)
     statuses = _statuses(project, from_the_start=args.all)
     # Copies of another run's result cost nothing; what has a job is submitted already.
     decoded = [s for s in statuses if s.is_to_be_made and s.leader is None and not s.is_adopted]
@@ -91,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     runs = [status.run for status in decoded]
     # With --all, chunks that are there count as not decoded.
     begun = [] if args.all else runs
-    gpu, threads = args.gpu or project.config.cluster.gpu, args.threads
+    threads = args.threads
     if args.probe:
         before = Estimates.load(begun, threads=threads)
         found = _probe(project, [before.estimate(run, gpu=None) for run in runs], args)
@@ -108,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         jobs_at_once=args.jobs,
         busy=busy,
         gpu=gpu,
+        profile=None if args.profile is None else str(args.profile),
     )
     if args.json:
         sys.stdout.write(json.dumps(as_record(budget, asked, estimates), indent=2) + "\n")

@@ -30,6 +30,7 @@ class Question:
     """What was asked: for which hardware (in words), of which model, how many jobs at once.
 
     busy: runs with a process or a job already, not counted. gpu: as it was named, if it was.
+    profile: the folder of the profile that was named.
     """
 
     hardware: str
@@ -38,6 +39,7 @@ class Question:
     jobs_at_once: int
     busy: int = 0
     gpu: str | None = None
+    profile: str | None = None
 
 
 def as_text(budget: Budget, asked: Question, estimates: Estimates) -> str:
@@ -134,7 +136,8 @@ def _not_known(budget: Budget, asked: Question, estimates: Estimates) -> list[st
         where = "here" if asked.gpu is None else f"on a machine with {asked.gpu}"
         lines.append(f"  measure {where}, in two minutes: fastdllm estimate --probe")
         gpu = "" if asked.gpu is None else f" --config gpu={asked.gpu}"
-        lines.append(f"  or as a job: snakemake --profile profiles/pace probe{gpu}")
+        profile = asked.profile or "profiles/pace"
+        lines.append(f"  or as a job: snakemake --profile {profile} probe{gpu}")
     return lines
 
 

@@ -19,6 +19,8 @@ from fastdllm.evaluation.runner import Answered, Listener
 from fastdllm.workflow.runs import Run, load_project
 from tests.cluster.measured import make_run, write_probe
 
+ROOT = Path(__file__).parents[2]
+
 # Seconds of the fake engine: for each call, and for each request.
 WARM_UP_S, RECORDING_S = 1.0, 0.5
 
@@ -212,11 +214,23 @@ def test_what_is_not_known_is_said_by_name(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.usefixtures("project")
+def test_the_gpu_of_a_profile_is_the_one_that_its_jobs_ask_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["estimate", "--profile", str(ROOT / "profiles/pace"), "--task", "sums"]) == 0
+    out = capsys.readouterr().out
+    assert "nothing measured on RTX_6000: trial/sums (1)" in out
+    assert f"snakemake --profile {ROOT / 'profiles/pace'} probe" in out
+
+
+@pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--minutes", "1"], "--minutes: says how long --probe measures"),
         (["--probe", "--gpu", "V100"], "--gpu: --probe measures the hardware it runs on"),
+        (["--profile", "profiles/pac"], "--profile profiles/pac: has no site.yaml"),
+        (["--profile", "profiles/pace", "--gpu", "V100"], "--profile: says which GPU, as does"),
         (["--jobs", "0"], "'0' is not allowed"),
         (["--probe", "--minutes", "soon"], "'soon' is not allowed"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, example, given, settings
+from typing import Any
+
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fastdllm import DecodingSettings, Request
@@ -20,9 +22,29 @@ lookaheads = st.tuples(st.sampled_from([0, 1, 2, 3, 9]), st.sampled_from([0.0, 0
 blocks = st.sampled_from([(32, 8), (32, 16), (32, 32), (16, 4), (8, 8), (64, 16), (9, 3), (5, 5)])
 
 
+def assert_equal(found: Any, expected: Any, margins: list[float]) -> None:
+    """The same outcome, where no decision is so close that rounding may make it."""
+    if found != expected:
+        assume(min(margins, default=1.0) > 1e-4)
+    assert found == expected
+
+
+def test_confidences_that_differ_in_the_seventh_digit_decide_the_order(golden_model):
+    model, prompt = golden_model("m6"), [203, 185, 147, 174, 117, 75, 228, 78, 46]
+    chosen = DecodingSettings(
+        threshold=1.0,
+        block_size=16,
+        small_block_size=4,
+        max_new_tokens=4,
+        mask_id=MASK,
+        stop_token=STOP,
+    )
+    trace = run(model, [Request(tuple(prompt))], chosen)[0]
+    expected = slow_decode(model, prompt, chosen, MASK, STOP)
+    assert (trace.generation.token_ids, trace.order) == expected
+
+
 @few
-# Confidences that differ in the seventh digit: at threshold 1.0 they decide the order.
-@example([203, 185, 147, 174, 117, 75, 228, 78, 46], (16, 4), 1.0, True, 4, STOP, (0, 0.9))
 @given(
     prompt=prompts,
     block=blocks,
@@ -48,9 +70,9 @@ def test_any_settings_give_the_slow_decoders_tokens_and_passes(
         lookahead_threshold=lookahead[1],
     )
     trace = run(model, [Request(tuple(prompt))], chosen)[0]
-    tokens, letters = slow_decode(model, prompt, chosen, MASK, stop)
-    assert trace.generation.token_ids == tokens
-    assert trace.order == letters
+    margins: list[float] = []
+    expected = slow_decode(model, prompt, chosen, MASK, stop, margins=margins)
+    assert_equal((trace.generation.token_ids, trace.order), expected, margins)
 
 
 @few
@@ -77,8 +99,8 @@ def test_output_reuse_equals_patched_layers_for_each_subset(
     )
     trace = run(model, [Request(tuple(prompt))], chosen)[0]
     span = range(*layer_span(layer_subset, model.config.num_layers))
-    tokens, letters = slow_decode(model, prompt, chosen, MASK, STOP, span)
-    assert trace.generation.token_ids == tokens
-    assert trace.order == letters
+    margins: list[float] = []
+    expected = slow_decode(model, prompt, chosen, MASK, STOP, span, margins=margins)
+    assert_equal((trace.generation.token_ids, trace.order), expected, margins)
     if reuse_k == 1:
         assert trace.generation.passes.reused == 0

@@ -96,7 +96,9 @@ def slow_decode(model, prompt, s, mask, stop, span=(), add=False, tau=None, marg
             top = max(own, key=lambda p: (far[p].values, -p))
             chosen = [p for p in own if far[p].values > s.threshold or p == top]
             if margins is not None:
-                margins += [abs(float(far[p].values) - s.threshold) for p in own]
+                sure = sorted((float(far[p].values) for p in own), reverse=True)
+                margins += [abs(value - s.threshold) for value in sure]
+                margins += [sure[0] - sure[1]] if len(sure) > 1 else []
                 margins += [abs(kept["change"] - tau)] if tau and "change" in kept else []
             for b in range(a + sb, min(a + sb * (1 + s.lookahead_depth), start + bs), sb):
                 if not {p for p in holes if p < b} - set(chosen):

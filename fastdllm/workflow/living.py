@@ -95,8 +95,8 @@ def queued_in_words(traces: Traces, jobs: Sequence[RunJob], shards: Shards | Non
         parts.append(reason_in_words(first.job))
     attempts = traces.attempts()
     parts += [requeues_in_words(job.job, attempts) for job in waiting if job.job.restarts]
-    progress = progress_of(traces)
-    parts += [in_words(kept(progress))] if progress else []
+    progress = kept(progress_of(traces))
+    parts += [in_words(progress)] if progress else []
     parts += [f"before: {traces.failure}"] if traces.failure is not None else []
     return "; ".join(parts)
 
@@ -116,9 +116,9 @@ def _lives_elsewhere(part: Part, traces: Traces, queue: Queue | None) -> bool:
 
 def _phase(job: RunJob, traces: Traces) -> str:
     """What a job does that runs, without a process at work on the run."""
-    # What a job wrote before it was requeued tells nothing of this time.
-    is_over = not job.job.restarts and job.job.id in {a.slurm_job for a in traces.attempts()}
-    return " is ending" if is_over else " is starting"
+    this_time = job.job.id, job.job.restarts
+    ended = {(a.slurm_job, a.restart) for a in traces.attempts() if a.ended is not None}
+    return " is ending" if this_time in ended else " is starting"
 
 
 def _place(job: RunJob, phase: str) -> str:

@@ -23,11 +23,13 @@ def in_words(progress: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def kept(progress: Mapping[str, Any]) -> Mapping[str, Any]:
+def kept(progress: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """What counts of the progress of a run that is not at work: its speed was yesterday's.
 
     Of a chunk in flight nothing is kept.
     """
+    if progress is None:
+        return None
     record = {key: progress[key] for key in ("items_done", "items_total") if key in progress}
     if "items_stored" in progress:
         record["items_done"] = progress["items_stored"]

@@ -145,7 +145,7 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     if live and not _has_failed_in(traces, live):
         shards = shards_of(traces, alive, live)
         reason = queued_in_words(traces, live, shards)
-        progress = progress_of(traces)
+        progress = kept(progress_of(traces))
         return RunStatus(run, State.QUEUED, reason, changes, progress, jobs=live, shards=shards)
     status = _unfinished(run, traces, result, artifact, jobs=jobs)
     return replace(status, changes=changes, shards=shards_of(traces, alive, live))
@@ -210,9 +210,9 @@ def _repeat(traces: Traces, live: Sequence[RunJob]) -> str:
         return f"a repeat of it {queued_in_words(traces, live, None)}"
     if traces.failure is not None:
         return f"a repeat of it failed: {traces.failure}"
-    progress = progress_of(traces)
+    progress = kept(progress_of(traces))
     if progress is not None:
-        return f"a repeat of it was interrupted: {in_words(kept(progress))}"
+        return f"a repeat of it was interrupted: {in_words(progress)}"
     return ""
 
 
@@ -224,7 +224,7 @@ def _unfinished(
     *,
     jobs: Queue | None,
 ) -> RunStatus:
-    progress = progress_of(traces)
+    progress = kept(progress_of(traces))
     if traces.failure is not None:
         return RunStatus(run, State.FAILED, traces.failure, progress=progress)
     ending = last_ending(traces, jobs) if jobs is not None else None
@@ -236,7 +236,7 @@ def _unfinished(
     if progress is not None:
         last = next(iter(traces.attempts()[-1:]), None)
         cause = STOPPED.get(last.why, "") if last is not None else ""
-        line = "; ".join(part for part in (cause, in_words(kept(progress)), SAME_COMMAND) if part)
+        line = "; ".join(part for part in (cause, in_words(progress), SAME_COMMAND) if part)
         return RunStatus(run, State.INTERRUPTED, line, progress=progress, goes_on=True)
     old = result.record or artifact.record
     if old is not None:
@@ -248,7 +248,7 @@ def _ended(ending: Ending, status: RunStatus) -> str:
     """How a job ended, what is kept, and what that means for a person."""
     parts = [str(ending)]
     if ending.goes_on:
-        parts += [in_words(kept(status.progress))] if status.progress else []
+        parts += [in_words(status.progress)] if status.progress else []
         parts.append(SAME_COMMAND)
     return "; ".join(parts) + (f" (log: {ending.log})" if ending.log is not None else "")
 

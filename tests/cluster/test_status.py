@@ -30,6 +30,7 @@ from tests.workflow.fakes import fake_summary
 NAMES = ["demo", "words", "k1_first"]
 EVAL = comment_of("eval", NAMES)
 SHARD = comment_of("shard", [*NAMES, ""])
+NOW = "2026-11-26T00:00:00+00:00"
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +83,8 @@ def test_a_job_with_a_node_makes_a_run_running_before_it_tells_its_progress(run:
 
 def test_a_job_that_outlives_its_eval_is_ending(run: Run) -> None:
     note(run, {"slurm_job": "12", "pid": 1})
+    assert look(run, job(12)).reason == "job 12 on node-1 is starting"
+    note(run, {"slurm_job": "12", "pid": 1, "ended": NOW})
     assert look(run, job(12)).reason == "job 12 on node-1 is ending"
     assert "job 12 on node-1 is starting" in look(run, job(12, restarts=1)).reason
 
@@ -192,7 +195,9 @@ def test_a_job_after_which_another_process_began_is_past(run: Run, slurm_job: st
 
 def test_of_a_stopped_run_counts_what_is_stored(run: Run) -> None:
     tell(run.folder / "progress.json", 5, items_stored=4, state="stopped", tokens_per_s=9.0)
-    assert look(run).reason == "4 of 8 items; the same command resumes"
+    status = look(run)
+    assert status.reason == "4 of 8 items; the same command resumes"
+    assert status.progress == {"items_done": 4, "items_total": 8}
     shards = run.folder / "shards"
     shards.mkdir()
     tell(shards / "1-of-2.progress.json", 3, 4, items_stored=2)

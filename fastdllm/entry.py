@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdllm.cluster.checks import check_link
 from fastdllm.cluster.choice import Choice
 from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.estimate.estimates import Estimates
@@ -28,7 +29,7 @@ from fastdllm.workflow.main_process import UNLOCK, claim_folder, refuse_overlap
 from fastdllm.workflow.preview import made_by, preview
 from fastdllm.workflow.queue import Queue, read_queue, refuse_ambiguous
 from fastdllm.workflow.reconcile import reconcile
-from fastdllm.workflow.runs import Run, load_project
+from fastdllm.workflow.runs import RESULTS, Run, load_project
 from fastdllm.workflow.selection import Selection
 from fastdllm.workflow.status import RunStatus, State
 from fastdllm.workflow.targets import Request, check_targets
@@ -61,6 +62,7 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
 
 
 def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -> Call:
+    check_link(RESULTS)
     project = load_project(selection)
     check_targets(request, project)
     choice = prepare(

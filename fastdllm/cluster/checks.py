@@ -36,6 +36,15 @@ def check_sbatch() -> None:
         )
 
 
+def check_link(path: Path) -> None:
+    """Refuse a link to a folder that is gone, as on a scratch that is purged."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"{path}: is a link to {path.readlink()}, which is not there (any more); make that "
+            "folder again, or remove the link"
+        )
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder that takes no results: not writable, full, or its quota used up."""
     try:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastdllm.cluster.jobs import MAIN_COMMENT, live_jobs
+from fastdllm.cluster.jobs import live_jobs
 from fastdllm.cluster.slurm import SlurmError, own_jobs, requeue
 
 # EX_TEMPFAIL: to be gone on with.
@@ -64,7 +64,8 @@ def _others(arguments: Sequence[str]) -> str:
         live = live_jobs(own_jobs(), Path.cwd())
     except SlurmError:
         return f"the jobs of this folder go on; {again}"
-    ids = sorted((job.id for comment, job in live.items() if comment != MAIN_COMMENT), key=int)
+    own = [job.id for comment, job in live.items() if comment.startswith("rule_")]
+    ids = sorted(own, key=lambda job_id: (len(job_id), job_id))
     if not ids:
         return "no job of this folder is left"
     return f"{len(ids)} jobs of this folder go on; {again}, `scancel {' '.join(ids)}` ends them"

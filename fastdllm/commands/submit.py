@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.hours is not None and not args.hours * 3600 > 2 * WARNING_S:
         raise UserError(f"--hours {args.hours:g}: give the job at least 0.1 hours")
     try:
+        choice = _choice(args)
         running = live_jobs(own_jobs(), Path.cwd()).get(MAIN_COMMENT)
         if running is not None:
             raise UserError(
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 f"the jobs that it submitted: scancel {running.id}"
             )
         _refuse_beside_another()
-        asked = _resources(args, _choice(args))
+        asked = _resources(args, choice)
         code = _dry_run(args.passed_on)
         if code != 0:
             return code

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from fastdllm.cluster.options import ClusterOptions
-from fastdllm.doctor.findings import Finding
+from fastdllm.doctor.findings import Finding, problem
 from fastdllm.doctor.gpu import look_at_gpu
 from fastdllm.doctor.project import look_at_git, look_at_limits, look_at_model, read_config
 from fastdllm.doctor.slurm import look_at_slurm
@@ -33,6 +33,16 @@ def examine() -> list[Finding]:
     checks += [partial(look_at_model, config)] if config is not None else []
     checks += [look_at_git, look_at_limits]
     with ThreadPoolExecutor(max_workers=len(checks)) as pool:
-        for found in pool.map(lambda check: check(), checks):
+        for found in pool.map(_findings_of, checks):
             findings += found
     return findings
+
+
+def _findings_of(check: Check) -> list[Finding]:
+    """What a check found; one that fails itself must not hide the others."""
+    try:
+        return check()
+    except Exception as error:
+        name = getattr(check, "func", check).__name__.removeprefix("look_at_")
+        text = f"could not be looked at: {type(error).__name__}: {error}"
+        return [problem(name, " ".join(text.split()), "tell us, with this line")]

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fastdllm.cluster.checks import check_folder
+from fastdllm.cluster.checks import check_folder, check_link
 from fastdllm.doctor.findings import Finding, ok, printed_by, problem, warn
 from fastdllm.errors import UserError
 
@@ -38,6 +38,7 @@ def look_at_disks() -> list[Finding]:
         seen.add(device)
         findings.append(_room(name, folder))
     try:
+        check_link(RESULTS)
         check_folder(nearest_folder(RESULTS))
     except UserError as error:
         findings.append(problem("results", str(error), "no run can be kept until then"))

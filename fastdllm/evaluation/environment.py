@@ -34,12 +34,20 @@ def prepare(*, offline: bool, private_cache: bool) -> Iterator[None]:
     offline: no attempt to reach the hub (even local data tries it otherwise).
     private_cache: data sets are cached in a folder of this process only. `datasets` recognises a
         local file by path, time and size, so a shared cache can return rows of an older file.
+
+    Raises:
+        UserError: no temporary folder can be made.
     """
     defaults = {"TQDM_DISABLE": "1", "LMEVAL_LOG_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
     defaults |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
     if offline:
         defaults["HF_HUB_OFFLINE"] = "1"
-    with TemporaryDirectory(prefix="fastdllm-datasets-", ignore_cleanup_errors=True) as cache:
+    try:
+        own = TemporaryDirectory(prefix="fastdllm-datasets-", ignore_cleanup_errors=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"no temporary folder: {reason}; set TMPDIR to one with room") from None
+    with own as cache:
         if private_cache:
             defaults["HF_DATASETS_CACHE"] = cache
         for name, value in defaults.items():

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from fastdllm.cluster.checks import check_link
 from fastdllm.cluster.options import ClusterOptions
-from fastdllm.doctor.findings import State
+from fastdllm.doctor.examine import examine
+from fastdllm.doctor.findings import Finding, State
 from fastdllm.doctor.gpu import Build, driver_finding, dtype_finding
 from fastdllm.doctor.slurm import account_findings, partition_findings
-from fastdllm.doctor.storage import clock_finding
+from fastdllm.doctor.storage import clock_finding, look_at_disks
+from fastdllm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {"gts-lab": {"inferno", "embers"}}
@@ -163,6 +166,31 @@ def test_results_that_cannot_be_written(project: Path) -> None:
     code, found = doctor(project, WELL)
     assert code == 1
     assert any(finding["state"] == "problem" for finding in found["results"])
+
+
+def test_results_that_lead_to_a_purged_folder(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    (project / "results").symlink_to("/scratch/gone")
+    told = "results: is a link to /scratch/gone, which is not there"
+    assert any(told in str(f) and f.state is State.PROBLEM for f in look_at_disks())
+    with pytest.raises(UserError, match=told):
+        check_link(Path("results"))
+
+
+def test_a_check_that_fails_itself_hides_no_other(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_at_git() -> list[Finding]:
+        raise ValueError("of git,\nsomething new")
+
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("fastdllm.doctor.examine.look_at_git", look_at_git)
+    findings = {finding.name: finding for finding in examine()}
+    assert findings["git"].text == "could not be looked at: ValueError: of git, something new"
+    assert findings["git"].state is State.PROBLEM
+    assert "python" in findings
 
 
 def test_what_it_takes(project: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "tasks/README.md"]
-PAGES += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))]
 COPIED = ["Snakefile", "rules", "profiles", "tasks", "models", "experiments", "artifacts"]
 COPIED += ["workflow_config.yaml", "fastdllm"]
 FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", flags=re.M | re.S)
@@ -24,7 +24,7 @@ INLINE = re.compile(r"`([^`\n]+)`")
 NEW_EXPERIMENT = "fastdllm new-experiment my_idea"
 OF_THE_ENVIRONMENT = ("fastdllm doctor", "fastdllm env")
 # What changes the machine or stands for a name that the reader chooses is left out.
-# The last ones need a cluster or a terminal, or take minutes; tests/slurm runs what it can of them.
+# The last ones need a cluster or a terminal, or take minutes; tests/slurm/test_submit.py submits.
 LEFT_OUT = re.compile(
     r"[<>]|\.\.\.|COMMAND|--unlock|--workflow-profile|train|--set-threads"
     r"|submit|--watch|--probe|--pack"

@@ -34,7 +34,7 @@ batch_size: {chunk_size}, shards: {shards}, group: {group}}}
 decoding: {{threshold: 0.9, max_new_tokens: 96}}
 """
 # Twelve chunks, enough to be hit between two of them.
-LIMIT, CHUNK_SIZE = 24, 2
+N_ITEMS, CHUNK_SIZE = 24, 2
 # The made-up nodes share the processors of one machine.
 ONE_THREAD = ("--set-threads", "eval=1", "shard=1", "pack=1")
 # A grid takes a minute on two processors of one's own.
@@ -45,19 +45,19 @@ GRID_S = 900.0
 class ClusterProject:
     """A project folder whose commands talk to the lab.
 
-    limit: items of each run. chunk_size: most items of a chunk.
+    n_items: of each run. chunk_size: most items of a chunk.
     """
 
     path: Path
     lab: Lab
-    limit: int
+    n_items: int
     chunk_size: int
 
     def command(self, *more: str, profile: str = "pace", qos: str = "inferno") -> list[str]:
         """What a user types, with the site values of the lab."""
         cluster = [] if profile == "local" else ["account=gts-lab", "gpu=RTX_6000", f"qos={qos}"]
         words = [sys.executable, "-m", "snakemake", "--profile", f"profiles/{profile}"]
-        return [*words, *ONE_THREAD, "--config", f"limit={self.limit}", *cluster, *more]
+        return [*words, *ONE_THREAD, *(["--config"] if [*cluster, *more] else []), *cluster, *more]
 
     def snakemake(self, *more: str, **how: str) -> subprocess.CompletedProcess[str]:
         """Run the command to its end."""
@@ -89,12 +89,16 @@ class ClusterProject:
 
     def folder(self, config: str) -> Path:
         """The folder of one run."""
-        return self.path / "results" / EXPERIMENT / f"{TASK}_limit_{self.limit}" / config
+        return self.path / "results" / EXPERIMENT / TASK / config
+
+    def artifact(self, config: str) -> Path:
+        """The folder of its published summary."""
+        return self.path / "artifacts" / EXPERIMENT / TASK / config
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What `fastdllm status` tells of each run, by config."""
-        words = (sys.executable, "-m", "fastdllm", "status", "--json", "--limit", self.limit)
-        done = self.lab.run(*map(str, words), cwd=self.path)
+        words = (sys.executable, "-m", "fastdllm", "status", "--json")
+        done = self.lab.run(*words, cwd=self.path)
         assert done.returncode in (0, 1), done.stdout + done.stderr
         return {run["config"]: run for run in json.loads(done.stdout)["runs"]}
 
@@ -105,7 +109,7 @@ class ClusterProject:
 
     def config_of(self, comment: str) -> str | None:
         """Which run the SLURM job with this comment makes; None where it makes no whole run."""
-        prefix = f"rule_eval_wildcards_{EXPERIMENT}_{TASK}_limit_{self.limit}_"
+        prefix = f"rule_eval_wildcards_{EXPERIMENT}_{TASK}_"
         return comment.removeprefix(prefix) if comment.startswith(prefix) else None
 
     def is_finished(self, config: str) -> bool:
@@ -114,7 +118,7 @@ class ClusterProject:
 
     def is_decoded(self, config: str) -> bool:
         """Whether nothing is left to decode."""
-        return len(self.chunk_lines(config)) * self.chunk_size >= self.limit
+        return len(self.chunk_lines(config)) * self.chunk_size >= self.n_items
 
     def answers(self, config: str) -> bytes:
         """All answers of a run in order, as bytes; without how long they took."""
@@ -138,7 +142,7 @@ def make_project(
     path: Path,
     lab: Lab,
     *,
-    limit: int = LIMIT,
+    n_items: int = N_ITEMS,
     chunk_size: int = CHUNK_SIZE,
     shards: int = 1,
     group: int = 1,
@@ -153,17 +157,19 @@ def make_project(
             shutil.copytree(source, path / name, ignore=ignored)
         else:
             shutil.copy(source, path / name)
+    data = path / f"tasks/data/{TASK}.jsonl"
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:n_items]))
     numbers = {"chunk_size": chunk_size, "shards": shards, "group": group}
     (path / "workflow_config.yaml").write_text(CONFIG.format(**numbers))
     with (path / f"experiments/{EXPERIMENT}/experiment.yaml").open("a") as stream:
         stream.write("replicate: true\n")
-    return ClusterProject(path, lab, limit, chunk_size)
+    return ClusterProject(path, lab, n_items, chunk_size)
 
 
 def make_reference(path: Path, lab: Lab) -> ClusterProject:
     """Decode the nine runs on this machine without SLURM, in one process, unless that is done."""
     if path.exists():
-        return ClusterProject(path, lab, LIMIT, CHUNK_SIZE)
+        return ClusterProject(path, lab, N_ITEMS, CHUNK_SIZE)
     project = make_project(path, lab, group=len(CONFIGS))
     done = project.snakemake(profile="local")
     assert done.returncode == 0, done.stdout + done.stderr

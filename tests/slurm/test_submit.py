@@ -1,0 +1,54 @@
+"""`fastdllm submit`: Snakemake as a job, and the documented commands of SLURM itself."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from getpass import getuser
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.lab import Lab
+from tests.slurm.projects import CONFIGS, ONE_THREAD, ROOT, ClusterProject, make_project
+
+pytestmark = pytest.mark.slow
+# SLURM looks at time limits every 30 s, and warns the job two minutes before its own.
+LIMIT_S, GRID_S = 125, 300.0
+OF_SLURM = re.compile(r"`((?:squeue|scontrol|sacct|sinfo|sacctmgr) [^`]*)`")
+PAGES = ("docs/reference/pace-cluster.md", "docs/operations.md", "docs/troubleshooting.md")
+
+
+def test_the_main_process_as_a_job_that_meets_its_time_limit(lab: Lab, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", lab)
+    words = ("--profile", "profiles/pace", *ONE_THREAD)
+    site = ("--config", "account=gts-lab", "gpu=RTX_6000", "qos=embers")
+    submit = (sys.executable, "-m", "fastdllm", "submit", "--hours", "0.5", *words, *site)
+    done = lab.run(*submit, cwd=project.path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (main,) = (job["id"] for job in project.jobs().values() if job["comment"] == "fastdllm_main")
+    lab.wait_until(lambda: evals(project), what="submitted runs")
+    lab.end_in(main, seconds=LIMIT_S)
+    lab.wait_until(lambda: lab.jobs()[main]["restarts"] == "1", timeout=GRID_S, what="requeue")
+    lab.wait_for_state(main, "COMPLETED", timeout=GRID_S)
+    assert all(map(project.is_finished, CONFIGS))
+    assert evals(project) == Counter(CONFIGS), "each run has had one job"
+    again = project.snakemake("-n", qos="embers")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def evals(project: ClusterProject) -> Counter[str]:
+    """How many SLURM jobs each config has had."""
+    configs = (project.config_of(job["comment"]) for job in project.jobs().values())
+    return Counter(config for config in configs if config is not None)
+
+
+def test_the_documented_commands_of_slurm(lab: Lab) -> None:
+    found = {c for page in PAGES for c in OF_SLURM.findall((ROOT / page).read_text())}
+    assert len(found) >= 5, found
+    job = lab.submit("sleep 1")
+    for command in found:
+        done = lab.run("bash", "-c", command.replace("JOBID", job).replace("$USER", getuser()))
+        assert (done.returncode, done.stderr) == (0, ""), command
+        assert done.stdout, command

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fastdllm.cluster.following import Ending
+from fastdllm.errors import UserError
 from fastdllm.evaluation.attempts import read_attempts
+from fastdllm.evaluation.packs import MEMBERS, read_members
 from fastdllm.evaluation.stopping import TIME_LIMIT
 
 
@@ -16,19 +18,31 @@ def was_only_stopped(ending: Ending, outputs: Sequence[Path]) -> bool:
     One that would be stopped for ever without finishing a chunk fails by itself instead.
 
     Args:
-        outputs: of the job, which tell the run, or the shard, whose journal counts.
+        outputs: of the job, which tell the runs, or the shard, whose journals count.
     """
     if ending.state == "PREEMPTED":
         return True
     for output in outputs:
-        is_shard = output.parent.name == "shards"
-        folder = output.parents[1] if is_shard else output.parent
-        shard = output.stem if is_shard else None
-        own = [
-            attempt
-            for attempt in read_attempts(folder)
-            if attempt.slurm_job == ending.job_id and attempt.shard == shard
-        ]
-        if own and own[-1].why == TIME_LIMIT:
-            return True
+        for folder, shard in _journals(output):
+            attempts = [a for a in read_attempts(folder) if a.slurm_job == ending.job_id]
+            own = [attempt for attempt in attempts if attempt.shard == shard]
+            if own and own[-1].why == TIME_LIMIT:
+                return True
     return False
+
+
+def _journals(output: Path) -> Iterator[tuple[Path, str | None]]:
+    """The folders of the runs that a job makes, and the name of the shard where it is one."""
+    if output.parent.name == "shards":
+        yield output.parents[1], output.stem
+        return
+    members = output.with_name(MEMBERS)
+    if not members.exists():
+        yield output.parent, None
+        return
+    try:
+        specs = read_members(members)
+    except UserError:
+        return  # the job itself tells what is wrong with it
+    for spec in specs:
+        yield spec.parent, None

@@ -26,7 +26,7 @@ from fastdllm.evaluation.stopping import Stop, Stopped
 from fastdllm.files import cannot, read_json, write_json_atomically
 from fastdllm.validation import StrictModel, validated
 
-REPORT = "report.json"
+MEMBERS, REPORT = "members.json", "report.json"
 
 
 class BrokenDevice(Exception):

@@ -22,6 +22,7 @@ from snakemake_executor_plugin_slurm.utils import delete_slurm_environment
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
+from fastdllm.cluster.following import Ending
 from snakemake_executor_plugin_fastdllm_slurm import (
     Executor,
     ExecutorSettings,
@@ -30,6 +31,7 @@ from snakemake_executor_plugin_fastdllm_slurm import (
 )
 from snakemake_executor_plugin_fastdllm_slurm import executor as looking
 from snakemake_executor_plugin_fastdllm_slurm.slurm_conf import BIN, keep_slurm_conf
+from snakemake_executor_plugin_fastdllm_slurm.stopped import was_only_stopped
 
 ROOT = Path(__file__).parents[2]
 VALUES = ("demo", "words", "k1")
@@ -264,6 +266,32 @@ def test_a_job_that_ended_badly_is_told_once_and_may_be_tried_again(
     folder = lab.cluster.folder / "project/logs/slurm/rule_eval/demo_words_k1"
     assert lab.job.logs == [f"{folder}/77.log"]
     assert lab.job.attempt <= lab.job.restart_times
+
+
+def test_what_a_job_that_ended_made_is_told_by_the_journals(tmp_path: Path) -> None:
+    run, pack = tmp_path / "results/e/t/k1", tmp_path / "results/_packs/p1"
+    (run / "shards").mkdir(parents=True)
+    pack.mkdir(parents=True)
+    members = {"schema_version": 1, "specs": [str(run / "spec.json")]}
+    (pack / "members.json").write_text(json.dumps(members))
+    records = [
+        {"attempt": "1", "slurm_job": "5", "why": "time limit"},
+        {"attempt": "2", "slurm_job": "6", "why": "time limit", "shard": "1-of-2"},
+        {"attempt": "3", "slurm_job": "7", "why": "time limit"},
+        {"attempt": "4", "slurm_job": "7", "why": "failed"},
+    ]
+    (run / "attempts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    whole, shard = run / "summary.json", run / "shards/1-of-2.json"
+
+    def stopped(job: str, output: Path, state: str = "FAILED") -> bool:
+        return was_only_stopped(Ending(job, state), [output])
+
+    assert stopped("5", whole) and stopped("5", pack / "report.json") and stopped("6", shard)
+    assert not stopped("5", shard) and not stopped("6", whole)
+    assert not stopped("7", whole), "it came back, and failed then"
+    assert stopped("9", whole, "PREEMPTED") and not stopped("9", whole, "NODE_FAIL")
+    (pack / "members.json").write_text("torn")
+    assert not stopped("5", pack / "report.json")
 
 
 @pytest.mark.parametrize("state", ["PREEMPTED", "FAILED"])

@@ -15,13 +15,15 @@ from fastdllm.evaluation.stopping import TIME_LIMIT
 def was_only_stopped(ending: Ending, outputs: Sequence[Path]) -> bool:
     """Whether a job was preempted, or stopped itself ahead of its time limit, in good order.
 
-    One that would be stopped for ever without finishing a chunk fails by itself instead.
+    One that would be stopped for ever without finishing a chunk fails by itself instead. One that a
+    person cancelled stays so, whatever it went through before: its journal may end with a time
+    limit, after which it waited in the queue again.
 
     Args:
         outputs: of the job, which tell the runs, or the shard, whose journals count.
     """
-    if ending.state == "PREEMPTED":
-        return True
+    if ending.state != "FAILED":
+        return ending.state == "PREEMPTED"
     for output in outputs:
         for folder, shard in _journals(output):
             attempts = [a for a in read_attempts(folder) if a.slurm_job == ending.job_id]

@@ -289,6 +289,7 @@ def test_what_a_job_that_ended_made_is_told_by_the_journals(tmp_path: Path) -> N
     assert stopped("5", whole) and stopped("5", pack / "report.json") and stopped("6", shard)
     assert not stopped("5", shard) and not stopped("6", whole)
     assert not stopped("7", whole), "it came back, and failed then"
+    assert not any(stopped("5", whole, s) for s in ("CANCELLED", "TIMEOUT", "OUT_OF_MEMORY"))
     assert stopped("9", whole, "PREEMPTED") and not stopped("9", whole, "NODE_FAIL")
     (pack / "members.json").write_text("torn")
     assert not stopped("5", pack / "report.json")

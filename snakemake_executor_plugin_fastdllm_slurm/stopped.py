@@ -8,8 +8,8 @@ from pathlib import Path
 from fastdllm.cluster.following import Ending
 from fastdllm.errors import UserError
 from fastdllm.evaluation.attempts import read_attempts
-from fastdllm.evaluation.packs import MEMBERS, read_members
 from fastdllm.evaluation.stopping import TIME_LIMIT
+from fastdllm.workflow.packs import member_specs, report_path
 
 
 def was_only_stopped(ending: Ending, outputs: Sequence[Path]) -> bool:
@@ -20,7 +20,8 @@ def was_only_stopped(ending: Ending, outputs: Sequence[Path]) -> bool:
     limit, after which it waited in the queue again.
 
     Args:
-        outputs: of the job, which tell the runs, or the shard, whose journals count.
+        outputs: of the job, from the project's folder on; they tell the runs, or the shard, whose
+            journals count.
     """
     if ending.state != "FAILED":
         return ending.state == "PREEMPTED"
@@ -38,13 +39,13 @@ def _journals(output: Path) -> Iterator[tuple[Path, str | None]]:
     if output.parent.name == "shards":
         yield output.parents[1], output.stem
         return
-    members = output.with_name(MEMBERS)
-    if not members.exists():
+    pack = output.parent.name
+    if output != report_path(pack):
         yield output.parent, None
         return
     try:
-        specs = read_members(members)
+        specs = member_specs(pack)
     except UserError:
         return  # the job itself tells what is wrong with it
     for spec in specs:
-        yield spec.parent, None
+        yield Path(spec).parent, None

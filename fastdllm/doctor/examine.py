@@ -18,6 +18,7 @@ from fastdllm.doctor.storage import (
     look_at_locks,
     look_at_quota,
 )
+from fastdllm.evaluation.failures import reason_of
 
 Check = Callable[[], list[Finding]]
 
@@ -44,5 +45,5 @@ def _findings_of(check: Check) -> list[Finding]:
         return check()
     except Exception as error:
         name = getattr(check, "func", check).__name__.removeprefix("look_at_")
-        text = f"could not be looked at: {type(error).__name__}: {error}"
-        return [problem(name, " ".join(text.split()), "tell us, with this line")]
+        text = f"could not be looked at: {reason_of(error)}"
+        return [problem(name, text, "tell us, with this line")]

@@ -26,7 +26,7 @@ from fastdllm.evaluation.stopping import Stop, Stopped
 from fastdllm.files import cannot, read_json, write_json_atomically
 from fastdllm.validation import StrictModel, validated
 
-MEMBERS, REPORT = "members.json", "report.json"
+REPORT = "report.json"
 
 
 class BrokenDevice(Exception):

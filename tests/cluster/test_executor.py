@@ -268,8 +268,11 @@ def test_a_job_that_ended_badly_is_told_once_and_may_be_tried_again(
     assert lab.job.attempt <= lab.job.restart_times
 
 
-def test_what_a_job_that_ended_made_is_told_by_the_journals(tmp_path: Path) -> None:
-    run, pack = tmp_path / "results/e/t/k1", tmp_path / "results/_packs/p1"
+def test_what_a_job_that_ended_made_is_told_by_the_journals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, pack = Path("results/e/t/k1"), Path("results/_packs/p1")
     (run / "shards").mkdir(parents=True)
     pack.mkdir(parents=True)
     members = {"schema_version": 1, "specs": [str(run / "spec.json")]}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fastdllm.benchmark.device import hardware
-from fastdllm.files import read_json, write_json_atomically, write_text_atomically
+from fastdllm.common.files import read_json, write_json_atomically, write_text_atomically
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent

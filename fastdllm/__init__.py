@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fastdllm.version import __version__
 
 if TYPE_CHECKING:
+    from fastdllm.common.errors import UserError
     from fastdllm.decoding import Step, decode, generate
-    from fastdllm.errors import UserError
     from fastdllm.policy import Policy
     from fastdllm.sequence import Generation, Request
     from fastdllm.settings import DecodingSettings
@@ -26,7 +26,7 @@ _HOMES = {
     "Policy": "policy",
     "Request": "sequence",
     "Step": "decoding",
-    "UserError": "errors",
+    "UserError": "common.errors",
     "decode": "decoding",
     "generate": "decoding",
     "load_model": "weights",

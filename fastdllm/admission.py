@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from pydantic import Field
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.model import ModelConfig
 from fastdllm.sampling import request_seed
 from fastdllm.sequence import DecodedSequence, Generation, Request

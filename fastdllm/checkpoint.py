@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError, nearest_name
+from fastdllm.common.errors import UserError, nearest_name
 from fastdllm.model import ModelConfig
 
 # The mask token of the published models; their config.json does not name it.

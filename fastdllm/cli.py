@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError, nearest_name, unknown_name
+from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError, nearest_name, unknown_name
 from fastdllm.version import __version__
 
 COMMANDS = {

@@ -16,7 +16,8 @@ from typing import Any
 
 from fastdllm.cluster.checks import check_link
 from fastdllm.cluster.choice import Choice
-from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
+from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
+from fastdllm.common.paths import RESULTS
 from fastdllm.estimate.estimates import Estimates
 from fastdllm.evaluation.attempts import RESTARTS_VARIABLE
 from fastdllm.fetching.fetched import require_data
@@ -29,7 +30,7 @@ from fastdllm.workflow.main_process import UNLOCK, claim_folder, refuse_overlap
 from fastdllm.workflow.preview import made_by, preview
 from fastdllm.workflow.queue import Queue, read_queue, refuse_ambiguous
 from fastdllm.workflow.reconcile import reconcile
-from fastdllm.workflow.runs import RESULTS, Run, load_project
+from fastdllm.workflow.runs import Run, load_project
 from fastdllm.workflow.selection import Selection
 from fastdllm.workflow.status import RunStatus, State
 from fastdllm.workflow.targets import Request, check_targets

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from fastdllm.errors import UserError
-from fastdllm.files import cannot
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICES = Path("/dev")

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.fused import FusedModel, fused
 from fastdllm.model import BlockDiffusionModel
 from fastdllm.prefix_tree import Tokens

@@ -12,7 +12,7 @@ import torch
 
 from fastdllm.cache import bytes_per_position
 from fastdllm.cgroups import memory_left
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.policy import Policy
 from fastdllm.sequence import DecodedSequence

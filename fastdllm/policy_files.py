@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.policy import Policy
 
 

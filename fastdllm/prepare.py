@@ -16,11 +16,11 @@ from fastdllm.cluster.fitting import read_shape
 from fastdllm.cluster.options import ClusterOptions
 from fastdllm.cluster.profile import EXECUTOR, STOCK_EXECUTOR, CommandLine
 from fastdllm.cluster.site import SITE_FILE, Site, load_site
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.paths import RESULTS
 from fastdllm.fetching.fetched import require_model
 from fastdllm.validation import validated
 from fastdllm.workflow.config import WorkflowConfig
-from fastdllm.workflow.runs import RESULTS
 
 
 def prepare(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastdllm.errors import PolicyViolation
+from fastdllm.common.errors import PolicyViolation
 from fastdllm.policy import (
     LayerRange,
     PassKind,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fastdllm.cache import KVCache
+from fastdllm.common.errors import UserError
 from fastdllm.engine import drop_idle, give_back, take_engine
-from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.memory import PREFILL_ROWS, is_out_of_memory
 from fastdllm.passes import PassRunner, Work

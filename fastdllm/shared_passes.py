@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fastdllm.batch import Segment
 from fastdllm.cache import bytes_per_position
+from fastdllm.common.errors import UserError
 from fastdllm.engine import Engine, drop_idle, make_engine
-from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.memory import USABLE, free_bytes, is_out_of_memory
 from fastdllm.prefix_tree import Branch, Tokens, grow, shared_blocks

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from fastdllm.cgroups import cpu_quota
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 
 
 def allowed_threads(root: Path = Path("/")) -> int:

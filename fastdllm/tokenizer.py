@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 
 
 def load_tokenizer(model_path: str, revision: str | None = None) -> Any:

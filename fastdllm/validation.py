@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from fastdllm.errors import UserError, nearest_name
+from fastdllm.common.errors import UserError, nearest_name
 
 # A file of quite another kind has dozens of wrong keys; the first few tell that.
 MOST_PROBLEMS = 3

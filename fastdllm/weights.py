@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fastdllm.checkpoint import find_checkpoint, read_config, weight_files
-from fastdllm.errors import UserError, unknown_name
+from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.fused import FusedModel
 from fastdllm.model import BlockDiffusionModel
 

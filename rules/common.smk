@@ -8,7 +8,8 @@ sys.path.insert(0, workflow.basedir)
 
 from fastdllm.gpus import visible_cards
 from fastdllm.entry import open_call
-from fastdllm.workflow.names import NAME_PATTERN, split_task_folder
+from fastdllm.workflow.names import NAME_PATTERN
+from fastdllm.common.paths import split_task_folder
 from fastdllm.workflow.packs import member_specs
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP
 

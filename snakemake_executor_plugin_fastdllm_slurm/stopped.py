@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fastdllm.cluster.following import Ending
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.attempts import read_attempts
 from fastdllm.evaluation.stopping import TIME_LIMIT
 from fastdllm.workflow.packs import member_specs, report_path

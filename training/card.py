@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
-from fastdllm.files import read_json, write_text_atomically
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json, write_text_atomically
 
 BEGIN = "<!-- figures: begin (made by python -m training.measure) -->"
 END = "<!-- figures: end -->"

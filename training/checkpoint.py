@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.model import BlockDiffusionModel
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from training.drills import draw_drill
 from training.problems import draw_problem, is_held_out
 from training.tokenizer import render_prompt

@@ -14,8 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
-from fastdllm.files import write_text_atomically
+from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
+from fastdllm.common.files import write_text_atomically
 from training.choices import draw_choice
 from training.problems import draw_problem
 

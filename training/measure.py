@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fastdllm import DecodingSettings, generate
-from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
-from fastdllm.files import write_json_atomically
+from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
+from fastdllm.common.files import write_json_atomically
 from fastdllm.likelihood import LikelihoodRequest, score
 from fastdllm.model import BlockDiffusionModel
 from fastdllm.weights import load_plain_model

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fastdllm.files import write_json_atomically
+from fastdllm.common.files import write_json_atomically
 from fastdllm.model import BlockDiffusionModel, ModelConfig
 from training.data import BLOCK_SIZE
 from training.tokenizer import VOCAB_SIZE

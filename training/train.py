@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
-from fastdllm.files import write_json_atomically
+from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
+from fastdllm.common.files import write_json_atomically
 from fastdllm.model import BlockDiffusionModel
 from training import network
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint

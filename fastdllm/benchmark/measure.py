@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fastdllm.benchmark.device import synchronise
+from fastdllm.common.errors import UserError
 from fastdllm.decoding import Step, decode
-from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 from fastdllm.sequence import Generation, Request

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from fastdllm.errors import UserError, unknown_name
+from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.fused import FusedModel
 from fastdllm.memory import free_bytes
 from fastdllm.model import BlockDiffusionModel, ModelConfig

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.memory import MOST_SLOTS
 from fastdllm.model import ModelConfig
 from fastdllm.options import EMBEDDED_MODEL

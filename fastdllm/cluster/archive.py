@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastdllm.cluster.environment import READY, RECORD, Built, count_files, read_record
-from fastdllm.errors import UserError
-from fastdllm.files import cannot
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
 
 # Level 3 is zstd's own default: higher ones cost minutes, and unpacking gets no faster.
 _PACK = {".tar.zst": "zstd -3 -T0 --quiet", ".tar.gz": "gzip -3"}

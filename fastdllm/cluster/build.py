@@ -34,8 +34,8 @@ from fastdllm.cluster.environment import (
     environment_name,
     requirements_digest,
 )
-from fastdllm.errors import USER_ERROR_EXIT_CODE, UserError
-from fastdllm.files import cannot, write_json_atomically, write_text_atomically
+from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
+from fastdllm.common.files import cannot, write_json_atomically, write_text_atomically
 
 CACHES = "fastdllm-env.sh"
 # The packages take 2 GiB for a CPU and 7 GiB with CUDA; with less than this, neither fits.

@@ -16,8 +16,8 @@ from pathlib import Path
 from fastdllm.cluster.choice import Choice, missing_account
 from fastdllm.cluster.offers import associations, partitions
 from fastdllm.cluster.site import Site
-from fastdllm.errors import UserError, nearest_name
-from fastdllm.files import cannot
+from fastdllm.common.errors import UserError, nearest_name
+from fastdllm.common.files import cannot
 
 # A person waits for the answer.
 PATIENCE_S = 15.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fastdllm.cluster.fitting import Shape, card_dtype, fits
 from fastdllm.cluster.options import ClusterOptions
 from fastdllm.cluster.site import GpuKind, Qos, Site
-from fastdllm.errors import UserError, nearest_name
+from fastdllm.common.errors import UserError, nearest_name
 
 
 @dataclass(frozen=True, slots=True)

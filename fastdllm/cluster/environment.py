@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
-from fastdllm.files import read_json
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
 
 RECORD = ".fastdllm-env.json"
 # Stands there once all packages are installed; `make` compares its date.

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
-from fastdllm.files import write_text_atomically
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import write_text_atomically
 
 
 def cached(max_age_s: float) -> list[dict[str, Any]] | None:

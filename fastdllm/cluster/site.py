@@ -12,8 +12,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from fastdllm.cluster.options import SlurmName, SlurmNames
+from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.validation import StrictModel, validated
-from fastdllm.yaml_files import read_yaml_mapping
 
 SITE_FILE = "site.yaml"
 

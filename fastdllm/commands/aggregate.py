@@ -10,7 +10,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 
 if TYPE_CHECKING:
     from fastdllm.workflow.runs import Run
@@ -22,10 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(_args: argparse.Namespace) -> int:
     """Publish, write the tables, say what changed."""
+    from fastdllm.common.paths import ARTIFACTS
     from fastdllm.evaluation.summary import read_summary
     from fastdllm.report.tables import write_tables
     from fastdllm.workflow.artifacts import left_over, publish, published
-    from fastdllm.workflow.runs import ARTIFACTS, load_project
+    from fastdllm.workflow.runs import load_project
 
     project = load_project()
     runs = project.runs

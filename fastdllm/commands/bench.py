@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fastdllm.console import counting
-from fastdllm.errors import UserError
+from fastdllm.common.console import counting
+from fastdllm.common.errors import UserError
 from fastdllm.options import (
     EMBEDDED_MODEL,
     add_decoding_options,

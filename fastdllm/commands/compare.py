@@ -48,9 +48,9 @@ def _path(name: str) -> Path:
     Raises:
         UserError: no such run, or one without a result of the current settings.
     """
-    from fastdllm.errors import UserError, unknown_name
+    from fastdllm.common.errors import UserError, unknown_name
+    from fastdllm.common.paths import split_task_folder
     from fastdllm.workflow.artifacts import current_summary
-    from fastdllm.workflow.names import split_task_folder
     from fastdllm.workflow.runs import load_project
     from fastdllm.workflow.selection import Selection
 

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastdllm.errors import UserError
+    from fastdllm.common.errors import UserError
 
     venv = Path(sys.prefix)
     if sys.prefix == sys.base_prefix:
@@ -91,7 +91,7 @@ def _pack(venv: Path) -> int:
 
 def _check(venv: Path) -> int:
     from fastdllm.cluster.environment import READY, UNFINISHED, damaged_files
-    from fastdllm.errors import UserError
+    from fastdllm.common.errors import UserError
 
     damaged = damaged_files(venv)
     if damaged:

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import to_json, write_text_atomically
 from fastdllm.estimate.budget import budget_of
 from fastdllm.estimate.budget_text import Question, as_record, as_text
 from fastdllm.estimate.estimates import Estimate, Estimates
 from fastdllm.estimate.hardware import WORKFLOW_THREADS, Hardware
-from fastdllm.files import to_json, write_text_atomically
 from fastdllm.prepare import gpu_of
 from fastdllm.workflow.cuts import cut
 from fastdllm.workflow.leaders import share_out

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
-    from fastdllm.console import open_display
+    from fastdllm.common.console import open_display
     from fastdllm.evaluation.empty_shard import stamped_without_chunks
     from fastdllm.evaluation.environment import data_is_local, prepare
     from fastdllm.evaluation.shards import parse_shard

@@ -25,8 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fastdllm.cluster.hub_cache import data_cache, hub_cache
+    from fastdllm.common.files import write_json_atomically
     from fastdllm.fetching.fetched import FETCHED, read_fetched, require
-    from fastdllm.files import write_json_atomically
     from fastdllm.workflow.config import load_workflow_config, task_file
     from fastdllm.workflow.selection import keep
 

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _finish(path: Path) -> list[str]:
-    from fastdllm.console import open_display
+    from fastdllm.common.console import open_display
     from fastdllm.evaluation.environment import data_is_local, prepare
     from fastdllm.evaluation.spec import read_spec
 

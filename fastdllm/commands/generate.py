@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.options import (
     add_decoding_options,
     add_model_options,

@@ -37,8 +37,8 @@ def copy_template(name: str) -> Path:
     Raises:
         UserError: not a name, taken already, no template, or experiments/ cannot be written.
     """
-    from fastdllm.errors import UserError
-    from fastdllm.files import cannot
+    from fastdllm.common.errors import UserError
+    from fastdllm.common.files import cannot
     from fastdllm.workflow.config import EXPERIMENTS
     from fastdllm.workflow.names import check_name
 

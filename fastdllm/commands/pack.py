@@ -58,7 +58,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         card_for(args.device or _device_of(specs)),
         prepare(offline=True, private_cache=private_cache),
     ):
-        from fastdllm.console import open_display
+        from fastdllm.common.console import open_display
         from fastdllm.evaluation.answering import Call
         from fastdllm.evaluation.job import evaluate_run
         from fastdllm.evaluation.kept_model import KeptModel
@@ -99,7 +99,7 @@ def _has_local_data(specs: Sequence[Path], members: Path) -> bool:
     Raises:
         UserError: of some; the one needs a cache of its own, the other the common one.
     """
-    from fastdllm.errors import UserError
+    from fastdllm.common.errors import UserError
     from fastdllm.evaluation.environment import data_is_local
 
     found = {data_is_local(s.task, Path(s.run.task_file).parent) for s in _readable(specs)}
@@ -118,7 +118,7 @@ def _device_of(specs: Sequence[Path]) -> str:
 
 def _readable(specs: Sequence[Path]) -> list[RunSpec]:
     """The specs that can be read; the others fail when it is their turn."""
-    from fastdllm.errors import UserError
+    from fastdllm.common.errors import UserError
     from fastdllm.evaluation.spec import read_spec
 
     found = []

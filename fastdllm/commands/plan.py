@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fastdllm.errors import UserError, unknown_name
+from fastdllm.common.errors import UserError, unknown_name
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from fastdllm.common.paths import task_folder
     from fastdllm.workflow.config import TASKS, load_workflow_config
-    from fastdllm.workflow.names import task_folder
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for all items")

@@ -29,9 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, the plots and the table; say where they are."""
-    from fastdllm.errors import UserError, unknown_name
+    from fastdllm.common.errors import UserError, unknown_name
+    from fastdllm.common.files import write_text_atomically
+    from fastdllm.common.paths import ARTIFACTS, RESULTS
     from fastdllm.evaluation.summary import read_summary
-    from fastdllm.files import write_text_atomically
     from fastdllm.report.comparisons import comparisons_of
     from fastdllm.report.content import build_report
     from fastdllm.report.csv_tables import csv_table
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.report.plots import write_plots
     from fastdllm.report.sensitivity import newest
     from fastdllm.workflow.artifacts import published
-    from fastdllm.workflow.runs import ARTIFACTS, RESULTS, load_project
+    from fastdllm.workflow.runs import load_project
 
     if args.output.suffix != ".html":
         raise UserError(f"--output {args.output}: the name of a page ends in .html")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fastdllm.console import counting
-from fastdllm.errors import UserError
-from fastdllm.files import cannot
+from fastdllm.common.console import counting
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
 from fastdllm.options import (
     EMBEDDED_MODEL,
     add_decoding_options,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from fastdllm.commands.status_record import ToMake, to_make
+from fastdllm.common.paths import ARTIFACTS, LOGS, RESULTS
 from fastdllm.workflow.artifacts import origin_of
 from fastdllm.workflow.config import WorkflowConfig
 from fastdllm.workflow.preview import copies_in_words, counted
-from fastdllm.workflow.runs import ARTIFACTS, LOGS, RESULTS
 from fastdllm.workflow.status import RunStatus, State
 
 STYLES = {

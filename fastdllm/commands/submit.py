@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fastdllm.cluster.jobs import MAIN_COMMENT, MAIN_LOGS, live_jobs
     from fastdllm.cluster.slurm import SlurmError, ask, own_jobs
-    from fastdllm.errors import UserError
+    from fastdllm.common.errors import UserError
 
     if args.hours is not None and not args.hours * 3600 > 2 * WARNING_S:
         raise UserError(f"--hours {args.hours:g}: give the job at least 0.1 hours")
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse_beside_another() -> None:
-    from fastdllm.errors import UserError
+    from fastdllm.common.errors import UserError
     from fastdllm.workflow.main_process import living_processes
 
     for process in living_processes():
@@ -100,7 +100,7 @@ def _choice(args: argparse.Namespace) -> Choice:
     Raises:
         UserError: whatever would make them fail.
     """
-    from fastdllm.errors import UserError
+    from fastdllm.common.errors import UserError
     from fastdllm.prepare import prepare
     from fastdllm.workflow.config import load_workflow_config
     from fastdllm.workflow.selection import Selection
@@ -129,7 +129,7 @@ def _resources(args: argparse.Namespace, choice: Choice) -> list[str]:
         UserError: more time than the queue gives, or a partition that is not there.
     """
     from fastdllm.cluster.checks import check_small_job
-    from fastdllm.errors import UserError
+    from fastdllm.common.errors import UserError
     from fastdllm.prepare import limiter
 
     partition = args.partition or choice.cpu_partition

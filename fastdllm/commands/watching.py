@@ -20,8 +20,8 @@ from typing import TextIO
 
 from fastdllm.commands.status import View
 from fastdllm.commands.status_text import URGENT, clock_time, reasons, styled, totals
-from fastdllm.console import duration
-from fastdllm.errors import UserError
+from fastdllm.common.console import duration
+from fastdllm.common.errors import UserError
 from fastdllm.workflow.outlook import seconds_left
 from fastdllm.workflow.progress import is_number, items
 from fastdllm.workflow.status import RunStatus, State

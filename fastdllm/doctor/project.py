@@ -6,8 +6,8 @@ import resource
 from collections.abc import Callable
 from functools import partial
 
+from fastdllm.common.errors import UserError
 from fastdllm.doctor.findings import Finding, ok, problem, warn
-from fastdllm.errors import UserError
 from fastdllm.evaluation.environment import git_state
 from fastdllm.fetching.fetched import require_data, require_model
 from fastdllm.workflow.config import WorkflowConfig, load_workflow_config, task_file

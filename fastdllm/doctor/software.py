@@ -10,8 +10,8 @@ from pathlib import Path
 from fastdllm.cluster.archive import find_archive
 from fastdllm.cluster.build import CACHES
 from fastdllm.cluster.environment import caches, problems
+from fastdllm.common.errors import UserError
 from fastdllm.doctor.findings import Finding, ok, problem, warn
-from fastdllm.errors import UserError
 from fastdllm.launch import ARCHIVE_VARIABLE
 
 

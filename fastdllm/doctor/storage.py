@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from fastdllm.cluster.checks import check_folder, check_link
+from fastdllm.common.errors import UserError
 from fastdllm.doctor.findings import Finding, ok, printed_by, problem, warn
-from fastdllm.errors import UserError
 
 RESULTS = Path("results")
 GIB = 2**30

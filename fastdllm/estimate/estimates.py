@@ -12,7 +12,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
 from fastdllm.estimate.finished_chunks import FinishedChunk, finished_chunks
 from fastdllm.estimate.hardware import WORKFLOW_THREADS, Hardware, Wanted, this_machine
 from fastdllm.estimate.nearest import Basis, Measured, Speed
@@ -23,7 +24,6 @@ from fastdllm.estimate.paces import (
     read_finished,
     read_probe_paces,
 )
-from fastdllm.files import read_json
 from fastdllm.workflow.runs import Run
 
 # A job asks for half as much again: of the 87 decoded runs in artifacts/, 85 took less than 1.5

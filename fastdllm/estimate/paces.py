@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastdllm.common.paths import ARTIFACTS, LOGS, RESULTS, task_folder
 from fastdllm.estimate.finished_chunks import FinishedChunk, chunks_in
 from fastdllm.estimate.hardware import Hardware
 from fastdllm.estimate.pace import Kind, Pace, settings_digest
 from fastdllm.estimate.probe_files import Measurement, read_probes
 from fastdllm.workflow.artifacts import stored_summary
-from fastdllm.workflow.names import task_folder
-from fastdllm.workflow.runs import ARTIFACTS, LOGS, RESULTS
 
 # Answers of a task are as large as the task, and the newest few tell enough.
 MOST_ANSWER_FILES = 5

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json, write_json_atomically
+from fastdllm.common.paths import RESULTS
 from fastdllm.estimate.hardware import Hardware
 from fastdllm.evaluation.lock import run_lock
-from fastdllm.files import read_json, write_json_atomically
-from fastdllm.workflow.runs import RESULTS
 
 PROBES = RESULTS / "_probes"
 SCHEMA_VERSION = 1

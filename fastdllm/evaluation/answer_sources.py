@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
 from fastdllm.evaluation.answer_files import Content, kept_aside, read_content
 from fastdllm.evaluation.answer_records import Answer, Chunk, Header, Session
 from fastdllm.evaluation.answers import records_of
 from fastdllm.evaluation.requests import Plan
 from fastdllm.evaluation.shards import answer_files
-from fastdllm.files import cannot
 
 
 @dataclass(frozen=True, slots=True)

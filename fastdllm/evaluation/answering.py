@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastdllm.console import Display
-from fastdllm.errors import UserError
+from fastdllm.common.console import Display
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.answer_records import Header, Session
 from fastdllm.evaluation.answers import AnswerLog
 from fastdllm.evaluation.attempts import Journal

@@ -19,7 +19,8 @@ from typing import IO, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
 from fastdllm.evaluation.answer_files import (
     Content,
     copy_aside,
@@ -28,7 +29,6 @@ from fastdllm.evaluation.answer_files import (
     read_content,
 )
 from fastdllm.evaluation.answer_records import SCHEMA_VERSION, Chunk, Header, Session
-from fastdllm.files import cannot
 
 DAMAGED = "with damaged lines"
 

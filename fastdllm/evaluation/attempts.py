@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
 from fastdllm.evaluation.stopping import TIME_LIMIT, Stopped
-from fastdllm.files import cannot
 
 # How the processes of a job hand on SLURM_RESTART_COUNT, which Snakemake drops for the job step.
 RESTARTS_VARIABLE = "FASTDLLM_RESTART_COUNT"

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
 from fastdllm.evaluation.failures import failure_record
 from fastdllm.evaluation.lock import shard_lock
 from fastdllm.evaluation.plan_checks import check_plan
 from fastdllm.evaluation.requests import read_plan
 from fastdllm.evaluation.shards import Shard, lock_path, places, write_stamp
 from fastdllm.evaluation.spec import RunSpec
-from fastdllm.files import read_json
 
 
 def stamped_without_chunks(spec: RunSpec, folder: Path, shard: Shard, *, wait: bool) -> bool:

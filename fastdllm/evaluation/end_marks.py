@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fastdllm.common.files import cannot
 from fastdllm.evaluation.answer_files import read_content
 from fastdllm.evaluation.answers import AnswerLog, records_of
 from fastdllm.evaluation.summary import Summary
-from fastdllm.files import cannot
 
 # Bytes of the line of an end, at most.
 _LONGEST = 200

@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot, read_json, to_json, write_text_atomically
 from fastdllm.evaluation.shards import Places
-from fastdllm.files import cannot, read_json, to_json, write_text_atomically
 
 MOST_LETTERS = 500
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from fastdllm.console import Display
-from fastdllm.errors import UserError
+from fastdllm.common.console import Display
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.answer_records import SCHEMA_VERSION, Header
 from fastdllm.evaluation.answer_sources import headers, held_chunks, run_sources, shard_sources
 from fastdllm.evaluation.answers import open_answers

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot, read_json, write_text_atomically
 from fastdllm.evaluation.results import stored_fingerprint
 from fastdllm.evaluation.shards import stamps
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.summary import Summary, read_summary
-from fastdllm.files import cannot, read_json, write_text_atomically
 
 
 def finished_summary(folder: Path, spec: RunSpec) -> Summary | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastdllm.common.files import write_json_atomically, write_text_atomically
 from fastdllm.evaluation.answer_records import Header
 from fastdllm.evaluation.answer_sources import Source
 from fastdllm.evaluation.answers import AnswerLog
@@ -20,7 +21,6 @@ from fastdllm.evaluation.results import keep_result_aside, stored_fingerprint
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.stopping import Stop
 from fastdllm.evaluation.summary import Summary, write_summary
-from fastdllm.files import write_json_atomically, write_text_atomically
 
 
 @dataclass(frozen=True, slots=True)

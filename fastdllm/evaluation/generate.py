@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import torch
 
+from fastdllm.common.errors import UserError
 from fastdllm.decoding import Step, decode
-from fastdllm.errors import UserError
 from fastdllm.evaluation.answer_records import Answer
 from fastdllm.evaluation.commits import Commits
 from fastdllm.evaluation.environment import process_peak_memory_gib

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.model import LM
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.requests import request_id
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fastdllm.admission import usable_positions
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.answer_records import Session
 from fastdllm.evaluation.environment import cpu_name, host_name, package_versions
 from fastdllm.evaluation.generate import DecodingEngine

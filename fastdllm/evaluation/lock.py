@@ -25,9 +25,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from fastdllm.errors import UserError
-from fastdllm.files import cannot
-from fastdllm.flocks import is_locked
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
+from fastdllm.common.locks import is_locked
 
 # `fastdllm status` tries the lock as well, for a moment; only who holds it longer is at work.
 PATIENCE_S, RETRY_S = 1.0, 0.05

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fastdllm.common.files import cannot, write_text_atomically
 from fastdllm.evaluation.answer_records import Header, Session
 from fastdllm.evaluation.answer_sources import Source, check_requests, combined
 from fastdllm.evaluation.answers import (
@@ -23,7 +24,6 @@ from fastdllm.evaluation.answers import (
 from fastdllm.evaluation.failures import remove
 from fastdllm.evaluation.requests import Plan
 from fastdllm.evaluation.shards import FOLDER
-from fastdllm.files import cannot, write_text_atomically
 
 
 def merge(log: AnswerLog, shards: Sequence[Source], *, plan: Plan, header: Header) -> AnswerLog:

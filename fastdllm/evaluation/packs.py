@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot, read_json, write_json_atomically
 from fastdllm.evaluation.failures import reason_of
 from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
 from fastdllm.evaluation.lock import Locked
 from fastdllm.evaluation.requeue import Stuck
 from fastdllm.evaluation.spec import RunSpec, read_spec
 from fastdllm.evaluation.stopping import Stop, Stopped
-from fastdllm.files import cannot, read_json, write_json_atomically
 from fastdllm.validation import StrictModel, validated
 
 REPORT = "report.json"

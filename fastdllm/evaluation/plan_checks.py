@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.requests import Plan, plan_again
 from fastdllm.evaluation.spec import RunSpec
 

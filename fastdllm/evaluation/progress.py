@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 
-from fastdllm.console import Display, ProgressNumbers
-from fastdllm.errors import UserError
+from fastdllm.common.console import Display, ProgressNumbers
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import write_json_atomically
 from fastdllm.evaluation.answer_records import Answer, Chunk
 from fastdllm.evaluation.environment import host_name
-from fastdllm.files import write_json_atomically
 
 TICK_S = 1.0
 

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json, write_json_atomically, write_text_atomically
 from fastdllm.evaluation.contexts import context_chunks
-from fastdllm.files import read_json, write_json_atomically, write_text_atomically
 from fastdllm.validation import StrictModel, validated
 
 RequestKind = Literal["generate_until", "loglikelihood"]

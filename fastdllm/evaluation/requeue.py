@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastdllm.cluster.slurm import SlurmError, requeue
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.attempts import Journal, attempt, is_stuck
 from fastdllm.evaluation.stopping import RESUME_EXIT_CODE, Stop, Stopped, stopped_by_signals
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot, read_json
 from fastdllm.evaluation import bits
-from fastdllm.files import cannot, read_json
 
 # Version of the layout of summary.json; summary.py owns the layout itself.
 SUMMARY_SCHEMA_VERSION = 2

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from fastdllm.common.files import to_json, write_text_atomically
 from fastdllm.evaluation.summary import MAX_BYTES, Summary, json_schema
-from fastdllm.files import to_json, write_text_atomically
 
 INTRODUCTION = f"""# summary.json, field by field
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastdllm.errors import unknown_name
+from fastdllm.common.errors import unknown_name
 from fastdllm.evaluation.answer_records import Answer
 from fastdllm.evaluation.lm import Replay
 from fastdllm.evaluation.requests import Plan, request_id

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import write_json_atomically
 from fastdllm.evaluation.spec import RunSpec
-from fastdllm.files import write_json_atomically
 
 FOLDER = "shards"
 # Answers of a shard; with a fingerprint and a time: those that other settings pushed aside.

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
 
-from fastdllm.errors import UserError
-from fastdllm.files import read_json
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import StrictModel, validated
 

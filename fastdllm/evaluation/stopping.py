@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 
 # EX_TEMPFAIL of sysexits.h: try the same again.
 RESUME_EXIT_CODE = 75

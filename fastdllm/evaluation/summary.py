@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json, to_json, write_text_atomically
 from fastdllm.evaluation import bits
 from fastdllm.evaluation.results import SUMMARY_SCHEMA_VERSION
 from fastdllm.evaluation.summary_parts import (
@@ -29,7 +30,6 @@ from fastdllm.evaluation.summary_parts import (
     SameAs,
     Throughput,
 )
-from fastdllm.files import read_json, to_json, write_text_atomically
 from fastdllm.validation import StrictModel, validated
 
 MAX_BYTES = 8_000

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError, unknown_name
-from fastdllm.yaml_files import read_yaml_mapping
+from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.common.yaml_files import read_yaml_mapping
 
 # Builders of the `datasets` library that read the files named in the task file.
 LOCAL_BUILDERS = ("json", "csv", "parquet", "arrow", "text", "pandas", "xml", "hdf5")

@@ -20,7 +20,7 @@ from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from fastdllm.errors import UserError, nearest_name, unknown_name
+from fastdllm.common.errors import UserError, nearest_name, unknown_name
 
 # Draws the examples of few-shot prompts: lm-eval's own default. It is no setting, because planning
 # and scoring must ask the same prompts whatever the experiment.

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, create_model
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.requests import PlannedRequest
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import StrictModel, validated

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
 from fastdllm.evaluation.tasks import LoadedTask, load_task
-from fastdllm.files import cannot
 
 # Planning two items renders prompts, and builds filters and metrics; all data is loaded anyway.
 _ITEMS = "2"

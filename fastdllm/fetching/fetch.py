@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdllm.cluster.hub_cache import hub_cache, lacking
-from fastdllm.errors import UserError
-from fastdllm.files import cannot
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile

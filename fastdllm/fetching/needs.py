@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.failures import failure_record
 from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
 from fastdllm.evaluation.lock import run_lock, shard_lock

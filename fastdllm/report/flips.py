@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
 from fastdllm.evaluation.summary import Summary, unpack_bits
-from fastdllm.files import read_json
 
 RESULTS = Path("results")
 # A question or an answer is cut here; the whole one is in samples.jsonl.

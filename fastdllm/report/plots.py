@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fastdllm.common.files import cannot, write_text_atomically
 from fastdllm.evaluation.costs import COSTS
-from fastdllm.files import cannot, write_text_atomically
 from fastdllm.report import charts, rows
 from fastdllm.report.content import Report, TaskReport
 from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fastdllm.errors import UserError
-from fastdllm.files import read_json
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
 from fastdllm.sensitivity.schema import MOST_STEPS, MeasuredSpan
 from fastdllm.sensitivity.schema import Sensitivity as Record
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fastdllm.common.files import write_text_atomically
 from fastdllm.evaluation.comparison import Comparison
 from fastdllm.evaluation.costs import layer_forwards_per_answer, speed_conditions
 from fastdllm.evaluation.results import TABLE_KEYS, disagreements, table_mark
 from fastdllm.evaluation.summary import Summary
 from fastdllm.evaluation.verdicts import signed
-from fastdllm.files import write_text_atomically
 from fastdllm.report.comparisons import Key, comparisons_of, key_of
 from fastdllm.report.csv_tables import csv_table
 from fastdllm.report.figures import (

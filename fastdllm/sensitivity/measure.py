@@ -9,8 +9,8 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from fastdllm.common.errors import UserError
 from fastdllm.decoding import decode
-from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.policy import LayerRange, default_policy
 from fastdllm.sensitivity.probe import PassLog, ProbedPolicy

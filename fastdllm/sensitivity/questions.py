@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fastdllm.errors import UserError
-from fastdllm.files import cannot
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
 
 PROJECT_TASKS = Path(__file__).resolve().parents[2] / "tasks" / "data"
 CALIBRATION = PROJECT_TASKS / "calibration.jsonl"

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastdllm.files import write_json_atomically, write_text_atomically
+from fastdllm.common.files import write_json_atomically, write_text_atomically
 from fastdllm.sensitivity.measure import Measured
 from fastdllm.sensitivity.probe import PassLog
 from fastdllm.sensitivity.schema import MOST_STEPS, MeasuredSpan, Sensitivity

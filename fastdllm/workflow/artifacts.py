@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot, read_json, write_text_atomically
+from fastdllm.common.paths import ARTIFACTS, task_folder
 from fastdllm.evaluation.results import SUMMARY_SCHEMA_VERSION, table_mark
-from fastdllm.files import cannot, read_json, write_text_atomically
-from fastdllm.workflow.names import task_folder
-from fastdllm.workflow.runs import ARTIFACTS, Run
+from fastdllm.workflow.runs import Run
 
 # The required fields of evaluation/summary.py, which takes longer to import than status has.
 NEEDED_KEYS = frozenset(

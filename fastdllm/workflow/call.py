@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastdllm.common.paths import PLANS, RESULTS
 from fastdllm.workflow.cuts import Cuts
-from fastdllm.workflow.plans import PLANS, planned_chunks
-from fastdllm.workflow.runs import RESULTS, Run
+from fastdllm.workflow.plans import planned_chunks
+from fastdllm.workflow.runs import Run
 
 # A regular expression that nothing matches.
 NEVER = "(?!)"

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastdllm.errors import UserError, unknown_name
+from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.evaluation.spec import DECODING, PARAMETERS
 from fastdllm.evaluation.task_files import TaskFiles
 from fastdllm.policy import Computation, Policy

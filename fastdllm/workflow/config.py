@@ -15,13 +15,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from fastdllm.cluster.options import ClusterOptions
-from fastdllm.errors import UserError, unknown_name
+from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.common.files import to_json, write_text_atomically
+from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.evaluation.spec import BatchSize
-from fastdllm.files import to_json, write_text_atomically
 from fastdllm.validation import StrictModel, validated
 from fastdllm.workflow.experiment import DecodingOverrides, ExperimentConfig, Name
 from fastdllm.workflow.names import check_task_name
-from fastdllm.yaml_files import read_yaml_mapping
 
 WORKFLOW_CONFIG = Path("workflow_config.yaml")
 EXPERIMENTS = Path("experiments")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot, write_text_atomically
+from fastdllm.common.paths import ARTIFACTS, RESULTS
 from fastdllm.evaluation.lock import run_lock
 from fastdllm.evaluation.results import (
     MARK_LETTERS,
@@ -18,9 +20,7 @@ from fastdllm.evaluation.results import (
 )
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.summary import SameAs, Summary, read_summary, write_summary
-from fastdllm.files import cannot, write_text_atomically
 from fastdllm.settings import DecodingSettings
-from fastdllm.workflow.runs import ARTIFACTS, RESULTS
 
 SUMMARY, *DATA_FILES = RESULT_FILES
 

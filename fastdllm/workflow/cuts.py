@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
-from fastdllm.files import read_json, to_json
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json, to_json
 from fastdllm.workflow.config import WorkflowConfig
 from fastdllm.workflow.dating import date_after, write_if_changed
 from fastdllm.workflow.packs import SCHEMA_VERSION, members_path, report_path

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from fastdllm.files import cannot, write_text_atomically
+from fastdllm.common.files import cannot, write_text_atomically
 
 EPOCH_S = 0
 

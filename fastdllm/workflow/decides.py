@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.spec import DECODING, PARAMETERS
 from fastdllm.evaluation.task_files import find_task_files
 from fastdllm.version import DECODER_VERSION

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError, nearest_name
+from fastdllm.common.errors import UserError, nearest_name
+from fastdllm.common.files import cannot, read_json, write_json_atomically
 from fastdllm.evaluation.task_files import TaskFiles, find_task_files
-from fastdllm.files import cannot, read_json, write_json_atomically
 from fastdllm.policy_files import policy_code_digest
 from fastdllm.workflow.names import NAME_PATTERN
 

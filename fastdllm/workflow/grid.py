@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastdllm.errors import UserError, unknown_name
+from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.policy import Policy
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span
 from fastdllm.validation import StrictModel, validated

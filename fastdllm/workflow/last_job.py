@@ -13,12 +13,13 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
+from fastdllm.common.paths import LOGS
 from fastdllm.evaluation.attempts import Attempt
-from fastdllm.files import read_json
 from fastdllm.workflow.endings import EndedJob, Ending, ending_of
 from fastdllm.workflow.queue import Queue, RunJob
-from fastdllm.workflow.runs import LOGS, Run
+from fastdllm.workflow.runs import Run
 from fastdllm.workflow.traces import Traces
 
 

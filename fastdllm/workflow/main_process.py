@@ -25,9 +25,9 @@ from enum import Enum, auto
 from pathlib import Path
 
 from fastdllm.cluster.slurm import SlurmError, has_slurm, own_jobs
-from fastdllm.errors import UserError
-from fastdllm.files import cannot
-from fastdllm.flocks import is_locked
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
+from fastdllm.common.locks import is_locked
 from fastdllm.workflow.locks import clear_locks, has_locks, held_outputs
 
 RECORDS = Path(".snakemake/fastdllm")

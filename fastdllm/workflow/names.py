@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 
+from fastdllm.common.paths import split_task_folder
+
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 # File systems allow 255; names get endings (a limit, a log's), and have to be read.
 MOST_LETTERS = 100
-_LIMITED = re.compile(r"(?P<task>.+)_limit_(?P<limit>[1-9][0-9]*)")
 
 
 def check_name(name: str) -> str:
@@ -35,14 +36,3 @@ def check_task_name(name: str) -> str:
     if split_task_folder(name)[1] is not None:
         raise ValueError(f"{name!r} cannot be a task's name; '_limit_<n>' marks limited runs")
     return check_name(name)
-
-
-def task_folder(task: str, limit: int | None) -> str:
-    """The folder of a task: limited runs are kept apart from full ones."""
-    return task if limit is None else f"{task}_limit_{limit}"
-
-
-def split_task_folder(folder: str) -> tuple[str, int | None]:
-    """The inverse of `task_folder`."""
-    match = _LIMITED.fullmatch(folder)
-    return (match["task"], int(match["limit"])) if match else (folder, None)

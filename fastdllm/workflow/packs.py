@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastdllm.errors import UserError
-from fastdllm.files import read_json
-from fastdllm.workflow.runs import RESULTS
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
+from fastdllm.common.paths import RESULTS
 
 PACKS = RESULTS / "_packs"
 SCHEMA_VERSION = 1

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
-from fastdllm.files import read_json
-from fastdllm.workflow.names import task_folder
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
+from fastdllm.common.paths import PLANS, task_folder
 
-PLANS = Path("results/_plans")
 SCHEMA_VERSION = 1
 
 

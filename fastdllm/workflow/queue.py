@@ -16,7 +16,7 @@ from typing import Any
 from fastdllm.cluster.jobs import SLURM_LOGS, comment_of
 from fastdllm.cluster.reasons import reason_of
 from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.attempts import Attempt
 from fastdllm.evaluation.stopping import TIME_LIMIT
 from fastdllm.workflow.packs import member_specs

@@ -12,16 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot, read_json, to_json, write_text_atomically
+from fastdllm.common.paths import RESULTS
 from fastdllm.evaluation.results import keep_aside, keep_result_aside
-from fastdllm.files import cannot, read_json, to_json, write_text_atomically
 from fastdllm.workflow.artifacts import stored_summary, tables_are_current
 from fastdllm.workflow.dating import EPOCH_S, date, date_after, write_if_changed
 from fastdllm.workflow.digests import FileDigests
 from fastdllm.workflow.leaders import share_out
 from fastdllm.workflow.plans import Plan
 from fastdllm.workflow.queue import Queue
-from fastdllm.workflow.runs import RESULTS, Project, Run
+from fastdllm.workflow.runs import Project, Run
 from fastdllm.workflow.status import RunStatus, State, inspect
 
 # Said of a run whose job has read a spec that was changed since.

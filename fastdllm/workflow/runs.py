@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastdllm.common.paths import ARTIFACTS, LOGS, PLANS, RESULTS, task_folder
 from fastdllm.policy_files import load_policy, policy_code_digest
 from fastdllm.workflow.computations import (
     computation_of,
@@ -37,14 +38,10 @@ from fastdllm.workflow.decides import (
 from fastdllm.workflow.digests import FileDigests, digest_of
 from fastdllm.workflow.experiment import ExperimentConfig
 from fastdllm.workflow.grid import expand_grid
-from fastdllm.workflow.names import task_folder
-from fastdllm.workflow.plans import PLANS, Plan
+from fastdllm.workflow.plans import Plan
 from fastdllm.workflow.selection import Selection, keep
 
 SCHEMA_VERSION = 1
-RESULTS = Path("results")
-LOGS = Path("logs")
-ARTIFACTS = Path("artifacts")
 
 
 @dataclass(frozen=True, slots=True)

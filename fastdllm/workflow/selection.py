@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastdllm.cluster.options import ClusterOptions
-from fastdllm.errors import UserError, unknown_name
+from fastdllm.common.errors import UserError, unknown_name
 
 CLUSTER_KEYS = tuple(ClusterOptions.model_fields)
 KEYS = ("experiment", "task", "config", "limit", "restore", *CLUSTER_KEYS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.policy_files import policy_code_digest
 from fastdllm.workflow.digests import FileDigests, digest_of, model_digest, task_digest

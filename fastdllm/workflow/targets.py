@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdllm.errors import UserError, nearest_name
-from fastdllm.workflow.names import split_task_folder
-from fastdllm.workflow.plans import PLANS
+from fastdllm.common.errors import UserError, nearest_name
+from fastdllm.common.paths import PLANS, split_task_folder
 from fastdllm.workflow.runs import Project, Run
 
 EVAL_RULE, PLAN_RULE = "eval", "plan"

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
+from fastdllm.common.locks import is_locked
 from fastdllm.evaluation.attempts import NAME as ATTEMPTS
 from fastdllm.evaluation.attempts import Attempt, read_attempts
 from fastdllm.evaluation.failures import read_failure
-from fastdllm.files import read_json
-from fastdllm.flocks import is_locked
 from fastdllm.workflow.progress import is_number
 from fastdllm.workflow.runs import Run
 

@@ -14,7 +14,7 @@ from typing import IO
 import pytest
 
 from fastdllm import gpus
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.gpus import card_for, visible_cards
 
 # Takes a card, says which, and keeps it until a line comes in.

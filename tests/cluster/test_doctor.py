@@ -15,12 +15,12 @@ import pytest
 
 from fastdllm.cluster.checks import check_link
 from fastdllm.cluster.options import ClusterOptions
+from fastdllm.common.errors import UserError
 from fastdllm.doctor.examine import examine
 from fastdllm.doctor.findings import Finding, State
 from fastdllm.doctor.gpu import Build, driver_finding, dtype_finding
 from fastdllm.doctor.slurm import account_findings, partition_findings
 from fastdllm.doctor.storage import clock_finding, look_at_disks
-from fastdllm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {"gts-lab": {"inferno", "embers"}}

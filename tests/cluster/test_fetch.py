@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cluster.hub_cache import has_data_set, is_whole_safetensors, lacking
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.fetching.fetched import FETCHED, require
 from tests.cluster.fake_hub import COMMIT, Hub, serve
 

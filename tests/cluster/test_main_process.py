@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cluster.slurm import Job, SlurmError
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.workflow import main_process
 from fastdllm.workflow.locks import LOCKS
 from fastdllm.workflow.main_process import RECORDS, claim_folder, living_processes, refuse_overlap

@@ -16,7 +16,7 @@ import pytest
 
 from fastdllm.cluster import checks, offers
 from fastdllm.cluster.choice import Choice
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.prepare import prepare
 from fastdllm.workflow.config import WorkflowConfig
 from tests.cluster.test_fitting import SEVEN_B

@@ -11,7 +11,7 @@ import pytest
 
 from fastdllm.cluster.jobs import comment_of
 from fastdllm.cluster.slurm import Job, SlurmError
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.attempts import Attempt
 from fastdllm.workflow import queue as module
 from fastdllm.workflow.queue import (

@@ -8,7 +8,7 @@ import pytest
 
 from fastdllm.cluster.options import ClusterOptions
 from fastdllm.cluster.site import load_site
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.validation import validated
 
 PROFILES = Path(__file__).parents[2] / "profiles"

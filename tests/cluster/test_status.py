@@ -17,7 +17,7 @@ from fastdllm.cluster.jobs import comment_of, log_of
 from fastdllm.cluster.slurm import Accounted, Job
 from fastdllm.commands.status import View, as_record, as_text, notes, profile_of, suggest
 from fastdllm.commands.watching import is_over, picture, watch
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.workflow.main_process import Life, MainProcess
 from fastdllm.workflow.outlook import seconds_left
 from fastdllm.workflow.queue import Queue, queue_of

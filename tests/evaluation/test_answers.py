@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.answer_records import (
     SCHEMA_VERSION,
     Answer,

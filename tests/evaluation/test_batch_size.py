@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation import generate
 from fastdllm.evaluation.answer_records import Answer, Chunk
 from fastdllm.evaluation.generate import DecodingEngine

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.console import LogLines, ProgressNumbers, TerminalBar, duration, shortened
+from fastdllm.common.console import LogLines, ProgressNumbers, TerminalBar, duration, shortened
 from fastdllm.evaluation.answer_records import Answer
 from fastdllm.evaluation.progress import Progress
 from fastdllm.trace import PassCounts
@@ -123,7 +123,7 @@ def test_finished_run_shows_its_last_line_once(tmp_path: Path) -> None:
 
 def test_terminated_run_gives_the_cursor_back_and_dies_of_the_signal() -> None:
     program = (
-        "import os, time; from fastdllm.console import ProgressNumbers, open_display\n"
+        "import os, time; from fastdllm.common.console import ProgressNumbers, open_display\n"
         "open_display('run').show(ProgressNumbers(3, 10))\n"
         "os.write(1, b'shown\\n'); time.sleep(60)"
     )

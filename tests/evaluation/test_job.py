@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.answering import Call
 from fastdllm.evaluation.costs import (
     forwards_per_answer,

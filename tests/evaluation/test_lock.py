@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation import lock
 from fastdllm.evaluation.lock import FINISHING, Locked, holders, run_lock, shard_lock
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation import kept_model
 from fastdllm.evaluation.attempts import read_attempts
 from fastdllm.evaluation.lock import run_lock

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.planning import encode_pair
 from fastdllm.evaluation.tokenization import AnswerText, generation_wishes, sampling_temperature
 

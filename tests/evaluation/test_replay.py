@@ -8,7 +8,7 @@ import pytest
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.answer_records import Answer
 from fastdllm.evaluation.lm import PromptLM
 from fastdllm.evaluation.scoring import plain, score_answers

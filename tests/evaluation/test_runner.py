@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.console import LogLines
-from fastdllm.errors import UserError
+from fastdllm.common.console import LogLines
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation import progress as progress_module
 from fastdllm.evaluation.answer_records import Answer, Chunk, Header, Session
 from fastdllm.evaluation.answers import AnswerLog, open_answers

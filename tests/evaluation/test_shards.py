@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation import shard_job
 from fastdllm.evaluation.answer_records import Answer, Session
 from fastdllm.evaluation.answering import Call

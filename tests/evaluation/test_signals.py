@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.answering import Call
 from fastdllm.evaluation.attempts import read_attempts
 from fastdllm.evaluation.job import evaluate_run

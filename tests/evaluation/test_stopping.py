@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation import stopping
 from fastdllm.evaluation.stopping import SIGNALS, Stop, Stopped, stopped_by_signals
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import to_json
 from fastdllm.evaluation import bits
 from fastdllm.evaluation.schema_docs import markdown
 from fastdllm.evaluation.summary import (
@@ -25,7 +26,6 @@ from fastdllm.evaluation.summary import (
     write_summary,
 )
 from fastdllm.evaluation.summary_parts import ItemGroup
-from fastdllm.files import to_json
 from tests.evaluation.conftest import REPOSITORY
 from tests.evaluation.test_tables import likelihood_run
 

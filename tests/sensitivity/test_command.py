@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
 from fastdllm.sensitivity.schema import Sensitivity
 from fastdllm.settings import DecodingSettings

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastdllm import load_model
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from training import network
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.data import BLOCK_SIZE, batches

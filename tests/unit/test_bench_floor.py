@@ -15,7 +15,7 @@ from fastdllm.benchmark.plain_products import plain_products
 from fastdllm.benchmark.products import AttentionShape, ProductsFloor, attention_shapes
 from fastdllm.benchmark.random_models import SHAPES, filled, random_model
 from fastdllm.benchmark.roofline import DeviceRates, RooflineFloor, measured_rates
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.model import BlockDiffusionModel, ModelConfig
 from fastdllm.trace import PassRecord, SegmentShape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastdllm import DecodingSettings, Request, decode, generate
-from fastdllm.errors import PolicyViolation, UserError
+from fastdllm.common.errors import PolicyViolation, UserError
 from fastdllm.policy import (
     OutputReuse,
     PassKind,

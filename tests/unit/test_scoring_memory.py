@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fastdllm import shared_passes
+from fastdllm.common.errors import UserError
 from fastdllm.engine import make_engine
-from fastdllm.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.likelihood import LikelihoodRequest, score
 from fastdllm.trace import OutOfMemory

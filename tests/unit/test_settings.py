@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.settings import DecodingSettings, layer_span
 from fastdllm.validation import StrictModel, validated
 

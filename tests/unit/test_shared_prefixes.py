@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastdllm import shared_passes
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.fused import FusedModel
 from fastdllm.likelihood import LikelihoodRequest, score
 from fastdllm.trace import PassRecord

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.threads import allowed_threads, chosen_threads, use_allowed_threads
 
 

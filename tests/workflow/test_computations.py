@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.task_files import find_task_files
 from fastdllm.policy import PassKind, Policy
 from fastdllm.settings import DecodingSettings

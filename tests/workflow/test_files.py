@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fastdllm.commands.status import as_record, as_text, suggest
-from fastdllm.errors import UserError
-from fastdllm.files import read_json, write_json_atomically, write_text_atomically
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json, write_json_atomically, write_text_atomically
 from fastdllm.workflow.runs import load_project
 from fastdllm.workflow.status import inspect
 from tests.workflow.conftest import SmallProject

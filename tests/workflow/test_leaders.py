@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 from fastdllm.evaluation.spec import read_spec
 from fastdllm.evaluation.summary import read_summary
 from fastdllm.workflow.artifacts import current_summary, publish, published

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
+from fastdllm.common.paths import split_task_folder, task_folder
 from fastdllm.workflow.changes import what_changed
 from fastdllm.workflow.config import schema_texts
 from fastdllm.workflow.digests import digest_of
-from fastdllm.workflow.names import check_task_name, split_task_folder, task_folder
+from fastdllm.workflow.names import check_task_name
 from fastdllm.workflow.runs import load_project
 from fastdllm.workflow.selection import Selection
 from tests.workflow.conftest import ROOT, edit

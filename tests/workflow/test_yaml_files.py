@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.errors import UserError
-from fastdllm.yaml_files import read_yaml_mapping
+from fastdllm.common.errors import UserError
+from fastdllm.common.yaml_files import read_yaml_mapping
 
 
 def read(folder: Path, text: str) -> dict:

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from fastdllm.errors import UserError
-from fastdllm.files import cannot
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
 
 # YAML takes the braces of an unquoted template for a mapping in a mapping.
 _UNQUOTED_TEMPLATE = re.compile(r"(:|-)\s+\{\{")

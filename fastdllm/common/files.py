@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fastdllm.errors import UserError
+from fastdllm.common.errors import UserError
 
 _ADVICE = {
     errno.EACCES: "make the folder writable (chmod u+w) or work in a copy of the project",

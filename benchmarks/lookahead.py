@@ -14,9 +14,9 @@ from benchmarks.record import record
 from fastdllm import DecodingSettings, Request, load_model
 from fastdllm.benchmark.measure import interleaved, measure
 from fastdllm.benchmark.workload import question_prompts
+from fastdllm.machine.threads import use_allowed_threads
 from fastdllm.options import EMBEDDED_MODEL
 from fastdllm.policy import default_policy
-from fastdllm.threads import use_allowed_threads
 
 COMMAND = "python -m benchmarks.lookahead"
 ROUNDS = 7

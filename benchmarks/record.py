@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from fastdllm.benchmark.device import hardware
 from fastdllm.common.files import read_json, write_json_atomically, write_text_atomically
+from fastdllm.machine.device import hardware
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent

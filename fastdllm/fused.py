@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdllm.allocator import return_freed_memory
+from fastdllm.machine.process import return_freed_memory
 from fastdllm.model import BlockDiffusionModel, Layer, ModelConfig, RMSNorm
 from fastdllm.products import GatedProduct, product
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from fastdllm.cache import bytes_per_position
-from fastdllm.cgroups import memory_left
 from fastdllm.common.errors import UserError
 from fastdllm.fused import FusedModel
+from fastdllm.machine.cgroups import memory_left
 from fastdllm.policy import Policy
 from fastdllm.sequence import DecodedSequence
 from fastdllm.settings import DecodingSettings

@@ -6,7 +6,7 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from fastdllm.gpus import visible_cards
+from fastdllm.machine.gpus import visible_cards
 from fastdllm.entry import open_call
 from fastdllm.workflow.names import NAME_PATTERN
 from fastdllm.common.paths import split_task_folder

@@ -12,6 +12,7 @@ ROOT = Path(fastdllm.__file__).parent
 ORDER = (
     "version",
     "common",
+    "machine",
 )
 
 

@@ -8,13 +8,13 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from fastdllm.benchmark.device import peak_memory_gib, reset_peak_memory
 from fastdllm.benchmark.floor import Floor, RunFloor, floor_of
 from fastdllm.benchmark.measure import Run, interleaved, measure, median_run, share_differing
 from fastdllm.benchmark.workload import Prompts, requests_for
 from fastdllm.engine import drop_idle
 from fastdllm.evaluation.stats import percentile
 from fastdllm.fused import FusedModel
+from fastdllm.machine.device import peak_memory_gib, reset_peak_memory
 from fastdllm.policy import PassKind, Policy
 from fastdllm.sequence import Request
 from fastdllm.settings import DecodingSettings

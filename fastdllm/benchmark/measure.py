@@ -8,10 +8,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from fastdllm.benchmark.device import synchronise
 from fastdllm.common.errors import UserError
 from fastdllm.decoding import Step, decode
 from fastdllm.fused import FusedModel
+from fastdllm.machine.device import synchronise
 from fastdllm.policy import PassKind, Policy
 from fastdllm.sequence import Generation, Request
 from fastdllm.settings import DecodingSettings

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from fastdllm.benchmark.device import synchronise
+from fastdllm.machine.device import synchronise
 
 PRODUCTS, ATTENTION = "matrix products", "attention"
 COPIES, ELEMENTWISE = "copies and indexing", "norms and elementwise"

@@ -13,9 +13,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from fastdllm.benchmark.device import synchronise
 from fastdllm.benchmark.floor import PassFloor
 from fastdllm.cache import bytes_per_position
+from fastdllm.machine.device import synchronise
 from fastdllm.memory import free_bytes
 from fastdllm.model import ModelConfig
 from fastdllm.trace import PassRecord

@@ -100,10 +100,10 @@ def run(options: argparse.Namespace) -> int:
         # The profiler tells of its start and end on stderr; read when torch is imported.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
-    from fastdllm.benchmark.device import hardware
     from fastdllm.benchmark.report import rounded
     from fastdllm.benchmark.suite import Plan, run_suite
-    from fastdllm.threads import use_allowed_threads
+    from fastdllm.machine.device import hardware
+    from fastdllm.machine.threads import use_allowed_threads
 
     threads = use_allowed_threads(options.threads)
     plan = Plan(

@@ -144,8 +144,8 @@ def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace
     from fastdllm.estimate.probe_files import add_measurements
     from fastdllm.estimate.probing import probe, rounds
     from fastdllm.evaluation.environment import prepare
-    from fastdllm.gpus import card_for
-    from fastdllm.threads import use_allowed_threads
+    from fastdllm.machine.gpus import card_for
+    from fastdllm.machine.threads import use_allowed_threads
 
     tasks = {estimate.run.task for estimate in found}
     for plan in project.plans:

@@ -49,7 +49,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.evaluation.shards import parse_shard
     from fastdllm.evaluation.spec import read_spec
     from fastdllm.fetching.needs import check_needs, check_threads
-    from fastdllm.gpus import card_for
+    from fastdllm.machine.gpus import card_for
 
     check_threads(args.threads)
     shard = parse_shard(args.shard) if args.shard else None
@@ -68,7 +68,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         from fastdllm.evaluation.answering import Call
         from fastdllm.evaluation.job import evaluate_run
         from fastdllm.evaluation.shard_job import evaluate_shard
-        from fastdllm.threads import use_allowed_threads
+        from fastdllm.machine.threads import use_allowed_threads
         from fastdllm.workflow.digests import FileDigests
         from fastdllm.workflow.sources import check_sources
 

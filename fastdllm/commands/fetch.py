@@ -24,9 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastdllm.cluster.hub_cache import data_cache, hub_cache
     from fastdllm.common.files import write_json_atomically
     from fastdllm.fetching.fetched import FETCHED, read_fetched, require
+    from fastdllm.machine.hub_cache import data_cache, hub_cache
     from fastdllm.workflow.config import load_workflow_config, task_file
     from fastdllm.workflow.selection import keep
 
@@ -55,8 +55,8 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
     if folder is not None:
         _say(f"model {folder}: a folder here, nothing to fetch")
         return None
-    from fastdllm.cluster.hub_cache import is_commit
     from fastdllm.fetching.fetch import fetch_model
+    from fastdllm.machine.hub_cache import is_commit
 
     digests = FileDigests.load()
     model = fetch_model(config.model.path, config.model.revision, digests=digests, note=_say)

@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("the prompt is empty; give a question, or - to read one from a pipe")
     settings = decoding_settings(options)
 
+    from fastdllm.machine.threads import use_allowed_threads
     from fastdllm.policy import default_policy
-    from fastdllm.threads import use_allowed_threads
     from fastdllm.tokenizer import load_tokenizer, prompt_ids
     from fastdllm.weights import load_model
 

@@ -49,7 +49,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         write_report,
     )
     from fastdllm.fetching.needs import check_needs, check_threads
-    from fastdllm.gpus import card_for
+    from fastdllm.machine.gpus import card_for
 
     check_threads(args.threads)
     specs = in_order(read_members(args.members))
@@ -62,7 +62,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         from fastdllm.evaluation.answering import Call
         from fastdllm.evaluation.job import evaluate_run
         from fastdllm.evaluation.kept_model import KeptModel
-        from fastdllm.threads import use_allowed_threads
+        from fastdllm.machine.threads import use_allowed_threads
         from fastdllm.workflow.digests import FileDigests
         from fastdllm.workflow.sources import check_sources
 

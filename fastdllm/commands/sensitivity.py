@@ -91,11 +91,11 @@ def run(options: argparse.Namespace) -> int:
     """Measure, write, print."""
     settings = decoding_settings(options)
 
+    from fastdllm.machine.threads import use_allowed_threads
     from fastdllm.sensitivity.measure import check_measurable, measure
     from fastdllm.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
     from fastdllm.sensitivity.record import write_log, write_record
     from fastdllm.sensitivity.spans import default_stride, spans_to_measure
-    from fastdllm.threads import use_allowed_threads
     from fastdllm.weights import load_model
 
     check_measurable(settings)
@@ -136,9 +136,9 @@ def _record(
     questions: list[str],
     data: Path,
 ) -> Sensitivity:
-    from fastdllm.benchmark.device import hardware
     from fastdllm.checkpoint import find_checkpoint
-    from fastdllm.evaluation.environment import git_state
+    from fastdllm.machine.device import hardware
+    from fastdllm.machine.provenance import git_state
     from fastdllm.sensitivity.record import damages, grids
     from fastdllm.sensitivity.schema import Sensitivity
     from fastdllm.workflow.digests import FileDigests, digest_of, model_digest

@@ -1,4 +1,4 @@
-"""The folders of a project, and how the name of a task folder tells a limited run from a full one."""
+"""The folders of a project; the name of a task folder tells limited runs from full ones."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdllm.evaluation.environment import cpu_name
+from fastdllm.machine.process import cpu_name
 
 # One folder per GPU, with a line `Model:`, wherever NVIDIA's driver is loaded.
 DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")

@@ -13,7 +13,6 @@ from fastdllm.common.files import write_json_atomically, write_text_atomically
 from fastdllm.evaluation.answer_records import Header
 from fastdllm.evaluation.answer_sources import Source
 from fastdllm.evaluation.answers import AnswerLog
-from fastdllm.evaluation.environment import git_state, package_versions
 from fastdllm.evaluation.merging import merge, remove_traces
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan
@@ -21,6 +20,7 @@ from fastdllm.evaluation.results import keep_result_aside, stored_fingerprint
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.stopping import Stop
 from fastdllm.evaluation.summary import Summary, write_summary
+from fastdllm.machine.provenance import git_state, package_versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,12 @@ from fastdllm.common.errors import UserError
 from fastdllm.decoding import Step, decode
 from fastdllm.evaluation.answer_records import Answer
 from fastdllm.evaluation.commits import Commits
-from fastdllm.evaluation.environment import process_peak_memory_gib
 from fastdllm.evaluation.requests import PlannedRequest
 from fastdllm.evaluation.runner import Answered, Listener
 from fastdllm.evaluation.tokenization import AnswerText, answer_budget, sampling_temperature
 from fastdllm.fused import FusedModel
 from fastdllm.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
+from fastdllm.machine.process import process_peak_memory_gib
 from fastdllm.policy import PassKind, Policy
 from fastdllm.sequence import Request
 from fastdllm.settings import DecodingSettings

@@ -12,8 +12,8 @@ import time
 import torch
 
 from fastdllm.engine import drop_idle
-from fastdllm.evaluation.environment import reset_process_peak_memory
 from fastdllm.fused import FusedModel
+from fastdllm.machine.process import reset_process_peak_memory
 from fastdllm.weights import load_model
 
 # Path, revision, dtype and device, as asked for.

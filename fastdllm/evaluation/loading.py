@@ -14,12 +14,13 @@ import torch
 from fastdllm.admission import usable_positions
 from fastdllm.common.errors import UserError
 from fastdllm.evaluation.answer_records import Session
-from fastdllm.evaluation.environment import cpu_name, host_name, package_versions
 from fastdllm.evaluation.generate import DecodingEngine
 from fastdllm.evaluation.kept_model import KeptModel
 from fastdllm.evaluation.requests import Plan, plan_again
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
+from fastdllm.machine.process import cpu_name, host_name
+from fastdllm.machine.provenance import package_versions
 from fastdllm.policy_files import load_policy
 from fastdllm.tokenizer import load_tokenizer
 from fastdllm.validation import validated

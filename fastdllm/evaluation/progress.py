@@ -21,7 +21,7 @@ from fastdllm.common.console import Display, ProgressNumbers
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import write_json_atomically
 from fastdllm.evaluation.answer_records import Answer, Chunk
-from fastdllm.evaluation.environment import host_name
+from fastdllm.machine.process import host_name
 
 TICK_S = 1.0
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdllm.cluster.hub_cache import hub_cache, lacking
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
+from fastdllm.machine.hub_cache import hub_cache, lacking
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile

@@ -13,15 +13,15 @@ from typing import IO
 
 import pytest
 
-from fastdllm import gpus
 from fastdllm.common.errors import UserError
-from fastdllm.gpus import card_for, visible_cards
+from fastdllm.machine import gpus
+from fastdllm.machine.gpus import card_for, visible_cards
 
 # Takes a card, says which, and keeps it until a line comes in.
 JOB = """
 import os, sys
 from pathlib import Path
-from fastdllm.gpus import card_for
+from fastdllm.machine.gpus import card_for
 with card_for("auto", folder=Path(sys.argv[1])):
     print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
     sys.stdin.readline()

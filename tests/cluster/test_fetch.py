@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.cluster.hub_cache import has_data_set, is_whole_safetensors, lacking
 from fastdllm.common.errors import UserError
 from fastdllm.fetching.fetched import FETCHED, require
+from fastdllm.machine.hub_cache import has_data_set, is_whole_safetensors, lacking
 from tests.cluster.fake_hub import COMMIT, Hub, serve
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.estimate.hardware import Hardware, Wanted, is_of_kind, this_machine
-from fastdllm.evaluation.environment import cpu_name
+from fastdllm.machine.process import cpu_name
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from fastdllm import gpus, threads
 from fastdllm.commands.estimate import _probe
 from fastdllm.estimate import probing
+from fastdllm.machine import gpus, threads
 
 
 class Probing(Exception):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.cgroups import cpu_quota, memory_left
+from fastdllm.machine.cgroups import cpu_quota, memory_left
 
 GIB = 2**30
 V2_JOB = {"proc/self/cgroup": "0::/system.slice/job_7/step_0"}

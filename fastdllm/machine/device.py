@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from fastdllm.evaluation.environment import cpu_name, process_peak_memory_gib
-from fastdllm.threads import allowed_threads
+from fastdllm.machine.process import cpu_name, process_peak_memory_gib
+from fastdllm.machine.threads import allowed_threads
 
 
 def hardware(device: torch.device) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fastdllm.cgroups import cpu_quota
 from fastdllm.common.errors import UserError
+from fastdllm.machine.cgroups import cpu_quota
 
 
 def allowed_threads(root: Path = Path("/")) -> int:

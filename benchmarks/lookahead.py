@@ -15,7 +15,7 @@ from fastdllm import DecodingSettings, Request, load_model
 from fastdllm.benchmark.measure import interleaved, measure
 from fastdllm.benchmark.workload import question_prompts
 from fastdllm.machine.threads import use_allowed_threads
-from fastdllm.options import EMBEDDED_MODEL
+from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.policy import default_policy
 
 COMMAND = "python -m benchmarks.lookahead"

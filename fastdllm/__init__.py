@@ -13,11 +13,11 @@ from fastdllm.version import __version__
 if TYPE_CHECKING:
     from fastdllm.common.errors import UserError
     from fastdllm.decoding import Step, decode, generate
+    from fastdllm.model.loading import load_model
     from fastdllm.policy import Policy
     from fastdllm.sequence import Generation, Request
     from fastdllm.settings import DecodingSettings
     from fastdllm.trace import PassCounts
-    from fastdllm.weights import load_model
 
 _HOMES = {
     "DecodingSettings": "settings",
@@ -29,7 +29,7 @@ _HOMES = {
     "UserError": "common.errors",
     "decode": "decoding",
     "generate": "decoding",
-    "load_model": "weights",
+    "load_model": "model.loading",
 }
 
 __all__ = [

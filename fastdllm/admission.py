@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from fastdllm.common.errors import UserError
-from fastdllm.model import ModelConfig
+from fastdllm.model.config import ModelConfig
 from fastdllm.sampling import request_seed
 from fastdllm.sequence import DecodedSequence, Generation, Request
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span

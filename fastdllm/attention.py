@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastdllm.batch import FlatBatch, Piece
 from fastdllm.cache import KVCache
-from fastdllm.model import ModelConfig
+from fastdllm.model.config import ModelConfig
 
 # Keys and values of one segment up to which copying beats a call of its own, in bytes
 # (docs/performance.md).

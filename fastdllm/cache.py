@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastdllm.model import ModelConfig
+from fastdllm.model.config import ModelConfig
 
 CACHE_LINE = 64
 

@@ -15,9 +15,9 @@ import torch
 
 from fastdllm.admission import start_sequences
 from fastdllm.batch import Segment
-from fastdllm.fused import FusedModel, fused
 from fastdllm.memory import choose_slots, is_out_of_memory
-from fastdllm.model import BlockDiffusionModel
+from fastdllm.model.fused import FusedModel, fused
+from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.outcomes import Step, denoised, results
 from fastdllm.passes import PassRunner, Work
 from fastdllm.policy import PassKind, Policy, default_policy

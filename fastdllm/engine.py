@@ -16,7 +16,7 @@ from torch import Tensor
 from fastdllm.attention import SegmentAttention
 from fastdllm.batch import FlatBatch, Segment
 from fastdllm.cache import KVCache
-from fastdllm.fused import FusedModel
+from fastdllm.model.fused import FusedModel
 from fastdllm.static import CudaGraphs, Record, StaticEngine
 from fastdllm.static_attention import FlashAttention, PaddedAttention
 

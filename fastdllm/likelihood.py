@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from fastdllm.common.errors import UserError
-from fastdllm.fused import FusedModel, fused
-from fastdllm.model import BlockDiffusionModel
+from fastdllm.model.fused import FusedModel, fused
+from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.prefix_tree import Tokens
 from fastdllm.shared_passes import SharedPasses
 from fastdllm.trace import Observer

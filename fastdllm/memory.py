@@ -12,8 +12,8 @@ import torch
 
 from fastdllm.cache import bytes_per_position
 from fastdllm.common.errors import UserError
-from fastdllm.fused import FusedModel
 from fastdllm.machine.cgroups import memory_left
+from fastdllm.model.fused import FusedModel
 from fastdllm.policy import Policy
 from fastdllm.sequence import DecodedSequence
 from fastdllm.settings import DecodingSettings

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any, get_args
 
+from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import validated
-
-# The model that ships with the project, so that every command works without a download.
-EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "models" / "tiny"
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

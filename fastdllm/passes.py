@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastdllm.batch import Segment
 from fastdllm.engine import Engine, OpenPass
-from fastdllm.fused import FusedModel
+from fastdllm.model.fused import FusedModel
 from fastdllm.policy import LayerRange, PassKind, Policy, SequenceState, SpanAction
 from fastdllm.proposals import Window, chosen_actions
 from fastdllm.sequence import DecodedSequence

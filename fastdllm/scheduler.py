@@ -16,8 +16,8 @@ from torch import Tensor
 from fastdllm.cache import KVCache
 from fastdllm.common.errors import UserError
 from fastdllm.engine import drop_idle, give_back, take_engine
-from fastdllm.fused import FusedModel
 from fastdllm.memory import PREFILL_ROWS, is_out_of_memory
+from fastdllm.model.fused import FusedModel
 from fastdllm.passes import PassRunner, Work
 from fastdllm.policy import PassKind, Policy
 from fastdllm.proposals import check_pass, chosen_pass, violation

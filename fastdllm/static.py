@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastdllm.batch import Segment
 from fastdllm.cache import KVCache
-from fastdllm.fused import FusedModel
+from fastdllm.model.fused import FusedModel
 from fastdllm.static_attention import StaticAttention, StaticTables
 
 # Records a function without arguments and gives back what replays it.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastdllm.batch import Segment
 from fastdllm.cache import KVCache
-from fastdllm.model import ModelConfig
+from fastdllm.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from fastdllm.static import PassShape

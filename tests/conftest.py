@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastdllm.model import BlockDiffusionModel
-from fastdllm.weights import load_plain_model
+from fastdllm.model.loading import load_plain_model
+from fastdllm.model.plain import BlockDiffusionModel
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -13,6 +13,7 @@ ORDER = (
     "version",
     "common",
     "machine",
+    "model",
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fastdllm.common.errors import UserError
-from fastdllm.model import BlockDiffusionModel
+from fastdllm.model.plain import BlockDiffusionModel
 
 
 @dataclass(slots=True)

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fastdllm.common.files import write_json_atomically
-from fastdllm.model import BlockDiffusionModel, ModelConfig
+from fastdllm.model.config import ModelConfig
+from fastdllm.model.plain import BlockDiffusionModel
 from training.data import BLOCK_SIZE
 from training.tokenizer import VOCAB_SIZE
 

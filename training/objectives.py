@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdllm.model import BlockDiffusionModel
+from fastdllm.model.plain import BlockDiffusionModel
 from training.data import BLOCK_SIZE, Batch
 
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.common.files import write_json_atomically
-from fastdllm.model import BlockDiffusionModel
+from fastdllm.model.plain import BlockDiffusionModel
 from training import network
 from training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from training.data import BATCH_SIZE, Batch, batches

@@ -13,8 +13,8 @@ from fastdllm.benchmark.measure import Run, interleaved, measure, median_run, sh
 from fastdllm.benchmark.workload import Prompts, requests_for
 from fastdllm.engine import drop_idle
 from fastdllm.evaluation.stats import percentile
-from fastdllm.fused import FusedModel
 from fastdllm.machine.device import peak_memory_gib, reset_peak_memory
+from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 from fastdllm.sequence import Request
 from fastdllm.settings import DecodingSettings

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from fastdllm.common.errors import UserError
 from fastdllm.decoding import Step, decode
-from fastdllm.fused import FusedModel
 from fastdllm.machine.device import synchronise
+from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 from fastdllm.sequence import Generation, Request
 from fastdllm.settings import DecodingSettings

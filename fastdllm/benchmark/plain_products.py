@@ -11,9 +11,9 @@ from typing import Protocol
 
 import torch
 
-from fastdllm.fused import FusedModel
-from fastdllm.model import ModelConfig
-from fastdllm.products import GatedProduct, PackedProduct, PlainProduct, Product
+from fastdllm.model.config import ModelConfig
+from fastdllm.model.fused import FusedModel
+from fastdllm.model.products import GatedProduct, PackedProduct, PlainProduct, Product
 
 
 class LayerProducts(Protocol):

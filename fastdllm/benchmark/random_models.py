@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.fused import FusedModel
 from fastdllm.memory import free_bytes
-from fastdllm.model import BlockDiffusionModel, ModelConfig
-from fastdllm.weights import resolve_device, resolve_dtype
+from fastdllm.model.config import ModelConfig
+from fastdllm.model.fused import FusedModel
+from fastdllm.model.loading import resolve_device, resolve_dtype
+from fastdllm.model.plain import BlockDiffusionModel
 
 PREFIX = "random:"
 SEED, STANDARD_DEVIATION = 0, 0.02

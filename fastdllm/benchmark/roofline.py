@@ -17,7 +17,7 @@ from fastdllm.benchmark.floor import PassFloor
 from fastdllm.cache import bytes_per_position
 from fastdllm.machine.device import synchronise
 from fastdllm.memory import free_bytes
-from fastdllm.model import ModelConfig
+from fastdllm.model.config import ModelConfig
 from fastdllm.trace import PassRecord
 
 COPY_BYTES, PRODUCT_SIZE, TRIALS, CALLS = 2**30, 8192, 5, 10

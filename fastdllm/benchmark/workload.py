@@ -10,10 +10,9 @@ from pathlib import Path
 
 from fastdllm.common.errors import UserError
 from fastdllm.memory import MOST_SLOTS
-from fastdllm.model import ModelConfig
-from fastdllm.options import EMBEDDED_MODEL
+from fastdllm.model.config import EMBEDDED_MODEL, ModelConfig
+from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
 from fastdllm.sequence import Request
-from fastdllm.tokenizer import load_tokenizer, prompt_ids
 
 QUESTIONS = EMBEDDED_MODEL.parents[1] / "tasks" / "data" / "word_problems.jsonl"
 SEED = 0

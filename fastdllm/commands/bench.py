@@ -17,17 +17,13 @@ from rich.console import Console
 
 from fastdllm.common.console import counting
 from fastdllm.common.errors import UserError
-from fastdllm.options import (
-    EMBEDDED_MODEL,
-    add_decoding_options,
-    add_model_options,
-    decoding_settings,
-)
+from fastdllm.model.config import EMBEDDED_MODEL
+from fastdllm.options import add_decoding_options, add_model_options, decoding_settings
 
 if TYPE_CHECKING:
     from fastdllm import DecodingSettings
     from fastdllm.benchmark.workload import Prompts
-    from fastdllm.fused import FusedModel
+    from fastdllm.model.fused import FusedModel
 
 EMBEDDED_NAME = "models/tiny"
 MAX_NEW_TOKENS = 64
@@ -195,7 +191,7 @@ def _check(options: argparse.Namespace, batches: list[int | None]) -> None:
 
 def _model(options: argparse.Namespace) -> FusedModel:
     from fastdllm.benchmark.random_models import PREFIX, random_model
-    from fastdllm.weights import load_model
+    from fastdllm.model.loading import load_model
 
     where = {"device": options.device, "dtype": options.dtype}
     if options.model.startswith(PREFIX):

@@ -47,9 +47,9 @@ def run(options: argparse.Namespace) -> int:
     settings = decoding_settings(options)
 
     from fastdllm.machine.threads import use_allowed_threads
+    from fastdllm.model.loading import load_model
+    from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
     from fastdllm.policy import default_policy
-    from fastdllm.tokenizer import load_tokenizer, prompt_ids
-    from fastdllm.weights import load_model
 
     use_allowed_threads()
     model = load_model(

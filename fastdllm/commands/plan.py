@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     with prepare(offline=offline, private_cache=data_here):
         from fastdllm.evaluation.planning import PlanOptions, make_plan
         from fastdllm.evaluation.requests import write_plan
-        from fastdllm.tokenizer import load_tokenizer
-        from fastdllm.weights import find_checkpoint, read_config
+        from fastdllm.model.loading import find_checkpoint, read_config
+        from fastdllm.model.tokenizer import load_tokenizer
 
         checkpoint = find_checkpoint(config.model.path, config.model.revision)
         plan = make_plan(

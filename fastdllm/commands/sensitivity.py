@@ -17,16 +17,12 @@ from rich.console import Console
 from fastdllm.common.console import counting
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
-from fastdllm.options import (
-    EMBEDDED_MODEL,
-    add_decoding_options,
-    add_model_options,
-    decoding_settings,
-)
+from fastdllm.model.config import EMBEDDED_MODEL
+from fastdllm.options import add_decoding_options, add_model_options, decoding_settings
 from fastdllm.settings import DecodingSettings
 
 if TYPE_CHECKING:
-    from fastdllm.fused import FusedModel
+    from fastdllm.model.fused import FusedModel
     from fastdllm.sensitivity.measure import Measured
     from fastdllm.sensitivity.schema import Sensitivity
 
@@ -92,11 +88,11 @@ def run(options: argparse.Namespace) -> int:
     settings = decoding_settings(options)
 
     from fastdllm.machine.threads import use_allowed_threads
+    from fastdllm.model.loading import load_model
     from fastdllm.sensitivity.measure import check_measurable, measure
     from fastdllm.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
     from fastdllm.sensitivity.record import write_log, write_record
     from fastdllm.sensitivity.spans import default_stride, spans_to_measure
-    from fastdllm.weights import load_model
 
     check_measurable(settings)
     data = options.data or CALIBRATION
@@ -136,9 +132,9 @@ def _record(
     questions: list[str],
     data: Path,
 ) -> Sensitivity:
-    from fastdllm.checkpoint import find_checkpoint
     from fastdllm.machine.device import hardware
     from fastdllm.machine.provenance import git_state
+    from fastdllm.model.checkpoint import find_checkpoint
     from fastdllm.sensitivity.record import damages, grids
     from fastdllm.sensitivity.schema import Sensitivity
     from fastdllm.workflow.digests import FileDigests, digest_of, model_digest
@@ -161,7 +157,7 @@ def _record(
 
 
 def _prompts(options: argparse.Namespace, questions: list[str]) -> list[list[int]]:
-    from fastdllm.tokenizer import load_tokenizer, prompt_ids
+    from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
 
     tokenizer = load_tokenizer(options.model, options.revision)
     templated = bool(tokenizer.chat_template)

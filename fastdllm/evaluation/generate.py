@@ -22,9 +22,9 @@ from fastdllm.evaluation.commits import Commits
 from fastdllm.evaluation.requests import PlannedRequest
 from fastdllm.evaluation.runner import Answered, Listener
 from fastdllm.evaluation.tokenization import AnswerText, answer_budget, sampling_temperature
-from fastdllm.fused import FusedModel
 from fastdllm.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
 from fastdllm.machine.process import process_peak_memory_gib
+from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 from fastdllm.sequence import Request
 from fastdllm.settings import DecodingSettings

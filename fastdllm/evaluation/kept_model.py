@@ -12,9 +12,9 @@ import time
 import torch
 
 from fastdllm.engine import drop_idle
-from fastdllm.fused import FusedModel
 from fastdllm.machine.process import reset_process_peak_memory
-from fastdllm.weights import load_model
+from fastdllm.model.fused import FusedModel
+from fastdllm.model.loading import load_model
 
 # Path, revision, dtype and device, as asked for.
 Key = tuple[str, str | None, str, str]

@@ -21,10 +21,10 @@ from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
 from fastdllm.machine.process import cpu_name, host_name
 from fastdllm.machine.provenance import package_versions
+from fastdllm.model.loading import dtype_reason, resolve_device, resolve_dtype
+from fastdllm.model.tokenizer import load_tokenizer
 from fastdllm.policy_files import load_policy
-from fastdllm.tokenizer import load_tokenizer
 from fastdllm.validation import validated
-from fastdllm.weights import dtype_reason, resolve_device, resolve_dtype
 
 
 def load_plan_tokenizer(spec: RunSpec, plan: Plan) -> Any:

@@ -56,7 +56,7 @@ def fetch_model(
     """
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    from fastdllm.checkpoint import FILES_NEEDED
+    from fastdllm.model.checkpoint import FILES_NEEDED
 
     if HF_HUB_OFFLINE:
         raise UserError("HF_HUB_OFFLINE is set, so nothing is fetched; unset HF_HUB_OFFLINE")

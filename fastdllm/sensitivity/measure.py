@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from fastdllm.common.errors import UserError
 from fastdllm.decoding import decode
-from fastdllm.fused import FusedModel
+from fastdllm.model.fused import FusedModel
 from fastdllm.policy import LayerRange, default_policy
 from fastdllm.sensitivity.probe import PassLog, ProbedPolicy
 from fastdllm.sensitivity.recording import Recorder

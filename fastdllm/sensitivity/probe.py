@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdllm.fused import FusedModel
+from fastdllm.model.fused import FusedModel
 from fastdllm.policy import LayerRange, PassKind, Policy, Predictions, SequenceState
 from fastdllm.sensitivity.recording import Recorded, Recorder
 from fastdllm.sensitivity.replacing import replaced_predictions

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastdllm.batch import Segment
 from fastdllm.cache import KVCache
 from fastdllm.engine import EagerEngine, OpenPass
-from fastdllm.fused import FusedModel
+from fastdllm.model.fused import FusedModel
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastdllm.fused import FusedModel
+from fastdllm.model.fused import FusedModel
 from fastdllm.policy import LayerRange, Predictions
 from fastdllm.sampling import greedy
 from fastdllm.sensitivity.recording import Recorded

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fastdllm import DecodingSettings, Request, generate, static_attention
 from fastdllm.batch import Segment
-from fastdllm.fused import fused
+from fastdllm.model.fused import fused
 from fastdllm.static import CudaGraphs, PassShape, sized
 from fastdllm.static_attention import StaticTables
 from tests.support import traces

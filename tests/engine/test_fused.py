@@ -8,9 +8,10 @@ import torch
 from fastdllm.attention import GATHER_UP_TO, SegmentAttention
 from fastdllm.batch import FlatBatch, Segment
 from fastdllm.cache import KVCache
-from fastdllm.fused import FusedModel, norm
-from fastdllm.model import BlockDiffusionModel, ModelConfig, RMSNorm, block_causal_mask
-from fastdllm.products import PACKED_FROM
+from fastdllm.model.config import ModelConfig
+from fastdllm.model.fused import FusedModel, norm
+from fastdllm.model.plain import BlockDiffusionModel, RMSNorm, block_causal_mask
+from fastdllm.model.products import PACKED_FROM
 
 BLOCK = 8
 

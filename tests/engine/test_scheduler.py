@@ -13,8 +13,8 @@ from fastdllm import DecodingSettings, Request, UserError, decode, generate, mem
 from fastdllm.admission import start_sequences
 from fastdllm.decoding import _tick
 from fastdllm.engine import EagerEngine, make_engine
-from fastdllm.fused import FusedModel
 from fastdllm.memory import PREFILL_ROWS
+from fastdllm.model.fused import FusedModel
 from fastdllm.policy import OutputReuse, PassKind, Policy, SpanAction, default_policy
 from fastdllm.scheduler import Scheduler
 from fastdllm.trace import Entered, OutOfMemory, PassRecord, SlotsChosen

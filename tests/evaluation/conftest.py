@@ -95,7 +95,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(model_folder: Path) -> Any:
-    from fastdllm.tokenizer import load_tokenizer
+    from fastdllm.model.tokenizer import load_tokenizer
 
     return load_tokenizer(str(model_folder))
 

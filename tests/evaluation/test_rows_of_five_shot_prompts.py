@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from fastdllm.evaluation.requests import PlannedRequest, fixed_chunks
-from fastdllm.fused import FusedModel
 from fastdllm.likelihood import LikelihoodRequest, score
+from fastdllm.model.fused import FusedModel
 from fastdllm.trace import PassRecord
 from fastdllm.workflow.config import TaskOptions
 

@@ -12,9 +12,9 @@ import torch
 from fastdllm.attention import SegmentAttention
 from fastdllm.batch import FlatBatch, Segment
 from fastdllm.cache import KVCache
-from fastdllm.fused import fused
 from fastdllm.likelihood import LikelihoodRequest, score
-from fastdllm.model import block_causal_mask
+from fastdllm.model.fused import fused
+from fastdllm.model.plain import block_causal_mask
 from tests.support.traces import GOLDEN
 
 TOLERANCE = 1e-3  # the recording's own float32 noise reaches 5e-4

@@ -48,7 +48,7 @@ def test_with_k_1_each_policy_gives_bit_identical_logits(golden_model, path, sub
     policy = load_policy(path)
     assert policy.computation(chosen, policy.Parameters()).is_plain
     recorded: list[torch.Tensor] = []
-    from fastdllm.fused import FusedModel
+    from fastdllm.model.fused import FusedModel
 
     compute = FusedModel.logits
     monkeypatch.setattr(

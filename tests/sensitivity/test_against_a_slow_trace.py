@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastdllm import DecodingSettings, Policy, Request, decode, generate
-from fastdllm.fused import fused
+from fastdllm.model.fused import fused
 from fastdllm.policy import SpanAction
 from fastdllm.sensitivity import measure as measuring
 from fastdllm.sensitivity.measure import measure

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fastdllm.cache import KVCache
-from fastdllm.fused import FusedModel
-from fastdllm.model import BlockDiffusionModel
+from fastdllm.model.fused import FusedModel
+from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.static import AttentionKind, Record, StaticEngine, run_directly
 from fastdllm.static_attention import PaddedAttention
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fastdllm.likelihood import LikelihoodRequest
-from fastdllm.model import BlockDiffusionModel, ModelConfig, block_causal_mask
+from fastdllm.model.config import ModelConfig
+from fastdllm.model.plain import BlockDiffusionModel, block_causal_mask
 from fastdllm.trace import PassRecord, SlotsChosen
 
 MASK, STOP = 255, 254

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm import DecodingSettings, Generation, Request, decode
-from fastdllm.model import BlockDiffusionModel
+from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.policy import Policy, default_policy
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -16,8 +16,9 @@ from fastdllm.benchmark.products import AttentionShape, ProductsFloor, attention
 from fastdllm.benchmark.random_models import SHAPES, filled, random_model
 from fastdllm.benchmark.roofline import DeviceRates, RooflineFloor, measured_rates
 from fastdllm.common.errors import UserError
-from fastdllm.fused import FusedModel
-from fastdllm.model import BlockDiffusionModel, ModelConfig
+from fastdllm.model.config import ModelConfig
+from fastdllm.model.fused import FusedModel
+from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.trace import PassRecord, SegmentShape
 
 CPU = torch.device("cpu")

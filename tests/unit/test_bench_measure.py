@@ -20,7 +20,7 @@ from fastdllm.benchmark.profile import ATTENTION, COPIES, ELEMENTWISE, PRODUCTS,
 from fastdllm.benchmark.replay import EveryPassRun
 from fastdllm.benchmark.workload import mixed_requests, random_prompts, requests_for
 from fastdllm.decoding import Step, decode
-from fastdllm.fused import FusedModel
+from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, default_policy
 from fastdllm.sequence import Generation, Request
 from fastdllm.settings import DecodingSettings

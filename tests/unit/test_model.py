@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from fastdllm.model import block_causal_mask
-from fastdllm.weights import load_plain_model
+from fastdllm.model.loading import load_plain_model
+from fastdllm.model.plain import block_causal_mask
 
 BLOCK = 32
 

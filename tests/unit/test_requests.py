@@ -16,8 +16,8 @@ from fastdllm import (
     decode,
     generate,
 )
-from fastdllm.fused import FusedModel
-from fastdllm.model import BlockDiffusionModel
+from fastdllm.model.fused import FusedModel
+from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.policy import default_policy
 
 CHOSEN = DecodingSettings(max_new_tokens=40, mask_id=255, stop_token=254)

@@ -8,8 +8,8 @@ import torch
 from fastdllm import shared_passes
 from fastdllm.common.errors import UserError
 from fastdllm.engine import make_engine
-from fastdllm.fused import FusedModel
 from fastdllm.likelihood import LikelihoodRequest, score
+from fastdllm.model.fused import FusedModel
 from fastdllm.trace import OutOfMemory
 from tests.support.likelihoods import (
     IDS,

@@ -6,8 +6,8 @@ import pytest
 
 from fastdllm import shared_passes
 from fastdllm.common.errors import UserError
-from fastdllm.fused import FusedModel
 from fastdllm.likelihood import LikelihoodRequest, score
+from fastdllm.model.fused import FusedModel
 from fastdllm.trace import PassRecord
 from tests.support.engines import on_fixed_shapes, traced
 from tests.support.likelihoods import (

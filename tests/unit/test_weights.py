@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastdllm import UserError, load_model
-from fastdllm.weights import dtype_reason, load_plain_model, resolve_dtype
+from fastdllm.model.loading import dtype_reason, load_plain_model, resolve_dtype
 from tests.conftest import GOLDEN
 
 ROOT = Path(__file__).parents[2]

@@ -7,32 +7,11 @@ decoded is the same network in the form of fused.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Shapes and constants of a checkpoint, as read from its config.json (see weights.py)."""
-
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    rope_theta: float
-    rms_norm_eps: float
-    tie_word_embeddings: bool
-    max_positions: int
-    block_size: int
-    mask_id: int | None = None
-    stop_token: int | None = None
-    pad_id: int | None = None
+from fastdllm.model.config import ModelConfig
 
 
 class RMSNorm(nn.Module):

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdllm.machine.process import return_freed_memory
-from fastdllm.model import BlockDiffusionModel, Layer, ModelConfig, RMSNorm
-from fastdllm.products import GatedProduct, product
+from fastdllm.model.config import ModelConfig
+from fastdllm.model.plain import BlockDiffusionModel, Layer, RMSNorm
+from fastdllm.model.products import GatedProduct, product
 
 Norm = Callable[[Tensor], Tensor]
 

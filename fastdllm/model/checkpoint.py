@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError, nearest_name
-from fastdllm.model import ModelConfig
+from fastdllm.model.config import ModelConfig
 
 # The mask token of the published models; their config.json does not name it.
 MASK_TOKEN, PUBLISHED_MASK_ID = "|<MASK>|", 151665

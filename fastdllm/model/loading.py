@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fastdllm.checkpoint import find_checkpoint, read_config, weight_files
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.fused import FusedModel
-from fastdllm.model import BlockDiffusionModel
+from fastdllm.model.checkpoint import find_checkpoint, read_config, weight_files
+from fastdllm.model.fused import FusedModel
+from fastdllm.model.plain import BlockDiffusionModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from fastdllm.admission import start_sequences
-from fastdllm.batch import Segment
+from fastdllm.engine.batch import Segment
 from fastdllm.memory import choose_slots, is_out_of_memory
 from fastdllm.model.fused import FusedModel, fused
 from fastdllm.model.plain import BlockDiffusionModel

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from fastdllm.cache import bytes_per_position
 from fastdllm.common.errors import UserError
+from fastdllm.engine.cache import bytes_per_position
 from fastdllm.machine.cgroups import memory_left
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import Policy

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fastdllm.batch import Segment
-from fastdllm.engine import Engine, OpenPass
+from fastdllm.engine.batch import Segment
+from fastdllm.engine.engines import Engine, OpenPass
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import LayerRange, PassKind, Policy, SequenceState, SpanAction
 from fastdllm.proposals import Window, chosen_actions

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastdllm.cache import KVCache
 from fastdllm.common.errors import UserError
-from fastdllm.engine import drop_idle, give_back, take_engine
+from fastdllm.engine.cache import KVCache
+from fastdllm.engine.engines import drop_idle, give_back, take_engine
 from fastdllm.memory import PREFILL_ROWS, is_out_of_memory
 from fastdllm.model.fused import FusedModel
 from fastdllm.passes import PassRunner, Work

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastdllm.batch import Segment
-from fastdllm.cache import bytes_per_position
 from fastdllm.common.errors import UserError
-from fastdllm.engine import Engine, drop_idle, make_engine
+from fastdllm.engine.batch import Segment
+from fastdllm.engine.cache import bytes_per_position
+from fastdllm.engine.engines import Engine, drop_idle, make_engine
+from fastdllm.engine.static import run_directly
 from fastdllm.memory import USABLE, free_bytes, is_out_of_memory
 from fastdllm.model.fused import FusedModel
 from fastdllm.prefix_tree import Branch, Tokens, grow, shared_blocks
-from fastdllm.static import run_directly
 from fastdllm.trace import Observer, OutOfMemory, PassRecord, SlotsChosen
 
 # More rows in a pass gain no more throughput, but their activations take memory.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastdllm.policy import PassKind
 
 if TYPE_CHECKING:
-    from fastdllm.batch import Segment
+    from fastdllm.engine.batch import Segment
     from fastdllm.passes import Work
 
 

@@ -14,6 +14,7 @@ ORDER = (
     "common",
     "machine",
     "model",
+    "engine",
 )
 
 

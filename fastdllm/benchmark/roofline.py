@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastdllm.benchmark.floor import PassFloor
-from fastdllm.cache import bytes_per_position
+from fastdllm.engine.cache import bytes_per_position
 from fastdllm.machine.device import synchronise
 from fastdllm.memory import free_bytes
 from fastdllm.model.config import ModelConfig

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from fastdllm.engine import drop_idle
+from fastdllm.engine.engines import drop_idle
 from fastdllm.machine.process import reset_process_peak_memory
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.loading import load_model

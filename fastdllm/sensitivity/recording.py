@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdllm.batch import Segment
-from fastdllm.cache import KVCache
-from fastdllm.engine import EagerEngine, OpenPass
+from fastdllm.engine.batch import Segment
+from fastdllm.engine.cache import KVCache
+from fastdllm.engine.eager import EagerEngine
+from fastdllm.engine.engines import OpenPass
 from fastdllm.model.fused import FusedModel
 
 

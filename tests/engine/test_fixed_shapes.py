@@ -13,11 +13,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastdllm import DecodingSettings, Request, generate, static_attention
-from fastdllm.batch import Segment
+from fastdllm import DecodingSettings, Request, generate
+from fastdllm.engine import static_attention
+from fastdllm.engine.batch import Segment
+from fastdllm.engine.static import CudaGraphs
+from fastdllm.engine.static_tables import PassShape, StaticTables, sized
 from fastdllm.model.fused import fused
-from fastdllm.static import CudaGraphs, PassShape, sized
-from fastdllm.static_attention import StaticTables
 from tests.support import traces
 from tests.support.engines import on_fixed_shapes, traced, varlen_attention
 from tests.support.policies import DeltaReuse, StaggeredSpans

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastdllm.attention import GATHER_UP_TO, SegmentAttention
-from fastdllm.batch import FlatBatch, Segment
-from fastdllm.cache import KVCache
+from fastdllm.engine.batch import FlatBatch, Segment
+from fastdllm.engine.cache import KVCache
+from fastdllm.engine.eager import GATHER_UP_TO, SegmentAttention
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.fused import FusedModel, norm
 from fastdllm.model.plain import BlockDiffusionModel, RMSNorm, block_causal_mask

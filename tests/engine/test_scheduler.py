@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from fastdllm import DecodingSettings, Request, UserError, decode, generate, memory, proposals
 from fastdllm.admission import start_sequences
 from fastdllm.decoding import _tick
-from fastdllm.engine import EagerEngine, make_engine
+from fastdllm.engine.eager import EagerEngine
+from fastdllm.engine.engines import make_engine
 from fastdllm.memory import PREFILL_ROWS
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import OutputReuse, PassKind, Policy, SpanAction, default_policy

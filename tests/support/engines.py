@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fastdllm.cache import KVCache
+from fastdllm.engine.cache import KVCache
+from fastdllm.engine.static import AttentionKind, Record, StaticEngine, run_directly
+from fastdllm.engine.static_attention import PaddedAttention
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.plain import BlockDiffusionModel
-from fastdllm.static import AttentionKind, Record, StaticEngine, run_directly
-from fastdllm.static_attention import PaddedAttention
 
 
 def traced(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:

@@ -7,7 +7,7 @@ import torch
 
 from fastdllm import shared_passes
 from fastdllm.common.errors import UserError
-from fastdllm.engine import make_engine
+from fastdllm.engine.engines import make_engine
 from fastdllm.likelihood import LikelihoodRequest, score
 from fastdllm.model.fused import FusedModel
 from fastdllm.trace import OutOfMemory

@@ -13,12 +13,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fastdllm.attention import SegmentAttention
-from fastdllm.batch import FlatBatch, Segment
-from fastdllm.cache import KVCache
+from fastdllm.engine.batch import Segment
+from fastdllm.engine.cache import KVCache
+from fastdllm.engine.eager import EagerEngine
+from fastdllm.engine.static import CudaGraphs, Record, StaticEngine
+from fastdllm.engine.static_attention import FlashAttention, PaddedAttention
 from fastdllm.model.fused import FusedModel
-from fastdllm.static import CudaGraphs, Record, StaticEngine
-from fastdllm.static_attention import FlashAttention, PaddedAttention
 
 # FlashAttention needs NVIDIA Ampere (compute capability 8.0) or newer, and heads of at most 256
 # numbers, in eights.
@@ -57,51 +57,6 @@ class Engine(Protocol):
     def open(self, segments: Sequence[Segment], *, part: bool = False) -> OpenPass:
         """Lay out the rows of a pass, or of a part of one that goes on being used meanwhile."""
         ...
-
-
-class EagerEngine:
-    """Each pass in its own shape, without any padding."""
-
-    def __init__(self, model: FusedModel, cache: KVCache) -> None:
-        self.model, self.cache = model, cache
-
-    @property
-    def recording_s(self) -> float:
-        """Nothing is recorded."""
-        return 0.0
-
-    def open(self, segments: Sequence[Segment], *, part: bool = False) -> EagerPass:
-        """Lay out the rows of a pass; a part of one is a pass like any other."""
-        return EagerPass(self.model, self.cache, segments)
-
-
-class EagerPass:
-    """An `OpenPass` in its own shape."""
-
-    def __init__(self, model: FusedModel, cache: KVCache, segments: Sequence[Segment]) -> None:
-        self.model = model
-        self.batch = FlatBatch(segments, model.device)
-        self.rotation = model.rotations.index_select(0, self.batch.positions)
-        self.attend = SegmentAttention(model.config, cache, self.batch)
-
-    def embed(self) -> Tensor:
-        """Hidden states [R, H] of the pass's tokens."""
-        return self.model.embed(self.batch.tokens)
-
-    def layers(self, hidden: Tensor, start: int, stop: int, *, only_read: bool = False) -> Tensor:
-        """Run layers `start` <= i < `stop` on [R, H]; with `only_read` return [M, H]."""
-        return self.model.run_layers(
-            hidden,
-            start,
-            stop,
-            rotation=self.rotation,
-            attend=self.attend,
-            only_read=only_read,
-        )
-
-    def read_rows(self, x: Tensor) -> Tensor:
-        """The rows of `x` [R, ...] whose logits are read, [M, ...]."""
-        return self.attend.read_rows(x)
 
 
 def take_engine(model: FusedModel, capacity: int) -> Engine:

@@ -7,92 +7,15 @@ anything on the host, so both can be recorded and replayed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdllm.batch import Segment
-from fastdllm.cache import KVCache
+from fastdllm.engine.cache import KVCache
+from fastdllm.engine.static_tables import StaticTables
 from fastdllm.model.config import ModelConfig
-
-if TYPE_CHECKING:
-    from fastdllm.static import PassShape
-
-
-class StaticTables:
-    """The whole numbers that describe a pass of R rows, N segments and M rows read.
-
-    tokens, positions, write: [R] as in batch.py. place: [R], n * width + t for row t of segment n.
-    read: [M], rows whose logits are read; read_place: [M], the same as place among those.
-    starts, visible: [N], where a segment's positions begin in the cache, and how many it sees.
-    bounds, read_bounds: [N + 1], first row (row read) of each segment, and the end.
-    """
-
-    def __init__(self, shape: PassShape, device: torch.device) -> None:
-        self.shape = shape
-        rows, read, segments = shape.rows, shape.read, shape.segments
-        self.sizes = [rows] * 4 + [read] * 2 + [segments] * 2 + [segments + 1] * 2
-        self._pinned = device.type == "cuda"
-        self._device = torch.zeros(sum(self.sizes), dtype=torch.long, device=device)
-        (
-            self.tokens,
-            self.positions,
-            self.write,
-            self.place,
-            self.read,
-            self.read_place,
-            self.starts,
-            self.visible,
-            self.bounds,
-            self.read_bounds,
-        ) = self._device.split(self.sizes)
-
-    def fill(self, segments: Sequence[Segment], *, scratch: int) -> None:
-        """Describe `segments`; what is left over works on the position `scratch` of the cache."""
-        shape, width = self.shape, self.shape.width
-        tokens: list[int] = []
-        positions: list[int] = []
-        write: list[int] = []
-        place: list[int] = []
-        read: list[int] = []
-        read_place: list[int] = []
-        starts, visible, bounds, read_bounds = [], [], [0], [0]
-        for n, segment in enumerate(segments):
-            row = len(tokens)
-            tokens.extend(segment.tokens)
-            positions.extend(range(segment.first, segment.first + segment.width))
-            first = segment.cache_start + segment.first
-            write.extend(range(first, first + segment.width))
-            place.extend(range(n * width, n * width + segment.width))
-            count = segment.read[1] - segment.read[0]
-            read.extend(range(row + segment.read[0], row + segment.read[1]))
-            read_place.extend(range(n * width, n * width + count))
-            starts.append(segment.cache_start)
-            visible.append(segment.visible)
-            bounds.append(len(tokens))
-            read_bounds.append(len(read))
-        spare, spare_read = shape.rows - len(tokens), shape.read - len(read)
-        rest = shape.segments - len(segments)
-        base = len(segments) * width
-        starts += [scratch] * rest
-        visible += [1] * rest
-        tokens += [0] * spare
-        positions += [0] * spare
-        write += [scratch] * spare
-        place += range(base, base + spare)
-        read += [0] * spare_read
-        read_place += range(base, base + spare_read)
-        for n in range(1, rest + 1):
-            bounds.append(min(shape.rows - spare + n * width, shape.rows))
-            read_bounds.append(min(shape.read - spare_read + n * width, shape.read))
-        parts = (tokens, positions, write, place, read, read_place)
-        numbers = [*parts, starts, visible, bounds, read_bounds]
-        # A buffer of its own each time: an earlier transfer may still be under way.
-        host = torch.tensor([n for part in numbers for n in part], pin_memory=self._pinned)
-        self._device.copy_(host, non_blocking=True)
 
 
 class StaticAttention(Protocol):

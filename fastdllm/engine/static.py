@@ -10,62 +10,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fastdllm.batch import Segment
-from fastdllm.cache import KVCache
+from fastdllm.engine.batch import Segment
+from fastdllm.engine.cache import KVCache
+from fastdllm.engine.static_attention import StaticAttention
+from fastdllm.engine.static_tables import PassShape, StaticTables
 from fastdllm.model.fused import FusedModel
-from fastdllm.static_attention import StaticAttention, StaticTables
 
 # Records a function without arguments and gives back what replays it.
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 AttentionKind = Callable[..., StaticAttention]
-
-
-@dataclass(frozen=True, slots=True)
-class PassShape:
-    """Sizes of a pass, rounded up.
-
-    rows, segments, read: how many of each; width: most rows of a segment; visible: most positions
-    that a segment sees.
-    """
-
-    rows: int
-    segments: int
-    read: int
-    width: int
-    visible: int
-
-    @classmethod
-    def of(cls, segments: Sequence[Segment], block_size: int) -> PassShape:
-        """The shape that holds `segments`."""
-        width = max(block_size, *(s.width for s in segments))
-        rows = sized(sum(s.width for s in segments), 8)
-        read = sized(sum(s.read[1] - s.read[0] for s in segments), 8)
-        # Rows left over lie in segments of their own, no wider than the others.
-        spare = max(
-            rows - sum(s.width for s in segments),
-            read - sum(s.read[1] - s.read[0] for s in segments),
-        )
-        return cls(
-            rows=rows,
-            segments=sized(len(segments) + -(-spare // width), 4),
-            read=read,
-            width=width,
-            visible=sized(max(s.visible for s in segments), 256),
-        )
-
-
-def sized(number: int, unit: int) -> int:
-    """The next of unit times 1, 2, 3, 4, 6, 8, 12, 16, ... that is not smaller."""
-    size = unit
-    while size < number:
-        size *= 2
-    between = size // 4 * 3
-    return between if size >= 4 * unit and between >= number else size
 
 
 class StaticEngine:

@@ -1,4 +1,4 @@
-"""Attention of one flat pass: each segment against its own extent of the cache, without a mask.
+"""Passes in their own shapes: each segment attends to its own extent of the cache, without a mask.
 
 Segments of equal width that see equally many positions share one kernel call; where their keys and
 values are large, copying them side by side would cost more than the calls do, and each is called
@@ -15,9 +15,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdllm.batch import FlatBatch, Piece
-from fastdllm.cache import KVCache
+from fastdllm.engine.batch import FlatBatch, Piece, Segment
+from fastdllm.engine.cache import KVCache
 from fastdllm.model.config import ModelConfig
+from fastdllm.model.fused import FusedModel
+
+
+class EagerEngine:
+    """Each pass in its own shape, without any padding."""
+
+    def __init__(self, model: FusedModel, cache: KVCache) -> None:
+        self.model, self.cache = model, cache
+
+    @property
+    def recording_s(self) -> float:
+        """Nothing is recorded."""
+        return 0.0
+
+    def open(self, segments: Sequence[Segment], *, part: bool = False) -> EagerPass:
+        """Lay out the rows of a pass; a part of one is a pass like any other."""
+        return EagerPass(self.model, self.cache, segments)
+
+
+class EagerPass:
+    """An `OpenPass` in its own shape."""
+
+    def __init__(self, model: FusedModel, cache: KVCache, segments: Sequence[Segment]) -> None:
+        self.model = model
+        self.batch = FlatBatch(segments, model.device)
+        self.rotation = model.rotations.index_select(0, self.batch.positions)
+        self.attend = SegmentAttention(model.config, cache, self.batch)
+
+    def embed(self) -> Tensor:
+        """Hidden states [R, H] of the pass's tokens."""
+        return self.model.embed(self.batch.tokens)
+
+    def layers(self, hidden: Tensor, start: int, stop: int, *, only_read: bool = False) -> Tensor:
+        """Run layers `start` <= i < `stop` on [R, H]; with `only_read` return [M, H]."""
+        return self.model.run_layers(
+            hidden,
+            start,
+            stop,
+            rotation=self.rotation,
+            attend=self.attend,
+            only_read=only_read,
+        )
+
+    def read_rows(self, x: Tensor) -> Tensor:
+        """The rows of `x` [R, ...] whose logits are read, [M, ...]."""
+        return self.attend.read_rows(x)
+
 
 # Keys and values of one segment up to which copying beats a call of its own, in bytes
 # (docs/performance.md).

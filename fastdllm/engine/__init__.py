@@ -1,0 +1,3 @@
+"""Runs one pass over rows of several sequences against their caches.
+
+Knows nothing of denoising, policies or requests."""

@@ -16,8 +16,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.record import record
 from fastdllm.benchmark.random_models import random_model
 from fastdllm.benchmark.workload import random_prompts
-from fastdllm.decoding import generate
-from fastdllm.sequence import Request
+from fastdllm.decoding.loop import generate
+from fastdllm.decoding.sequence import Request
 from fastdllm.settings import DecodingSettings
 
 COMMAND = "python -m benchmarks.memory"

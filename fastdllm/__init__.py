@@ -12,23 +12,22 @@ from fastdllm.version import __version__
 
 if TYPE_CHECKING:
     from fastdllm.common.errors import UserError
-    from fastdllm.decoding import Step, decode, generate
+    from fastdllm.decoding.loop import Step, decode, generate
+    from fastdllm.decoding.sequence import Generation, PassCounts, Request
     from fastdllm.model.loading import load_model
     from fastdllm.policy import Policy
-    from fastdllm.sequence import Generation, Request
     from fastdllm.settings import DecodingSettings
-    from fastdllm.trace import PassCounts
 
 _HOMES = {
     "DecodingSettings": "settings",
-    "Generation": "sequence",
-    "PassCounts": "trace",
+    "Generation": "decoding.sequence",
+    "PassCounts": "decoding.sequence",
     "Policy": "policy",
-    "Request": "sequence",
-    "Step": "decoding",
+    "Request": "decoding.sequence",
+    "Step": "decoding.outcomes",
     "UserError": "common.errors",
-    "decode": "decoding",
-    "generate": "decoding",
+    "decode": "decoding.loop",
+    "generate": "decoding.loop",
     "load_model": "model.loading",
 }
 

@@ -15,6 +15,7 @@ ORDER = (
     "machine",
     "model",
     "engine",
+    "decoding",
 )
 
 

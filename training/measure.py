@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from fastdllm import DecodingSettings, generate
 from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.common.files import write_json_atomically
-from fastdllm.likelihood import LikelihoodRequest, score
+from fastdllm.decoding.likelihood import LikelihoodRequest, score
 from fastdllm.model.loading import load_plain_model
 from fastdllm.model.plain import BlockDiffusionModel
 from training.card import update_card

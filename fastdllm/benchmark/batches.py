@@ -11,12 +11,12 @@ from typing import Any
 from fastdllm.benchmark.floor import Floor, RunFloor, floor_of
 from fastdllm.benchmark.measure import Run, interleaved, measure, median_run, share_differing
 from fastdllm.benchmark.workload import Prompts, requests_for
+from fastdllm.decoding.sequence import Request
 from fastdllm.engine.engines import drop_idle
 from fastdllm.evaluation.stats import percentile
 from fastdllm.machine.device import peak_memory_gib, reset_peak_memory
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
-from fastdllm.sequence import Request
 from fastdllm.settings import DecodingSettings
 
 # A batch size; None means as many sequences as memory allows.

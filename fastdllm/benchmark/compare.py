@@ -11,9 +11,9 @@ from fastdllm.benchmark.floor import Floor, floor_of
 from fastdllm.benchmark.measure import Run, interleaved, measure
 from fastdllm.benchmark.replay import EveryPassRun
 from fastdllm.benchmark.workload import Prompts, requests_for
-from fastdllm.decoding import decode
+from fastdllm.decoding.loop import decode
+from fastdllm.decoding.sequence import Request
 from fastdllm.policy import default_policy
-from fastdllm.sequence import Request
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import validated
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from fastdllm.trace import PassRecord
+from fastdllm.decoding.events import PassRecord
 
 Bound = Literal["products", "memory", "compute"]
 

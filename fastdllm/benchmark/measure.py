@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fastdllm.common.errors import UserError
-from fastdllm.decoding import Step, decode
+from fastdllm.decoding.events import Entered, Event, PassRecord, SlotsChosen
+from fastdllm.decoding.loop import Step, decode
+from fastdllm.decoding.sequence import Generation, Request
 from fastdllm.machine.device import synchronise
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
-from fastdllm.sequence import Generation, Request
 from fastdllm.settings import DecodingSettings
-from fastdllm.trace import Entered, Event, PassRecord, SlotsChosen
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")

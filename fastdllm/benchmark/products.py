@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastdllm.benchmark.floor import PassFloor
 from fastdllm.benchmark.plain_products import ModelProducts
-from fastdllm.trace import PassRecord
+from fastdllm.decoding.events import PassRecord
 
 # The first replay of a shape finds its kernels and cold weights; the median of three forgets it.
 REPLAYS = 3

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from fastdllm.decoding import Step
+from fastdllm.decoding.loop import Step
 from fastdllm.policy import PassKind, Policy, Predictions, SequenceState
 from fastdllm.settings import DecodingSettings
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from fastdllm.benchmark.floor import PassFloor
+from fastdllm.decoding.events import PassRecord
+from fastdllm.decoding.memory import free_bytes
 from fastdllm.engine.cache import bytes_per_position
 from fastdllm.machine.device import synchronise
-from fastdllm.memory import free_bytes
 from fastdllm.model.config import ModelConfig
-from fastdllm.trace import PassRecord
 
 COPY_BYTES, PRODUCT_SIZE, TRIALS, CALLS = 2**30, 8192, 5, 10
 

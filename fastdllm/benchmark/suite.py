@@ -19,9 +19,9 @@ from fastdllm.benchmark.profile import write_profile
 from fastdllm.benchmark.roofline import RooflineFloor, measured_rates
 from fastdllm.benchmark.workload import MIXED_REQUESTS, Prompts, mixed_requests, requests_for
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.sequence import Request
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import default_policy
-from fastdllm.sequence import Request
 from fastdllm.settings import DecodingSettings
 
 LEAST_REQUESTS = 16

@@ -9,10 +9,10 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from fastdllm.common.errors import UserError
-from fastdllm.memory import MOST_SLOTS
+from fastdllm.decoding.memory import MOST_SLOTS
+from fastdllm.decoding.sequence import Request
 from fastdllm.model.config import EMBEDDED_MODEL, ModelConfig
 from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
-from fastdllm.sequence import Request
 
 QUESTIONS = EMBEDDED_MODEL.parents[1] / "tasks" / "data" / "word_problems.jsonl"
 SEED = 0

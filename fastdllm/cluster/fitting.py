@@ -1,7 +1,7 @@
 """How much memory of a GPU a model needs at the least, told from its config.json alone.
 
 Weights, one sequence, and what CUDA itself takes; what is left over decides how many sequences are
-decoded at once, which fastdllm/memory.py finds out on the card. Imports no torch: it is asked on a
+decoded at once, which decoding/memory.py finds out on the card. Imports no torch: it is asked on a
 log-in node before a job is submitted. Of a model that was not fetched yet it knows nothing.
 """
 

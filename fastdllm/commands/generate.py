@@ -78,9 +78,9 @@ def _decode(
     Raises:
         UserError: the prompt does not fit the model.
     """
-    from fastdllm.decoding import decode
+    from fastdllm.decoding.loop import decode
+    from fastdllm.decoding.sequence import Request
     from fastdllm.policy import PassKind
-    from fastdllm.sequence import Request
 
     request = [Request(tuple(ids))]
     begun = decode(model, request, policy, settings)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from fastdllm.trace import PassCounts
+from fastdllm.decoding.sequence import PassCounts
 
 SCHEMA_VERSION = 3
 # A misspelt key would otherwise be an answer without that value.

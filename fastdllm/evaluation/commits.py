@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from fastdllm.decoding import Step
+from fastdllm.decoding.loop import Step
 from fastdllm.evaluation.confidences import BINS, bin_of
 from fastdllm.policy import PassKind
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fastdllm.prefix_tree import Branch, Tokens, grow
+from fastdllm.decoding.prefix_tree import Branch, Tokens, grow
 
 # Published models share whole blocks of 32 tokens. A plan serves any model; with other blocks it
 # is just as valid and shares nearly as much.

@@ -16,19 +16,19 @@ from typing import Any, Literal
 import torch
 
 from fastdllm.common.errors import UserError
-from fastdllm.decoding import Step, decode
+from fastdllm.decoding.events import Entered, Event, Observer, PassRecord, SlotsChosen
+from fastdllm.decoding.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
+from fastdllm.decoding.loop import Step, decode
+from fastdllm.decoding.sequence import Request
 from fastdllm.evaluation.answer_records import Answer
 from fastdllm.evaluation.commits import Commits
 from fastdllm.evaluation.requests import PlannedRequest
 from fastdllm.evaluation.runner import Answered, Listener
 from fastdllm.evaluation.tokenization import AnswerText, answer_budget, sampling_temperature
-from fastdllm.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
 from fastdllm.machine.process import process_peak_memory_gib
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
-from fastdllm.sequence import Request
 from fastdllm.settings import DecodingSettings
-from fastdllm.trace import Entered, Event, Observer, PassRecord, SlotsChosen
 
 # Inputs of log-likelihoods in memory at once where nobody says: more gain no more speed.
 LIKELIHOOD_INPUTS = 32

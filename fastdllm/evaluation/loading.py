@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from fastdllm.admission import usable_positions
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.admission import usable_positions
+from fastdllm.decoding.policy_files import load_policy
 from fastdllm.evaluation.answer_records import Session
 from fastdllm.evaluation.generate import DecodingEngine
 from fastdllm.evaluation.kept_model import KeptModel
@@ -23,7 +24,6 @@ from fastdllm.machine.process import cpu_name, host_name
 from fastdllm.machine.provenance import package_versions
 from fastdllm.model.loading import dtype_reason, resolve_device, resolve_dtype
 from fastdllm.model.tokenizer import load_tokenizer
-from fastdllm.policy_files import load_policy
 from fastdllm.validation import validated
 
 

@@ -152,7 +152,7 @@ def _breaks_device(error: Exception) -> bool:
     if not (isinstance(error, RuntimeError) and "CUDA error" in str(error)):
         return False
     # Not at the top, since it imports torch, which runs were loaded with by now.
-    from fastdllm.memory import is_out_of_memory
+    from fastdllm.decoding.memory import is_out_of_memory
 
     return not is_out_of_memory(error)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from fastdllm.decoding.sequence import PassCounts
 from fastdllm.evaluation.answer_records import Answer, Chunk, Session
 from fastdllm.evaluation.confidences import EDGES
 from fastdllm.evaluation.requests import PlanHeader
@@ -23,7 +24,6 @@ from fastdllm.evaluation.summary_parts import (
     PeakMemory,
     Throughput,
 )
-from fastdllm.trace import PassCounts
 
 # Parts of a run whose speeds a summary tells apart.
 MOST_CHUNKS = 100

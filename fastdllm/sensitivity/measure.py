@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fastdllm.common.errors import UserError
-from fastdllm.decoding import decode
+from fastdllm.decoding.loop import decode
+from fastdllm.decoding.sequence import Generation, Request
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import LayerRange, default_policy
 from fastdllm.sensitivity.probe import PassLog, ProbedPolicy
 from fastdllm.sensitivity.recording import Recorder
-from fastdllm.sequence import Generation, Request
 from fastdllm.settings import DecodingSettings
 
 Show = Callable[[int, int], None]

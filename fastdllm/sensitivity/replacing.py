@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fastdllm.decoding.sampling import greedy
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import LayerRange, Predictions
-from fastdllm.sampling import greedy
 from fastdllm.sensitivity.recording import Recorded
 
 

@@ -4,7 +4,7 @@ The settings of a run are normalised: what cannot touch its answers is left out.
 equal are one class, whichever experiments they belong to. The rules:
 
 - Log-likelihood tasks denoise nothing: of the decoding settings only those count that
-  `fastdllm.likelihood.score` is given, and no policy does.
+  `fastdllm.decoding.loop.likelihood.score` is given, and no policy does.
 - A policy says of each config what has no effect on it (`Policy.computation`), or that it decides
   exactly like plain Fast-dLLM v2; then neither its code nor its parameters count. Only of such a
   plain config is it known what look-ahead does: never beyond the end of a block, and at depth 0 its

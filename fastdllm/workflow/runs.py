@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.paths import ARTIFACTS, LOGS, PLANS, RESULTS, task_folder
-from fastdllm.policy_files import load_policy, policy_code_digest
+from fastdllm.decoding.policy_files import load_policy, policy_code_digest
 from fastdllm.workflow.computations import (
     computation_of,
     normal_in_generation,

@@ -9,16 +9,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastdllm import DecodingSettings, Request, UserError, decode, generate, memory, proposals
-from fastdllm.admission import start_sequences
-from fastdllm.decoding import _tick
+from fastdllm import DecodingSettings, Request, UserError, decode, generate
+from fastdllm.decoding import memory, proposals
+from fastdllm.decoding.admission import start_sequences
+from fastdllm.decoding.events import Entered, OutOfMemory, PassRecord, SlotsChosen
+from fastdllm.decoding.loop import _tick
+from fastdllm.decoding.memory import PREFILL_ROWS
+from fastdllm.decoding.scheduler import Scheduler
 from fastdllm.engine.eager import EagerEngine
 from fastdllm.engine.engines import make_engine
-from fastdllm.memory import PREFILL_ROWS
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import OutputReuse, PassKind, Policy, SpanAction, default_policy
-from fastdllm.scheduler import Scheduler
-from fastdllm.trace import Entered, OutOfMemory, PassRecord, SlotsChosen
 from tests.support.policies import DeltaReuse, StaggeredSpans
 
 CHOSEN = DecodingSettings(max_new_tokens=40, mask_id=255, stop_token=254)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.sequence import PassCounts
 from fastdllm.evaluation.answer_records import (
     SCHEMA_VERSION,
     Answer,
@@ -16,7 +17,6 @@ from fastdllm.evaluation.answer_records import (
     Session,
 )
 from fastdllm.evaluation.answers import AnswerLog, open_answers
-from fastdllm.trace import PassCounts
 
 HEADER = Header(fingerprint="a" * 64, plan_digest="p", dtype="float32", decides={"seed": 0})
 OTHER = dataclasses.replace(HEADER, fingerprint="b" * 64)

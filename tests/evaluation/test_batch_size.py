@@ -13,6 +13,10 @@ import pytest
 import torch
 
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.events import Observer, OutOfMemory, PassRecord, SlotsChosen
+from fastdllm.decoding.likelihood import Likelihood
+from fastdllm.decoding.passes import PassRunner
+from fastdllm.decoding.work import Work
 from fastdllm.evaluation import generate
 from fastdllm.evaluation.answer_records import Answer, Chunk
 from fastdllm.evaluation.generate import DecodingEngine
@@ -20,9 +24,6 @@ from fastdllm.evaluation.kept_model import KeptModel
 from fastdllm.evaluation.loading import load_engine, load_plan_tokenizer
 from fastdllm.evaluation.spec import read_spec
 from fastdllm.evaluation.summarize import Decoded
-from fastdllm.likelihood import Likelihood
-from fastdllm.passes import PassRunner, Work
-from fastdllm.trace import Observer, OutOfMemory, PassRecord, SlotsChosen
 from tests.evaluation.conftest import silent
 from tests.evaluation.test_job import answers_in, finish
 

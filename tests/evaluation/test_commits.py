@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fastdllm.decoding import Step
+from fastdllm.decoding.loop import Step
 from fastdllm.evaluation.commits import Commits
 from fastdllm.evaluation.confidences import BINS, EDGES, bin_of
 from fastdllm.policy import PassKind

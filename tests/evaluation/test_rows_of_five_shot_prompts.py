@@ -18,10 +18,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fastdllm.decoding.events import PassRecord
+from fastdllm.decoding.likelihood import LikelihoodRequest, score
 from fastdllm.evaluation.requests import PlannedRequest, fixed_chunks
-from fastdllm.likelihood import LikelihoodRequest, score
 from fastdllm.model.fused import FusedModel
-from fastdllm.trace import PassRecord
 from fastdllm.workflow.config import TaskOptions
 
 MMLU = Path(__file__).parents[3] / "shared/data/mmlu"

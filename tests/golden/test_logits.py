@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from fastdllm.decoding.likelihood import LikelihoodRequest, score
 from fastdllm.engine.batch import FlatBatch, Segment
 from fastdllm.engine.cache import KVCache
 from fastdllm.engine.eager import SegmentAttention
-from fastdllm.likelihood import LikelihoodRequest, score
 from fastdllm.model.fused import fused
 from fastdllm.model.plain import block_causal_mask
 from tests.support.traces import GOLDEN

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fastdllm import DecodingSettings, Request, decode
+from fastdllm.decoding.policy_files import load_policy
+from fastdllm.decoding.spans import SpanStores
 from fastdllm.policy import Policy, default_policy
-from fastdllm.policy_files import load_policy
 from fastdllm.settings import LAYER_SUBSETS, layer_span
-from fastdllm.spans import SpanStores
 from fastdllm.workflow.config import EXPERIMENTS
 from tests.support.slow_decoder import slow_decode
 from tests.support.traces import run

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdllm.prefix_tree import Branch, grow, shared_blocks
+from fastdllm.decoding.prefix_tree import Branch, grow, shared_blocks
 
 BLOCK = 2
 # Two tokens and blocks of two: many sequences share blocks, end inside others, or are equal.

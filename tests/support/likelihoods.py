@@ -7,10 +7,10 @@ import random
 import pytest
 import torch
 
-from fastdllm.likelihood import LikelihoodRequest
+from fastdllm.decoding.events import PassRecord, SlotsChosen
+from fastdllm.decoding.likelihood import LikelihoodRequest
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.plain import BlockDiffusionModel, block_causal_mask
-from fastdllm.trace import PassRecord, SlotsChosen
 
 MASK, STOP = 255, 254
 EXACT = 1e-5

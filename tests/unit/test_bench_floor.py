@@ -16,10 +16,10 @@ from fastdllm.benchmark.products import AttentionShape, ProductsFloor, attention
 from fastdllm.benchmark.random_models import SHAPES, filled, random_model
 from fastdllm.benchmark.roofline import DeviceRates, RooflineFloor, measured_rates
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.events import PassRecord, SegmentShape
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.plain import BlockDiffusionModel
-from fastdllm.trace import PassRecord, SegmentShape
 
 CPU = torch.device("cpu")
 # 3 layers; 4 heads of 2 on 2 kv heads: 8 and 4 wide.

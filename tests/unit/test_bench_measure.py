@@ -19,12 +19,12 @@ from fastdllm.benchmark.measure import (
 from fastdllm.benchmark.profile import ATTENTION, COPIES, ELEMENTWISE, PRODUCTS, group_of
 from fastdllm.benchmark.replay import EveryPassRun
 from fastdllm.benchmark.workload import mixed_requests, random_prompts, requests_for
-from fastdllm.decoding import Step, decode
+from fastdllm.decoding.events import Entered, PassRecord, SegmentShape, SlotsChosen
+from fastdllm.decoding.loop import Step, decode
+from fastdllm.decoding.sequence import Generation, PassCounts, Request
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, default_policy
-from fastdllm.sequence import Generation, Request
 from fastdllm.settings import DecodingSettings
-from fastdllm.trace import Entered, PassCounts, PassRecord, SegmentShape, SlotsChosen
 
 
 def answer(ids, forwards=1):

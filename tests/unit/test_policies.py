@@ -6,12 +6,12 @@ import pytest
 
 from fastdllm import DecodingSettings, Request, decode, generate
 from fastdllm.common.errors import PolicyViolation, UserError
+from fastdllm.decoding.policy_files import load_policy, policy_code_digest
 from fastdllm.policy import (
     OutputReuse,
     PassKind,
     Policy,
 )
-from fastdllm.policy_files import load_policy, policy_code_digest
 from fastdllm.settings import layer_span
 from tests.support.policies import DeltaReuse, SpanOutputReuse
 

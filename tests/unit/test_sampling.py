@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastdllm.sampling import greedy, nucleus_sample, request_seed
+from fastdllm.decoding.sampling import greedy, nucleus_sample, request_seed
 
 
 def test_greedy_takes_the_first_of_equal_logits_and_its_softmax_probability():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastdllm import shared_passes
 from fastdllm.common.errors import UserError
+from fastdllm.decoding import shared_passes
+from fastdllm.decoding.events import OutOfMemory
+from fastdllm.decoding.likelihood import LikelihoodRequest, score
 from fastdllm.engine.engines import make_engine
-from fastdllm.likelihood import LikelihoodRequest, score
 from fastdllm.model.fused import FusedModel
-from fastdllm.trace import OutOfMemory
 from tests.support.likelihoods import (
     IDS,
     assert_plain,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from fastdllm import shared_passes
 from fastdllm.common.errors import UserError
-from fastdllm.likelihood import LikelihoodRequest, score
+from fastdllm.decoding import shared_passes
+from fastdllm.decoding.events import PassRecord
+from fastdllm.decoding.likelihood import LikelihoodRequest, score
 from fastdllm.model.fused import FusedModel
-from fastdllm.trace import PassRecord
 from tests.support.engines import on_fixed_shapes, traced
 from tests.support.likelihoods import (
     EXACT,

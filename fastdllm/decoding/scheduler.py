@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.memory import PREFILL_ROWS, is_out_of_memory
+from fastdllm.decoding.passes import PassRunner
+from fastdllm.decoding.rules import check_pass, chosen_pass, violation
+from fastdllm.decoding.sequence import DecodedSequence
+from fastdllm.decoding.work import Work
 from fastdllm.engine.cache import KVCache
 from fastdllm.engine.engines import drop_idle, give_back, take_engine
-from fastdllm.memory import PREFILL_ROWS, is_out_of_memory
 from fastdllm.model.fused import FusedModel
-from fastdllm.passes import PassRunner, Work
 from fastdllm.policy import PassKind, Policy
-from fastdllm.proposals import check_pass, chosen_pass, violation
-from fastdllm.sequence import DecodedSequence
 from fastdllm.settings import DecodingSettings
 
 

@@ -9,24 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastdllm.common.errors import PolicyViolation
+from fastdllm.decoding.rules import violation
+from fastdllm.decoding.sampling import greedy, nucleus_sample
+from fastdllm.decoding.sequence import DecodedSequence, Window
 from fastdllm.policy import (
-    LayerRange,
-    PassKind,
     Policy,
     Predictions,
-    SequenceState,
-    SpanAction,
-    SpanSignals,
 )
-from fastdllm.sampling import greedy, nucleus_sample
-from fastdllm.sequence import DecodedSequence
-from fastdllm.settings import DecodingSettings
 
 if TYPE_CHECKING:
-    from fastdllm.passes import Work
-
-Window = tuple[int, int]
+    from fastdllm.decoding.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,103 +144,3 @@ def predictions_of(
         masked=masked,
         offsets=torch.tensor([p.window[0] for p in proposals]),
     )
-
-
-def check_spans(policy: Policy, num_layers: int) -> None:
-    """Refuse spans of layers that are empty, overlap, or are not in the order of the layers.
-
-    Raises:
-        PolicyViolation: naming the policy and the rule.
-    """
-    reached = 0
-    for start, stop in policy.layer_spans:
-        if not reached <= start < stop <= num_layers:
-            raise violation(
-                policy,
-                f"layer_spans {policy.layer_spans} must be half-open ranges of layers, in order "
-                f"and disjoint, within 0 to {num_layers}",
-            )
-        reached = stop
-
-
-def check_pass(
-    policy: Policy,
-    *,
-    kind: PassKind,
-    window: Window,
-    state: SequenceState,
-    settings: DecodingSettings,
-) -> None:
-    """Refuse a pass that the state of the sequence does not allow.
-
-    Raises:
-        PolicyViolation: naming the policy and the rule.
-    """
-    size = settings.small_block_size
-    first, end = state.sub_block * size, (state.sub_block + 1) * size
-    reach = (0, settings.block_size)
-    if kind is PassKind.SUB_BLOCK:
-        if not state.has_block_cache:
-            raise violation(policy, "asked for a sub_block pass before any full_block pass")
-        if state.masked[first]:
-            raise violation(
-                policy,
-                "asked for a sub_block pass although the first position is masked; only a "
-                "full_block pass has the row before it, which predicts it",
-            )
-        covers_rest = state.predicted[0] <= end
-        reach = (first, max(end, state.predicted[1]) if covers_rest else end)
-    is_range = isinstance(window, tuple) and [type(part) for part in window] == [int, int]
-    if not is_range or not reach[0] <= window[0] < window[1] <= reach[1]:
-        raise violation(policy, f"window {window} lies outside the {kind} pass, {reach}")
-    if kind is PassKind.SUB_BLOCK and window[0] >= end:
-        raise violation(policy, f"window {window} leaves out the sub-block that the pass runs")
-    if settings.lookahead_depth and window[0] != first:
-        raise violation(
-            policy, f"window {window} must start with the sub-block, at {first}, to look ahead"
-        )
-
-
-def chosen_pass(policy: Policy, state: SequenceState) -> PassKind:
-    """The pass that the policy asks for; a word is as good as a member of `PassKind`."""
-    asked = policy.next_pass(state)
-    try:
-        return PassKind(asked)
-    except ValueError:
-        kinds = ", ".join(PassKind)
-        raise violation(policy, f"next_pass gave {asked!r}; it should be one of {kinds}") from None
-
-
-def chosen_actions(
-    policy: Policy, span: LayerRange, states: list[SequenceState], signals: SpanSignals
-) -> list[SpanAction]:
-    """What the policy does with `span`, one action per sequence."""
-    asked = policy.span_actions(span, states, signals)
-    if len(asked) != len(states):
-        raise violation(policy, f"span_actions gave {len(asked)} for {len(states)} sequences")
-    try:
-        return [SpanAction(action) for action in asked]
-    except ValueError as error:
-        kinds = ", ".join(SpanAction)
-        raise violation(policy, f"span_actions: {error}; it should be one of {kinds}") from None
-
-
-def check_accepted(policy: Policy, accepted: Tensor, masked: Tensor) -> None:
-    """Refuse a choice that overwrites a known position or makes no progress.
-
-    accepted, masked: bool [B, W].
-
-    Raises:
-        PolicyViolation: naming the policy and the rule.
-    """
-    if accepted.shape != masked.shape or accepted.dtype != torch.bool:
-        raise violation(policy, "accept must return a bool tensor of the shape of the window")
-    if bool((accepted & ~masked).any()):
-        raise violation(policy, "accepted a position that is not masked; tokens are final")
-    if not bool(accepted.any(dim=-1).all()):
-        raise violation(policy, "accepted no token in a pass; decoding would never end")
-
-
-def violation(policy: Policy, what: str) -> PolicyViolation:
-    """The error for a policy that breaks a rule."""
-    return PolicyViolation(f"policy {type(policy).__name__}: {what}")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastdllm.decoding.rules import violation
 from fastdllm.policy import LayerRange, Policy, SpanAction
-from fastdllm.proposals import violation
 
 if TYPE_CHECKING:
-    from fastdllm.passes import Work
+    from fastdllm.decoding.work import Work
 
 
 @dataclass(frozen=True, slots=True)

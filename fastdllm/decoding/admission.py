@@ -14,11 +14,10 @@ import torch
 from pydantic import Field
 
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.sampling import request_seed
+from fastdllm.decoding.sequence import DecodedSequence, Generation, PassCounts, Request
 from fastdllm.model.config import ModelConfig
-from fastdllm.sampling import request_seed
-from fastdllm.sequence import DecodedSequence, Generation, Request
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span
-from fastdllm.trace import PassCounts
 from fastdllm.validation import validated
 
 

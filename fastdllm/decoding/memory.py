@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.sequence import DecodedSequence
 from fastdllm.engine.cache import bytes_per_position
 from fastdllm.machine.cgroups import memory_left
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import Policy
-from fastdllm.sequence import DecodedSequence
 from fastdllm.settings import DecodingSettings
 
 # Most rows of prompts in one pass: a long prompt enters in pieces, so that sequences in flight

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fastdllm.passes import Work
+from fastdllm.decoding.proposals import Proposals, predictions_of
+from fastdllm.decoding.rules import check_accepted
+from fastdllm.decoding.sequence import DecodedSequence, Generation
+from fastdllm.decoding.work import Work
 from fastdllm.policy import PassKind, Policy
-from fastdllm.proposals import Proposals, check_accepted, predictions_of
-from fastdllm.sequence import DecodedSequence, Generation
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.events import Observer
+from fastdllm.decoding.prefix_tree import Tokens
+from fastdllm.decoding.shared_passes import SharedPasses
 from fastdllm.model.fused import FusedModel, fused
 from fastdllm.model.plain import BlockDiffusionModel
-from fastdllm.prefix_tree import Tokens
-from fastdllm.shared_passes import SharedPasses
-from fastdllm.trace import Observer
 
 LikelihoodMode = Literal["published", "chain"]
 

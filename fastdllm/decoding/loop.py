@@ -13,19 +13,21 @@ from functools import partial
 
 import torch
 
-from fastdllm.admission import start_sequences
+from fastdllm.decoding.admission import start_sequences
+from fastdllm.decoding.events import Entered, Event, Observer, OutOfMemory, PassRecord, SlotsChosen
+from fastdllm.decoding.memory import choose_slots, is_out_of_memory
+from fastdllm.decoding.outcomes import Step, denoised, results
+from fastdllm.decoding.passes import PassRunner
+from fastdllm.decoding.proposals import Proposals, propose, propose_again, with_ahead
+from fastdllm.decoding.rules import check_spans
+from fastdllm.decoding.scheduler import Scheduler
+from fastdllm.decoding.sequence import Generation, Request
+from fastdllm.decoding.work import Work
 from fastdllm.engine.batch import Segment
-from fastdllm.memory import choose_slots, is_out_of_memory
 from fastdllm.model.fused import FusedModel, fused
 from fastdllm.model.plain import BlockDiffusionModel
-from fastdllm.outcomes import Step, denoised, results
-from fastdllm.passes import PassRunner, Work
 from fastdllm.policy import PassKind, Policy, default_policy
-from fastdllm.proposals import Proposals, check_spans, propose, propose_again, with_ahead
-from fastdllm.scheduler import Scheduler
-from fastdllm.sequence import Generation, Request
 from fastdllm.settings import DecodingSettings
-from fastdllm.trace import Entered, Event, Observer, OutOfMemory, PassRecord, SlotsChosen
 
 
 def generate(

@@ -1,0 +1,3 @@
+"""The one decoding loop, and likelihoods.
+
+Knows no tokenizer, task or file."""

@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from fastdllm.evaluation.summary import Summary, read_summary  # noqa: E402
 from fastdllm.report.answers import answer_of, headline  # noqa: E402
+from fastdllm.results.summary import Summary, read_summary  # noqa: E402
 
 BEGIN = "<!-- answer: begin (scripts/update_answers.py) -->\n"
 END = "<!-- answer: end -->"

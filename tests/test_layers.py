@@ -12,10 +12,15 @@ ROOT = Path(fastdllm.__file__).parent
 ORDER = (
     "version",
     "common",
+    "validation",
+    "settings",
+    "policy",
     "machine",
     "model",
     "engine",
+    "results",
     "decoding",
+    "statistics",
 )
 
 

@@ -13,11 +13,11 @@ from fastdllm.benchmark.measure import Run, interleaved, measure, median_run, sh
 from fastdllm.benchmark.workload import Prompts, requests_for
 from fastdllm.decoding.sequence import Request
 from fastdllm.engine.engines import drop_idle
-from fastdllm.evaluation.stats import percentile
 from fastdllm.machine.device import peak_memory_gib, reset_peak_memory
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 from fastdllm.settings import DecodingSettings
+from fastdllm.statistics.intervals import percentile
 
 # A batch size; None means as many sequences as memory allows.
 Batch = int | None

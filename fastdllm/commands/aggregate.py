@@ -23,8 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(_args: argparse.Namespace) -> int:
     """Publish, write the tables, say what changed."""
     from fastdllm.common.paths import ARTIFACTS
-    from fastdllm.evaluation.summary import read_summary
     from fastdllm.report.tables import write_tables
+    from fastdllm.results.summary import read_summary
     from fastdllm.workflow.artifacts import left_over, publish, published
     from fastdllm.workflow.runs import load_project
 
@@ -50,7 +50,7 @@ def run(_args: argparse.Namespace) -> int:
 
 def _problem(run: Run) -> str | None:
     """What keeps a run's current result from being published: a summary that does not read."""
-    from fastdllm.evaluation.summary import read_summary
+    from fastdllm.results.summary import read_summary
     from fastdllm.workflow.artifacts import stored_summary
 
     if not stored_summary(run.summary_path).belongs_to(run):

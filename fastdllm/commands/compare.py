@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastdllm.evaluation.summary import Summary
+    from fastdllm.results.summary import Summary
 
 FORM = "experiment/task/config"
 
@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastdllm.evaluation.comparison import compare_all
-    from fastdllm.evaluation.comparison_text import comparison_text
+    from fastdllm.statistics.comparison import compare_all
+    from fastdllm.statistics.comparison_text import comparison_text
 
     baseline, *others = [_summary(name) for name in (args.baseline, *args.others)]
     compared = compare_all(baseline, others)
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(name: str) -> Summary:
-    from fastdllm.evaluation.summary import read_summary
+    from fastdllm.results.summary import read_summary
 
     return read_summary(name if name.endswith(".json") else _path(name))
 

@@ -32,7 +32,6 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.common.errors import UserError, unknown_name
     from fastdllm.common.files import write_text_atomically
     from fastdllm.common.paths import ARTIFACTS, RESULTS
-    from fastdllm.evaluation.summary import read_summary
     from fastdllm.report.comparisons import comparisons_of
     from fastdllm.report.content import build_report
     from fastdllm.report.csv_tables import csv_table
@@ -40,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.report.page import render_page
     from fastdllm.report.plots import write_plots
     from fastdllm.report.sensitivity import newest
+    from fastdllm.results.summary import read_summary
     from fastdllm.workflow.artifacts import published
     from fastdllm.workflow.runs import load_project
 

@@ -21,7 +21,7 @@ from typing import Any
 from fastdllm.cluster.slurm import Accounted, SlurmError, accounted
 from fastdllm.commands.status_record import as_record
 from fastdllm.commands.status_text import as_text
-from fastdllm.evaluation.results import disagreements
+from fastdllm.statistics.disagreements import disagreements
 from fastdllm.workflow.leaders import share_out
 from fastdllm.workflow.main_process import Life, MainProcess, main_processes
 from fastdllm.workflow.queue import MAX_AGE_S, Queue, read_queue

@@ -20,9 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fastdllm.common.errors import UserError, unknown_name
     from fastdllm.common.paths import ARTIFACTS
-    from fastdllm.evaluation.summary import read_summary
     from fastdllm.report.figures import grouped
     from fastdllm.report.tables import terminal_table
+    from fastdllm.results.summary import read_summary
     from fastdllm.workflow.artifacts import current_summary
     from fastdllm.workflow.runs import load_project
     from fastdllm.workflow.selection import Selection

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastdllm.common.files import cannot
 from fastdllm.evaluation.answer_files import read_content
 from fastdllm.evaluation.answers import AnswerLog, records_of
-from fastdllm.evaluation.summary import Summary
+from fastdllm.results.summary import Summary
 
 # Bytes of the line of an end, at most.
 _LONGEST = 200

@@ -16,11 +16,11 @@ from fastdllm.evaluation.answers import AnswerLog
 from fastdllm.evaluation.merging import merge, remove_traces
 from fastdllm.evaluation.progress import Progress
 from fastdllm.evaluation.requests import Plan
-from fastdllm.evaluation.results import keep_result_aside, stored_fingerprint
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.stopping import Stop
-from fastdllm.evaluation.summary import Summary, write_summary
 from fastdllm.machine.provenance import git_state, package_versions
+from fastdllm.results.result_files import keep_result_aside, stored_fingerprint
+from fastdllm.results.summary import Summary, write_summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,10 @@ from fastdllm.common.errors import unknown_name
 from fastdllm.evaluation.answer_records import Answer
 from fastdllm.evaluation.lm import Replay
 from fastdllm.evaluation.requests import Plan, request_id
-from fastdllm.evaluation.stats import normal_interval, wilson_interval
-from fastdllm.evaluation.summary import pack_bits
-from fastdllm.evaluation.summary_parts import ItemGroup, Items, Metric
 from fastdllm.evaluation.tasks import LoadedTask, evaluate_task
 from fastdllm.evaluation.tokenization import AnswerText
+from fastdllm.results.summary import ItemGroup, Items, Metric, pack_bits
+from fastdllm.statistics.intervals import normal_interval, wilson_interval
 
 
 @dataclass(frozen=True, slots=True)

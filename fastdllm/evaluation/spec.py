@@ -13,10 +13,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
+from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import StrictModel, validated
-
-DECODING, PARAMETERS = "decoding.", "policy_parameters."
 
 
 def _check_batch_size(value: Any) -> Any:

@@ -13,17 +13,17 @@ from fastdllm.evaluation.confidences import EDGES
 from fastdllm.evaluation.requests import PlanHeader
 from fastdllm.evaluation.scoring import Scores
 from fastdllm.evaluation.spec import RunSpec
-from fastdllm.evaluation.stats import percentile
-from fastdllm.evaluation.summary import Summary
-from fastdllm.evaluation.summary_parts import (
+from fastdllm.results.summary import (
     Confidences,
     Git,
     Hardware,
     Latency,
     Passes,
     PeakMemory,
+    Summary,
     Throughput,
 )
+from fastdllm.statistics.intervals import percentile
 
 # Parts of a run whose speeds a summary tells apart.
 MOST_CHUNKS = 100

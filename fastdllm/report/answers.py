@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastdllm.evaluation.costs import layer_forwards_per_answer, tokens_per_s
-from fastdllm.evaluation.paired import items_needed
-from fastdllm.evaluation.summary import Summary
-from fastdllm.evaluation.verdicts import points
 from fastdllm.report.baseline import CONTROL_EXPERIMENT
 from fastdllm.report.comparisons import of_one_task
 from fastdllm.report.reuse import added_to_lookahead, spans_compared
 from fastdllm.report.standings import is_no_loss
 from fastdllm.report.words import accuracy_words, cost_words, difference_words, p_words, speed_words
 from fastdllm.report.worth import Found, found_in
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.costs import layer_forwards_per_answer, tokens_per_s
+from fastdllm.statistics.intervals import items_needed
+from fastdllm.statistics.verdicts import points
 
 NOTHING = "No generation task of this experiment has published results.\n"
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastdllm.evaluation.spec import DECODING, PARAMETERS
-from fastdllm.evaluation.summary import Summary
+from fastdllm.results.summary import DECODING, PARAMETERS, Summary
 from fastdllm.settings import DecodingSettings
 
 CONTROL_EXPERIMENT = "03_controls"

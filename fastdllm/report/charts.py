@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import altair as alt
 
-from fastdllm.evaluation.costs import COSTS
 from fastdllm.report.pareto import OF_THE_MACHINE
 from fastdllm.report.standings import Standing, standings_of
 from fastdllm.report.themes import CONFIDENCE_COLOURS, PASS_COLOURS
+from fastdllm.statistics.costs import COSTS
 
 Spec = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastdllm.evaluation.comparison import Comparison, compare_all
-from fastdllm.evaluation.summary import Summary
 from fastdllm.report.baseline import baseline_of
 from fastdllm.report.figures import grouped
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.comparison import Comparison, compare_all
 
 # Of a run: experiment, task, limit, config.
 Key = tuple[str, str, int | None, str]

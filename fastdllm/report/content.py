@@ -10,10 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdllm.evaluation.comparison import Comparison
-from fastdllm.evaluation.costs import speed_conditions
-from fastdllm.evaluation.results import disagreements
-from fastdllm.evaluation.summary import Summary
 from fastdllm.report.baseline import baseline_of
 from fastdllm.report.comparisons import (
     Key,
@@ -28,6 +24,10 @@ from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED, Curve, control_curve
 from fastdllm.report.sensitivity import Sensitivity
 from fastdllm.report.standings import Place, Standing, places_of
 from fastdllm.report.worth import Found
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.comparison import Comparison
+from fastdllm.statistics.costs import speed_conditions
+from fastdllm.statistics.disagreements import disagreements
 
 # Flipped items on the page: of one pair, and of all pairs together, so that it stays small.
 MOST_FLIPS, ALL_FLIPS = 24, 1_200

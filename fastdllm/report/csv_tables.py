@@ -6,16 +6,16 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from fastdllm.evaluation.comparison import Comparison
-from fastdllm.evaluation.costs import (
+from fastdllm.report.comparisons import Key, key_of
+from fastdllm.report.figures import PASS_KINDS, Group, passes_per_answer
+from fastdllm.report.standings import Place
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.comparison import Comparison
+from fastdllm.statistics.costs import (
     layer_forwards_per_answer,
     seconds_per_answer,
     speed_conditions,
 )
-from fastdllm.evaluation.summary import Summary
-from fastdllm.report.comparisons import Key, key_of
-from fastdllm.report.figures import PASS_KINDS, Group, passes_per_answer
-from fastdllm.report.standings import Place
 
 COLUMNS = [
     *("experiment", "task", "limit", "config", "metric", "accuracy", "ci_low", "ci_high"),

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastdllm.evaluation.costs import speed_conditions
-from fastdllm.evaluation.summary import Summary
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.costs import speed_conditions
 
 PASS_KINDS = ("prefill", "full_block", "sub_block", "commit", "reused")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
-from fastdllm.evaluation.summary import Summary, unpack_bits
+from fastdllm.results.summary import Summary, unpack_bits
 
 RESULTS = Path("results")
 # A question or an answer is cut here; the whole one is in samples.jsonl.

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastdllm.evaluation.costs import COSTS
-from fastdllm.evaluation.summary import Summary
 from fastdllm.report.baseline import CONTROL_EXPERIMENT, is_threshold_only
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.costs import COSTS
 
 # What accuracy is plotted against; of the costs, forwards are told by the passes by kind.
 PLOTTED = ("layer_forwards", "seconds", "tokens_per_s")

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.files import cannot, write_text_atomically
-from fastdllm.evaluation.costs import COSTS
 from fastdllm.report import charts, rows
 from fastdllm.report.content import Report, TaskReport
 from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED
 from fastdllm.report.sensitivity import MEASURES
 from fastdllm.report.themes import config
+from fastdllm.statistics.costs import COSTS
 
 WIDTH, BARS_WIDTH = 760, 300
 # Pixels of a PNG per pixel of the plot.

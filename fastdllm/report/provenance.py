@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastdllm.evaluation.costs import speed_conditions
-from fastdllm.evaluation.summary import Summary
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.costs import speed_conditions
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastdllm.evaluation.spec import DECODING, PARAMETERS
-from fastdllm.evaluation.verdicts import points
 from fastdllm.report.baseline import given
 from fastdllm.report.worth import Found
+from fastdllm.results.summary import DECODING, PARAMETERS
+from fastdllm.statistics.verdicts import points
 
 # What two configurations must share to differ in their reuse alone.
 REUSE = ("reuse_k", "layer_subset")

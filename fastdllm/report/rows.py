@@ -8,7 +8,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from fastdllm.evaluation.summary import Summary
 from fastdllm.report.content import Row, TaskReport
 from fastdllm.report.figures import PASS_KINDS, passes_per_answer
 from fastdllm.report.pareto import MORE_IS_BETTER, PLOTTED, cost_of
@@ -20,6 +19,7 @@ from fastdllm.report.words import (
     interval_of,
     verdict_words,
 )
+from fastdllm.results.summary import Summary
 
 # Edges of the bins that are drawn; the histogram in a summary is finer.
 CONFIDENCE_EDGES = (0.0, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 1.0)

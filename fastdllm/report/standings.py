@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fastdllm.evaluation.comparison import is_same_computation
-from fastdllm.evaluation.costs import speed_conditions
-from fastdllm.evaluation.summary import Summary
-from fastdllm.evaluation.verdicts import SIGNIFICANT
 from fastdllm.report.baseline import CONTROL_EXPERIMENT, deviations
 from fastdllm.report.comparisons import Key, key_of
 from fastdllm.report.pareto import MORE_IS_BETTER, OF_THE_MACHINE, PLOTTED, cost_of
 from fastdllm.report.worth import Found, found_in
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.comparison import is_same_computation
+from fastdllm.statistics.costs import speed_conditions
+from fastdllm.statistics.verdicts import SIGNIFICANT
 
 
 class Standing(StrEnum):

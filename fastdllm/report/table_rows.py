@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastdllm.evaluation.comparison import Comparison, Ratio
-from fastdllm.evaluation.costs import COSTS
-from fastdllm.evaluation.verdicts import SAME, SIGNIFICANT, signed
 from fastdllm.report.content import COST, Row, TaskReport
 from fastdllm.report.figures import is_dirty
 from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED, cost_of
@@ -18,6 +15,9 @@ from fastdllm.report.words import (
     p_words,
     verdict_words,
 )
+from fastdllm.statistics.comparison import Comparison, Ratio
+from fastdllm.statistics.costs import COSTS
+from fastdllm.statistics.verdicts import SAME, SIGNIFICANT, signed
 
 # Differences are drawn up to this many points; a longer one ends in an arrow.
 MOST_POINTS = 12.0

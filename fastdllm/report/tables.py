@@ -10,11 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastdllm.common.files import write_text_atomically
-from fastdllm.evaluation.comparison import Comparison
-from fastdllm.evaluation.costs import layer_forwards_per_answer, speed_conditions
-from fastdllm.evaluation.results import TABLE_KEYS, disagreements, table_mark
-from fastdllm.evaluation.summary import Summary
-from fastdllm.evaluation.verdicts import signed
 from fastdllm.report.comparisons import Key, comparisons_of, key_of
 from fastdllm.report.csv_tables import csv_table
 from fastdllm.report.figures import (
@@ -26,6 +21,12 @@ from fastdllm.report.figures import (
     passes_per_answer,
 )
 from fastdllm.report.words import verdict_words
+from fastdllm.results.result_files import TABLE_KEYS, table_mark
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.comparison import Comparison
+from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
+from fastdllm.statistics.disagreements import disagreements
+from fastdllm.statistics.verdicts import signed
 
 HEADINGS = {
     "config": "config",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastdllm.evaluation.comparison import Comparison
-from fastdllm.evaluation.summary import Summary
-from fastdllm.evaluation.verdicts import decimals, signed
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.comparison import Comparison
+from fastdllm.statistics.verdicts import decimals, signed
 
 KIND_WORDS = {
     "prefill": "prefill",

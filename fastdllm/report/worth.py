@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from fastdllm.evaluation.comparison import Comparison, compare, compare_all, is_same_computation
-from fastdllm.evaluation.costs import layer_forwards_per_answer
-from fastdllm.evaluation.stats import holm
-from fastdllm.evaluation.summary import Summary
-from fastdllm.evaluation.verdicts import SIGNIFICANT
 from fastdllm.report.baseline import CONTROL_EXPERIMENT, baseline_of
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.comparison import Comparison, compare, compare_all, is_same_computation
+from fastdllm.statistics.costs import layer_forwards_per_answer
+from fastdllm.statistics.intervals import holm
+from fastdllm.statistics.verdicts import SIGNIFICANT
 
 
 @dataclass(frozen=True, slots=True)

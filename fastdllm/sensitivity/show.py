@@ -9,9 +9,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from fastdllm.evaluation.stats import wilson_interval
 from fastdllm.sensitivity.schema import MOST_STEPS, Grid, Sensitivity
 from fastdllm.sensitivity.spans import SpanDamage, best_by_width, least_damage, named_spans
+from fastdllm.statistics.intervals import wilson_interval
 
 CELL = 5
 # From good to bad: readable with black text, so in light and dark terminals.

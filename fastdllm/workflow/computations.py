@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.evaluation.spec import DECODING, PARAMETERS
 from fastdllm.evaluation.task_files import TaskFiles
 from fastdllm.policy import Computation, Policy
+from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.settings import DecodingSettings, layer_span
 from fastdllm.workflow.digests import ModelShape, digest_of
 from fastdllm.workflow.grid import Config

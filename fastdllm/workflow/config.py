@@ -2,13 +2,12 @@
 
 Owns the first schema (experiment.py the second) and how both are loaded; runs.py turns them into
 runs. Every mistake becomes one line that names the file and the key. To write the JSON schemas to
-docs/schemas, so that editors complete the keys: `python -m fastdllm.workflow.config`.
+docs/schemas, so that editors complete the keys: `python -m scripts.write_schemas`.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from fastdllm.cluster.options import ClusterOptions
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.common.files import to_json, write_text_atomically
+from fastdllm.common.files import to_json
 from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.evaluation.spec import BatchSize
 from fastdllm.validation import StrictModel, validated
@@ -207,14 +206,3 @@ def schema_texts() -> dict[Path, str]:
         SCHEMAS / f"{name}.schema.json": to_json(record.model_json_schema())
         for name, record in records.items()
     }
-
-
-def main() -> None:
-    """Write the schemas below the current folder."""
-    for path, text in schema_texts().items():
-        write_text_atomically(path, text)
-        sys.stdout.write(f"wrote {path}\n")
-
-
-if __name__ == "__main__":
-    main()

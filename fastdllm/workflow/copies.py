@@ -11,15 +11,15 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, write_text_atomically
 from fastdllm.common.paths import ARTIFACTS, RESULTS
 from fastdllm.evaluation.lock import run_lock
-from fastdllm.evaluation.results import (
+from fastdllm.evaluation.spec import RunSpec
+from fastdllm.results.result_files import (
     MARK_LETTERS,
     RESULT_FILES,
     keep_aside,
     keep_result_aside,
     stored_fingerprint,
 )
-from fastdllm.evaluation.spec import RunSpec
-from fastdllm.evaluation.summary import SameAs, Summary, read_summary, write_summary
+from fastdllm.results.summary import SameAs, Summary, read_summary, write_summary
 from fastdllm.settings import DecodingSettings
 
 SUMMARY, *DATA_FILES = RESULT_FILES

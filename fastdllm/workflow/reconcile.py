@@ -15,7 +15,7 @@ from dataclasses import replace
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, read_json, to_json, write_text_atomically
 from fastdllm.common.paths import RESULTS
-from fastdllm.evaluation.results import keep_aside, keep_result_aside
+from fastdllm.results.result_files import keep_aside, keep_result_aside
 from fastdllm.workflow.artifacts import stored_summary, tables_are_current
 from fastdllm.workflow.dating import EPOCH_S, date, date_after, write_if_changed
 from fastdllm.workflow.digests import FileDigests

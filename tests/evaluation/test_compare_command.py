@@ -8,10 +8,18 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.evaluation.comparison import compare
-from fastdllm.evaluation.comparison_text import comparison_text
-from fastdllm.evaluation.summary import Items, Summary, pack_bits, read_summary, write_summary
-from fastdllm.evaluation.summary_parts import Git, ItemGroup, SameAs
+from fastdllm.results.summary import (
+    Git,
+    ItemGroup,
+    Items,
+    SameAs,
+    Summary,
+    pack_bits,
+    read_summary,
+    write_summary,
+)
+from fastdllm.statistics.comparison import compare
+from fastdllm.statistics.comparison_text import comparison_text
 from fastdllm.workflow.runs import load_project
 from fastdllm.workflow.selection import Selection
 from tests.evaluation.test_comparison import a_run, with_chunks

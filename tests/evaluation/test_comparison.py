@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 
-from fastdllm.evaluation import summary as s
-from fastdllm.evaluation.comparison import Ratio, compare, compare_all, is_same_computation
-from fastdllm.evaluation.costs import COSTS, tokens_per_s_interval, truncated_answers
-from fastdllm.evaluation.item_pairs import accuracy_clustered_stderr
-from fastdllm.evaluation.stats import holm
-from fastdllm.evaluation.summary import Summary
-from fastdllm.evaluation.summary_parts import ItemGroup
-from fastdllm.evaluation.verdicts import of_difference, signed
+from fastdllm.results import summary as s
+from fastdllm.results.summary import ItemGroup, Summary
+from fastdllm.statistics.comparison import (
+    Ratio,
+    accuracy_clustered_stderr,
+    compare,
+    compare_all,
+    is_same_computation,
+)
+from fastdllm.statistics.costs import COSTS, tokens_per_s_interval, truncated_answers
+from fastdllm.statistics.intervals import holm
+from fastdllm.statistics.verdicts import of_difference, signed
 
 
 def changed(summary: Summary, **fields: Any) -> Summary:

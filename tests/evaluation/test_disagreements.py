@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastdllm.evaluation.results import disagreements, items_text
-from fastdllm.evaluation.summary import Hardware, Items, SameAs, Summary, pack_bits
-from fastdllm.evaluation.summary_parts import ItemGroup
+from fastdllm.results.summary import Hardware, ItemGroup, Items, SameAs, Summary, pack_bits
+from fastdllm.statistics.disagreements import disagreements, items_text
 
 RIGHT = [True, True, False, True, True]
 OTHER = [True, False, False, True, False]

@@ -17,14 +17,14 @@ import pytest
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.evaluation.answering import Call
-from fastdllm.evaluation.costs import (
+from fastdllm.evaluation.job import evaluate_run
+from fastdllm.evaluation.spec import RunSpec, read_spec
+from fastdllm.results.summary import read_summary, unpack_bits
+from fastdllm.statistics.costs import (
     forwards_per_answer,
     layer_forwards_per_answer,
     truncated_answers,
 )
-from fastdllm.evaluation.job import evaluate_run
-from fastdllm.evaluation.spec import RunSpec, read_spec
-from fastdllm.evaluation.summary import read_summary, unpack_bits
 from fastdllm.workflow.digests import FileDigests
 from fastdllm.workflow.sources import check_sources
 from tests.evaluation.conftest import silent, start_fastdllm

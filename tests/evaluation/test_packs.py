@@ -20,7 +20,7 @@ from fastdllm.evaluation.packs import BrokenDevice, evaluate_pack
 from fastdllm.evaluation.requeue import Stuck
 from fastdllm.evaluation.spec import read_spec
 from fastdllm.evaluation.stopping import Stop, Stopped
-from fastdllm.evaluation.summary import read_summary
+from fastdllm.results.summary import read_summary
 from tests.evaluation.test_job import answers_in, finish
 
 

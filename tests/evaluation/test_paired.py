@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
-from fastdllm.evaluation.paired import difference_interval, items_needed, mcnemar_p
-from fastdllm.evaluation.stats import Z_95
+from fastdllm.statistics.intervals import Z_95, difference_interval, items_needed, mcnemar_p
 from tests.evaluation.conftest import REPOSITORY
 
 SAMPLES = 20_000

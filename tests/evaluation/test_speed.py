@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fastdllm.evaluation.speed import rate_interval, ratio_interval
+from fastdllm.statistics.intervals import rate_interval, ratio_interval
 
 Chunks = list[tuple[int, float]]
 

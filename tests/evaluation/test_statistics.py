@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdllm.evaluation.stats import clustered_stderr, holm, percentile, wilson_interval
+from fastdllm.statistics.intervals import clustered_stderr, holm, percentile, wilson_interval
 
 
 def test_wilson_interval_equals_the_published_example() -> None:

@@ -12,32 +12,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import to_json
-from fastdllm.evaluation import bits
-from fastdllm.evaluation.schema_docs import markdown
-from fastdllm.evaluation.summary import (
+from fastdllm.results import bits
+from fastdllm.results.summary import (
     MAX_BYTES,
+    ItemGroup,
     Items,
     Summary,
-    json_schema,
     pack_bits,
     read_summary,
     unpack_bits,
     write_summary,
 )
-from fastdllm.evaluation.summary_parts import ItemGroup
+from scripts.write_schemas import texts
 from tests.evaluation.conftest import REPOSITORY
 from tests.evaluation.test_tables import likelihood_run
 
-REGENERATE = "run: python -m fastdllm.evaluation.schema_docs"
 PUBLISHED = sorted((REPOSITORY / "artifacts").glob("*/*/*/summary.json"))
 
 
-def test_schema_and_page_are_up_to_date() -> None:
-    docs = REPOSITORY / "docs"
-    stored = (docs / "schemas" / "summary.schema.json").read_text(encoding="utf-8")
-    assert stored == to_json(json_schema()), REGENERATE
-    assert (docs / "summary-schema.md").read_text(encoding="utf-8") == markdown(), REGENERATE
+@pytest.mark.parametrize(("path", "text"), texts().items(), ids=[str(path) for path in texts()])
+def test_schemas_and_page_are_up_to_date(path: Path, text: str) -> None:
+    stored = (REPOSITORY / path).read_text(encoding="utf-8")
+    assert stored == text, f"{path} is out of date; run: python -m scripts.write_schemas"
 
 
 @pytest.mark.skipif(not PUBLISHED, reason="no summaries in artifacts/ yet")

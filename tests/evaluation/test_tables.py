@@ -6,9 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from fastdllm.evaluation.summary import Git, Hardware, Items, Summary, pack_bits
 from fastdllm.report.figures import grouped
 from fastdllm.report.tables import terminal_table, write_tables
+from fastdllm.results.summary import Git, Hardware, Items, Summary, pack_bits
 
 
 def changed(summary: Summary, **fields: Any) -> Summary:

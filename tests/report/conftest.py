@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.evaluation.summary import Summary
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.sensitivity import Record, Sensitivity
+from fastdllm.results.summary import Summary
 from tests.report import synthetic
 
 

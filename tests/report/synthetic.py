@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastdllm.evaluation import summary as s
-from fastdllm.evaluation.stats import wilson_interval
+from fastdllm.results import summary as s
+from fastdllm.statistics.intervals import wilson_interval
 
 N_ITEMS, LAYERS = 600, 14
 EDGES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0]

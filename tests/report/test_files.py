@@ -11,13 +11,13 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.commands.report import gaps
-from fastdllm.evaluation.summary import Summary
 from fastdllm.report.comparisons import comparisons_of
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.csv_tables import csv_table
 from fastdllm.report.figures import grouped
 from fastdllm.report.plots import plots, write_plots
 from fastdllm.report.tables import markdown_table
+from fastdllm.results.summary import Summary
 
 
 def test_every_plot_of_the_page_has_a_name(report: Report) -> None:

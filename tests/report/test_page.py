@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.evaluation.summary import Items, Summary, pack_bits, unpack_bits
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.page import render_page
+from fastdllm.results.summary import Items, Summary, pack_bits, unpack_bits
 from tests.report import synthetic
 
 VOID = frozenset(["br", "hr", "img", "input", "link", "meta", "wbr"])

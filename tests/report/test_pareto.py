@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fastdllm.evaluation.summary import Summary
 from fastdllm.report.baseline import baseline_of, deviations
 from fastdllm.report.pareto import Curve, control_curve
+from fastdllm.results.summary import Summary
 
 
 @pytest.fixture(scope="module")

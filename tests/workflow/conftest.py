@@ -75,7 +75,7 @@ from pathlib import Path
 
 sys.path.append({root!r})
 
-from fastdllm.evaluation.results import table_mark
+from fastdllm.results.result_files import table_mark
 from tests.workflow.fakes import WRONG_THEN_RIGHT, fake_summary
 
 command, *arguments = sys.argv[1:]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fastdllm.evaluation.results import SUMMARY_SCHEMA_VERSION
+from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION
 
 RIGHT_THEN_WRONG, WRONG_THEN_RIGHT = "gA==", "QA=="
 

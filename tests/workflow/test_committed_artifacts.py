@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.evaluation.summary import Summary, read_summary, unpack_bits
+from fastdllm.results.summary import Summary, read_summary, unpack_bits
 from fastdllm.workflow.runs import Run, load_project
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fastdllm.commands.status import as_text
-from fastdllm.evaluation.results import table_mark
-from fastdllm.evaluation.summary import Summary
+from fastdllm.results.result_files import table_mark
+from fastdllm.results.summary import Summary
 from fastdllm.workflow.artifacts import NEEDED_KEYS, publish, stored_summary
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP, reconcile
 from fastdllm.workflow.runs import Run, load_project

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from fastdllm.common.errors import UserError
 from fastdllm.common.paths import split_task_folder, task_folder
 from fastdllm.workflow.changes import what_changed
-from fastdllm.workflow.config import schema_texts
 from fastdllm.workflow.digests import digest_of
 from fastdllm.workflow.names import check_task_name
 from fastdllm.workflow.runs import load_project
 from fastdllm.workflow.selection import Selection
-from tests.workflow.conftest import ROOT, edit
+from tests.workflow.conftest import edit
 
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5))
 
@@ -314,11 +313,3 @@ def test_a_selection_keeps_only_what_is_named() -> None:
         "results/demo/words_limit_5/k2_first",
         "results/demo/choices_limit_5/k2_first",
     ]
-
-
-def test_the_published_schemas_are_current() -> None:
-    for path, text in schema_texts().items():
-        stored = ROOT / path
-        assert stored.exists() and stored.read_text() == text, (
-            f"{path} is out of date; write it again with: python -m fastdllm.workflow.config"
-        )

@@ -1,46 +1,15 @@
-"""The result files of runs as plain records: where they are, which belong together, what is odd.
-
-One result makes room for another under a name of its own: nothing is deleted. Imports no pydantic
-and no torch, so that status stays fast.
-"""
+"""Runs of one computation must be right on the same items; sentences where they are not."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot, read_json
-from fastdllm.evaluation import bits
+from fastdllm.results import bits
 
-# Version of the layout of summary.json; summary.py owns the layout itself.
-SUMMARY_SCHEMA_VERSION = 2
-RESULT_FILES = ("summary.json", "results.json", "samples.jsonl")
-# What tells one result of a run from another, for the tables made of them.
-TABLE_KEYS = ("task", "config", "fingerprint", "timestamp")
-# The first letters of a fingerprint are enough to tell two results of a run apart.
-MARK_LETTERS = 8
 # Items that a sentence names one by one.
 MOST_ITEMS = 8
-
-
-def stored_fingerprint(summary: Path) -> str | None:
-    """The fingerprint that a summary carries; None without a summary that can be read."""
-    try:
-        record: Any = read_json(summary)
-    except UserError:
-        return None
-    fingerprint = record.get("fingerprint") if isinstance(record, dict) else None
-    return fingerprint if isinstance(fingerprint, str) else None
-
-
-def table_mark(records: Iterable[Mapping[str, Any]]) -> str:
-    """A comment that says which summaries a table was made from, in which order."""
-    text = json.dumps([[record.get(key) for key in TABLE_KEYS] for record in records])
-    return f"<!-- summaries: {hashlib.sha256(text.encode()).hexdigest()[:16]} -->"
 
 
 def disagreements(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -104,27 +73,3 @@ def _name_beside(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """A config's name; with its experiment where that is another one than the first's."""
     is_same = first["experiment"] == other["experiment"]
     return str(other["config"]) if is_same else f"{other['experiment']}/{other['config']}"
-
-
-def keep_aside(path: Path, mark: str) -> None:
-    """Rename `path` to name.<mark>.suffix, if it exists.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    try:
-        if path.exists():
-            path.replace(path.with_name(f"{path.stem}.{mark}{path.suffix}"))
-    except OSError as error:
-        raise cannot("rename", path, error) from None
-
-
-def keep_result_aside(folder: Path) -> None:
-    """Rename the result files of a run's folder after the fingerprint of its summary.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    mark = (stored_fingerprint(folder / "summary.json") or "damaged")[:MARK_LETTERS]
-    for name in RESULT_FILES:
-        keep_aside(folder / name, mark)

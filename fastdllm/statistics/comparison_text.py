@@ -8,13 +8,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from fastdllm.evaluation import bits
-from fastdllm.evaluation.comparison import Comparison
-from fastdllm.evaluation.costs import COSTS, tokens_per_s_interval
-from fastdllm.evaluation.item_pairs import accuracy_clustered_stderr
-from fastdllm.evaluation.results import items_text
-from fastdllm.evaluation.summary import Summary
-from fastdllm.evaluation.verdicts import decimals, signed
+from fastdllm.results import bits
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.comparison import Comparison, accuracy_clustered_stderr
+from fastdllm.statistics.costs import COSTS, tokens_per_s_interval
+from fastdllm.statistics.disagreements import items_text
+from fastdllm.statistics.verdicts import decimals, signed
 
 WIDTH, LABEL, NUMBER = 80, 28, 12
 # A digest tells people nothing but that something changed.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastdllm.evaluation.speed import rate_interval
-from fastdllm.evaluation.summary import Summary
+from fastdllm.results.summary import Summary
+from fastdllm.statistics.intervals import rate_interval
 
 
 def layer_forwards_per_answer(summary: Summary) -> float | None:

@@ -1,0 +1,3 @@
+"""Numbers made from summaries: intervals, paired comparisons, costs, verdicts.
+
+Reads no configuration and imports no torch."""

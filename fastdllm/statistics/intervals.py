@@ -1,0 +1,252 @@
+"""Uncertainty of a score: intervals, standard errors, percentiles on plain Python numbers.
+
+Knows nothing of tasks or files and imports nothing heavy, so that tables and status can use it. Two
+runs against each other: paired.py and speed.py; how to read it all: docs/statistics.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+
+# Two-sided 95 % quantile of the standard normal distribution.
+Z_95 = 1.959963984540054
+
+
+def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion, as (low, high) in 0..1.
+
+    Unlike value +- z * stderr it stays within 0..1 and keeps its width at 0 % and 100 %.
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    Journal of the American Statistical Association 22 (1927), 209-212.
+
+    Raises:
+        ValueError: `n` is not positive, or `successes` is outside 0..n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} are no proportion")
+    share, spread = successes / n, z * z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    # The exact bounds at the edges are 0 and 1; rounding would leave 1e-17 there.
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if successes == n else middle + half
+    return low, high
+
+
+def normal_interval(value: float, stderr: float, z: float = Z_95) -> tuple[float, float]:
+    """Return value +- z * stderr: for means that are no proportions."""
+    return value - z * stderr, value + z * stderr
+
+
+def clustered_stderr(groups: Sequence[tuple[float, int]]) -> float | None:
+    """Return the standard error of a mean over items of groups that share something.
+
+    Items of one subject are right or wrong together, so that n items tell less than n independent
+    ones: deviations are added up within each group before they are squared. None with fewer than
+    two groups.
+
+    Args:
+        groups: of each group the sum of its values and its number of items.
+
+    Source: K.-Y. Liang and S. L. Zeger, "Longitudinal data analysis using generalized linear
+    models", Biometrika 73 (1986), 13-22; G / (G - 1) for few groups as in A. C. Cameron and
+    D. L. Miller, "A practitioner's guide to cluster-robust inference", Journal of Human Resources
+    50 (2015), 317-372; for evaluations: E. Miller, "Adding error bars to evals", arXiv 2411.00640.
+    """
+    n = sum(size for _, size in groups)
+    if len(groups) < 2 or not n:
+        return None
+    mean = sum(total for total, _ in groups) / n
+    squares = sum((total - size * mean) ** 2 for total, size in groups)
+    return math.sqrt(len(groups) / (len(groups) - 1) * squares) / n
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for how many there are, in the order given.
+
+    Calling those below 0.05 a difference is wrong anywhere among them with probability 5 % at most.
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal
+    of Statistics 6 (1979), 65-70.
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return a percentile (0..100) with linear interpolation between neighbours.
+
+    Source: type 7 of Hyndman and Fan, "Sample quantiles in statistical packages", The American
+    Statistician 50 (1996), 361-365; the default of NumPy and R.
+
+    Raises:
+        ValueError: `values` is empty.
+    """
+    if not values:
+        raise ValueError("no values")
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+# Two runs on the same items: what their difference is, and how sure one can be of it. Plain numbers
+# in and out: of n items `only_a` are right in run a alone, `only_b` in run b alone. Differences are
+# b - a. How to read them: docs/statistics.md.
+
+# One-sided 80 % quantile of the standard normal distribution.
+Z_80 = 0.8416212335729143
+# Halvings of 0..1 until both ends are the same number.
+HALVINGS = 54
+
+
+def difference_interval(n: int, only_a: int, only_b: int, z: float = Z_95) -> tuple[float, float]:
+    """Return the score interval of a paired difference of proportions, (low, high) in -1..1.
+
+    The differences that the score test does not reject. Its coverage stays close to the nominal
+    one, also where few items differ, where value +- z * stderr is too narrow.
+    Source: T. Tango, "Equivalence test and confidence interval for the difference in proportions
+    for the paired-sample design", Statistics in Medicine 17 (1998), 891-908.
+
+    Raises:
+        ValueError: the numbers are no counts of `n` items.
+    """
+    _check(n, only_a, only_b)
+    value = (only_b - only_a) / n
+    low = _border(lambda d: _score(n, only_a, only_b, d) > z, -1.0, value)
+    high = _border(lambda d: _score(n, only_a, only_b, d) < -z, 1.0, value)
+    return low, high
+
+
+def _border(is_rejected: Callable[[float], bool], outside: float, inside: float) -> float:
+    """Where a test begins to reject, between a rejected and an accepted difference."""
+    for _ in range(HALVINGS):
+        middle = (outside + inside) / 2
+        outside, inside = (middle, inside) if is_rejected(middle) else (outside, middle)
+    return inside
+
+
+def _score(n: int, only_a: int, only_b: int, difference: float) -> float:
+    """The score statistic of a supposed difference; standard normal where it is the true one."""
+    distance = only_b - only_a - n * difference
+    # The likeliest share of items that are right in a alone, if `difference` is the true one.
+    linear = (2 * n + only_a - only_b) * difference - only_a - only_b
+    constant = -only_a * difference * (1 - difference)
+    share = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
+    variance = n * (2 * share + difference * (1 - difference))
+    if variance <= 0:
+        return math.copysign(math.inf, distance) if distance else 0.0
+    return distance / math.sqrt(variance)
+
+
+def mcnemar_p(only_a: int, only_b: int) -> float:
+    """Return the two-sided p-value of McNemar's test in its exact form.
+
+    Of the items that differ, each would fall to either run with probability 1/2 if there was no
+    difference: twice the smaller binomial tail, at most 1. Conservative, as counts are whole.
+    Source: Q. McNemar, "Note on the sampling error of the difference between correlated proportions
+    or percentages", Psychometrika 12 (1947), 153-157; exact: F. Mosteller, "Some statistical
+    problems in measuring the subjective response to drugs", Biometrics 8 (1952), 220-226.
+    """
+    from scipy.special import bdtr
+
+    differing = only_a + only_b
+    return min(1.0, 2 * float(bdtr(min(only_a, only_b), differing, 0.5))) if differing else 1.0
+
+
+def items_needed(n: int, only_a: int, only_b: int, *, comparisons: int = 1) -> int | None:
+    """Return how many items show a difference like this one in 80 % of all samples.
+
+    With McNemar's test at 5 %, two-sided, if the observed shares were the true ones; as one of
+    several `comparisons` at 5 % over their number (Bonferroni, the first step of Holm). None where
+    there is no difference.
+    Source: R. J. Connor, "Sample size for testing differences in proportions for the paired-sample
+    design", Biometrics 43 (1987), 207-211.
+    """
+    _check(n, only_a, only_b)
+    if only_a == only_b:
+        return None
+    differing, difference = (only_a + only_b) / n, (only_b - only_a) / n
+    z_level = NormalDist().inv_cdf(1 - 0.025 / comparisons)
+    root = z_level * math.sqrt(differing) + Z_80 * math.sqrt(differing - difference**2)
+    return math.ceil((root / difference) ** 2)
+
+
+def _check(n: int, only_a: int, only_b: int) -> None:
+    if n < 1 or only_a < 0 or only_b < 0 or only_a + only_b > n:
+        raise ValueError(f"{only_a} and {only_b} of {n} items are no counts of a pair")
+
+
+# Intervals of a throughput and of the ratio of two, from the tokens and seconds of chunks. A
+# throughput is a ratio of sums, so its error is that of the ratio estimator: how far each chunk
+# lies from the mean speed, weighed by its size. Says how much chunks vary, not how much a machine
+# varies from day to day. How to read it: docs/statistics.md.
+
+Chunks = Sequence[tuple[int, float]]  # tokens, seconds
+
+
+def rate_interval(chunks: Chunks) -> tuple[float, float] | None:
+    """Return the 95 % interval of sum(tokens) / sum(seconds); None with fewer than two chunks.
+
+    Source: W. G. Cochran, Sampling Techniques, 3rd edition (1977), sections 2.11 and 6.4; with
+    Student's t for m - 1 degrees of freedom, on a logarithmic scale, so that it stays positive.
+    """
+    deviations = _deviations(chunks)
+    if deviations is None:
+        return None
+    rate = sum(tokens for tokens, _ in chunks) / sum(seconds for _, seconds in chunks)
+    factor = math.exp(_t_95(len(chunks) - 1) * math.sqrt(_variance(deviations)))
+    return rate / factor, rate * factor
+
+
+def ratio_interval(
+    baseline: Chunks, other: Chunks, *, same_requests: bool
+) -> tuple[float, float] | None:
+    """Return the 95 % interval of other's rate over the baseline's.
+
+    None where one of them has fewer than two chunks.
+
+    same_requests: the n-th chunks of both answer the same requests, so that what makes a chunk slow
+        for both cancels out; otherwise errors add up (degrees of freedom: F. E. Satterthwaite, "An
+        approximate distribution of estimates of variance components", Biometrics Bulletin 2 (1946),
+        110-114).
+    """
+    ours, theirs = _deviations(other), _deviations(baseline)
+    if ours is None or theirs is None:
+        return None
+    rates = [sum(t for t, _ in chunks) / sum(s for _, s in chunks) for chunks in (other, baseline)]
+    if same_requests:
+        variance = _variance([b - a for a, b in zip(theirs, ours, strict=True)])
+        freedom = float(len(ours) - 1)
+    else:
+        parts = [(_variance(d), len(d) - 1) for d in (ours, theirs)]
+        variance = sum(part for part, _ in parts)
+        spread = sum(part**2 / m for part, m in parts)
+        freedom = variance**2 / spread if spread else 1.0
+    factor = math.exp(_t_95(freedom) * math.sqrt(variance))
+    return rates[0] / rates[1] / factor, rates[0] / rates[1] * factor
+
+
+def _deviations(chunks: Chunks) -> list[float] | None:
+    """Of each chunk, how far its tokens and seconds move the logarithm of the rate."""
+    tokens, seconds = sum(t for t, _ in chunks), sum(s for _, s in chunks)
+    if len(chunks) < 2 or not tokens or not seconds:
+        return None
+    return [t / tokens - s / seconds for t, s in chunks]
+
+
+def _variance(deviations: Sequence[float]) -> float:
+    m = len(deviations)
+    return m / (m - 1) * sum(deviation**2 for deviation in deviations)
+
+
+def _t_95(freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))

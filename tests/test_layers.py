@@ -21,6 +21,7 @@ ORDER = (
     "results",
     "decoding",
     "statistics",
+    "tasks",
 )
 
 

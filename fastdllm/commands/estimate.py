@@ -143,9 +143,9 @@ def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace
     """Measure here, keep what was measured, and return on what."""
     from fastdllm.estimate.probe_files import add_measurements
     from fastdllm.estimate.probing import probe, rounds
-    from fastdllm.evaluation.environment import prepare
     from fastdllm.machine.gpus import card_for
     from fastdllm.machine.threads import use_allowed_threads
+    from fastdllm.tasks.lm_eval_setup import prepare
 
     tasks = {estimate.run.task for estimate in found}
     for plan in project.plans:

@@ -45,11 +45,11 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.common.console import open_display
     from fastdllm.evaluation.empty_shard import stamped_without_chunks
-    from fastdllm.evaluation.environment import data_is_local, prepare
     from fastdllm.evaluation.shards import parse_shard
     from fastdllm.evaluation.spec import read_spec
     from fastdllm.fetching.needs import check_needs, check_threads
     from fastdllm.machine.gpus import card_for
+    from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
 
     check_threads(args.threads)
     shard = parse_shard(args.shard) if args.shard else None

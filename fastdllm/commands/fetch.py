@@ -77,7 +77,7 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
 
 
 def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]]:
-    from fastdllm.evaluation.environment import data_is_local, prepare
+    from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
     from fastdllm.workflow.config import TASKS
 
     remote = []

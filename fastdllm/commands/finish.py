@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _finish(path: Path) -> list[str]:
     from fastdllm.common.console import open_display
-    from fastdllm.evaluation.environment import data_is_local, prepare
     from fastdllm.evaluation.spec import read_spec
+    from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
 
     spec = read_spec(path)
     private_cache = data_is_local(spec.task, Path(spec.run.task_file).parent)

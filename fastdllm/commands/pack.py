@@ -39,7 +39,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
-    from fastdllm.evaluation.environment import prepare
     from fastdllm.evaluation.packs import (
         REPORT,
         BrokenDevice,
@@ -50,6 +49,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     )
     from fastdllm.fetching.needs import check_needs, check_threads
     from fastdllm.machine.gpus import card_for
+    from fastdllm.tasks.lm_eval_setup import prepare
 
     check_threads(args.threads)
     specs = in_order(read_members(args.members))
@@ -100,7 +100,7 @@ def _has_local_data(specs: Sequence[Path], members: Path) -> bool:
         UserError: of some; the one needs a cache of its own, the other the common one.
     """
     from fastdllm.common.errors import UserError
-    from fastdllm.evaluation.environment import data_is_local
+    from fastdllm.tasks.lm_eval_setup import data_is_local
 
     found = {data_is_local(s.task, Path(s.run.task_file).parent) for s in _readable(specs)}
     if len(found) > 1:

@@ -31,15 +31,15 @@ def run(args: argparse.Namespace) -> int:
     options = config.task_options(args.task)
     folder = args.output or Path("results", "_plans", task_folder(args.task, args.limit))
 
-    from fastdllm.evaluation.environment import data_is_local, prepare
+    from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
 
     data_here = data_is_local(args.task, TASKS)
     offline = data_here and Path(config.model.path).is_dir()
     with prepare(offline=offline, private_cache=data_here):
-        from fastdllm.evaluation.planning import PlanOptions, make_plan
-        from fastdllm.evaluation.requests import write_plan
         from fastdllm.model.loading import find_checkpoint, read_config
         from fastdllm.model.tokenizer import load_tokenizer
+        from fastdllm.tasks.plan import write_plan
+        from fastdllm.tasks.planning import PlanOptions, make_plan
 
         checkpoint = find_checkpoint(config.model.path, config.model.revision)
         plan = make_plan(

@@ -18,8 +18,8 @@ from fastdllm.estimate.hardware import Hardware
 from fastdllm.estimate.nearest import Basis
 from fastdllm.estimate.pace import settings_digest
 from fastdllm.estimate.probe_files import Measurement
-from fastdllm.evaluation.requests import Plan, read_plan
 from fastdllm.evaluation.spec import RunSpec
+from fastdllm.tasks.plan import Plan, read_plan
 from fastdllm.validation import validated
 from fastdllm.workflow.runs import Run
 

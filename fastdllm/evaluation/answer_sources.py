@@ -16,8 +16,8 @@ from fastdllm.common.files import cannot
 from fastdllm.evaluation.answer_files import Content, kept_aside, read_content
 from fastdllm.evaluation.answer_records import Answer, Chunk, Header, Session
 from fastdllm.evaluation.answers import records_of
-from fastdllm.evaluation.requests import Plan
 from fastdllm.evaluation.shards import answer_files
+from fastdllm.tasks.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from fastdllm.evaluation.attempts import Journal
 from fastdllm.evaluation.kept_model import KeptModel
 from fastdllm.evaluation.loading import dtype_name, load_engine, session_of
 from fastdllm.evaluation.progress import Progress
-from fastdllm.evaluation.requests import Plan
 from fastdllm.evaluation.runner import decode_missing
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.stopping import Stop, Stopped
+from fastdllm.tasks.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

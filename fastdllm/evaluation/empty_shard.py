@@ -12,9 +12,9 @@ from fastdllm.common.files import read_json
 from fastdllm.evaluation.failures import failure_record
 from fastdllm.evaluation.lock import shard_lock
 from fastdllm.evaluation.plan_checks import check_plan
-from fastdllm.evaluation.requests import read_plan
 from fastdllm.evaluation.shards import Shard, lock_path, places, write_stamp
 from fastdllm.evaluation.spec import RunSpec
+from fastdllm.tasks.plan import read_plan
 
 
 def stamped_without_chunks(spec: RunSpec, folder: Path, shard: Shard, *, wait: bool) -> bool:

@@ -20,7 +20,6 @@ from fastdllm.evaluation.finishing import Outcome, conclude
 from fastdllm.evaluation.loading import load_plan_tokenizer
 from fastdllm.evaluation.plan_checks import check_plan
 from fastdllm.evaluation.progress import Progress
-from fastdllm.evaluation.requests import Plan, read_plan
 from fastdllm.evaluation.shards import (
     FOLDER,
     Shard,
@@ -33,6 +32,7 @@ from fastdllm.evaluation.shards import (
 )
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.stopping import Stop
+from fastdllm.tasks.plan import Plan, read_plan
 
 
 def finish_run(

@@ -15,12 +15,12 @@ from fastdllm.evaluation.answer_sources import Source
 from fastdllm.evaluation.answers import AnswerLog
 from fastdllm.evaluation.merging import merge, remove_traces
 from fastdllm.evaluation.progress import Progress
-from fastdllm.evaluation.requests import Plan
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.evaluation.stopping import Stop
 from fastdllm.machine.provenance import git_state, package_versions
 from fastdllm.results.result_files import keep_result_aside, stored_fingerprint
 from fastdllm.results.summary import Summary, write_summary
+from fastdllm.tasks.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _score_and_write(
     # lm-eval takes seconds to import and decoding does not need it, so a failing decode is quick.
     from fastdllm.evaluation.scoring import score_answers
     from fastdllm.evaluation.summarize import Decoded, summarize
-    from fastdllm.evaluation.tasks import load_task
+    from fastdllm.tasks.lm_eval_tasks import load_task
 
     chunks = [log.chunks[index] for index in sorted(log.chunks)]
     scores = score_answers(

@@ -22,13 +22,13 @@ from fastdllm.decoding.loop import Step, decode
 from fastdllm.decoding.sequence import Request
 from fastdllm.evaluation.answer_records import Answer
 from fastdllm.evaluation.commits import Commits
-from fastdllm.evaluation.requests import PlannedRequest
 from fastdllm.evaluation.runner import Answered, Listener
-from fastdllm.evaluation.tokenization import AnswerText, answer_budget, sampling_temperature
 from fastdllm.machine.process import process_peak_memory_gib
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 from fastdllm.settings import DecodingSettings
+from fastdllm.tasks.generation import AnswerText, answer_budget, sampling_temperature
+from fastdllm.tasks.plan import PlannedRequest
 
 # Inputs of log-likelihoods in memory at once where nobody says: more gain no more speed.
 LIKELIHOOD_INPUTS = 32

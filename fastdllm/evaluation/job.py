@@ -21,11 +21,11 @@ from fastdllm.evaluation.lock import run_lock
 from fastdllm.evaluation.merging import remove_traces
 from fastdllm.evaluation.plan_checks import check_plan
 from fastdllm.evaluation.progress import Progress
-from fastdllm.evaluation.requests import read_plan
 from fastdllm.evaluation.requeue import guarded_attempt
 from fastdllm.evaluation.runner import missing_chunks
 from fastdllm.evaluation.shards import places
 from fastdllm.evaluation.spec import RunSpec
+from fastdllm.tasks.plan import read_plan
 
 
 def evaluate_run(

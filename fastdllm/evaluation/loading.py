@@ -17,13 +17,13 @@ from fastdllm.decoding.policy_files import load_policy
 from fastdllm.evaluation.answer_records import Session
 from fastdllm.evaluation.generate import DecodingEngine
 from fastdllm.evaluation.kept_model import KeptModel
-from fastdllm.evaluation.requests import Plan, plan_again
 from fastdllm.evaluation.spec import RunSpec
-from fastdllm.evaluation.tokenization import check_length, tokenizer_digest
 from fastdllm.machine.process import cpu_name, host_name
 from fastdllm.machine.provenance import package_versions
 from fastdllm.model.loading import dtype_reason, resolve_device, resolve_dtype
 from fastdllm.model.tokenizer import load_tokenizer
+from fastdllm.tasks.generation import check_length, tokenizer_digest
+from fastdllm.tasks.plan import Plan, plan_again
 from fastdllm.validation import validated
 
 

@@ -22,8 +22,8 @@ from fastdllm.evaluation.answers import (
     session_line,
 )
 from fastdllm.evaluation.failures import remove
-from fastdllm.evaluation.requests import Plan
 from fastdllm.evaluation.shards import FOLDER
+from fastdllm.tasks.plan import Plan
 
 
 def merge(log: AnswerLog, shards: Sequence[Source], *, plan: Plan, header: Header) -> AnswerLog:

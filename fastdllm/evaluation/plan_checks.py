@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.requests import Plan, plan_again
 from fastdllm.evaluation.spec import RunSpec
+from fastdllm.tasks.plan import Plan, plan_again
 
 
 def check_plan(spec: RunSpec, plan: Plan) -> None:

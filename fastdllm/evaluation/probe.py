@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastdllm.evaluation.answer_records import Answer
-from fastdllm.evaluation.requests import Plan, PlannedRequest
 from fastdllm.evaluation.runner import Engine
+from fastdllm.tasks.plan import Plan, PlannedRequest
 
 # The first requests only tell how many can be timed.
 FIRST_REQUESTS = 2

@@ -15,8 +15,8 @@ from fastdllm.evaluation.answer_records import Answer, Chunk, Session
 from fastdllm.evaluation.answer_sources import Source, check_requests
 from fastdllm.evaluation.answers import AnswerLog
 from fastdllm.evaluation.progress import Progress
-from fastdllm.evaluation.requests import Plan, PlannedRequest
 from fastdllm.evaluation.stopping import SIGNALS, Stop
+from fastdllm.tasks.plan import Plan, PlannedRequest
 
 
 @dataclass(frozen=True, slots=True)

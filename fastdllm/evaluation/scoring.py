@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastdllm.common.errors import unknown_name
 from fastdllm.evaluation.answer_records import Answer
-from fastdllm.evaluation.lm import Replay
-from fastdllm.evaluation.requests import Plan, request_id
-from fastdllm.evaluation.tasks import LoadedTask, evaluate_task
-from fastdllm.evaluation.tokenization import AnswerText
 from fastdllm.results.summary import ItemGroup, Items, Metric, pack_bits
-from fastdllm.statistics.intervals import normal_interval, wilson_interval
+from fastdllm.tasks.generation import AnswerText
+from fastdllm.tasks.lm_eval_models import Replay
+from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task
+from fastdllm.tasks.metrics import _is_finite, _right_or_wrong, metrics_of
+from fastdllm.tasks.plan import Plan, request_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,61 +96,6 @@ def answer_texts(plan: Plan, by_id: Mapping[str, Answer], tokenizer: Any) -> dic
     return texts
 
 
-def metrics_of(
-    result: Mapping[str, Any], samples: Mapping[str, list[dict[str, Any]]], task: LoadedTask
-) -> list[Metric]:
-    """Every score that lm-eval gives for the task, with interval and direction.
-
-    Raises:
-        UserError: the primary metric is not among them, or is no finite number.
-    """
-    scores = result.get("groups", {}).get(task.name) or result["results"].get(task.name, {})
-    directions = result["higher_is_better"].get(task.name, {})
-    n = sum(result["n-samples"][name]["effective"] for name in task.leaves)
-    found = []
-    for key, value in scores.items():
-        metric, comma, filter_name = key.partition(",")
-        if not comma or metric.endswith("_stderr") or not _is_finite(value):
-            continue
-        stderr = scores.get(f"{metric}_stderr,{filter_name}")
-        stderr = float(stderr) if _is_finite(stderr) else None
-        right = _right_or_wrong(
-            sample.get(metric)
-            for name in task.leaves
-            for sample in samples[name]
-            if sample["filter"] == filter_name
-        )
-        method: Any = None
-        interval = None
-        if right and math.isclose(sum(right) / len(right), value, abs_tol=1e-9):
-            interval, method = wilson_interval(sum(right), len(right)), "wilson"
-        elif stderr is not None:
-            interval, method = normal_interval(float(value), stderr), "normal"
-        found.append(
-            Metric(
-                metric=metric,
-                filter=filter_name,
-                value=round(float(value), 6),
-                stderr=None if stderr is None else round(stderr, 6),
-                interval=None
-                if interval is None
-                else (round(interval[0], 6), round(interval[1], 6)),
-                interval_method=method,
-                n=n,
-                higher_is_better=directions.get(metric),
-                primary=(metric, filter_name) == task.primary,
-            )
-        )
-    if not any(metric.primary for metric in found):
-        raise unknown_name(
-            "primary metric",
-            ",".join(task.primary),
-            [f"{metric.metric},{metric.filter}" for metric in found],
-            where=f"task {task.name!r}: metadata.primary_metric",
-        )
-    return found
-
-
 def plain(value: Any) -> Any:
     """`value` as plain JSON: NumPy scalars as numbers, what JSON cannot hold as text."""
     if isinstance(value, Mapping):
@@ -165,20 +109,6 @@ def plain(value: Any) -> Any:
         return value
     # The default text of a function holds its address, which differs from run to run.
     return getattr(value, "__qualname__", type(value).__name__) if callable(value) else str(value)
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, str | bool | type(None)) and math.isfinite(value)
-
-
-def _right_or_wrong(values: Iterable[Any]) -> list[bool] | None:
-    """The values as booleans; None when one of them is neither 0 nor 1."""
-    right = []
-    for value in values:
-        if isinstance(value, str | list | tuple | dict | type(None)) or value not in (0, 1):
-            return None
-        right.append(bool(value))
-    return right
 
 
 def _items(right: list[bool] | None, sizes: Mapping[str, int]) -> Items | None:

@@ -21,7 +21,6 @@ from fastdllm.evaluation.loading import load_plan_tokenizer
 from fastdllm.evaluation.lock import FINISHING, Locked, run_lock, shard_lock
 from fastdllm.evaluation.plan_checks import check_plan
 from fastdllm.evaluation.progress import Progress
-from fastdllm.evaluation.requests import Plan, read_plan
 from fastdllm.evaluation.requeue import guarded_attempt
 from fastdllm.evaluation.runner import missing_chunks
 from fastdllm.evaluation.shards import (
@@ -32,6 +31,7 @@ from fastdllm.evaluation.shards import (
     write_stamp,
 )
 from fastdllm.evaluation.spec import RunSpec
+from fastdllm.tasks.plan import Plan, read_plan
 
 
 @dataclass(frozen=True, slots=True)

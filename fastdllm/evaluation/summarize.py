@@ -10,7 +10,6 @@ from typing import Any
 from fastdllm.decoding.sequence import PassCounts
 from fastdllm.evaluation.answer_records import Answer, Chunk, Session
 from fastdllm.evaluation.confidences import EDGES
-from fastdllm.evaluation.requests import PlanHeader
 from fastdllm.evaluation.scoring import Scores
 from fastdllm.evaluation.spec import RunSpec
 from fastdllm.results.summary import (
@@ -24,6 +23,7 @@ from fastdllm.results.summary import (
     Throughput,
 )
 from fastdllm.statistics.intervals import percentile
+from fastdllm.tasks.plan import PlanHeader
 
 # Parts of a run whose speeds a summary tells apart.
 MOST_CHUNKS = 100

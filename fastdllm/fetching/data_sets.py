@@ -17,7 +17,7 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
-from fastdllm.evaluation.tasks import LoadedTask, load_task
+from fastdllm.tasks.lm_eval_tasks import LoadedTask, load_task
 
 # Planning two items renders prompts, and builds filters and metrics; all data is loaded anyway.
 _ITEMS = "2"

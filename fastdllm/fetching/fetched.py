@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
-from fastdllm.evaluation.task_files import LOCAL_BUILDERS, TaskFiles, find_task_files
 from fastdllm.machine.hub_cache import data_cache, has_data_set, hub_cache, lacking, snapshot
+from fastdllm.tasks.task_files import LOCAL_BUILDERS, TaskFiles, find_task_files
 
 if TYPE_CHECKING:
     from fastdllm.evaluation.spec import RunSpec

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.evaluation.task_files import TaskFiles
 from fastdllm.policy import Computation, Policy
 from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.settings import DecodingSettings, layer_span
+from fastdllm.tasks.task_files import TaskFiles
 from fastdllm.workflow.digests import ModelShape, digest_of
 from fastdllm.workflow.grid import Config
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.task_files import find_task_files
 from fastdllm.results.summary import DECODING, PARAMETERS
+from fastdllm.tasks.task_files import find_task_files
 from fastdllm.version import DECODER_VERSION
 from fastdllm.workflow.computations import is_likelihood_task
 from fastdllm.workflow.config import WorkflowConfig, task_file

@@ -63,7 +63,7 @@ metadata: {version: 1}
 @pytest.fixture(scope="session", autouse=True)
 def quiet_offline_lm_eval() -> Iterator[None]:
     """What the commands set up before lm-eval is imported, for the tests that import it here."""
-    from fastdllm.evaluation.environment import prepare
+    from fastdllm.tasks.lm_eval_setup import prepare
 
     with prepare(offline=True, private_cache=True):
         yield
@@ -191,8 +191,8 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
 @pytest.fixture
 def make_plan_on_disk(project: Path, tokenizer: Any) -> Callable[..., Any]:
     """Plan a task of the project into results/_plans and return the plan."""
-    from fastdllm.evaluation.planning import PlanOptions, make_plan
-    from fastdllm.evaluation.requests import write_plan
+    from fastdllm.tasks.plan import write_plan
+    from fastdllm.tasks.planning import PlanOptions, make_plan
 
     def plan(task: str = "sums", **options: Any) -> Any:
         values = {"sums": 3, "choices": 6}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.planning import encode_pair
-from fastdllm.evaluation.tokenization import AnswerText, generation_wishes, sampling_temperature
+from fastdllm.tasks.generation import AnswerText, generation_wishes, sampling_temperature
+from fastdllm.tasks.planning import encode_pair
 
 
 def test_plan_holds_every_distinct_request_once(make_plan_on_disk) -> None:
@@ -35,7 +35,7 @@ def test_chat_prompt_keeps_its_line_break_and_spaces_move(tokenizer) -> None:
 
 
 def test_unfinished_assistant_turn_stays_open(tokenizer) -> None:
-    from fastdllm.evaluation.lm import Collect
+    from fastdllm.tasks.lm_eval_models import Collect
 
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "def f("}]
     text = Collect(tokenizer).apply_chat_template(turns, add_generation_prompt=False)

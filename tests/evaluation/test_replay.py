@@ -10,9 +10,9 @@ from lm_eval.tasks import TaskManager
 
 from fastdllm.common.errors import UserError
 from fastdllm.evaluation.answer_records import Answer
-from fastdllm.evaluation.lm import PromptLM
 from fastdllm.evaluation.scoring import plain, score_answers
-from fastdllm.evaluation.tasks import TASK_SEED, load_task
+from fastdllm.tasks.lm_eval_models import PromptLM
+from fastdllm.tasks.lm_eval_tasks import TASK_SEED, load_task
 
 # What lm-eval's `simple_evaluate` adds to a result by calling pip, git and others in each job.
 RECORD_OF_THE_MACHINE = {

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.requests import PlannedRequest, fixed_chunks, read_plan, request_id
+from fastdllm.tasks.plan import PlannedRequest, fixed_chunks, read_plan, request_id
 
 
 def generation(length: int, **gen_kwargs: object) -> PlannedRequest:

@@ -20,8 +20,8 @@ import torch
 
 from fastdllm.decoding.events import PassRecord
 from fastdllm.decoding.likelihood import LikelihoodRequest, score
-from fastdllm.evaluation.requests import PlannedRequest, fixed_chunks
 from fastdllm.model.fused import FusedModel
+from fastdllm.tasks.plan import PlannedRequest, fixed_chunks
 from fastdllm.workflow.config import TaskOptions
 
 MMLU = Path(__file__).parents[3] / "shared/data/mmlu"

@@ -19,9 +19,9 @@ from fastdllm.evaluation import progress as progress_module
 from fastdllm.evaluation.answer_records import Answer, Chunk, Header, Session
 from fastdllm.evaluation.answers import AnswerLog, open_answers
 from fastdllm.evaluation.progress import Progress
-from fastdllm.evaluation.requests import Plan, PlanHeader, PlannedRequest, fixed_chunks
 from fastdllm.evaluation.runner import Answered, Listener, decode_missing, missing_chunks
 from fastdllm.evaluation.stopping import Stop, Stopped
+from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks
 from tests.evaluation.conftest import silent
 
 HEADER = Header(fingerprint="a" * 64, plan_digest="p", dtype="float32", decides={})

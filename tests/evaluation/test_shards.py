@@ -23,12 +23,12 @@ from fastdllm.evaluation.finished import result_dated_after
 from fastdllm.evaluation.finishing import Outcome
 from fastdllm.evaluation.job import evaluate_run
 from fastdllm.evaluation.lock import Locked, holders, run_lock, shard_lock
-from fastdllm.evaluation.requests import PlannedRequest, read_plan
 from fastdllm.evaluation.runner import Answered, Listener
 from fastdllm.evaluation.shard_job import ShardOutcome, evaluate_shard
 from fastdllm.evaluation.shards import Shard, lock_path, parse_shard, stamp_path
 from fastdllm.evaluation.spec import RunSpec, read_spec
 from fastdllm.evaluation.stopping import Stop
+from fastdllm.tasks.plan import PlannedRequest, read_plan
 from fastdllm.workflow.digests import FileDigests
 from fastdllm.workflow.sources import check_sources
 from tests.evaluation.conftest import silent

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.task_files import find_task_files
 from fastdllm.policy import PassKind, Policy
 from fastdllm.settings import DecodingSettings
+from fastdllm.tasks.task_files import find_task_files
 from fastdllm.workflow.computations import is_likelihood_task
 from fastdllm.workflow.runs import Run, load_project
 from fastdllm.workflow.selection import Selection

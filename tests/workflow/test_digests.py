@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.environment import data_is_local
+from fastdllm.tasks.lm_eval_setup import data_is_local
 from fastdllm.workflow.digests import FileDigests, digest_of, task_digest
 
 FILES = {

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, create_model
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.requests import PlannedRequest
 from fastdllm.settings import DecodingSettings
+from fastdllm.tasks.plan import PlannedRequest
 from fastdllm.validation import StrictModel, validated
 
 # What lm-eval takes for `max_gen_toks`. Not `max_length`: that counts the prompt as well.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.model import LM
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.requests import request_id
+from fastdllm.tasks.plan import request_id
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.task_files import find_task_files
+from fastdllm.tasks.task_files import find_task_files
 
 
 @contextmanager

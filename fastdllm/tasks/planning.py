@@ -13,17 +13,11 @@ from importlib.metadata import version
 from typing import Any
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.lm import Collect
-from fastdllm.evaluation.requests import (
-    Plan,
-    PlanHeader,
-    PlannedRequest,
-    fixed_chunks,
-    requests_text,
-)
-from fastdllm.evaluation.scoring import metrics_of
-from fastdllm.evaluation.tasks import evaluate_task, load_task, one_line
-from fastdllm.evaluation.tokenization import check_length, generation_wishes, tokenizer_digest
+from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
+from fastdllm.tasks.lm_eval_models import Collect
+from fastdllm.tasks.lm_eval_tasks import evaluate_task, load_task, one_line
+from fastdllm.tasks.metrics import metrics_of
+from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.record import record
-from fastdllm.evaluation.attempts import read_attempts
+from fastdllm.runs.attempts import read_attempts
 from tests.slurm.lab import Lab
 from tests.slurm.packages import why_absent
 from tests.slurm.projects import ClusterProject, make_project

@@ -19,9 +19,9 @@ from fastdllm.cluster.choice import Choice
 from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.common.paths import RESULTS
 from fastdllm.estimate.estimates import Estimates
-from fastdllm.evaluation.attempts import RESTARTS_VARIABLE
-from fastdllm.fetching.fetched import require_data
 from fastdllm.prepare import prepare
+from fastdllm.runs.attempts import RESTARTS_VARIABLE
+from fastdllm.runs.needs import require_data
 from fastdllm.workflow.call import DEFAULT_MINUTES, Call, Minutes
 from fastdllm.workflow.config import task_file
 from fastdllm.workflow.cuts import cut, settle

@@ -18,7 +18,7 @@ from fastdllm.cluster.profile import EXECUTOR, STOCK_EXECUTOR, CommandLine
 from fastdllm.cluster.site import SITE_FILE, Site, load_site
 from fastdllm.common.errors import UserError
 from fastdllm.common.paths import RESULTS
-from fastdllm.fetching.fetched import require_model
+from fastdllm.runs.needs import require_model
 from fastdllm.validation import validated
 from fastdllm.workflow.config import WorkflowConfig
 

@@ -10,7 +10,7 @@ from fastdllm.machine.gpus import visible_cards
 from fastdllm.entry import open_call
 from fastdllm.workflow.names import NAME_PATTERN
 from fastdllm.common.paths import split_task_folder
-from fastdllm.workflow.packs import member_specs
+from fastdllm.runs.packs import member_specs
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP
 
 CALL = open_call(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fastdllm.cluster.following import Ending
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.attempts import read_attempts
-from fastdllm.evaluation.stopping import TIME_LIMIT
-from fastdllm.workflow.packs import member_specs, report_path
+from fastdllm.runs.attempts import read_attempts
+from fastdllm.runs.packs import member_specs, report_path
+from fastdllm.runs.stopping import TIME_LIMIT
 
 
 def was_only_stopped(ending: Ending, outputs: Sequence[Path]) -> bool:

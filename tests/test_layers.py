@@ -22,6 +22,7 @@ ORDER = (
     "decoding",
     "statistics",
     "tasks",
+    "runs",
 )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastdllm.evaluation.stopping import Stop
+    from fastdllm.runs.stopping import Stop
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,18 +37,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate until done, failed, or stopped by a signal."""
-    from fastdllm.evaluation.requeue import until_stopped
+    from fastdllm.runs.stopping import until_stopped
 
     return until_stopped(partial(_evaluate, args))
 
 
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.common.console import open_display
-    from fastdllm.evaluation.empty_shard import stamped_without_chunks
-    from fastdllm.evaluation.shards import parse_shard
-    from fastdllm.evaluation.spec import read_spec
-    from fastdllm.fetching.needs import check_needs, check_threads
     from fastdllm.machine.gpus import card_for
+    from fastdllm.runs.needs import check_needs, check_threads, stamped_without_chunks
+    from fastdllm.runs.shards import parse_shard
+    from fastdllm.runs.spec import read_spec
     from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
 
     check_threads(args.threads)
@@ -65,10 +64,8 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         prepare(offline=True, private_cache=private_cache),
     ):
         # Nothing before this may import torch, which sees the cards of its first moment for ever.
-        from fastdllm.evaluation.answering import Call
-        from fastdllm.evaluation.job import evaluate_run
-        from fastdllm.evaluation.shard_job import evaluate_shard
         from fastdllm.machine.threads import use_allowed_threads
+        from fastdllm.runs.evaluate import Call, evaluate_run, evaluate_shard
         from fastdllm.workflow.digests import FileDigests
         from fastdllm.workflow.sources import check_sources
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastdllm.fetching.fetched import Fetched
+    from fastdllm.runs.needs import Fetched
     from fastdllm.workflow.config import WorkflowConfig
 
 
@@ -25,8 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fastdllm.common.files import write_json_atomically
-    from fastdllm.fetching.fetched import FETCHED, read_fetched, require
     from fastdllm.machine.hub_cache import data_cache, hub_cache
+    from fastdllm.runs.needs import FETCHED, read_fetched, require
     from fastdllm.workflow.config import load_workflow_config, task_file
     from fastdllm.workflow.selection import keep
 

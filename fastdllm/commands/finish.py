@@ -18,10 +18,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Finish a run, or say what it lacks."""
-    from fastdllm.evaluation.end_marks import mark_as_scored
-    from fastdllm.evaluation.finished import result_dated_after
-    from fastdllm.evaluation.lock import FINISHING, run_lock
-    from fastdllm.evaluation.spec import read_spec
+    from fastdllm.runs.answers import mark_as_scored
+    from fastdllm.runs.finished import result_dated_after
+    from fastdllm.runs.lock import FINISHING, run_lock
+    from fastdllm.runs.spec import read_spec
 
     spec = read_spec(args.spec)
     folder = args.spec.parent
@@ -39,13 +39,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _finish(path: Path) -> list[str]:
     from fastdllm.common.console import open_display
-    from fastdllm.evaluation.spec import read_spec
+    from fastdllm.runs.spec import read_spec
     from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
 
     spec = read_spec(path)
     private_cache = data_is_local(spec.task, Path(spec.run.task_file).parent)
     with prepare(offline=True, private_cache=private_cache):
-        from fastdllm.evaluation.finish_run import finish_run
+        from fastdllm.runs.finish import finish_run
         from fastdllm.workflow.digests import FileDigests
         from fastdllm.workflow.sources import check_sources
 

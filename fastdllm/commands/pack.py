@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fastdllm.evaluation.spec import RunSpec
-    from fastdllm.evaluation.stopping import Stop
+    from fastdllm.runs.spec import RunSpec
+    from fastdllm.runs.stopping import Stop
 
 
 FAILED_EXIT_CODE = 1
@@ -33,13 +33,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate all runs, or until stopped by a signal."""
-    from fastdllm.evaluation.requeue import until_stopped
+    from fastdllm.runs.stopping import until_stopped
 
     return until_stopped(partial(_evaluate, args))
 
 
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
-    from fastdllm.evaluation.packs import (
+    from fastdllm.machine.gpus import card_for
+    from fastdllm.runs.needs import check_needs, check_threads
+    from fastdllm.runs.packs import (
         REPORT,
         BrokenDevice,
         evaluate_pack,
@@ -47,8 +49,6 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         read_members,
         write_report,
     )
-    from fastdllm.fetching.needs import check_needs, check_threads
-    from fastdllm.machine.gpus import card_for
     from fastdllm.tasks.lm_eval_setup import prepare
 
     check_threads(args.threads)
@@ -59,10 +59,9 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         prepare(offline=True, private_cache=private_cache),
     ):
         from fastdllm.common.console import open_display
-        from fastdllm.evaluation.answering import Call
-        from fastdllm.evaluation.job import evaluate_run
-        from fastdllm.evaluation.kept_model import KeptModel
         from fastdllm.machine.threads import use_allowed_threads
+        from fastdllm.runs.evaluate import Call, evaluate_run
+        from fastdllm.runs.loaded_model import KeptModel
         from fastdllm.workflow.digests import FileDigests
         from fastdllm.workflow.sources import check_sources
 
@@ -119,7 +118,7 @@ def _device_of(specs: Sequence[Path]) -> str:
 def _readable(specs: Sequence[Path]) -> list[RunSpec]:
     """The specs that can be read; the others fail when it is their turn."""
     from fastdllm.common.errors import UserError
-    from fastdllm.evaluation.spec import read_spec
+    from fastdllm.runs.spec import read_spec
 
     found = []
     for path in specs:

@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the result of one run from another's."""
-    from fastdllm.evaluation.spec import read_spec
+    from fastdllm.runs.spec import read_spec
     from fastdllm.workflow.copies import write_copy
 
     folder = args.spec.parent

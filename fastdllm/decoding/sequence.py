@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Generator, Tensor
+from fastdllm.policy import PassKind, SequenceState
 
-from fastdllm.policy import (
-    PassKind,
-    SequenceState,
-)
+if TYPE_CHECKING:
+    # The records of answers import this module, and they import no torch.
+    from torch import Generator, Tensor
 
 
 @dataclass(slots=True)

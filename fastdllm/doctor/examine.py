@@ -18,7 +18,7 @@ from fastdllm.doctor.storage import (
     look_at_locks,
     look_at_quota,
 )
-from fastdllm.evaluation.failures import reason_of
+from fastdllm.runs.progress import reason_of
 
 Check = Callable[[], list[Finding]]
 

@@ -16,7 +16,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, write_json_atomically
 from fastdllm.common.paths import RESULTS
 from fastdllm.estimate.hardware import Hardware
-from fastdllm.evaluation.lock import run_lock
+from fastdllm.runs.lock import run_lock
 
 PROBES = RESULTS / "_probes"
 SCHEMA_VERSION = 1

@@ -18,13 +18,13 @@ from fastdllm.estimate.hardware import Hardware
 from fastdllm.estimate.nearest import Basis
 from fastdllm.estimate.pace import settings_digest
 from fastdllm.estimate.probe_files import Measurement
-from fastdllm.evaluation.spec import RunSpec
+from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.plan import Plan, read_plan
 from fastdllm.validation import validated
 from fastdllm.workflow.runs import Run
 
 if TYPE_CHECKING:
-    from fastdllm.evaluation.kept_model import KeptModel
+    from fastdllm.runs.loaded_model import KeptModel
 
 # Known of exactly these settings, at their batch size: little is learnt by timing them again.
 MEASURED = frozenset({Basis.CHUNKS, Basis.SETTINGS, Basis.PROBE})
@@ -73,7 +73,7 @@ def probe(parts: Sequence[Sequence[Run]], *, seconds: float) -> Iterator[Probed]
     Raises:
         UserError: a model, policy or plan that cannot be used.
     """
-    from fastdllm.evaluation.kept_model import KeptModel
+    from fastdllm.runs.loaded_model import KeptModel
 
     deadline = time.perf_counter() + seconds
     bench = _Bench(KeptModel())
@@ -104,14 +104,14 @@ class _Bench:
 
     def measure(self, run: Run, budget_s: float) -> Probed:
         """Load what is not loaded yet, and time the run for about so many seconds in all."""
-        from fastdllm.evaluation.loading import (
+        from fastdllm.evaluation.probe import time_plan
+        from fastdllm.runs.loaded_model import (
             dtype_name,
             load_engine,
             load_plan_tokenizer,
             session_of,
         )
-        from fastdllm.evaluation.plan_checks import check_plan
-        from fastdllm.evaluation.probe import time_plan
+        from fastdllm.runs.spec import check_plan
 
         started = time.perf_counter()
         spec = validated(RunSpec, run.spec(), run.name)

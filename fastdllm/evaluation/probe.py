@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastdllm.evaluation.answer_records import Answer
-from fastdllm.evaluation.runner import Engine
+from fastdllm.runs.answer_records import Answer
+from fastdllm.runs.chunks import Engine
 from fastdllm.tasks.plan import Plan, PlannedRequest
 
 # The first requests only tell how many can be timed.

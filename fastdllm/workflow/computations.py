@@ -30,7 +30,7 @@ from fastdllm.workflow.grid import Config
 
 # lm-eval's kinds of task that only ask for log-likelihoods; what a task does not say is generation.
 LIKELIHOOD_TYPES = frozenset({"multiple_choice", "loglikelihood"})
-# What `score` is given of the settings (fastdllm/evaluation/generate.py).
+# What `score` is given of the settings (fastdllm/runs/chunk_engine.py).
 LIKELIHOOD_SETTINGS = frozenset({"block_size", "mask_id", "stop_token"})
 _POLICY_KEYS = frozenset({"policy", "policy_digest"})
 

@@ -17,7 +17,7 @@ from fastdllm.cluster.options import ClusterOptions
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.files import to_json
 from fastdllm.common.yaml_files import read_yaml_mapping
-from fastdllm.evaluation.spec import BatchSize
+from fastdllm.runs.spec import BatchSize
 from fastdllm.validation import StrictModel, validated
 from fastdllm.workflow.experiment import DecodingOverrides, ExperimentConfig, Name
 from fastdllm.workflow.names import check_task_name

@@ -10,8 +10,6 @@ from pathlib import Path
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, write_text_atomically
 from fastdllm.common.paths import ARTIFACTS, RESULTS
-from fastdllm.evaluation.lock import run_lock
-from fastdllm.evaluation.spec import RunSpec
 from fastdllm.results.result_files import (
     MARK_LETTERS,
     RESULT_FILES,
@@ -20,6 +18,8 @@ from fastdllm.results.result_files import (
     stored_fingerprint,
 )
 from fastdllm.results.summary import SameAs, Summary, read_summary, write_summary
+from fastdllm.runs.lock import run_lock
+from fastdllm.runs.spec import RunSpec
 from fastdllm.settings import DecodingSettings
 
 SUMMARY, *DATA_FILES = RESULT_FILES

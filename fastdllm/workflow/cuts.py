@@ -16,9 +16,9 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, to_json
+from fastdllm.runs.packs import SCHEMA_VERSION, members_path, report_path
 from fastdllm.workflow.config import WorkflowConfig
 from fastdllm.workflow.dating import date_after, write_if_changed
-from fastdllm.workflow.packs import SCHEMA_VERSION, members_path, report_path
 from fastdllm.workflow.plans import planned_chunks
 from fastdllm.workflow.runs import Run
 from fastdllm.workflow.status import RunStatus

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastdllm.cluster.slurm import Accounted
-from fastdllm.evaluation.attempts import Attempt
-from fastdllm.evaluation.stopping import RESUME_EXIT_CODE, TIME_LIMIT
+from fastdllm.runs.attempts import Attempt
+from fastdllm.runs.stopping import RESUME_EXIT_CODE, TIME_LIMIT
 
 TAIL_BYTES = 4096
 LONGEST_LINE = 200

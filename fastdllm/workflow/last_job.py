@@ -16,7 +16,7 @@ from pathlib import Path
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.common.paths import LOGS
-from fastdllm.evaluation.attempts import Attempt
+from fastdllm.runs.attempts import Attempt
 from fastdllm.workflow.endings import EndedJob, Ending, ending_of
 from fastdllm.workflow.queue import Queue, RunJob
 from fastdllm.workflow.runs import Run

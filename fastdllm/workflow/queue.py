@@ -17,9 +17,9 @@ from fastdllm.cluster.jobs import SLURM_LOGS, comment_of
 from fastdllm.cluster.reasons import reason_of
 from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.attempts import Attempt
-from fastdllm.evaluation.stopping import TIME_LIMIT
-from fastdllm.workflow.packs import member_specs
+from fastdllm.runs.attempts import Attempt
+from fastdllm.runs.packs import member_specs
+from fastdllm.runs.stopping import TIME_LIMIT
 from fastdllm.workflow.runs import Run
 
 # A controller serves all users of a cluster: several looks within seconds need one answer.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.policy_files import policy_code_digest
-from fastdllm.evaluation.spec import RunSpec
+from fastdllm.runs.spec import RunSpec
 from fastdllm.workflow.digests import FileDigests, digest_of, model_digest, task_digest
 
 

@@ -19,9 +19,9 @@ from typing import Any
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.common.locks import is_locked
-from fastdllm.evaluation.attempts import NAME as ATTEMPTS
-from fastdllm.evaluation.attempts import Attempt, read_attempts
-from fastdllm.evaluation.failures import read_failure
+from fastdllm.runs.attempts import NAME as ATTEMPTS
+from fastdllm.runs.attempts import Attempt, read_attempts
+from fastdllm.runs.progress import read_failure
 from fastdllm.workflow.progress import is_number
 from fastdllm.workflow.runs import Run
 

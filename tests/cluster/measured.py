@@ -10,8 +10,8 @@ from typing import Any
 from fastdllm.estimate.hardware import Hardware
 from fastdllm.estimate.pace import settings_digest
 from fastdllm.estimate.probe_files import Measurement, add_measurements
-from fastdllm.evaluation.answer_records import Answer, Chunk, Header, Session
-from fastdllm.evaluation.answers import open_answers
+from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
+from fastdllm.runs.answers import open_answers
 from fastdllm.workflow.digests import digest_of
 from fastdllm.workflow.runs import Run
 from tests.workflow.fakes import fake_summary

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cluster.slurm import Accounted
-from fastdllm.evaluation.attempts import Attempt
+from fastdllm.runs.attempts import Attempt
 from fastdllm.workflow.endings import (
     KILLED,
     TAIL_BYTES,

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from fastdllm.common.errors import UserError
-from fastdllm.fetching.fetched import FETCHED, require
 from fastdllm.machine.hub_cache import has_data_set, is_whole_safetensors, lacking
+from fastdllm.runs.needs import FETCHED, require
 from tests.cluster.fake_hub import COMMIT, Hub, serve
 
 ROOT = Path(__file__).parents[2]
@@ -191,7 +191,7 @@ def test_a_revision_that_was_not_fetched_is_refused() -> None:
 def test_the_check_is_quick_and_needs_no_torch(copy: Path) -> None:
     program = (
         "import sys, pathlib\n"
-        "from fastdllm.fetching.fetched import require\n"
+        "from fastdllm.runs.needs import require\n"
         "require('lab/tiny', None, pathlib.Path('tasks/remote.yaml'))\n"
         "heavy = {'torch', 'transformers', 'huggingface_hub', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

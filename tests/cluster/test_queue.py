@@ -12,7 +12,7 @@ import pytest
 from fastdllm.cluster.jobs import comment_of
 from fastdllm.cluster.slurm import Job, SlurmError
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.attempts import Attempt
+from fastdllm.runs.attempts import Attempt
 from fastdllm.workflow import queue as module
 from fastdllm.workflow.queue import (
     queue_of,

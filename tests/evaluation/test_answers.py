@@ -9,14 +9,8 @@ import pytest
 
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.sequence import PassCounts
-from fastdllm.evaluation.answer_records import (
-    SCHEMA_VERSION,
-    Answer,
-    Chunk,
-    Header,
-    Session,
-)
-from fastdllm.evaluation.answers import AnswerLog, open_answers
+from fastdllm.runs.answer_records import SCHEMA_VERSION, Answer, Chunk, Header, Session
+from fastdllm.runs.answers import AnswerLog, open_answers
 
 HEADER = Header(fingerprint="a" * 64, plan_digest="p", dtype="float32", decides={"seed": 0})
 OTHER = dataclasses.replace(HEADER, fingerprint="b" * 64)
@@ -172,7 +166,7 @@ def test_no_room_to_keep_a_damaged_file_leaves_it_as_it_is(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("fastdllm.evaluation.answer_files.shutil.copyfileobj", full)
+    monkeypatch.setattr("fastdllm.runs.answers.shutil.copyfileobj", full)
     with pytest.raises(UserError, match="No space left on device"):
         open_answers(path, HEADER)
     assert path.read_bytes() == damaged

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.evaluation.attempts import NAME, Attempt, attempt, is_stuck, read_attempts
-from fastdllm.evaluation.stopping import Stopped
+from fastdllm.runs.attempts import NAME, Attempt, attempt, is_stuck, read_attempts
+from fastdllm.runs.stopping import Stopped
 
 
 @pytest.fixture(autouse=True)

@@ -17,13 +17,12 @@ from fastdllm.decoding.events import Observer, OutOfMemory, PassRecord, SlotsCho
 from fastdllm.decoding.likelihood import Likelihood
 from fastdllm.decoding.passes import PassRunner
 from fastdllm.decoding.work import Work
-from fastdllm.evaluation import generate
-from fastdllm.evaluation.answer_records import Answer, Chunk
-from fastdllm.evaluation.generate import DecodingEngine
-from fastdllm.evaluation.kept_model import KeptModel
-from fastdllm.evaluation.loading import load_engine, load_plan_tokenizer
-from fastdllm.evaluation.spec import read_spec
-from fastdllm.evaluation.summarize import Decoded
+from fastdllm.runs import chunk_engine as generate
+from fastdllm.runs.answer_records import Answer, Chunk
+from fastdllm.runs.chunk_engine import DecodingEngine
+from fastdllm.runs.loaded_model import KeptModel, load_engine, load_plan_tokenizer
+from fastdllm.runs.spec import read_spec
+from fastdllm.runs.summarize import Decoded
 from tests.evaluation.conftest import silent
 from tests.evaluation.test_job import answers_in, finish
 

@@ -7,9 +7,8 @@ import math
 import pytest
 
 from fastdllm.decoding.loop import Step
-from fastdllm.evaluation.commits import Commits
-from fastdllm.evaluation.confidences import BINS, EDGES, bin_of
 from fastdllm.policy import PassKind
+from fastdllm.runs.commits import BINS, EDGES, Commits, bin_of
 
 
 def test_passes_are_numbered_behind_the_prefill_for_each_request() -> None:

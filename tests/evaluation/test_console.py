@@ -16,8 +16,8 @@ import pytest
 
 from fastdllm.common.console import LogLines, ProgressNumbers, TerminalBar, duration, shortened
 from fastdllm.decoding.sequence import PassCounts
-from fastdllm.evaluation.answer_records import Answer
-from fastdllm.evaluation.progress import Progress
+from fastdllm.runs.answer_records import Answer
+from fastdllm.runs.progress import Progress
 from tests.evaluation.conftest import silent
 
 NUMBERS = ProgressNumbers(3, 10, tokens_per_s=812.4, tokens_per_forward=3.14, time_left_s=65)

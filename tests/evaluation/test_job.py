@@ -16,10 +16,9 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.answering import Call
-from fastdllm.evaluation.job import evaluate_run
-from fastdllm.evaluation.spec import RunSpec, read_spec
 from fastdllm.results.summary import read_summary, unpack_bits
+from fastdllm.runs.evaluate import Call, evaluate_run
+from fastdllm.runs.spec import RunSpec, read_spec
 from fastdllm.statistics.costs import (
     forwards_per_answer,
     layer_forwards_per_answer,
@@ -284,7 +283,7 @@ def test_run_with_a_result_needs_nothing_that_was_fetched(
     def missing(_: RunSpec) -> None:
         raise UserError("model 'nobody/nothing' is not here")
 
-    monkeypatch.setattr("fastdllm.fetching.needs.require_fetched", missing)
+    monkeypatch.setattr("fastdllm.runs.needs.require_fetched", missing)
     for part in ((), ("--shard", "1/2")):
         assert main(["eval", str(spec), *part]) == 0
         assert "was done already" in capsys.readouterr().out

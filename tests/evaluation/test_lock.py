@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation import lock
-from fastdllm.evaluation.lock import FINISHING, Locked, holders, run_lock, shard_lock
+from fastdllm.runs import lock
+from fastdllm.runs.lock import FINISHING, Locked, holders, run_lock, shard_lock
 
 
 def test_second_holder_is_told_pid_and_host(tmp_path: Path) -> None:

@@ -13,14 +13,13 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation import kept_model
-from fastdllm.evaluation.attempts import read_attempts
-from fastdllm.evaluation.lock import run_lock
-from fastdllm.evaluation.packs import BrokenDevice, evaluate_pack
-from fastdllm.evaluation.requeue import Stuck
-from fastdllm.evaluation.spec import read_spec
-from fastdllm.evaluation.stopping import Stop, Stopped
 from fastdllm.results.summary import read_summary
+from fastdllm.runs import loaded_model as kept_model
+from fastdllm.runs.attempts import Stuck, read_attempts
+from fastdllm.runs.lock import run_lock
+from fastdllm.runs.packs import BrokenDevice, evaluate_pack
+from fastdllm.runs.spec import read_spec
+from fastdllm.runs.stopping import Stop, Stopped
 from tests.evaluation.test_job import answers_in, finish
 
 
@@ -99,7 +98,7 @@ def test_failing_locked_and_finished_members_do_not_stop_the_others(
     made = (done.parent / "summary.json").read_bytes()
     gone = Path("results/trial/sums/gone/spec.json")
     members = pack(done, busy, other, gone, broken, good)
-    from fastdllm.evaluation import answering
+    from fastdllm.runs import evaluate as answering
 
     load = answering.load_engine
 
@@ -134,7 +133,7 @@ def test_stopped_pack_goes_on_with_the_run_in_hand(
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     first, second = member("first"), member("second", threshold=0.3)
     members = pack(first, second)
-    from fastdllm.evaluation.answers import AnswerLog
+    from fastdllm.runs.answers import AnswerLog
 
     append = AnswerLog.append_chunk
 
@@ -238,7 +237,7 @@ def test_gpu_that_is_broken_ends_the_pack_and_the_next_try_begins_with_the_other
 ) -> None:
     bad, good = member("bad"), member("good", threshold=0.4)
     members = pack(bad, good)
-    from fastdllm.evaluation import answering
+    from fastdllm.runs import evaluate as answering
 
     load = answering.load_engine
 

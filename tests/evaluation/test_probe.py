@@ -14,7 +14,7 @@ from fastdllm.estimate.estimates import Estimates
 from fastdllm.estimate.nearest import Basis
 from fastdllm.estimate.probing import probe, rounds
 from fastdllm.evaluation.probe import time_plan
-from fastdllm.evaluation.runner import Answered, Listener
+from fastdllm.runs.chunks import Answered, Listener
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest
 from fastdllm.workflow.runs import Run, load_project
 from tests.cluster.measured import make_run, write_probe

@@ -9,8 +9,8 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.answer_records import Answer
-from fastdllm.evaluation.scoring import plain, score_answers
+from fastdllm.runs.answer_records import Answer
+from fastdllm.runs.scoring import plain, score_answers
 from fastdllm.tasks.lm_eval_models import PromptLM
 from fastdllm.tasks.lm_eval_tasks import TASK_SEED, load_task
 

@@ -15,12 +15,12 @@ import pytest
 from fastdllm.common.console import LogLines
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.sequence import PassCounts
-from fastdllm.evaluation import progress as progress_module
-from fastdllm.evaluation.answer_records import Answer, Chunk, Header, Session
-from fastdllm.evaluation.answers import AnswerLog, open_answers
-from fastdllm.evaluation.progress import Progress
-from fastdllm.evaluation.runner import Answered, Listener, decode_missing, missing_chunks
-from fastdllm.evaluation.stopping import Stop, Stopped
+from fastdllm.runs import progress as progress_module
+from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
+from fastdllm.runs.answers import AnswerLog, open_answers
+from fastdllm.runs.chunks import Answered, Listener, decode_missing, missing_chunks
+from fastdllm.runs.progress import Progress
+from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks
 from tests.evaluation.conftest import silent
 

@@ -15,19 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation import shard_job
-from fastdllm.evaluation.answer_records import Answer, Session
-from fastdllm.evaluation.answering import Call
-from fastdllm.evaluation.finish_run import finish_run
-from fastdllm.evaluation.finished import result_dated_after
-from fastdllm.evaluation.finishing import Outcome
-from fastdllm.evaluation.job import evaluate_run
-from fastdllm.evaluation.lock import Locked, holders, run_lock, shard_lock
-from fastdllm.evaluation.runner import Answered, Listener
-from fastdllm.evaluation.shard_job import ShardOutcome, evaluate_shard
-from fastdllm.evaluation.shards import Shard, lock_path, parse_shard, stamp_path
-from fastdllm.evaluation.spec import RunSpec, read_spec
-from fastdllm.evaluation.stopping import Stop
+from fastdllm.runs import evaluate as shard_job
+from fastdllm.runs.answer_records import Answer, Session
+from fastdllm.runs.chunks import Answered, Listener
+from fastdllm.runs.evaluate import Call, ShardOutcome, evaluate_run, evaluate_shard
+from fastdllm.runs.finish import Outcome, finish_run
+from fastdllm.runs.finished import result_dated_after
+from fastdllm.runs.lock import Locked, holders, run_lock, shard_lock
+from fastdllm.runs.shards import Shard, lock_path, parse_shard, stamp_path
+from fastdllm.runs.spec import RunSpec, read_spec
+from fastdllm.runs.stopping import Stop
 from fastdllm.tasks.plan import PlannedRequest, read_plan
 from fastdllm.workflow.digests import FileDigests
 from fastdllm.workflow.sources import check_sources
@@ -136,7 +133,10 @@ class Pretended:
 @pytest.fixture
 def pretended(spec: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run without a model and without scoring: only its files are real."""
-    from fastdllm.evaluation import answering, finishing, job, shard_job
+    from fastdllm.runs import evaluate as answering
+    from fastdllm.runs import evaluate as job
+    from fastdllm.runs import evaluate as shard_job
+    from fastdllm.runs import finish as finishing
 
     session = Session("cpu", "a CPU", 1, "here", 1, "2026", 0.0, 0.0, {})
     monkeypatch.setattr(answering, "load_engine", lambda *_, **__: (Pretended(), 0.0))
@@ -251,7 +251,7 @@ def test_finish_scores_what_nobody_scored(
 ) -> None:
     shard(spec, "1/2")
     with pytest.raises(OSError, match="killed"), monkeypatch.context() as patch:
-        patch.setattr("fastdllm.evaluation.merging.remove", killed)
+        patch.setattr("fastdllm.runs.answer_sources.remove", killed)
         shard(spec, "2/2")
     assert len(answers_in(spec.parent)) == 4, "merged, and the shards' files are still there"
     assert len(list((spec.parent / "shards").glob("*.jsonl"))) == 2
@@ -269,7 +269,7 @@ def test_failure_while_finishing_names_the_log_of_the_command_at_work(
     for log in logs:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
-    monkeypatch.setattr("fastdllm.evaluation.finishing.merge", killed)
+    monkeypatch.setattr("fastdllm.runs.finish.merge", killed)
     shard(spec, "1/2")
     for work, log in ((lambda s: shard(s, "2/2"), logs[1]), (finishing, logs[2])):
         with pytest.raises(OSError, match="killed"):

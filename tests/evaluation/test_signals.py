@@ -14,12 +14,10 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.answering import Call
-from fastdllm.evaluation.attempts import read_attempts
-from fastdllm.evaluation.job import evaluate_run
-from fastdllm.evaluation.requeue import end_of, until_stopped
-from fastdllm.evaluation.spec import read_spec
-from fastdllm.evaluation.stopping import SIGNALS, Stop, Stopped
+from fastdllm.runs.attempts import read_attempts
+from fastdllm.runs.evaluate import Call, evaluate_run
+from fastdllm.runs.spec import read_spec
+from fastdllm.runs.stopping import SIGNALS, Stop, Stopped, end_of, until_stopped
 from tests.evaluation.conftest import silent, start_fastdllm
 from tests.evaluation.test_job import answers_in, check
 
@@ -177,7 +175,7 @@ def test_job_that_is_cancelled_after_its_warning_does_not_come_back(
 def test_job_whose_run_is_done_when_the_warning_comes_is_done(
     make_spec: Any, make_plan_on_disk: Any, scontrol: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastdllm.evaluation import finishing
+    from fastdllm.runs import finish as finishing
 
     make_plan_on_disk()
     spec = make_spec()

@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation import stopping
-from fastdllm.evaluation.stopping import SIGNALS, Stop, Stopped, stopped_by_signals
+from fastdllm.runs import stopping
+from fastdllm.runs.stopping import SIGNALS, Stop, Stopped, stopped_by_signals
 
 TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
 

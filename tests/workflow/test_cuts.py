@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fastdllm.cluster.slurm import Job
+from fastdllm.runs.packs import members_path
 from fastdllm.workflow.cuts import Cuts, cut, settle, stamps
-from fastdllm.workflow.packs import members_path
 from fastdllm.workflow.queue import RunJob
 from fastdllm.workflow.runs import load_project
 from fastdllm.workflow.status import RunStatus, State

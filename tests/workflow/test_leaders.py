@@ -10,8 +10,8 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.evaluation.spec import read_spec
 from fastdllm.results.summary import read_summary
+from fastdllm.runs.spec import read_spec
 from fastdllm.workflow.artifacts import current_summary, publish, published
 from fastdllm.workflow.copies import write_copy
 from fastdllm.workflow.leaders import share_out

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastdllm.evaluation.answer_records import Answer
 from fastdllm.results.summary import ItemGroup, Items, Metric, pack_bits
+from fastdllm.runs.answer_records import Answer
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.tasks.lm_eval_models import Replay
 from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task

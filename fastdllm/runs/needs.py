@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.machine.hub_cache import data_cache, has_data_set, hub_cache, lacking, snapshot
+from fastdllm.runs.finished import finished_summary, is_dated_for_a_repeat
+from fastdllm.runs.lock import run_lock, shard_lock
+from fastdllm.runs.progress import failure_record
+from fastdllm.runs.shards import Shard, lock_path, places, write_stamp
+from fastdllm.runs.spec import RunSpec, check_plan
+from fastdllm.tasks.plan import read_plan
 from fastdllm.tasks.task_files import LOCAL_BUILDERS, TaskFiles, find_task_files
-
-if TYPE_CHECKING:
-    from fastdllm.evaluation.spec import RunSpec
 
 FETCHED = Path("results/_fetched.json")
 _REMEDY = "on a node with network: fastdllm fetch"
@@ -131,3 +134,62 @@ def _elsewhere(kind: str) -> str:
     if fetched_to is None or fetched_to == here:
         return ""
     return f" (it was fetched to {fetched_to}: is HF_HOME set? source .venv/fastdllm-env.sh)"
+
+
+# What is checked before torch is imported, so that a job fails in its first second, by name.
+
+
+def check_needs(
+    spec: RunSpec, folder: Path, shard: Shard | None = None, *, again: bool = False
+) -> None:
+    """Refuse a run whose model or data is not on this machine; jobs run without a network.
+
+    A run that has its result needs neither, unless it is to be decoded `again`.
+
+    Raises:
+        UserError: what is missing, and what brings it; failed.json tells it as well.
+    """
+    try:
+        require_fetched(spec)
+    except UserError:
+        is_done = finished_summary(folder, spec) is not None
+        if is_done and not again and not is_dated_for_a_repeat(folder):
+            return
+        lock = run_lock(folder) if shard is None else shard_lock(folder, lock_path(folder, shard))
+        with lock, failure_record(places(folder, spec, shard)):
+            raise
+
+
+def check_threads(asked: int | None) -> None:
+    """Refuse a number of threads below 1.
+
+    Raises:
+        UserError: it is one.
+    """
+    if asked is not None and asked < 1:
+        raise UserError(f"--threads {asked}: must be at least 1")
+
+
+# A shard that is asked for no chunk, as a plan may have fewer chunks than the run has jobs. There
+# is nothing to load for it. Whoever decodes the last chunk finishes the run. Imports no torch.
+
+
+def stamped_without_chunks(spec: RunSpec, folder: Path, shard: Shard, *, wait: bool) -> bool:
+    """Leave the stamp of a shard that has no chunk; False, and nothing done, where it has some.
+
+    wait: wait for a process that works on the same shard, or on the whole run.
+
+    Raises:
+        UserError: the plan is missing or another one's, or the folder is locked or unwritable.
+    """
+    try:
+        n_chunks = len(read_json(Path(spec.run.plan_folder) / "plan.json")["chunks"])
+    except (UserError, KeyError, TypeError):
+        return False  # who reads the whole plan says what is wrong with it
+    if shard.chunks(n_chunks):
+        return False
+    own = places(folder, spec, shard)
+    with shard_lock(folder, lock_path(folder, shard), wait=wait), failure_record(own):
+        check_plan(spec, read_plan(Path(spec.run.plan_folder), spec.task))
+        write_stamp(folder, shard, spec, [])
+    return True

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import write_json_atomically
-from fastdllm.evaluation.spec import RunSpec
+from fastdllm.runs.spec import RunSpec
 
 FOLDER = "shards"
 # Answers of a shard; with a fingerprint and a time: those that other settings pushed aside.

@@ -8,10 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastdllm.decoding.sequence import PassCounts
-from fastdllm.evaluation.answer_records import Answer, Chunk, Session
-from fastdllm.evaluation.confidences import EDGES
-from fastdllm.evaluation.scoring import Scores
-from fastdllm.evaluation.spec import RunSpec
 from fastdllm.results.summary import (
     Confidences,
     Git,
@@ -22,6 +18,10 @@ from fastdllm.results.summary import (
     Summary,
     Throughput,
 )
+from fastdllm.runs.answer_records import Answer, Chunk, Session
+from fastdllm.runs.commits import EDGES
+from fastdllm.runs.scoring import Scores
+from fastdllm.runs.spec import RunSpec
 from fastdllm.statistics.intervals import percentile
 from fastdllm.tasks.plan import PlanHeader
 

@@ -21,7 +21,11 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
-from fastdllm.evaluation.stopping import TIME_LIMIT, Stopped
+from fastdllm.runs.stopping import (
+    TIME_LIMIT,
+    Stopped,
+    _slurm_job,
+)
 
 # How the processes of a job hand on SLURM_RESTART_COUNT, which Snakemake drops for the job step.
 RESTARTS_VARIABLE = "FASTDLLM_RESTART_COUNT"
@@ -166,3 +170,30 @@ def _attempt(values: Mapping[str, Any]) -> Attempt:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Stuck(UserError):
+    """A run that would be requeued for ever."""
+
+
+@contextmanager
+def guarded_attempt(
+    folder: Path, *, shard: str | None = None, pack: str | None = None
+) -> Iterator[Journal]:
+    """An entry in the journal of a run; a job that never gets anywhere fails instead of stopping.
+
+    Raises:
+        Stuck: this attempt and the one before it met the time limit, each without a chunk.
+    """
+    try:
+        with attempt(folder, shard=shard, pack=pack) as journal:
+            yield journal
+    except Stopped as stopped:
+        stopped.has_begun = True
+        if stopped.is_time_limit and _slurm_job() and is_stuck(folder, shard):
+            raise Stuck(
+                f"{folder}: two attempts in a row ended at the time limit without finishing a "
+                "chunk; ask for a longer runtime, or set a smaller chunk_size for the task in "
+                "workflow_config.yaml"
+            ) from None
+        raise

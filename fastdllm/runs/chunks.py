@@ -11,11 +11,11 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fastdllm.evaluation.answer_records import Answer, Chunk, Session
-from fastdllm.evaluation.answer_sources import Source, check_requests
-from fastdllm.evaluation.answers import AnswerLog
-from fastdllm.evaluation.progress import Progress
-from fastdllm.evaluation.stopping import SIGNALS, Stop
+from fastdllm.runs.answer_records import Answer, Chunk, Session
+from fastdllm.runs.answer_sources import Source, check_requests
+from fastdllm.runs.answers import AnswerLog
+from fastdllm.runs.progress import Progress
+from fastdllm.runs.stopping import SIGNALS, Stop
 from fastdllm.tasks.plan import Plan, PlannedRequest
 
 

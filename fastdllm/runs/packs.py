@@ -18,12 +18,13 @@ from typing import Literal
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, read_json, write_json_atomically
-from fastdllm.evaluation.failures import reason_of
-from fastdllm.evaluation.finished import finished_summary, is_dated_for_a_repeat
-from fastdllm.evaluation.lock import Locked
-from fastdllm.evaluation.requeue import Stuck
-from fastdllm.evaluation.spec import RunSpec, read_spec
-from fastdllm.evaluation.stopping import Stop, Stopped
+from fastdllm.common.paths import RESULTS
+from fastdllm.runs.attempts import Stuck
+from fastdllm.runs.finished import finished_summary, is_dated_for_a_repeat
+from fastdllm.runs.lock import Locked
+from fastdllm.runs.progress import reason_of
+from fastdllm.runs.spec import RunSpec, read_spec
+from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.validation import StrictModel, validated
 
 REPORT = "report.json"
@@ -175,3 +176,31 @@ def _log_of(spec: RunSpec) -> Iterator[None]:
         except Exception:
             traceback.print_exc()
             raise
+
+
+# Where a pack, several runs in one job, says what is in it and what became of it.
+
+PACKS = RESULTS / "_packs"
+SCHEMA_VERSION = 1
+
+
+def members_path(pack: str) -> Path:
+    return PACKS / pack / "members.json"
+
+
+def report_path(pack: str) -> Path:
+    """The file that tells Snakemake that a pack has run through."""
+    return PACKS / pack / "report.json"
+
+
+def member_specs(pack: str) -> list[str]:
+    """The specs of the runs in a pack, as its job is told them.
+
+    Raises:
+        UserError: its members.json is gone or damaged.
+    """
+    record = read_json(members_path(pack))
+    specs = record.get("specs") if isinstance(record, dict) else None
+    if not isinstance(specs, list):
+        raise UserError(f"{members_path(pack)}: damaged; type the same snakemake command again")
+    return [str(spec) for spec in specs]

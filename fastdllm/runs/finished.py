@@ -6,10 +6,10 @@ from pathlib import Path
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, read_json, write_text_atomically
-from fastdllm.evaluation.shards import stamps
-from fastdllm.evaluation.spec import RunSpec
 from fastdllm.results.result_files import stored_fingerprint
 from fastdllm.results.summary import Summary, read_summary
+from fastdllm.runs.shards import stamps
+from fastdllm.runs.spec import RunSpec
 
 
 def finished_summary(folder: Path, spec: RunSpec) -> Summary | None:

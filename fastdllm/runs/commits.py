@@ -6,11 +6,11 @@ Listens to the steps of the decoder; knows nothing of models or files.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
 
 from fastdllm.decoding.loop import Step
-from fastdllm.evaluation.confidences import BINS, bin_of
 from fastdllm.policy import PassKind
 
 # Of a relative change; more would be noise of the arithmetic.
@@ -67,3 +67,16 @@ class Commits:
             committed_at=tuple(number for number, _ in answer),
             input_changes=None if changes is None else tuple(changes),
         )
+
+
+# Histogram of confidences: how sure the model was of the tokens that it committed. Fine where
+# thresholds lie. Imports nothing heavy.
+
+# A confidence belongs to the bin whose lower edge is the last one that it reaches.
+EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+BINS = len(EDGES) - 1
+
+
+def bin_of(confidence: float) -> int:
+    """Index of a confidence's bin; 1, and what rounding puts above it, belongs to the last one."""
+    return min(bisect_right(EDGES, confidence), BINS) - 1

@@ -20,12 +20,12 @@ from fastdllm.decoding.events import Entered, Event, Observer, PassRecord, Slots
 from fastdllm.decoding.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
 from fastdllm.decoding.loop import Step, decode
 from fastdllm.decoding.sequence import Request
-from fastdllm.evaluation.answer_records import Answer
-from fastdllm.evaluation.commits import Commits
-from fastdllm.evaluation.runner import Answered, Listener
 from fastdllm.machine.process import process_peak_memory_gib
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
+from fastdllm.runs.answer_records import Answer
+from fastdllm.runs.chunks import Answered, Listener
+from fastdllm.runs.commits import Commits
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.generation import AnswerText, answer_budget, sampling_temperature
 from fastdllm.tasks.plan import PlannedRequest

@@ -18,6 +18,7 @@ ORDER = (
     "machine",
     "model",
     "engine",
+    "cluster",
     "results",
     "decoding",
     "statistics",

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdllm.cluster.environment import READY, RECORD, Built, count_files, read_record
+from fastdllm.cluster.venv import READY, RECORD, Built, count_files, read_record
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
 

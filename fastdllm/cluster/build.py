@@ -23,7 +23,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fastdllm.cluster.environment import (
+from fastdllm.cluster.venv import (
     CACHE_VARIABLES,
     READY,
     RECORD,

@@ -8,13 +8,19 @@ it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from fastdllm.cluster import queue_cache
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import write_text_atomically
 
 # squeue itself gives up on a controller that is silent after MessageTimeout, 10 s by default, some
 # tries; a controller that is merely slow answers 500 jobs within a few seconds.
@@ -106,12 +112,12 @@ def own_jobs(*, max_age_s: float = 0.0) -> list[Job]:
     columns = ",".join(f"{name}:{_END if name == last else _FIELD}" for name in _QUEUE_FIELDS)
     text = ask("squeue", "--me", "--states=all", "--noheader", f"--Format={columns}")
     jobs = [job for record in text.split(_END) if (job := _job(record)) is not None]
-    queue_cache.keep([asdict(job) for job in jobs])
+    _keep_answer([asdict(job) for job in jobs])
     return jobs
 
 
 def _known_jobs(max_age_s: float) -> list[Job] | None:
-    found = queue_cache.cached(max_age_s)
+    found = _kept_answer(max_age_s)
     try:
         return None if found is None else [Job(**fields) for fields in found]
     except TypeError:
@@ -238,3 +244,37 @@ def seconds(span: str) -> float | None:
     for part in parts:
         total = 60 * total + int(part)
     return total + 86400 * int(days or 0)
+
+
+# The last answer of squeue, in a file of the user's cache folder: several looks, one question.
+
+
+def _kept_answer(max_age_s: float) -> list[dict[str, Any]] | None:
+    """The fields of the jobs, from an answer up to so many seconds old; None without one."""
+    if max_age_s <= 0:
+        return None
+    try:
+        record = json.loads(_answer_path().read_text(encoding="utf-8"))
+        # A date in the future comes from a clock that was set back.
+        if not 0 <= time.time() - record["time"] <= max_age_s:
+            return None
+        return [dict(fields) for fields in record["jobs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep_answer(jobs: Sequence[dict[str, Any]]) -> None:
+    """Leave an answer for the next look."""
+    record = {"time": time.time(), "jobs": jobs}
+    try:
+        write_text_atomically(_answer_path(), json.dumps(record))
+    except UserError:
+        return  # no cache, no harm: the next call asks squeue again
+
+
+def _answer_path() -> Path:
+    """One file for each cluster and user."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(base) if base else Path.home() / ".cache"
+    key = f"{os.environ.get('SLURM_CONF', '')} {os.getuid()}"
+    return folder / "fastdllm" / f"squeue-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"

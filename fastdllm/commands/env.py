@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 def _lines(venv: Path) -> list[str]:
     from fastdllm.cluster.archive import find_archive
     from fastdllm.cluster.build import CACHES
-    from fastdllm.cluster.environment import caches, problems, read_record
+    from fastdllm.cluster.venv import caches, problems, read_record
     from fastdllm.launch import ARCHIVE_VARIABLE
 
     place, project = venv.resolve(), Path()
@@ -90,7 +90,7 @@ def _pack(venv: Path) -> int:
 
 
 def _check(venv: Path) -> int:
-    from fastdllm.cluster.environment import READY, UNFINISHED, damaged_files
+    from fastdllm.cluster.venv import READY, UNFINISHED, damaged_files
     from fastdllm.common.errors import UserError
 
     damaged = damaged_files(venv)

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 
-from fastdllm.cluster.offers import associations, partitions
+from fastdllm.cluster.checks import associations, partitions
 from fastdllm.cluster.options import ClusterOptions
 from fastdllm.cluster.slurm import SlurmError, ask
 from fastdllm.doctor.findings import PATIENCE_S, Finding, ok, problem, warn

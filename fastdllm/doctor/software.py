@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastdllm.cluster.archive import find_archive
 from fastdllm.cluster.build import CACHES
-from fastdllm.cluster.environment import caches, problems
+from fastdllm.cluster.venv import caches, problems
 from fastdllm.common.errors import UserError
 from fastdllm.doctor.findings import Finding, ok, problem, warn
 from fastdllm.launch import ARCHIVE_VARIABLE

@@ -12,7 +12,7 @@ import pytest
 
 from fastdllm.cluster.archive import NotUnpacked, pack, unpack
 from fastdllm.cluster.build import record
-from fastdllm.cluster.environment import READY, UNFINISHED, damaged_files, problems, read_record
+from fastdllm.cluster.venv import READY, UNFINISHED, damaged_files, problems, read_record
 from fastdllm.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from fastdllm.cluster import checks, offers
+from fastdllm.cluster import checks
+from fastdllm.cluster import checks as offers
 from fastdllm.cluster.choice import Choice
 from fastdllm.common.errors import UserError
 from fastdllm.prepare import prepare

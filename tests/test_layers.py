@@ -24,6 +24,8 @@ ORDER = (
     "statistics",
     "tasks",
     "runs",
+    "workflow.project",
+    "workflow.status",
 )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fastdllm.common.errors import UserError
 
 if TYPE_CHECKING:
-    from fastdllm.workflow.runs import Run
+    from fastdllm.workflow.project.runs import Run
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +25,8 @@ def run(_args: argparse.Namespace) -> int:
     from fastdllm.common.paths import ARTIFACTS
     from fastdllm.report.tables import write_tables
     from fastdllm.results.summary import read_summary
-    from fastdllm.workflow.artifacts import left_over, publish, published
-    from fastdllm.workflow.runs import load_project
+    from fastdllm.workflow.project.artifacts import left_over, publish, published
+    from fastdllm.workflow.project.runs import load_project
 
     project = load_project()
     runs = project.runs
@@ -51,7 +51,7 @@ def run(_args: argparse.Namespace) -> int:
 def _problem(run: Run) -> str | None:
     """What keeps a run's current result from being published: a summary that does not read."""
     from fastdllm.results.summary import read_summary
-    from fastdllm.workflow.artifacts import stored_summary
+    from fastdllm.workflow.project.artifacts import stored_summary
 
     if not stored_summary(run.summary_path).belongs_to(run):
         return None

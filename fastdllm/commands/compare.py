@@ -50,9 +50,9 @@ def _path(name: str) -> Path:
     """
     from fastdllm.common.errors import UserError, unknown_name
     from fastdllm.common.paths import split_task_folder
-    from fastdllm.workflow.artifacts import current_summary
-    from fastdllm.workflow.runs import load_project
-    from fastdllm.workflow.selection import Selection
+    from fastdllm.workflow.project.artifacts import current_summary
+    from fastdllm.workflow.project.runs import load_project
+    from fastdllm.workflow.project.selection import Selection
 
     parts = name.split("/")
     if len(parts) != 3:

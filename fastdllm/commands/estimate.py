@@ -22,14 +22,14 @@ from fastdllm.estimate.budget import budget_of
 from fastdllm.estimate.budget_text import Question, as_record, as_text
 from fastdllm.estimate.estimates import Estimate, Estimates
 from fastdllm.estimate.hardware import WORKFLOW_THREADS, Hardware
-from fastdllm.prepare import gpu_of
-from fastdllm.workflow.cuts import cut
-from fastdllm.workflow.leaders import share_out
-from fastdllm.workflow.plans import Plan
-from fastdllm.workflow.queue import read_queue
-from fastdllm.workflow.runs import Project, load_project
-from fastdllm.workflow.selection import Selection
-from fastdllm.workflow.status import RunStatus, State, inspect
+from fastdllm.workflow.prepare import gpu_of
+from fastdllm.workflow.project.plans import Plan
+from fastdllm.workflow.project.runs import Project, load_project
+from fastdllm.workflow.project.selection import Selection
+from fastdllm.workflow.shared_computations import share_out
+from fastdllm.workflow.splitting import cut
+from fastdllm.workflow.status.queue import read_queue
+from fastdllm.workflow.status.status import RunStatus, State, inspect
 
 if TYPE_CHECKING:
     from fastdllm.estimate.probing import Probed

@@ -66,8 +66,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         # Nothing before this may import torch, which sees the cards of its first moment for ever.
         from fastdllm.machine.threads import use_allowed_threads
         from fastdllm.runs.evaluate import Call, evaluate_run, evaluate_shard
-        from fastdllm.workflow.digests import FileDigests
-        from fastdllm.workflow.sources import check_sources
+        from fastdllm.workflow.project.digests import FileDigests, check_sources
 
         use_allowed_threads(args.threads)
         label = f"{spec.experiment}/{spec.task}/{spec.config}"

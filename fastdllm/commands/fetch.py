@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastdllm.runs.needs import Fetched
-    from fastdllm.workflow.config import WorkflowConfig
+    from fastdllm.workflow.project.config import WorkflowConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.common.files import write_json_atomically
     from fastdllm.machine.hub_cache import data_cache, hub_cache
     from fastdllm.runs.needs import FETCHED, read_fetched, require
-    from fastdllm.workflow.config import load_workflow_config, task_file
-    from fastdllm.workflow.selection import keep
+    from fastdllm.workflow.project.config import load_workflow_config, task_file
+    from fastdllm.workflow.project.selection import keep
 
     config = load_workflow_config()
     tasks = keep("task", args.task, config.tasks, where="workflow_config.yaml")
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
-    from fastdllm.workflow.digests import FileDigests, model_folder
+    from fastdllm.workflow.project.digests import FileDigests, model_folder
 
     folder = model_folder(config.model.path)
     if folder is not None:
@@ -78,7 +78,7 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
 
 def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]]:
     from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
-    from fastdllm.workflow.config import TASKS
+    from fastdllm.workflow.project.config import TASKS
 
     remote = []
     for task in tasks:

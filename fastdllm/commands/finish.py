@@ -46,8 +46,7 @@ def _finish(path: Path) -> list[str]:
     private_cache = data_is_local(spec.task, Path(spec.run.task_file).parent)
     with prepare(offline=True, private_cache=private_cache):
         from fastdllm.runs.finish import finish_run
-        from fastdllm.workflow.digests import FileDigests
-        from fastdllm.workflow.sources import check_sources
+        from fastdllm.workflow.project.digests import FileDigests, check_sources
 
         outcome = finish_run(
             spec,

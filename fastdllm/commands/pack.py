@@ -62,8 +62,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         from fastdllm.machine.threads import use_allowed_threads
         from fastdllm.runs.evaluate import Call, evaluate_run
         from fastdllm.runs.loaded_model import KeptModel
-        from fastdllm.workflow.digests import FileDigests
-        from fastdllm.workflow.sources import check_sources
+        from fastdllm.workflow.project.digests import FileDigests, check_sources
 
         use_allowed_threads(args.threads)
         models, digests = KeptModel(), FileDigests.load()

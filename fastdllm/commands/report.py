@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.report.plots import write_plots
     from fastdllm.report.sensitivity import newest
     from fastdllm.results.summary import read_summary
-    from fastdllm.workflow.artifacts import published
-    from fastdllm.workflow.runs import load_project
+    from fastdllm.workflow.project.artifacts import published
+    from fastdllm.workflow.project.runs import load_project
 
     if args.output.suffix != ".html":
         raise UserError(f"--output {args.output}: the name of a page ends in .html")

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the result of one run from another's."""
     from fastdllm.runs.spec import read_spec
-    from fastdllm.workflow.copies import write_copy
+    from fastdllm.workflow.copied_results import write_copy
 
     folder = args.spec.parent
     summary = write_copy(args.leader, folder, read_spec(args.spec))

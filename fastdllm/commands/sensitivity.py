@@ -137,7 +137,7 @@ def _record(
     from fastdllm.model.checkpoint import find_checkpoint
     from fastdllm.sensitivity.record import damages, grids
     from fastdllm.sensitivity.schema import Sensitivity
-    from fastdllm.workflow.digests import FileDigests, digest_of, model_digest
+    from fastdllm.workflow.project.digests import FileDigests, digest_of, model_digest
 
     folder = find_checkpoint(options.model, options.revision)
     layers = model.config.num_layers

@@ -22,12 +22,12 @@ from fastdllm.cluster.slurm import Accounted, SlurmError, accounted
 from fastdllm.commands.status_record import as_record
 from fastdllm.commands.status_text import as_text
 from fastdllm.statistics.disagreements import disagreements
-from fastdllm.workflow.leaders import share_out
 from fastdllm.workflow.main_process import Life, MainProcess, main_processes
-from fastdllm.workflow.queue import MAX_AGE_S, Queue, read_queue
-from fastdllm.workflow.runs import Project, load_project
-from fastdllm.workflow.selection import Selection
-from fastdllm.workflow.status import RunStatus, State, inspect, told_by_accounts
+from fastdllm.workflow.project.runs import Project, load_project
+from fastdllm.workflow.project.selection import Selection
+from fastdllm.workflow.shared_computations import share_out
+from fastdllm.workflow.status.queue import MAX_AGE_S, Queue, read_queue
+from fastdllm.workflow.status.status import RunStatus, State, inspect, told_by_accounts
 
 WATCH_S = 5.0
 

@@ -28,11 +28,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastdllm.workflow.artifacts import origin_of
-from fastdllm.workflow.config import WorkflowConfig
-from fastdllm.workflow.cuts import Cuts, cut
-from fastdllm.workflow.queue import Queue, RunJob
-from fastdllm.workflow.status import RunStatus, State
+from fastdllm.workflow.project.artifacts import origin_of
+from fastdllm.workflow.project.config import WorkflowConfig
+from fastdllm.workflow.splitting import Cuts, cut
+from fastdllm.workflow.status.queue import Queue, RunJob
+from fastdllm.workflow.status.status import RunStatus, State
 
 
 def as_record(

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from fastdllm.commands.status_record import ToMake, to_make
 from fastdllm.common.paths import ARTIFACTS, LOGS, RESULTS
-from fastdllm.workflow.artifacts import origin_of
-from fastdllm.workflow.config import WorkflowConfig
 from fastdllm.workflow.preview import copies_in_words, counted
-from fastdllm.workflow.status import RunStatus, State
+from fastdllm.workflow.project.artifacts import origin_of
+from fastdllm.workflow.project.config import WorkflowConfig
+from fastdllm.workflow.status.status import RunStatus, State
 
 STYLES = {
     State.DONE: "32",

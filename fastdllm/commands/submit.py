@@ -101,9 +101,9 @@ def _choice(args: argparse.Namespace) -> Choice:
         UserError: whatever would make them fail.
     """
     from fastdllm.common.errors import UserError
-    from fastdllm.prepare import prepare
-    from fastdllm.workflow.config import load_workflow_config
-    from fastdllm.workflow.selection import Selection
+    from fastdllm.workflow.prepare import prepare
+    from fastdllm.workflow.project.config import load_workflow_config
+    from fastdllm.workflow.project.selection import Selection
 
     selection = Selection.from_options(_config_words(args.passed_on))
     choice = prepare(
@@ -130,7 +130,7 @@ def _resources(args: argparse.Namespace, choice: Choice) -> list[str]:
     """
     from fastdllm.cluster.checks import check_small_job
     from fastdllm.common.errors import UserError
-    from fastdllm.prepare import limiter
+    from fastdllm.workflow.prepare import limiter
 
     partition = args.partition or choice.cpu_partition
     if partition is not None:

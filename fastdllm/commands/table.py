@@ -23,9 +23,9 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.report.figures import grouped
     from fastdllm.report.tables import terminal_table
     from fastdllm.results.summary import read_summary
-    from fastdllm.workflow.artifacts import current_summary
-    from fastdllm.workflow.runs import load_project
-    from fastdllm.workflow.selection import Selection
+    from fastdllm.workflow.project.artifacts import current_summary
+    from fastdllm.workflow.project.runs import load_project
+    from fastdllm.workflow.project.selection import Selection
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for full runs")

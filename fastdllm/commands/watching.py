@@ -23,8 +23,8 @@ from fastdllm.commands.status_text import URGENT, clock_time, reasons, styled, t
 from fastdllm.common.console import duration
 from fastdllm.common.errors import UserError
 from fastdllm.workflow.outlook import seconds_left
-from fastdllm.workflow.progress import is_number, items
-from fastdllm.workflow.status import RunStatus, State
+from fastdllm.workflow.status.remaining import is_number, items
+from fastdllm.workflow.status.status import RunStatus, State
 
 LEAST_S = 1.0
 BAR_WIDTH = 20

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastdllm.estimate.estimates import Estimate
-from fastdllm.workflow.cuts import Cuts
+from fastdllm.workflow.splitting import Cuts
 
 HOUR_S = 3600.0
 

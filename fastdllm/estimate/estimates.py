@@ -24,7 +24,7 @@ from fastdllm.estimate.paces import (
     read_finished,
     read_probe_paces,
 )
-from fastdllm.workflow.runs import Run
+from fastdllm.workflow.project.runs import Run
 
 # A job asks for half as much again: of the 87 decoded runs in artifacts/, 85 took less than 1.5
 # times the median of their task. The others go on in a second attempt, which asks for twice that.

@@ -16,7 +16,7 @@ from statistics import median
 from fastdllm.estimate.finished_chunks import FinishedChunk
 from fastdllm.estimate.pace import Kind, Pace, settings_digest
 from fastdllm.estimate.paces import startup_s
-from fastdllm.workflow.runs import Run
+from fastdllm.workflow.project.runs import Run
 
 
 class Basis(Enum):

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from fastdllm.estimate.hardware import Hardware
-from fastdllm.workflow.digests import digest_of
+from fastdllm.workflow.project.digests import digest_of
 
 
 class Kind(Enum):

@@ -16,7 +16,7 @@ from fastdllm.estimate.finished_chunks import FinishedChunk, chunks_in
 from fastdllm.estimate.hardware import Hardware
 from fastdllm.estimate.pace import Kind, Pace, settings_digest
 from fastdllm.estimate.probe_files import Measurement, read_probes
-from fastdllm.workflow.artifacts import stored_summary
+from fastdllm.workflow.project.artifacts import stored_summary
 
 # Answers of a task are as large as the task, and the newest few tell enough.
 MOST_ANSWER_FILES = 5

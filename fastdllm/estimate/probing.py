@@ -21,7 +21,7 @@ from fastdllm.estimate.probe_files import Measurement
 from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.plan import Plan, read_plan
 from fastdllm.validation import validated
-from fastdllm.workflow.runs import Run
+from fastdllm.workflow.project.runs import Run
 
 if TYPE_CHECKING:
     from fastdllm.runs.loaded_model import KeptModel

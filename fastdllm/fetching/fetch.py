@@ -21,7 +21,7 @@ from fastdllm.machine.hub_cache import hub_cache, lacking
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
-    from fastdllm.workflow.digests import FileDigests
+    from fastdllm.workflow.project.digests import FileDigests
 
 _LONGEST_REASON = 200
 

@@ -28,7 +28,6 @@ from fastdllm.cluster.slurm import SlurmError, has_slurm, own_jobs
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
 from fastdllm.common.locks import is_locked
-from fastdllm.workflow.locks import clear_locks, has_locks, held_outputs
 
 RECORDS = Path(".snakemake/fastdllm")
 UNLOCK, NO_LOCK = "--unlock", "--nolock"
@@ -214,3 +213,31 @@ def _perhaps_alive(process: MainProcess) -> str:
         f"tell whether it lives; look there: {process.look}; if it is dead: snakemake --unlock, "
         "then the same command, which goes on with its jobs"
     )
+
+
+# What another Snakemake in this folder is making at the moment, from the locks that it keeps. A
+# Snakemake that was killed leaves its locks behind; main_process.py knows whether that is so.
+
+LOCKS = Path(".snakemake/locks")
+
+
+def held_outputs(folder: Path = LOCKS) -> frozenset[str]:
+    """The files that are being made by Snakemake processes of this folder."""
+    held: set[str] = set()
+    for file in folder.glob("*.output.lock"):
+        try:
+            held.update(file.read_text(encoding="utf-8").splitlines())
+        except OSError:
+            continue  # released in this very moment
+    return frozenset(held)
+
+
+def has_locks(folder: Path = LOCKS) -> bool:
+    """Whether a Snakemake works in this folder, or was killed there."""
+    return any(folder.glob("*.lock"))
+
+
+def clear_locks(folder: Path = LOCKS) -> None:
+    """Remove the locks of a Snakemake that is certainly dead."""
+    for file in folder.glob("*.lock"):
+        file.unlink(missing_ok=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fastdllm.workflow.progress import is_number, items
-from fastdllm.workflow.status import RunStatus, State
-from fastdllm.workflow.traces import planned_chunks
+from fastdllm.workflow.status.remaining import is_number, items
+from fastdllm.workflow.status.status import RunStatus, State
+from fastdllm.workflow.status.traces import planned_chunks
 
 
 def seconds_left(statuses: Sequence[RunStatus]) -> float | None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from fastdllm.workflow.cuts import Cuts
 from fastdllm.workflow.reconcile import EARLIER_SETTINGS
-from fastdllm.workflow.status import RunStatus, State
+from fastdllm.workflow.splitting import Cuts
+from fastdllm.workflow.status.status import RunStatus, State
 from fastdllm.workflow.targets import Request
 
 MOST_LINES = 40

@@ -16,14 +16,14 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, read_json, to_json, write_text_atomically
 from fastdllm.common.paths import RESULTS
 from fastdllm.results.result_files import keep_aside, keep_result_aside
-from fastdllm.workflow.artifacts import stored_summary, tables_are_current
-from fastdllm.workflow.dating import EPOCH_S, date, date_after, write_if_changed
-from fastdllm.workflow.digests import FileDigests
-from fastdllm.workflow.leaders import share_out
-from fastdllm.workflow.plans import Plan
-from fastdllm.workflow.queue import Queue
-from fastdllm.workflow.runs import Project, Run
-from fastdllm.workflow.status import RunStatus, State, inspect
+from fastdllm.workflow.file_dates import EPOCH_S, date, date_after, write_if_changed
+from fastdllm.workflow.project.artifacts import stored_summary, tables_are_current
+from fastdllm.workflow.project.digests import FileDigests
+from fastdllm.workflow.project.plans import Plan
+from fastdllm.workflow.project.runs import Project, Run
+from fastdllm.workflow.shared_computations import share_out
+from fastdllm.workflow.status.queue import Queue
+from fastdllm.workflow.status.status import RunStatus, State, inspect
 
 # Said of a run whose job has read a spec that was changed since.
 EARLIER_SETTINGS = "works with earlier settings"

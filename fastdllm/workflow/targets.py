@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastdllm.common.errors import UserError, nearest_name
 from fastdllm.common.paths import PLANS, split_task_folder
-from fastdllm.workflow.runs import Project, Run
+from fastdllm.workflow.project.runs import Project, Run
 
 EVAL_RULE, PLAN_RULE = "eval", "plan"
 # Rules that stand for every selected run; most of them for what is published.

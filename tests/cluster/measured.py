@@ -12,8 +12,8 @@ from fastdllm.estimate.pace import settings_digest
 from fastdllm.estimate.probe_files import Measurement, add_measurements
 from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
 from fastdllm.runs.answers import open_answers
-from fastdllm.workflow.digests import digest_of
-from fastdllm.workflow.runs import Run
+from fastdllm.workflow.project.digests import digest_of
+from fastdllm.workflow.project.runs import Run
 from tests.workflow.fakes import fake_summary
 
 RTX, V100 = Hardware("Quadro RTX 6000"), Hardware("Tesla V100-PCIE-16GB")

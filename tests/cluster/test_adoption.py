@@ -11,12 +11,12 @@ import pytest
 from fastdllm.cluster.jobs import comment_of
 from fastdllm.cluster.slurm import Job
 from fastdllm.entry import left_out_of
-from fastdllm.workflow.cuts import Cuts, cut
-from fastdllm.workflow.queue import names_of, queue_of
+from fastdllm.workflow.project.runs import Run, load_project
+from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import reconcile
-from fastdllm.workflow.runs import Run, load_project
-from fastdllm.workflow.selection import Selection
-from fastdllm.workflow.status import RunStatus, State
+from fastdllm.workflow.splitting import Cuts, cut
+from fastdllm.workflow.status.queue import names_of, queue_of
+from fastdllm.workflow.status.status import RunStatus, State
 from tests.workflow.conftest import REUSE, SmallProject, add_experiment, edit, make_project
 from tests.workflow.fakes import fake_summary
 

@@ -10,7 +10,7 @@ import pytest
 from fastdllm.estimate.budget import Budget, budget_of
 from fastdllm.estimate.budget_text import Question, as_record, as_text, hours
 from fastdllm.estimate.estimates import Estimates
-from fastdllm.workflow.cuts import Cuts
+from fastdllm.workflow.splitting import Cuts
 from tests.cluster.measured import V100, make_run, write_plan, write_probe, write_summary
 
 ASKED = Question("RTX_6000", "models/tiny", "auto", jobs_at_once=2, busy=3, gpu="RTX_6000")

@@ -8,7 +8,7 @@ import pytest
 
 from fastdllm.cluster.slurm import Accounted
 from fastdllm.runs.attempts import Attempt
-from fastdllm.workflow.endings import (
+from fastdllm.workflow.status.endings import (
     KILLED,
     TAIL_BYTES,
     EndedJob,

@@ -13,7 +13,7 @@ from fastdllm.estimate.budget import budget_of
 from fastdllm.estimate.estimates import ALLOWANCE_S, LEAST_MINUTES, SAFETY, Estimates
 from fastdllm.estimate.hardware import Hardware
 from fastdllm.estimate.nearest import Basis
-from fastdllm.workflow.cuts import Cuts
+from fastdllm.workflow.splitting import Cuts
 from tests.cluster.measured import (
     RTX,
     V100,

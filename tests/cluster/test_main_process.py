@@ -17,8 +17,13 @@ import pytest
 from fastdllm.cluster.slurm import Job, SlurmError
 from fastdllm.common.errors import UserError
 from fastdllm.workflow import main_process
-from fastdllm.workflow.locks import LOCKS
-from fastdllm.workflow.main_process import RECORDS, claim_folder, living_processes, refuse_overlap
+from fastdllm.workflow.main_process import (
+    LOCKS,
+    RECORDS,
+    claim_folder,
+    living_processes,
+    refuse_overlap,
+)
 from tests.workflow.conftest import make_project
 
 WAITING_EVAL = """\

@@ -18,8 +18,8 @@ from fastdllm.cluster import checks
 from fastdllm.cluster import checks as offers
 from fastdllm.cluster.choice import Choice
 from fastdllm.common.errors import UserError
-from fastdllm.prepare import prepare
-from fastdllm.workflow.config import WorkflowConfig
+from fastdllm.workflow.prepare import prepare
+from fastdllm.workflow.project.config import WorkflowConfig
 from tests.cluster.test_fitting import SEVEN_B
 
 PROFILES = Path(__file__).parents[2] / "profiles"

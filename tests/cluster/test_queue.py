@@ -13,15 +13,15 @@ from fastdllm.cluster.jobs import comment_of
 from fastdllm.cluster.slurm import Job, SlurmError
 from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import Attempt
-from fastdllm.workflow import queue as module
-from fastdllm.workflow.queue import (
+from fastdllm.workflow.project.runs import Run, load_project
+from fastdllm.workflow.status import queue as module
+from fastdllm.workflow.status.queue import (
     queue_of,
     read_queue,
     reason_in_words,
     refuse_ambiguous,
     requeues_in_words,
 )
-from fastdllm.workflow.runs import Run, load_project
 from tests.workflow.conftest import make_project
 
 EVAL = comment_of("eval", ["demo", "words", "k1_first"])

@@ -7,7 +7,7 @@ import pytest
 from fastdllm.cluster.following import Following
 from fastdllm.cluster.reasons import reason_of
 from fastdllm.cluster.slurm import Job
-from fastdllm.workflow.queue import reason_in_words
+from fastdllm.workflow.status.queue import reason_in_words
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from fastdllm.commands.watching import is_over, picture, watch
 from fastdllm.common.errors import UserError
 from fastdllm.workflow.main_process import Life, MainProcess
 from fastdllm.workflow.outlook import seconds_left
-from fastdllm.workflow.queue import Queue, queue_of
+from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.reconcile import reconcile
-from fastdllm.workflow.runs import Run, load_project
-from fastdllm.workflow.status import RunStatus, State, inspect, told_by_accounts
+from fastdllm.workflow.status.queue import Queue, queue_of
+from fastdllm.workflow.status.status import RunStatus, State, inspect, told_by_accounts
 from tests.workflow.conftest import edit, make_project
 from tests.workflow.fakes import fake_summary
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from fastdllm import prepare as preparing
 from fastdllm.cli import main
 from fastdllm.cluster import checks, slurm
 from fastdllm.cluster.choice import Choice
 from fastdllm.cluster.slurm import Job, SlurmError
 from fastdllm.commands import submit
-from fastdllm.workflow import config as configuring
 from fastdllm.workflow import main_process
+from fastdllm.workflow import prepare as preparing
 from fastdllm.workflow.main_process import MainProcess
+from fastdllm.workflow.project import config as configuring
 
 CHOICE = Choice(
     site="PACE",

@@ -134,7 +134,7 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
     """Write the spec.json of one run as the workflow does; returns its path."""
     from fastdllm.decoding.policy_files import policy_code_digest
     from fastdllm.settings import DecodingSettings
-    from fastdllm.workflow.digests import FileDigests, digest_of, model_digest, task_digest
+    from fastdllm.workflow.project.digests import FileDigests, digest_of, model_digest, task_digest
 
     policy_file = Path("experiments/trial/generation_functions.py")
 

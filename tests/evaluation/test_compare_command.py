@@ -20,8 +20,8 @@ from fastdllm.results.summary import (
 )
 from fastdllm.statistics.comparison import compare
 from fastdllm.statistics.comparison_text import comparison_text
-from fastdllm.workflow.runs import load_project
-from fastdllm.workflow.selection import Selection
+from fastdllm.workflow.project.runs import load_project
+from fastdllm.workflow.project.selection import Selection
 from tests.evaluation.test_comparison import a_run, with_chunks
 
 

@@ -24,8 +24,7 @@ from fastdllm.statistics.costs import (
     layer_forwards_per_answer,
     truncated_answers,
 )
-from fastdllm.workflow.digests import FileDigests
-from fastdllm.workflow.sources import check_sources
+from fastdllm.workflow.project.digests import FileDigests, check_sources
 from tests.evaluation.conftest import silent, start_fastdllm
 
 

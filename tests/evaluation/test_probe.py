@@ -16,7 +16,7 @@ from fastdllm.estimate.probing import probe, rounds
 from fastdllm.evaluation.probe import time_plan
 from fastdllm.runs.chunks import Answered, Listener
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest
-from fastdllm.workflow.runs import Run, load_project
+from fastdllm.workflow.project.runs import Run, load_project
 from tests.cluster.measured import make_run, write_probe
 
 ROOT = Path(__file__).parents[2]

@@ -26,8 +26,7 @@ from fastdllm.runs.shards import Shard, lock_path, parse_shard, stamp_path
 from fastdllm.runs.spec import RunSpec, read_spec
 from fastdllm.runs.stopping import Stop
 from fastdllm.tasks.plan import PlannedRequest, read_plan
-from fastdllm.workflow.digests import FileDigests
-from fastdllm.workflow.sources import check_sources
+from fastdllm.workflow.project.digests import FileDigests, check_sources
 from tests.evaluation.conftest import silent
 from tests.evaluation.test_job import answers_in, finish
 

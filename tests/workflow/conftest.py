@@ -135,8 +135,8 @@ elif command == "report":
     for name in ("report.html", "comparisons.csv", "plots/demo.svg"):
         Path("artifacts", name).write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
 elif command == "aggregate":
-    from fastdllm.workflow.artifacts import publish, stored_summary
-    from fastdllm.workflow.runs import load_project
+    from fastdllm.workflow.project.artifacts import publish, stored_summary
+    from fastdllm.workflow.project.runs import load_project
 
     project = load_project()
     publish(project.runs)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.results.summary import Summary, read_summary, unpack_bits
-from fastdllm.workflow.runs import Run, load_project
+from fastdllm.workflow.project.runs import Run, load_project
 
 ROOT = Path(__file__).parents[2]
 # On another processor float32 may round another way and turn a near-tie.

@@ -11,9 +11,9 @@ from fastdllm.common.errors import UserError
 from fastdllm.policy import PassKind, Policy
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.task_files import find_task_files
-from fastdllm.workflow.computations import is_likelihood_task
-from fastdllm.workflow.runs import Run, load_project
-from fastdllm.workflow.selection import Selection
+from fastdllm.workflow.project.computations import is_likelihood_task
+from fastdllm.workflow.project.runs import Run, load_project
+from fastdllm.workflow.project.selection import Selection
 from tests.workflow.conftest import NINE, REUSE, add_experiment, edit
 
 PLAIN = """\

@@ -12,10 +12,10 @@ import pytest
 
 from fastdllm.cluster.slurm import Job
 from fastdllm.runs.packs import members_path
-from fastdllm.workflow.cuts import Cuts, cut, settle, stamps
-from fastdllm.workflow.queue import RunJob
-from fastdllm.workflow.runs import load_project
-from fastdllm.workflow.status import RunStatus, State
+from fastdllm.workflow.project.runs import load_project
+from fastdllm.workflow.splitting import Cuts, cut, settle, stamps
+from fastdllm.workflow.status.queue import RunJob
+from fastdllm.workflow.status.status import RunStatus, State
 from tests.workflow.conftest import SmallProject, edit
 
 SHARDED = ("words: {chunk_size: 2}", "words: {chunk_size: 2, shards: 3}")

@@ -10,7 +10,7 @@ import pytest
 
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.lm_eval_setup import data_is_local
-from fastdllm.workflow.digests import FileDigests, digest_of, task_digest
+from fastdllm.workflow.project.digests import FileDigests, digest_of, task_digest
 
 FILES = {
     "data/test.jsonl": '{"q": 1}\n',

@@ -14,8 +14,8 @@ import pytest
 from fastdllm.commands.status import as_record, as_text, suggest
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, write_json_atomically, write_text_atomically
-from fastdllm.workflow.runs import load_project
-from fastdllm.workflow.status import inspect
+from fastdllm.workflow.project.runs import load_project
+from fastdllm.workflow.status.status import inspect
 from tests.workflow.conftest import SmallProject
 
 
@@ -63,8 +63,8 @@ def test_status_shows_each_run_and_the_next_command() -> None:
 
 def test_status_imports_nothing_heavy(project: SmallProject) -> None:
     code = (
-        "import sys; import fastdllm.commands.status as s; from fastdllm.workflow.runs import "
-        "load_project; load_project(); "
+        "import sys; import fastdllm.commands.status as s; "
+        "from fastdllm.workflow.project.runs import load_project; load_project(); "
         "print([m for m in ('torch', 'snakemake', 'transformers', 'lm_eval') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -12,13 +12,13 @@ from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.results.summary import read_summary
 from fastdllm.runs.spec import read_spec
-from fastdllm.workflow.artifacts import current_summary, publish, published
-from fastdllm.workflow.copies import write_copy
-from fastdllm.workflow.leaders import share_out
+from fastdllm.workflow.copied_results import write_copy
+from fastdllm.workflow.project.artifacts import current_summary, publish, published
+from fastdllm.workflow.project.runs import Project, Run, load_project
+from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import reconcile
-from fastdllm.workflow.runs import Project, Run, load_project
-from fastdllm.workflow.selection import Selection
-from fastdllm.workflow.status import RunStatus, State, inspect
+from fastdllm.workflow.shared_computations import share_out
+from fastdllm.workflow.status.status import RunStatus, State, inspect
 from tests.workflow.conftest import REUSE, SmallProject, add_experiment, edit
 from tests.workflow.fakes import WRONG_THEN_RIGHT, fake_summary
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.workflow.runs import load_project
+from fastdllm.workflow.project.runs import load_project
 from tests.workflow.conftest import ROOT, SmallProject, edit
 
 TEMPLATE = ROOT / "experiments" / "_template"

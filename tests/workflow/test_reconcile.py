@@ -13,11 +13,11 @@ import pytest
 from fastdllm.commands.status import as_text
 from fastdllm.results.result_files import table_mark
 from fastdllm.results.summary import Summary
-from fastdllm.workflow.artifacts import NEEDED_KEYS, publish, stored_summary
+from fastdllm.workflow.project.artifacts import NEEDED_KEYS, publish, stored_summary
+from fastdllm.workflow.project.runs import Run, load_project
+from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP, reconcile
-from fastdllm.workflow.runs import Run, load_project
-from fastdllm.workflow.selection import Selection
-from fastdllm.workflow.status import State, inspect
+from fastdllm.workflow.status.status import State, inspect
 from tests.workflow.conftest import edit
 from tests.workflow.fakes import fake_summary
 

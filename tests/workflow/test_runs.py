@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.paths import split_task_folder, task_folder
-from fastdllm.workflow.changes import what_changed
-from fastdllm.workflow.digests import digest_of
-from fastdllm.workflow.names import check_task_name
-from fastdllm.workflow.runs import load_project
-from fastdllm.workflow.selection import Selection
+from fastdllm.workflow.project.digests import digest_of
+from fastdllm.workflow.project.names import check_task_name
+from fastdllm.workflow.project.runs import load_project
+from fastdllm.workflow.project.selection import Selection
+from fastdllm.workflow.status.status import what_changed
 from tests.workflow.conftest import edit
 
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5))

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from fastdllm.workflow.artifacts import is_older, origin_of
-from fastdllm.workflow.runs import Project, Run
-from fastdllm.workflow.status import RunStatus, State, inspect
+from fastdllm.workflow.project.artifacts import is_older, origin_of
+from fastdllm.workflow.project.runs import Project, Run
+from fastdllm.workflow.status.status import RunStatus, State, inspect
 
 
 def share_out(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from fastdllm.workflow.progress import clock, in_words, kept
-from fastdllm.workflow.queue import Queue, RunJob, reason_in_words, requeues_in_words
-from fastdllm.workflow.traces import Part, Traces, progress_of
+from fastdllm.workflow.status.queue import Queue, RunJob, reason_in_words, requeues_in_words
+from fastdllm.workflow.status.remaining import clock, in_words, kept
+from fastdllm.workflow.status.traces import Part, Traces, progress_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,9 @@ from enum import StrEnum
 from typing import Any
 
 from fastdllm.cluster.slurm import Accounted
-from fastdllm.workflow.artifacts import StoredSummary, origin_of, stored_summary
-from fastdllm.workflow.changes import Change, what_changed
-from fastdllm.workflow.endings import STOPPED, Ending, accounted_ending
-from fastdllm.workflow.last_job import last_ending
-from fastdllm.workflow.living import (
+from fastdllm.workflow.project.artifacts import StoredSummary, origin_of, stored_summary
+from fastdllm.workflow.project.runs import Run
+from fastdllm.workflow.status.at_work import (
     Shards,
     living,
     queued_in_words,
@@ -24,10 +22,10 @@ from fastdllm.workflow.living import (
     shards_of,
     unfinished,
 )
-from fastdllm.workflow.progress import in_words, kept
-from fastdllm.workflow.queue import Queue, RunJob
-from fastdllm.workflow.runs import Run
-from fastdllm.workflow.traces import Part, Traces, progress_of, traces_of
+from fastdllm.workflow.status.endings import STOPPED, Ending, accounted_ending, last_ending
+from fastdllm.workflow.status.queue import Queue, RunJob
+from fastdllm.workflow.status.remaining import in_words, kept
+from fastdllm.workflow.status.traces import Part, Traces, progress_of, traces_of
 
 SAME_COMMAND = "the same command resumes"
 
@@ -259,3 +257,58 @@ def _not_decoded(old: Mapping[str, Any], run: Run) -> str:
         return ""
     wanted = "replicate: true asks for its own" if run.is_replicated else "no longer the same"
     return f"copied from {origin_of(old, run)}; {wanted}"
+
+
+# What of the settings differs between a stored result and a run, told key by key.
+
+# What was edited where the values, digests or a count, say nothing to people.
+_EDITED = {
+    "policy_digest": "policy",
+    "task_digest": "task",
+    "model_digest": "model",
+    "decoder_version": "decoder",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One setting that decides the answers and differs from the stored result's."""
+
+    key: str
+    old: Any
+    new: Any
+
+    @property
+    def is_edit(self) -> bool:
+        """Whether it says only what was edited, with no value to tell."""
+        # Of a model from the hub the digest is the name of a revision.
+        is_name = self.key == "model_digest" and not (_is_digest(self.old) and _is_digest(self.new))
+        return self.key in _EDITED and not is_name
+
+    def __str__(self) -> str:
+        if self.is_edit:
+            return f"{_EDITED[self.key]} changed"
+        return f"{self.key} {_short(self.old)} -> {_short(self.new)}"
+
+
+def what_changed(old: Any, new: Mapping[str, Any]) -> tuple[Change, ...]:
+    """The settings that differ, key by key, in alphabetical order."""
+    if not isinstance(old, Mapping):
+        return (Change("decides", "not recorded", "recorded"),)
+    keys = sorted(old.keys() | new.keys())
+    changes = tuple(
+        Change(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)
+    )
+    # Equal settings under another fingerprint: the fingerprint itself is made differently now.
+    return changes or (Change("fingerprint", "made by another version", "current"),)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    # The first letters are enough to tell two digests apart.
+    return value[:8] if _is_digest(value) else str(value)
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and value.isalnum()

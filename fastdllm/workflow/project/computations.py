@@ -25,8 +25,8 @@ from fastdllm.policy import Computation, Policy
 from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.settings import DecodingSettings, layer_span
 from fastdllm.tasks.task_files import TaskFiles
-from fastdllm.workflow.digests import ModelShape, digest_of
-from fastdllm.workflow.grid import Config
+from fastdllm.workflow.project.digests import ModelShape, digest_of
+from fastdllm.workflow.project.grid import Config
 
 # lm-eval's kinds of task that only ask for log-likelihoods; what a task does not say is generation.
 LIKELIHOOD_TYPES = frozenset({"multiple_choice", "loglikelihood"})

@@ -22,8 +22,8 @@ from fastdllm.common.locks import is_locked
 from fastdllm.runs.attempts import NAME as ATTEMPTS
 from fastdllm.runs.attempts import Attempt, read_attempts
 from fastdllm.runs.progress import read_failure
-from fastdllm.workflow.progress import is_number
-from fastdllm.workflow.runs import Run
+from fastdllm.workflow.project.runs import Run
+from fastdllm.workflow.status.remaining import is_number
 
 # A process on another machine, whose lock cannot be seen from here, counts as running this long
 # after it last told its progress (at least every second while it decodes; scoring takes longer).

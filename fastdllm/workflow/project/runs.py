@@ -13,20 +13,22 @@ from typing import Any
 
 from fastdllm.common.paths import ARTIFACTS, LOGS, PLANS, RESULTS, task_folder
 from fastdllm.decoding.policy_files import load_policy, policy_code_digest
-from fastdllm.workflow.computations import (
+from fastdllm.workflow.project.computations import (
     computation_of,
     normal_in_generation,
     normal_in_likelihoods,
 )
-from fastdllm.workflow.config import (
+from fastdllm.workflow.project.config import (
     EXPERIMENTS,
+    ExperimentConfig,
     WorkflowConfig,
     experiment_file,
     load_experiment_config,
     load_workflow_config,
     task_file,
 )
-from fastdllm.workflow.decides import (
+from fastdllm.workflow.project.digests import FileDigests, digest_of
+from fastdllm.workflow.project.fingerprint_keys import (
     Model,
     Task,
     config_decides,
@@ -35,11 +37,9 @@ from fastdllm.workflow.decides import (
     read_task,
     task_decides,
 )
-from fastdllm.workflow.digests import FileDigests, digest_of
-from fastdllm.workflow.experiment import ExperimentConfig
-from fastdllm.workflow.grid import expand_grid
-from fastdllm.workflow.plans import Plan
-from fastdllm.workflow.selection import Selection, keep
+from fastdllm.workflow.project.grid import expand_grid
+from fastdllm.workflow.project.plans import Plan
+from fastdllm.workflow.project.selection import Selection, keep
 
 SCHEMA_VERSION = 1
 

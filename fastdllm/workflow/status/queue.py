@@ -20,7 +20,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import Attempt
 from fastdllm.runs.packs import member_specs
 from fastdllm.runs.stopping import TIME_LIMIT
-from fastdllm.workflow.runs import Run
+from fastdllm.workflow.project.runs import Run
 
 # A controller serves all users of a cluster: several looks within seconds need one answer.
 MAX_AGE_S = 5.0

@@ -15,7 +15,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, read_json, write_text_atomically
 from fastdllm.common.paths import ARTIFACTS, task_folder
 from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, table_mark
-from fastdllm.workflow.runs import Run
+from fastdllm.workflow.project.runs import Run
 
 # The required fields of evaluation/summary.py, which takes longer to import than status has.
 NEEDED_KEYS = frozenset(

@@ -13,9 +13,9 @@ from fastdllm.common.errors import UserError
 from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.tasks.task_files import find_task_files
 from fastdllm.version import DECODER_VERSION
-from fastdllm.workflow.computations import is_likelihood_task
-from fastdllm.workflow.config import WorkflowConfig, task_file
-from fastdllm.workflow.digests import (
+from fastdllm.workflow.project.computations import is_likelihood_task
+from fastdllm.workflow.project.config import WorkflowConfig, task_file
+from fastdllm.workflow.project.digests import (
     FileDigests,
     ModelShape,
     model_digest,
@@ -23,7 +23,7 @@ from fastdllm.workflow.digests import (
     model_shape,
     task_files_digest,
 )
-from fastdllm.workflow.grid import Config
+from fastdllm.workflow.project.grid import Config
 
 # Options of a task that say only how the work is cut.
 UNDECIDING_OPTIONS = {"batch_size", "shards", "group"}

@@ -17,11 +17,11 @@ from typing import Any
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, to_json
 from fastdllm.runs.packs import SCHEMA_VERSION, members_path, report_path
-from fastdllm.workflow.config import WorkflowConfig
-from fastdllm.workflow.dating import date_after, write_if_changed
-from fastdllm.workflow.plans import planned_chunks
-from fastdllm.workflow.runs import Run
-from fastdllm.workflow.status import RunStatus
+from fastdllm.workflow.file_dates import date_after, write_if_changed
+from fastdllm.workflow.project.config import WorkflowConfig
+from fastdllm.workflow.project.plans import planned_chunks
+from fastdllm.workflow.project.runs import Run
+from fastdllm.workflow.status.status import RunStatus
 
 
 @dataclass(frozen=True, slots=True)

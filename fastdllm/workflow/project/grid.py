@@ -16,9 +16,9 @@ from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.policy import Policy
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span
 from fastdllm.validation import StrictModel, validated
-from fastdllm.workflow.digests import ModelShape
-from fastdllm.workflow.experiment import ExperimentConfig
-from fastdllm.workflow.names import check_name
+from fastdllm.workflow.project.config import ExperimentConfig
+from fastdllm.workflow.project.digests import ModelShape
+from fastdllm.workflow.project.names import check_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,3 @@
+"""What state each run is in: from its files, its locks and SLURM's queue.
+
+Changes nothing."""

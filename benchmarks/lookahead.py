@@ -12,11 +12,11 @@ from statistics import median
 
 from benchmarks.record import record
 from fastdllm import DecodingSettings, Request, load_model
-from fastdllm.benchmark.measure import interleaved, measure
-from fastdllm.benchmark.workload import question_prompts
 from fastdllm.machine.threads import use_allowed_threads
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.policy import default_policy
+from fastdllm.tools.bench.measure import interleaved, measure
+from fastdllm.tools.bench.workload import question_prompts
 
 COMMAND = "python -m benchmarks.lookahead"
 ROUNDS = 7

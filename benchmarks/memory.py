@@ -14,11 +14,11 @@ from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.record import record
-from fastdllm.benchmark.random_models import random_model
-from fastdllm.benchmark.workload import random_prompts
 from fastdllm.decoding.loop import generate
 from fastdllm.decoding.sequence import Request
 from fastdllm.settings import DecodingSettings
+from fastdllm.tools.bench.random_models import random_model
+from fastdllm.tools.bench.workload import random_prompts
 
 COMMAND = "python -m benchmarks.memory"
 SLOTS = (8, 32)

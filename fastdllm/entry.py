@@ -21,9 +21,9 @@ from fastdllm.cluster.checks import check_link
 from fastdllm.cluster.choice import Choice
 from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.common.paths import PLANS, RESULTS
-from fastdllm.estimate.estimates import Estimates
 from fastdllm.runs.attempts import RESTARTS_VARIABLE
 from fastdllm.runs.needs import require_data
+from fastdllm.tools.estimate.estimates import Estimates
 from fastdllm.workflow.main_process import UNLOCK, claim_folder, held_outputs, refuse_overlap
 from fastdllm.workflow.prepare import prepare
 from fastdllm.workflow.preview import made_by, preview

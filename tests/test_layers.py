@@ -26,6 +26,8 @@ ORDER = (
     "runs",
     "workflow.project",
     "workflow.status",
+    "workflow",
+    "tools",
 )
 
 

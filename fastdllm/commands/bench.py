@@ -22,8 +22,8 @@ from fastdllm.options import add_decoding_options, add_model_options, decoding_s
 
 if TYPE_CHECKING:
     from fastdllm import DecodingSettings
-    from fastdllm.benchmark.workload import Prompts
     from fastdllm.model.fused import FusedModel
+    from fastdllm.tools.bench.workload import Prompts
 
 EMBEDDED_NAME = "models/tiny"
 MAX_NEW_TOKENS = 64
@@ -96,10 +96,10 @@ def run(options: argparse.Namespace) -> int:
         # The profiler tells of its start and end on stderr; read when torch is imported.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
-    from fastdllm.benchmark.report import rounded
-    from fastdllm.benchmark.suite import Plan, run_suite
     from fastdllm.machine.device import hardware
     from fastdllm.machine.threads import use_allowed_threads
+    from fastdllm.tools.bench.suite import Plan, run_suite
+    from fastdllm.tools.bench.tables import rounded
 
     threads = use_allowed_threads(options.threads)
     plan = Plan(
@@ -190,8 +190,8 @@ def _check(options: argparse.Namespace, batches: list[int | None]) -> None:
 
 
 def _model(options: argparse.Namespace) -> FusedModel:
-    from fastdllm.benchmark.random_models import PREFIX, random_model
     from fastdllm.model.loading import load_model
+    from fastdllm.tools.bench.random_models import PREFIX, random_model
 
     where = {"device": options.device, "dtype": options.dtype}
     if options.model.startswith(PREFIX):
@@ -200,8 +200,8 @@ def _model(options: argparse.Namespace) -> FusedModel:
 
 
 def _prompts(options: argparse.Namespace, model: FusedModel, count: int) -> Prompts:
-    from fastdllm.benchmark.random_models import PREFIX
-    from fastdllm.benchmark.workload import question_prompts, random_prompts
+    from fastdllm.tools.bench.random_models import PREFIX
+    from fastdllm.tools.bench.workload import question_prompts, random_prompts
 
     if options.prompt_length is None and not options.model.startswith(PREFIX):
         return question_prompts(options.model, options.revision, count)
@@ -210,7 +210,7 @@ def _prompts(options: argparse.Namespace, model: FusedModel, count: int) -> Prom
 
 def _print(record: dict[str, Any], profile: Path | None) -> None:
     """Show the figures as tables; of those not asked for there are none."""
-    from fastdllm.benchmark import report
+    from fastdllm.tools.bench import tables as report
 
     console = Console(highlight=False, width=WIDTH)
     console.print(report.heading(record), markup=False, soft_wrap=True)

@@ -17,8 +17,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastdllm.doctor.examine import examine
-    from fastdllm.doctor.findings import State
+    from fastdllm.tools.doctor.examine import examine
+    from fastdllm.tools.doctor.findings import State
 
     findings = examine()
     counts = Counter(finding.state for finding in findings)

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import to_json, write_text_atomically
-from fastdllm.estimate.budget import budget_of
-from fastdllm.estimate.budget_text import Question, as_record, as_text
-from fastdllm.estimate.estimates import Estimate, Estimates
-from fastdllm.estimate.hardware import WORKFLOW_THREADS, Hardware
+from fastdllm.tools.estimate.budget import budget_of
+from fastdllm.tools.estimate.budget_text import Question, as_record, as_text
+from fastdllm.tools.estimate.estimates import Estimate, Estimates
+from fastdllm.tools.estimate.hardware import WORKFLOW_THREADS, Hardware
 from fastdllm.workflow.prepare import gpu_of
 from fastdllm.workflow.project.plans import Plan
 from fastdllm.workflow.project.runs import Project, load_project
@@ -32,7 +32,7 @@ from fastdllm.workflow.status.queue import read_queue
 from fastdllm.workflow.status.status import RunStatus, State, inspect
 
 if TYPE_CHECKING:
-    from fastdllm.estimate.probing import Probed
+    from fastdllm.tools.estimate.probing import Probed
 
 MINUTES = 2.0
 
@@ -141,11 +141,11 @@ def _statuses(project: Project, *, from_the_start: bool) -> list[RunStatus]:
 
 def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace) -> Hardware:
     """Measure here, keep what was measured, and return on what."""
-    from fastdllm.estimate.probe_files import add_measurements
-    from fastdllm.estimate.probing import probe, rounds
     from fastdllm.machine.gpus import card_for
     from fastdllm.machine.threads import use_allowed_threads
     from fastdllm.tasks.lm_eval_setup import prepare
+    from fastdllm.tools.estimate.probe_files import add_measurements
+    from fastdllm.tools.estimate.probing import probe, rounds
 
     tasks = {estimate.run.task for estimate in found}
     for plan in project.plans:

@@ -55,8 +55,8 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
     if folder is not None:
         _say(f"model {folder}: a folder here, nothing to fetch")
         return None
-    from fastdllm.fetching.fetch import fetch_model
     from fastdllm.machine.hub_cache import is_commit
+    from fastdllm.tools.fetching.model import fetch_model
 
     digests = FileDigests.load()
     model = fetch_model(config.model.path, config.model.revision, digests=digests, note=_say)
@@ -92,7 +92,7 @@ def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]
     if not to_prove:
         return {}
     with prepare(offline=False, private_cache=False):
-        from fastdllm.fetching.data_sets import fetch_data, prove_offline
+        from fastdllm.tools.fetching.data_sets import fetch_data, prove_offline
 
         for task in remote:
             files = fetch_data(task, TASKS)

@@ -23,8 +23,8 @@ from fastdllm.settings import DecodingSettings
 
 if TYPE_CHECKING:
     from fastdllm.model.fused import FusedModel
-    from fastdllm.sensitivity.measure import Measured
-    from fastdllm.sensitivity.schema import Sensitivity
+    from fastdllm.tools.sensitivity.measure import Measured
+    from fastdllm.tools.sensitivity.schema import Sensitivity
 
 ITEMS = 200
 SAVING = 0.3
@@ -89,10 +89,10 @@ def run(options: argparse.Namespace) -> int:
 
     from fastdllm.machine.threads import use_allowed_threads
     from fastdllm.model.loading import load_model
-    from fastdllm.sensitivity.measure import check_measurable, measure
-    from fastdllm.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
-    from fastdllm.sensitivity.record import write_log, write_record
-    from fastdllm.sensitivity.spans import default_stride, spans_to_measure
+    from fastdllm.tools.sensitivity.measure import check_measurable, measure
+    from fastdllm.tools.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
+    from fastdllm.tools.sensitivity.record import write_log, write_record
+    from fastdllm.tools.sensitivity.spans import default_stride, spans_to_measure
 
     check_measurable(settings)
     data = options.data or CALIBRATION
@@ -135,8 +135,8 @@ def _record(
     from fastdllm.machine.device import hardware
     from fastdllm.machine.provenance import git_state
     from fastdllm.model.checkpoint import find_checkpoint
-    from fastdllm.sensitivity.record import damages, grids
-    from fastdllm.sensitivity.schema import Sensitivity
+    from fastdllm.tools.sensitivity.record import damages, grids
+    from fastdllm.tools.sensitivity.schema import Sensitivity
     from fastdllm.workflow.project.digests import FileDigests, digest_of, model_digest
 
     folder = find_checkpoint(options.model, options.revision)
@@ -190,7 +190,7 @@ def _make_room(output: Path, option: str) -> None:
 
 
 def _print(record: Sensitivity, saving: float, written: list[Path]) -> None:
-    from fastdllm.sensitivity.show import report
+    from fastdllm.tools.sensitivity.show import report
 
     is_terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if is_terminal else LOG_WIDTH)

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
-from fastdllm.sensitivity.schema import MOST_STEPS, MeasuredSpan
-from fastdllm.sensitivity.schema import Sensitivity as Record
+from fastdllm.tools.sensitivity.schema import MOST_STEPS, MeasuredSpan
+from fastdllm.tools.sensitivity.schema import Sensitivity as Record
 
 # What is shown, in this order: field and words.
 MEASURES = (

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastdllm.estimate.hardware import Hardware
-from fastdllm.estimate.pace import settings_digest
-from fastdllm.estimate.probe_files import Measurement, add_measurements
 from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
 from fastdllm.runs.answers import open_answers
+from fastdllm.tools.estimate.hardware import Hardware
+from fastdllm.tools.estimate.paces import settings_digest
+from fastdllm.tools.estimate.probe_files import Measurement, add_measurements
 from fastdllm.workflow.project.digests import digest_of
 from fastdllm.workflow.project.runs import Run
 from tests.workflow.fakes import fake_summary

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.estimate.budget import Budget, budget_of
-from fastdllm.estimate.budget_text import Question, as_record, as_text, hours
-from fastdllm.estimate.estimates import Estimates
+from fastdllm.tools.estimate.budget import Budget, budget_of
+from fastdllm.tools.estimate.budget_text import Question, as_record, as_text, hours
+from fastdllm.tools.estimate.estimates import Estimates
 from fastdllm.workflow.splitting import Cuts
 from tests.cluster.measured import V100, make_run, write_plan, write_probe, write_summary
 

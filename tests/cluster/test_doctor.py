@@ -16,11 +16,11 @@ import pytest
 from fastdllm.cluster.checks import check_link
 from fastdllm.cluster.options import ClusterOptions
 from fastdllm.common.errors import UserError
-from fastdllm.doctor.examine import examine
-from fastdllm.doctor.findings import Finding, State
-from fastdllm.doctor.gpu import Build, driver_finding, dtype_finding
-from fastdllm.doctor.slurm import account_findings, partition_findings
-from fastdllm.doctor.storage import clock_finding, look_at_disks
+from fastdllm.tools.doctor.examine import examine
+from fastdllm.tools.doctor.findings import Finding, State
+from fastdllm.tools.doctor.gpu import Build, driver_finding, dtype_finding
+from fastdllm.tools.doctor.slurm import account_findings, partition_findings
+from fastdllm.tools.doctor.storage import clock_finding, look_at_disks
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {"gts-lab": {"inferno", "embers"}}
@@ -186,7 +186,7 @@ def test_a_check_that_fails_itself_hides_no_other(
         raise ValueError("of git,\nsomething new")
 
     monkeypatch.chdir(project)
-    monkeypatch.setattr("fastdllm.doctor.examine.look_at_git", look_at_git)
+    monkeypatch.setattr("fastdllm.tools.doctor.examine.look_at_git", look_at_git)
     findings = {finding.name: finding for finding in examine()}
     assert findings["git"].text == "could not be looked at: ValueError: of git, something new"
     assert findings["git"].state is State.PROBLEM

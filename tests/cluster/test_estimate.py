@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.estimate.budget import budget_of
-from fastdllm.estimate.estimates import ALLOWANCE_S, LEAST_MINUTES, SAFETY, Estimates
-from fastdllm.estimate.hardware import Hardware
-from fastdllm.estimate.nearest import Basis
+from fastdllm.tools.estimate.budget import budget_of
+from fastdllm.tools.estimate.estimates import ALLOWANCE_S, LEAST_MINUTES, SAFETY, Estimates
+from fastdllm.tools.estimate.hardware import Hardware
+from fastdllm.tools.estimate.nearest import Basis
 from fastdllm.workflow.splitting import Cuts
 from tests.cluster.measured import (
     RTX,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.estimate.hardware import Hardware, Wanted, is_of_kind, this_machine
 from fastdllm.machine.process import cpu_name
+from fastdllm.tools.estimate.hardware import Hardware, Wanted, is_of_kind, this_machine
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from fastdllm.commands.estimate import _probe
-from fastdllm.estimate import probing
 from fastdllm.machine import gpus, threads
+from fastdllm.tools.estimate import probing
 
 
 class Probing(Exception):

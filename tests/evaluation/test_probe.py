@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.estimate.estimates import Estimates
-from fastdllm.estimate.nearest import Basis
-from fastdllm.estimate.probing import probe, rounds
-from fastdllm.evaluation.probe import time_plan
 from fastdllm.runs.chunks import Answered, Listener
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest
+from fastdllm.tools.estimate.estimates import Estimates
+from fastdllm.tools.estimate.nearest import Basis
+from fastdllm.tools.estimate.probing import probe, rounds
+from fastdllm.tools.estimate.timing import time_plan
 from fastdllm.workflow.project.runs import Run, load_project
 from tests.cluster.measured import make_run, write_probe
 
@@ -69,7 +69,7 @@ class FakeEngine:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("fastdllm.evaluation.probe.time.perf_counter", clock)
+    monkeypatch.setattr("fastdllm.tools.estimate.timing.time.perf_counter", clock)
     return clock
 
 
@@ -167,7 +167,7 @@ def test_no_time_is_spent_on_less_than_half_a_chunk(
             clock.now += budget_s
             return run.name
 
-    monkeypatch.setattr("fastdllm.estimate.probing._Bench", FakeBench)
+    monkeypatch.setattr("fastdllm.tools.estimate.probing._Bench", FakeBench)
     words, choices = [make_run(config) for config in "abcd"], make_run(task="choices")
     list(probe([words], seconds=130.0))
     # A quarter of the time for the first; of the 17.5 s behind the third nothing comes.

@@ -9,10 +9,10 @@ from functools import cache
 import pytest
 
 from fastdllm import DecodingSettings, Request, generate, load_model
-from fastdllm.benchmark.workload import QUESTIONS, question_prompts
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.model.tokenizer import load_tokenizer
 from fastdllm.policy import PassKind, Policy
+from fastdllm.tools.bench.workload import QUESTIONS, question_prompts
 
 ITEMS = 60
 

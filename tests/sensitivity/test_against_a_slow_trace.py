@@ -8,10 +8,10 @@ import torch
 from fastdllm import DecodingSettings, Policy, Request, decode, generate
 from fastdllm.model.fused import fused
 from fastdllm.policy import SpanAction
-from fastdllm.sensitivity import measure as measuring
-from fastdllm.sensitivity.measure import measure
-from fastdllm.sensitivity.probe import ProbedPolicy
-from fastdllm.sensitivity.spans import spans_to_measure
+from fastdllm.tools.sensitivity import measure as measuring
+from fastdllm.tools.sensitivity.measure import measure
+from fastdllm.tools.sensitivity.probed_policy import ProbedPolicy
+from fastdllm.tools.sensitivity.spans import spans_to_measure
 from tests.sensitivity.slow_trace import slow_trace
 
 MASK, STOP = 255, 254

@@ -9,9 +9,9 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
-from fastdllm.sensitivity.schema import Sensitivity
 from fastdllm.settings import DecodingSettings
+from fastdllm.tools.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
+from fastdllm.tools.sensitivity.schema import Sensitivity
 from training.make_calibration import calibration_items
 from training.make_tasks import to_jsonl
 from training.problems import is_held_out
@@ -125,7 +125,9 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, options, message):
 def test_the_place_to_publish_is_tried_before_measuring(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "artifacts").write_text("not a folder")
-    monkeypatch.setattr("fastdllm.sensitivity.measure.measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(
+        "fastdllm.tools.sensitivity.measure.measure", lambda *_: pytest.fail("measured")
+    )
     assert main(["sensitivity", "--publish", "--items", "1"]) == 2
     assert "cannot write artifacts/sensitivity/tiny.json" in capsys.readouterr().err
 

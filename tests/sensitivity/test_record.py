@@ -8,12 +8,12 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdllm.sensitivity.measure import Measured
-from fastdllm.sensitivity.probe import PassLog
-from fastdllm.sensitivity.record import damages, grids, write_log, write_record
-from fastdllm.sensitivity.schema import MOST_STEPS, Sensitivity
-from fastdllm.sensitivity.show import report
-from fastdllm.sensitivity.spans import (
+from fastdllm.tools.sensitivity.measure import Measured
+from fastdllm.tools.sensitivity.probed_policy import PassLog
+from fastdllm.tools.sensitivity.record import damages, grids, write_log, write_record
+from fastdllm.tools.sensitivity.schema import MOST_STEPS, Sensitivity
+from fastdllm.tools.sensitivity.show import report
+from fastdllm.tools.sensitivity.spans import (
     SpanDamage,
     best_by_width,
     default_stride,

@@ -9,17 +9,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastdllm.benchmark import random_models
-from fastdllm.benchmark.floor import PassFloor, floor_of, representatives
-from fastdllm.benchmark.plain_products import plain_products
-from fastdllm.benchmark.products import AttentionShape, ProductsFloor, attention_shapes
-from fastdllm.benchmark.random_models import SHAPES, filled, random_model
-from fastdllm.benchmark.roofline import DeviceRates, RooflineFloor, measured_rates
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.events import PassRecord, SegmentShape
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.plain import BlockDiffusionModel
+from fastdllm.tools.bench import random_models
+from fastdllm.tools.bench.floor import PassFloor, floor_of, representatives
+from fastdllm.tools.bench.plain_products import plain_products
+from fastdllm.tools.bench.products_floor import AttentionShape, ProductsFloor, attention_shapes
+from fastdllm.tools.bench.random_models import SHAPES, filled, random_model
+from fastdllm.tools.bench.roofline import DeviceRates, RooflineFloor, measured_rates
 
 CPU = torch.device("cpu")
 # 3 layers; 4 heads of 2 on 2 kv heads: 8 and 4 wide.

@@ -6,9 +6,15 @@ from collections import Counter
 
 import pytest
 
-from fastdllm.benchmark.batches import BatchResult, batch_figures
-from fastdllm.benchmark.floor import RunFloor
-from fastdllm.benchmark.measure import (
+from fastdllm.decoding.events import Entered, PassRecord, SegmentShape, SlotsChosen
+from fastdllm.decoding.loop import Step, decode
+from fastdllm.decoding.sequence import Generation, PassCounts, Request
+from fastdllm.model.fused import FusedModel
+from fastdllm.policy import PassKind, default_policy
+from fastdllm.settings import DecodingSettings
+from fastdllm.tools.bench.batches import BatchResult, batch_figures
+from fastdllm.tools.bench.floor import RunFloor
+from fastdllm.tools.bench.measure import (
     Run,
     Watch,
     interleaved,
@@ -16,15 +22,9 @@ from fastdllm.benchmark.measure import (
     median_run,
     share_differing,
 )
-from fastdllm.benchmark.profile import ATTENTION, COPIES, ELEMENTWISE, PRODUCTS, group_of
-from fastdllm.benchmark.replay import EveryPassRun
-from fastdllm.benchmark.workload import mixed_requests, random_prompts, requests_for
-from fastdllm.decoding.events import Entered, PassRecord, SegmentShape, SlotsChosen
-from fastdllm.decoding.loop import Step, decode
-from fastdllm.decoding.sequence import Generation, PassCounts, Request
-from fastdllm.model.fused import FusedModel
-from fastdllm.policy import PassKind, default_policy
-from fastdllm.settings import DecodingSettings
+from fastdllm.tools.bench.profile import ATTENTION, COPIES, ELEMENTWISE, PRODUCTS, group_of
+from fastdllm.tools.bench.replay import EveryPassRun
+from fastdllm.tools.bench.workload import mixed_requests, random_prompts, requests_for
 
 
 def answer(ids, forwards=1):

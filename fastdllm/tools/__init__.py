@@ -1,0 +1,1 @@
+"""Tools beside the workflow, each a package of its own."""

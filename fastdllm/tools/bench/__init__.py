@@ -1,0 +1,3 @@
+"""How fast this machine decodes, and how near that is to its limit.
+
+Scores nothing."""

@@ -1,0 +1,163 @@
+"""The runs of the table: one workload at several batch sizes, each with its floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+from fastdllm.decoding.sequence import Request
+from fastdllm.engine.engines import drop_idle
+from fastdllm.machine.device import peak_memory_gib, reset_peak_memory
+from fastdllm.model.fused import FusedModel
+from fastdllm.policy import PassKind, Policy
+from fastdllm.settings import DecodingSettings
+from fastdllm.statistics.intervals import percentile
+from fastdllm.tools.bench.floor import Floor, RunFloor, floor_of
+from fastdllm.tools.bench.measure import Run, interleaved, measure, median_run, share_differing
+from fastdllm.tools.bench.workload import Prompts, requests_for
+
+# A batch size; None means as many sequences as memory allows.
+Batch = int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all runs of one benchmark share; tick is called after each run."""
+
+    model: FusedModel
+    settings: DecodingSettings
+    policy: Policy
+    repeats: int
+    tick: Callable[[], None]
+
+    @property
+    def warm_up_rounds(self) -> int:
+        """Untimed rounds after the first run of each batch size.
+
+        That one makes a cache of its own; a GPU keeps what it recorded with the cache, and all
+        batch sizes end up on the largest.
+        """
+        return 1 if self.model.device.type == "cuda" else 0
+
+    def run_batch(self, prompts: Prompts, batch: Batch, least: int) -> Run:
+        """Decode the first prompts at one batch size."""
+        requests = [Request(prompt) for prompt in prompts[: requests_for(batch, least)]]
+        return measure(self.model, [requests], self.policy, self.settings, slots=batch)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """All timed runs at one batch size, the floor of each, and the memory of an untimed one.
+
+    plain_floors: the same with plain weights; empty where the engine's are plain.
+    """
+
+    batch: Batch
+    runs: list[Run]
+    floors: list[RunFloor]
+    plain_floors: list[RunFloor]
+    peak_memory_gib: float
+
+
+def bench_batches(
+    bench: Bench,
+    batches: Sequence[Batch],
+    prompts: Prompts,
+    *,
+    least: int,
+    floor: Floor,
+    plain_floor: Callable[[], Floor | None],
+) -> list[BatchResult]:
+    """Warm up, measure memory, then time all batch sizes in turn; floors follow their runs.
+
+    least: requests of a run at least. plain_floor: makes a second floor, with plain weights; asked
+    once memory was measured.
+    """
+    device, peaks = bench.model.device, {}
+    for batch in sorted(batches, key=lambda batch: requests_for(batch, 1)):
+        drop_idle(bench.model)
+        reset_peak_memory(device)
+        bench.run_batch(prompts, batch, least)
+        peaks[batch] = peak_memory_gib(device)
+        bench.tick()
+
+    def untimed(batch: Batch) -> Run:
+        return bench.run_batch(prompts, batch, least)
+
+    second = plain_floor()
+
+    def timed(batch: Batch) -> tuple[Run, RunFloor, list[RunFloor]]:
+        run = bench.run_batch(prompts, batch, least)
+        plain = [] if second is None else [floor_of(run.passes, second)]
+        return run, floor_of(run.passes, floor), plain
+
+    interleaved({b: partial(untimed, b) for b in batches}, bench.warm_up_rounds, bench.tick)
+    results = interleaved({b: partial(timed, b) for b in batches}, bench.repeats, bench.tick)
+    return [
+        BatchResult(
+            batch,
+            runs=[run for run, _, _ in timings],
+            floors=[least for _, least, _ in timings],
+            plain_floors=[least for _, _, plain in timings for least in plain],
+            peak_memory_gib=peaks[batch],
+        )
+        for batch, timings in results.items()
+    ]
+
+
+def batch_figures(result: BatchResult, alone: BatchResult | None) -> dict[str, Any]:
+    """The figures of one batch size, as they stand in the JSON line.
+
+    Speeds are those of the run of median speed; times of answers are over all runs. alone: the
+    result of batch 1, to count the answers that differ.
+    """
+    runs = result.runs
+    run = median_run(runs)
+    count = len(run.passes)
+    speeds = [other.tokens_per_s for other in runs]
+    floor = result.floors[runs.index(run)]
+    waits = [s for r in runs for s in r.time_to_first_token_s]
+    latencies = [s for r in runs for s in r.latency_s]
+    figures = {
+        "batch": "auto" if result.batch is None else result.batch,
+        "slots": run.slots,
+        "requests": len(run.answers),
+        "tokens": run.tokens,
+        "tokens_per_s": run.tokens_per_s,
+        "tokens_per_s_lowest": min(speeds),
+        "tokens_per_s_highest": max(speeds),
+        "tokens_per_forward": run.tokens_per_forward,
+        "passes_per_s": count / run.elapsed_s,
+        "ms_per_pass": 1000 * run.elapsed_s / count,
+        "share_of_time_in_passes": sum(p.seconds for p in run.passes) / run.elapsed_s,
+        "sequence_passes_per_s": {
+            kind.value: run.sequence_passes[kind] / run.elapsed_s
+            for kind in PassKind
+            if run.sequence_passes[kind]
+        },
+        "time_to_first_token_p50_s": percentile(waits, 50),
+        "latency_p50_s": percentile(latencies, 50),
+        "latency_p95_s": percentile(latencies, 95),
+        "peak_memory_gib": result.peak_memory_gib,
+        "share_of_floor": _share(runs, result.floors),
+        "floor_bound": floor.bound,
+        "floor_passes_timed": floor.passes_timed,
+    }
+    if result.plain_floors:
+        figures["share_of_plain_products"] = _share(runs, result.plain_floors)
+    # Zero after a warm-up; else the run's speed is worse than that of the next one.
+    if recording_s := sum(record.recording_s for record in run.passes):
+        figures["recording_s"] = recording_s
+    if alone is not None and result is not alone:
+        others = alone.runs[0].answers
+        figures["answers_compared_with_batch_1"] = min(len(run.answers), len(others))
+        figures["share_differing_from_batch_1"] = share_differing(run.answers, others)
+    return figures
+
+
+def _share(runs: Sequence[Run], floors: Sequence[RunFloor]) -> float:
+    """Median over the runs of their floor over their time."""
+    return median(f.seconds / run.elapsed_s for run, f in zip(runs, floors, strict=True))

@@ -1,0 +1,3 @@
+"""What would stop runs on this machine, a line each with the fix.
+
+Changes nothing."""

@@ -1,0 +1,198 @@
+"""How long runs will take: items left times measured seconds per item, on one kind of hardware.
+
+Only the same model in the same number format on the same hardware is used, and nothing of another
+task (nearest.py says what of that); what is not known is None, never a guess. Reads files once, in
+`load`; imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
+from fastdllm.tools.estimate.finished_chunks import FinishedChunk, finished_chunks
+from fastdllm.tools.estimate.hardware import WORKFLOW_THREADS, Hardware, Wanted, this_machine
+from fastdllm.tools.estimate.nearest import Basis, Measured, Speed
+from fastdllm.tools.estimate.paces import (
+    Finished,
+    Pace,
+    paces_of_answers,
+    read_finished,
+    read_probe_paces,
+)
+from fastdllm.workflow.project.runs import Run
+
+# A job asks for half as much again: of the 87 decoded runs in artifacts/, 85 took less than 1.5
+# times the median of their task. The others go on in a second attempt, which asks for twice that.
+SAFETY = 1.5
+# For interpreter, imports and lm-eval's scoring on a slow file system.
+ALLOWANCE_S = 180.0
+# Less gains nothing in a queue, and a busy file system can eat it before decoding starts.
+LEAST_MINUTES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will cost on one kind of hardware; None where nothing is known.
+
+    items, items_left: requests to the model, all of them and those without an answer.
+    outside_s: what a job takes besides loading, warm-up and decoding: imports and scoring.
+    """
+
+    run: Run
+    items: int | None
+    items_left: int | None
+    speed: Speed | None
+    outside_s: float | None
+
+    @property
+    def basis(self) -> Basis:
+        """Where the speed comes from."""
+        return Basis.NONE if self.speed is None else self.speed.basis
+
+    @property
+    def decoding_s(self) -> float | None:
+        """Seconds of decoding that are left."""
+        if self.items_left is None or self.speed is None:
+            return None
+        return self.items_left * self.speed.seconds_per_item
+
+    def share_s(self, share: float) -> float | None:
+        """Seconds of decoding in a job that has this share of all items, at most.
+
+        How many of them are left is known of the whole run only.
+        """
+        if self.items is None or self.items_left is None or self.speed is None:
+            return None
+        return min(self.items_left, math.ceil(share * self.items)) * self.speed.seconds_per_item
+
+    @property
+    def startup_s(self) -> float | None:
+        """Seconds of loading, warm-up and recording of shapes, where they were measured."""
+        return None if self.speed is None else self.speed.startup_s
+
+
+@dataclass(slots=True)
+class Estimates:
+    """All that was measured so far; ask it about any run of the project."""
+
+    finished: Finished
+    probes: Sequence[Pace] = ()
+    chunks: dict[str, list[FinishedChunk]] = field(default_factory=dict)
+    threads: int = WORKFLOW_THREADS
+    _measured: dict[Hashable, Measured] = field(default_factory=dict)
+    _of_answers: dict[str, list[Pace]] = field(default_factory=dict)
+    _items: dict[str, int | None] = field(default_factory=dict)
+    _here: dict[str, Wanted] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, runs: Iterable[Run], *, threads: int = WORKFLOW_THREADS) -> Estimates:
+        """Read what was measured, in results/ and artifacts/ of the current folder.
+
+        Args:
+            runs: whose finished chunks count.
+            threads: CPU threads of a run, where it runs on a CPU.
+        """
+        finished = read_finished()
+        chunks = {
+            run.name: finished_chunks(run.folder, run.fingerprint)
+            for run in runs
+            if finished.fingerprints.get(run.folder) != run.fingerprint
+        }
+        return cls(finished, read_probe_paces(), chunks, threads)
+
+    def minutes(
+        self, run: Run, *, gpu: str | None, share: float = 1.0, attempt: int = 1
+    ) -> int | None:
+        """Minutes that a job should ask for; None when nothing is known.
+
+        Args:
+            gpu: kind of GPU, as in a site.yaml; None: the hardware of this machine.
+            share: of the run's items, for a shard.
+            attempt: from 1; each asks for twice as much as the one before.
+        """
+        return self.minutes_of_pack([run], gpu=gpu, share=share, attempt=attempt)
+
+    def minutes_of_pack(
+        self, runs: Sequence[Run], *, gpu: str | None, share: float = 1.0, attempt: int = 1
+    ) -> int | None:
+        """`minutes` of a job that decodes several runs and loads the model once."""
+        found = [self.estimate(run, gpu=gpu) for run in runs]
+        shares_s = [estimate.share_s(share) for estimate in found]
+        known_s = [seconds for seconds in shares_s if seconds is not None]
+        if not runs or len(known_s) < len(runs):
+            return None
+        startup_s = max(one.startup_s or 0.0 for one in found)
+        outside_s = sum(one.outside_s or 0.0 for one in found)
+        seconds = startup_s + max(outside_s, ALLOWANCE_S) + SAFETY * sum(known_s)
+        return max(math.ceil(seconds / 60), LEAST_MINUTES) * 2 ** (attempt - 1)
+
+    def estimate(self, run: Run, *, gpu: str | None) -> Estimate:
+        """What one run will cost; see `minutes` for `gpu`."""
+        wanted = self.hardware(run, gpu)
+        items, done = self.items_of(run), self.chunks.get(run.name, [])
+        left = None if items is None else max(items - sum(chunk.items for chunk in done), 0)
+        own = [chunk for chunk in done if wanted.matches(chunk.hardware)]
+        speed = self._measured_on(wanted, run).speed(run, items, own)
+        return Estimate(run, items, left, speed, self._outside_s(run.task))
+
+    def hardware(self, run: Run, gpu: str | None) -> Wanted:
+        """What the run is estimated for."""
+        if gpu is not None:
+            return Wanted(gpu)
+        device = str(run.surroundings["device"])
+        if device not in self._here:
+            self._here[device] = this_machine(device, threads=self.threads)
+        return self._here[device]
+
+    def measured_hardware(self) -> list[Hardware]:
+        """Everything that something was measured on, whatever it was."""
+        found = [pace.hardware for pace in (*self.finished.paces, *self.probes)]
+        found += [chunk.hardware for own in self.chunks.values() for chunk in own]
+        return list(dict.fromkeys(found))
+
+    def items_of(self, run: Run) -> int | None:
+        """Requests of a run: as planned, else as an earlier run of the task counted them."""
+        if run.task_folder not in self._items:
+            planned = _planned_items(run)
+            self._items[run.task_folder] = planned or self.finished.items_of(run.task, run.limit)
+        return self._items[run.task_folder]
+
+    def _measured_on(self, wanted: Wanted, run: Run) -> Measured:
+        model = (run.decides["model"], run.decides["model_digest"])
+        dtype = run.decides["dtype"]
+        key = (wanted, model, dtype, run.task)
+        if key not in self._measured:
+            if run.task not in self._of_answers:
+                untimed = [o for o in self.finished.untimed if o.record["task"] == run.task]
+                self._of_answers[run.task] = paces_of_answers(untimed)
+            every = (*self.finished.paces, *self.probes, *self._of_answers[run.task])
+            self._measured[key] = Measured(
+                [
+                    pace
+                    for pace in every
+                    if pace.task == run.task
+                    and pace.model == model
+                    and dtype in pace.dtypes
+                    and wanted.matches(pace.hardware)
+                ]
+            )
+        return self._measured[key]
+
+    def _outside_s(self, task: str) -> float | None:
+        """Of jobs of this task, else of any: imports take most of it."""
+        found = [(p.task, p.outside_s) for p in self.finished.paces if p.outside_s is not None]
+        own = [seconds for name, seconds in found if name == task]
+        seconds = own or [seconds for _, seconds in found]
+        return median(seconds) if seconds else None
+
+
+def _planned_items(run: Run) -> int | None:
+    try:
+        return int(read_json(run.plan_folder / "plan.json")["n_requests"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return None  # no plan yet; making one is the workflow's business

@@ -1,0 +1,98 @@
+"""How long the finished chunks of a run took, read from its answers without reading the answers.
+
+A line of answers.jsonl may hold thousands of token ids; the numbers of its chunk stand before and
+behind them, so only these ends are parsed. Knows neither pydantic nor torch: `fastdllm status` is
+quick.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdllm.tools.estimate.hardware import Hardware
+
+# How AnswerLog writes a chunk: numbers, answers with one id each, and more numbers.
+_ANSWERS, _ID, _END = b', "answers": [', b'{"id": "', b"}], "
+# Answers of a shard; those that other settings pushed aside have more in their name.
+_SHARD = re.compile(r"\d+-of-\d+\.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedChunk:
+    """One chunk: its number in the plan, and what it cost.
+
+    startup_s: seconds that its process had spent on loading the model and on the warm-up; None
+    where the model was there already.
+    """
+
+    index: int
+    items: int
+    seconds: float
+    recording_s: float
+    batch_size: int
+    hardware: Hardware
+    startup_s: float | None
+
+
+def finished_chunks(folder: Path, fingerprint: str) -> list[FinishedChunk]:
+    """The chunks of a run (or of its shards) that are decoded, each once, in order of the plan.
+
+    Args:
+        folder: results/<experiment>/<task>/<config>.
+        fingerprint: answers to other settings count as none.
+    """
+    shards = (path for path in (folder / "shards").glob("*.jsonl") if _SHARD.fullmatch(path.name))
+    files = [folder / "answers.jsonl", *sorted(shards)]
+    found: dict[int, FinishedChunk] = {}
+    for path in files:
+        for chunk in chunks_in(path, fingerprint):
+            found.setdefault(chunk.index, chunk)
+    return [found[index] for index in sorted(found)]
+
+
+def chunks_in(path: Path, fingerprint: str) -> list[FinishedChunk]:
+    """The finished chunks in one file of answers; none where it is missing or of other settings."""
+    try:
+        # What stands behind the last line break is a line torn by a kill.
+        lines = path.read_bytes().split(b"\n")[:-1]
+        if not lines or json.loads(lines[0]).get("fingerprint") != fingerprint:
+            return []
+        return list(_chunks(lines[1:]))
+    except (OSError, ValueError, AttributeError):
+        return []  # an eval mends or refuses the file; here it tells nothing
+
+
+def _chunks(lines: Iterable[bytes]) -> Iterable[FinishedChunk]:
+    sessions: list[Mapping[str, Any]] = []
+    for line in lines:
+        head, is_chunk, rest = line.partition(_ANSWERS)
+        answers, is_more, tail = rest.rpartition(_END)
+        try:
+            if not is_chunk:
+                record = json.loads(line)
+                sessions += [record] if record.get("record") == "session" else []
+                continue
+            record = json.loads(head + b"}") | (json.loads(b"{" + tail) if is_more else {})
+            # Merged answers name the session that a chunk belongs to; else it is the last one.
+            session = sessions[record.get("session", -1)]
+            yield _chunk(record, (answers if is_more else rest).count(_ID), session)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            continue  # damaged: as good as not decoded
+
+
+def _chunk(record: Mapping[str, Any], items: int, session: Mapping[str, Any]) -> FinishedChunk:
+    load_s = session["load_s"]
+    return FinishedChunk(
+        index=int(record["index"]),
+        items=items,
+        seconds=float(record["seconds"]),
+        recording_s=float(record["recording_s"]),
+        batch_size=int(record["batch_size"]),
+        hardware=Hardware(session["device_name"], session["threads"]),
+        startup_s=None if load_s is None else float(load_s) + float(session["warm_up_s"]),
+    )

@@ -1,0 +1,157 @@
+"""Which measurement tells most about a run: the choice among all paces of its task on one hardware.
+
+In this order: the run's own finished chunks; its own settings, in a finished run or a probe; its
+config under other settings; a config of that name in another experiment; the median over all
+configs of the task. What was measured at another batch size comes behind all of these, as that
+matters more than a setting. Reads no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from statistics import median
+
+from fastdllm.tools.estimate.finished_chunks import FinishedChunk
+from fastdllm.tools.estimate.paces import Kind, Pace, settings_digest, startup_s
+from fastdllm.workflow.project.runs import Run
+
+
+class Basis(Enum):
+    """Where the seconds per item come from, in the words of a table."""
+
+    CHUNKS = "its own finished chunks"
+    SETTINGS = "earlier runs"
+    PROBE = "probe"
+    CONFIG = "the config with other settings"
+    NAME = "the config of another experiment"
+    TASK = "median of the task"
+    NONE = "nothing measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a run is going to be.
+
+    startup_s: loading, warm-up and recording of shapes; None where that was never measured.
+    batch_size: of the measurement, where it is not the run's.
+    """
+
+    basis: Basis
+    seconds_per_item: float
+    startup_s: float | None
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How many requests a run decodes at once, as far as that can be told without its memory.
+
+    asked: as in workflow_config.yaml. most: requests in its largest chunk.
+    """
+
+    asked: int | str
+    most: int
+
+    @classmethod
+    def of(cls, run: Run, items: int | None) -> Batch:
+        """items: of the whole run, where known."""
+        chunk_size = int(run.decides["chunk_size"])
+        return cls(run.surroundings["batch_size"], min(chunk_size, items or chunk_size))
+
+    def is_like(self, measured: int, *, items: int) -> bool:
+        """Whether `measured` at once, out of so many items, is what the run will do."""
+        if isinstance(self.asked, int):
+            # Of log-likelihoods inputs are counted, and a request can have several.
+            return measured in (self.asked, min(self.asked, self.most))
+        # A batch that took every item there was does not tell what memory would have allowed.
+        return measured >= self.most or items > measured
+
+
+class Measured:
+    """What was measured of one task, with one model in one number format on one hardware."""
+
+    def __init__(self, paces: Sequence[Pace]) -> None:
+        self._near: dict[tuple[str, Hashable], list[Pace]] = {}
+        self._by_config: dict[Hashable, list[Pace]] = {}
+        self._medians: dict[Batch, Speed | None] = {}
+        self._startup_s = _median_startup_s(paces)
+        for pace in paces:
+            config = (pace.experiment, pace.config)
+            self._by_config.setdefault(config, []).append(pace)
+            for key in (
+                ("settings", pace.settings),
+                ("computation", pace.computation),
+                ("config", config),
+                ("name", pace.config),
+            ):
+                self._near.setdefault(key, []).append(pace)
+
+    def speed(self, run: Run, items: int | None, own: Sequence[FinishedChunk]) -> Speed | None:
+        """The speed of a run; None when nothing was measured.
+
+        Args:
+            items: of the whole run, where known.
+            own: its finished chunks on this hardware.
+        """
+        batch = Batch.of(run, items)
+        if own:
+            return self._of_chunks(own, batch)
+        same = self._near.get(("settings", settings_digest(run.decides)), [])
+        same = [*same, *self._near.get(("computation", run.computation), [])]
+        config = self._near.get(("config", (run.experiment, run.config)), [])
+        name = self._near.get(("name", run.config), [])
+        first = None
+        for basis, paces in ((Basis.SETTINGS, same), (Basis.CONFIG, config), (Basis.NAME, name)):
+            if paces:
+                best = _best(paces, batch)
+                is_probe = basis is Basis.SETTINGS and best.kind is Kind.PROBE
+                speed = self._of_paces(Basis.PROBE if is_probe else basis, [best], batch)
+                if speed.batch_size is None:
+                    return speed
+                first = first or speed
+        if batch not in self._medians:
+            self._medians[batch] = self._median(batch)
+        of_task = self._medians[batch]
+        is_better = first is None or (of_task is not None and of_task.batch_size is None)
+        return of_task if is_better else first
+
+    def _median(self, batch: Batch) -> Speed | None:
+        best = [_best(paces, batch) for paces in self._by_config.values()]
+        fitting = [pace for pace in best if _fits(pace, batch)]
+        return self._of_paces(Basis.TASK, fitting or best, batch) if best else None
+
+    def _of_chunks(self, own: Sequence[FinishedChunk], batch: Batch) -> Speed:
+        items = sum(chunk.items for chunk in own)
+        size = max(chunk.batch_size for chunk in own)
+        start_s = startup_s(own)
+        return Speed(
+            Basis.CHUNKS,
+            sum(chunk.seconds for chunk in own) / items,
+            self._startup_s if start_s is None else start_s,
+            None if batch.is_like(size, items=items) else size,
+        )
+
+    def _of_paces(self, basis: Basis, paces: Sequence[Pace], batch: Batch) -> Speed:
+        start_s = _median_startup_s(paces)
+        return Speed(
+            basis,
+            median(pace.seconds_per_item for pace in paces),
+            self._startup_s if start_s is None else start_s,
+            None if _fits(paces[0], batch) else max(pace.batch_size for pace in paces),
+        )
+
+
+def _median_startup_s(paces: Sequence[Pace]) -> float | None:
+    known_s = [pace.startup_s for pace in paces if pace.startup_s is not None]
+    return median(known_s) if known_s else None
+
+
+def _best(paces: Sequence[Pace], batch: Batch) -> Pace:
+    """Of the run's batch size, of most items, newest."""
+    return max(paces, key=lambda pace: (_fits(pace, batch), pace.items, pace.time))
+
+
+def _fits(pace: Pace, batch: Batch) -> bool:
+    return batch.is_like(pace.batch_size, items=pace.items)

@@ -1,0 +1,288 @@
+"""How fast runs were, from everything that is on disk: summaries, answers, probes.
+
+One record for each measurement, whatever it comes from; estimates.py chooses among them. Copies of
+another run's result are left out, as that run is here itself. Reads only, and imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from fastdllm.common.paths import ARTIFACTS, LOGS, RESULTS, task_folder
+from fastdllm.tools.estimate.finished_chunks import FinishedChunk, chunks_in
+from fastdllm.tools.estimate.hardware import Hardware
+from fastdllm.tools.estimate.probe_files import Measurement, read_probes
+from fastdllm.workflow.project.artifacts import stored_summary
+from fastdllm.workflow.project.digests import digest_of
+
+# Answers of a task are as large as the task, and the newest few tell enough.
+MOST_ANSWER_FILES = 5
+# Snakemake writes its clock right after the job, whose last act is the summary.
+MOST_SECONDS_APART = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Untimed:
+    """A finished run whose summary tells no speed (log-likelihoods); its answers do, if here."""
+
+    record: Mapping[str, Any]
+    answers_path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a task is: documents, and requests to the model. is_group: of several subtasks."""
+
+    n_items: int
+    n_requests: int
+    is_group: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What all summaries tell, of whatever settings.
+
+    sizes: of tasks, by name and limit. fingerprints: of the results here, by their folders.
+    """
+
+    paces: list[Pace] = field(default_factory=list)
+    untimed: list[Untimed] = field(default_factory=list)
+    sizes: dict[tuple[str, int | None], Size] = field(default_factory=dict)
+    fingerprints: dict[Path, str] = field(default_factory=dict)
+
+    def items_of(self, task: str, limit: int | None) -> int | None:
+        """Requests of a task as an earlier run counted them; of a limit also by proportion."""
+        same = self.sizes.get((task, limit))
+        if same is not None:
+            return same.n_requests
+        whole = self.sizes.get((task, None))
+        # Of a group of tasks each has its limit; its summary does not tell how large each is.
+        if whole is None or limit is None or whole.is_group or whole.n_items < 1:
+            return None
+        return round(min(limit, whole.n_items) * whole.n_requests / whole.n_items)
+
+
+def read_finished() -> Finished:
+    """Read results/ and artifacts/; a summary that stands in both counts once."""
+    found = Finished()
+    seen: set[tuple[Any, ...]] = set()
+    for folder in (RESULTS, ARTIFACTS):
+        for path in sorted(folder.glob("[!_.]*/*/*/summary.json")):
+            record = stored_summary(path).record
+            if record is None:
+                continue
+            if folder == RESULTS:
+                found.fingerprints[path.parent] = record["fingerprint"]
+            identity = (*path.parts[1:-1], record["fingerprint"], record["timestamp"])
+            if "same_as" not in record and identity not in seen:
+                seen.add(identity)
+                _add(found, record, path)
+    return found
+
+
+def _add(found: Finished, record: Mapping[str, Any], path: Path) -> None:
+    try:
+        how = record["eval_params"]
+        size = Size(int(how["n_items"]), int(how["n_requests"]), _is_group(record))
+        pace = _pace_of_run(record, path)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return  # edited by hand: nothing to go by
+    found.sizes.setdefault((record["task"], how.get("limit")), size)
+    if pace is not None:
+        found.paces.append(pace)
+    elif path.parts[0] == RESULTS.name:
+        found.untimed.append(Untimed(record, path.with_name("answers.jsonl")))
+
+
+def _is_group(record: Mapping[str, Any]) -> bool:
+    return "group_results" in record or "groups" in record.get("items", {})
+
+
+def read_probe_paces() -> list[Pace]:
+    """The speeds that probes measured."""
+    return [_pace_of_probe(hardware, found) for hardware, found in read_probes()]
+
+
+def paces_of_answers(untimed: Iterable[Untimed]) -> list[Pace]:
+    """The speeds of the newest of these runs from their answers, one for each device."""
+    newest = sorted(untimed, key=lambda one: str(one.record["timestamp"]), reverse=True)
+    found: list[Pace] = []
+    n_files = 0
+    for one in newest:
+        chunks = chunks_in(one.answers_path, str(one.record["fingerprint"]))
+        found += [_pace_of_answers(one.record, own) for own in by_hardware(chunks).values()]
+        n_files += bool(chunks)
+        if n_files == MOST_ANSWER_FILES:
+            break
+    return found
+
+
+def by_hardware(chunks: Iterable[FinishedChunk]) -> dict[Hardware, list[FinishedChunk]]:
+    """The chunks of each device that decoded some."""
+    found: dict[Hardware, list[FinishedChunk]] = {}
+    for chunk in chunks:
+        found.setdefault(chunk.hardware, []).append(chunk)
+    return found
+
+
+def _pace_of_run(record: Mapping[str, Any], path: Path) -> Pace | None:
+    how = record["eval_params"]
+    seconds, items = _decoding_s(record), int(how["n_requests"])
+    if seconds is None or len(record["hardware"]) != 1 or not (seconds > 0 and items > 0):
+        return None
+    recording_s = (record.get("throughput") or {}).get("recording_s", 0.0)
+    parts = (record.get("load_time_s"), record["warm_up_s"], recording_s)
+    startup = None if parts[0] is None else sum(map(float, parts))
+    return _pace(
+        record,
+        kind=Kind.RUN,
+        hardware=_hardware(record["hardware"][0]),
+        items=items,
+        seconds=seconds,
+        startup_s=startup,
+        outside_s=None if startup is None else _outside_s(record, path, seconds + startup),
+    )
+
+
+def _decoding_s(record: Mapping[str, Any]) -> float | None:
+    """Seconds in which all answers of a run were made; None where they were not measured."""
+    if "decoding_s" in record:
+        return float(record["decoding_s"])
+    throughput = record.get("throughput")
+    # Older summaries know the seconds of generation only, and a group may hold both kinds of task.
+    if throughput is None or "n_answers" in record["eval_params"]:
+        return None
+    return float(throughput["total_time_s"])
+
+
+def _pace_of_answers(record: Mapping[str, Any], chunks: list[FinishedChunk]) -> Pace:
+    return _pace(
+        record,
+        kind=Kind.RUN,
+        hardware=chunks[0].hardware,
+        items=sum(chunk.items for chunk in chunks),
+        seconds=sum(chunk.seconds for chunk in chunks),
+        startup_s=startup_s(chunks),
+        outside_s=None,
+    )
+
+
+def startup_s(chunks: Sequence[FinishedChunk]) -> float | None:
+    """Loading, warm-up and recording of shapes on one device, as its slowest start took them."""
+    starts_s = [chunk.startup_s for chunk in chunks if chunk.startup_s is not None]
+    if not starts_s:
+        return None
+    return max(starts_s) + sum(chunk.recording_s for chunk in chunks)
+
+
+def _pace(record: Mapping[str, Any], **measured: Any) -> Pace:
+    decides = record["decides"]
+    return Pace(
+        experiment=record["experiment"],
+        task=record["task"],
+        config=record["config"],
+        limit=record["eval_params"].get("limit"),
+        model=(decides["model"], decides["model_digest"]),
+        dtypes=frozenset({decides["dtype"], record["dtype"]}),
+        settings=settings_digest(decides),
+        computation=record.get("computation"),
+        batch_size=int(record["eval_params"]["batch_size"]),
+        time=record["timestamp"],
+        **measured,
+    )
+
+
+def _pace_of_probe(hardware: Hardware, found: Measurement) -> Pace:
+    return Pace(
+        kind=Kind.PROBE,
+        experiment=found.experiment,
+        task=found.task,
+        config=found.config,
+        limit=found.limit,
+        hardware=hardware,
+        model=(found.model, found.model_digest),
+        dtypes=frozenset({found.dtype, found.resolved_dtype}),
+        settings=found.settings,
+        computation=None,
+        batch_size=found.batch_size,
+        items=found.items,
+        seconds=found.seconds,
+        startup_s=found.startup_s,
+        time=found.time,
+    )
+
+
+def _hardware(record: Mapping[str, Any]) -> Hardware:
+    return Hardware(record["name"], record.get("threads"))
+
+
+def _outside_s(record: Mapping[str, Any], path: Path, inside_s: float) -> float | None:
+    """What Snakemake's clock counted beyond the run's own (logs/eval/....benchmark.tsv)."""
+    if record["resumed"] or path.parts[0] != RESULTS.name:
+        return None
+    folder = task_folder(record["task"], record["eval_params"].get("limit"))
+    clock = LOGS / "eval" / record["experiment"] / folder / f"{record['config']}.benchmark.tsv"
+    try:
+        # A summary that was taken back from artifacts/ is later than the clock of any job here.
+        if not 0 <= clock.stat().st_mtime - path.stat().st_mtime < MOST_SECONDS_APART:
+            return None
+        names, values = clock.read_text(encoding="utf-8").splitlines()[:2]
+        row = dict(zip(names.split("\t"), values.split("\t"), strict=False))
+        outside_s = float(row["s"]) - inside_s
+    except (OSError, ValueError, KeyError):
+        return None
+    # Less than nothing: the file is of another job than the summary.
+    return outside_s if outside_s > 0 else None
+
+
+# How fast one run was: the record that all measurements come to.
+
+
+class Kind(Enum):
+    """What a measurement was."""
+
+    RUN = "run"
+    CHUNKS = "chunks"
+    PROBE = "probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What one measurement tells: how long `items` requests took, and the start of the process.
+
+    model: name and digest. dtypes: the number format that was asked for, and what it came to.
+    settings: digest of all that decides the answers but the limit.
+    startup_s: loading, warm-up and recording of shapes; None where another run of the same job had
+    loaded the model. outside_s: what the job took besides (imports, scoring), where the
+    workflow has measured it.
+    """
+
+    kind: Kind
+    experiment: str
+    task: str
+    config: str
+    limit: int | None
+    hardware: Hardware
+    model: tuple[str, str]
+    dtypes: frozenset[str]
+    settings: str
+    computation: str | None
+    batch_size: int
+    items: int
+    seconds: float
+    startup_s: float | None
+    time: str
+    outside_s: float | None = None
+
+    @property
+    def seconds_per_item(self) -> float:
+        return self.seconds / self.items
+
+
+def settings_digest(decides: Mapping[str, Any]) -> str:
+    """What runs share that differ in their limit only."""
+    return digest_of({key: value for key, value in decides.items() if key != "limit"})

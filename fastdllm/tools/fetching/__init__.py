@@ -1,0 +1,1 @@
+"""Models and data sets brought to where jobs without network find them."""

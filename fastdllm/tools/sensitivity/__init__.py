@@ -1,0 +1,1 @@
+"""Which layers can be reused, measured along the plain trajectory."""

@@ -1,0 +1,64 @@
+"""The questions that are decoded to calibrate: of a JSON-lines file, and never those of a test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
+
+PROJECT_TASKS = Path(__file__).resolve().parents[3] / "tasks" / "data"
+CALIBRATION = PROJECT_TASKS / "calibration.jsonl"
+
+
+def read_questions(path: Path, count: int | None = None) -> list[str]:
+    """The first `count` questions of a file with one JSON object with the key `question` a line.
+
+    Raises:
+        UserError: the file cannot be read, a line has no question, or there is none at all.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise cannot("read", path, error) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason})") from None
+    questions: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if len(questions) == count:
+            break
+        questions.append(_question(line, f"{path}, line {number}"))
+    if not questions:
+        raise UserError(f"{path}: no questions in it; give one JSON object a line")
+    return questions
+
+
+def refuse_test_items(questions: list[str], path: Path, tasks: Path = PROJECT_TASKS) -> None:
+    """Refuse questions that an embedded task asks: what is tuned on them cannot be tested on them.
+
+    Raises:
+        UserError: naming the file that has them.
+    """
+    for file in sorted(tasks.glob("*.jsonl")):
+        if file.name == CALIBRATION.name:
+            continue
+        shared = set(questions) & set(read_questions(file))
+        if shared:
+            raise UserError(
+                f"{path}: {len(shared)} of its questions are test items of {file.name}; a span "
+                "chosen on them would be judged on them, so give other questions"
+            )
+
+
+def _question(line: str, where: str) -> str:
+    try:
+        item = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from None
+    question = item.get("question") if isinstance(item, dict) else None
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(f'{where}: needs a "question" with a text, such as {{"question": "..."}}')
+    return question

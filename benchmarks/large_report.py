@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.record import record
 from fastdllm.report.content import build_report
 from fastdllm.report.page import render_page
-from fastdllm.report.plots import write_plots
+from fastdllm.report.plot_files import write_plots
 from fastdllm.results.summary import read_summary, write_summary
 from tests.report.synthetic import runs
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import fastdllm
 
@@ -27,7 +32,40 @@ ORDER = (
     "workflow.project",
     "workflow.status",
     "workflow",
-    "tools",
+    "launch",
+    "tools.bench",
+    "tools.doctor",
+    "tools.estimate",
+    "tools.fetching",
+    "tools.sensitivity",
+    "report",
+    "entry",
+    "commands",
+    "cli",
+    "__main__",
+)
+
+# Parts that import no torch: they answer on a log-in node, or before a model is loaded.
+WITHOUT_TORCH = (
+    "version",
+    "common",
+    "validation",
+    "settings",
+    "policy",
+    "cluster",
+    "results",
+    "statistics",
+    "workflow.project",
+    "workflow.status",
+    "workflow",
+    "launch",
+    "tools.doctor",
+    "tools.estimate",
+    "tools.fetching",
+    "report",
+    "entry",
+    "commands",
+    "cli",
 )
 
 
@@ -49,19 +87,63 @@ def imports_of(path: Path) -> set[str]:
     return {name.removeprefix("fastdllm.") for name in found if name.startswith("fastdllm.")}
 
 
-def part_of(module: str) -> str | None:
+def part_of(module: str) -> str:
     """The part of `ORDER` that a module belongs to, the longest that fits."""
     parts = [part for part in ORDER if module == part or module.startswith(f"{part}.")]
-    return max(parts, key=len, default=None)
+    return max(parts, key=len, default="")
+
+
+def imports() -> dict[str, set[str]]:
+    """For each module, the modules under `fastdllm` that it imports."""
+    known = modules()
+    return {module: imports_of(path) & known.keys() for module, path in known.items()}
+
+
+def test_every_module_has_its_part() -> None:
+    assert not [module for module in modules() if not part_of(module)]
+
+
+def test_every_part_exists() -> None:
+    assert not [part for part in ORDER if not any(part_of(module) == part for module in modules())]
 
 
 def test_imports_point_down() -> None:
-    known = modules()
-    wrong = []
-    for module, path in known.items():
-        own = part_of(module)
-        for name in imports_of(path) & known.keys():
-            other = part_of(name)
-            if own and other and ORDER.index(other) > ORDER.index(own):
-                wrong.append(f"{module} imports {name}")
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in imports().items()
+        for other in others
+        if ORDER.index(part_of(other)) > ORDER.index(part_of(module))
+    ]
     assert not wrong
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = imports()
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_tools_do_not_use_each_other() -> None:
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in imports().items()
+        for other in others
+        if module.startswith("tools.") and other.startswith("tools.")
+        if module.split(".")[1] != other.split(".")[1]
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("part", WITHOUT_TORCH)
+def test_what_must_answer_at_once_imports_no_torch(part: str) -> None:
+    names = [f"fastdllm.{name}" for name in modules() if part_of(name) == part]
+    code = f"""
+import importlib, sys
+for name in {names}:
+    importlib.import_module(name)
+    assert 'torch' not in sys.modules, name
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert names and done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(_args: argparse.Namespace) -> int:
     """Publish, write the tables, say what changed."""
     from fastdllm.common.paths import ARTIFACTS
-    from fastdllm.report.tables import write_tables
+    from fastdllm.report.text_tables import write_tables
     from fastdllm.results.summary import read_summary
     from fastdllm.workflow.project.artifacts import left_over, publish, published
     from fastdllm.workflow.project.runs import load_project

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
 from fastdllm.common.console import counting
 from fastdllm.common.errors import UserError
 from fastdllm.model.config import EMBEDDED_MODEL
-from fastdllm.options import add_decoding_options, add_model_options, decoding_settings
 
 if TYPE_CHECKING:
     from fastdllm import DecodingSettings

@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
 from fastdllm.common.errors import UserError
-from fastdllm.options import (
-    add_decoding_options,
-    add_model_options,
-    decoding_settings,
-)
 
 if TYPE_CHECKING:
     from fastdllm import BlockDiffusionModel, DecodingSettings, Generation, Step

@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.report.comparisons import comparisons_of
     from fastdllm.report.content import build_report
     from fastdllm.report.csv_tables import csv_table
-    from fastdllm.report.figures import grouped
+    from fastdllm.report.groups import grouped
     from fastdllm.report.page import render_page
-    from fastdllm.report.plots import write_plots
-    from fastdllm.report.sensitivity import newest
+    from fastdllm.report.plot_files import write_plots
+    from fastdllm.report.sensitivity_map import newest
     from fastdllm.results.summary import read_summary
     from fastdllm.workflow.project.artifacts import published
     from fastdllm.workflow.project.runs import load_project

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
 from fastdllm.common.console import counting
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
 from fastdllm.model.config import EMBEDDED_MODEL
-from fastdllm.options import add_decoding_options, add_model_options, decoding_settings
 from fastdllm.settings import DecodingSettings
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fastdllm.common.errors import UserError, unknown_name
     from fastdllm.common.paths import ARTIFACTS
-    from fastdllm.report.figures import grouped
-    from fastdllm.report.tables import terminal_table
+    from fastdllm.report.groups import grouped
+    from fastdllm.report.text_tables import terminal_table
     from fastdllm.results.summary import read_summary
     from fastdllm.workflow.project.artifacts import current_summary
     from fastdllm.workflow.project.runs import load_project

@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdllm.report.baseline import baseline_of
 from fastdllm.report.comparisons import (
     Key,
+    baseline_of,
     comparisons_of,
     key_of,
     of_one_task,
     run_name,
 )
-from fastdllm.report.figures import Group
 from fastdllm.report.flips import Flips, flipped_items, read_flips
+from fastdllm.report.groups import Group
 from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED, Curve, control_curve
-from fastdllm.report.sensitivity import Sensitivity
-from fastdllm.report.standings import Place, Standing, places_of
-from fastdllm.report.worth import Found
+from fastdllm.report.sensitivity_map import Sensitivity
+from fastdllm.report.standings import Found, Place, Standing, places_of
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.costs import speed_conditions

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from fastdllm.report.comparisons import Key, key_of
-from fastdllm.report.figures import PASS_KINDS, Group, passes_per_answer
+from fastdllm.report.groups import PASS_KINDS, Group, passes_per_answer
 from fastdllm.report.standings import Place
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison

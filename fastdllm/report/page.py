@@ -16,11 +16,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fastdllm.report import charts, glance, rows, table_rows
+from fastdllm.report import glance
+from fastdllm.report import page_tables as table_rows
+from fastdllm.report import plot_rows as rows
+from fastdllm.report import plot_specs as charts
+from fastdllm.report.conditions import origins
 from fastdllm.report.content import Report, TaskReport
 from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED
-from fastdllm.report.provenance import origins
-from fastdllm.report.sensitivity import FEW_PASSES, MEASURES, Sensitivity
+from fastdllm.report.sensitivity_map import FEW_PASSES, MEASURES, Sensitivity
 from fastdllm.report.themes import config
 from fastdllm.version import __version__
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastdllm.report.baseline import CONTROL_EXPERIMENT, is_threshold_only
+from fastdllm.report.comparisons import CONTROL_EXPERIMENT, is_threshold_only
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import COSTS
 

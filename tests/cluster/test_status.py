@@ -15,11 +15,11 @@ import pytest
 from fastdllm.cli import main
 from fastdllm.cluster.jobs import comment_of, log_of
 from fastdllm.cluster.slurm import Accounted, Job
-from fastdllm.commands.status import View, as_record, as_text, notes, profile_of, suggest
-from fastdllm.commands.watching import is_over, picture, watch
+from fastdllm.commands.status import as_record, as_text
+from fastdllm.commands.status_view import View, notes, profile_of, suggest
+from fastdllm.commands.status_watch import is_over, picture, seconds_left, watch
 from fastdllm.common.errors import UserError
 from fastdllm.workflow.main_process import Life, MainProcess
-from fastdllm.workflow.outlook import seconds_left
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.reconcile import reconcile
 from fastdllm.workflow.status.queue import Queue, queue_of

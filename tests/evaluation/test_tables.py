@@ -6,8 +6,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from fastdllm.report.figures import grouped
-from fastdllm.report.tables import terminal_table, write_tables
+from fastdllm.report.groups import grouped
+from fastdllm.report.text_tables import terminal_table, write_tables
 from fastdllm.results.summary import Git, Hardware, Items, Summary, pack_bits
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.report.content import Report, build_report
-from fastdllm.report.sensitivity import Record, Sensitivity
+from fastdllm.report.sensitivity_map import Record, Sensitivity
 from fastdllm.results.summary import Summary
 from tests.report import synthetic
 

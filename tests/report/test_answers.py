@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.report.answers import NOTHING, answer_of
-from fastdllm.report.worth import found_in
+from fastdllm.report.findings import NOTHING, answer_of
+from fastdllm.report.standings import found_in
 from scripts.update_answers import experiments, published, with_answer, with_findings
 from tests.report.synthetic import runs
 

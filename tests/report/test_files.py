@@ -14,9 +14,9 @@ from fastdllm.commands.report import gaps
 from fastdllm.report.comparisons import comparisons_of
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.csv_tables import csv_table
-from fastdllm.report.figures import grouped
-from fastdllm.report.plots import plots, write_plots
-from fastdllm.report.tables import markdown_table
+from fastdllm.report.groups import grouped
+from fastdllm.report.plot_files import plots, write_plots
+from fastdllm.report.text_tables import markdown_table
 from fastdllm.results.summary import Summary
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastdllm.report.baseline import baseline_of, deviations
+from fastdllm.report.comparisons import baseline_of, deviations
 from fastdllm.report.pareto import Curve, control_curve
 from fastdllm.results.summary import Summary
 

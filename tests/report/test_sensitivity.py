@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fastdllm.report import charts
-from fastdllm.report.sensitivity import newest, read_sensitivity
+from fastdllm.report import plot_specs as charts
+from fastdllm.report.sensitivity_map import newest, read_sensitivity
 from tests.report import synthetic
 
 

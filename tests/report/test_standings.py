@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from fastdllm.report.comparisons import key_of
-from fastdllm.report.standings import Place, Standing, is_no_loss, places_of, standings_of
-from fastdllm.report.worth import found_in
+from fastdllm.report.standings import Place, Standing, found_in, is_no_loss, places_of, standings_of
 from fastdllm.results.summary import Items, Summary, pack_bits, unpack_bits
 from fastdllm.statistics.intervals import wilson_interval
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.commands.status import as_record, as_text, suggest
+from fastdllm.commands.status import as_record, as_text
+from fastdllm.commands.status_view import suggest
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, write_json_atomically, write_text_atomically
 from fastdllm.workflow.project.runs import load_project

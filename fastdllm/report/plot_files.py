@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.files import cannot, write_text_atomically
-from fastdllm.report import charts, rows
+from fastdllm.report import plot_rows as rows
+from fastdllm.report import plot_specs as charts
 from fastdllm.report.content import Report, TaskReport
 from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED
-from fastdllm.report.sensitivity import MEASURES
+from fastdllm.report.sensitivity_map import MEASURES
 from fastdllm.report.themes import config
 from fastdllm.statistics.costs import COSTS
 

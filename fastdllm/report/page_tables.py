@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastdllm.report.content import COST, Row, TaskReport
-from fastdllm.report.figures import is_dirty
+from fastdllm.report.groups import is_dirty
 from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED, cost_of
 from fastdllm.report.standings import Standing
 from fastdllm.report.words import (

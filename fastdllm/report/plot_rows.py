@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from fastdllm.report.content import Row, TaskReport
-from fastdllm.report.figures import PASS_KINDS, passes_per_answer
+from fastdllm.report.groups import PASS_KINDS, passes_per_answer
 from fastdllm.report.pareto import MORE_IS_BETTER, PLOTTED, cost_of
 from fastdllm.report.windows import Dot, Window, close, cut_line, whole
 from fastdllm.report.words import (

@@ -12,7 +12,7 @@ from pathlib import Path
 from fastdllm.common.files import write_text_atomically
 from fastdllm.report.comparisons import Key, comparisons_of, key_of
 from fastdllm.report.csv_tables import csv_table
-from fastdllm.report.figures import (
+from fastdllm.report.groups import (
     PASS_KINDS,
     Group,
     grouped,

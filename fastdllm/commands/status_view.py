@@ -1,0 +1,136 @@
+"""What one look at the project tells: states of runs, what to type next, alarms, notes."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastdllm.cluster.slurm import Accounted, SlurmError, accounted
+from fastdllm.statistics.disagreements import disagreements
+from fastdllm.workflow.main_process import Life, MainProcess, main_processes
+from fastdllm.workflow.project.runs import Project
+from fastdllm.workflow.shared_computations import share_out
+from fastdllm.workflow.status.queue import MAX_AGE_S, Queue, read_queue
+from fastdllm.workflow.status.status import RunStatus, State, inspect, told_by_accounts
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that one look at the project tells.
+
+    notes: lines about SLURM and Snakemake, rather than about a run.
+    is_main_alive: whether a Snakemake is at work here, as far as can be seen.
+    """
+
+    statuses: list[RunStatus]
+    next_command: str
+    alarms: list[str]
+    queue: Queue | None
+    notes: list[str]
+    is_main_alive: bool
+
+
+@dataclass(slots=True)
+class Accounts:
+    """What sacct said of jobs that ended: asked once, since it stays as it is."""
+
+    _known: dict[str, Accounted] = field(default_factory=dict)
+    _asked: set[str] = field(default_factory=set)
+
+    def __call__(self, ids: Iterable[str]) -> Mapping[str, Accounted]:
+        new = set(ids) - self._asked
+        self._asked |= new
+        with suppress(SlurmError):  # they only tell in other words what is known anyway
+            self._known |= accounted(new)
+        return self._known
+
+
+def look(
+    project: Project,
+    options: Mapping[str, Any],
+    accounts: Callable[[Iterable[str]], Mapping[str, Accounted]],
+) -> View:
+    """Look at the selected runs once."""
+    queue = read_queue()
+    seen = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
+    selected = [seen[run.name] for run in project.runs]
+    statuses = share_out(selected, project, look=lambda run: seen[run.name])
+    statuses = told_by_accounts(statuses, accounts)
+    processes = main_processes(max_age_s=MAX_AGE_S)
+    is_main_alive = any(life is Life.ALIVE for _, life in processes)
+    return View(
+        statuses=statuses,
+        next_command=suggest(statuses, options, profile=profile_of(queue, processes)),
+        # A selected run may contradict one that is not.
+        alarms=alarms(list(seen.values())),
+        queue=queue,
+        notes=notes(statuses, queue, processes),
+        is_main_alive=is_main_alive,
+    )
+
+
+def notes(
+    statuses: Sequence[RunStatus],
+    queue: Queue | None,
+    processes: Sequence[tuple[MainProcess, Life]],
+) -> list[str]:
+    """What is to be said about SLURM, and about the Snakemake that submits the jobs."""
+    if queue is None:
+        return []
+    if queue.problem:
+        return [f"{queue.problem}; what waits or runs on other nodes is not known"]
+    is_alive = any(life is Life.ALIVE for _, life in processes)
+    if is_alive or not any(status.is_adopted for status in statuses):
+        return []
+    last = max((p for p, _ in processes), key=lambda process: process.since, default=None)
+    if last is None:
+        return ["no snakemake is at work here: the jobs go on; the same command submits the rest"]
+    unsure = next((p for p, life in processes if life is Life.UNKNOWN), None)
+    if unsure is not None:
+        return [f"{unsure.words} may have died (look: {unsure.look}); the jobs go on in any case"]
+    return [f"{last.words} has died: the jobs go on; what submits the rest: {last.command}"]
+
+
+def suggest(
+    statuses: Sequence[RunStatus], options: Mapping[str, Any], *, profile: str | None = None
+) -> str:
+    """The next command to type; profile: what Snakemake needs to submit jobs to this cluster."""
+    words = " ".join(f"{key}={value}" for key, value in options.items() if value is not None)
+    counts = Counter(status.state for status in statuses)
+    if counts[State.DONE] == len(statuses):
+        return "fastdllm table"
+    going = counts[State.RUNNING] + counts[State.QUEUED]
+    if going and going + counts[State.DONE] == len(statuses):
+        return "fastdllm status --watch"
+    failed = [s for s in statuses if s.state is State.FAILED and not s.goes_on]
+    if failed and len(failed) + counts[State.DONE] == len(statuses):
+        run = failed[0].run
+        has_log = run.log_path.exists()
+        return f"less {run.log_path}" if has_log else f"fastdllm eval {run.spec_path}"
+    called = f"snakemake --profile {profile}" if profile else "snakemake"
+    return called + (f" --config {words}" if words else "")
+
+
+def profile_of(queue: Queue | None, processes: Sequence[tuple[MainProcess, Life]]) -> str | None:
+    """The profile of the last Snakemake here, else one that describes a site; None outside SLURM.
+
+    Without one, the runs would be decoded on the log-in node.
+    """
+    if queue is None or os.environ.get("SNAKEMAKE_PROFILE"):
+        return None
+    for process, _ in sorted(processes, key=lambda found: found[0].since, reverse=True):
+        words = shlex.split(process.command)
+        if "--profile" in words[:-1]:
+            return words[words.index("--profile") + 1]
+    return next((str(path.parent) for path in sorted(Path("profiles").glob("*/site.yaml"))), None)
+
+
+def alarms(statuses: Sequence[RunStatus]) -> list[str]:
+    """Results of the current settings that contradict each other."""
+    return disagreements([status.record for status in statuses if status.record is not None])

@@ -1,6 +1,6 @@
 """How long the report of 1,000 runs takes, and its size: `python -m benchmarks.large_report`.
 
-The runs are made up (tests/report/synthetic.py); they are read from disk, as published ones are.
+The runs are made up (tests/support/made_up_runs.py) and read from disk, as published ones are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastdllm.report.content import build_report
 from fastdllm.report.page import render_page
 from fastdllm.report.plot_files import write_plots
 from fastdllm.results.summary import read_summary, write_summary
-from tests.report.synthetic import runs
+from tests.support.made_up_runs import runs
 
 COMMAND = "python -m benchmarks.large_report"
 RUNS = 1000

@@ -9,7 +9,8 @@ import pytest
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.sensitivity_map import Record, Sensitivity
 from fastdllm.results.summary import Summary
-from tests.report import synthetic
+from tests.support import made_up_runs as synthetic
+from tests.support.run_project import a_summary  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.page import render_page
 from fastdllm.results.summary import Items, Summary, pack_bits, unpack_bits
-from tests.report import synthetic
+from tests.support import made_up_runs as synthetic
 
 VOID = frozenset(["br", "hr", "img", "input", "link", "meta", "wbr"])
 

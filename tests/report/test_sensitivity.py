@@ -11,7 +11,7 @@ import pytest
 
 from fastdllm.report import plot_specs as charts
 from fastdllm.report.sensitivity_map import newest, read_sensitivity
-from tests.report import synthetic
+from tests.support import made_up_runs as synthetic
 
 
 def written(path: Path, **changed: Any) -> Path:

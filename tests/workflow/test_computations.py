@@ -14,7 +14,7 @@ from fastdllm.tasks.task_files import find_task_files
 from fastdllm.workflow.project.computations import is_likelihood_task
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
-from tests.workflow.conftest import NINE, REUSE, add_experiment, edit
+from tests.support.small_project import NINE, REUSE, add_experiment, edit
 
 PLAIN = """\
 from pydantic import Field

@@ -9,7 +9,7 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.workflow.project.runs import load_project
-from tests.workflow.conftest import ROOT, SmallProject, edit
+from tests.support.small_project import ROOT, SmallProject, edit
 
 TEMPLATE = ROOT / "experiments" / "_template"
 

@@ -18,8 +18,8 @@ from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP, reconcile
 from fastdllm.workflow.status.status import State, inspect
-from tests.workflow.conftest import edit
-from tests.workflow.fakes import fake_summary
+from tests.support.fakes import fake_summary
+from tests.support.small_project import edit
 
 
 def the_run() -> Run:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import NINE, REUSE, SmallProject, add_experiment, edit
+from tests.support.small_project import NINE, REUSE, SmallProject, add_experiment, edit
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import SmallProject, edit
+from tests.support.small_project import SmallProject, edit
 
 pytestmark = pytest.mark.slow
 

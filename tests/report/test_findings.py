@@ -1,0 +1,116 @@
+"""What an experiment's README says it found, on made-up runs and on the published ones."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fastdllm.report.findings import NOTHING, answer_of
+from fastdllm.report.standings import found_in
+from scripts.update_answers import experiments, published, with_answer, with_findings
+from tests.support.made_up_runs import runs
+
+ROOT = Path(__file__).resolve().parents[2]
+READMES = experiments(ROOT)
+
+
+@pytest.fixture(scope="module")
+def summaries():
+    return runs(tasks=("word_problems",))
+
+
+def of(summaries, experiment):
+    return [run for run in summaries if run.experiment == experiment]
+
+
+def test_runs_of_one_computation_are_one_row_with_all_their_names(summaries):
+    _, found = found_in(of(summaries, "00_baseline"), summaries)
+    assert [one.names for one in found] == [
+        tuple(f"k{k}_{subset}" for subset in ("first", "middle", "last")) for k in (3, 2)
+    ]
+
+
+def test_each_run_meets_the_most_accurate_control_that_costs_no_more(summaries):
+    _, found = found_in(of(summaries, "02_delta_reuse"), summaries)
+    controls = of(summaries, "03_controls")
+    cost = lambda run: run.passes.layer_forwards_computed / run.n_requests  # noqa: E731
+    for one in found:
+        affordable = [run.accuracy for run in controls if cost(run) <= one.cost]
+        assert not one.is_cheapest
+        assert one.control.baseline.accuracy == max(affordable)
+        assert one.gain == pytest.approx(one.summary.accuracy - max(affordable))
+
+
+def test_a_run_cheaper_than_every_control_meets_the_cheapest_one(summaries):
+    _, found = found_in(of(summaries, "04_lookahead"), summaries)
+    assert [one.is_cheapest for one in found] == [one.cost < 98.0 for one in found]
+    assert all(one.control.baseline.config == "t0.5" for one in found if one.is_cheapest)
+    assert all(one.is_proved for one in found if one.is_cheapest)
+
+
+def test_no_is_said_plainly_and_yes_with_numbers(summaries):
+    assert "**No**: 0 of 2 beat the controls" in answer_of("00_baseline", summaries)
+    assert "**Yes**: 18 of 18 beat the controls" in answer_of("04_lookahead", summaries)
+    assert answer_of("09_missing", summaries) == NOTHING
+
+
+def test_the_speed_is_told_beside_the_layers(summaries):
+    answer = answer_of("04_lookahead", summaries)
+    _, found = found_in(of(summaries, "04_lookahead"), summaries)
+    timed = [one for one in found if one.against_plain.speed is not None]
+    faster = [one for one in timed if one.is_faster]
+    assert 0 < len(timed) < len(found)  # some were measured on another machine
+    words = f"{len(faster)} of {len(timed)}" if faster else f"None of {len(timed)}"
+    assert f"{words} decoded measurably faster than plain decoding" in answer
+
+
+def test_spans_are_ranked_by_their_loss(summaries):
+    answer = answer_of("02_delta_reuse", summaries)
+    line = next(line for line in answer.splitlines() if "by span, k = 2" in line)
+    assert line.index("`5_11` 7.3") < line.index("`3_8`") < line.index("`first`")
+    assert "by span" not in answer_of("00_baseline", summaries)  # one computation each
+
+
+def test_a_loss_that_only_a_correction_hides_is_a_loss(summaries):
+    answer = answer_of("03_controls", summaries)
+    assert "no difference seen after correction" in answer  # of sub16
+    assert "without a loss that was seen: `sub16`" not in answer
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """What is committed; the artifacts at hand may be those of a `make run` just now."""
+    folder = tmp_path_factory.mktemp("committed")
+    command = ("git", "archive", "HEAD", "README.md", "experiments", "artifacts")
+    packed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if packed.returncode:
+        pytest.skip(f"no git checkout: {packed.stderr.decode().strip()}")
+    subprocess.run(("tar", "-x", "-C", str(folder)), input=packed.stdout, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("experiment", [path.parent.name for path in READMES])
+def test_every_readme_says_what_the_published_runs_say(committed, experiment):
+    path = committed / "experiments" / experiment / "README.md"
+    if not path.is_file():
+        pytest.skip(f"{experiment} is not committed yet")
+    text = path.read_text(encoding="utf-8")
+    renewed = with_answer(text, answer_of(experiment, published(committed)))
+    assert text == renewed, "run scripts/update_answers.py"
+
+
+def test_an_experiment_that_was_just_made_gets_its_answer(tmp_path):
+    made = tmp_path / "experiments" / "05_mine"
+    made.mkdir(parents=True)
+    template = (ROOT / "experiments" / "_template" / "README.md").read_text(encoding="utf-8")
+    (made / "README.md").write_text(template, encoding="utf-8")
+    assert experiments(tmp_path) == [made / "README.md"]
+    assert NOTHING in with_answer(template, answer_of("05_mine", published(ROOT)))
+
+
+def test_the_readme_of_the_project_says_it_in_short(committed):
+    text = (committed / "README.md").read_text(encoding="utf-8")
+    renewed = with_findings(text, published(committed), committed)
+    assert text == renewed, "run scripts/update_answers.py"

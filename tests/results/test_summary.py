@@ -1,0 +1,129 @@
+"""The record of a run: its schema, its docs, its size, and every published one."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastdllm.common.errors import UserError
+from fastdllm.results import bits
+from fastdllm.results.summary import (
+    MAX_BYTES,
+    ItemGroup,
+    Items,
+    Summary,
+    pack_bits,
+    read_summary,
+    unpack_bits,
+    write_summary,
+)
+from scripts.write_schemas import texts
+from tests.support.run_project import REPOSITORY
+from tests.report.test_text_tables import likelihood_run
+
+PUBLISHED = sorted((REPOSITORY / "artifacts").glob("*/*/*/summary.json"))
+
+
+@pytest.mark.parametrize(("path", "text"), texts().items(), ids=[str(path) for path in texts()])
+def test_schemas_and_page_are_up_to_date(path: Path, text: str) -> None:
+    stored = (REPOSITORY / path).read_text(encoding="utf-8")
+    assert stored == text, f"{path} is out of date; run: python -m scripts.write_schemas"
+
+
+@pytest.mark.skipif(not PUBLISHED, reason="no summaries in artifacts/ yet")
+def test_every_published_summary_fits_the_schema() -> None:
+    schema = json.loads((REPOSITORY / "docs/schemas/summary.schema.json").read_text())
+    for path in PUBLISHED:
+        jsonschema.validate(json.loads(path.read_text()), schema)
+        assert read_summary(path).config == path.parent.name
+        assert path.stat().st_size <= MAX_BYTES, path
+
+
+@given(right=st.lists(st.booleans(), max_size=50))
+def test_item_bits_are_read_back(right: list[bool]) -> None:
+    n, packed = len(right), pack_bits(right)
+    assert unpack_bits(Items(n=n, correct_bits=packed)) == right
+    assert bits.ones(n, bits.as_number(n, packed)) == [i for i in range(n) if right[i]]
+
+
+def test_item_bits_have_the_order_that_the_docs_name() -> None:
+    assert base64.b64decode(pack_bits([True, False, True] + [False] * 6)) == bytes([0b10100000, 0])
+
+
+def test_what_was_not_measured_is_absent(a_summary: Summary, tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    bare = a_summary.model_copy(update={"throughput": None, "gpu_info": None, "git": None})
+    write_summary(path, bare)
+    stored = json.loads(path.read_text())
+    assert not {"throughput", "gpu_info", "git"} & stored.keys()
+    assert stored["decides"] == bare.decides, "a setting that is null is a setting"
+    assert list(stored) == sorted(stored)
+    assert read_summary(path) == bare
+
+
+def test_a_summary_of_the_size_of_mmlu_is_whole(a_summary: Summary, tmp_path: Path) -> None:
+    names = [f"mmlu_high_school_subject_{i:02}" for i in range(57)]
+    right = [True, False] * (57 * 123)
+    items = Items(
+        n=len(right),
+        correct_bits=pack_bits(right),
+        groups=[ItemGroup(name, 246) for name in names],
+    )
+    accuracies = dict.fromkeys(names, 0.512345)
+    large = likelihood_run(a_summary).model_copy(
+        update={"items": items, "group_results": accuracies, "environment": {"python": "x" * 900}}
+    )
+    write_summary(tmp_path / "summary.json", large)
+    # What is left out follows from the bits and the groups.
+    assert read_summary(tmp_path / "summary.json") == large.model_copy(
+        update={"group_results": None}
+    )
+
+
+def test_a_summary_of_many_chunks_and_items_is_whole(a_summary: Summary, tmp_path: Path) -> None:
+    groups = [ItemGroup(f"minerva_math_subject_{i}", 1000) for i in range(7)]
+    right = [True] * 7000
+    large = a_summary.model_copy(
+        update={
+            "items": Items(n=7000, correct_bits=pack_bits(right), groups=groups),
+            "throughput": a_summary.throughput.model_copy(
+                update={"chunks": [(12345, 123.4567)] * 100}
+            ),
+        }
+    )
+    write_summary(tmp_path / "summary.json", large)
+    assert read_summary(tmp_path / "summary.json") == large
+
+
+def test_lists_take_one_line_and_texts_are_kept(a_summary: Summary, tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    odd = {"layer_subset": [3, 8], "names": ["a  b", "c [1,\n 2]", "d"], "none": []}
+    write_summary(path, a_summary.model_copy(update={"model_args": odd}))
+    assert '"layer_subset": [3, 8],' in path.read_text()
+    assert read_summary(path).model_args == odd
+
+
+def test_what_does_not_fit_is_left_out_and_the_result_is_kept(
+    a_summary: Summary, tmp_path: Path
+) -> None:
+    path = tmp_path / "summary.json"
+    groups = {f"task{i}": 0.5 for i in range(900)}
+    write_summary(path, a_summary.model_copy(update={"group_results": groups}))
+    assert read_summary(path) == a_summary
+    bits = Items(n=60_000, correct_bits=pack_bits([True] * 60_000))
+    write_summary(path, a_summary.model_copy(update={"group_results": groups, "items": bits}))
+    assert read_summary(path) == a_summary.model_copy(update={"items": None})
+    with pytest.raises(ValueError, match="more than 8000"):
+        write_summary(path, a_summary.model_copy(update={"environment": {"a": "x" * 9000}}))
+
+
+def test_summary_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"schema_version": 99}')
+    with pytest.raises(UserError, match="schema_version 99 is not 2"):
+        read_summary(tmp_path / "summary.json")

@@ -1,0 +1,209 @@
+"""The loop of a run with a pretended engine: what is timed, what is told meanwhile."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastdllm.common.console import LogLines
+from fastdllm.common.errors import UserError
+from fastdllm.decoding.sequence import PassCounts
+from fastdllm.runs import progress as progress_module
+from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
+from fastdllm.runs.answers import AnswerLog, open_answers
+from fastdllm.runs.chunks import Answered, Listener, decode_missing, missing_chunks
+from fastdllm.runs.progress import Progress
+from fastdllm.runs.stopping import Stop, Stopped
+from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks
+from tests.support.run_project import silent
+
+HEADER = Header(fingerprint="a" * 64, plan_digest="p", dtype="float32", decides={})
+
+
+def plan_of(n: int) -> Plan:
+    requests = tuple(
+        PlannedRequest(id=f"r{i}", kind="generate_until", item=f"t:{i}", prompt_ids=(1,), args=())
+        for i in range(n)
+    )
+    header = PlanHeader(
+        task="t",
+        limit=None,
+        chunk_size=2,
+        num_fewshot=None,
+        apply_chat_template=False,
+        chat_template=None,
+        model_tokenizer_digest="",
+        lm_eval_version="",
+        n_items=n,
+        n_requests=n,
+        digest="",
+        chunks=fixed_chunks(requests, 2),
+    )
+    return Plan(header=header, requests=requests)
+
+
+class Engine:
+    """Takes `seconds` for a chunk and tells of each answer at once."""
+
+    def __init__(self, seconds: float, recording_s: float = 0.0) -> None:
+        self.seconds, self.recording_s = seconds, recording_s
+
+    def answer(self, requests: list[PlannedRequest], listener: Listener) -> Answered:
+        answers = [
+            Answer(id=r.id, token_ids=(1,), finish_reason="stop", passes=PassCounts(full_block=1))
+            for r in requests
+        ]
+        for answer in answers:
+            listener.answered(answer)
+        time.sleep(self.seconds)
+        return Answered(tuple(answers), self.recording_s, 2, 2, 0)
+
+    def warm_up(self, requests: list[PlannedRequest]) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def peak_memory_gib(self) -> float:
+        return 0.0
+
+
+def a_session(warm_up_s: float) -> Session:
+    return Session("cpu", "a CPU", 1, "here", 1, "now", 0.0, warm_up_s, {})
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[AnswerLog]:
+    log = open_answers(tmp_path / "answers.jsonl", HEADER)
+    yield log
+    log.close()
+
+
+@pytest.fixture(autouse=True)
+def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "TICK_S", 0.02)
+
+
+def test_writing_the_progress_is_not_in_a_chunks_seconds(
+    log: AnswerLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def slow_disk(_: Path, record: object) -> None:
+        time.sleep(0.3)
+        written.append(record)
+
+    monkeypatch.setattr(progress_module, "write_json_atomically", slow_disk)
+    progress = Progress(tmp_path / "progress.json", silent(), total=4)
+    decode_missing(plan_of(4), log, Engine(seconds=0.1), start_session=a_session, progress=progress)
+    assert all(0.1 <= chunk.seconds < 0.2 for chunk in log.chunks.values())
+    assert len(log.chunks) == 2 and written
+
+
+def test_recording_shapes_is_not_in_a_chunks_seconds(log: AnswerLog, tmp_path: Path) -> None:
+    progress = Progress(tmp_path / "progress.json", silent(), total=2)
+    engine = Engine(seconds=0.3, recording_s=0.25)
+    decode_missing(plan_of(2), log, engine, start_session=a_session, progress=progress)
+    assert log.chunks[0].recording_s == 0.25
+    assert 0.05 <= log.chunks[0].seconds < 0.25
+
+
+def test_long_chunk_is_not_silent(log: AnswerLog, tmp_path: Path) -> None:
+    stream = io.StringIO()
+    display = LogLines("run", stream, interval_s=0.05)
+    progress = Progress(tmp_path / "progress.json", display, total=2)
+    decode_missing(plan_of(2), log, Engine(seconds=0.5), start_session=a_session, progress=progress)
+    assert len(stream.getvalue().splitlines()) >= 3
+    assert json.loads((tmp_path / "progress.json").read_text())["items_done"] == 2
+
+
+def test_nothing_is_written_any_more_after_a_failure(log: AnswerLog, tmp_path: Path) -> None:
+    class Broken(Engine):
+        def answer(self, *_: object) -> Answered:
+            raise RuntimeError("boom")
+
+    progress = Progress(tmp_path / "progress.json", silent(), total=2)
+    with pytest.raises(RuntimeError, match="boom"):
+        decode_missing(plan_of(2), log, Broken(0.0), start_session=a_session, progress=progress)
+    assert "progress" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_full_disk_is_told_by_the_answers_not_by_the_progress(
+    log: AnswerLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise UserError("No space left on device")
+
+    monkeypatch.setattr(progress_module, "write_json_atomically", full)
+    progress = Progress(tmp_path / "progress.json", silent(), total=2)
+    decode_missing(plan_of(2), log, Engine(seconds=0.1), start_session=a_session, progress=progress)
+    assert len(log.chunks) == 1
+
+
+@pytest.mark.parametrize("index", [-1, 7])
+def test_chunk_that_the_plan_lacks_is_refused(log: AnswerLog, index: int) -> None:
+    log.append_session(a_session(0.0))
+    log.append_chunk(Chunk(index, 1.0, 0.0, 1, 0.1, 1, 1, 0, (Answer(id="r0"),)))
+    with pytest.raises(UserError, match=f"chunk {index} answers other requests than the plan"):
+        missing_chunks(plan_of(2), log)
+
+
+class Interrupted(Engine):
+    """Gets a signal in the middle of the chunk that answers a request."""
+
+    def __init__(self, stop: Stop, number: int, request: str) -> None:
+        super().__init__(seconds=0.0)
+        self.stop, self.number, self.request = stop, number, request
+
+    def answer(self, requests: list[PlannedRequest], listener: Listener) -> Answered:
+        for request in requests:
+            if request.id == self.request:
+                self.stop.handle(self.number)
+            listener.step()
+        return super().answer(requests, listener)
+
+
+@pytest.mark.parametrize(
+    ("number", "request_id", "finished"),
+    [
+        (signal.SIGUSR1, "r0", [0]),  # nothing is known of its end, and time is left
+        (signal.SIGUSR1, "r3", [0, 1]),
+        (signal.SIGTERM, "r0", []),
+        (signal.SIGTERM, "r3", [0, 1]),  # by the chunk before, it ends at once
+    ],
+)
+def test_signal_lets_the_chunk_in_flight_end_where_it_can(
+    log: AnswerLog, tmp_path: Path, number: int, request_id: str, finished: list[int]
+) -> None:
+    progress = Progress(tmp_path / "progress.json", silent(), total=6)
+    stop = Stop()
+    engine = Interrupted(stop, number, request_id)
+    with pytest.raises(Stopped):
+        decode_missing(
+            plan_of(6), log, engine, start_session=a_session, progress=progress, stop=stop
+        )
+    assert sorted(log.chunks) == finished
+
+
+def test_chunk_that_takes_longer_than_the_time_left_is_dropped(
+    log: AnswerLog, tmp_path: Path
+) -> None:
+    class Slow(Interrupted):
+        def answer(self, requests: list[PlannedRequest], listener: Listener) -> Answered:
+            if requests[0].id == "r0":
+                time.sleep(0.5)
+            return super().answer(requests, listener)
+
+    progress = Progress(tmp_path / "progress.json", silent(), total=4)
+    stop = Stop(warning_s=0.6)  # half of it is left to decode
+    engine = Slow(stop, signal.SIGUSR1, "r3")
+    with pytest.raises(Stopped):
+        decode_missing(
+            plan_of(4), log, engine, start_session=a_session, progress=progress, stop=stop
+        )
+    assert sorted(log.chunks) == [0], "by the chunk before, it takes another 0.5 s"

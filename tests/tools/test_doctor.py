@@ -1,0 +1,276 @@
+"""The doctor: what it says of machines that are well and of machines that are not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.cluster.checks import check_link
+from fastdllm.cluster.options import ClusterOptions
+from fastdllm.common.errors import UserError
+from fastdllm.tools.doctor.examine import examine
+from fastdllm.tools.doctor.findings import Finding, State
+from fastdllm.tools.doctor.gpu import Build, driver_finding, dtype_finding
+from fastdllm.tools.doctor.slurm import account_findings, partition_findings
+from fastdllm.tools.doctor.storage import clock_finding, look_at_disks
+
+ROOT = Path(__file__).parents[2]
+ALLOWED = {"gts-lab": {"inferno", "embers"}}
+WELL = {
+    "squeue": "exit 0",
+    "sbatch": "exit 0",
+    "sacctmgr": 'echo "gts-lab|embers,inferno"',
+    "sinfo": 'echo "gpu-rtx6000|gpu:RTX_6000:4(S:0-1)"; echo "cpu|(null)"',
+    "pace-quota": 'echo "Home 8.4 20.0 42.1%"; echo "Scratch 900 15000 6.0%"',
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project whose model and task are local, and an account of the pretended cluster."""
+    project = tmp_path / "project"
+    for name in ("experiments/00_baseline", "tasks", "models/tiny"):
+        shutil.copytree(ROOT / name, project / name)
+    text = "model: {path: models/tiny}\nexperiments: [00_baseline]\n"
+    text += "tasks:\n  word_problems:\ncluster: {account: gts-lab}\n"
+    (project / "workflow_config.yaml").write_text(text)
+    return project
+
+
+def doctor(
+    project: Path, commands: Mapping[str, str], **variables: str
+) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """Exit code and findings by name, with nothing but these commands (and git) on the PATH."""
+    folder = project.parent / "bin"
+    folder.mkdir(exist_ok=True)
+    for name, line in commands.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    git = shutil.which("git")
+    assert git is not None
+    if not (folder / "git").exists():
+        (folder / "git").symlink_to(git)
+    home = project.parent / "home"
+    home.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "fastdllm", "doctor", "--json"],
+        cwd=project,
+        env={"PATH": str(folder), "HOME": str(home), "PYTHONPATH": str(ROOT), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for finding in json.loads(done.stdout)["findings"]:
+        found.setdefault(finding["name"], []).append(finding)
+    return done.returncode, found
+
+
+def test_a_machine_that_is_well(project: Path) -> None:
+    code, found = doctor(project, WELL)
+    problems = [f for group in found.values() for f in group if f["state"] == "problem"]
+    assert (code, problems) == (0, [])
+    assert found["account"][0]["text"] == "gts-lab, QOS embers, inferno"
+    assert found["partition"][0]["text"] == "gpu-rtx6000: RTX_6000"
+    assert found["quota"][0]["text"].startswith("42 % of the fullest is used")
+    for name in ("python", "gpu", "results", "locks", "clock", "slurm", "model", "limits"):
+        assert found[name][0]["state"] == "ok", name
+
+
+@pytest.mark.parametrize(
+    ("commands", "name", "state", "says"),
+    [
+        ({"squeue": "echo down >&2; exit 1"}, "slurm", "warn", "squeue: down"),
+        ({"squeue": "exec sleep 60"}, "slurm", "warn", "no answer"),
+        ({"sacctmgr": 'echo "other|embers"'}, "account", "problem", "none of yours: other"),
+        ({"pace-quota": 'echo "Home 20 20 99.9%"'}, "quota", "problem", "100 % of the fullest"),
+        ({"pace-quota": 'echo "Home 19 20 95%"'}, "quota", "warn", "95 % of the fullest"),
+    ],
+)
+def test_a_cluster_that_is_not_well(
+    project: Path, commands: dict[str, str], name: str, state: str, says: str
+) -> None:
+    code, found = doctor(project, {**WELL, **commands, "sleep": 'exec /bin/sleep "$@"'})
+    assert found[name][0]["state"] == state
+    assert says in found[name][0]["text"]
+    assert found[name][0]["fix"]
+    assert code == (1 if state == "problem" else 0)
+
+
+def test_without_slurm_and_with_a_quota_of_the_system(project: Path) -> None:
+    quota = "echo 'Filesystem blocks quota limit grace files quota limit'; "
+    quota += "echo '/dev/x 9500* 9000 10000 6days 12 0 0'; exit 1"
+    code, found = doctor(project, {"quota": quota})
+    assert code == 0
+    assert found["slurm"][0]["state"] == "ok"
+    assert found["quota"][0]["state"] == "warn"
+    assert "95 %" in found["quota"][0]["text"]
+
+
+def test_a_gpu_that_torch_was_not_built_for(project: Path) -> None:
+    smi = 'case "$*" in *query*) echo "Quadro RTX 6000, 24220, 550.54, 7.5" ;; '
+    smi += '*) echo "| NVIDIA-SMI 550.54  Driver Version: 550.54  CUDA Version: 12.4 |" ;; esac'
+    config = project / "workflow_config.yaml"
+    config.write_text(
+        config.read_text().replace("{path: models/tiny}", "{path: models/tiny, dtype: bfloat16}")
+    )
+    _, found = doctor(project, {**WELL, "nvidia-smi": smi})
+    assert found["gpu"][0]["text"] == "1 x Quadro RTX 6000 (24 GiB)"
+    assert "driver 550.54" in found["driver"][0]["text"]
+    assert found["dtype"][0]["state"] == "problem"
+    assert "float16 or auto" in found["dtype"][0]["fix"]
+
+
+def test_an_archive_that_no_job_can_use(project: Path) -> None:
+    code, found = doctor(project, WELL, FASTDLLM_ENV_ARCHIVE="/nowhere/venv-1.tar.zst")
+    assert code == 0
+    assert found["archive"][0]["state"] == "warn"
+
+
+def test_a_job_without_the_gpu_it_was_given(project: Path) -> None:
+    code, found = doctor(project, WELL, SLURM_JOB_ID="7", SLURM_JOB_GPUS="0")
+    assert code == 1
+    assert "given GPU 0" in found["gpu"][0]["text"]
+    assert found["job"][0]["text"].startswith("7 on ")
+
+
+def test_a_model_that_was_not_fetched_and_a_broken_configuration(project: Path) -> None:
+    config = project / "workflow_config.yaml"
+    config.write_text(config.read_text().replace("models/tiny", "lab/none"))
+    code, found = doctor(project, WELL)
+    assert code == 1
+    assert "is not in the cache" in found["model"][0]["text"]
+    assert found["model"][0]["fix"] == "on a node with network: fastdllm fetch"
+    config.write_text(config.read_text().replace("cluster:", "clusters:"))
+    code, found = doctor(project, WELL)
+    assert code == 1
+    assert "unknown key 'clusters'" in found["config"][0]["text"]
+    assert found["locks"][0]["state"] == "ok", "the rest is looked at all the same"
+
+
+def test_results_that_cannot_be_written(project: Path) -> None:
+    if os.geteuid() == 0:
+        # Nothing is read-only for root but what is no folder.
+        (project / "results").symlink_to("/proc/self/ns")
+    else:
+        (project / "results").mkdir(mode=0o500)
+    code, found = doctor(project, WELL)
+    assert code == 1
+    assert any(finding["state"] == "problem" for finding in found["results"])
+
+
+def test_results_that_lead_to_a_purged_folder(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    (project / "results").symlink_to("/scratch/gone")
+    told = "results: is a link to /scratch/gone, which is not there"
+    assert any(told in str(f) and f.state is State.PROBLEM for f in look_at_disks())
+    with pytest.raises(UserError, match=told):
+        check_link(Path("results"))
+
+
+def test_a_check_that_fails_itself_hides_no_other(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_at_git() -> list[Finding]:
+        raise ValueError("of git,\nsomething new")
+
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("fastdllm.tools.doctor.examine.look_at_git", look_at_git)
+    findings = {finding.name: finding for finding in examine()}
+    assert findings["git"].text == "could not be looked at: ValueError: of git, something new"
+    assert findings["git"].state is State.PROBLEM
+    assert "python" in findings
+
+
+def test_what_it_takes(project: Path) -> None:
+    program = "import sys; from fastdllm.tools.doctor import examine; "
+    program += "heavy = {'torch', 'transformers', 'snakemake'} & set(sys.modules); assert not heavy"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], cwd=project, env=environment, check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [
+        (ClusterOptions(), State.WARN),
+        (ClusterOptions(account="GTS-lab"), State.OK),
+        (ClusterOptions(account="gts-lab", qos="embers"), State.OK),
+        (ClusterOptions(account="gts-lab", qos="fast"), State.PROBLEM),
+        (ClusterOptions(account="gts-labs"), State.PROBLEM),
+    ],
+)
+def test_accounts(options: ClusterOptions, state: State) -> None:
+    assert account_findings(ALLOWED, options)[0].state is state
+    assert account_findings({}, options)[0].state is State.OK
+
+
+def test_a_partition_that_is_not_there() -> None:
+    there = {"gpu-a": {"A100"}, "cpu": set[str]()}
+    (found,) = partition_findings(there, ClusterOptions(partition="gpu-b"))
+    assert found.state is State.PROBLEM
+    assert "with GPUs are gpu-a: A100" in found.text
+    assert partition_findings(there, ClusterOptions(partition="gpu-a,cpu"))[0].state is State.OK
+    assert partition_findings({}, ClusterOptions(partition="gpu-b")) == []
+
+
+@pytest.mark.parametrize(
+    ("newest", "build", "state"),
+    [
+        ("12.4", Build("2.13.0", "12.6"), State.OK),
+        ("13.0", Build("2.13.0", "12.6"), State.OK),
+        ("12.4", Build("2.13.0", "13.0"), State.PROBLEM),
+        (None, Build("2.13.0", "13.0"), State.OK),
+        ("12.4", Build("2.13.0+cpu", None), State.PROBLEM),
+        ("12.4", None, State.PROBLEM),
+    ],
+)
+def test_drivers(newest: str | None, build: Build | None, state: State) -> None:
+    assert driver_finding("550", newest, build).state is state
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "state"),
+    [
+        (7.5, "bfloat16", State.PROBLEM),
+        (7.5, "float16", State.OK),
+        (7.5, "auto", State.OK),
+        (8.0, "bfloat16", State.OK),
+        (8.0, "float16", State.WARN),
+        (9.0, "float32", State.WARN),
+        (9.0, None, State.OK),
+    ],
+)
+def test_number_formats(capability: float, dtype: str | None, state: State) -> None:
+    assert dtype_finding(capability, dtype).state is state
+
+
+@pytest.mark.parametrize(
+    ("offset_s", "state"), [(0.5, State.OK), (30.0, State.WARN), (3600.0, State.PROBLEM)]
+)
+def test_clocks(offset_s: float, state: State) -> None:
+    assert clock_finding(offset_s).state is state
+
+
+def test_it_is_read_by_people(project: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastdllm", "doctor"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    assert all(line.split()[0] in ("ok", "warn", "problem") for line in lines[:-1])
+    assert lines[-1].endswith("in the way of runs")

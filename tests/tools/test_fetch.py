@@ -1,0 +1,313 @@
+"""Fetching from a hub on this machine, and knowing in a job's first second what was not fetched."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastdllm.common.errors import UserError
+from fastdllm.machine.hub_cache import has_data_set, is_whole_safetensors, lacking
+from fastdllm.runs.needs import FETCHED, require
+from tests.support.fake_hub import COMMIT, Hub, serve
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = "model.safetensors"
+SUMS = [{"question": f"{a} + {a} = ?", "answer": str(2 * a)} for a in range(1, 6)]
+CONFIG = """\
+model: {path: lab/tiny}
+experiments: [00_baseline]
+tasks:
+  local: {apply_chat_template: true}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a model of the hub, a local task, and a task with data of the hub."""
+    folder = tmp_path_factory.mktemp("fetch")
+    shutil.copytree(ROOT / "models" / "tiny", folder / "hub" / "models" / "lab" / "tiny")
+    data = folder / "hub" / "datasets" / "lab" / "MyData"
+    data.mkdir(parents=True)
+    (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SUMS))
+    project = folder / "project"
+    shutil.copytree(ROOT / "experiments" / "00_baseline", project / "experiments" / "00_baseline")
+    (project / "tasks").mkdir()
+    (project / "tasks" / "sums.jsonl").write_text((data / "train.jsonl").read_text())
+    task = (ROOT / "tasks" / "word_problems.yaml").read_text().replace("{{result}}", "{{answer}}")
+    source = "json\ndataset_kwargs:\n  data_files:\n    test: tasks/data/word_problems.jsonl\n"
+    assert source in task
+    local = source.replace("data/word_problems.jsonl", "sums.jsonl")
+    for name, text in (
+        ("local", task.replace(source, local)),
+        ("remote", task.replace(source, "lab/MyData\n").replace("_split: test", "_split: train")),
+    ):
+        named = text.replace("task: word_problems", f"task: {name}")
+        (project / "tasks" / f"{name}.yaml").write_text(named)
+    (project / "workflow_config.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hub(folder: Path) -> Iterator[Hub]:
+    with serve(folder / "hub") as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def fetched(folder: Path, hub: Hub) -> Path:
+    """The project after a fetch of both tasks."""
+    project = folder / "project"
+    config = CONFIG + "  remote: {apply_chat_template: true}\n"
+    (project / "workflow_config.yaml").write_text(config)
+    done = fetch(project, hub, folder / "home")
+    assert done.returncode == 0, done.stderr
+    assert "task remote: loads without a network" in done.stdout
+    return project
+
+
+@pytest.fixture
+def copy(fetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project and its caches, to be spoilt; the current folder."""
+    shutil.copytree(fetched, tmp_path / "project")
+    shutil.copytree(fetched.parent / "home", tmp_path / "home", symlinks=True)
+    record = tmp_path / "project" / FETCHED
+    record.write_text(record.read_text().replace(str(fetched.parent), str(tmp_path)))
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "project"
+
+
+def fetch(
+    project: Path, hub: Hub, home: Path, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    return subprocess.run(
+        [sys.executable, "-m", "fastdllm", "fetch", *arguments],
+        cwd=project,
+        env={
+            **kept,
+            "PYTHONPATH": str(ROOT),
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def snapshot_of(home: Path) -> Path:
+    return home / "hub" / "models--lab--tiny" / "snapshots" / COMMIT
+
+
+def only_model(project: Path, folder: Path) -> Path:
+    """A copy of the project with nothing fetched and the local task alone."""
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns("results"))
+    (folder / "workflow_config.yaml").write_text(CONFIG)
+    return folder
+
+
+def test_a_fetch_is_recorded_with_digests(fetched: Path) -> None:
+    record = json.loads((fetched / FETCHED).read_text())
+    assert record["model"]["commit"] == COMMIT
+    weights = record["model"]["files"][WEIGHTS]
+    assert weights["bytes"] == (ROOT / "models" / "tiny" / WEIGHTS).stat().st_size
+    assert len(weights["sha256"]) == 64
+    (data,) = record["tasks"]["remote"]["files"]
+    assert Path(data["path"]).stat().st_size == data["bytes"]
+    assert "local" not in record["tasks"]
+
+
+@pytest.mark.slow
+def test_a_second_fetch_downloads_nothing(fetched: Path, hub: Hub) -> None:
+    before = dict(hub.served_bytes)
+    done = fetch(fetched, hub, fetched.parent / "home")
+    assert done.returncode == 0, done.stderr
+    assert hub.served_bytes == before
+
+
+def test_what_is_fetched_is_enough(copy: Path) -> None:
+    require("lab/tiny", None, Path("tasks/remote.yaml"))
+    require("lab/tiny", COMMIT, Path("tasks/local.yaml"))
+    (copy / FETCHED).unlink()
+    require("lab/tiny", "main", Path("tasks/remote.yaml"))
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+@pytest.mark.parametrize(
+    ("lost", "says"),
+    [
+        ("hub", "model 'lab/tiny': is not in the cache"),
+        ("config.json", "config.json is missing"),
+        ("tokenizer.json", "tokenizer.json is missing"),
+        (WEIGHTS, "there are no safetensors weights"),
+        ("half", "model.safetensors is cut off"),
+        ("datasets", "task 'remote': "),
+    ],
+)
+def test_what_is_missing_is_named(copy: Path, *, is_recorded: bool, lost: str, says: str) -> None:
+    home = copy.parent / "home"
+    if not is_recorded:
+        (copy / FETCHED).unlink()
+    if lost in ("hub", "datasets"):
+        shutil.rmtree(home / lost)
+    elif lost == "half":
+        file = snapshot_of(home) / WEIGHTS
+        os.truncate(file, file.stat().st_size // 2)
+    else:
+        (snapshot_of(home) / lost).unlink()
+    with pytest.raises(UserError) as caught:
+        require("lab/tiny", None, Path("tasks/remote.yaml"))
+    assert says in str(caught.value)
+    assert "on a node with network: fastdllm fetch" in str(caught.value)
+
+
+def test_another_cache_than_the_one_fetched_to_is_said(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(copy / "elsewhere"))
+    with pytest.raises(UserError, match=r"it was fetched to .*home/hub: is HF_HOME set"):
+        require("lab/tiny", None, Path("tasks/local.yaml"))
+
+
+@pytest.mark.usefixtures("copy")
+def test_a_revision_that_was_not_fetched_is_refused() -> None:
+    with pytest.raises(UserError, match=r"revision v2: is not in the cache"):
+        require("lab/tiny", "v2", Path("tasks/local.yaml"))
+
+
+def test_the_check_is_quick_and_needs_no_torch(copy: Path) -> None:
+    program = (
+        "import sys, pathlib\n"
+        "from fastdllm.runs.needs import require\n"
+        "require('lab/tiny', None, pathlib.Path('tasks/remote.yaml'))\n"
+        "heavy = {'torch', 'transformers', 'huggingface_hub', 'datasets'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], cwd=copy, env=environment, check=True)
+
+
+@pytest.mark.slow
+def test_a_damaged_file_is_fetched_again(copy: Path, hub: Hub) -> None:
+    home = copy.parent / "home"
+    only_model(copy, copy.parent / "small")
+    file = snapshot_of(home) / WEIGHTS
+    good = file.read_bytes()
+    # As many bytes as before: only the digest can tell.
+    file.write_bytes(bytes(100) + good[100:])
+    done = fetch(copy.parent / "small", hub, home)
+    assert done.returncode == 0, done.stderr
+    assert f"{WEIGHTS} is damaged in the cache; fetching it again" in done.stdout
+    assert file.read_bytes() == good
+
+
+@pytest.mark.slow
+def test_a_download_that_breaks_off_goes_on(folder: Path, hub: Hub, tmp_path: Path) -> None:
+    project = only_model(folder / "project", tmp_path / "small")
+    text = (project / "workflow_config.yaml").read_text().replace("lab/tiny", "lab/big")
+    (project / "workflow_config.yaml").write_text(text)
+    model = folder / "hub" / "models" / "lab" / "big"
+    if not model.exists():
+        shutil.copytree(ROOT / "models" / "tiny", model)
+    # huggingface_hub writes, and so resumes, in steps of 10 MB.
+    size = 24_000_000
+    head = json.dumps({"x": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    (model / WEIGHTS).write_bytes(len(head).to_bytes(8, "little") + head + bytes(size))
+    # More often than huggingface_hub tries again by itself.
+    hub.cut[WEIGHTS] = 20
+    done = fetch(project, hub, tmp_path / "home")
+    assert done.returncode == 2, done.stdout
+    assert "the same command goes on from there" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    hub.cut[WEIGHTS] = 1
+    hub.served_bytes.clear()
+    hub.ranges.clear()
+    done = fetch(project, hub, tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert list(hub.served_bytes) == [WEIGHTS], "files that were whole are not sent again"
+    assert hub.ranges == ["bytes=10485760-"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "variables", "says"),
+    [
+        ("lab/none", {}, "the hub has no such model"),
+        ("lab/tiny, revision: v9", {}, "the hub has no revision 'v9'"),
+        ("lab/tiny", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub cannot be reached"),
+        ("lab/tiny", {"HF_HUB_OFFLINE": "1"}, "unset HF_HUB_OFFLINE"),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_line(
+    folder: Path, hub: Hub, tmp_path: Path, config: str, variables: dict[str, str], says: str
+) -> None:
+    project = only_model(folder / "project", tmp_path / "small")
+    text = (project / "workflow_config.yaml").read_text().replace("lab/tiny", config)
+    (project / "workflow_config.yaml").write_text(text)
+    done = fetch(project, hub, tmp_path / "home", **variables)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_hub_that_sends_something_else_is_refused(folder: Path, hub: Hub, tmp_path: Path) -> None:
+    project = only_model(folder / "project", tmp_path / "small")
+    hub.swapped[WEIGHTS] = 9
+    done = fetch(project, hub, tmp_path / "home")
+    hub.swapped.clear()
+    assert done.returncode == 2
+    assert f"{WEIGHTS} differs from the hub's digest" in done.stderr
+
+
+def test_local_models_and_tasks_need_nothing(folder: Path, hub: Hub, tmp_path: Path) -> None:
+    project = only_model(folder / "project", tmp_path / "small")
+    config = CONFIG.replace("lab/tiny", str(ROOT / "models" / "tiny"))
+    (project / "workflow_config.yaml").write_text(config)
+    done = fetch(project, hub, tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("nothing to fetch") == 2
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_sharded_model_needs_each_shard(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "models" / "tiny", tmp_path / "model")
+    model = tmp_path / "model"
+    (model / WEIGHTS).rename(model / "model-00001-of-00002.safetensors")
+    places = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert lacking(model) == "model-00002-of-00002.safetensors is missing"
+    shutil.copy(model / places["a"], model / places["b"])
+    assert lacking(model) is None
+
+
+@pytest.mark.parametrize("content", [b"", bytes(8), b"\xff" * 40, b"\x02\0\0\0\0\0\0\0[]"])
+def test_what_is_no_safetensors_file_is_not_whole(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x").write_bytes(content)
+    assert not is_whole_safetensors(tmp_path / "x")
+
+
+def test_a_data_set_is_known_by_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    ready = tmp_path / "openai___gsm8_k" / "main" / "0.0.0" / "abc"
+    ready.mkdir(parents=True)
+    assert not has_data_set("openai/Gsm8K"), "an interrupted preparation has no dataset_info.json"
+    (ready / "dataset_info.json").touch()
+    assert has_data_set("openai/Gsm8K")
+    assert has_data_set("openai/Gsm8K", "main")
+    assert not has_data_set("openai/Gsm8K", "socratic")

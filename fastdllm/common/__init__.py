@@ -1,3 +1,4 @@
 """What every package may use: errors, files, locks, the terminal, the folders of a project.
 
-Knows no model, task or run."""
+Knows no model, task or run.
+"""

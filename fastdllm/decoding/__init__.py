@@ -1,3 +1,4 @@
 """The one decoding loop, and likelihoods.
 
-Knows no tokenizer, task or file."""
+Knows no tokenizer, task or file.
+"""

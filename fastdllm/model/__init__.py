@@ -1,3 +1,4 @@
 """The network: configuration, weights, tokenizer, and its plain and fused forms.
 
-Knows nothing of diffusion, passes or policies."""
+Knows nothing of diffusion, passes or policies.
+"""

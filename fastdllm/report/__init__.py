@@ -1,3 +1,4 @@
 """The page, plots and tables, made from published summaries.
 
-Decodes and scores nothing; imports no torch."""
+Decodes and scores nothing; imports no torch.
+"""

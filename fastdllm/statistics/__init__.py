@@ -1,3 +1,4 @@
 """Numbers made from summaries: intervals, paired comparisons, costs, verdicts.
 
-Reads no configuration and imports no torch."""
+Reads no configuration and imports no torch.
+"""

@@ -1,3 +1,4 @@
 """How fast this machine decodes, and how near that is to its limit.
 
-Scores nothing."""
+Scores nothing.
+"""

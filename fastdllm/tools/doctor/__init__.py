@@ -1,3 +1,4 @@
 """What would stop runs on this machine, a line each with the fix.
 
-Changes nothing."""
+Changes nothing.
+"""

@@ -1,3 +1,4 @@
 """How many hours runs will take, from chunks that were decoded before.
 
-Imports no torch."""
+Imports no torch.
+"""

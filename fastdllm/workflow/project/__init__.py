@@ -1,3 +1,4 @@
 """The project as it is configured: grid, runs, fingerprints, artifacts.
 
-Looks at no result and no job."""
+Looks at no result and no job.
+"""

@@ -1,3 +1,4 @@
 """What state each run is in: from its files, its locks and SLURM's queue.
 
-Changes nothing."""
+Changes nothing.
+"""

@@ -42,7 +42,7 @@ def main() -> None:
         def speed(values: dict[str, int], slots: int = slots, requests=requests) -> float:
             settings = DecodingSettings(max_new_tokens=96, **values)
             policy = default_policy(settings, model.config.num_layers)
-            return measure(model, [requests], policy, settings, slots=slots).tokens_per_s
+            return measure(model, [requests], policy, slots=slots).tokens_per_s
 
         runs = {name: (lambda values=values: speed(values)) for name, values in VARIANTS.items()}
         interleaved(runs, 1, lambda: None)

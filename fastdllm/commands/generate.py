@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     ids = prompt_ids(tokenizer, prompt, chat_template=options.chat_template)
     console = Console(highlight=False, soft_wrap=True)
     view = StepView(console, tokenizer, ids) if options.show_steps else None
-    generation, elapsed_s = _decode(model, ids, policy, settings, view)
+    generation, elapsed_s = _decode(model, ids, policy, view)
     console.print(tokenizer.decode(generation.token_ids, skip_special_tokens=True), markup=False)
     console.print(stats_line(generation, elapsed_s, model, settings), style="dim", markup=False)
     return 0
@@ -66,7 +66,6 @@ def _decode(
     model: BlockDiffusionModel,
     ids: list[int],
     policy: Any,
-    settings: DecodingSettings,
     view: StepView | None,
 ) -> tuple[Generation, float]:
     """Decode one request; the clock runs in the decoder only, after an untimed first block.
@@ -79,10 +78,10 @@ def _decode(
     from fastdllm.policy import PassKind
 
     request = [Request(tuple(ids))]
-    begun = decode(model, request, policy, settings)
+    begun = decode(model, request, policy)
     any(step.kind is PassKind.COMMIT or step.finished is not None for step in begun)
     del begun  # what it prepared is free for the next
-    steps = decode(model, request, policy, settings)
+    steps = decode(model, request, policy)
     elapsed_s = 0.0
     while True:
         started = time.perf_counter()

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 
+from fastdllm.common.errors import UserError
 from fastdllm.decoding.admission import start_sequences
 from fastdllm.decoding.events import Entered, Event, Observer, OutOfMemory, PassRecord, SlotsChosen
 from fastdllm.decoding.memory import choose_slots, is_out_of_memory
@@ -43,16 +44,22 @@ def generate(
     A prompt that does not fit the model is refused alone: its answer has the finish reason
     `refused` and says why.
 
-    slots: most sequences in flight; default: what memory allows (see `decode`).
+    Args:
+        settings: default: those of the policy, or the published ones.
+        policy: default: the built-in one that the settings describe.
+        slots: most sequences in flight; default: what memory allows (see `decode`).
 
     Raises:
-        UserError: a setting or the policy does not fit the model, or not one prompt the memory.
+        UserError: a setting or the policy does not fit the model, the policy was made for other
+            settings, or not even one prompt fits the memory.
     """
-    settings = settings or DecodingSettings()
+    if policy is None:
+        policy = default_policy(settings or DecodingSettings(), model.config.num_layers)
+    elif settings is not None and settings != policy.settings:
+        raise UserError("the policy was made for other settings; give settings or a policy")
     requests = [p if isinstance(p, Request) else Request(tuple(p)) for p in prompts]
-    policy = policy or default_policy(settings, model.config.num_layers)
     finished: dict[int, Generation] = {}
-    for step in decode(model, requests, policy, settings, slots=slots):
+    for step in decode(model, requests, policy, slots=slots):
         if step.finished is not None:
             finished[step.request] = step.finished
     return [finished[index] for index in range(len(requests))]
@@ -63,7 +70,6 @@ def decode(
     model: FusedModel | BlockDiffusionModel,
     requests: Sequence[Request],
     policy: Policy,
-    settings: DecodingSettings,
     *,
     slots: int | None = None,
     observe: Observer | None = None,
@@ -74,6 +80,7 @@ def decode(
     that all sequences in flight need next. A request that does not fit the model is refused alone.
 
     Args:
+        policy: decides, and holds the settings.
         slots: most sequences in flight; default: what memory allows, up to a fixed number.
         observe: hears of the slots, of requests that enter one, of each pass and what it took, and
             of a lack of memory, which halves the slots.
@@ -86,14 +93,14 @@ def decode(
     """
     model = fused(model)
     check_spans(policy, model.config.num_layers)
-    admitted = start_sequences(model.config, requests, settings)
+    admitted = start_sequences(model.config, requests, policy.settings)
     for index, outcome in admitted.outcomes.items():
         yield Step(request=index, kind=None, finished=outcome)
     sequences = admitted.sequences
     if not sequences:
         return
-    chosen = choose_slots(model, sequences, settings=settings, policy=policy, asked=slots)
-    scheduler = Scheduler(model, sequences, policy=policy, settings=settings, slots=chosen)
+    chosen = choose_slots(model, sequences, policy=policy, asked=slots)
+    scheduler = Scheduler(model, sequences, policy=policy, slots=chosen)
     tell = observe or _tell_nobody
     tell(SlotsChosen(scheduler.slots))
     try:

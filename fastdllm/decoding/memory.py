@@ -16,7 +16,6 @@ from fastdllm.engine.cache import bytes_per_position
 from fastdllm.machine.cgroups import memory_left
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import Policy
-from fastdllm.settings import DecodingSettings
 
 # Most rows of prompts in one pass: a long prompt enters in pieces, so that sequences in flight
 # wait for a pass of at most this many rows more.
@@ -37,7 +36,6 @@ def choose_slots(
     model: FusedModel,
     sequences: Sequence[DecodedSequence],
     *,
-    settings: DecodingSettings,
     policy: Policy,
     asked: int | None,
 ) -> int:
@@ -54,7 +52,7 @@ def choose_slots(
     lengths = sorted((sequence.capacity for sequence in sequences), reverse=True)
     fitting, needed = 0, _bytes_of_rows(model, PREFILL_ROWS)
     for length in lengths[:most]:
-        needed += slot_bytes(model, length, settings=settings, policy=policy)
+        needed += slot_bytes(model, length, policy)
         if needed > usable:
             break
         fitting += 1
@@ -71,10 +69,9 @@ def choose_slots(
     return fitting
 
 
-def slot_bytes(
-    model: FusedModel, length: int, *, settings: DecodingSettings, policy: Policy
-) -> int:
+def slot_bytes(model: FusedModel, length: int, policy: Policy) -> int:
     """Memory of one sequence of up to `length` positions: cache, rows, logits, stored spans."""
+    settings = policy.settings
     cache = length * bytes_per_position(model.config, model.dtype)
     # Logits in the model's dtype, in float32, and their softmax.
     ahead = settings.small_block_size * (1 + settings.lookahead_depth)

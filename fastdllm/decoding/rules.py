@@ -7,15 +7,7 @@ from torch import Tensor
 
 from fastdllm.common.errors import PolicyViolation
 from fastdllm.decoding.sequence import Window
-from fastdllm.policy import (
-    LayerRange,
-    PassKind,
-    Policy,
-    SequenceState,
-    SpanAction,
-    SpanSignals,
-)
-from fastdllm.settings import DecodingSettings
+from fastdllm.policy import LayerRange, PassKind, Policy, SequenceState, SpanAction, SpanSignals
 
 
 def check_spans(policy: Policy, num_layers: int) -> None:
@@ -35,19 +27,13 @@ def check_spans(policy: Policy, num_layers: int) -> None:
         reached = stop
 
 
-def check_pass(
-    policy: Policy,
-    *,
-    kind: PassKind,
-    window: Window,
-    state: SequenceState,
-    settings: DecodingSettings,
-) -> None:
+def check_pass(policy: Policy, *, kind: PassKind, window: Window, state: SequenceState) -> None:
     """Refuse a pass that the state of the sequence does not allow.
 
     Raises:
         PolicyViolation: naming the policy and the rule.
     """
+    settings = policy.settings
     size = settings.small_block_size
     first, end = state.sub_block * size, (state.sub_block + 1) * size
     reach = (0, settings.block_size)

@@ -23,7 +23,6 @@ from fastdllm.engine.cache import KVCache
 from fastdllm.engine.engines import drop_idle, give_back, take_engine
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
-from fastdllm.settings import DecodingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +47,9 @@ class Scheduler:
         sequences: Sequence[DecodedSequence],
         *,
         policy: Policy,
-        settings: DecodingSettings,
         slots: int,
     ) -> None:
-        self.model, self.policy, self.settings = model, policy, settings
+        self.model, self.policy = model, policy
         self.running: list[DecodedSequence] = []
         self.entered: list[int] = []
         self._waiting = deque(sequences)
@@ -81,7 +79,7 @@ class Scheduler:
             policy=self.policy,
             engine=engine,
             slots=slots,
-            block_size=self.settings.block_size,
+            block_size=self.policy.settings.block_size,
         )
         return True
 
@@ -164,7 +162,7 @@ class Scheduler:
             # Skipping a commit, or adding one, would leave a ragged prefix cache.
             raise violation(self.policy, f"asked for a {kind} pass; only the decoder decides those")
         window = self.policy.window(state, kind)
-        check_pass(self.policy, kind=kind, window=window, state=state, settings=self.settings)
+        check_pass(self.policy, kind=kind, window=window, state=state)
         work = Work(sequence, kind, state=state, window=window)
         if kind is not PassKind.REUSED:
             first, stop = (max(p - 1 - work.offset, 0) for p in work.computed_window)

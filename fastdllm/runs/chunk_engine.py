@@ -162,7 +162,6 @@ class DecodingEngine:
             self.model,
             [self._request(request) for request in requests],
             self.policy,
-            self.settings,
             slots=self.batch_size,
             observe=observe,
         )

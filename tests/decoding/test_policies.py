@@ -24,7 +24,7 @@ REUSE = DecodingSettings(
 
 def run(model, policy_class, settings=CHOSEN):
     policy = policy_class(settings, policy_class.Parameters(), model.config.num_layers)
-    return list(decode(model, [Request(PROMPT)], policy, settings))
+    return list(decode(model, [Request(PROMPT)], policy))
 
 
 class LookAtTheWholeSpan(Policy):

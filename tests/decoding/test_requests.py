@@ -104,7 +104,7 @@ def test_bad_requests_only_are_all_refused_without_a_pass(golden_model):
     policy = default_policy(CHOSEN, model.config.num_layers)
     heard = []
     bad = [request for request, _ in BAD]
-    steps = list(decode(model, bad, policy, CHOSEN, observe=heard.append))
+    steps = list(decode(model, bad, policy, observe=heard.append))
     assert [step.request for step in steps] == list(range(len(BAD)))
     assert all((step.kind, step.positions, step.rows) == (None, (), 0) for step in steps)
     assert all(step.finished.finish_reason == "refused" for step in steps)
@@ -165,7 +165,7 @@ def test_a_step_tells_how_many_rows_its_pass_ran(golden_model):
     chosen = CHOSEN.model_copy(update={"reuse_k": 2, "layer_subset": "last"})
     model = golden_model("m6")
     policy = default_policy(chosen, model.config.num_layers)
-    steps = decode(model, [Request(tuple(range(70)))], policy, chosen)
+    steps = decode(model, [Request(tuple(range(70)))], policy)
     rows = {}
     for step in steps:
         rows.setdefault(step.kind.value, set()).add(step.rows)
@@ -186,3 +186,14 @@ def test_the_default_block_size_must_be_that_of_the_training(golden_model):
         generate(model, [PROMPT], CHOSEN)
     chosen = DecodingSettings(**CHOSEN.model_dump(exclude_unset=True), block_size=32)
     assert generate(model.eval(), [PROMPT], chosen) == generate(trained, [PROMPT], CHOSEN)
+
+
+def test_settings_beside_a_policy_that_was_made_for_others_are_refused(golden_model):
+    model = golden_model("m6")
+    policy = default_policy(CHOSEN, model.config.num_layers)
+    other = CHOSEN.model_copy(update={"threshold": 0.5})
+    with pytest.raises(UserError, match="the policy was made for other settings"):
+        generate(model, [PROMPT], other, policy)
+    expected = generate(model, [PROMPT], CHOSEN)
+    assert generate(model, [PROMPT], CHOSEN, policy) == expected
+    assert generate(model, [PROMPT], policy=policy) == expected

@@ -30,7 +30,7 @@ def run(model, requests, *, slots=None, chosen=CHOSEN, policy=None):
     """Steps and what the engine told."""
     told = []
     policy = policy or default_policy(chosen, model.config.num_layers)
-    steps = list(decode(model, requests, policy, chosen, slots=slots, observe=told.append))
+    steps = list(decode(model, requests, policy, slots=slots, observe=told.append))
     return steps, told
 
 
@@ -284,9 +284,7 @@ def test_answered_requests_leave_no_logits_behind(golden_model):
     )
     admitted = start_sequences(model.config, REQUESTS, chosen)
     policy = default_policy(chosen, 6)
-    scheduler = Scheduler(
-        FusedModel(model), admitted.sequences, policy=policy, settings=chosen, slots=2
-    )
+    scheduler = Scheduler(FusedModel(model), admitted.sequences, policy=policy, slots=2)
     with torch.inference_mode():
         while scheduler.admit():
             list(_tick(scheduler, policy, 6, [].append))
@@ -320,7 +318,7 @@ def test_memory_decides_and_short_requests_leave_room_for_more(golden_model, mon
         monkeypatch.setattr(memory, "free_bytes", lambda _: free_mib * 2**20)
         many = [Request((1,), max_new_tokens=length)] * 100
         sequences = start_sequences(model.config, many, CHOSEN).sequences
-        return memory.choose_slots(model, sequences, settings=CHOSEN, policy=policy, asked=None)
+        return memory.choose_slots(model, sequences, policy=policy, asked=None)
 
     assert slots(30, 40) > slots(700, 40) > slots(2000, 40) >= 1
     assert slots(700, 80) > slots(700, 40)
@@ -334,7 +332,7 @@ def test_slots_must_be_positive(golden_model):
 
 def test_an_engine_goes_back_even_when_the_steps_are_not_drained(golden_model):
     model = FusedModel(golden_model("m6"))
-    steps = decode(model, REQUESTS, default_policy(CHOSEN, 6), CHOSEN)
+    steps = decode(model, REQUESTS, default_policy(CHOSEN, 6))
     next(steps)
     assert not model.idle_engines
     steps.close()
@@ -344,7 +342,7 @@ def test_an_engine_goes_back_even_when_the_steps_are_not_drained(golden_model):
 def test_two_decodings_of_one_model_do_not_share_a_cache(golden_model):
     model = FusedModel(golden_model("m6"))
     alone = [generate(model, [request], CHOSEN)[0] for request in REQUESTS[:2]]
-    both = [decode(model, [r], default_policy(CHOSEN, 6), CHOSEN) for r in REQUESTS[:2]]
+    both = [decode(model, [r], default_policy(CHOSEN, 6)) for r in REQUESTS[:2]]
     found = {}
     while len(found) < 2:
         for which, steps in enumerate(both):

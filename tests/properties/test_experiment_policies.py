@@ -36,8 +36,8 @@ def policy_of(experiment, chosen, **parameters):
     return policy(chosen, policy.Parameters(**parameters), 14)
 
 
-def steps_of(model, prompt, chosen, policy):
-    return list(decode(model, [Request(prompt)], policy, chosen))
+def steps_of(model, prompt, policy):
+    return list(decode(model, [Request(prompt)], policy))
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.parent.name)
@@ -57,9 +57,9 @@ def test_with_k_1_each_policy_gives_bit_identical_logits(golden_model, path, sub
         lambda self, hidden: recorded.append(compute(self, hidden)) or recorded[-1].clone(),
     )
     prompt = tuple(range(3, 43))
-    plain = steps_of(model, prompt, chosen, Policy(chosen, Policy.Parameters(), 14))
+    plain = steps_of(model, prompt, Policy(chosen, Policy.Parameters(), 14))
     expected, recorded[:] = list(recorded), []
-    assert steps_of(model, prompt, chosen, policy(chosen, policy.Parameters(), 14)) == plain
+    assert steps_of(model, prompt, policy(chosen, policy.Parameters(), 14)) == plain
     assert len(recorded) == len(expected) > 5
     assert all(torch.equal(a, b) for a, b in zip(recorded, expected, strict=True))
 
@@ -126,7 +126,7 @@ def test_the_signals_reach_from_never_to_always_skipping(golden_model, signal):
     trace = run(model, [Request(prompt)], chosen, policy)[0]
     assert trace.generation == plain.generation
     policy = policy_of("01_adaptive_skip", chosen, tau_skip=always, signal=signal)
-    steps = steps_of(model, prompt, chosen, policy)
+    steps = steps_of(model, prompt, policy)
     skipped = [step.layers_skipped > 0 for step in steps if step.sub_block is not None]
     assert any(skipped)
     runs = "".join("s" if skip else " " for skip in skipped).split()
@@ -136,7 +136,7 @@ def test_the_signals_reach_from_never_to_always_skipping(golden_model, signal):
 def test_what_a_policy_measured_is_in_the_steps(golden_model):
     chosen = chosen_settings(threshold=0.9, reuse_k=3, layer_subset="middle")
     policy = policy_of("01_adaptive_skip", chosen, tau_skip=0.2)
-    steps = steps_of(golden_model("m14"), tuple(range(3, 43)), chosen, policy)
+    steps = steps_of(golden_model("m14"), tuple(range(3, 43)), policy)
     for step in steps:
         assert len(step.input_changes) == (step.kind == "sub_block")
         if step.layers_skipped:
@@ -163,7 +163,7 @@ def test_what_a_block_stored_is_never_read_after_it(golden_model, experiment, mo
         max_new_tokens=150, threshold=0.9, mask_id=MASK, reuse_k=3, layer_subset="middle"
     )
     policy = policy_of(experiment, chosen)
-    expected = steps_of(model, prompt, chosen, policy)
+    expected = steps_of(model, prompt, policy)
     assert sum(step.kind == "commit" for step in expected) >= 3
     assert any(step.layers_skipped for step in expected if step.block == expected[-1].block)
     drop, poisoned = SpanStores.drop, []
@@ -175,7 +175,7 @@ def test_what_a_block_stored_is_never_read_after_it(golden_model, experiment, mo
         poisoned.append(slot)
 
     monkeypatch.setattr(SpanStores, "drop", poison)
-    assert steps_of(model, prompt, chosen, policy) == expected
+    assert steps_of(model, prompt, policy) == expected
     assert len(poisoned) >= 3
 
 

@@ -55,7 +55,7 @@ def run(
 ) -> list[Trace]:
     """Decode `requests` as one batch and sort the steps by row."""
     policy = policy or default_policy(settings, model.config.num_layers)
-    steps = list(decode(model, requests, policy, settings))
+    steps = list(decode(model, requests, policy))
     traces = []
     for row in range(len(requests)):
         own = [step for step in steps if step.request == row]

@@ -96,9 +96,9 @@ def test_continuous_and_fixed_batches_give_the_same_answers(golden_model):
     settings = DecodingSettings(mask_id=255, max_new_tokens=9)
     policy = default_policy(settings, model.config.num_layers)
     requests = [Request(prompt) for prompt in random_prompts(model.config, [3, 40, 7, 11, 5])]
-    continuous = measure(model, [requests], policy, settings, slots=2)
+    continuous = measure(model, [requests], policy, slots=2)
     groups = [requests[:2], requests[2:4], requests[4:]]
-    fixed = measure(model, groups, policy, settings, slots=2)
+    fixed = measure(model, groups, policy, slots=2)
     assert share_differing(continuous.answers, fixed.answers) == 0.0
     assert continuous.slots == fixed.slots == 2
     rows = [sum(record.rows for record in run.passes) for run in (continuous, fixed)]
@@ -112,8 +112,8 @@ def test_every_pass_run_commits_as_the_reusing_decoder_did(golden_model):
     settings = DecodingSettings(mask_id=255, reuse_k=2, layer_subset="last")
     layers = model.config.num_layers
     requests = [Request((1, 2, 3), max_new_tokens=40), Request((4,) * 35, max_new_tokens=9)]
-    steps = list(decode(model, requests, default_policy(settings, layers), settings, slots=2))
-    again = list(decode(model, requests, EveryPassRun(settings, layers, steps), settings, slots=2))
+    steps = list(decode(model, requests, default_policy(settings, layers), slots=2))
+    again = list(decode(model, requests, EveryPassRun(settings, layers, steps), slots=2))
 
     def passes(all_steps, request):
         own = [step for step in all_steps if step.request == request]

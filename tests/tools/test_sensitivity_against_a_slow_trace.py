@@ -77,7 +77,7 @@ def test_the_trajectory_is_the_plain_one_to_the_last_bit(golden_model, name, dep
     steps, measured = steps_of(model, prompts, settings, spans, monkeypatch)
     policy = Policy(settings, Policy.Parameters(), model.config.num_layers)
     requests = [Request(tuple(prompt)) for prompt in prompts]
-    assert steps == list(decode(model, requests, policy, settings, slots=1))
+    assert steps == list(decode(model, requests, policy, slots=1))
     assert [measured.answers[i] for i in range(3)] == generate(model, prompts, settings, slots=1)
     assert sum(a.passes.sub_block for a in measured.answers.values()) == len(measured.passes)
     # The model itself is as it was: no engine of the measurement is left on it.
@@ -165,22 +165,22 @@ def test_a_replaced_pass_commits_what_a_policy_that_reuses_commits(golden_model)
     prompt = prompt_of(20)
     spans = spans_to_measure(6, 3)
     measured = measure(model, [prompt], settings, spans)
-    plain = _denoising(model, prompt, Policy(settings, Policy.Parameters(), 6), settings)
+    plain = _denoising(model, prompt, Policy(settings, Policy.Parameters(), 6))
     found = set()
     for log in measured.passes[:4]:
         at = (log.block, log.step)
         for span, changed in zip(spans, log.changed, strict=True):
             policy = OneReuse(settings, Policy.Parameters(), 6)
             policy.layer_spans, policy.at = (span,), at
-            committed = _denoising(model, prompt, policy, settings)[at]
+            committed = _denoising(model, prompt, policy)[at]
             assert (committed != plain[at]) == changed, (at, span)
             found.add(changed)
     assert found == {True, False}
 
 
-def _denoising(model, prompt, policy, settings):
+def _denoising(model, prompt, policy):
     """What each denoising pass committed, by block and step in the block."""
-    steps = decode(model, [Request(tuple(prompt))], policy, settings)
+    steps = decode(model, [Request(tuple(prompt))], policy)
     denoising = [step for step in steps if step.sub_block is not None]
     first = {step.block: n for n, step in reversed(list(enumerate(denoising)))}
     return {

@@ -45,7 +45,7 @@ class Bench:
     def run_batch(self, prompts: Prompts, batch: Batch, least: int) -> Run:
         """Decode the first prompts at one batch size."""
         requests = [Request(prompt) for prompt in prompts[: requests_for(batch, least)]]
-        return measure(self.model, [requests], self.policy, self.settings, slots=batch)
+        return measure(self.model, [requests], self.policy, slots=batch)
 
 
 @dataclass(frozen=True, slots=True)

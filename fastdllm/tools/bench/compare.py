@@ -32,7 +32,7 @@ def compare_mixed(
     fixed = [requests[start : start + batch] for start in range(0, len(requests), batch)]
 
     def run(groups: Sequence[Sequence[Request]]) -> Run:
-        return measure(bench.model, groups, bench.policy, bench.settings, slots=batch)
+        return measure(bench.model, groups, bench.policy, slots=batch)
 
     continuous, waiting = _timed(bench, lambda: run([requests]), lambda: run(fixed))
     return {
@@ -58,12 +58,12 @@ def compare_reuse(
     settings = reuse_settings(bench.settings, k)
     requests = [Request(prompt) for prompt in prompts[: requests_for(batch, least)]]
     reusing = default_policy(settings, bench.model.config.num_layers)
-    steps = list(decode(bench.model, requests, reusing, settings, slots=batch))
+    steps = list(decode(bench.model, requests, reusing, slots=batch))
     running_all = EveryPassRun(settings, bench.model.config.num_layers, steps)
     reused, computed = _timed(
         bench,
-        lambda: measure(bench.model, [requests], reusing, settings, slots=batch),
-        lambda: measure(bench.model, [requests], running_all, settings, slots=batch),
+        lambda: measure(bench.model, [requests], reusing, slots=batch),
+        lambda: measure(bench.model, [requests], running_all, slots=batch),
     )
     counts = [answer.passes for answer in reused[0].answers]
     return {

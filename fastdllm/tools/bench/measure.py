@@ -15,7 +15,6 @@ from fastdllm.decoding.sequence import Generation, Request
 from fastdllm.machine.device import synchronise
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
-from fastdllm.settings import DecodingSettings
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -108,7 +107,6 @@ def measure(
     model: FusedModel,
     groups: Sequence[Sequence[Request]],
     policy: Policy,
-    settings: DecodingSettings,
     *,
     slots: int | None,
 ) -> Run:
@@ -125,7 +123,7 @@ def measure(
     started = time.perf_counter()
     for group in groups:
         watch = Watch(len(group))
-        for step in decode(model, group, policy, settings, slots=slots, observe=watch.observe):
+        for step in decode(model, group, policy, slots=slots, observe=watch.observe):
             watch.step(step)
         watches.append(watch)
     synchronise(model.device)

@@ -151,7 +151,7 @@ def _profile(bench: Bench, prompts: Prompts, batch: Batch, file: Path) -> dict[s
     count = requests_for(batch, 1) // 2
     requests = [Request(prompt, max_new_tokens=length) for prompt in prompts[:count]]
     return write_profile(
-        lambda: measure(bench.model, [requests], bench.policy, bench.settings, slots=batch),
+        lambda: measure(bench.model, [requests], bench.policy, slots=batch),
         bench.model.device,
         file,
     )

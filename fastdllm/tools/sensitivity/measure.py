@@ -83,7 +83,7 @@ def measure(
         tell=measured.passes.append,
     )
     requests = [Request(tuple(prompt)) for prompt in prompts]
-    for step in decode(observed, requests, policy, settings, slots=1):
+    for step in decode(observed, requests, policy, slots=1):
         if step.finished is None:
             continue
         if step.finished.error is not None:

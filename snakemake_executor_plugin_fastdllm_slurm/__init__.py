@@ -1,8 +1,8 @@
-"""Snakemake executor `fastdllm-slurm`: the SLURM plugin, with jobs that end when they end.
+"""Snakemake executor `fastdllm-slurm`: the SLURM plugin without the defects named in executor.py.
 
 Snakemake finds the plugin by the name of this package. Its options are those of the SLURM plugin:
-`fastdllm-slurm-logdir` in a profile, and so on. To be replaced by `slurm` once the pinned version
-of that no longer has the defects named in executor.py; tests/cluster/test_executor.py tells.
+`fastdllm-slurm-logdir` in a profile, and so on. tests/plugin/test_pinned_plugins.py fails once the
+pinned version of the SLURM plugin no longer has a defect; then use `slurm` itself.
 """
 
 from __future__ import annotations

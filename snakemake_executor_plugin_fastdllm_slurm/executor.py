@@ -3,14 +3,14 @@
 There a job that was cancelled, or preempted for good, counts as running for ever; after a restart
 each job is submitted a second time; up to three minutes lie between two looks at the queue; jobs
 that wait for submission are still submitted after an interrupt; and inside a SLURM job SLURM_CONF
-is lost. What became of a job is told by fastdllm.cluster.following.
+is lost. What became of a job is told by fastdllm.cluster.jobs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
 from snakemake_interface_executor_plugins.logging import LoggerExecutorInterface
 from snakemake_interface_executor_plugins.workflow import WorkflowExecutorInterface
 
-from fastdllm.cluster.following import GONE, Ending, Following
+from fastdllm.cluster.jobs import GONE, JobEnd, JobFollower
 from fastdllm.cluster.slurm import Job, SlurmError, ask, own_jobs
-from snakemake_executor_plugin_fastdllm_slurm.stopped import was_only_stopped
+from fastdllm.common.errors import UserError
+from fastdllm.runs.attempts import read_attempts
+from fastdllm.runs.packs import member_specs, report_path
+from fastdllm.runs.stopping import TIME_LIMIT
 from snakemake_executor_plugin_fastdllm_slurm.submission import SubmittingExecutor
 
-# Less than what is promised from the end of a job to the next step, 15 s; squeue takes some 10 ms.
+# The documentation promises at most 15 s from the end of a job to the next step; squeue takes some
+# 10 ms.
 POLL_S = 10.0
 # How soon the thread that looks at the queue notices the end of the workflow.
 END_POLL_S = 0.25
@@ -36,14 +40,14 @@ class Executor(SubmittingExecutor):
     def __init__(
         self, workflow: WorkflowExecutorInterface, logger: LoggerExecutorInterface
     ) -> None:
-        self._following = Following()
-        self._adopted_at_the_end: set[str] = set()
+        self._follower = JobFollower()
+        self._adopted_ending: set[str] = set()
         super().__init__(workflow, logger)
 
     def _adopt(self, job: JobExecutorInterface, earlier: Job) -> None:
-        self._following.adopt(earlier, time.monotonic())
+        self._follower.adopt(earlier, time.monotonic())
         if earlier.state == "COMPLETING":
-            self._adopted_at_the_end.add(earlier.id)
+            self._adopted_ending.add(earlier.id)
         super()._adopt(job, earlier)
 
     # The queue, in the parent's thread for it.
@@ -51,68 +55,68 @@ class Executor(SubmittingExecutor):
     async def check_active_jobs(
         self, active_jobs: Sequence[SubmittedJobInfo]
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
-        """Tell Snakemake of the jobs that have ended; yields the others."""
+        """Report the jobs that have ended to Snakemake; yield the others."""
         if not active_jobs:
             return
         try:
             queue = own_jobs()
         except SlurmError as error:
-            self._tell.outage(str(error), retry_s=POLL_S)
+            self._notices.outage(str(error), retry_s=POLL_S)
             for info in active_jobs:
                 yield info
             return
-        self._tell.recovery()
-        # One that came back from its end was seen by this call, which tells how it ends.
-        self._adopted_at_the_end -= {
+        self._notices.recovery()
+        # A job that came back into the queue is from now on one like those of this call.
+        self._adopted_ending -= {
             job.id for job in queue if job.is_live and job.state != "COMPLETING"
         }
         ids = [str(info.external_jobid) for info in active_jobs]
-        endings = self._following.endings(ids, queue, time.monotonic())
-        for line in self._following.notices(ids, queue):
+        ends = self._follower.ended(ids, queue, time.monotonic())
+        for line in self._follower.notices(ids, queue):
             self.logger.warning(line)
         for info in active_jobs:
-            ending = endings.get(str(info.external_jobid))
-            if ending is None:
+            end = ends.get(str(info.external_jobid))
+            if end is None:
                 yield info
             else:
-                await self._end(info, ending)
+                await self._end(info, end)
 
-    async def _end(self, info: SubmittedJobInfo, ending: Ending) -> None:
-        self._ended.add(ending.job_id)
-        self._followed.pop(ending.job_id, None)
+    async def _end(self, info: SubmittedJobInfo, end: JobEnd) -> None:
+        self._ended.add(end.job_id)
+        self._followed.pop(end.job_id, None)
         log = Path(info.aux["slurm_logfile"])
-        is_done = ending.state == "COMPLETED"
-        if ending.state == GONE:
+        is_done = end.state == "COMPLETED"
+        if end.state == GONE:
             is_done = await self._is_made(info.job)
         if is_done:
             self.report_job_success(info)
             if not self.workflow.executor_settings.keep_successful_logs:
                 log.unlink(missing_ok=True)
-        elif ending.job_id in self._adopted_at_the_end:
-            # It was about to end when this call began, so nobody saw it fail or cancelled it here.
+        elif end.job_id in self._adopted_ending:
+            # It was about to end when this call began: it neither failed nor was cancelled here.
             self._submit_again(info.job)
-        elif was_only_stopped(ending, [Path(output) for output in info.job.output]):
-            # A cluster that puts it back into the queue by itself asks nobody either.
-            self.logger.warning(f"SLURM job {ending.job_id} {ending.words}; it goes on in another")
+        elif was_only_stopped(end, [Path(output) for output in info.job.output]):
+            # Where SLURM itself puts such a job back into the queue, that costs no attempt either.
+            self.logger.warning(f"SLURM job {end.job_id}: {end.words}; another job continues it")
             self._submit_again(info.job)
         else:
-            message = f"SLURM job {ending.job_id} {ending.words}. "
-            if ending.state == "CANCELLED":
-                # A person's will: no attempts are left.
+            message = f"SLURM job {end.job_id}: {end.words}. "
+            if end.state == "CANCELLED":
+                # A person wanted that: no attempts are left.
                 info.job.attempt = info.job.restart_times + 1
                 message = f"{message.rstrip('. ')}; this call does not submit it again. "
             self.report_job_error(info, msg=message, aux_logs=[str(log)])
 
     def _submit_again(self, job: JobExecutorInterface) -> None:
-        """Submit a job anew that costs it none of its attempts."""
+        """Submit a job again without using up one of its attempts."""
         if not self._is_stopping.is_set():
             self._job_submission_executor.submit(self.run_job, job)
 
     async def _is_made(self, job: JobExecutorInterface) -> bool:
         """Whether the job's own Snakemake on the compute node ended well.
 
-        It then takes the mark off the output that says "incomplete". If in doubt, no: a run that
-        is complete ends in seconds when it is submitted again.
+        It then removes the mark "incomplete" from the output. In doubt, no: a run that is complete
+        ends in seconds when it is submitted again.
         """
         persistence: Any = self.workflow.persistence
         persistence.deactivate_cache()
@@ -135,29 +139,68 @@ class Executor(SubmittingExecutor):
     def cancel_jobs(self, active_jobs: Sequence[SubmittedJobInfo]) -> None:
         """Cancel all jobs that are followed; `active_jobs` is empty during a look at the queue."""
         super().cancel_jobs(list(self._followed.values()))
-        self._cancel_unheard()
+        self._cancel_unregistered()
         self._followed.clear()
 
-    def _cancel_unheard(self) -> None:
-        """Cancel jobs whose sbatch was interrupted after it submitted them: nobody has their id."""
+    def _cancel_unregistered(self) -> None:
+        """Cancel jobs whose sbatch was interrupted before it printed their id."""
         try:
-            unheard = [
+            unregistered = [
                 job.id
                 for job in own_jobs()
                 if job.is_live and job.name == self.run_uuid and job.id not in self._followed
             ]
-            if unheard:
-                ask("scancel", *unheard)
+            if unregistered:
+                ask("scancel", *unregistered)
         except SlurmError as error:
             self.logger.warning(
-                f"{error}; a job that was on its way to SLURM may go on: `squeue --me "
-                f"--name={self.run_uuid}` shows it, `scancel --name={self.run_uuid}` ends it"
+                f"{error}; a job that was being submitted may still run: `squeue --me "
+                f"--name={self.run_uuid}` shows it, `scancel --name={self.run_uuid}` cancels it"
             )
 
     def shutdown(self) -> None:
-        """End the threads; jobs are left only when something went wrong here."""
+        """End the threads; jobs are left running only when something went wrong here."""
         self._stop_submitting()
         super().shutdown()
         if self._followed:
-            # They wait for this folder when they start, and the parent has removed it.
+            # Those jobs wait for this folder when they start, and the parent has removed it.
             Path(self.tmpdir).mkdir(exist_ok=True)
+
+
+def was_only_stopped(end: JobEnd, outputs: Sequence[Path]) -> bool:
+    """Whether a job was preempted, or stopped itself ahead of its time limit, in good order.
+
+    A job that would be stopped for ever without finishing a chunk fails by itself instead. A job
+    that a person cancelled stays cancelled, whatever its journal says: it may have waited in the
+    queue again after a time limit.
+
+    Args:
+        outputs: of the job, relative to the project; they name the runs, or the shard, whose
+            journals count.
+    """
+    if end.state != "FAILED":
+        return end.state == "PREEMPTED"
+    for output in outputs:
+        for folder, shard in _journals(output):
+            attempts = [a for a in read_attempts(folder) if a.slurm_job == end.job_id]
+            of_shard = [attempt for attempt in attempts if attempt.shard == shard]
+            if of_shard and of_shard[-1].why == TIME_LIMIT:
+                return True
+    return False
+
+
+def _journals(output: Path) -> Iterator[tuple[Path, str | None]]:
+    """Yield the folders of the runs that a job makes, with the name of the shard if it is one."""
+    if output.parent.name == "shards":
+        yield output.parents[1], output.stem
+        return
+    pack = output.parent.name
+    if output != report_path(pack):
+        yield output.parent, None
+        return
+    try:
+        specs = member_specs(pack)
+    except UserError:
+        return  # the job itself reports what is wrong with it
+    for spec in specs:
+        yield Path(spec).parent, None

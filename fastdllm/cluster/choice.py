@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fastdllm.cluster.fitting import Shape, card_dtype, fits
-from fastdllm.cluster.options import ClusterOptions
-from fastdllm.cluster.site import GpuKind, Qos, Site
+from fastdllm.cluster.site import ClusterOptions, GpuKind, Qos, Site
 from fastdllm.common.errors import UserError, nearest_name
 
 

@@ -1,16 +1,22 @@
-"""Which SLURM job works on what: the names that Snakemake's SLURM plugin gives to its jobs.
+"""The SLURM jobs of a project: which one works on what, and how each one ended.
 
-A job's comment holds rule and wildcards, its working directory is the project; both together say
-what it makes, whoever submitted it.
+A job's comment holds the rule and its wildcards, as Snakemake's SLURM plugin writes them, and its
+working directory is the project; together they say what it makes, whoever submitted it.
+
+squeue decides how a job stands as long as it lists it, then sacct. Two states are believed only at
+the second look, as SLURM passes through them on the way back into the queue. A job that neither
+knows any more has ended; the caller has to find out how. No job is followed for ever.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastdllm.cluster.slurm import Job
+from fastdllm.cluster.slurm import Accounted, Job, SlurmError, accounted
+from fastdllm.cluster.states import END_STATES, waiting_reason
 
 # `fastdllm-slurm-logdir` of the profiles.
 SLURM_LOGS = Path("logs/slurm")
@@ -18,36 +24,162 @@ SLURM_LOGS = Path("logs/slurm")
 MAIN_COMMENT = "fastdllm_main"
 MAIN_LOGS = SLURM_LOGS / "main"
 
+# States of a job that SLURM may put back into the queue a moment later.
+MAYBE_REQUEUED = frozenset({"PREEMPTED", "NODE_FAIL"})
+# Time between two looks at such a state; SLURM does both steps within the same second.
+SECOND_LOOK_S = 5.0
+# The accounting database learns of a job's end some seconds later than squeue.
+UNKNOWN_PATIENCE_S = 60.0
+# Cleaning up after a job takes seconds; a process that cannot be killed keeps it there for hours.
+COMPLETING_PATIENCE_S = 600.0
+
+# The state of a job that neither squeue nor sacct knows.
+GONE = "GONE"
+_OTHER_ENDS = {
+    "FAILED": "failed",
+    "COMPLETING": "still ending after 10 minutes, so it is given up",
+    GONE: "no longer known to SLURM",
+}
+
 
 def comment_of(rule: str, values: Sequence[str] = ()) -> str:
-    """The comment of the job of a rule with these values of its wildcards, in their order."""
-    return f"rule_{rule}_wildcards_{_joined(values)}" if values else f"rule_{rule}"
-
-
-def log_of(rule: str, values: Sequence[str], job_id: str) -> Path:
-    """Where SLURM's own log of a job is, relative to the project."""
-    return SLURM_LOGS / f"rule_{rule}" / _joined(values) / f"{job_id}.log"
+    """Return the comment of the job of a rule with these values of its wildcards, in order."""
+    joined = "_".join(values).replace("/", "_")
+    return f"rule_{rule}_wildcards_{joined}" if values else f"rule_{rule}"
 
 
 def live_jobs(jobs: Iterable[Job], folder: Path) -> dict[str, Job]:
-    """The jobs of a project that wait or run, by their comment.
+    """Return the jobs of a project that wait or run, by their comment.
 
     Where several have the same comment, the one that started counts, else the one submitted first.
     """
-    there = os.path.realpath(folder)
-    found: dict[str, Job] = {}
+    project = os.path.realpath(folder)
+    live: dict[str, Job] = {}
     for job in jobs:
-        if not job.is_live or not job.comment or os.path.realpath(job.work_dir) != there:
+        if not job.is_live or not job.comment or os.path.realpath(job.work_dir) != project:
             continue
-        other = found.get(job.comment)
+        other = live.get(job.comment)
         if other is None or _rank(job) < _rank(other):
-            found[job.comment] = job
-    return found
+            live[job.comment] = job
+    return live
 
 
 def _rank(job: Job) -> tuple[bool, int, str]:
     return job.state != "RUNNING", len(job.id), job.id  # shorter ids are older
 
 
-def _joined(values: Sequence[str]) -> str:
-    return "_".join(values).replace("/", "_")
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job ended. state: SLURM's word for it, or GONE."""
+
+    job_id: str
+    state: str
+    exit_code: int | None = None
+
+    @property
+    def words(self) -> str:
+        """What happened to the job."""
+        known = END_STATES.get(self.state)
+        words = known.words if known else _OTHER_ENDS.get(self.state, f"ended as {self.state}")
+        return f"{words} (exit code {self.exit_code})" if self.exit_code else words
+
+
+@dataclass
+class _Memory:
+    """Since when a job has been in its state, and what was already reported about it."""
+
+    state: str
+    since_s: float
+    restarts: int = 0
+    reported: set[str] = field(default_factory=set)
+
+
+class JobFollower:
+    """Watches jobs from poll to poll.
+
+    Args:
+        accounts: asks the accounting database; a parameter for tests.
+    """
+
+    def __init__(
+        self, accounts: Callable[[Iterable[str]], Mapping[str, Accounted]] = accounted
+    ) -> None:
+        self._accounts = accounts
+        self._memories: dict[str, _Memory] = {}
+
+    def adopt(self, job: Job, now_s: float) -> None:
+        """Follow a job of an earlier call; its requeues until now are no news."""
+        self._memories[job.id] = _Memory(job.state, now_s, job.restarts)
+
+    def ended(self, ids: Iterable[str], queue: Iterable[Job], now_s: float) -> dict[str, JobEnd]:
+        """Return how those jobs among `ids` ended that have ended.
+
+        Args:
+            queue: the present answer of squeue.
+            now_s: a clock that never goes back.
+        """
+        known = {job.id: job for job in queue}
+        ends: dict[str, JobEnd] = {}
+        ages_s: dict[str, float] = {}
+        for job_id in ids:
+            job = known.get(job_id)
+            state = job.state if job else GONE
+            age_s = self._age_s(job_id, state, now_s)
+            if state == GONE or (state == "COMPLETING" and age_s >= COMPLETING_PATIENCE_S):
+                ages_s[job_id] = age_s
+            elif job is None or job.is_live:
+                continue
+            elif state not in MAYBE_REQUEUED or age_s >= SECOND_LOOK_S:
+                ends[job_id] = JobEnd(job_id, state)
+        ends |= self._from_accounts(ages_s, known)
+        for job_id in ends:
+            del self._memories[job_id]
+        return ends
+
+    def notices(self, ids: Iterable[str], queue: Iterable[Job]) -> list[str]:
+        """Return the news about jobs that have not ended, each line once."""
+        wanted = set(ids)
+        lines = []
+        for job in queue:
+            memory = self._memories.get(job.id)
+            if job.id not in wanted or memory is None:
+                continue
+            if job.restarts > memory.restarts:
+                memory.restarts = job.restarts
+                lines.append(f"SLURM put job {job.id} back into the queue; it resumes from there")
+            reason = waiting_reason(job.state, job.reason)
+            if reason.needs_person and reason.words not in memory.reported:
+                memory.reported.add(reason.words)
+                lines.append(
+                    f"SLURM job {job.id} does not start: {reason.words}; "
+                    f"`scontrol show job {job.id}` shows details, `scontrol release {job.id}` "
+                    f"releases a held job, `scancel {job.id}` cancels it"
+                )
+        return lines
+
+    def _age_s(self, job_id: str, state: str, now_s: float) -> float:
+        """Return for how long the job has been seen in this state."""
+        memory = self._memories.setdefault(job_id, _Memory(state, now_s))
+        if memory.state != state:
+            memory.state, memory.since_s = state, now_s
+        return now_s - memory.since_s
+
+    def _from_accounts(
+        self, ages_s: Mapping[str, float], known: Mapping[str, Job]
+    ) -> dict[str, JobEnd]:
+        if not ages_s:
+            return {}
+        try:
+            accounts = self._accounts(ages_s)
+        except SlurmError:
+            accounts = {}  # the patience below still counts
+        ends = {}
+        for job_id, age_s in ages_s.items():
+            account = accounts.get(job_id)
+            if account is not None and not account.is_live:
+                ends[job_id] = JobEnd(job_id, account.state, account.exit_code)
+            elif job_id in known:
+                ends[job_id] = JobEnd(job_id, "COMPLETING")
+            elif age_s >= UNKNOWN_PATIENCE_S:
+                ends[job_id] = JobEnd(job_id, GONE)
+        return ends

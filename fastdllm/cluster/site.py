@@ -1,23 +1,64 @@
-"""A cluster as data: `site.yaml` beside the `config.yaml` of a Snakemake profile.
+"""What a person and a site say about a cluster, as data. Knows nothing of models or of jobs.
 
-Which kinds of GPU there are and what they hold, which queues, what they allow. A site that knows no
-kinds of GPU (`gpus: null`) takes any name as it is written. Knows nothing of models or of jobs.
+`cluster:` in workflow_config.yaml, or words of `--config`, say whom jobs are charged to and what
+they run on. `site.yaml` beside the `config.yaml` of a Snakemake profile says what can be had: kinds
+of GPU, queues, their limits. A site without kinds of GPU (`gpus: null`) takes any name as it is.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from fastdllm.cluster.options import SlurmName, SlurmNames
 from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.validation import StrictModel, validated
 
 SITE_FILE = "site.yaml"
+# These words reach command lines and Snakemake's expressions: no blanks, no quotes.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not allowed; it should be letters, digits and _ . + -")
+    return name
+
+
+def _check_names(names: str) -> str:
+    for name in names.split(","):
+        _check_name(name)
+    return names
+
+
+SlurmName = Annotated[str, AfterValidator(_check_name)]
+SlurmNames = Annotated[str, AfterValidator(_check_names)]
 Gib = Annotated[int, Field(gt=0)]
+
+
+class ClusterOptions(StrictModel):
+    """Whom a job is charged to and what it runs on; nothing of it makes a result stale."""
+
+    account: SlurmName | None = Field(
+        None, min_length=1, description="Who is charged (sbatch -A); null: the site's default."
+    )
+    gpu: SlurmName | None = Field(
+        None,
+        min_length=1,
+        description="Kind of GPU, one of the site.yaml; null: the first one listed there.",
+    )
+    qos: SlurmName | None = Field(
+        None,
+        min_length=1,
+        description="Quality of service (sbatch --qos); null: the first one of the site.yaml.",
+    )
+    partition: SlurmNames | None = Field(
+        None,
+        min_length=1,
+        description="Partition (sbatch -p); null: the one of the GPU in the site.yaml.",
+    )
 
 
 class GpuKind(StrictModel):

@@ -14,8 +14,7 @@ from fastdllm.cluster.checks import check_account, check_folder, check_partition
 from fastdllm.cluster.choice import Choice, Model, choose
 from fastdllm.cluster.command_line import EXECUTOR, STOCK_EXECUTOR, CommandLine
 from fastdllm.cluster.fitting import read_shape
-from fastdllm.cluster.options import ClusterOptions
-from fastdllm.cluster.site import SITE_FILE, Site, load_site
+from fastdllm.cluster.site import SITE_FILE, ClusterOptions, Site, load_site
 from fastdllm.common.errors import UserError
 from fastdllm.common.paths import RESULTS
 from fastdllm.runs.needs import require_model

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.cluster.options import ClusterOptions
-from fastdllm.cluster.site import load_site
+from fastdllm.cluster.site import ClusterOptions, load_site
 from fastdllm.common.errors import UserError
 from fastdllm.validation import validated
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.cluster.jobs import comment_of, log_of
+from fastdllm.cluster.jobs import comment_of
 from fastdllm.cluster.slurm import Accounted, Job
 from fastdllm.commands.status import as_record, as_text
 from fastdllm.commands.status_view import View, notes, profile_of, suggest
@@ -24,6 +24,7 @@ from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.reconcile import reconcile
 from fastdllm.workflow.status.queue import Queue, queue_of
 from fastdllm.workflow.status.status import RunStatus, State, inspect, told_by_accounts
+from tests.support.fake_slurm import log_of
 from tests.support.fakes import fake_summary
 from tests.support.small_project import edit, make_project
 

@@ -22,7 +22,7 @@ from snakemake_executor_plugin_slurm.utils import delete_slurm_environment
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from fastdllm.cluster.following import Ending
+from fastdllm.cluster.jobs import JobEnd
 from snakemake_executor_plugin_fastdllm_slurm import (
     Executor,
     ExecutorSettings,
@@ -30,8 +30,8 @@ from snakemake_executor_plugin_fastdllm_slurm import (
     submission,
 )
 from snakemake_executor_plugin_fastdllm_slurm import executor as looking
-from snakemake_executor_plugin_fastdllm_slurm.slurm_conf import BIN, keep_slurm_conf
-from snakemake_executor_plugin_fastdllm_slurm.stopped import was_only_stopped
+from snakemake_executor_plugin_fastdllm_slurm.executor import was_only_stopped
+from snakemake_executor_plugin_fastdllm_slurm.submission import BIN, keep_slurm_conf
 
 ROOT = Path(__file__).parents[2]
 VALUES = ("demo", "words", "k1")
@@ -175,8 +175,8 @@ def lab(
     monkeypatch.setattr(looking, "END_POLL_S", 0.01)
     monkeypatch.setattr(submission, "RETRY_S", 0.02)
     monkeypatch.setattr(submission, "SNAPSHOT_S", 0.0)
-    monkeypatch.setattr("fastdllm.cluster.following.SECOND_LOOK_S", 0.05)
-    monkeypatch.setattr("fastdllm.cluster.following.UNKNOWN_PATIENCE_S", 1.0)
+    monkeypatch.setattr("fastdllm.cluster.jobs.SECOND_LOOK_S", 0.05)
+    monkeypatch.setattr("fastdllm.cluster.jobs.UNKNOWN_PATIENCE_S", 1.0)
     monkeypatch.setattr(Executor, "format_job_exec", lambda *_: "true")
     cluster = Cluster(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
@@ -250,9 +250,9 @@ def test_an_account_is_passed_on_without_another_question(
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ("TIMEOUT", "SLURM job 77 hit its time limit. "),
-        ("FAILED", "SLURM job 77 failed. "),
-        ("NODE_FAIL", "SLURM job 77 lost its node and was not put back into the queue. "),
+        ("TIMEOUT", "SLURM job 77: stopped by its time limit. "),
+        ("FAILED", "SLURM job 77: failed. "),
+        ("NODE_FAIL", "SLURM job 77: its node failed. "),
     ],
 )
 def test_a_job_that_ended_badly_is_told_once_and_may_be_tried_again(
@@ -287,7 +287,7 @@ def test_what_a_job_that_ended_made_is_told_by_the_journals(
     whole, shard = run / "summary.json", run / "shards/1-of-2.json"
 
     def stopped(job: str, output: Path, state: str = "FAILED") -> bool:
-        return was_only_stopped(Ending(job, state), [output])
+        return was_only_stopped(JobEnd(job, state), [output])
 
     assert stopped("5", whole) and stopped("5", pack / "report.json") and stopped("6", shard)
     assert not stopped("5", shard) and not stopped("6", whole)
@@ -314,7 +314,7 @@ def test_a_job_that_was_only_stopped_goes_on_in_another_as_often_as_it_takes(
         lab.cluster.say(("77", state))
     lab.wait(lambda: len(lab.cluster.calls("sbatch")) == 5)
     assert (lab.scheduler.failed, lab.job.attempt) == ([], 1)
-    assert any("it goes on in another" in line for line in lines(caplog, "77"))
+    assert any("another job continues it" in line for line in lines(caplog, "77"))
 
 
 def test_a_job_that_a_person_cancelled_is_not_tried_again(lab: Lab) -> None:
@@ -322,7 +322,7 @@ def test_a_job_that_a_person_cancelled_is_not_tried_again(lab: Lab) -> None:
     lab.cluster.say(("77", "CANCELLED by 1000"))
     lab.wait(lambda: lab.scheduler.failed == [lab.job])
     (told,) = lab.job.told
-    assert told.startswith("SLURM job 77 was cancelled; this call does not submit it again. ")
+    assert told.startswith("SLURM job 77: cancelled; this call does not submit it again. ")
     assert lab.job.attempt > lab.job.restart_times
 
 
@@ -332,7 +332,7 @@ def test_a_live_job_of_an_earlier_call_is_adopted(
     lab.cluster.say(("12", "RUNNING"))
     lab.submit()
     assert lab.cluster.calls("sbatch") == []
-    line = "SLURM job 12 of an earlier snakemake goes on; not submitted again"
+    line = "SLURM job 12 of an earlier snakemake continues; not submitted again"
     assert lines(caplog, "12") == [line]
     lab.polls()
     assert lab.scheduler.finished == []
@@ -364,7 +364,7 @@ def test_a_job_that_came_back_from_its_end_is_a_job_like_others(lab: Lab) -> Non
     lab.cluster.say(("12", "CANCELLED"))
     lab.wait(lambda: lab.scheduler.failed or lab.cluster.calls("sbatch"))
     assert lab.scheduler.failed == [lab.job]
-    assert lab.job.told[0].startswith("SLURM job 12 was cancelled; this call does not submit it")
+    assert lab.job.told[0].startswith("SLURM job 12: cancelled; this call does not submit it")
     assert lab.cluster.calls("sbatch") == []
 
 
@@ -400,7 +400,7 @@ def test_a_job_that_slurm_forgot_is_judged_by_the_mark_on_its_output(
     lab.wait(lambda: lab.scheduler.finished or lab.scheduler.failed)
     assert (lab.scheduler.finished == [lab.job]) is is_complete
     if not is_complete:
-        assert lab.job.told[0].startswith("SLURM job 77 is no longer known to SLURM. ")
+        assert lab.job.told[0].startswith("SLURM job 77: no longer known to SLURM. ")
 
 
 def test_an_outage_is_told_once_and_waited_out(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
@@ -412,7 +412,7 @@ def test_an_outage_is_told_once_and_waited_out(lab: Lab, caplog: pytest.LogCaptu
     lab.cluster.say(("77", "COMPLETED"))
     lab.wait(lambda: lab.scheduler.finished == [lab.job])
     assert lines(caplog, "squeue") == [
-        "squeue: Unable to contact slurm controller; jobs go on meanwhile, trying again every 0 s"
+        "squeue: Unable to contact slurm controller; jobs continue, trying again every 0 s"
     ]
     assert lines(caplog, "answers") == ["SLURM answers again"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fastdllm.cluster.checks import check_link
-from fastdllm.cluster.options import ClusterOptions
+from fastdllm.cluster.site import ClusterOptions
 from fastdllm.common.errors import UserError
 from fastdllm.tools.doctor.examine import examine
 from fastdllm.tools.doctor.findings import Finding, State

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from fastdllm.cluster.options import ClusterOptions
+from fastdllm.cluster.site import ClusterOptions
 from fastdllm.runs.progress import reason_of
 from fastdllm.tools.doctor.findings import Finding, problem
 from fastdllm.tools.doctor.gpu import look_at_gpu

@@ -7,7 +7,7 @@ import shutil
 import time
 
 from fastdllm.cluster.checks import associations, partitions
-from fastdllm.cluster.options import ClusterOptions
+from fastdllm.cluster.site import ClusterOptions
 from fastdllm.cluster.slurm import SlurmError, ask
 from fastdllm.tools.doctor.findings import PATIENCE_S, Finding, ok, problem, warn
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fastdllm.cluster.options import ClusterOptions
+from fastdllm.cluster.site import ClusterOptions
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.files import to_json
 from fastdllm.common.yaml_files import read_yaml_mapping

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastdllm.cluster.options import ClusterOptions
+from fastdllm.cluster.site import ClusterOptions
 from fastdllm.common.errors import UserError, unknown_name
 
 CLUSTER_KEYS = tuple(ClusterOptions.model_fields)

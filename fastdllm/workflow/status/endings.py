@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fastdllm.cluster.slurm import Accounted
+from fastdllm.cluster.states import END_STATES
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.common.paths import LOGS
@@ -28,16 +29,6 @@ from fastdllm.workflow.status.traces import Traces
 TAIL_BYTES = 4096
 LONGEST_LINE = 200
 
-_STATES = {
-    "CANCELLED": ("cancelled", True),
-    "TIMEOUT": ("stopped by its time limit", True),
-    "DEADLINE": ("stopped by its deadline", True),
-    "PREEMPTED": ("preempted, and not queued again", True),
-    "NODE_FAIL": ("its node failed", True),
-    "BOOT_FAIL": ("its node did not start", True),
-    "REQUEUED": ("put back into the queue, and gone from there", True),
-    "OUT_OF_MEMORY": ("out of memory (the job's, not the GPU's)", False),
-}
 # What slurmstepd and srun write into the log of a job, the telling one first: a job that ran out of
 # memory is cancelled as well.
 _LINES = (
@@ -115,9 +106,9 @@ def ending_of(job: EndedJob, attempts: Sequence[Attempt]) -> Ending | None:
     lines = [] if log is None else _last_lines(log)
     written = _state_of(lines)
     # One that ran out of memory may count as cancelled; of the rest squeue has the last word.
-    told = job.state if job.state in _STATES and written != "OUT_OF_MEMORY" else written
-    if told in _STATES:
-        words, goes_on = _STATES[told]
+    told = job.state if job.state in END_STATES and written != "OUT_OF_MEMORY" else written
+    if told in END_STATES:
+        words, goes_on = END_STATES[told].words, END_STATES[told].resumes
         if told == "CANCELLED" and job.is_without_node:
             words += " while it waited"
         return Ending(words, goes_on, job.id, log, is_clear=told != "REQUEUED")
@@ -133,9 +124,9 @@ def ending_of(job: EndedJob, attempts: Sequence[Attempt]) -> Ending | None:
 
 def accounted_ending(ending: Ending, job: Accounted) -> Ending:
     """The same ending as the accounts tell it, where they say more."""
-    if job.state in _STATES:
-        words, goes_on = _STATES[job.state]
-        return replace(ending, words=words, goes_on=goes_on, is_clear=True)
+    if job.state in END_STATES:
+        end = END_STATES[job.state]
+        return replace(ending, words=end.words, goes_on=end.resumes, is_clear=True)
     if job.state == "FAILED" and job.exit_code in _EXIT_CODES:
         words = _EXIT_CODES[job.exit_code]
         return replace(ending, words=words, goes_on=True, is_clear=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.cluster.jobs import SLURM_LOGS, comment_of
-from fastdllm.cluster.reasons import reason_of
 from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
+from fastdllm.cluster.states import waiting_reason
 from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import Attempt
 from fastdllm.runs.packs import member_specs
@@ -187,7 +187,7 @@ def reason_in_words(job: Job) -> str:
     """Why a job waits, in a few words."""
     if job.reason == "BeginTime" and job.restarts:
         return "waits for its next turn after a requeue"
-    reason = reason_of(job.state, job.reason)
+    reason = waiting_reason(job.state, job.reason)
     return f"{reason.words}: {reason.fix.format(id=job.id)}" if reason.fix else reason.words
 
 

@@ -1,6 +1,6 @@
-"""Why a job waits, in words: SLURM's reasons, as people meet them.
+"""SLURM's words for how a job ended and why one waits, in plain English.
 
-One table for `fastdllm status` and for the main process, which tells of those that need a person.
+`fastdllm status` and the executor plugin both read these tables.
 """
 
 from __future__ import annotations
@@ -9,11 +9,32 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class EndState:
+    """How a job ended. resumes: whether the same command continues; otherwise it fails again."""
+
+    words: str
+    resumes: bool
+
+
+# The states that say why a job ended. FAILED says nothing: its log and its exit code do.
+END_STATES = {
+    "CANCELLED": EndState("cancelled", resumes=True),
+    "TIMEOUT": EndState("stopped by its time limit", resumes=True),
+    "DEADLINE": EndState("stopped by its deadline", resumes=True),
+    "PREEMPTED": EndState("preempted, and not queued again", resumes=True),
+    "NODE_FAIL": EndState("its node failed", resumes=True),
+    "BOOT_FAIL": EndState("its node did not start", resumes=True),
+    "REQUEUED": EndState("put back into the queue, and gone from there", resumes=True),
+    "OUT_OF_MEMORY": EndState("out of memory (the job's, not the GPU's)", resumes=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
     """Why a job waits.
 
-    fix: what to type, with {id} for the job; may be empty.
-    needs_person: whether it does not start until a person does something.
+    fix: the command that helps, with {id} for the job; may be empty.
+    needs_person: whether it will not start until a person does something.
     """
 
     words: str
@@ -61,13 +82,13 @@ _REASONS = {
     "NodeDown": Reason("its node is down"),
     "Licenses": Reason("waits for a licence"),
 }
-# Of a job that is held by its state, whatever its reason is.
+# States in which a job is held, whatever its reason.
 _HELD_STATES = ("REQUEUE_HOLD", "SPECIAL_EXIT")
 _HELD = Reason("held after a failure", "scontrol release {id}", needs_person=True)
 
 
-def reason_of(state: str, reason: str) -> Reason:
-    """The reason for which a job waits; one that the table lacks is told by SLURM's own word."""
+def waiting_reason(state: str, reason: str) -> Reason:
+    """Return why a job waits; a reason that is not in the table keeps SLURM's own word."""
     if state in _HELD_STATES:
         return _HELD
     # squeue adds details behind a comma, and writes some reasons with an underscore.

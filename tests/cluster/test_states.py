@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fastdllm.cluster.following import Following
-from fastdllm.cluster.reasons import reason_of
+from fastdllm.cluster.jobs import JobFollower
 from fastdllm.cluster.slurm import Job
+from fastdllm.cluster.states import waiting_reason
 from fastdllm.workflow.status.queue import reason_in_words
 
 
@@ -27,12 +27,12 @@ def test_status_and_main_process_tell_the_same_of_jobs_that_need_a_person(
 ) -> None:
     job = Job("12", state, reason)
     assert reason_in_words(job) == words
-    following = Following(lambda _: {})
-    following.endings(["12"], [job], 0.0)
-    (line,) = following.notices(["12"], [job])
+    follower = JobFollower(lambda _: {})
+    follower.ended(["12"], [job], 0.0)
+    (line,) = follower.notices(["12"], [job])
     assert line.startswith(f"SLURM job 12 does not start: {words.partition(':')[0]}; ")
 
 
 @pytest.mark.parametrize("reason", ["Priority", "QOSMaxJobsPerUserLimit", "Dragons", ""])
 def test_others_start_by_themselves(reason: str) -> None:
-    assert not reason_of("PENDING", reason).needs_person
+    assert not waiting_reason("PENDING", reason).needs_person

@@ -1,0 +1,60 @@
+"""docs/architecture.md, the map of the code: it is up to date, and all that it names exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from scripts.draw_architecture import PAGE, ROOT, direct, with_map
+from tests.docs.test_commands import PAGES
+
+# A file of this project in backticks; in architecture.md with names in it: `path`: `name`, `name`.
+FILE = re.compile(r"`((?:fastdllm|scripts|tests|benchmarks|training|rules)/[\w/.]+\.(?:py|smk))`")
+NAMED = re.compile(FILE.pattern + r":((?:,? `[\w.]+`)+)")
+
+
+def defined_in(path: Path) -> set[str]:
+    """The classes, functions and constants of a file, and methods and fields as `Class.name`."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names |= _names(node)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{name}" for inner in node.body for name in _names(inner)}
+    return names
+
+
+def _names(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def test_the_map_shows_the_imports_of_today() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == with_map(text), "run: python -m scripts.draw_architecture"
+
+
+def test_an_arrow_that_follows_from_others_is_left_out() -> None:
+    graph = {"a": {"b", "c", "d"}, "b": {"c"}, "c": {"d"}, "d": set[str]()}
+    assert direct(graph) == {"a": ["b"], "b": ["c"], "c": ["d"], "d": []}
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "benchmarks/README.md"])
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    named = FILE.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert not [path for path in named if not (ROOT / path).is_file()]
+
+
+def test_every_function_that_the_map_names_exists() -> None:
+    named = NAMED.findall(PAGE.read_text(encoding="utf-8"))
+    wrong = [
+        f"{path}: {name}"
+        for path, names in named
+        for name in re.findall(r"`([\w.]+)`", names)
+        if name not in defined_in(ROOT / path)
+    ]
+    assert len(named) >= 20 and not wrong

@@ -7,13 +7,12 @@ log-in node before a job is submitted. Of a model that was not fetched yet it kn
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from fastdllm.common.errors import UserError
 from fastdllm.machine.hub_cache import snapshot
+from fastdllm.model.config import ModelConfig, read_config
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -62,30 +61,28 @@ def card_dtype(dtype: str, *, bfloat16: bool) -> str:
 def read_shape(path: str, revision: str | None = None) -> Shape | None:
     """The shape of a checkpoint folder, or of a hub id in the cache; None where it is not known.
 
-    A config.json that cannot be used is not told here: planning, which reads it first, does.
+    A config.json that cannot be used is no error here: planning reads it as well, and refuses it.
     """
     local = Path(path).expanduser()
     folder = local if local.is_dir() else snapshot(path, revision)
     if folder is None:
         return None
     try:
-        return _shape(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        config = read_config(folder)
+    except UserError:
         return None
-
-
-def _shape(raw: Mapping[str, Any]) -> Shape:
-    hidden, layers = int(raw["hidden_size"]), int(raw["num_hidden_layers"])
-    heads, vocab = int(raw["num_attention_heads"]), int(raw["vocab_size"])
-    head_dim = int(raw.get("head_dim") or hidden // heads)
-    kv_width = int(raw.get("num_key_value_heads") or heads) * head_dim
-    query = heads * head_dim
-    attention = 2 * hidden * query + query + 2 * (hidden * kv_width + kv_width)
-    layer = attention + 3 * hidden * int(raw["intermediate_size"]) + 2 * hidden
-    embeddings = vocab * hidden * (1 if raw.get("tie_word_embeddings") else 2)
     return Shape(
-        n_parameters=layers * layer + embeddings + hidden,
-        num_layers=layers,
-        kv_width=kv_width,
-        vocab_size=vocab,
+        n_parameters=_parameters(config),
+        num_layers=config.num_layers,
+        kv_width=config.num_kv_heads * config.head_dim,
+        vocab_size=config.vocab_size,
     )
+
+
+def _parameters(config: ModelConfig) -> int:
+    hidden, heads_width = config.hidden_size, config.num_heads * config.head_dim
+    kv_width = config.num_kv_heads * config.head_dim
+    attention = 2 * hidden * heads_width + heads_width + 2 * (hidden * kv_width + kv_width)
+    layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden
+    embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
+    return config.num_layers * layer + embeddings + hidden

@@ -49,9 +49,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
-    from fastdllm.workflow.project.digests import FileDigests, model_folder
+    from fastdllm.model.checkpoint import local_folder
+    from fastdllm.workflow.project.digests import FileDigests
 
-    folder = model_folder(config.model.path)
+    folder = local_folder(config.model.path)
     if folder is not None:
         _say(f"model {folder}: a folder here, nothing to fetch")
         return None

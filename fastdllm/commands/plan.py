@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     data_here = data_is_local(args.task, TASKS)
     offline = data_here and Path(config.model.path).is_dir()
     with prepare(offline=offline, private_cache=data_here):
-        from fastdllm.model.loading import find_checkpoint, read_config
+        from fastdllm.model.checkpoint import find_checkpoint
+        from fastdllm.model.config import read_config
         from fastdllm.model.tokenizer import load_tokenizer
         from fastdllm.tasks.plan import write_plan
         from fastdllm.tasks.planning import PlanOptions, make_plan

@@ -6,16 +6,11 @@ and imports neither: a job has to know in its first second, before torch, that a
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# Either is a whole tokenizer.
-_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 
 
 def hub_cache() -> Path:
@@ -46,43 +41,6 @@ def snapshot(model: str, revision: str | None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def lacking(folder: Path) -> str | None:
-    """What a model's folder lacks: configuration, tokenizer, or (the end of) a weight file."""
-    if not (folder / "config.json").is_file():
-        return "config.json is missing"
-    if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
-        return "tokenizer.json is missing"
-    return _weights_lacking(folder)
-
-
-def _weights_lacking(folder: Path) -> str | None:
-    try:
-        files = list(_weight_files(folder))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return f"model.safetensors.index.json cannot be read ({type(error).__name__})"
-    if not files:
-        return "there are no safetensors weights"
-    for file in files:
-        if not is_whole_safetensors(file):
-            return f"{file.name} is {'cut off' if file.is_file() else 'missing'}"
-    return None
-
-
-def is_whole_safetensors(file: Path) -> bool:
-    """Whether a safetensors file has all the bytes that its head announces; reads the head only."""
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            size = file.stat().st_size
-            if not 0 < length <= size - 8:
-                return False
-            head: dict[str, Any] = json.loads(stream.read(length))
-        ends = [value["data_offsets"][1] for key, value in head.items() if key != "__metadata__"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError):
-        return False
-    return bool(8 + length + max(ends, default=0) == size)
-
-
 def has_data_set(name: str, config: str | None = None) -> bool:
     """Whether a data set of the hub (in the named configuration) was made ready here."""
     owner, _, last = name.rpartition("/")
@@ -91,15 +49,6 @@ def has_data_set(name: str, config: str | None = None) -> bool:
     last = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", last).lower()
     folder = data_cache() / (f"{owner}___{last}" if owner else last)
     return any(folder.glob(f"{config or '*'}/*/*/dataset_info.json"))
-
-
-def _weight_files(folder: Path) -> Iterator[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        yield from (folder / name for name in sorted(set(placed.values())))
-    else:
-        yield from sorted(folder.glob("*.safetensors"))
 
 
 def _home() -> Path:

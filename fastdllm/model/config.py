@@ -1,14 +1,29 @@
-"""What a checkpoint is: its shapes and constants; and where the embedded one lies. No torch."""
+"""What a checkpoint's config.json says: shapes, constants and special tokens. Imports no torch.
+
+Layers, heads, vocabulary, tying and special tokens are read, never assumed. Also names the folder
+of the embedded model.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from fastdllm.common.errors import UserError
+
+# The model that ships with the project, so that every command works without a download.
+EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
+
+# The published models, whose config.json names neither.
+MASK_TOKEN, PUBLISHED_MASK_ID = "|<MASK>|", 151665
+PUBLISHED_BLOCK_SIZE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shapes and constants of a checkpoint, as read from its config.json (loading.py)."""
+    """Shapes and constants of a checkpoint, as read from its config.json."""
 
     num_layers: int
     hidden_size: int
@@ -27,5 +42,131 @@ class ModelConfig:
     pad_id: int | None = None
 
 
-# The model that ships with the project, so that every command works without a download.
-EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What decoding settings must fit; block_size: tokens per block in training."""
+
+    num_layers: int
+    block_size: int
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read shapes and special tokens from config.json; nothing is hard-coded.
+
+    Raises:
+        UserError: the file is missing or broken, a key is missing, or the layers are of a kind that
+            this project does not run.
+    """
+    file, raw = _read(folder)
+    _refuse_unsupported(file, raw)
+    num_heads, hidden = _whole(file, raw, "num_attention_heads"), _whole(file, raw, "hidden_size")
+    rope = raw.get("rope_parameters") or {}
+    vocab_size = _whole(file, raw, "vocab_size")
+    mask_id = raw.get("mask_token_id", _mask_id_of_tokenizer(folder))
+    if mask_id is None and vocab_size > PUBLISHED_MASK_ID:
+        mask_id = PUBLISHED_MASK_ID
+    num_kv_heads = _whole(file, raw, "num_key_value_heads", default=num_heads)
+    if num_heads % num_kv_heads:
+        raise UserError(f"{file}: {num_heads} heads are not a multiple of {num_kv_heads} kv heads")
+    stops = raw.get("eos_token_id")
+    stop = next(iter(stops), None) if isinstance(stops, list) else stops
+    return ModelConfig(
+        num_layers=_whole(file, raw, "num_hidden_layers"),
+        hidden_size=hidden,
+        intermediate_size=_whole(file, raw, "intermediate_size"),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=_whole(file, raw, "head_dim", default=hidden // num_heads),
+        vocab_size=vocab_size,
+        rope_theta=_number(file, {**raw, **rope}, "rope_theta", default=10_000.0),
+        rms_norm_eps=_number(file, raw, "rms_norm_eps", default=1e-6),
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        max_positions=_whole(file, raw, "max_position_embeddings", default=32_768),
+        block_size=_whole(file, raw, "bd_size", default=PUBLISHED_BLOCK_SIZE),
+        mask_id=_token(file, "mask_token_id", mask_id),
+        stop_token=_token(file, "eos_token_id", stop),
+        pad_id=_token(file, "pad_token_id", raw.get("pad_token_id")),
+    )
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """Read what settings must fit, and nothing else: a wrong key elsewhere is no concern of theirs.
+
+    Raises:
+        UserError: the file is missing or broken, or does not say how many layers there are.
+    """
+    file, raw = _read(folder)
+    return ModelShape(
+        num_layers=_whole(file, raw, "num_hidden_layers"),
+        block_size=_whole(file, raw, "bd_size", default=PUBLISHED_BLOCK_SIZE),
+    )
+
+
+def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
+    file = folder / "config.json"
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file}: not found; a checkpoint folder needs config.json") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{file}: expected a JSON object")
+    return file, raw
+
+
+def _whole(file: Path, raw: dict[str, Any], key: str, default: int | None = None) -> int:
+    value = raw.get(key)
+    if value is None:
+        value = default
+    if value is None:
+        raise UserError(f"{file}: key {key!r} is missing; is this a Qwen2-style checkpoint?")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{file}: {key}: {value!r} is not allowed; it should be a whole number > 0")
+    return value
+
+
+def _number(file: Path, raw: dict[str, Any], key: str, default: float) -> float:
+    value = raw.get(key)
+    value = default if value is None else value
+    # A NaN is not greater than 0 either.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise UserError(f"{file}: {key}: {value!r} is not allowed; it should be a number > 0")
+    return float(value)
+
+
+def _token(file: Path, key: str, value: Any) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise UserError(f"{file}: {key}: {value!r} is not allowed; it should be a token id")
+    return value
+
+
+def _refuse_unsupported(file: Path, raw: dict[str, Any]) -> None:
+    rope, kinds = raw.get("rope_parameters") or {}, raw.get("layer_types") or []
+    if not isinstance(rope, dict) or not isinstance(kinds, list):
+        raise UserError(f"{file}: rope_parameters or layer_types is not what Qwen2 writes")
+    refused = {
+        "hidden_act": raw.get("hidden_act", "silu") != "silu",
+        "use_sliding_window": bool(raw.get("use_sliding_window")),
+        "rope_scaling": raw.get("rope_scaling") is not None,
+        "rope_parameters": rope.get("rope_type", "default") != "default",
+        "layer_types": any(kind != "full_attention" for kind in kinds),
+        "attention_bias": raw.get("attention_bias") is False,
+    }
+    for key, is_refused in refused.items():
+        if is_refused:
+            raise UserError(
+                f"{file}: {key}: {raw.get(key)!r} is not supported; only Qwen2.5 layers are"
+            )
+
+
+def _mask_id_of_tokenizer(folder: Path) -> int | None:
+    """The id of the added token `|<MASK>|`, where the tokenizer's files name it."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return None
+    try:
+        added = json.loads(file.read_text(encoding="utf-8")).get("added_tokens", [])
+        return next((token["id"] for token in added if token.get("content") == MASK_TOKEN), None)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: cannot be read as a tokenizer: {error}") from None

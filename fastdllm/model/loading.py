@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.model.checkpoint import find_checkpoint, read_config, weight_files
+from fastdllm.model.checkpoint import find_checkpoint, weight_files
+from fastdllm.model.config import read_config
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.plain import BlockDiffusionModel
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
-from fastdllm.machine.hub_cache import data_cache, has_data_set, hub_cache, lacking, snapshot
+from fastdllm.machine.hub_cache import data_cache, has_data_set, hub_cache, snapshot
+from fastdllm.model.checkpoint import lacking
 from fastdllm.runs.finished import finished_summary, is_dated_for_a_repeat
 from fastdllm.runs.lock import run_lock, shard_lock
 from fastdllm.runs.progress import failure_record

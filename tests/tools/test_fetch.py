@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from fastdllm.common.errors import UserError
-from fastdllm.machine.hub_cache import has_data_set, is_whole_safetensors, lacking
+from fastdllm.machine.hub_cache import has_data_set
+from fastdllm.model.checkpoint import is_whole_safetensors, lacking
 from fastdllm.runs.needs import FETCHED, require
 from tests.support.fake_hub import COMMIT, Hub, serve
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
-from fastdllm.machine.hub_cache import hub_cache, lacking
+from fastdllm.machine.hub_cache import hub_cache
+from fastdllm.model.checkpoint import lacking
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile

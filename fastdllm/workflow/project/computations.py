@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.model.config import ModelShape
 from fastdllm.policy import Computation, Policy
 from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.settings import DecodingSettings, layer_span
 from fastdllm.tasks.task_files import TaskFiles
-from fastdllm.workflow.project.digests import ModelShape, digest_of
+from fastdllm.workflow.project.digests import digest_of
 from fastdllm.workflow.project.grid import Config
 
 # lm-eval's kinds of task that only ask for log-likelihoods; what a task does not say is generation.

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdllm.common.errors import UserError, nearest_name
+from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, read_json, write_json_atomically
 from fastdllm.decoding.policy_files import policy_code_digest
 from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.task_files import TaskFiles, find_task_files
-from fastdllm.workflow.project.names import NAME_PATTERN
 
 DIGEST_CACHE = Path("results/.digests.json")
 
@@ -88,28 +86,6 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def model_folder(path: str) -> Path | None:
-    """The folder that a model path names, or None when it is a Hugging Face id.
-
-    Raises:
-        UserError: it is neither.
-    """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    is_hub_id = len(folder.parts) == 2 and all(_is_name(part) for part in folder.parts)
-    if is_hub_id and not folder.parent.is_dir():
-        return None
-    there = [str(p.parent) for p in folder.parent.glob("*/config.json")]
-    near = nearest_name(str(folder), there)
-    hint = f"did you mean {near!r}?" if near else "give a folder or a Hugging Face id (owner/name)"
-    raise UserError(f"model {path!r}: no such folder; {hint}")
-
-
-def _is_name(part: str) -> bool:
-    return re.fullmatch(NAME_PATTERN, part) is not None
-
-
 def model_digest(folder: Path, digests: FileDigests) -> str:
     """Digest of a local model: config, weights, tokenizer.
 
@@ -128,37 +104,6 @@ def model_digest(folder: Path, digests: FileDigests) -> str:
                 "workflow_config.yaml (model.path), or make the embedded model: snakemake train"
             )
     return digest_of([[file.name, digests.of(file)] for file in files])
-
-
-# Where a config.json does not say (bd_size).
-PUBLISHED_BLOCK_SIZE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """What decoding settings must fit: how many layers, and tokens per block in training."""
-
-    num_layers: int
-    block_size: int
-
-
-def model_shape(folder: Path) -> ModelShape:
-    """The shape of a local model, from its config.json.
-
-    Raises:
-        UserError: it does not say how many layers there are.
-    """
-    path = folder / "config.json"
-    config = read_json(path)
-    config = config if isinstance(config, dict) else {}
-
-    def whole(key: str, default: int | None = None) -> int:
-        value = default if config.get(key) is None else config[key]
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"{path}: {key}: {value!r} is not allowed; it should be a number > 0")
-        return value
-
-    return ModelShape(whole("num_hidden_layers"), whole("bd_size", PUBLISHED_BLOCK_SIZE))
 
 
 def task_digest(file: Path, digests: FileDigests) -> str:

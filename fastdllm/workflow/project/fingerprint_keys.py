@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdllm.common.errors import UserError
+from fastdllm.model.checkpoint import local_folder
+from fastdllm.model.config import ModelShape, read_shape
 from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.tasks.task_files import find_task_files
 from fastdllm.version import DECODER_VERSION
@@ -17,10 +19,7 @@ from fastdllm.workflow.project.computations import is_likelihood_task
 from fastdllm.workflow.project.config import WorkflowConfig, task_file
 from fastdllm.workflow.project.digests import (
     FileDigests,
-    ModelShape,
     model_digest,
-    model_folder,
-    model_shape,
     task_files_digest,
 )
 from fastdllm.workflow.project.grid import Config
@@ -63,7 +62,7 @@ def read_model(config: WorkflowConfig, digests: FileDigests) -> Model:
         UserError: no such model, or a revision of a folder.
     """
     path = config.model.path
-    folder = model_folder(path)
+    folder = local_folder(path)
     if folder is None:
         revision = config.model.revision or "main"
         return Model({"model": path, "model_digest": revision}, shape=None)
@@ -73,7 +72,7 @@ def read_model(config: WorkflowConfig, digests: FileDigests) -> Model:
             f"the folder {path}; set it to null"
         )
     return Model(
-        {"model": "local", "model_digest": model_digest(folder, digests)}, model_shape(folder)
+        {"model": "local", "model_digest": model_digest(folder, digests)}, read_shape(folder)
     )
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.model.config import ModelShape
 from fastdllm.policy import Policy
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span
 from fastdllm.validation import StrictModel, validated
 from fastdllm.workflow.project.config import ExperimentConfig
-from fastdllm.workflow.project.digests import ModelShape
 from fastdllm.workflow.project.names import check_name
 
 

@@ -65,12 +65,14 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     ):
         # Nothing before this may import torch, which sees the cards of its first moment for ever.
         from fastdllm.machine.threads import use_allowed_threads
-        from fastdllm.runs.evaluate import Call, evaluate_run, evaluate_shard
+        from fastdllm.runs.evaluation import Evaluation
         from fastdllm.workflow.project.digests import FileDigests, check_sources
 
         use_allowed_threads(args.threads)
         label = f"{spec.experiment}/{spec.task}/{spec.config}"
-        call = Call(
+        evaluation = Evaluation(
+            spec,
+            folder,
             display=open_display(label if shard is None else f"{label} {shard}"),
             check_sources=partial(check_sources, digests=FileDigests.load()),
             device=args.device,
@@ -78,9 +80,8 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         )
         options = {"wait": args.wait, "again": args.again}
         if shard is None:
-            lines = evaluate_run(spec, folder, call, **options).lines(folder)
+            lines = evaluation.evaluate(**options).lines(folder)
         else:
-            part = evaluate_shard(spec, folder, shard, call, **options)
-            lines = [part.line(shard), *(part.run.lines(folder) if part.run else ())]
+            lines = evaluation.evaluate_shard(shard, **options).lines(folder)
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -10,6 +10,10 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastdllm.runs.spec import RunSpec
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Finish a run, or say what it lacks."""
     from fastdllm.runs.answers import mark_as_scored
-    from fastdllm.runs.finished import result_dated_after
     from fastdllm.runs.lock import FINISHING, run_lock
+    from fastdllm.runs.result import result_dated_after
     from fastdllm.runs.spec import read_spec
 
     spec = read_spec(args.spec)
@@ -32,26 +36,24 @@ def run(args: argparse.Namespace) -> int:
             value = f"{summary.primary.metric} {summary.accuracy:.4f}"
             sys.stdout.write(f"{value} -> {folder / 'summary.json'} (was done already)\n")
             return 0
-        lines = _finish(args.spec)
+        lines = _finish(spec, folder)
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
-def _finish(path: Path) -> list[str]:
+def _finish(spec: RunSpec, folder: Path) -> list[str]:
     from fastdllm.common.console import open_display
-    from fastdllm.runs.spec import read_spec
     from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
 
-    spec = read_spec(path)
     private_cache = data_is_local(spec.task, Path(spec.run.task_file).parent)
     with prepare(offline=True, private_cache=private_cache):
-        from fastdllm.runs.finish import finish_run
+        from fastdllm.runs.evaluation import Evaluation
         from fastdllm.workflow.project.digests import FileDigests, check_sources
 
-        outcome = finish_run(
+        evaluation = Evaluation(
             spec,
-            path.parent,
+            folder,
             display=open_display(f"{spec.experiment}/{spec.task}/{spec.config}"),
             check_sources=partial(check_sources, digests=FileDigests.load()),
         )
-    return outcome.lines(path.parent)
+        return evaluation.finish().lines(folder)

@@ -60,7 +60,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     ):
         from fastdllm.common.console import open_display
         from fastdllm.machine.threads import use_allowed_threads
-        from fastdllm.runs.evaluate import Call, evaluate_run
+        from fastdllm.runs.evaluation import Evaluation
         from fastdllm.runs.loaded_model import KeptModel
         from fastdllm.workflow.project.digests import FileDigests, check_sources
 
@@ -69,7 +69,9 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
 
         def evaluate(spec: RunSpec, folder: Path) -> Sequence[str]:
             check_needs(spec, folder)
-            call = Call(
+            evaluation = Evaluation(
+                spec,
+                folder,
                 display=open_display(f"{spec.experiment}/{spec.task}/{spec.config}"),
                 check_sources=partial(check_sources, digests=digests),
                 device=args.device,
@@ -77,7 +79,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
                 models=models,
                 pack=args.members.parent.name,
             )
-            return evaluate_run(spec, folder, call).lines(folder)
+            return evaluation.evaluate().lines(folder)
 
         try:
             members = evaluate_pack(specs, evaluate, stop=stop, say=_say, forget_model=models.drop)

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, write_text_atomically
-from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
+from fastdllm.runs.answer_records import SCHEMA_VERSION, Answer, Chunk, Header, Session
 from fastdllm.runs.answers import (
     AnswerLog,
     Content,
@@ -26,8 +26,9 @@ from fastdllm.runs.answers import (
     records_of,
     session_line,
 )
-from fastdllm.runs.progress import remove
-from fastdllm.runs.shards import FOLDER, answer_files
+from fastdllm.runs.progress import read_failure, remove
+from fastdllm.runs.shards import FOLDER, answer_files, chunks_in_words, parse_shard, stamps
+from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.plan import Plan
 
 
@@ -64,16 +65,6 @@ def shard_sources(folder: Path, header: Header) -> list[Source]:
     """What the shards of a run hold, in however many it was cut."""
     contents = ((path, _content(path)) for path in answer_files(folder))
     return [_source(path, content) for path, content in contents if content.belongs_to(header)]
-
-
-def headers(folder: Path, header_keys: Mapping[str, Any]) -> list[tuple[Path, Mapping[str, Any]]]:
-    """The files of a run whose header has these values, each with its header."""
-    found = []
-    for path in [folder / "answers.jsonl", *answer_files(folder)]:
-        header = _content(path).header
-        if header is not None and all(header.get(k) == v for k, v in header_keys.items()):
-            found.append((path, header))
-    return found
 
 
 def check_requests(plan: Plan, source: Source) -> None:
@@ -130,6 +121,66 @@ def _essence(chunk: Chunk) -> list[tuple[Any, ...]]:
 
 def _essence_of(answer: Answer) -> tuple[Any, ...]:
     return answer.id, answer.token_ids, answer.finish_reason, answer.logprob, answer.is_greedy
+
+
+def complete_header(
+    spec: RunSpec, folder: Path, plan: Plan, *, reuse: bool
+) -> tuple[Header, dict[int, Chunk]]:
+    """Return the header under which every chunk is there, and the chunks.
+
+    Raises:
+        UserError: there is none; what is missing, and the command that decodes it.
+    """
+    keys = {"fingerprint": spec.fingerprint, "plan_digest": plan.digest}
+    headers = _headers(folder, {**keys, "schema_version": SCHEMA_VERSION})
+    needed = set(range(len(plan.header.chunks)))
+    by_dtype: dict[str, set[int]] = {}
+    for dtype in dict.fromkeys(str(values["dtype"]) for values in headers):
+        header = Header(**keys, dtype=dtype, decides=spec.decides)
+        held = held_chunks(plan, run_sources(folder, header, reuse=reuse))
+        if held.keys() >= needed:
+            return header, held
+        by_dtype[dtype] = set(held)
+    raise UserError(f"{folder}: {_what_lacks(folder, needed, by_dtype)}")
+
+
+def _headers(folder: Path, keys: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The headers of a run's files that have these values."""
+    headers = [_content(path).header for path in (folder / "answers.jsonl", *answer_files(folder))]
+    return [h for h in headers if h is not None and all(h.get(k) == v for k, v in keys.items())]
+
+
+def _what_lacks(folder: Path, needed: set[int], by_dtype: Mapping[str, set[int]]) -> str:
+    """Why a run cannot be finished, and what to do about it."""
+    count = _count(folder)
+    parts = sorted((folder / FOLDER).glob(f"*-of-{count}.failed.json")) if count else []
+    for path in [folder / "failed.json", *parts]:
+        reason = read_failure(path)
+        if reason is not None:
+            part = "it" if path.parent == folder else f"shard {path.name.split('.')[0]}"
+            return f"{part} failed: {reason}"
+    if len(by_dtype) > 1 and set().union(*by_dtype.values()) >= needed:
+        kinds = " and ".join(f"{d} ({chunks_in_words(c)})" for d, c in by_dtype.items() if c)
+        return (
+            f"decoded in {kinds}, which are never mixed; name a dtype in workflow_config.yaml, or "
+            "ask for one type of GPU"
+        )
+    missing = needed - max(by_dtype.values(), key=len, default=set())
+    verb = "have" if len(missing) > 1 else "has"
+    command = f"fastdllm eval {folder / 'spec.json'}"
+    if count is not None:
+        command += f" --shard {min(missing) % count + 1}/{count}"
+    return f"{chunks_in_words(missing)} {verb} no answers; this decodes more: {command}"
+
+
+def _count(folder: Path) -> int | None:
+    """In how many shards the run was cut last; None where it was not."""
+    failures = (folder / FOLDER).glob("*-of-*.failed.json")
+    parts = [*stamps(folder), *answer_files(folder), *failures]
+    if not parts:
+        return None
+    newest = max(parts, key=lambda path: path.stat().st_mtime_ns)
+    return parse_shard(newest.name.split(".")[0].replace("-of-", "/")).count
 
 
 def _content(path: Path) -> Content:

@@ -16,9 +16,9 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.machine.hub_cache import data_cache, has_data_set, hub_cache, snapshot
 from fastdllm.model.checkpoint import lacking
-from fastdllm.runs.finished import finished_summary, is_dated_for_a_repeat
 from fastdllm.runs.lock import run_lock, shard_lock
 from fastdllm.runs.progress import failure_record
+from fastdllm.runs.result import kept_result
 from fastdllm.runs.shards import Shard, lock_path, places, write_stamp
 from fastdllm.runs.spec import RunSpec, check_plan
 from fastdllm.tasks.plan import read_plan
@@ -153,8 +153,7 @@ def check_needs(
     try:
         require_fetched(spec)
     except UserError:
-        is_done = finished_summary(folder, spec) is not None
-        if is_done and not again and not is_dated_for_a_repeat(folder):
+        if not again and kept_result(folder, spec) is not None:
             return
         lock = run_lock(folder) if shard is None else shard_lock(folder, lock_path(folder, shard))
         with lock, failure_record(places(folder, spec, shard)):

@@ -20,9 +20,9 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, read_json, write_json_atomically
 from fastdllm.common.paths import RESULTS
 from fastdllm.runs.attempts import Stuck
-from fastdllm.runs.finished import finished_summary, is_dated_for_a_repeat
 from fastdllm.runs.lock import Locked
 from fastdllm.runs.progress import reason_of
+from fastdllm.runs.result import kept_result
 from fastdllm.runs.spec import RunSpec, read_spec
 from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.validation import StrictModel, validated
@@ -129,7 +129,7 @@ def _evaluate_member(
     try:
         spec = read_spec(path)
         folder = path.parent
-        if finished_summary(folder, spec) is not None and not is_dated_for_a_repeat(folder):
+        if kept_result(folder, spec) is not None:
             return Member(str(path), "done")
         with _log_of(spec):
             sys.stdout.write("\n".join(evaluate(spec, folder)) + "\n")

@@ -88,11 +88,6 @@ class Stop:
         self._deferred: tuple[int, ...] = ()
         self._is_over = self._is_settled = False
 
-    @property
-    def is_asked(self) -> bool:
-        """Whether a signal came."""
-        return self._number is not None
-
     @contextmanager
     def deferred(self, *numbers: int) -> Iterator[None]:
         """Within it, a first signal of these numbers is noted and no more.

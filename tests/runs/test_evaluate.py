@@ -17,7 +17,7 @@ import pytest
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.results.summary import read_summary, unpack_bits
-from fastdllm.runs.evaluate import Call, evaluate_run
+from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import RunSpec, read_spec
 from fastdllm.statistics.costs import (
     forwards_per_answer,
@@ -34,8 +34,8 @@ def check(spec: RunSpec) -> None:
 
 def finish(spec: Path, **options: Any) -> Any:
     os.utime(spec, (0, 0))  # as the workflow dates the spec of a run that need not be repeated
-    call = Call(options.pop("display", silent()), options.pop("check_sources", check))
-    return evaluate_run(read_spec(spec), spec.parent, call, **options)
+    display, check_files = options.pop("display", silent()), options.pop("check_sources", check)
+    return Evaluation(read_spec(spec), spec.parent, display, check_files).evaluate(**options)
 
 
 def answers_in(folder: Path) -> dict[int, list[Any]]:
@@ -339,7 +339,7 @@ def test_a_finished_run_is_left_alone_until_it_is_asked_for_again(
     assert again.is_new and len(kept_aside(spec.parent)) == 1
     later = (spec.parent / "summary.json").stat().st_mtime + 1
     os.utime(spec, (later, later))
-    dated = evaluate_run(read_spec(spec), spec.parent, Call(silent(), check))
+    dated = Evaluation(read_spec(spec), spec.parent, silent(), check).evaluate()
     assert dated.is_new and len(kept_aside(spec.parent)) == 2
 
 

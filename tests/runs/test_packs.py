@@ -98,16 +98,16 @@ def test_failing_locked_and_finished_members_do_not_stop_the_others(
     made = (done.parent / "summary.json").read_bytes()
     gone = Path("results/trial/sums/gone/spec.json")
     members = pack(done, busy, other, gone, broken, good)
-    from fastdllm.runs import evaluate as answering
+    from fastdllm.runs import evaluation
 
-    load = answering.load_engine
+    load = evaluation.load_engine
 
     def fails(spec: Any, *rest: Any, **options: Any) -> Any:
         if spec.config == "broken":
             raise RuntimeError("boom")
         return load(spec, *rest, **options)
 
-    monkeypatch.setattr(answering, "load_engine", fails)
+    monkeypatch.setattr(evaluation, "load_engine", fails)
     with run_lock(busy.parent):
         assert main(["pack", str(members)]) == 0
     assert (done.parent / "summary.json").read_bytes() == made
@@ -237,16 +237,16 @@ def test_gpu_that_is_broken_ends_the_pack_and_the_next_try_begins_with_the_other
 ) -> None:
     bad, good = member("bad"), member("good", threshold=0.4)
     members = pack(bad, good)
-    from fastdllm.runs import evaluate as answering
+    from fastdllm.runs import evaluation
 
-    load = answering.load_engine
+    load = evaluation.load_engine
 
     def fails(spec: Any, *rest: Any, **options: Any) -> Any:
         if spec.config == "bad":
             raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
         return load(spec, *rest, **options)
 
-    monkeypatch.setattr(answering, "load_engine", fails)
+    monkeypatch.setattr(evaluation, "load_engine", fails)
     assert main(["pack", str(members)]) == 1
     assert capfd.readouterr().err.count("\n") == 1
     assert not (good.parent / "failed.json").exists()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastdllm.common.errors import UserError
-from fastdllm.runs import evaluate as shard_job
+from fastdllm.runs import evaluation
 from fastdllm.runs.answer_records import Answer, Session
 from fastdllm.runs.chunks import Answered, Listener
-from fastdllm.runs.evaluate import Call, ShardOutcome, evaluate_run, evaluate_shard
-from fastdllm.runs.finish import Outcome, finish_run
-from fastdllm.runs.finished import result_dated_after
+from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.lock import Locked, holders, run_lock, shard_lock
+from fastdllm.runs.result import Outcome, ShardOutcome, result_dated_after
 from fastdllm.runs.shards import Shard, lock_path, parse_shard, stamp_path
 from fastdllm.runs.spec import RunSpec, read_spec
-from fastdllm.runs.stopping import Stop
+from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.tasks.plan import PlannedRequest, read_plan
 from fastdllm.workflow.project.digests import FileDigests, check_sources
 from tests.runs.test_evaluate import answers_in, finish
@@ -35,13 +35,16 @@ def check(spec: RunSpec) -> None:
     check_sources(spec, FileDigests())
 
 
+def evaluation_of(spec: Path, **options: Any) -> Evaluation:
+    return Evaluation(read_spec(spec), spec.parent, silent(), check, **options)
+
+
 def shard(spec: Path, part: str, **options: Any) -> ShardOutcome:
-    call = Call(silent(), check)
-    return evaluate_shard(read_spec(spec), spec.parent, parse_shard(part), call, **options)
+    return evaluation_of(spec).evaluate_shard(parse_shard(part), **options)
 
 
 def finishing(spec: Path) -> Any:
-    return finish_run(read_spec(spec), spec.parent, display=silent(), check_sources=check)
+    return evaluation_of(spec).finish()
 
 
 @pytest.fixture
@@ -132,18 +135,12 @@ class Pretended:
 @pytest.fixture
 def pretended(spec: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run without a model and without scoring: only its files are real."""
-    from fastdllm.runs import evaluate as answering
-    from fastdllm.runs import evaluate as job
-    from fastdllm.runs import evaluate as shard_job
-    from fastdllm.runs import finish as finishing
-
     session = Session("cpu", "a CPU", 1, "here", 1, "2026", 0.0, 0.0, {})
-    monkeypatch.setattr(answering, "load_engine", lambda *_, **__: (Pretended(), 0.0))
-    monkeypatch.setattr(answering, "session_of", lambda *_, **__: session)
+    monkeypatch.setattr(evaluation, "load_engine", lambda *_, **__: (Pretended(), 0.0))
+    monkeypatch.setattr(evaluation, "session_of", lambda *_, **__: session)
     scored: Any = Outcome(summary=None)
-    monkeypatch.setattr(finishing, "_score_and_write", lambda *_, **__: scored)
-    for module in (job, shard_job):
-        monkeypatch.setattr(module, "load_plan_tokenizer", lambda *_: None)
+    monkeypatch.setattr(Evaluation, "_score", lambda _: scored)
+    monkeypatch.setattr(evaluation, "load_plan_tokenizer", lambda *_: None)
     return spec
 
 
@@ -268,7 +265,7 @@ def test_failure_while_finishing_names_the_log_of_the_command_at_work(
     for log in logs:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
-    monkeypatch.setattr("fastdllm.runs.finish.merge", killed)
+    monkeypatch.setattr("fastdllm.runs.evaluation.merge", killed)
     shard(spec, "1/2")
     for work, log in ((lambda s: shard(s, "2/2"), logs[1]), (finishing, logs[2])):
         with pytest.raises(OSError, match="killed"):
@@ -281,17 +278,18 @@ def test_last_shard_finishes_the_run_when_the_warning_comes_behind_its_chunks(
 ) -> None:
     shard(pretended, "1/2")
     stop = Stop()
-    write = shard_job.write_stamp
+    write = evaluation.write_stamp
 
     def warned(*arguments: Any, **options: Any) -> Path:
         stamp = write(*arguments, **options)
         stop.handle(signal.SIGUSR1)
         return stamp
 
-    monkeypatch.setattr(shard_job, "write_stamp", warned)
-    call = Call(silent(), check, stop=stop)
-    part = evaluate_shard(read_spec(pretended), pretended.parent, Shard(2, 2), call)
-    assert stop.is_asked and part.run is not None
+    monkeypatch.setattr(evaluation, "write_stamp", warned)
+    part = evaluation_of(pretended, stop=stop).evaluate_shard(Shard(2, 2))
+    with pytest.raises(Stopped):
+        stop.check_between()
+    assert part.run is not None
 
 
 def killed(*_: object, **__: object) -> None:
@@ -385,9 +383,13 @@ def test_shard_without_chunks_is_done_at_once_without_torch(spec: Path) -> None:
 
 
 def test_whole_run_takes_over_what_shards_have(
-    spec: Path, whole: tuple[dict[int, Any], Any]
+    spec: Path, whole: tuple[dict[int, Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard(spec, "1/2")
-    outcome = evaluate_run(read_spec(spec), spec.parent, Call(silent(), check))
+    here = evaluation.session_of
+    monkeypatch.setattr(  # within a second, both sessions of this process may be equal
+        evaluation, "session_of", lambda *a, **options: replace(here(*a, **options), pid=1)
+    )
+    outcome = evaluation_of(spec).evaluate()
     assert answers_in(spec.parent) == whole[0]
     assert outcome.summary.resumed

@@ -15,7 +15,7 @@ import pytest
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import read_attempts
-from fastdllm.runs.evaluate import Call, evaluate_run
+from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import read_spec
 from fastdllm.runs.stopping import SIGNALS, Stop, Stopped, end_of, until_stopped
 from tests.runs.test_evaluate import answers_in, check
@@ -175,17 +175,18 @@ def test_job_that_is_cancelled_after_its_warning_does_not_come_back(
 def test_job_whose_run_is_done_when_the_warning_comes_is_done(
     make_spec: Any, make_plan_on_disk: Any, scontrol: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastdllm.runs import finish as finishing
+    from fastdllm.runs import evaluation
 
     make_plan_on_disk()
     spec = make_spec()
-    remove = finishing.remove_traces
+    remove = evaluation.remove_traces
 
     def warned(folder: Path) -> None:
         remove(folder)
-        os.kill(os.getpid(), signal.SIGUSR1)
+        if (folder / "summary.json").exists():
+            os.kill(os.getpid(), signal.SIGUSR1)
 
-    monkeypatch.setattr(finishing, "remove_traces", warned)
+    monkeypatch.setattr(evaluation, "remove_traces", warned)
     assert main(["eval", str(spec), "--threads", "1"]) == 0
     assert not scontrol.exists()
     assert [attempt.why for attempt in read_attempts(spec.parent)] == ["done"]
@@ -214,7 +215,7 @@ def test_job_that_gets_nowhere_fails_instead_of_being_requeued(
         stop = Stop()
         with stop.deferred(*SIGNALS):
             stop.handle(signal.SIGUSR1)
-        evaluate_run(read_spec(spec), spec.parent, Call(silent(), check, stop=stop))
+        Evaluation(read_spec(spec), spec.parent, silent(), check, stop=stop).evaluate()
 
     with pytest.raises(Stopped, match="0 of 4 chunks done"):
         attempt()

@@ -26,9 +26,9 @@ def answer_of(experiment: str, summaries: Sequence[Summary]) -> str:
 
 
 def headline(experiment: str, summaries: Sequence[Summary]) -> str:
-    """The first three sentences of an answer, on the first generation task."""
+    """The first point of an answer, on the first generation task."""
     for own, runs in _tasks(experiment, summaries):
-        return " ".join(_sentences(experiment, found_in(own, runs)[1])[:3])
+        return _sentences(experiment, found_in(own, runs)[1])[0]
     return NOTHING.strip()
 
 

@@ -20,6 +20,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,7 +30,6 @@ from fastdllm.cluster.venv import (
     RECORD,
     UNFINISHED,
     Built,
-    as_record,
     count_files,
     environment_name,
     requirements_digest,
@@ -120,7 +120,7 @@ def record(venv: str) -> None:
         bytes=size,
         packages=tuple(package.removesuffix(".dist-info") for package in packages),
     )
-    write_json_atomically(folder / RECORD, as_record(built))
+    write_json_atomically(folder / RECORD, asdict(built))
     (folder / UNFINISHED).unlink(missing_ok=True)
     (folder / READY).touch()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fastdllm.cluster.fitting import Shape, card_dtype, fits
+from fastdllm.cluster.fitting import ModelNeeds
 from fastdllm.cluster.site import ClusterOptions, GpuKind, Qos, Site
 from fastdllm.common.errors import UserError, nearest_name
 
@@ -56,32 +56,7 @@ class Choice:
         return "".join(f"fastdllm: {line}\n" for line in (self.words, *self.notes))
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """The model of this call, as written; shape: None where it is not known (not fetched yet)."""
-
-    name: str
-    dtype: str
-    device: str
-    shape: Shape | None
-    max_new_tokens: int
-
-    def needed_gib(self, kind: GpuKind) -> float | None:
-        """Least memory that it needs on a kind of GPU; None where it is not known."""
-        if self.shape is None:
-            return None
-        dtype = card_dtype(self.dtype, bfloat16=kind.bfloat16)
-        return self.shape.needed_gib(dtype, max_new_tokens=self.max_new_tokens)
-
-    def fitting_sizes(self, kind: GpuKind) -> tuple[int, ...]:
-        """The sizes of a kind that hold it in its number format; all where it is not known."""
-        if self.dtype == "bfloat16" and not kind.bfloat16:
-            return ()
-        needed = self.needed_gib(kind)
-        return tuple(s for s in kind.sizes_gib if needed is None or fits(needed, s))
-
-
-def choose(site: Site, options: ClusterOptions, model: Model) -> Choice:
+def choose(site: Site, options: ClusterOptions, model: ModelNeeds) -> Choice:
     """Choose account, GPU, partition and QOS.
 
     Raises:
@@ -100,7 +75,7 @@ def choose(site: Site, options: ClusterOptions, model: Model) -> Choice:
         )
     if options.account is None and site.account_required:
         notes.append(missing_account(site))
-    if model.shape is None and site.gpus is not None:
+    if model.config is None and site.gpus is not None:
         notes.append(f"model {model.name}: not here yet, so that nobody checked whether it fits")
     qos_name, qos = _qos(site, options.qos)
     name, kind = _gpu(site, options.gpu, model)
@@ -155,7 +130,7 @@ def _qos(site: Site, asked: str | None) -> tuple[str | None, Qos | None]:
     return name, site.qos[name]
 
 
-def _gpu(site: Site, asked: str | None, model: Model) -> tuple[str | None, GpuKind | None]:
+def _gpu(site: Site, asked: str | None, model: ModelNeeds) -> tuple[str | None, GpuKind | None]:
     if site.gpus is None:
         return asked, None
     name = asked or next(iter(site.gpus))
@@ -178,7 +153,7 @@ def _gpu(site: Site, asked: str | None, model: Model) -> tuple[str | None, GpuKi
     return name, kind
 
 
-def _constraint(name: str, kind: GpuKind, model: Model) -> str | None:
+def _constraint(name: str, kind: GpuKind, model: ModelNeeds) -> str | None:
     """What asks for a size that holds the model, where not every size does."""
     fitting = model.fitting_sizes(kind)
     if fitting == kind.sizes_gib:
@@ -193,16 +168,16 @@ def _constraint(name: str, kind: GpuKind, model: Model) -> str | None:
     )
 
 
-def _too_small(name: str, kind: GpuKind, model: Model, *, least: int | None = None) -> str:
-    dtype = card_dtype(model.dtype, bfloat16=kind.bfloat16)
+def _too_small(name: str, kind: GpuKind, model: ModelNeeds, *, least: int | None = None) -> str:
+    dtype = model.dtype_on(kind)
     needed = model.needed_gib(kind) or 0.0
     size = least or kind.sizes_gib[-1]
     return f"{model.name} in {dtype} needs at least {needed:.1f} GiB, GPU {name} has {size} GiB"
 
 
-def _advice(kinds: Mapping[str, GpuKind], model: Model) -> str:
+def _advice(kinds: Mapping[str, GpuKind], model: ModelNeeds) -> str:
     """Which kinds are a good choice, and why."""
-    if model.shape is None and model.dtype != "bfloat16":
+    if model.config is None and model.dtype != "bfloat16":
         return f"{model.name} is not here yet, so that its memory is not known"
     good = []
     for name, kind in kinds.items():

@@ -1,8 +1,8 @@
-"""How much memory of a GPU a model needs at the least, told from its config.json alone.
+"""How much memory of a GPU a model needs at the least, from its config.json alone.
 
-Weights, one sequence, and what CUDA itself takes; what is left over decides how many sequences are
-decoded at once, which decoding/memory.py finds out on the card. Imports no torch: it is asked on a
-log-in node before a job is submitted. Of a model that was not fetched yet it knows nothing.
+Weights, one sequence, and what CUDA itself takes; the rest decides how many sequences are decoded
+at once, which decoding/memory.py finds out on the card. Imports no torch, as it runs on a log-in
+node before a job is submitted. Nothing is known of a model that was not fetched yet.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastdllm.cluster.site import GpuKind
 from fastdllm.common.errors import UserError
 from fastdllm.machine.hub_cache import snapshot
 from fastdllm.model.config import ModelConfig, read_config
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# An allowance for what no tensor of ours takes: the CUDA context with its kernels, the workspaces
-# of the matrix library, the captured graphs.
+# An allowance for what is no tensor of ours: the CUDA context with its kernels, the workspaces of
+# the matrix library, the captured graphs.
 RUNTIME_GIB = 1.0
 # A card has less than its name says: an L40S of 48 GB shows 45 GiB.
 USABLE = 0.93
@@ -28,61 +29,68 @@ BLOCK = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What of a model takes memory. kv_width: keys and values of one layer, in numbers."""
+class ModelNeeds:
+    """The model of a call, as written, and the memory it needs; config: None if not known."""
 
-    n_parameters: int
-    num_layers: int
-    kv_width: int
-    vocab_size: int
+    name: str
+    dtype: str
+    device: str
+    config: ModelConfig | None
+    max_new_tokens: int
 
-    def needed_gib(self, dtype: str, *, max_new_tokens: int) -> float:
-        """Least memory of a card that decodes one sequence, in GiB."""
-        size = BYTES[dtype]
-        positions = PROMPT + max_new_tokens
-        cache = positions * self.num_layers * 2 * self.kv_width * size
-        # In the model's dtype, in float32, and their softmax.
-        logits = BLOCK * self.vocab_size * (size + 8)
-        return (self.n_parameters * size + cache + logits) / GIB + RUNTIME_GIB
+    def dtype_on(self, kind: GpuKind) -> str:
+        """Return the number format on a kind of GPU; auto is the better half precision it has."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "bfloat16" if kind.bfloat16 else "float16"
+
+    def needed_gib(self, kind: GpuKind) -> float | None:
+        """Return the least memory it needs on a kind of GPU; None if not known."""
+        if self.config is None:
+            return None
+        return needed_gib(self.config, self.dtype_on(kind), max_new_tokens=self.max_new_tokens)
+
+    def fitting_sizes(self, kind: GpuKind) -> tuple[int, ...]:
+        """Return the sizes of a kind that hold it in its number format; all if not known."""
+        if self.dtype == "bfloat16" and not kind.bfloat16:
+            return ()
+        needed = self.needed_gib(kind)
+        return tuple(s for s in kind.sizes_gib if needed is None or fits(needed, s))
+
+
+def known_config(path: str, revision: str | None = None) -> ModelConfig | None:
+    """Read the config of a checkpoint folder, or of a hub id in the cache; None if not known.
+
+    A config.json that cannot be used is no error here: planning, which reads it first, reports it.
+    """
+    local = Path(path).expanduser()
+    folder = local if local.is_dir() else snapshot(path, revision)
+    try:
+        return read_config(folder) if folder is not None else None
+    except UserError:
+        return None
+
+
+def needed_gib(config: ModelConfig, dtype: str, *, max_new_tokens: int) -> float:
+    """Return the least memory of a card that decodes one sequence, in GiB."""
+    size = BYTES[dtype]
+    positions = PROMPT + max_new_tokens
+    cache = positions * config.num_layers * 2 * config.num_kv_heads * config.head_dim * size
+    # In the model's dtype, in float32, and their softmax.
+    logits = BLOCK * config.vocab_size * (size + 8)
+    return (n_parameters(config) * size + cache + logits) / GIB + RUNTIME_GIB
+
+
+def n_parameters(config: ModelConfig) -> int:
+    """Return the number of weights and biases of a Qwen2.5 network."""
+    hidden = config.hidden_size
+    query, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention = 2 * hidden * query + query + 2 * (hidden * kv_width + kv_width)
+    layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden
+    embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
+    return config.num_layers * layer + embeddings + hidden
 
 
 def fits(needed_gib: float, size_gib: int) -> bool:
     """Whether a card of this size holds it."""
     return needed_gib <= USABLE * size_gib
-
-
-def card_dtype(dtype: str, *, bfloat16: bool) -> str:
-    """The number format on a card; auto takes the better half precision that it has."""
-    if dtype != "auto":
-        return dtype
-    return "bfloat16" if bfloat16 else "float16"
-
-
-def read_shape(path: str, revision: str | None = None) -> Shape | None:
-    """The shape of a checkpoint folder, or of a hub id in the cache; None where it is not known.
-
-    A config.json that cannot be used is no error here: planning reads it as well, and refuses it.
-    """
-    local = Path(path).expanduser()
-    folder = local if local.is_dir() else snapshot(path, revision)
-    if folder is None:
-        return None
-    try:
-        config = read_config(folder)
-    except UserError:
-        return None
-    return Shape(
-        n_parameters=_parameters(config),
-        num_layers=config.num_layers,
-        kv_width=config.num_kv_heads * config.head_dim,
-        vocab_size=config.vocab_size,
-    )
-
-
-def _parameters(config: ModelConfig) -> int:
-    hidden, heads_width = config.hidden_size, config.num_heads * config.head_dim
-    kv_width = config.num_kv_heads * config.head_dim
-    attention = 2 * hidden * heads_width + heads_width + 2 * (hidden * kv_width + kv_width)
-    layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden
-    embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
-    return config.num_layers * layer + embeddings + hidden

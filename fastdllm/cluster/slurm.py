@@ -1,6 +1,6 @@
 """What SLURM's own commands say, as data: jobs in the queue, jobs in the accounts.
 
-With offers.py the only module that knows their options and output. It knows nothing of runs or of
+With checks.py the only module that knows their options and output. Knows nothing of runs or of
 Snakemake. What they print is read by control characters that no name contains, as --json is missing
 before SLURM 23, and widths cut names off. A state is one bare word, also where SLURM adds who did
 it.
@@ -216,7 +216,7 @@ def _job(record: str) -> Job | None:
         reason=reason,
         start=start or None,
         node=node,
-        time_left_s=seconds(time_left),
+        time_left_s=span_seconds(time_left),
         name=name,
         comment=_FIELD.join(comment),
         work_dir=work_dir,
@@ -234,7 +234,7 @@ def _accounted(fields: list[str]) -> Accounted:
     )
 
 
-def seconds(span: str) -> float | None:
+def span_seconds(span: str) -> float | None:
     """The seconds of squeue's [days-][[hours:]minutes:]seconds; None of UNLIMITED and the like."""
     days, dash, rest = span.rpartition("-")
     parts = rest.split(":")

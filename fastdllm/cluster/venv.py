@@ -13,7 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,6 @@ def read_record(venv: Path) -> Built | None:
         return Built(**{**record, "packages": tuple(record["packages"])})
     except (UserError, TypeError, KeyError):
         return None
-
-
-def as_record(built: Built) -> dict[str, Any]:
-    """The record as plain values."""
-    return {**asdict(built), "packages": list(built.packages)}
 
 
 def requirements_digest(project: Path) -> str:
@@ -159,7 +154,7 @@ def count_files(folder: Path) -> tuple[int, int]:
     return files, size
 
 
-def caches() -> dict[str, tuple[Path, bool]]:
+def cache_folders() -> dict[str, tuple[Path, bool]]:
     """Where each cache is, by its variable, and whether the variable is set."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     default = {

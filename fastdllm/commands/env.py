@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 def _lines(venv: Path) -> list[str]:
     from fastdllm.cluster.archive import find_archive
     from fastdllm.cluster.build import CACHES
-    from fastdllm.cluster.venv import caches, problems, read_record
+    from fastdllm.cluster.venv import cache_folders, problems, read_record
     from fastdllm.launch import ARCHIVE_VARIABLE
 
     place, project = venv.resolve(), Path()
@@ -67,7 +67,7 @@ def _lines(venv: Path) -> list[str]:
         wanted = os.environ.get(ARCHIVE_VARIABLE)
         used = "jobs unpack it" if wanted == str(archive) else f"unused; {use_line(archive)}"
         lines.append(f"archive      {archive}, {readable(archive.stat().st_size)}, {used}")
-    for name, (folder, is_set) in caches().items():
+    for name, (folder, is_set) in cache_folders().items():
         unset = f" (not set; source {venv / CACHES})" if (venv / CACHES).is_file() else " (not set)"
         lines.append(f"{name:<14} {folder}{'' if is_set else unset}")
     siblings = place.parent.glob("venv-*")

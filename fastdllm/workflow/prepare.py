@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastdllm.cluster.checks import check_account, check_folder, check_partition, check_sbatch
-from fastdllm.cluster.choice import Choice, Model, choose
+from fastdllm.cluster.choice import Choice, choose
 from fastdllm.cluster.command_line import EXECUTOR, STOCK_EXECUTOR, CommandLine
-from fastdllm.cluster.fitting import read_shape
+from fastdllm.cluster.fitting import ModelNeeds, known_config
 from fastdllm.cluster.site import SITE_FILE, ClusterOptions, Site, load_site
 from fastdllm.common.errors import UserError
 from fastdllm.common.paths import RESULTS
@@ -86,13 +86,13 @@ def gpu_of(profile: Path, config: WorkflowConfig) -> str | None:
     return choose(load_site(profile), config.cluster, _model(config)).gpu
 
 
-def _model(config: WorkflowConfig) -> Model:
+def _model(config: WorkflowConfig) -> ModelNeeds:
     model = config.model
-    return Model(
+    return ModelNeeds(
         name=model.path,
         dtype=model.dtype,
         device=model.device,
-        shape=read_shape(model.path, model.revision),
+        config=known_config(model.path, model.revision),
         max_new_tokens=config.decoding.max_new_tokens,
     )
 

@@ -206,6 +206,6 @@ def test_a_refused_requeue_says_why(fake: Fake) -> None:
 
 def test_spans_of_time_become_seconds() -> None:
     spans = {"59:58": 3598, "1-02:03:04": 93784, "0:00": 0, "10:00:00": 36000}
-    assert {span: slurm.seconds(span) for span in spans} == spans
+    assert {span: slurm.span_seconds(span) for span in spans} == spans
     for span in ("UNLIMITED", "INVALID", "NOT_SET", ""):
-        assert slurm.seconds(span) is None
+        assert slurm.span_seconds(span) is None

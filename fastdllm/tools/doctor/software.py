@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastdllm.cluster.archive import find_archive
 from fastdllm.cluster.build import CACHES
-from fastdllm.cluster.venv import caches, problems
+from fastdllm.cluster.venv import cache_folders, problems
 from fastdllm.common.errors import UserError
 from fastdllm.launch import ARCHIVE_VARIABLE
 from fastdllm.tools.doctor.findings import Finding, ok, problem, warn
@@ -47,7 +47,7 @@ def _archive(venv: Path) -> list[Finding]:
 
 def look_at_caches() -> list[Finding]:
     """Caches grow by gigabytes, and a home has little room."""
-    folders = caches()
+    folders = cache_folders()
     text = ", ".join(f"{name} {folder}" for name, (folder, _) in folders.items())
     unset = [name for name, (_, is_set) in folders.items() if not is_set]
     variables = Path(sys.prefix) / CACHES

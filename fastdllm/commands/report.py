@@ -32,10 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.common.errors import UserError, unknown_name
     from fastdllm.common.files import write_text_atomically
     from fastdllm.common.paths import ARTIFACTS, RESULTS
-    from fastdllm.report.comparisons import comparisons_of
     from fastdllm.report.content import build_report
     from fastdllm.report.csv_tables import csv_table
-    from fastdllm.report.groups import grouped
     from fastdllm.report.page import render_page
     from fastdllm.report.plot_files import write_plots
     from fastdllm.report.sensitivity_map import newest
@@ -69,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output.parent
     page = render_page(report)
     write_text_atomically(args.output, page)
-    table = csv_table(grouped(report.summaries), comparisons_of(found), report.places)
+    table = csv_table(report.groups, report.runs)
     write_text_atomically(folder / "comparisons.csv", table)
     plots = write_plots(report, folder / "plots")
     lines = [

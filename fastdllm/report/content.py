@@ -8,53 +8,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fastdllm.report.comparisons import (
-    Key,
-    baseline_of,
-    comparisons_of,
-    key_of,
-    of_one_task,
-    run_name,
-)
 from fastdllm.report.flips import Flips, flipped_items, read_flips
-from fastdllm.report.groups import Group
-from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED, Curve, control_curve
-from fastdllm.report.sensitivity_map import Sensitivity
-from fastdllm.report.standings import Found, Place, Standing, places_of
+from fastdllm.report.groups import Group, Key, by_task, grouped, key_of, run_name, task_title
+from fastdllm.report.pareto import PLOTTED, Curve, control_curve
+from fastdllm.report.sensitivity_map import SensitivityMap
+from fastdllm.report.standings import Finding, Standing, findings_by_run, standings_of
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison
-from fastdllm.statistics.costs import speed_conditions
+from fastdllm.statistics.costs import OF_THE_MACHINE, speed_conditions
 from fastdllm.statistics.disagreements import disagreements
 
 # Flipped items on the page: of one pair, and of all pairs together, so that it stays small.
 MOST_FLIPS, ALL_FLIPS = 24, 1_200
-COST = "layer_forwards"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One run of a task: with its comparison, its place in the plot, and what is the same run.
+class RunReport:
+    """One run of a task.
 
-    shown_with: the name of the run that stands for it in plots, where that is another one.
-    place: what it is worth beside the controls.
+    comparison: with the baseline; None for the baseline itself. finding: None for plain decoding.
+    standings: by name of the cost. conditions: number of its speed conditions. shown_with: the name
+    of the run that stands for it in plots, where that is another one. same: the names of the runs
+    that it stands for.
     """
 
     summary: Summary
     comparison: Comparison | None
-    place: Place
+    finding: Finding | None
+    standings: dict[str, Standing]
     conditions: int
     shown_with: str | None
     same: tuple[str, ...]
-
-    @property
-    def standings(self) -> dict[str, Standing]:
-        return self.place.standings
-
-    @property
-    def found(self) -> Found | None:
-        return self.place.found
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +49,30 @@ class TaskReport:
     task: str
     limit: int | None
     baseline: Summary
-    rows: tuple[Row, ...]
+    runs: tuple[RunReport, ...]
     conditions: tuple[str, ...]
     curves: dict[tuple[str, int], Curve]
     flips: tuple[tuple[str, Flips], ...]
 
     @property
-    def group(self) -> Group:
-        """The runs of all experiments as one group."""
-        return Group("", self.task, self.limit, tuple(row.summary for row in self.rows))
+    def title(self) -> str:
+        return task_title(self.task, self.limit)
 
     @property
-    def distinct(self) -> list[Row]:
-        """One row per computation."""
-        return [row for row in self.rows if row.shown_with is None]
+    def is_generation(self) -> bool:
+        """Whether answers were generated; otherwise only likelihoods of options were compared."""
+        return any(run.summary.passes is not None for run in self.runs)
+
+    @property
+    def distinct(self) -> list[RunReport]:
+        """One run per computation."""
+        return [run for run in self.runs if run.shown_with is None]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """The findings of the runs shown, by rising cost."""
+        by_id = {id(run.finding): run.finding for run in self.distinct if run.finding}
+        return sorted(by_id.values(), key=lambda finding: finding.cost)
 
     @property
     def slug(self) -> str:
@@ -91,22 +86,27 @@ class Report:
 
     tasks: tuple[TaskReport, ...]
     experiments: tuple[str, ...]
-    summaries: tuple[Summary, ...]
+    groups: tuple[Group, ...]
     alarms: tuple[str, ...]
     missing: int
     titles: dict[str, str]
-    sensitivity: Sensitivity | None
+    sensitivity: SensitivityMap | None
 
     @property
-    def places(self) -> dict[Key, Place]:
-        """What every shown run is worth beside the controls."""
-        return {key_of(row.summary): row.place for task in self.tasks for row in task.rows}
+    def summaries(self) -> list[Summary]:
+        """The published runs of the experiments shown."""
+        return [summary for group in self.groups for summary in group.summaries]
+
+    @property
+    def runs(self) -> dict[Key, RunReport]:
+        """Every run shown."""
+        return {key_of(run.summary): run for task in self.tasks for run in task.runs}
 
     @property
     def missing_answers(self) -> tuple[int, int]:
         """Pairs whose flipped items cannot be read here, and pairs with flipped items."""
-        flips = [found for task in self.tasks for _, found in task.flips]
-        return sum(found.why_not is not None for found in flips), len(flips)
+        flips = [pair for task in self.tasks for _, pair in task.flips]
+        return sum(pair.why_not is not None for pair in flips), len(flips)
 
 
 def build_report(
@@ -115,7 +115,7 @@ def build_report(
     experiments: Sequence[str] | None = None,
     titles: dict[str, str] | None = None,
     missing: int = 0,
-    sensitivity: Sensitivity | None = None,
+    sensitivity: SensitivityMap | None = None,
     results: Path | str = "results",
 ) -> Report:
     """Put together what the report says.
@@ -126,20 +126,20 @@ def build_report(
         titles: question of each experiment, by its name.
         results: folder with the samples, for the items that flipped.
     """
-    comparisons = comparisons_of(summaries)
-    names = list(dict.fromkeys(summary.experiment for summary in summaries))
+    groups = grouped(summaries)
+    names = list(dict.fromkeys(group.experiment for group in groups))
     chosen = names if experiments is None else [name for name in names if name in experiments]
-    most = _flips_per_pair(summaries)
-    tasks = [
-        _task_report(task, limit, runs, comparisons, chosen, most=most, results=results)
-        for (task, limit), runs in of_one_task(summaries).items()
-        if any(run.experiment in chosen for run in runs)
-    ]
+    tasks = list(by_task(groups).values())
+    most = _flips_per_pair(tasks)
     records = [summary.model_dump(mode="json") for summary in summaries]
     return Report(
-        tasks=tuple(tasks),
+        tasks=tuple(
+            _task_report(task_groups, chosen, most=most, results=results)
+            for task_groups in tasks
+            if any(group.experiment in chosen for group in task_groups)
+        ),
         experiments=tuple(chosen),
-        summaries=tuple(run for run in summaries if run.experiment in chosen),
+        groups=tuple(group for group in groups if group.experiment in chosen),
         alarms=tuple(alarm.removeprefix("ALARM: ") for alarm in disagreements(records)),
         missing=missing,
         titles=titles or {},
@@ -148,96 +148,97 @@ def build_report(
 
 
 def _task_report(
-    task: str,
-    limit: int | None,
-    runs: Sequence[Summary],
-    comparisons: dict[Key, Comparison],
-    chosen: Sequence[str],
-    *,
-    most: int,
-    results: Path | str,
+    groups: Sequence[Group], chosen: Sequence[str], *, most: int, results: Path | str
 ) -> TaskReport:
-    baseline = baseline_of(runs)
-    by_conditions = _by_conditions(runs)
-    curves: dict[tuple[str, int], Curve] = {}
-    for cost in PLOTTED:
-        if cost in OF_THE_MACHINE:
-            for number, own in enumerate(by_conditions.values()):
-                curves[cost, number] = control_curve(own, cost)
-        else:
-            whole = control_curve(runs, cost)
-            curves |= {(cost, number): whole for number in range(len(by_conditions))}
-    numbers = {conditions: number for number, conditions in enumerate(by_conditions)}
-    shown = [run for run in runs if run.experiment in chosen or run is baseline]
-    leaders = _leaders(shown)
-    members: dict[int, list[str]] = {}
-    for run, leader in zip(shown, leaders, strict=True):
-        if leader is not run:
-            members.setdefault(id(leader), []).append(_short_name(run, leader))
-    places = places_of(runs)
-    rows = []
-    for run, leader in zip(shown, leaders, strict=True):
-        number = numbers[speed_conditions(run)]
-        rows.append(
-            Row(
-                summary=run,
-                comparison=comparisons.get(key_of(run)),
-                place=places[key_of(run)],
-                conditions=number,
-                shown_with=None if leader is run else _short_name(leader, run),
-                same=tuple(members.get(id(run), ())),
-            )
-        )
+    """The report on one task; `most`: flipped items to show of each pair."""
+    task = groups[0]
+    baseline = task.baseline
+    summaries = [summary for group in groups for summary in group.summaries]
+    by_conditions = _by_conditions(summaries)
+    runs = _run_reports(groups, summaries, chosen, conditions=list(by_conditions))
     flips = [
-        (run_name(row.summary), found)
-        for row in rows
-        if row.shown_with is None and row.summary is not baseline and row.summary.passes
-        if (found := read_flips(baseline, row.summary, most, results=results)).gained + found.lost
+        (run_name(run.summary), pair)
+        for run in runs
+        if run.shown_with is None and run.summary is not baseline and run.summary.passes
+        if (pair := read_flips(baseline, run.summary, most, results=results)).gained + pair.lost
     ]
     return TaskReport(
-        task=task,
-        limit=limit,
+        task=task.task,
+        limit=task.limit,
         baseline=baseline,
-        rows=tuple(rows),
+        runs=tuple(runs),
         conditions=tuple(", ".join(conditions) for conditions in by_conditions),
-        curves=curves,
+        curves={
+            (cost, number): control_curve(same if cost in OF_THE_MACHINE else summaries, cost)
+            for cost in PLOTTED
+            for number, same in enumerate(by_conditions.values())
+        },
         flips=tuple(flips),
     )
 
 
+def _run_reports(
+    groups: Sequence[Group],
+    summaries: Sequence[Summary],
+    chosen: Sequence[str],
+    *,
+    conditions: Sequence[tuple[str, ...]],
+) -> list[RunReport]:
+    """The chosen runs of one task, and its baseline."""
+    findings = findings_by_run(groups)
+    compared = [
+        (run, comparison)
+        for group in groups
+        for run, comparison in group.compared
+        if group.experiment in chosen or run is group.baseline
+    ]
+    leaders = _leaders([run for run, _ in compared])
+    members: dict[Key, list[str]] = {}
+    for (run, _), leader in zip(compared, leaders, strict=True):
+        if leader is not run:
+            members.setdefault(key_of(leader), []).append(_short_name(run, leader))
+    return [
+        RunReport(
+            summary=run,
+            comparison=comparison,
+            finding=findings.get(key_of(run)),
+            standings=standings_of(run, findings.get(key_of(run)), summaries),
+            conditions=conditions.index(speed_conditions(run)),
+            shown_with=None if leader is run else _short_name(leader, run),
+            same=tuple(members.get(key_of(run), ())),
+        )
+        for (run, comparison), leader in zip(compared, leaders, strict=True)
+    ]
+
+
 def _by_conditions(runs: Sequence[Summary]) -> dict[tuple[str, ...], list[Summary]]:
     """Runs by hardware, dtype and batch size; what most runs share comes first."""
-    found: dict[tuple[str, ...], list[Summary]] = {}
+    by_conditions: dict[tuple[str, ...], list[Summary]] = {}
     for run in runs:
-        found.setdefault(speed_conditions(run), []).append(run)
-    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+        by_conditions.setdefault(speed_conditions(run), []).append(run)
+    return dict(sorted(by_conditions.items(), key=lambda item: -len(item[1])))
 
 
 def _leaders(runs: Sequence[Summary]) -> list[Summary]:
     """For each run the one that stands for its computation: its origin, else the first shown."""
-    by_origin: dict[Any, Summary] = {}
+    leaders = {(run.experiment, run.config): run for run in runs if run.same_as is None}
+    of_runs = []
     for run in runs:
-        if run.same_as is None:
-            by_origin[run.experiment, run.config] = run
-    leaders = []
-    for run in runs:
-        key = (run.experiment, run.config)
-        if run.same_as is not None:
-            key = (run.same_as.experiment, run.same_as.config)
-        leaders.append(by_origin.setdefault(key, run))
-    return leaders
+        origin = run.same_as or run
+        of_runs.append(leaders.setdefault((origin.experiment, origin.config), run))
+    return of_runs
 
 
 def _short_name(run: Summary, seen_from: Summary) -> str:
-    if run.experiment == seen_from.experiment:
-        return run.config
-    return run_name(run)
+    return run.config if run.experiment == seen_from.experiment else run_name(run)
 
 
-def _flips_per_pair(summaries: Sequence[Summary]) -> int:
-    pairs = 0
-    for runs in of_one_task(summaries).values():
-        baseline = baseline_of(runs)
-        decoded = [run for run in runs if run.same_as is None and run.passes]
-        pairs += sum(any(flipped_items(baseline, run)) for run in decoded)
+def _flips_per_pair(tasks: Sequence[Sequence[Group]]) -> int:
+    pairs = sum(
+        any(flipped_items(group.baseline, run))
+        for groups in tasks
+        for group in groups
+        for run in group.summaries
+        if run.same_as is None and run.passes
+    )
     return max(2, min(MOST_FLIPS, ALL_FLIPS // max(1, pairs)))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from fastdllm.report.comparisons import Key, key_of
-from fastdllm.report.groups import PASS_KINDS, Group, passes_per_answer
-from fastdllm.report.standings import Place
+from fastdllm.report.groups import PASS_KINDS, Group, Key, key_of, passes_per_answer
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.costs import (
@@ -16,6 +15,9 @@ from fastdllm.statistics.costs import (
     seconds_per_answer,
     speed_conditions,
 )
+
+if TYPE_CHECKING:
+    from fastdllm.report.content import RunReport
 
 COLUMNS = [
     *("experiment", "task", "limit", "config", "metric", "accuracy", "ci_low", "ci_high"),
@@ -34,30 +36,25 @@ COLUMNS = [
 CONTROL_COLUMNS = ["control", "difference_to_control", "p_holm_to_control", "standing"]
 
 
-def csv_table(
-    groups: Sequence[Group],
-    comparisons: Mapping[Key, Comparison],
-    places: Mapping[Key, Place] | None = None,
-) -> str:
+def csv_table(groups: Sequence[Group], reports: Mapping[Key, RunReport] | None = None) -> str:
     """One line per run: shares in 0..1, seconds, GiB; what was not measured is empty.
 
-    places: with them, each run is also told beside the controls (`CONTROL_COLUMNS`).
+    reports: with them, the line also shows the run beside the controls (`CONTROL_COLUMNS`).
     """
     stream = io.StringIO()
-    columns = COLUMNS if places is None else [*COLUMNS, *CONTROL_COLUMNS]
+    columns = COLUMNS if reports is None else [*COLUMNS, *CONTROL_COLUMNS]
     writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")
     writer.writeheader()
     for group in groups:
-        for summary in group.summaries:
-            row = _own(summary) | _compared(comparisons.get(key_of(summary)))
-            row["limit"] = group.limit
-            if places is not None and summary.passes is not None:
-                row |= _beside_controls(places[key_of(summary)])
-            writer.writerow({key: "" if value is None else value for key, value in row.items()})
+        for summary, comparison in group.compared:
+            row = _measured(summary) | _compared(comparison) | {"limit": group.limit}
+            if reports is not None and summary.passes is not None:
+                row |= _beside_controls(reports[key_of(summary)])
+            writer.writerow(row)
     return stream.getvalue()
 
 
-def _own(summary: Summary) -> dict[str, object]:
+def _measured(summary: Summary) -> dict[str, object]:
     primary, passes, speed = summary.primary, summary.passes, summary.throughput
     low, high = primary.interval or (None, None)
     twin = summary.same_as
@@ -100,13 +97,13 @@ def _compared(comparison: Comparison | None) -> dict[str, object]:
     if comparison is None:
         return {}
     paired, speed = comparison.paired, comparison.speed
-    found: dict[str, object] = {
+    row: dict[str, object] = {
         "baseline": f"{comparison.baseline.experiment}/{comparison.baseline.config}",
         "layer_forwards_ratio": comparison.layer_forwards,
         "verdict": comparison.verdict,
     }
     if paired is not None:
-        found |= {
+        row |= {
             "difference": paired.difference,
             "difference_low": paired.interval[0],
             "difference_high": paired.interval[1],
@@ -118,17 +115,17 @@ def _compared(comparison: Comparison | None) -> dict[str, object]:
         }
     if speed is not None:
         low, high = speed.interval or (None, None)
-        found |= {"speed_ratio": speed.value, "speed_ratio_low": low, "speed_ratio_high": high}
-    return found
+        row |= {"speed_ratio": speed.value, "speed_ratio_low": low, "speed_ratio_high": high}
+    return row
 
 
-def _beside_controls(place: Place) -> dict[str, object]:
-    row: dict[str, object] = {"standing": str(place.standings["layer_forwards"])}
-    comparison = place.found.control if place.found else None
+def _beside_controls(report: RunReport) -> dict[str, object]:
+    row: dict[str, object] = {"standing": str(report.standings["layer_forwards"])}
+    comparison = report.finding.to_control if report.finding else None
     if comparison is not None:
         control = comparison.baseline
         row["control"] = f"{control.experiment}/{control.config}"
         if comparison.paired is not None:
             row["difference_to_control"] = comparison.paired.difference
-            row["p_holm_to_control"] = comparison.paired.p_holm
+            row["p_holm_to_control"] = comparison.paired.deciding_p
     return row

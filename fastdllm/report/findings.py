@@ -1,253 +1,308 @@
-"""What an experiment found, in Markdown for its README: made of the summaries, and of nothing else.
+"""What the runs of a task show, in sentences: the same on the page and in the READMEs.
 
-Each configuration is compared item by item with plain decoding, and with the most accurate control
-of `03_controls` that costs no more layer-forwards. Imports no torch.
+Made of the summaries, and of nothing else. Text is Markdown, of which the page knows `code` and
+**bold**. Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
-from fastdllm.report.comparisons import CONTROL_EXPERIMENT, given, of_one_task
-from fastdllm.report.standings import Found, found_in, is_no_loss
-from fastdllm.report.words import accuracy_words, cost_words, difference_words, p_words, speed_words
-from fastdllm.results.summary import DECODING, PARAMETERS, Summary
+from fastdllm.report.groups import Group, by_task, grouped, parameters_of, settings_of
+from fastdllm.report.standings import Finding, Standing, findings_of
+from fastdllm.report.words import (
+    accuracy_words,
+    cost_words,
+    difference_words,
+    markdown_rows,
+    speed_words,
+)
+from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import layer_forwards_per_answer, tokens_per_s
 from fastdllm.statistics.intervals import items_needed
-from fastdllm.statistics.verdicts import points
+from fastdllm.statistics.verdicts import p_words, points
 
 NOTHING = "No generation task of this experiment has published results.\n"
+# Names of one computation that a table shows one by one.
+MOST_NAMES = 3
+# What two configurations must share to differ in their reuse alone.
+REUSE = ("reuse_k", "layer_subset")
+
+NameOf = Callable[[Summary], str]
 
 
 def answer_of(experiment: str, summaries: Sequence[Summary]) -> str:
-    """The answer of one experiment, from the full published runs of all experiments."""
-    parts = [_of_task(experiment, own, runs) for own, runs in _tasks(experiment, summaries)]
+    """The answer of one experiment for its README, from the published runs of all experiments."""
+    parts = [
+        _answer_on_task(group, findings) for group, findings in _full_runs(experiment, summaries)
+    ]
     return "\n".join(parts) or NOTHING
 
 
 def headline(experiment: str, summaries: Sequence[Summary]) -> str:
-    """The first point of an answer, on the first generation task."""
-    for own, runs in _tasks(experiment, summaries):
-        return _sentences(experiment, found_in(own, runs)[1])[0]
+    """The first sentence of an answer, on the first generation task."""
+    for _, findings in _full_runs(experiment, summaries):
+        return main_sentences(findings)[0]
     return NOTHING.strip()
 
 
-def _tasks(
+def baseline_sentence(baseline: Summary, name: str) -> str:
+    """What the others are compared with."""
+    return (
+        f"Baseline `{name}`: right on {accuracy_words(baseline)} of {baseline.primary.n} items at "
+        f"{cost_words(layer_forwards_per_answer(baseline))} layer-forwards per answer."
+    )
+
+
+def main_sentences(
+    findings: Sequence[Finding], name_of: NameOf = lambda run: run.config
+) -> list[str]:
+    """Whether anything beats the controls, is faster, or is cheaper without a loss."""
+    if not findings:
+        return ["Every configuration is plain decoding, or a control."]
+    ideas = [finding for finding in findings if not finding.is_control]
+    return [
+        _ideas_beside_controls(ideas, name_of) if ideas else _cheapest_control(findings, name_of),
+        _faster(findings, name_of),
+        _fewest_without_loss(findings, name_of),
+    ]
+
+
+def likelihood_sentence(n_runs: int, n_computations: int) -> str:
+    """Why the runs of a log-likelihood task do not differ."""
+    nothing = "Answers are chosen by likelihood: nothing is decoded"
+    if n_runs == 1:
+        return f"{nothing}."
+    computations = "1 computation" if n_computations == 1 else f"{n_computations} computations"
+    return (
+        f"{nothing}, so decoding settings have no effect on this task. {n_runs} configurations are "
+        f"{computations}; equal figures are expected and say nothing about reuse."
+    )
+
+
+def _full_runs(
     experiment: str, summaries: Sequence[Summary]
-) -> Iterator[tuple[list[Summary], list[Summary]]]:
-    """Of each generation task: the full runs of the experiment, and those of all experiments."""
-    for (_, limit), runs in of_one_task(summaries).items():
-        own = [run for run in runs if run.experiment == experiment and run.passes is not None]
-        if limit is None and own:
-            yield own, runs
+) -> Iterator[tuple[Group, list[Finding]]]:
+    """The experiment's group and findings on each generation task without a limit."""
+    for groups in by_task(grouped(summaries)).values():
+        findings = findings_of(groups)
+        for group in groups:
+            if group.experiment == experiment and group.limit is None and group.is_generation:
+                yield group, findings[experiment]
 
 
-def _of_task(experiment: str, own: Sequence[Summary], runs: Sequence[Summary]) -> str:
-    plain, found = found_in(own, runs)
+def _answer_on_task(group: Group, findings: Sequence[Finding]) -> str:
+    baseline = group.baseline
+    sentences = [
+        *main_sentences(findings),
+        *spans_compared(findings),
+        *added_to_lookahead(findings),
+    ]
+    n_costlier = sum(finding.saved <= 0 for finding in findings)
+    if n_costlier:
+        sentences.append(
+            f"{n_costlier} of {len(findings)} cost no fewer layer-forwards than plain decoding."
+        )
     parts = [
-        f"**{plain.task}**, {plain.primary.n} items, `{plain.model_args.get('model_path', '')}`, "
-        f"{plain.dtype}. Plain decoding: "
-        f"{accuracy_words(plain)} at {cost_words(layer_forwards_per_answer(plain))} "
-        "layer-forwards per answer.\n",
-        "\n".join(f"- {sentence}" for sentence in _sentences(experiment, found)) + "\n",
-        _table(found),
+        f"**{group.task}**, `{baseline.model_args.get('model_path', '')}`, {baseline.dtype}. "
+        f"{baseline_sentence(baseline, baseline.config)}\n",
+        "\n".join(f"- {sentence}" for sentence in sentences) + "\n",
+        _table(findings),
     ]
     return "\n".join(parts)
 
 
-def _sentences(experiment: str, found: Sequence[Found]) -> list[str]:
-    if not found:
-        return ["Every configuration is plain decoding, or a control."]
-    cheaper = [one for one in found if one.saved > 0]
-    is_control = experiment == CONTROL_EXPERIMENT
-    sentences = [_cheapest_control(cheaper) if is_control else _beaten(found), _faster(found)]
-    lossless = [one for one in cheaper if is_no_loss(one)]
-    sentences.append(
-        _lossless(lossless[0])
-        if lossless
-        else "No configuration of fewer layer-forwards is without a loss of accuracy."
-    )
-    sentences += [*spans_compared(found), *added_to_lookahead(found)]
-    dearer = len(found) - len(cheaper)
-    if dearer:
-        sentences.append(f"{dearer} of {len(found)} cost more layer-forwards than plain decoding.")
-    return sentences
-
-
-def _beaten(found: Sequence[Found]) -> str:
-    """Does anything beat the thresholds and sub-blocks of the controls at equal cost?"""
-    compared = [one for one in found if one.gain is not None]
-    if not compared:
+def _ideas_beside_controls(ideas: Sequence[Finding], name_of: NameOf) -> str:
+    """Whether any idea beats the thresholds and sub-blocks of the controls at equal cost."""
+    counts = Counter(idea.standing for idea in ideas)
+    if counts[Standing.NO_CONTROL] == len(ideas):
         return "No controls are published, so nothing can be said of equal cost."
-    proved = [one for one in compared if one.is_proved]
-    left = [one for one in compared if not one.is_proved]
-    above = [one for one in left if (one.gain or 0) > 0]
-    cheapest = [one for one in left if one.is_cheapest and one not in above]
-    below = len(left) - len(above) - len(cheapest)
-    start = "Yes" if proved else ("Not proved" if above or cheapest else "No")
-    parts = [f"{len(proved)} of {len(compared)} beat the controls at equal layer-forwards"]
-    if above:
-        parts.append(f"{len(above)} lie above them within noise")
-    if cheapest:
-        parts.append(f"{len(cheapest)} are cheaper than every control and less accurate")
-    if below:
-        parts.append(f"{below} are not worth it")
-    return f"**{start}**: {', '.join(parts)}.{_best_unproved(above, len(compared))}"
-
-
-def _best_unproved(above: Sequence[Found], comparisons: int) -> str:
-    """How many items would prove the best of those that lie above within noise."""
-    if not above:
-        return ""
-    best = max(above, key=lambda one: one.gain or 0)
-    paired = best.control.paired if best.control else None
-    if paired is None:
-        return ""
-    needed = items_needed(paired.n, paired.only_a, paired.only_b, comparisons=comparisons)
-    which = "the cheapest control, at lower cost" if best.is_cheapest else "its control"
-    return (
-        f" The best of these, `{best.names[0]}`, is {points(paired.difference)} above {which} "
-        f"(p = {p_words(paired.p_value)}; corrected for {comparisons} comparisons "
-        f"{p_words(paired.p_holm)}); {needed:,} items would prove a difference of that size."
-    )
-
-
-def _faster(found: Sequence[Found]) -> str:
-    """The other half of the question: was any of it measurably faster?"""
-    timed = [one for one in found if one.against_plain.speed is not None]
-    if not timed:
-        return "No speed was measured under the conditions of plain decoding."
-    faster = [one for one in timed if one.is_faster]
-    if not faster:
-        return (
-            f"None of {len(timed)} decoded measurably faster than plain decoding on this hardware."
+    is_open = counts[Standing.WITHIN_NOISE] or counts[Standing.UNKNOWN]
+    start = "Yes" if counts[Standing.ABOVE] else "Not proved" if is_open else "No"
+    computations = "computation" if len(ideas) == 1 else "computations"
+    others = [
+        f"{words}: {counts[standing]}"
+        for standing, words in (
+            (Standing.WITHIN_NOISE, "above them, within noise"),
+            (Standing.UNKNOWN, "cheaper than every control and less accurate"),
+            (Standing.BELOW, "not worth it"),
+            (Standing.NO_CONTROL, "without a control to compare with"),
         )
-    best = max(faster, key=lambda one: one.against_plain.speed.value)  # type: ignore[union-attr]
+        if counts[standing]
+    ]
+    beat = (
+        f"**{start}**: {counts[Standing.ABOVE]} of {len(ideas)} {computations} beat the controls "
+        "at equal layer-forwards"
+    )
+    return f"{'; '.join([beat, *others])}.{_best_within_noise(ideas, name_of)}"
+
+
+def _best_within_noise(ideas: Sequence[Finding], name_of: NameOf) -> str:
+    """How many items would prove the best of those that lie above within noise."""
+    above = [idea for idea in ideas if idea.standing is Standing.WITHIN_NOISE]
+    best = max(above, key=lambda idea: idea.gain or 0.0, default=None)
+    paired = best.to_control.paired if best and best.to_control else None
+    if best is None or paired is None:
+        return ""
+    needed = items_needed(paired.n, paired.only_a, paired.only_b, comparisons=best.n_tests)
+    which = "the cheapest control, at lower cost" if best.is_cheapest else "its control"
+    comparisons = "1 comparison" if best.n_tests == 1 else f"{best.n_tests} comparisons"
     return (
-        f"{len(faster)} of {len(timed)} decoded measurably faster than plain decoding on this "
-        f"hardware, `{best.names[0]}` most: {speed_words(best.against_plain)}."
+        f" The best of those within noise, `{name_of(best.summary)}`, is "
+        f"{points(paired.difference)} above {which} (p = {p_words(paired.p_value)}; corrected for "
+        f"{comparisons} {p_words(paired.deciding_p)}); {needed:,} items would prove a difference "
+        "of that size."
     )
 
 
-def _lossless(best: Found) -> str:
-    paired = best.against_plain.paired
-    assert paired is not None
-    needed = f"; {paired.n_needed:,} items would show it" if paired.n_needed else ""
-    return (
-        f"Fewest layer-forwards without a loss that was seen: `{best.names[0]}`, "
-        f"{100 * best.saved:.0f} % fewer than plain decoding, "
-        f"{difference_words(best.against_plain)} on {paired.n} items{needed}. "
-        f"Decoded with {speed_words(best.against_plain)}."
-    )
-
-
-def _cheapest_control(cheaper: Sequence[Found]) -> str:
+def _cheapest_control(controls: Sequence[Finding], name_of: NameOf) -> str:
+    cheaper = [control for control in controls if control.saved > 0]
     if not cheaper:
         return "No control is cheaper than plain decoding."
     cheapest = cheaper[0]
     return (
-        f"The cheapest control, `{cheapest.names[0]}`, saves {100 * cheapest.saved:.0f} % of the "
-        f"layer-forwards: {cheapest.against_plain.verdict}."
+        f"The cheapest control, `{name_of(cheapest.summary)}`, saves {100 * cheapest.saved:.0f} % "
+        f"of the layer-forwards: {cheapest.to_baseline.verdict}."
     )
 
 
-def _table(found: Sequence[Found]) -> str:
-    lines = [
-        "| configuration | accuracy | layer-forwards | tok/s | against plain decoding "
-        "| best control of no higher cost | against it | p (Holm) |",
-        "|---|--:|--:|--:|---|---|---|--:|",
-    ]
-    for one in found:
-        names = ", ".join(f"`{name}`" for name in one.names[:3])
-        if len(one.names) > 3:
-            names += f" and {len(one.names) - 3} more"
-        control = f"`{one.control.baseline.config}`" if one.control else ""
-        if one.is_cheapest:
-            control += " (cheapest)"
-        speed = tokens_per_s(one.summary)
-        cells = [
-            names,
-            f"{100 * one.summary.accuracy:.1f} %",
-            f"{one.cost:.1f}",
-            "" if speed is None or one.against_plain.speed is None else f"{speed:,.0f}",
-            one.against_plain.verdict,
-            control,
-            difference_words(one.control),
-            p_words(one.control.paired.p_holm) if one.control and one.control.paired else "",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def _faster(findings: Sequence[Finding], name_of: NameOf) -> str:
+    """Whether anything was measurably faster."""
+    timed = [finding for finding in findings if finding.to_baseline.speed is not None]
+    if not timed:
+        return "No speed was measured under the conditions of plain decoding."
+    included = ", controls included," if _has_both_kinds(findings) else ""
+    computations = "computation" if len(timed) == 1 else "computations"
+    batch_size = timed[0].to_baseline.baseline.eval_params["batch_size"]
+    what = (
+        f"of {len(timed)} {computations}{included} decoded measurably faster than plain decoding "
+        f"on this hardware (batch size {batch_size})"
+    )
+    faster = [finding for finding in timed if finding.is_faster]
+    if not faster:
+        return f"None {what}."
+    best = max(faster, key=lambda f: f.to_baseline.speed.value if f.to_baseline.speed else 0.0)
+    return f"{len(faster)} {what}, `{name_of(best.summary)}` most: {speed_words(best.to_baseline)}."
 
 
-# Which span of layers loses least, and what reuse adds to look-ahead: sentences for an answer.
-# Imports no torch.
+def _fewest_without_loss(findings: Sequence[Finding], name_of: NameOf) -> str:
+    lossless = [finding for finding in findings if finding.saved > 0 and finding.is_lossless]
+    if not lossless:
+        return "No configuration of fewer layer-forwards is without a loss of accuracy."
+    best = lossless[0]
+    paired = best.to_baseline.paired
+    assert paired is not None
+    kind = " (a control)" if best.is_control and _has_both_kinds(findings) else ""
+    needed = f"; {paired.n_needed:,} items would show it" if paired.n_needed else ""
+    return (
+        f"Fewest layer-forwards without a loss that was seen: `{name_of(best.summary)}`{kind}, "
+        f"{100 * best.saved:.0f} % fewer than plain decoding, "
+        f"{difference_words(best.to_baseline)} on {paired.n} items{needed}. "
+        f"Decoded with {speed_words(best.to_baseline)}."
+    )
 
-# What two configurations must share to differ in their reuse alone.
-REUSE = ("reuse_k", "layer_subset")
+
+def _has_both_kinds(findings: Sequence[Finding]) -> bool:
+    """Whether there are controls and others."""
+    return len({finding.is_control for finding in findings}) == 2
 
 
-def spans_compared(found: Sequence[Found]) -> list[str]:
+def spans_compared(findings: Sequence[Finding]) -> list[str]:
     """For each group of configurations that differ in the span alone: the spans by their loss."""
-    groups: dict[str, list[Found]] = {}
-    for one in found:
-        if _setting(one, "reuse_k", 1) > 1:
-            key = _shared(one, without=("layer_subset",))
-            groups.setdefault(key, []).append(one)
+    by_other_settings: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if _setting(finding, "reuse_k", 1) > 1:
+            key = _shared(finding, without=("layer_subset",))
+            by_other_settings.setdefault(key, []).append(finding)
     sentences = []
-    for same in groups.values():
+    for same in by_other_settings.values():
         if len(same) < 2:
             continue
         parts = [
-            f"{_span(one)} {points(one.loss)} for {100 * one.saved:.1f} %"
-            for one in sorted(same, key=lambda one: one.loss)
+            f"`{settings_of(finding.summary).get('layer_subset')}` {points(finding.loss)} for "
+            f"{100 * finding.saved:.1f} %"
+            for finding in sorted(same, key=lambda finding: finding.loss)
         ]
-        title = _title(same[0])
         sentences.append(
-            f"Loss of accuracy for layer-forwards saved, by span, {title}: {'; '.join(parts)}."
+            f"Loss of accuracy for layer-forwards saved, by span, {_title(same[0])}: "
+            f"{'; '.join(parts)}."
         )
     return sentences
 
 
-def added_to_lookahead(found: Sequence[Found]) -> list[str]:
+def added_to_lookahead(findings: Sequence[Finding]) -> list[str]:
     """The least harmful reuse on top of look-ahead, beside the same look-ahead without it."""
-    plain = {
-        _shared(one, without=REUSE): one
-        for one in found
-        if _setting(one, "reuse_k", 1) == 1 and _setting(one, "lookahead_depth", 0) > 0
+    without_reuse = {
+        _shared(finding, without=REUSE): finding
+        for finding in findings
+        if _setting(finding, "reuse_k", 1) == 1 and _setting(finding, "lookahead_depth", 0) > 0
     }
     pairs = [
-        (one, plain[key])
-        for one in found
-        if _setting(one, "reuse_k", 1) > 1 and (key := _shared(one, without=REUSE)) in plain
+        (finding, without_reuse[key])
+        for finding in findings
+        if _setting(finding, "reuse_k", 1) > 1
+        and (key := _shared(finding, without=REUSE)) in without_reuse
     ]
     if not pairs:
         return []
     best, alone = min(pairs, key=lambda pair: pair[0].loss)
     return [
-        f"Reuse on top of look-ahead, at its best: `{best.names[0]}` "
+        f"Reuse on top of look-ahead, at its best: `{best.summary.config}` "
         f"{100 * best.summary.accuracy:.1f} % at {best.cost:.1f} layer-forwards, against "
         f"{100 * alone.summary.accuracy:.1f} % at {alone.cost:.1f} without reuse "
-        f"(`{alone.names[0]}`)."
+        f"(`{alone.summary.config}`)."
     ]
 
 
-def _shared(one: Found, *, without: Sequence[str]) -> str:
+def _shared(finding: Finding, *, without: Sequence[str]) -> str:
     """Settings and parameters but those named: what computations of one group have in common."""
-    settings = {k: v for k, v in given(one.summary, DECODING).items() if k not in without}
-    return repr((settings, given(one.summary, PARAMETERS)))
+    settings = {k: v for k, v in settings_of(finding.summary).items() if k not in without}
+    return repr((settings, parameters_of(finding.summary)))
 
 
-def _setting(one: Found, name: str, default: int) -> int:
-    return int(given(one.summary, DECODING).get(name, default))
+def _setting(finding: Finding, name: str, default: int) -> int:
+    return int(settings_of(finding.summary).get(name, default))
 
 
-def _span(one: Found) -> str:
-    return f"`{given(one.summary, DECODING).get('layer_subset')}`"
-
-
-def _title(one: Found) -> str:
-    parts = [f"k = {_setting(one, 'reuse_k', 1)}"]
-    if depth := _setting(one, "lookahead_depth", 0):
+def _title(finding: Finding) -> str:
+    parts = [f"k = {_setting(finding, 'reuse_k', 1)}"]
+    if depth := _setting(finding, "lookahead_depth", 0):
         parts.append(f"look-ahead depth {depth}")
-    parts += [f"{name} {value}" for name, value in given(one.summary, PARAMETERS).items()]
+    parts += [f"{name} {value}" for name, value in parameters_of(finding.summary).items()]
     return ", ".join(parts)
+
+
+def _table(findings: Sequence[Finding]) -> str:
+    headings = {
+        "configuration": "---",
+        "accuracy": "--:",
+        "layer-forwards": "--:",
+        "tok/s": "--:",
+        "against plain decoding": "---",
+        "best control of no higher cost": "---",
+        "against it": "---",
+        "p (Holm)": "--:",
+    }
+    return "\n".join(markdown_rows(headings, map(_cells, findings))) + "\n"
+
+
+def _cells(finding: Finding) -> list[str]:
+    names = ", ".join(f"`{run.config}`" for run in finding.runs[:MOST_NAMES])
+    if len(finding.runs) > MOST_NAMES:
+        names += f" and {len(finding.runs) - MOST_NAMES} more"
+    to_control = finding.to_control
+    control = f"`{to_control.baseline.config}`" if to_control else ""
+    if finding.is_cheapest:
+        control += " (cheapest)"
+    speed = tokens_per_s(finding.summary)
+    return [
+        names,
+        f"{100 * finding.summary.accuracy:.1f} %",
+        f"{finding.cost:.1f}",
+        "" if speed is None or finding.to_baseline.speed is None else f"{speed:,.0f}",
+        finding.to_baseline.verdict,
+        control,
+        difference_words(to_control),
+        p_words(to_control.paired.deciding_p) if to_control and to_control.paired else "",
+    ]

@@ -14,9 +14,10 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
+from fastdllm.common.paths import RESULTS
 from fastdllm.results.summary import Summary, unpack_bits
+from fastdllm.statistics.comparison import right_only_in
 
-RESULTS = Path("results")
 # A question or an answer is cut here; the whole one is in samples.jsonl.
 MOST_CHARACTERS = 900
 
@@ -49,10 +50,7 @@ def flipped_items(baseline: Summary, other: Summary) -> tuple[list[int], list[in
     """Items gained and items lost by `other`; empty where the two cannot be paired."""
     if baseline.items is None or other.items is None or baseline.items.n != other.items.n:
         return [], []
-    pairs = list(zip(unpack_bits(baseline.items), unpack_bits(other.items), strict=True))
-    gained = [i for i, (a, b) in enumerate(pairs) if b and not a]
-    lost = [i for i, (a, b) in enumerate(pairs) if a and not b]
-    return gained, lost
+    return right_only_in(other, baseline), right_only_in(baseline, other)
 
 
 def read_flips(

@@ -1,6 +1,8 @@
-"""The figures of one run as a row, and what may be compared with what.
+"""Runs by experiment and task, each compared with the baseline of its task.
 
-Shared by every table and plot, so that a number means the same everywhere. Imports no torch.
+An experiment is one question, so its runs on a task are one family for Holm's correction. These
+are the comparisons of tables, page and READMEs; there are no others with the baseline. Imports no
+torch.
 """
 
 from __future__ import annotations
@@ -8,25 +10,46 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from fastdllm.results.summary import Summary
+from fastdllm.results.summary import DECODING, PARAMETERS, Summary
+from fastdllm.settings import DecodingSettings
+from fastdllm.statistics.comparison import Comparison, compare_all
 from fastdllm.statistics.costs import speed_conditions
 
+CONTROL_EXPERIMENT = "03_controls"
+# A task or a model decides lengths, token ids and seeds; they are no idea of an experiment.
+NO_IDEA = frozenset(["max_new_tokens", "seed", "mask_id", "stop_token"])
 PASS_KINDS = ("prefill", "full_block", "sub_block", "commit", "reused")
+
+# Task and limit; the key of a run: experiment, task, limit, config.
+Task = tuple[str, int | None]
+Key = tuple[str, str, int | None, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs of one task (and limit) of one experiment, in the order given."""
+    """Runs of one experiment on one task (and limit), in the order given.
+
+    baseline: that of the task, maybe a run of another experiment. comparisons: of each run with
+    it; None for the baseline itself.
+    """
 
     experiment: str
     task: str
     limit: int | None
+    baseline: Summary
     summaries: tuple[Summary, ...]
+    comparisons: tuple[Comparison | None, ...]
 
     @property
     def title(self) -> str:
-        return self.task if self.limit is None else f"{self.task} (first {self.limit} items)"
+        return task_title(self.task, self.limit)
+
+    @property
+    def compared(self) -> list[tuple[Summary, Comparison | None]]:
+        """Each run with its comparison."""
+        return list(zip(self.summaries, self.comparisons, strict=True))
 
     @property
     def is_generation(self) -> bool:
@@ -40,13 +63,100 @@ class Group:
 
 
 def grouped(summaries: Sequence[Summary]) -> list[Group]:
-    """Summaries by experiment, task and limit; groups and rows in the order of first appearance."""
-    groups: dict[tuple[str, str, int | None], list[Summary]] = {}
+    """Group and compare summaries; groups and runs are in the order of first appearance."""
+    groups: dict[tuple[str, Task], list[Summary]] = {}
+    tasks: dict[Task, list[Summary]] = {}
     for summary in summaries:
-        limit = summary.eval_params.get("limit")
-        key = (summary.experiment, summary.task, limit if isinstance(limit, int) else None)
-        groups.setdefault(key, []).append(summary)
-    return [Group(*key, summaries=tuple(rows)) for key, rows in groups.items()]
+        experiment, task, limit, _ = key_of(summary)
+        groups.setdefault((experiment, (task, limit)), []).append(summary)
+        tasks.setdefault((task, limit), []).append(summary)
+    baselines = {task: baseline_of(runs) for task, runs in tasks.items()}
+    return [
+        Group(experiment, *task, baselines[task], tuple(runs), _comparisons(runs, baselines[task]))
+        for (experiment, task), runs in groups.items()
+    ]
+
+
+def by_task(groups: Sequence[Group]) -> dict[Task, list[Group]]:
+    """Groups of all experiments by task and limit, in their order."""
+    tasks: dict[Task, list[Group]] = {}
+    for group in groups:
+        tasks.setdefault((group.task, group.limit), []).append(group)
+    return tasks
+
+
+def _comparisons(runs: Sequence[Summary], baseline: Summary) -> tuple[Comparison | None, ...]:
+    others = iter(compare_all(baseline, [run for run in runs if run is not baseline]))
+    return tuple(None if run is baseline else next(others) for run in runs)
+
+
+def key_of(summary: Summary) -> Key:
+    """What tells a run from every other one of a project."""
+    limit = summary.eval_params.get("limit")
+    as_number = limit if isinstance(limit, int) else None
+    return summary.experiment, summary.task, as_number, summary.config
+
+
+def run_name(summary: Summary) -> str:
+    """A run for people, where the task is known."""
+    return f"{summary.experiment} / {summary.config}"
+
+
+def task_title(task: str, limit: int | None) -> str:
+    """A task and its limit for people."""
+    return task if limit is None else f"{task} (first {limit} items)"
+
+
+def baseline_of(summaries: Sequence[Summary]) -> Summary:
+    """Return the run of one task that the others are compared with: plain decoding, as published.
+
+    Of several the first that was decoded itself, controls first; without any, the first run.
+    """
+    plain = [summary for summary in summaries if not deviations(summary)]
+    if not plain:
+        return summaries[0]
+    return min(plain, key=lambda s: (s.same_as is not None, s.experiment != CONTROL_EXPERIMENT))
+
+
+def deviations(summary: Summary) -> dict[str, Any]:
+    """Return the settings that take effect in a run and are not the default.
+
+    Empty for plain decoding. Parameters of a policy always count: a policy without an effect has
+    none.
+    """
+    settings = settings_of(summary)
+    without_effect = set(NO_IDEA)
+    if settings.get("reuse_k", 1) == 1:
+        without_effect.add("layer_subset")
+    if not settings.get("lookahead_depth", 0):
+        without_effect.add("lookahead_threshold")
+    if not settings.get("temperature", 0.0):
+        without_effect.add("top_p")
+    fields = DecodingSettings.model_fields
+    changed = {
+        name: value
+        for name, value in settings.items()
+        if name in fields and name not in without_effect and value != fields[name].default
+    }
+    return changed | parameters_of(summary)
+
+
+def settings_of(summary: Summary) -> dict[str, Any]:
+    """The decoding settings of a run by name."""
+    return _deciding(summary, DECODING)
+
+
+def parameters_of(summary: Summary) -> dict[str, Any]:
+    """The parameters of a run's policy by name."""
+    return _deciding(summary, PARAMETERS)
+
+
+def _deciding(summary: Summary, prefix: str) -> dict[str, Any]:
+    return {
+        key.removeprefix(prefix): value
+        for key, value in summary.decides.items()
+        if key.startswith(prefix)
+    }
 
 
 def passes_per_answer(summary: Summary) -> dict[str, float]:
@@ -57,7 +167,7 @@ def passes_per_answer(summary: Summary) -> dict[str, float]:
 
 
 def layer_forwards_saved(summary: Summary) -> float | None:
-    """Share of layer-forwards that the policy left out, in 0..1."""
+    """Share of its own layer-forwards that the policy left out, in 0..1."""
     if summary.passes is None:
         return None
     skipped = summary.passes.layer_forwards_skipped

@@ -7,6 +7,7 @@ plots, sorting and the choice of items to read need them. Imports no torch.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
@@ -14,17 +15,19 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from fastdllm.report import glance
-from fastdllm.report import page_tables as table_rows
 from fastdllm.report import plot_rows as rows
 from fastdllm.report import plot_specs as charts
-from fastdllm.report.conditions import origins
 from fastdllm.report.content import Report, TaskReport
-from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED
-from fastdllm.report.sensitivity_map import FEW_PASSES, MEASURES, Sensitivity
+from fastdllm.report.findings import baseline_sentence, likelihood_sentence, main_sentences
+from fastdllm.report.groups import run_name
+from fastdllm.report.page_tables import headings, table_rows
+from fastdllm.report.pareto import PLOTTED
+from fastdllm.report.provenance import origins
+from fastdllm.report.sensitivity_map import FEW_PASSES, MEASURES, SensitivityMap
 from fastdllm.report.themes import config
+from fastdllm.statistics.costs import OF_THE_MACHINE
 from fastdllm.version import __version__
 
 # Vega, Vega-Lite and Vega-Embed are under the BSD 3-clause licence, which wants its notice kept.
@@ -41,9 +44,10 @@ def render_page(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["breakable"] = _breakable
-    environment.globals["sentences"] = glance.sentences
-    environment.globals["headings"] = table_rows.headings
-    environment.globals["lines"] = table_rows.lines
+    environment.filters["inline_markdown"] = _inline_markdown
+    environment.globals["sentences"] = _sentences
+    environment.globals["headings"] = headings
+    environment.globals["table_rows"] = table_rows
     environment.globals["bars_of"] = rows.experiments_with_bars
     environment.globals["most_bars"] = rows.MOST_BARS
     measured = [run.timestamp for run in report.summaries]
@@ -72,14 +76,22 @@ def page_data(report: Report) -> dict[str, Any]:
             "tokens": charts.tokens_per_forward(),
             "confidences": charts.confidences(rows.CONFIDENCE_NAMES),
         },
-        "tasks": {task.slug: _task_data(task) for task in report.tasks if task.group.is_generation},
+        "tasks": {task.slug: _task_data(task) for task in report.tasks if task.is_generation},
         "sensitivity": _sensitivity_data(report.sensitivity),
     }
 
 
+def _sentences(task: TaskReport) -> list[str]:
+    """What the figures of a task show, in Markdown."""
+    if not task.is_generation:
+        return [likelihood_sentence(len(task.runs), len(task.distinct))]
+    baseline = baseline_sentence(task.baseline, run_name(task.baseline))
+    return [baseline, *main_sentences(task.findings, run_name)]
+
+
 def _task_data(task: TaskReport) -> dict[str, Any]:
     return {
-        "points": rows.points(task),
+        "points": rows.pareto_points(task),
         "conditions": list(task.conditions),
         "machine": sorted(OF_THE_MACHINE),
         "views": {
@@ -124,12 +136,12 @@ def _flips_data(task: TaskReport) -> dict[str, Any]:
     return {"items": items, "pairs": pairs}
 
 
-def _sensitivity_data(sensitivity: Sensitivity | None) -> Mapping[str, Any]:
+def _sensitivity_data(sensitivity: SensitivityMap | None) -> Mapping[str, Any]:
     if sensitivity is None:
         return {}
     return {
         field: charts.with_data(
-            charts.heat_map(title, sensitivity.layers, sensitivity.steps),
+            charts.layer_heat_map(title, sensitivity.layers, sensitivity.steps),
             cells=sensitivity.cells(field),
         )
         for field, title in MEASURES
@@ -151,6 +163,12 @@ def _asset(name: str) -> str:
 def _breakable(name: str) -> Markup:
     """A long name may break behind an underscore."""
     return Markup("_<wbr>").join(name.split("_"))
+
+
+def _inline_markdown(text: str) -> Markup:
+    """Text with `code` and **bold** as markup."""
+    escaped = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text)))
+    return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", escaped))
 
 
 def _json(value: Any) -> str:

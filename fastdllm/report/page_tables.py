@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastdllm.report.content import COST, Row, TaskReport
+from fastdllm.report.content import RunReport, TaskReport
 from fastdllm.report.groups import is_dirty
-from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED, cost_of
+from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.standings import Standing
-from fastdllm.report.words import (
-    cost_words,
-    difference_words,
-    interval_of,
-    p_words,
-    verdict_words,
-)
+from fastdllm.report.words import cost_words, difference_words, interval_of, verdict_words
+from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison, Ratio
-from fastdllm.statistics.costs import COSTS
-from fastdllm.statistics.verdicts import SAME, SIGNIFICANT, signed
+from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, cost_of
+from fastdllm.statistics.verdicts import SAME, SIGNIFICANT, p_words, signed
 
 # Differences are drawn up to this many points; a longer one ends in an arrow.
 MOST_POINTS = 12.0
@@ -57,8 +52,8 @@ class Forest:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a table."""
+class TableRow:
+    """One row of a table; `same`: names of the runs that are the same computation."""
 
     experiment: str
     config: str
@@ -71,56 +66,56 @@ class Line:
 
 def headings(task: TaskReport) -> list[tuple[str, str]]:
     """Heading and explanation of each column behind the run's name."""
-    found = [
+    columns = [
         ("accuracy, %", "with its 95 % interval"),
         ("to baseline, points", "difference paired by item, with its 95 % interval"),
         ("p (Holm)", "exact McNemar test, corrected over the experiment"),
         ("verdict", "what the paired difference allows to say"),
     ]
-    if not task.group.is_generation:
-        return found
+    if not task.is_generation:
+        return columns
     return [
         (
             "at equal layer-forwards",
             "against the most accurate control that costs no more; below, the points to it",
         ),
-        *found,
+        *columns,
         *((COSTS[cost][0], "") for cost in PLOTTED),
         ("tokens per forward", "generated tokens per forward evaluation"),
         ("cut, %", "answers cut at their length limit"),
     ]
 
 
-def lines(task: TaskReport) -> list[Line]:
-    """The table of a task; repeated computations follow where they stand in the project."""
-    return [_line(task, row) for row in task.rows]
+def table_rows(task: TaskReport) -> list[TableRow]:
+    """The table of a task; repeated computations keep their place in the project."""
+    return [_table_row(task, run) for run in task.runs]
 
 
-def _line(task: TaskReport, row: Row) -> Line:
-    run, comparison = row.summary, row.comparison
-    cells = [_accuracy(row), _difference(comparison), _p(comparison), _verdict(row)]
-    if task.group.is_generation:
-        cells = [_standing(row), *cells, *(_cost(row, cost) for cost in PLOTTED)]
-        forwards, cut = run.tokens_per_forward, run.truncation_rate
+def _table_row(task: TaskReport, run: RunReport) -> TableRow:
+    summary, comparison = run.summary, run.comparison
+    cells = [_accuracy(summary), _difference(comparison), _p(comparison), _verdict(comparison)]
+    if task.is_generation:
+        cells = [_standing(run), *cells, *(_cost(run, cost) for cost in PLOTTED)]
+        forwards, cut = summary.tokens_per_forward, summary.truncation_rate
         cells += [
             Cell("" if forwards is None else f"{forwards:.2f}", key=_number(forwards)),
             Cell("" if cut is None else f"{100 * cut:.1f}", key=_number(cut)),
         ]
-    return Line(
-        experiment=run.experiment,
-        config=run.config,
-        marks=("uncommitted changes",) if is_dirty(run) else (),
-        same=row.same if row.shown_with is None else (row.shown_with,),
-        is_twin=row.shown_with is not None,
-        is_baseline=run is task.baseline,
+    return TableRow(
+        experiment=summary.experiment,
+        config=summary.config,
+        marks=("uncommitted changes",) if is_dirty(summary) else (),
+        same=run.same if run.shown_with is None else (run.shown_with,),
+        is_twin=run.shown_with is not None,
+        is_baseline=summary is task.baseline,
         cells=tuple(cells),
     )
 
 
-def _accuracy(row: Row) -> Cell:
-    low, high = interval_of(row.summary)
+def _accuracy(summary: Summary) -> Cell:
+    low, high = interval_of(summary)
     interval = f"{100 * low:.1f} to {100 * high:.1f}" if high > low else ""
-    return Cell(f"{100 * row.summary.accuracy:.1f}", interval, row.summary.accuracy)
+    return Cell(f"{100 * summary.accuracy:.1f}", interval, summary.accuracy)
 
 
 def _difference(comparison: Comparison | None) -> Cell:
@@ -152,39 +147,34 @@ def _p(comparison: Comparison | None) -> Cell:
     return Cell(p_words(p), key=p)
 
 
-def _verdict(row: Row) -> Cell:
-    text = verdict_words(row.comparison) or "the others are compared with this run"
-    paired = row.comparison.paired if row.comparison else None
+def _verdict(comparison: Comparison | None) -> Cell:
+    text = verdict_words(comparison) or "the others are compared with this run"
+    paired = comparison.paired if comparison else None
     needed = paired.n_needed if paired and paired.p_value >= SIGNIFICANT else None
     more = f"{needed:,} items would show it" if needed else ""
     return Cell(text, more, text, "words")
 
 
-def _standing(row: Row) -> Cell:
-    found = row.standings[COST]
-    look = "words gain" if found is Standing.ABOVE else "words soft"
-    more = "" if found is Standing.CONTROL else _control(row)
-    return Cell(f"{MARKS[found]} {found}", more, STANDING_ORDER[found], look)
+def _standing(run: RunReport) -> Cell:
+    standing = run.standings["layer_forwards"]
+    look = "words gain" if standing is Standing.ABOVE else "words soft"
+    to_control = run.finding.to_control if run.finding else None
+    more = ""
+    if standing is not Standing.CONTROL and to_control is not None and to_control.paired:
+        more = f"{signed(to_control.paired.difference)} to {to_control.baseline.config}"
+    return Cell(f"{MARKS[standing]} {standing}", more, STANDING_ORDER[standing], look)
 
 
-def _control(row: Row) -> str:
-    """The difference to the control that a run was held against."""
-    control = row.found.control if row.found else None
-    if control is None or control.paired is None:
-        return ""
-    return f"{signed(control.paired.difference)} to {control.baseline.config}"
-
-
-def _cost(row: Row, cost: str) -> Cell:
-    value = cost_of(row.summary, cost)
+def _cost(run: RunReport, cost: str) -> Cell:
+    value, comparison = cost_of(run.summary, cost), run.comparison
     text = cost_words(value)
-    if value is not None and cost in OF_THE_MACHINE and row.conditions:
+    if value is not None and cost in OF_THE_MACHINE and run.conditions:
         text += "*"
     more = ""
-    if row.comparison is not None and cost == COST and row.comparison.layer_forwards:
-        more = f"{100 * row.comparison.layer_forwards:.0f} %"
-    if row.comparison is not None and cost == "tokens_per_s" and row.comparison.speed:
-        more = _ratio(row.comparison.speed)
+    if comparison is not None and cost == "layer_forwards" and comparison.layer_forwards:
+        more = f"{100 * comparison.layer_forwards:.0f} %"
+    if comparison is not None and cost == "tokens_per_s" and comparison.speed:
+        more = _ratio(comparison.speed)
     return Cell(text, more, _number(value))
 
 

@@ -14,10 +14,10 @@ from fastdllm.common.files import cannot, write_text_atomically
 from fastdllm.report import plot_rows as rows
 from fastdllm.report import plot_specs as charts
 from fastdllm.report.content import Report, TaskReport
-from fastdllm.report.pareto import OF_THE_MACHINE, PLOTTED
+from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.sensitivity_map import MEASURES
 from fastdllm.report.themes import config
-from fastdllm.statistics.costs import COSTS
+from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE
 
 WIDTH, BARS_WIDTH = 760, 300
 # Pixels of a PNG per pixel of the plot.
@@ -47,20 +47,20 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
 def plots(report: Report) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Name and whole specification of every plot, such as `word_problems_pareto_seconds`."""
     for task in report.tasks:
-        if not task.group.is_generation:
+        if not task.is_generation:
             continue
         yield from _pareto(report, task)
         for experiment, count in rows.experiments_with_bars(task).items():
             yield f"{task.slug}_decoding_{experiment}", _bars(task, experiment, count)
     if report.sensitivity is not None:
         for field, title in MEASURES:
-            spec = charts.heat_map(title, report.sensitivity.layers, report.sensitivity.steps)
+            spec = charts.layer_heat_map(title, report.sensitivity.layers, report.sensitivity.steps)
             cells = report.sensitivity.cells(field)
             yield f"sensitivity_{field}", _finished(spec, title, cells=cells)
 
 
 def _pareto(report: Report, task: TaskReport) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    points = rows.points(task)
+    points = rows.pareto_points(task)
     for cost in PLOTTED:
         of_machine = cost in OF_THE_MACHINE
         for number, conditions in enumerate(task.conditions if of_machine else ("",)):
@@ -73,7 +73,7 @@ def _pareto(report: Report, task: TaskReport) -> Iterator[tuple[str, Mapping[str
                     param | ({"value": limits[param["name"]]} if param["name"] in limits else {})
                     for param in spec["params"]
                 ]
-                title = [f"{task.group.title}: accuracy against {COSTS[cost][0]}"]
+                title = [f"{task.title}: accuracy against {COSTS[cost][0]}"]
                 subtitle = [conditions] if conditions else []
                 if window.hidden:
                     subtitle.append(f"near the baseline; {window.hidden} more lie outside")
@@ -107,7 +107,7 @@ def _bars(task: TaskReport, experiment: str, count: int) -> charts.Spec:
         "$schema": charts.passes(())["$schema"],
         "hconcat": shown,
         "resolve": {"scale": {"color": "independent"}},
-        "title": f"{task.group.title}, {experiment}",
+        "title": f"{task.title}, {experiment}",
         "config": config("light"),
         "padding": 12,
         "datasets": found,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from fastdllm.report.content import Row, TaskReport
-from fastdllm.report.groups import PASS_KINDS, passes_per_answer
-from fastdllm.report.pareto import MORE_IS_BETTER, PLOTTED, cost_of
+from fastdllm.report.content import RunReport, TaskReport
+from fastdllm.report.groups import PASS_KINDS, passes_per_answer, run_name
+from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.windows import Dot, Window, close, cut_line, whole
 from fastdllm.report.words import (
     KIND_WORDS,
@@ -20,6 +20,7 @@ from fastdllm.report.words import (
     verdict_words,
 )
 from fastdllm.results.summary import Summary
+from fastdllm.statistics.costs import MORE_IS_BETTER, cost_of
 
 # Edges of the bins that are drawn; the histogram in a summary is finer.
 CONFIDENCE_EDGES = (0.0, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -30,12 +31,12 @@ MOST_BARS = 40
 Rows = list[dict[str, Any]]
 
 
-def points(task: TaskReport) -> Rows:
+def pareto_points(task: TaskReport) -> Rows:
     """One row per computation that was measured, for the Pareto plot."""
     return [
-        _point(row, is_baseline=row.summary is task.baseline)
-        for row in task.distinct
-        if row.summary.passes is not None
+        _point(run, is_baseline=run.summary is task.baseline)
+        for run in task.distinct
+        if run.summary.passes is not None
     ]
 
 
@@ -80,24 +81,28 @@ def windows(task: TaskReport, cost: str, conditions: int | None) -> dict[str, Wi
 
     conditions: only runs under these, None: all.
     """
-    rows = [row for row in task.distinct if conditions in (None, row.conditions)]
-    dots = [dot for row in rows if (dot := _dot(row.summary, cost))]
+    runs = [run for run in task.distinct if conditions in (None, run.conditions)]
+    dots = [dot for run in runs if (dot := _dot(run.summary, cost))]
     if not dots:
         return {}
-    found = {"all": whole(dots)}
+    by_view = {"all": whole(dots)}
     baseline = _dot(task.baseline, cost)
-    if baseline is not None and any(row.summary is task.baseline for row in rows):
+    if baseline is not None and any(run.summary is task.baseline for run in runs):
         near = close(dots, baseline, more_is_better=cost in MORE_IS_BETTER)
-        found |= {} if near is None else {"close": near}
-    return found
+        by_view |= {} if near is None else {"close": near}
+    return by_view
 
 
 def bars(task: TaskReport, experiment: str) -> dict[str, Rows]:
     """Rows of the three bar charts of one experiment: the baseline, then `MOST_BARS` runs."""
-    own = [row.summary for row in task.distinct if row.summary.experiment == experiment]
-    own = [run for run in own if run.passes is not None and run is not task.baseline][:MOST_BARS]
-    named = [("baseline", task.baseline), *((run.config, run) for run in own)]
-    if not own and experiment != task.baseline.experiment:
+    decoded = [run.summary for run in task.distinct if run.summary.passes is not None]
+    others = [
+        summary
+        for summary in decoded
+        if summary.experiment == experiment and summary is not task.baseline
+    ][:MOST_BARS]
+    named = [("baseline", task.baseline), *((summary.config, summary) for summary in others)]
+    if not others and experiment != task.baseline.experiment:
         named = []
     return {
         "passes": [
@@ -122,7 +127,7 @@ def bars(task: TaskReport, experiment: str) -> dict[str, Rows]:
 
 def experiments_with_bars(task: TaskReport) -> dict[str, int]:
     """Experiments that decoded something of their own, with the number of their bars."""
-    names = dict.fromkeys(row.summary.experiment for row in task.rows)
+    names = dict.fromkeys(run.summary.experiment for run in task.runs)
     counts = {name: len({bar["row"] for bar in bars(task, name)["passes"]}) for name in names}
     return {name: count for name, count in counts.items() if count}
 
@@ -144,30 +149,30 @@ def kind_names() -> tuple[str, ...]:
     return tuple(KIND_WORDS[kind] for kind in PASS_KINDS)
 
 
-def _point(row: Row, *, is_baseline: bool) -> dict[str, Any]:
-    run = row.summary
-    low, high = interval_of(run)
-    name = f"{run.experiment} / {run.config}"
-    found: dict[str, Any] = {
+def _point(run: RunReport, *, is_baseline: bool) -> dict[str, Any]:
+    summary = run.summary
+    low, high = interval_of(summary)
+    name = run_name(summary)
+    point: dict[str, Any] = {
         "run": name,
-        "experiment": run.experiment,
-        "conditions": row.conditions,
-        "accuracy": round(100 * run.accuracy, 3),
+        "experiment": summary.experiment,
+        "conditions": run.conditions,
+        "accuracy": round(100 * summary.accuracy, 3),
         "low": round(100 * low, 3),
         "high": round(100 * high, 3),
-        "accuracy_text": accuracy_words(run),
-        "difference": difference_words(row.comparison) or "is the baseline",
-        "verdict": verdict_words(row.comparison) or "-",
-        "same": ", ".join(row.same) or "-",
+        "accuracy_text": accuracy_words(summary),
+        "difference": difference_words(run.comparison) or "is the baseline",
+        "verdict": verdict_words(run.comparison) or "-",
+        "same": ", ".join(run.same) or "-",
         "is_baseline": is_baseline,
-        "description": f"{name}: accuracy {accuracy_words(run)}",
+        "description": f"{name}: accuracy {accuracy_words(summary)}",
     }
     for cost in PLOTTED:
-        value = cost_of(run, cost)
+        value = cost_of(summary, cost)
         if value is not None:
-            found[cost] = float(f"{value:.6g}")
-            found[f"standing_{cost}"] = str(row.standings[cost])
-    return found
+            point[cost] = float(f"{value:.6g}")
+            point[f"standing_{cost}"] = str(run.standings[cost])
+    return point
 
 
 def _dot(summary: Summary, cost: str) -> Dot | None:

@@ -13,10 +13,9 @@ from typing import Any, cast
 
 import altair as alt
 
-from fastdllm.report.pareto import OF_THE_MACHINE
-from fastdllm.report.standings import Standing, standings_of
+from fastdllm.report.standings import Standing, possible_standings
 from fastdllm.report.themes import CONFIDENCE_COLOURS, PASS_COLOURS
-from fastdllm.statistics.costs import COSTS
+from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE
 
 Spec = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -69,8 +68,8 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
     shape = alt.Shape(
         f"{standing}:N",
         scale=alt.Scale(
-            domain=[str(one) for one in standings_of(cost)],
-            range=[SHAPES[one] for one in standings_of(cost)],
+            domain=[str(standing) for standing in possible_standings(cost)],
+            range=[SHAPES[standing] for standing in possible_standings(cost)],
         ),
         legend=alt.Legend(title=against, labelLimit=320, **legend),
     )
@@ -185,7 +184,7 @@ def confidences(names: tuple[str, ...]) -> Spec:
     )
 
 
-def heat_map(title: str, layers: int, steps: Mapping[str, int]) -> Spec:
+def layer_heat_map(title: str, layers: int, steps: Mapping[str, int]) -> Spec:
     """One measure of the sensitivity run, layer by denoising step: data `cells`.
 
     steps: how many passes were measured, by name of the step.

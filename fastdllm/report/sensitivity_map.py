@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
-from fastdllm.tools.sensitivity.schema import MOST_STEPS, MeasuredSpan
-from fastdllm.tools.sensitivity.schema import Sensitivity as Record
+from fastdllm.tools.sensitivity.schema import MOST_STEPS, MeasuredSpan, Sensitivity
 
 # What is shown, in this order: field and words.
 MEASURES = (
@@ -25,11 +24,11 @@ FEW_PASSES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Sensitivity:
-    """A sensitivity run."""
+class SensitivityMap:
+    """The record of a sensitivity run, and where it was read."""
 
     path: Path
-    record: Record
+    record: Sensitivity
 
     @property
     def layers(self) -> int:
@@ -68,14 +67,14 @@ class Sensitivity:
         return best[::-1][:most]
 
 
-def read_sensitivity(path: Path) -> Sensitivity:
+def read_sensitivity(path: Path) -> SensitivityMap:
     """Read a sensitivity record.
 
     Raises:
         UserError: missing, not JSON, of another schema version, or without a field that is shown.
     """
     try:
-        return Sensitivity(path, Record.model_validate(read_json(path)))
+        return SensitivityMap(path, Sensitivity.model_validate(read_json(path)))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -83,18 +82,20 @@ def read_sensitivity(path: Path) -> Sensitivity:
         raise UserError(f"{path}: {place}: {what}" if place else f"{path}: {what}") from None
 
 
-def newest(paths: Sequence[Path], model_digest: str | None) -> tuple[Sensitivity | None, list[str]]:
+def newest(
+    paths: Sequence[Path], model_digest: str | None
+) -> tuple[SensitivityMap | None, list[str]]:
     """The record to show, and what keeps others from being shown.
 
     A record carries no time, and a checkout gives files any, so of several the last by name counts;
     those of this model before others.
     """
-    found, problems = [], []
+    readable, problems = [], []
     for path in sorted(paths):
         try:
-            found.append(read_sensitivity(path))
+            readable.append(read_sensitivity(path))
         except UserError as error:
             problems.append(f"not shown: {error}")
-    own = [one for one in found if one.record.model_digest == model_digest]
-    chosen = own or found
+    of_model = [record for record in readable if record.record.model_digest == model_digest]
+    chosen = of_model or readable
     return (chosen[-1] if chosen else None), problems

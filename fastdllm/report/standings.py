@@ -1,22 +1,27 @@
-"""What each run of a task is worth beside the controls: the rule of worth.py, run by run.
+"""Where each run of a task stands beside the controls.
 
-By layer-forwards a run is held against the most accurate control that costs no more, paired item by
-item and corrected, as in the READMEs of the experiments. By a cost of the machine, which is noisy,
-it is only told whether some control is as good in both. Imports no torch.
+By layer-forwards a computation is paired item by item with the most accurate control that costs no
+more. By a cost of the machine, which is noisy, a run is only judged by whether some control is as
+good in both. Imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
-from fastdllm.report.comparisons import CONTROL_EXPERIMENT, Key, baseline_of, deviations, key_of
-from fastdllm.report.pareto import MORE_IS_BETTER, OF_THE_MACHINE, PLOTTED, cost_of
+from fastdllm.report.groups import CONTROL_EXPERIMENT, Group, Key, deviations, key_of
+from fastdllm.report.pareto import PLOTTED
 from fastdllm.results.summary import Summary
-from fastdllm.statistics.comparison import Comparison, compare, compare_all, is_same_computation
-from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
-from fastdllm.statistics.intervals import holm
+from fastdllm.statistics.comparison import Comparison, compare, corrected, is_same_computation
+from fastdllm.statistics.costs import (
+    MORE_IS_BETTER,
+    OF_THE_MACHINE,
+    cost_of,
+    layer_forwards_per_answer,
+    speed_conditions,
+)
 from fastdllm.statistics.verdicts import SIGNIFICANT
 
 
@@ -32,182 +37,200 @@ class Standing(StrEnum):
     NO_CONTROL = "no control to compare with"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Standings of a run by name of the cost.
-
-    found: its comparisons, shared by all runs of one computation; None for plain decoding.
-    """
-
-    standings: dict[str, Standing]
-    found: Found | None
-
-
-def standings_of(cost: str) -> tuple[Standing, ...]:
-    """Those that can occur at a cost, best first."""
+def possible_standings(cost: str) -> tuple[Standing, ...]:
+    """The standings that can occur at a cost, best first."""
     without = {Standing.UNDOMINATED}
     if cost in OF_THE_MACHINE:
         without = {Standing.ABOVE, Standing.WITHIN_NOISE, Standing.UNKNOWN}
     return tuple(standing for standing in Standing if standing not in without)
 
 
-def places_of(runs: Sequence[Summary]) -> dict[Key, Place]:
-    """The place of every run of one task (and limit).
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One computation of an experiment beside plain decoding and the controls.
 
-    Experiments are the families of the correction. A computation that several of them have stands
-    as in the first one.
+    runs: all of the experiment that are this computation; the first is the one compared. cost:
+    layer-forwards per answer. to_control: to the most accurate control that costs no more, or where
+    every control costs more (`is_cheapest`), to the cheapest one; None without controls.
+    n_tests: comparisons with controls that were corrected together.
     """
-    decoded = [run for run in runs if run.passes is not None]
-    controls = [run for run in decoded if run.experiment == CONTROL_EXPERIMENT]
-    found = _found(decoded, runs)
-    places = {}
-    for run in runs:
-        own = found.get(key_of(run))
-        if _is_control(run, controls):
-            standings = dict.fromkeys(PLOTTED, Standing.CONTROL)
-        else:
-            standings = {
-                cost: _by_machine(run, controls, cost)
-                if cost in OF_THE_MACHINE
-                else _by_layer_forwards(own)
-                for cost in PLOTTED
-            }
-        places[key_of(run)] = Place(standings, own)
-    return places
+
+    runs: tuple[Summary, ...]
+    cost: float
+    to_baseline: Comparison
+    to_control: Comparison | None
+    is_cheapest: bool
+    n_tests: int
+
+    @property
+    def summary(self) -> Summary:
+        return self.runs[0]
+
+    @property
+    def is_control(self) -> bool:
+        return self.summary.experiment == CONTROL_EXPERIMENT
+
+    @property
+    def saved(self) -> float:
+        """Share of the layer-forwards of plain decoding that were saved; below 0 for more."""
+        return 1.0 - (self.to_baseline.layer_forwards or 1.0)
+
+    @property
+    def loss(self) -> float:
+        """Accuracy below that of plain decoding, in -1..1; 0 where items are not comparable."""
+        paired = self.to_baseline.paired
+        return -paired.difference if paired else 0.0
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether no loss is seen, even without a correction, which would hide small ones."""
+        paired = self.to_baseline.paired
+        return paired is not None and (paired.p_value >= SIGNIFICANT or paired.difference >= 0)
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether it decoded measurably faster than plain decoding, under the same conditions."""
+        speed = self.to_baseline.speed
+        return speed is not None and speed.interval is not None and speed.interval[0] > 1
+
+    @property
+    def gain(self) -> float | None:
+        """Accuracy over that of the control, in -1..1."""
+        paired = self.to_control.paired if self.to_control else None
+        return paired.difference if paired else None
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands at equal layer-forwards."""
+        if self.is_control:
+            return Standing.CONTROL
+        paired = self.to_control.paired if self.to_control else None
+        if paired is None:
+            return Standing.NO_CONTROL
+        if paired.difference > 0:
+            is_proved = paired.deciding_p < SIGNIFICANT
+            return Standing.ABOVE if is_proved else Standing.WITHIN_NOISE
+        return Standing.UNKNOWN if self.is_cheapest else Standing.BELOW
 
 
-def is_no_loss(found: Found) -> bool:
-    """No loss to plain decoding seen, even without a correction, which would hide small ones."""
-    paired = found.against_plain.paired
-    return paired is not None and (paired.p_value >= SIGNIFICANT or paired.difference >= 0)
+def findings_of(groups: Sequence[Group]) -> dict[str, list[Finding]]:
+    """By experiment, the computations of one task by rising cost; only of experiments that decode.
+
+    groups: those of all experiments on the task. Plain decoding is no finding, and a control is
+    one of its own experiment only. Comparisons with controls are corrected over the experiment.
+    """
+    controls = _distinct(run for run, _ in _decoded(groups) if _is_of_controls(run))
+    return {group.experiment: _findings(group, controls) for group in groups if _decoded([group])}
 
 
-def _found(decoded: Sequence[Summary], runs: Sequence[Summary]) -> dict[Key, Found]:
-    found: dict[Key, Found] = {}
-    for experiment in dict.fromkeys(run.experiment for run in decoded):
-        own = [run for run in decoded if run.experiment == experiment]
-        for one in found_in(own, runs)[1]:
-            for run in decoded:
-                if key_of(run) not in found and is_same_computation(run, one.summary):
-                    found[key_of(run)] = one
-    return found
+def findings_by_run(groups: Sequence[Group]) -> dict[Key, Finding]:
+    """The finding of each run of one task; none for plain decoding.
+
+    A computation of several experiments stands as in the first of them.
+    """
+    by_run: dict[Key, Finding] = {}
+    for findings in findings_of(groups).values():
+        for finding in findings:
+            for run, _ in _decoded(groups):
+                if is_same_computation(run, finding.summary):
+                    by_run.setdefault(key_of(run), finding)
+    return by_run
 
 
-def _is_control(run: Summary, controls: Sequence[Summary]) -> bool:
-    return not deviations(run) or any(is_same_computation(run, control) for control in controls)
+def standings_of(
+    run: Summary, finding: Finding | None, runs: Sequence[Summary]
+) -> dict[str, Standing]:
+    """The standings of a run by name of the cost.
 
-
-def _by_layer_forwards(found: Found | None) -> Standing:
-    if found is None or found.gain is None:
-        return Standing.NO_CONTROL
-    if found.is_proved:
-        return Standing.ABOVE
-    if found.gain > 0:
-        return Standing.WITHIN_NOISE
-    return Standing.UNKNOWN if found.is_cheapest else Standing.BELOW
+    runs: those of all experiments on its task.
+    """
+    controls = [other for other in runs if other.passes and _is_of_controls(other)]
+    if not deviations(run) or any(is_same_computation(run, control) for control in controls):
+        return dict.fromkeys(PLOTTED, Standing.CONTROL)
+    at_equal_cost = finding.standing if finding else Standing.NO_CONTROL
+    return {
+        cost: _by_machine(run, controls, cost) if cost in OF_THE_MACHINE else at_equal_cost
+        for cost in PLOTTED
+    }
 
 
 def _by_machine(run: Summary, controls: Sequence[Summary], cost: str) -> Standing:
     """Against controls of the same hardware, dtype and batch size; points count, not intervals."""
     value = cost_of(run, cost)
     rivals = [
-        (own, control.accuracy)
+        (control_cost, control.accuracy)
         for control in controls
         if speed_conditions(control) == speed_conditions(run)
-        and (own := cost_of(control, cost)) is not None
+        and (control_cost := cost_of(control, cost)) is not None
     ]
     if value is None or not rivals:
         return Standing.NO_CONTROL
     sign = -1 if cost in MORE_IS_BETTER else 1
     dominated = any(
-        sign * own <= sign * value and accuracy >= run.accuracy for own, accuracy in rivals
+        sign * control_cost <= sign * value and accuracy >= run.accuracy
+        for control_cost, accuracy in rivals
     )
     return Standing.BELOW if dominated else Standing.UNDOMINATED
 
 
-# Each computation of an experiment against plain decoding, and against the controls at equal cost.
-# Imports no torch.
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One computation of an experiment.
-
-    names: of all configurations that are it. control: against the most accurate control that costs
-    no more, or where every control costs more (`is_cheapest`), against the cheapest one. None
-    without controls.
-    """
-
-    summary: Summary
-    names: tuple[str, ...]
-    cost: float
-    against_plain: Comparison
-    control: Comparison | None
-    is_cheapest: bool
-
-    @property
-    def saved(self) -> float:
-        """Share of the layer-forwards of plain decoding that were saved; below 0 for more."""
-        return 1.0 - (self.against_plain.layer_forwards or 1.0)
-
-    @property
-    def loss(self) -> float:
-        """Accuracy below that of plain decoding, in -1..1; 0 where items are not comparable."""
-        paired = self.against_plain.paired
-        return -paired.difference if paired else 0.0
-
-    @property
-    def gain(self) -> float | None:
-        """Accuracy over that of the control, in -1..1."""
-        paired = self.control.paired if self.control else None
-        return paired.difference if paired else None
-
-    @property
-    def is_faster(self) -> bool:
-        """Whether it decoded measurably faster than plain decoding, under the same conditions."""
-        speed = self.against_plain.speed
-        return speed is not None and speed.interval is not None and speed.interval[0] > 1
-
-    @property
-    def is_proved(self) -> bool:
-        """Whether the gain over the control is more than noise."""
-        paired = self.control.paired if self.control else None
-        return paired is not None and paired.difference > 0 and paired.deciding_p < SIGNIFICANT
-
-
-def found_in(own: Sequence[Summary], runs: Sequence[Summary]) -> tuple[Summary, list[Found]]:
-    """Plain decoding, and the other computations of an experiment by rising cost.
-
-    own: the runs of the experiment on one task. runs: those of all experiments on that task.
-    """
-    plain = baseline_of(runs)
-    controls = _distinct(run for run in runs if run.experiment == CONTROL_EXPERIMENT)
-    computations: list[list[Summary]] = []
-    for run in own:
-        known = next((c for c in computations if is_same_computation(c[0], run)), None)
-        if known is None:
-            computations.append([run])
-        else:
-            known.append(run)
-    # Plain decoding is what all are compared with, and a control is no idea of another experiment.
-    known_ones = [plain] if own[0].experiment == CONTROL_EXPERIMENT else [plain, *controls]
-    others = [
-        same
-        for same in computations
-        if not any(is_same_computation(same[0], other) for other in known_ones)
+def _findings(group: Group, controls: Sequence[Summary]) -> list[Finding]:
+    left_out = [group.baseline]
+    if group.experiment != CONTROL_EXPERIMENT:
+        left_out += controls
+    computations: list[list[tuple[Summary, Comparison]]] = []
+    for run, comparison in _decoded([group]):
+        if comparison is None or any(is_same_computation(run, other) for other in left_out):
+            continue
+        known = (same for same in computations if is_same_computation(same[0][0], run))
+        same = next(known, None)
+        if same is None:
+            computations.append(same := [])
+        same.append((run, comparison))
+    chosen = [_control_for(same[0][0], controls) for same in computations]
+    family = [
+        compare(control, same[0][0])
+        for same, (control, _) in zip(computations, chosen, strict=True)
+        if control is not None
     ]
-    against_plain = compare_all(plain, [same[0] for same in others])
-    found = []
-    for same, comparison in zip(others, against_plain, strict=True):
-        cost = layer_forwards_per_answer(same[0])
-        assert cost is not None
-        control, is_cheapest = _best(controls, same[0], cost)
-        found.append(
-            Found(
-                same[0], tuple(run.config for run in same), cost, comparison, control, is_cheapest
-            )
+    to_controls = iter(corrected(family))
+    findings = [
+        Finding(
+            runs=tuple(run for run, _ in same),
+            cost=_cost(same[0][0]),
+            to_baseline=same[0][1],
+            to_control=None if control is None else next(to_controls),
+            is_cheapest=is_cheapest,
+            n_tests=len(family),
         )
-    return plain, sorted(_corrected(found), key=lambda one: one.cost)
+        for same, (control, is_cheapest) in zip(computations, chosen, strict=True)
+    ]
+    return sorted(findings, key=lambda finding: finding.cost)
+
+
+def _control_for(run: Summary, controls: Sequence[Summary]) -> tuple[Summary | None, bool]:
+    """The control of a run (see `Finding`), and whether every control costs more."""
+    others = [control for control in controls if not is_same_computation(control, run)]
+    if not others:
+        return None, False
+    affordable = [control for control in others if _cost(control) <= _cost(run)]
+    if not affordable:
+        return min(others, key=_cost), True
+    # Of two that are as accurate the cheaper one.
+    return max(affordable, key=lambda control: (control.accuracy, -_cost(control))), False
+
+
+def _cost(run: Summary) -> float:
+    cost = layer_forwards_per_answer(run)
+    assert cost is not None
+    return cost
+
+
+def _decoded(groups: Sequence[Group]) -> list[tuple[Summary, Comparison | None]]:
+    return [pair for group in groups for pair in group.compared if pair[0].passes is not None]
+
+
+def _is_of_controls(run: Summary) -> bool:
+    return run.experiment == CONTROL_EXPERIMENT
 
 
 def _distinct(runs: Iterable[Summary]) -> list[Summary]:
@@ -216,36 +239,3 @@ def _distinct(runs: Iterable[Summary]) -> list[Summary]:
         if not any(is_same_computation(run, other) for other in kept):
             kept.append(run)
     return kept
-
-
-def _best(controls: Sequence[Summary], run: Summary, cost: float) -> tuple[Comparison | None, bool]:
-    """The run against its control (see `Found`), and whether every control costs more."""
-    others = [
-        (own_cost, control)
-        for control in controls
-        if (own_cost := layer_forwards_per_answer(control)) is not None
-        and not is_same_computation(control, run)
-    ]
-    if not others:
-        return None, False
-    affordable = [(own_cost, control) for own_cost, control in others if own_cost <= cost]
-    if not affordable:
-        return compare(min(others, key=lambda pair: pair[0])[1], run), True
-    # Of two that are as accurate the cheaper one.
-    _, best = max(affordable, key=lambda pair: (pair[1].accuracy, -pair[0]))
-    return compare(best, run), False
-
-
-def _corrected(found: Sequence[Found]) -> list[Found]:
-    """The same with p-values against the controls corrected for how many there are (Holm)."""
-    tested = [one for one in found if one.control is not None and one.control.paired is not None]
-    p_values = [one.control.paired.p_value for one in tested if one.control and one.control.paired]
-    by_run = dict(zip((id(one.summary) for one in tested), holm(p_values), strict=True))
-
-    def with_holm(one: Found) -> Found:
-        if one.control is None or one.control.paired is None:
-            return one
-        paired = replace(one.control.paired, p_holm=by_run[id(one.summary)])
-        return replace(one, control=replace(one.control, paired=paired))
-
-    return [with_holm(one) for one in found]

@@ -6,11 +6,10 @@ was not measured stays empty. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastdllm.common.files import write_text_atomically
-from fastdllm.report.comparisons import Key, comparisons_of, key_of
 from fastdllm.report.csv_tables import csv_table
 from fastdllm.report.groups import (
     PASS_KINDS,
@@ -20,10 +19,9 @@ from fastdllm.report.groups import (
     layer_forwards_saved,
     passes_per_answer,
 )
-from fastdllm.report.words import verdict_words
+from fastdllm.report.words import markdown_rows, verdict_words
 from fastdllm.results.result_files import TABLE_KEYS, table_mark
 from fastdllm.results.summary import Summary
-from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
 from fastdllm.statistics.disagreements import disagreements
 from fastdllm.statistics.verdicts import signed
@@ -61,39 +59,32 @@ def write_tables(
     One without summaries gets a table that says so where an old one would go on showing its rows.
     """
     written = []
-    groups, comparisons = grouped(summaries), comparisons_of(summaries)
+    groups = grouped(summaries)
     for experiment in experiments:
-        own = [group for group in groups if group.experiment == experiment]
+        of_experiment = [group for group in groups if group.experiment == experiment]
         folder = Path(artifacts_folder) / experiment
-        if not own and not (folder / "table.md").exists():
+        if not of_experiment and not (folder / "table.md").exists():
             continue
         for name, text in (
-            ("table.md", markdown_table(experiment, own, comparisons)),
-            ("table.csv", csv_table(own, comparisons)),
+            ("table.md", markdown_table(experiment, of_experiment)),
+            ("table.csv", csv_table(of_experiment)),
         ):
             write_text_atomically(folder / name, text)
             written.append(folder / name)
     return written
 
 
-def markdown_table(
-    experiment: str, groups: Sequence[Group], comparisons: Mapping[Key, Comparison]
-) -> str:
+def markdown_table(experiment: str, groups: Sequence[Group]) -> str:
     """One section per task; the last line says which summaries the table was made from."""
     parts = [f"# {experiment}\n"]
     if not groups:
         parts.append("No run of the current settings is published.\n")
     for group in groups:
-        compared = _of(group, comparisons)
-        rows = _rows(group, compared)
-        keys = [key for key in HEADINGS if key in rows[0]]
-        lines = ["| " + " | ".join(HEADINGS[key] for key in keys) + " |"]
-        lines.append("|" + "|".join("---" if key in TEXT_COLUMNS else "--:" for key in keys) + "|")
-        lines += ["| " + " | ".join(row[key] for key in keys) + " |" for row in rows]
-        notes = "\n".join(f"- {note}" for note in _notes(group, compared))
-        parts.append(
-            f"## {group.title}\n\n{_caption(group)}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
-        )
+        rows = _rows(group)
+        headings = {HEADINGS[key]: "---" if key in TEXT_COLUMNS else "--:" for key in rows[0]}
+        lines = "\n".join(markdown_rows(headings, [row.values() for row in rows]))
+        notes = "\n".join(f"- {note}" for note in _notes(group))
+        parts.append(f"## {group.title}\n\n{_caption(group)}\n\n{lines}\n\n{notes}\n")
     summaries = [summary for group in groups for summary in group.summaries]
     mark = table_mark(summary.model_dump(include=set(TABLE_KEYS)) for summary in summaries)
     return "\n".join([*parts, f"{mark}\n"])
@@ -102,17 +93,15 @@ def markdown_table(
 def terminal_table(groups: Sequence[Group], width: int = 80) -> str:
     """Aligned plain text; the least important columns go where `width` is too small for all."""
     parts = []
-    comparisons = comparisons_of([summary for group in groups for summary in group.summaries])
     for group in groups:
-        compared = _of(group, comparisons)
-        rows = [dict(HEADINGS), *_rows(group, compared)]
-        keys = [key for key in HEADINGS if key in rows[1]]
+        rows = [HEADINGS, *_rows(group)]
+        keys = list(rows[1])
         widths = {key: max(len(row[key]) for row in rows) for key in keys}
-        dropped = []
+        hidden = []
         for key in LEAST_IMPORTANT:
             if sum(widths[k] + 2 for k in keys) - 2 > width and key in keys:
                 keys.remove(key)
-                dropped.append(HEADINGS[key])
+                hidden.append(HEADINGS[key])
         lines = [f"{group.experiment}: {group.title}", _caption(group), ""]
         for row in rows:
             cells = [
@@ -120,27 +109,23 @@ def terminal_table(groups: Sequence[Group], width: int = 80) -> str:
                 for k in keys
             ]
             lines.append("  ".join(cells).rstrip())
-        lines += ["", *_notes(group, compared)]
-        if dropped:
-            lines.append(f"(hidden in this narrow window: {', '.join(dropped)})")
+        lines += ["", *_notes(group)]
+        if hidden:
+            lines.append(f"(hidden in this narrow window: {', '.join(hidden)})")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def _of(group: Group, comparisons: Mapping[Key, Comparison]) -> list[Comparison | None]:
-    return [comparisons.get(key_of(summary)) for summary in group.summaries]
-
-
-def _rows(group: Group, compared: Sequence[Comparison | None]) -> list[dict[str, str]]:
-    """The cells of every row; a difference only where one run at least has it."""
+def _rows(group: Group) -> list[dict[str, str]]:
+    """The cells of every row by column; a difference only where at least one run has it."""
     rows = []
-    for summary, comparison in zip(group.summaries, compared, strict=True):
+    for summary, comparison in group.compared:
         cells = _cells(group, summary)
-        if any(compared):
+        if any(group.comparisons):
             paired = comparison.paired if comparison else None
             cells["difference"] = signed(paired.difference) if paired else ""
             cells["verdict"] = verdict_words(comparison) or "the baseline"
-        rows.append(cells)
+        rows.append({key: cells[key] for key in HEADINGS if key in cells})
     return rows
 
 
@@ -174,7 +159,7 @@ def _caption(group: Group) -> str:
     return f"{what}, {primary.n} items; {', '.join(group.usual_conditions)}"
 
 
-def _notes(group: Group, compared: Sequence[Comparison | None]) -> list[str]:
+def _notes(group: Group) -> list[str]:
     """What a reader must know to compare the rows."""
     notes = disagreements([summary.model_dump(mode="json") for summary in group.summaries])
     if group.is_generation:
@@ -187,11 +172,10 @@ def _notes(group: Group, compared: Sequence[Comparison | None]) -> list[str]:
             "Log-likelihood task: nothing is decoded, so decoding settings do not touch it; equal "
             "rows are expected."
         )
-    baselines = {c.baseline.experiment + "/" + c.baseline.config for c in compared if c}
-    if baselines:
+    if any(group.comparisons):
         notes.append(
-            f"diff.: points to {', '.join(sorted(baselines))}, paired item by item; corrected for "
-            "the number of runs in the table (Holm)."
+            f"diff.: points to {group.baseline.experiment}/{group.baseline.config}, paired item by "
+            "item; corrected for the number of runs in the table (Holm)."
         )
     others = {
         ", ".join(speed_conditions(summary))

@@ -1,6 +1,8 @@
-"""Figures in words, the same everywhere. Imports no torch."""
+"""Figures in words and rows, the same everywhere. Imports no torch."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison
@@ -55,15 +57,14 @@ def speed_words(comparison: Comparison) -> str:
     return f"{text} ({speed.interval[0]:.2f} to {speed.interval[1]:.2f})"
 
 
-def p_words(p: float | None) -> str:
-    """A p value as papers print it."""
-    if p is None:
-        return ""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def cost_words(value: float | None) -> str:
     """Three significant digits, thousands with commas."""
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}".rstrip(".")
+
+
+def markdown_rows(headings: Mapping[str, str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the lines of a Markdown table; `headings` maps each one to its alignment."""
+    lines = [f"| {' | '.join(headings)} |", f"|{'|'.join(headings.values())}|"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]

@@ -29,6 +29,32 @@ PLAN_KEYS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Paired:
+    """Two runs on the same items; b against the baseline a.
+
+    only_a, only_b: items that are right in one of both runs only. difference: b - a, like its 95 %
+    interval in -1..1. p_value: exact McNemar. p_holm: the same, corrected for the comparisons made
+    with it. clustered_stderr: of the difference, where the task has groups. n_needed: items that
+    show the observed difference (80 % power at 5 %).
+    """
+
+    n: int
+    only_a: int
+    only_b: int
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    p_holm: float | None = None
+    clustered_stderr: float | None = None
+    n_needed: int | None = None
+
+    @property
+    def deciding_p(self) -> float:
+        """The corrected p where there is one."""
+        return self.p_value if self.p_holm is None else self.p_holm
+
+
+@dataclass(frozen=True, slots=True)
 class Ratio:
     """b over a, with its 95 % interval where both have at least two chunks."""
 
@@ -56,47 +82,6 @@ class Comparison:
 
 def compare(baseline: Summary, other: Summary) -> Comparison:
     """Compare one run with the baseline."""
-    return compare_all(baseline, [other])[0]
-
-
-def compare_all(baseline: Summary, others: Sequence[Summary]) -> list[Comparison]:
-    """Compare each of `others` with the baseline, p-values corrected for how many there are.
-
-    Runs that are the same computation are one question, so they count once.
-    """
-    compared = [_compare(baseline, other) for other in others]
-    p_values: dict[str, float] = {}
-    for one in compared:
-        if one.paired is not None and not is_same_computation(baseline, one.other):
-            question = _question(one.other)
-            p_values[question] = max(one.paired.p_value, p_values.get(question, 0.0))
-    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    if len(corrected) < 2:
-        return compared
-    return [_corrected(one, corrected.get(_question(one.other))) for one in compared]
-
-
-def is_same_computation(a: Summary, b: Summary) -> bool:
-    """Whether both runs must give the same answers, decoded once or twice."""
-    return _decoded_run(a) == _decoded_run(b) or (
-        a.computation is not None and a.computation == b.computation
-    )
-
-
-def _question(summary: Summary) -> str:
-    return summary.computation or _decoded_run(summary)
-
-
-def _decoded_run(summary: Summary) -> str:
-    return summary.same_as.fingerprint if summary.same_as else summary.fingerprint
-
-
-def _is_one_measurement(a: Summary, b: Summary) -> bool:
-    made_from_one = a.same_as is not None or b.same_as is not None or a.timestamp == b.timestamp
-    return _decoded_run(a) == _decoded_run(b) and made_from_one
-
-
-def _compare(baseline: Summary, other: Summary) -> Comparison:
     why_not = why_not_paired(baseline, other)
     paired = None if why_not else pair_items(baseline, other)
     if is_same_computation(baseline, other):
@@ -123,11 +108,57 @@ def _compare(baseline: Summary, other: Summary) -> Comparison:
     )
 
 
-def _corrected(one: Comparison, p_holm: float | None) -> Comparison:
-    if one.paired is None or p_holm is None or is_same_computation(one.baseline, one.other):
-        return one
-    paired = replace(one.paired, p_holm=p_holm)
-    return replace(one, paired=paired, verdict=_verdict(paired))
+def compare_all(baseline: Summary, others: Sequence[Summary]) -> list[Comparison]:
+    """Compare each of `others` with the baseline, as one family of tests."""
+    return corrected([compare(baseline, other) for other in others])
+
+
+def corrected(family: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons with p-values and verdicts corrected for how many there are (Holm).
+
+    Runs that are the same computation are one question, so they count once; a single question
+    needs no correction.
+    """
+    p_values: dict[str, float] = {}
+    for comparison in family:
+        if comparison.paired is not None and not _is_within_one_computation(comparison):
+            question = _question(comparison.other)
+            p_values[question] = max(comparison.paired.p_value, p_values.get(question, 0.0))
+    if len(p_values) < 2:
+        return list(family)
+    p_holm = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return [_with_holm(one, p_holm.get(_question(one.other))) for one in family]
+
+
+def is_same_computation(a: Summary, b: Summary) -> bool:
+    """Whether both runs must give the same answers, decoded once or twice."""
+    return _decoded_run(a) == _decoded_run(b) or (
+        a.computation is not None and a.computation == b.computation
+    )
+
+
+def _question(summary: Summary) -> str:
+    return summary.computation or _decoded_run(summary)
+
+
+def _decoded_run(summary: Summary) -> str:
+    return summary.same_as.fingerprint if summary.same_as else summary.fingerprint
+
+
+def _is_one_measurement(a: Summary, b: Summary) -> bool:
+    made_from_one = a.same_as is not None or b.same_as is not None or a.timestamp == b.timestamp
+    return _decoded_run(a) == _decoded_run(b) and made_from_one
+
+
+def _with_holm(comparison: Comparison, p_holm: float | None) -> Comparison:
+    if comparison.paired is None or p_holm is None or _is_within_one_computation(comparison):
+        return comparison
+    paired = replace(comparison.paired, p_holm=p_holm)
+    return replace(comparison, paired=paired, verdict=_verdict(paired))
+
+
+def _is_within_one_computation(comparison: Comparison) -> bool:
+    return is_same_computation(comparison.baseline, comparison.other)
 
 
 def _verdict(paired: Paired) -> str:
@@ -173,37 +204,6 @@ def _throughput(summary: Summary) -> Throughput:
     return summary.throughput
 
 
-# Two runs item by item: which items flipped, and what follows from their numbers. Needs nothing but
-# summaries. Formulas: paired.py, docs/statistics.md.
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """Two runs on the same items; b against the baseline a.
-
-    difference: b - a, like its 95 % interval in -1..1. p_value: exact McNemar. p_holm: the same,
-    corrected for the comparisons made with it. clustered_stderr: of the difference, where the task
-    has groups. n_needed: items that show the observed difference (80 % power at 5 %).
-    """
-
-    n: int
-    both_right: int
-    only_a: int
-    only_b: int
-    both_wrong: int
-    difference: float
-    interval: tuple[float, float]
-    p_value: float
-    p_holm: float | None = None
-    clustered_stderr: float | None = None
-    n_needed: int | None = None
-
-    @property
-    def deciding_p(self) -> float:
-        """The corrected p where there is one."""
-        return self.p_value if self.p_holm is None else self.p_holm
-
-
 def why_not_paired(a: Summary, b: Summary) -> str | None:
     """Why items cannot be set against each other one by one; None when they can."""
     for what, one, two in (
@@ -233,20 +233,26 @@ def pair_items(a: Summary, b: Summary) -> Paired:
     assert a.items is not None and b.items is not None
     n = a.items.n
     right_a, right_b = (bits.as_number(n, items.correct_bits) for items in (a.items, b.items))
-    both, only_a, only_b = right_a & right_b, right_a & ~right_b, right_b & ~right_a
+    only_a, only_b = right_a & ~right_b, right_b & ~right_a
     counts = only_a.bit_count(), only_b.bit_count()
     return Paired(
         n=n,
-        both_right=both.bit_count(),
         only_a=counts[0],
         only_b=counts[1],
-        both_wrong=n - both.bit_count() - sum(counts),
         difference=(counts[1] - counts[0]) / n,
         interval=difference_interval(n, *counts),
         p_value=mcnemar_p(*counts),
         clustered_stderr=_clustered(a, only_a, only_b),
         n_needed=items_needed(n, *counts),
     )
+
+
+def right_only_in(one: Summary, other: Summary) -> list[int]:
+    """Items, by their number in the data, that are right in `one` and not in `other`."""
+    assert one.items is not None and other.items is not None
+    n = one.items.n
+    right, right_too = (bits.as_number(n, s.items.correct_bits) for s in (one, other) if s.items)
+    return bits.ones(n, right & ~right_too)
 
 
 def _clustered(summary: Summary, only_a: int, only_b: int) -> float | None:

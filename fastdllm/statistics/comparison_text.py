@@ -8,12 +8,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from fastdllm.results import bits
 from fastdllm.results.summary import Summary
-from fastdllm.statistics.comparison import Comparison, accuracy_clustered_stderr
-from fastdllm.statistics.costs import COSTS, tokens_per_s_interval
+from fastdllm.statistics.comparison import (
+    Comparison,
+    accuracy_clustered_stderr,
+    right_only_in,
+)
+from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, tokens_per_s_interval
 from fastdllm.statistics.disagreements import items_text
-from fastdllm.statistics.verdicts import decimals, signed
+from fastdllm.statistics.verdicts import decimals, p_words, signed
 
 WIDTH, LABEL, NUMBER = 80, 28, 12
 # A digest tells people nothing but that something changed.
@@ -91,8 +94,7 @@ def _row(label: str, values: list[str], change: str = "") -> str:
 
 def _change_of_cost(one: Comparison, name: str, values: tuple[float | None, float | None]) -> str:
     old, new = values
-    is_time = name in ("seconds", "tokens_per_s")
-    if not old or new is None or (is_time and one.speed is None):
+    if not old or new is None or (name in OF_THE_MACHINE and one.speed is None):
         return ""
     interval = one.speed.interval if one.speed is not None and name == "tokens_per_s" else None
     return f"{new / old:.2f} x" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
@@ -107,28 +109,19 @@ def _evidence(one: Comparison) -> Iterator[str]:
     paired = one.paired
     if paired is None or not paired.only_a + paired.only_b:
         return
-    p = f"p {_p(paired.p_value)} (exact McNemar)"
+    p = f"p {p_words(paired.p_value)} (exact McNemar)"
     if paired.p_holm is not None:
-        p += f", {_p(paired.p_holm)} corrected for all comparisons (Holm)"
+        p += f", {p_words(paired.p_holm)} corrected for all comparisons (Holm)"
     text = (
         f"of {paired.n} items {paired.only_a} are right in a only, {paired.only_b} in b only; {p}"
     )
     if paired.n_needed is not None:
         text += f"; {paired.n_needed:,} items show such a difference in 4 of 5 samples"
     yield from _paragraph("", text)
-    yield from _paragraph("lost", _right_only_in(one.baseline, one.other))
-    yield from _paragraph("gained", _right_only_in(one.other, one.baseline))
-
-
-def _right_only_in(one: Summary, other: Summary) -> str:
-    assert one.items is not None and other.items is not None
-    n = one.items.n
-    right, right_too = (bits.as_number(n, s.items.correct_bits) for s in (one, other) if s.items)
-    return items_text(bits.ones(n, right & ~right_too), one.items.groups or ())
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    a, b = one.baseline, one.other
+    groups = (a.items.groups if a.items else None) or ()
+    for label, items in (("lost", right_only_in(a, b)), ("gained", right_only_in(b, a))):
+        yield from _paragraph(label, items_text(items, groups))
 
 
 def _notes(a: Summary, b: Summary) -> Iterator[str]:

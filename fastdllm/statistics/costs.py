@@ -43,13 +43,23 @@ def tokens_per_s_interval(summary: Summary) -> tuple[float, float] | None:
     return rate_interval(speed.chunks) if speed and speed.chunks else None
 
 
-# By name: how to call it, and what gives it.
+# By name: what it is called, and the function that returns it.
 COSTS: dict[str, tuple[str, Callable[[Summary], float | None]]] = {
     "layer_forwards": ("layer-forwards per answer", layer_forwards_per_answer),
     "forwards": ("forwards per answer", forwards_per_answer),
     "seconds": ("seconds per answer", seconds_per_answer),
     "tokens_per_s": ("tokens per second", tokens_per_s),
 }
+# Costs of which more is better; the rest are prices.
+MORE_IS_BETTER = frozenset(["tokens_per_s"])
+# Costs that depend on the machine; the rest can be compared between machines.
+OF_THE_MACHINE = frozenset(["seconds", "tokens_per_s"])
+
+
+def cost_of(summary: Summary, cost: str) -> float | None:
+    """The cost of that name in `COSTS`."""
+    _, function = COSTS[cost]
+    return function(summary)
 
 
 def truncated_answers(summary: Summary) -> int | None:

@@ -64,3 +64,8 @@ def signed(share: float, digits: int = 1) -> str:
     """A change as a number of points with its sign; what rounds to nothing has none."""
     text = f"{100 * share:+.{digits}f}"
     return text[1:] if float(text) == 0 else text
+
+
+def p_words(p: float) -> str:
+    """A p value as papers print it."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fastdllm.report.content import Report, build_report
-from fastdllm.report.sensitivity_map import Record, Sensitivity
+from fastdllm.report.sensitivity_map import SensitivityMap
 from fastdllm.results.summary import Summary
+from fastdllm.tools.sensitivity.schema import Sensitivity
 from tests.support import made_up_runs as synthetic
 from tests.support.run_project import a_summary  # noqa: F401
 
@@ -33,8 +34,8 @@ def report(runs: list[Summary], results: Path) -> Report:
     return build_report(
         runs,
         titles={"00_baseline": "Does reuse keep accuracy?"},
-        sensitivity=Sensitivity(
-            Path("sensitivity.json"), Record.model_validate(synthetic.sensitivity())
+        sensitivity=SensitivityMap(
+            Path("sensitivity.json"), Sensitivity.model_validate(synthetic.sensitivity())
         ),
         results=results,
     )

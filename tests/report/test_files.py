@@ -11,11 +11,11 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.commands.report import gaps
-from fastdllm.report.comparisons import comparisons_of
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.csv_tables import csv_table
 from fastdllm.report.groups import grouped
 from fastdllm.report.plot_files import plots, write_plots
+from fastdllm.report.standings import Standing
 from fastdllm.report.text_tables import markdown_table
 from fastdllm.results.summary import Summary
 
@@ -49,7 +49,7 @@ def test_plots_are_pictures_and_old_ones_go(report: Report, tmp_path: Path) -> N
 
 
 def test_csv_holds_the_comparison_of_every_run(runs: list[Summary]) -> None:
-    text = csv_table(grouped(runs), comparisons_of(runs))
+    text = csv_table(grouped(runs))
     rows = {(r["task"], r["experiment"], r["config"]): r for r in csv.DictReader(text.splitlines())}
     assert len(rows) == len(runs)
     row = rows["word_problems", "00_baseline", "k2_first"]
@@ -64,29 +64,30 @@ def test_csv_holds_the_comparison_of_every_run(runs: list[Summary]) -> None:
 
 
 def test_csv_tells_the_control_of_every_run(runs: list[Summary], report: Report) -> None:
-    text = csv_table(grouped(runs), comparisons_of(runs), report.places)
+    text = csv_table(grouped(runs), report.runs)
     rows = {(r["task"], r["config"]): r for r in csv.DictReader(text.splitlines())}
     for task in report.tasks:
-        for row in task.rows:
-            found = rows[task.task, row.summary.config]
-            if row.summary.passes is None:
-                assert found["standing"] == found["control"] == ""
+        for run in task.runs:
+            row = rows[task.task, run.summary.config]
+            if run.summary.passes is None:
+                assert row["standing"] == row["control"] == ""
                 continue
-            assert found["standing"] == str(row.standings["layer_forwards"])
-            assert (found["control"] == "") == (row.found is None)
-            if row.found is not None and row.found.gain is not None:
-                assert float(found["difference_to_control"]) == row.found.gain
-                proved = row.found.gain > 0 and float(found["p_holm_to_control"]) < 0.05
-                assert proved == row.found.is_proved
+            assert row["standing"] == str(run.standings["layer_forwards"])
+            assert (row["control"] == "") == (run.finding is None)
+            if run.finding is not None and run.finding.gain is not None:
+                assert float(row["difference_to_control"]) == run.finding.gain
+                proved = run.finding.gain > 0 and float(row["p_holm_to_control"]) < 0.05
+                is_control = run.finding.is_control
+                assert (proved and not is_control) == (run.finding.standing is Standing.ABOVE)
     assert rows["word_problems", "d3_t0.95_s4"]["control"] == "03_controls/t0.5"
-    assert "standing" not in csv_table(grouped(runs), comparisons_of(runs)).split("\n")[0]
+    assert "standing" not in csv_table(grouped(runs)).split("\n")[0]
 
 
 def test_table_of_an_experiment_is_compared_with_a_baseline_of_another(
     runs: list[Summary],
 ) -> None:
-    own = [group for group in grouped(runs) if group.experiment == "04_lookahead"]
-    text = markdown_table("04_lookahead", own, comparisons_of(runs))
+    groups = [group for group in grouped(runs) if group.experiment == "04_lookahead"]
+    text = markdown_table("04_lookahead", groups)
     assert "points to 00_baseline/k1_first, paired item by item" in text
     line = next(line for line in text.splitlines() if line.startswith("| d3_t0.95_s4"))
     assert "no difference seen; a loss of more than" in line

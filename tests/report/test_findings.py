@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fastdllm.report.findings import NOTHING, answer_of
-from fastdllm.report.standings import found_in
+from fastdllm.report.groups import grouped
+from fastdllm.report.standings import Standing, findings_of
 from scripts.update_answers import experiments, published, with_answer, with_findings
 from tests.support.made_up_runs import runs
 
@@ -22,48 +23,48 @@ def summaries():
 
 
 def of(summaries, experiment):
-    return [run for run in summaries if run.experiment == experiment]
+    return findings_of(grouped(summaries))[experiment]
 
 
 def test_runs_of_one_computation_are_one_row_with_all_their_names(summaries):
-    _, found = found_in(of(summaries, "00_baseline"), summaries)
-    assert [one.names for one in found] == [
+    findings = of(summaries, "00_baseline")
+    assert [tuple(run.config for run in finding.runs) for finding in findings] == [
         tuple(f"k{k}_{subset}" for subset in ("first", "middle", "last")) for k in (3, 2)
     ]
 
 
 def test_each_run_meets_the_most_accurate_control_that_costs_no_more(summaries):
-    _, found = found_in(of(summaries, "02_delta_reuse"), summaries)
-    controls = of(summaries, "03_controls")
+    controls = [run for run in summaries if run.experiment == "03_controls"]
     cost = lambda run: run.passes.layer_forwards_computed / run.n_requests  # noqa: E731
-    for one in found:
-        affordable = [run.accuracy for run in controls if cost(run) <= one.cost]
-        assert not one.is_cheapest
-        assert one.control.baseline.accuracy == max(affordable)
-        assert one.gain == pytest.approx(one.summary.accuracy - max(affordable))
+    for finding in of(summaries, "02_delta_reuse"):
+        affordable = [run.accuracy for run in controls if cost(run) <= finding.cost]
+        assert not finding.is_cheapest
+        assert finding.to_control.baseline.accuracy == max(affordable)
+        assert finding.gain == pytest.approx(finding.summary.accuracy - max(affordable))
 
 
 def test_a_run_cheaper_than_every_control_meets_the_cheapest_one(summaries):
-    _, found = found_in(of(summaries, "04_lookahead"), summaries)
-    assert [one.is_cheapest for one in found] == [one.cost < 98.0 for one in found]
-    assert all(one.control.baseline.config == "t0.5" for one in found if one.is_cheapest)
-    assert all(one.is_proved for one in found if one.is_cheapest)
+    findings = of(summaries, "04_lookahead")
+    assert [f.is_cheapest for f in findings] == [f.cost < 98.0 for f in findings]
+    assert all(f.to_control.baseline.config == "t0.5" for f in findings if f.is_cheapest)
+    assert all(f.standing is Standing.ABOVE for f in findings if f.is_cheapest)
 
 
 def test_no_is_said_plainly_and_yes_with_numbers(summaries):
-    assert "**No**: 0 of 2 beat the controls" in answer_of("00_baseline", summaries)
-    assert "**Yes**: 18 of 18 beat the controls" in answer_of("04_lookahead", summaries)
+    assert "**No**: 0 of 2 computations beat the controls" in answer_of("00_baseline", summaries)
+    answer = answer_of("04_lookahead", summaries)
+    assert "**Yes**: 18 of 18 computations beat the controls" in answer
     assert answer_of("09_missing", summaries) == NOTHING
 
 
 def test_the_speed_is_told_beside_the_layers(summaries):
     answer = answer_of("04_lookahead", summaries)
-    _, found = found_in(of(summaries, "04_lookahead"), summaries)
-    timed = [one for one in found if one.against_plain.speed is not None]
-    faster = [one for one in timed if one.is_faster]
-    assert 0 < len(timed) < len(found)  # some were measured on another machine
+    findings = of(summaries, "04_lookahead")
+    timed = [finding for finding in findings if finding.to_baseline.speed is not None]
+    faster = [finding for finding in timed if finding.is_faster]
+    assert 0 < len(timed) < len(findings)  # some were measured on another machine
     words = f"{len(faster)} of {len(timed)}" if faster else f"None of {len(timed)}"
-    assert f"{words} decoded measurably faster than plain decoding" in answer
+    assert f"{words} computations decoded measurably faster than plain decoding" in answer
 
 
 def test_spans_are_ranked_by_their_loss(summaries):

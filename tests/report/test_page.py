@@ -89,7 +89,7 @@ def test_page_is_deterministic(report: Report, html: str) -> None:
 
 def test_tables_hold_every_run_with_its_verdict(page: Page, report: Report) -> None:
     shown = [cells for cells in page.rows if cells and " / " in cells[0]]
-    expected = [row.summary for task in report.tasks for row in task.rows]
+    expected = [row.summary for task in report.tasks for row in task.runs]
     for cells, run in zip(shown, expected, strict=True):
         assert cells[0].startswith(f"{run.experiment} / {run.config}")
         assert any(f"{100 * run.accuracy:.1f}" in cell for cell in cells)
@@ -105,8 +105,8 @@ def test_every_table_has_a_caption_and_headings(html: str) -> None:
 
 
 def test_glance_tells_baseline_controls_and_the_best(page: Page) -> None:
-    assert "Baseline: 00_baseline / k1_first, right on 95.3 %" in page.text
-    assert "Of 40 computations that are no controls: 18 beat the controls at equal" in page.text
+    assert "Baseline 00_baseline / k1_first : right on 95.3 %" in page.text
+    assert "Yes : 18 of 40 computations beat the controls at equal layer-forwards;" in page.text
     assert "controls included, decoded measurably faster than plain decoding" in page.text
     assert "Fewest layer-forwards without a loss that was seen: 04_lookahead" in page.text
 
@@ -175,7 +175,7 @@ def test_only_chosen_experiments_are_shown_with_the_same_controls(runs: list[Sum
 @pytest.mark.parametrize("count", [0, 1])
 def test_few_runs_make_a_page_too(runs: list[Summary], count: int) -> None:
     page = Page(render_page(build_report(runs[:count], missing=3)))
-    expected = ("No results yet" if count == 0 else "Baseline: 00_baseline / k1_first",)
+    expected = ("No results yet" if count == 0 else "Baseline 00_baseline / k1_first : right on",)
     assert expected[0] in page.text
 
 

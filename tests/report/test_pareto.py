@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastdllm.report.comparisons import baseline_of, deviations
+from fastdllm.report.groups import baseline_of, deviations
 from fastdllm.report.pareto import Curve, control_curve
 from fastdllm.results.summary import Summary
 

@@ -65,7 +65,7 @@ def test_cells_of_few_passes_are_faded_and_counts_stand_below(tmp_path: Path) ->
     found = read_sensitivity(written(tmp_path / "tiny.json", passes=passes))
     faded = {cell["step"]: cell["is_faded"] for cell in found.cells("input_change")}
     assert [step for step, is_faded in faded.items() if is_faded] == ["1"]
-    spec = charts.heat_map("changes", found.layers, found.steps)
+    spec = charts.layer_heat_map("changes", found.layers, found.steps)
     assert '"0": "1,200", "1": "9"' in spec["encoding"]["x"]["axis"]["labelExpr"]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import pytest
 
-from fastdllm.report.comparisons import key_of
-from fastdllm.report.standings import Place, Standing, found_in, is_no_loss, places_of, standings_of
+from fastdllm.report.content import RunReport, build_report
+from fastdllm.report.groups import Key, grouped, key_of
+from fastdllm.report.standings import Standing, findings_of, possible_standings
 from fastdllm.results.summary import Items, Summary, pack_bits, unpack_bits
 from fastdllm.statistics.intervals import wilson_interval
 
@@ -51,8 +51,12 @@ def idea(like: Summary, cost: float, *, gained: int = 0, lost: int = 0, **fields
     return like.model_copy(update=changed | fields)
 
 
-def place(words: list[Summary], run: Summary) -> Place:
-    return places_of([*words, run])[key_of(run)]
+def reports(runs: list[Summary]) -> dict[Key, RunReport]:
+    return build_report(runs).runs
+
+
+def report_on(run: Summary, words: list[Summary]) -> RunReport:
+    return reports([*words, run])[key_of(run)]
 
 
 @pytest.mark.parametrize(
@@ -72,62 +76,77 @@ def test_a_run_meets_the_best_control_of_no_higher_cost(
     words: list[Summary], best: str, cost: float, gained: int, lost: int, expected: Standing
 ) -> None:
     run = idea(chosen(words, best), cost, gained=gained, lost=lost)
-    own = place(words, run)
-    assert own.standings[LAYERS] is expected
-    assert own.found is not None and own.found.control is not None
-    assert own.found.control.baseline.config == best
+    report = report_on(run, words)
+    assert report.standings[LAYERS] is expected
+    assert report.finding is not None and report.finding.to_control is not None
+    assert report.finding.to_control.baseline.config == best
 
 
 def test_pages_and_readmes_count_the_same(words: list[Summary]) -> None:
-    places = places_of(words)
-    for experiment in {run.experiment for run in words} - {"03_controls"}:
-        own = [run for run in words if run.experiment == experiment]
-        _, found = found_in(own, words)
-        counts = Counter(
-            places[key_of(chosen(own, one.names[0]))].standings[LAYERS] for one in found
-        )
-        assert counts[Standing.ABOVE] == sum(one.is_proved for one in found)
-        assert counts.total() == len(found) and not counts[Standing.CONTROL]
+    on_page = reports(words)
+    for experiment, findings in findings_of(grouped(words)).items():
+        for finding in findings:
+            for run in finding.runs:
+                assert on_page[key_of(run)].standings[LAYERS] is finding.standing
+                assert on_page[key_of(run)].finding == finding
+        standings = {finding.standing for finding in findings}
+        assert (Standing.CONTROL in standings) == (experiment == "03_controls")
+
+
+def test_page_and_readmes_show_the_p_of_one_family(words: list[Summary]) -> None:
+    """Also where a control runs again among the ideas of an experiment."""
+    again = chosen(words, "t0.8").model_copy(
+        update={"experiment": "02_delta_reuse", "config": "t0.8_again"}
+    )
+    on_page = reports([*words, again])
+    findings = findings_of(grouped([*words, again]))["02_delta_reuse"]
+    assert all(again not in finding.runs for finding in findings)
+    for finding in findings:
+        comparison = on_page[key_of(finding.summary)].comparison
+        assert comparison is not None and comparison == finding.to_baseline
+        assert comparison.paired is not None and comparison.paired.p_holm is not None
 
 
 def test_controls_and_what_is_the_same_stand_alike(words: list[Summary]) -> None:
-    places = places_of(words)
+    on_page = reports(words)
     for run in words:
         if run.experiment == "03_controls" or run.config.startswith("k1_"):
-            assert set(places[key_of(run)].standings.values()) == {Standing.CONTROL}
-    first, twin = (places[key_of(chosen(words, config))] for config in ("k2_first", "k2_last"))
-    assert first == twin and first.found is twin.found is not None
+            assert set(on_page[key_of(run)].standings.values()) == {Standing.CONTROL}
+    first, twin = (on_page[key_of(chosen(words, config))] for config in ("k2_first", "k2_last"))
+    assert first.standings == twin.standings and first.finding is twin.finding is not None
     # The same computation in another experiment, under another name.
     control = chosen(words, "t0.8")
     repeated = control.model_copy(update={"experiment": "05_ideas", "config": "t0.8_again"})
-    assert place(words, repeated).standings[LAYERS] is Standing.CONTROL
+    assert report_on(repeated, words).standings[LAYERS] is Standing.CONTROL
 
 
 def test_speeds_say_only_whether_a_control_is_as_good_in_both(words: list[Summary]) -> None:
+    on_page = reports(words)
+
     def by_speed(config: str) -> Standing:
-        return places_of(words)[key_of(chosen(words, config))].standings["tokens_per_s"]
+        return on_page[key_of(chosen(words, config))].standings["tokens_per_s"]
 
     assert by_speed("d3_t0.95_s4") is Standing.UNDOMINATED
     assert by_speed("delta_k2_first") is Standing.BELOW
     assert by_speed("d3_t0.9_s16") is Standing.NO_CONTROL, "no control ran on its machine"
     equal = idea(chosen(words, "t0.8"), 117)
-    assert place(words, equal).standings["seconds"] is Standing.BELOW
+    assert report_on(equal, words).standings["seconds"] is Standing.BELOW
 
 
 def test_nothing_is_said_without_controls(words: list[Summary]) -> None:
     ideas = [run for run in words if run.experiment != "03_controls"]
-    places = places_of(ideas)
-    found = {places[key_of(run)].standings[LAYERS] for run in ideas}
-    assert found == {Standing.CONTROL, Standing.NO_CONTROL}
+    standings = {report.standings[LAYERS] for report in reports(ideas).values()}
+    assert standings == {Standing.CONTROL, Standing.NO_CONTROL}
 
 
 def test_a_cost_has_only_standings_of_its_own(words: list[Summary]) -> None:
-    for one in places_of(words).values():
-        assert all(standing in standings_of(cost) for cost, standing in one.standings.items())
+    for report in reports(words).values():
+        for cost, standing in report.standings.items():
+            assert standing in possible_standings(cost)
 
 
 def test_a_loss_that_only_a_correction_hides_is_a_loss(words: list[Summary]) -> None:
     base = chosen(words, "k1_first")
     for gained, lost, expected in ((0, 3, True), (0, 12, False), (12, 0, True)):
-        found = place(words, idea(base, 120, gained=gained, lost=lost)).found
-        assert found is not None and is_no_loss(found) is expected
+        finding = report_on(idea(base, 120, gained=gained, lost=lost), words).finding
+        assert finding is not None and finding.is_lossless is expected

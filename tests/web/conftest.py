@@ -12,7 +12,8 @@ import pytest
 
 from fastdllm.report.content import build_report
 from fastdllm.report.page import render_page
-from fastdllm.report.sensitivity_map import Record, Sensitivity
+from fastdllm.report.sensitivity_map import SensitivityMap
+from fastdllm.tools.sensitivity.schema import Sensitivity
 from tests.support import made_up_runs as synthetic
 
 # CHROMIUM names another one; CI sets it, so that a missing browser fails there instead.
@@ -41,8 +42,8 @@ def report_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthetic.write_samples(folder / "results", runs)
     report = build_report(
         runs,
-        sensitivity=Sensitivity(
-            Path("sensitivity.json"), Record.model_validate(synthetic.sensitivity())
+        sensitivity=SensitivityMap(
+            Path("sensitivity.json"), Sensitivity.model_validate(synthetic.sensitivity())
         ),
         results=folder / "results",
     )

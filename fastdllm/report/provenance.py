@@ -29,7 +29,7 @@ class Origin:
 
 def origins(summaries: Sequence[Summary]) -> list[Origin]:
     """Distinct ways, those of the most runs first."""
-    found: dict[tuple[object, ...], list[Summary]] = {}
+    by_origin: dict[tuple[object, ...], list[Summary]] = {}
     for run in summaries:
         key = (
             (run.git.commit, run.git.dirty) if run.git else None,
@@ -37,13 +37,13 @@ def origins(summaries: Sequence[Summary]) -> list[Origin]:
             speed_conditions(run),
             tuple(sorted(run.environment.items())),
         )
-        found.setdefault(key, []).append(run)
-    return [_origin(runs) for runs in sorted(found.values(), key=len, reverse=True)]
+        by_origin.setdefault(key, []).append(run)
+    return [_origin(runs) for runs in sorted(by_origin.values(), key=len, reverse=True)]
 
 
 def _origin(runs: Sequence[Summary]) -> Origin:
     run = runs[0]
-    dates = sorted(one.timestamp for one in runs)
+    dates = sorted(run.timestamp for run in runs)
     name, digest = _model(run)
     return Origin(
         runs=len(runs),

@@ -12,7 +12,7 @@ from statistics import median
 
 from benchmarks.record import record
 from fastdllm import DecodingSettings, Request, load_model
-from fastdllm.machine.threads import use_allowed_threads
+from fastdllm.machine.process import use_allowed_threads
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.policy import default_policy
 from fastdllm.tools.bench.measure import interleaved, measure

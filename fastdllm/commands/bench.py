@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
     from fastdllm.machine.device import hardware
-    from fastdllm.machine.threads import use_allowed_threads
+    from fastdllm.machine.process import use_allowed_threads
     from fastdllm.tools.bench.suite import Plan, run_suite
     from fastdllm.tools.bench.tables import rounded
 

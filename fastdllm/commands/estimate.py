@@ -142,7 +142,7 @@ def _statuses(project: Project, *, from_the_start: bool) -> list[RunStatus]:
 def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace) -> Hardware:
     """Measure here, keep what was measured, and return on what."""
     from fastdllm.machine.gpus import card_for
-    from fastdllm.machine.threads import use_allowed_threads
+    from fastdllm.machine.process import use_allowed_threads
     from fastdllm.tasks.lm_eval_setup import prepare
     from fastdllm.tools.estimate.probe_files import add_measurements
     from fastdllm.tools.estimate.probing import probe, rounds

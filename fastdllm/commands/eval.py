@@ -64,7 +64,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         prepare(offline=True, private_cache=private_cache),
     ):
         # Nothing before this may import torch, which sees the cards of its first moment for ever.
-        from fastdllm.machine.threads import use_allowed_threads
+        from fastdllm.machine.process import use_allowed_threads
         from fastdllm.runs.evaluation import Evaluation
         from fastdllm.workflow.project.digests import FileDigests, check_sources
 

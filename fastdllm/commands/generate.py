@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("the prompt is empty; give a question, or - to read one from a pipe")
     settings = decoding_settings(options)
 
-    from fastdllm.machine.threads import use_allowed_threads
+    from fastdllm.machine.process import use_allowed_threads
     from fastdllm.model.loading import load_model
     from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
     from fastdllm.policy import default_policy

@@ -59,7 +59,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         prepare(offline=True, private_cache=private_cache),
     ):
         from fastdllm.common.console import open_display
-        from fastdllm.machine.threads import use_allowed_threads
+        from fastdllm.machine.process import use_allowed_threads
         from fastdllm.runs.evaluation import Evaluation
         from fastdllm.runs.loaded_model import KeptModel
         from fastdllm.workflow.project.digests import FileDigests, check_sources

@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     """Measure, write, print."""
     settings = decoding_settings(options)
 
-    from fastdllm.machine.threads import use_allowed_threads
+    from fastdllm.machine.process import use_allowed_threads
     from fastdllm.model.loading import load_model
     from fastdllm.tools.sensitivity.measure import check_measurable, measure
     from fastdllm.tools.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items

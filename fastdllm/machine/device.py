@@ -1,15 +1,17 @@
-"""The machine under a benchmark: its name, its clock and its peak memory."""
+"""A torch device, CPU or GPU: its name in words, its queue of work and its peak memory."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from pathlib import Path
 
 import torch
 
-from fastdllm.machine.process import cpu_name, process_peak_memory_gib
-from fastdllm.machine.threads import allowed_threads
+from fastdllm.machine.process import (
+    allowed_threads,
+    cpu_name,
+    peak_resident_gib,
+    reset_peak_resident,
+)
 
 
 def hardware(device: torch.device) -> str:
@@ -21,24 +23,22 @@ def hardware(device: torch.device) -> str:
     return f"{cpu_name()}, {allowed_threads()} cores, {memory_gib:.0f} GiB"
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for all that was asked of the device; a CPU is done when it returns."""
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done all that was asked of it; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Forget the peak so far; where a system cannot, the peak stays that of the whole process."""
+    """Forget the peak so far; on a CPU only where the system can (`reset_peak_resident`)."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):  # Linux only: 5 resets the peak of the resident set
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    else:
+        reset_peak_resident()
 
 
 def peak_memory_gib(device: torch.device) -> float:
     """Most memory since the reset: allocated on a GPU, resident in the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return process_peak_memory_gib()
+    return peak_resident_gib()

@@ -1,24 +1,25 @@
-"""This process: its processor, host and memory, and what the C library does with freed memory."""
+"""This process: its host, processor, CPU threads and memory.
+
+Two threads on one core only wait for each other: a pass of a small model takes milliseconds, and
+threads that share a core spin at each of its barriers, which makes passes many times slower.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import socket
 import sys
 from pathlib import Path
 
+from fastdllm.common.errors import UserError
+from fastdllm.machine.cgroups import cpu_quota
 
-def return_freed_memory() -> bool:
-    """Give freed pages back to the system; False where the C library cannot (only glibc can).
 
-    Packing weights frees each plain copy, but glibc keeps blocks of up to 32 MiB for later.
-    """
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return False
-    return bool(trim(0))
+def host_name() -> str:
+    """The name of this machine."""
+    return socket.gethostname()
 
 
 def cpu_name() -> str:
@@ -32,23 +33,80 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def host_name() -> str:
-    return socket.gethostname()
+def allowed_threads(root: Path = Path("/")) -> int:
+    """Threads that scheduler, control groups and SLURM allow; at least 1.
+
+    root: where the files of the control groups are looked for.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        allowed = [len(os.sched_getaffinity(0))]
+    else:
+        allowed = [os.cpu_count() or 1]
+    quota = cpu_quota(root)
+    if quota is not None:
+        allowed.append(int(quota))
+    for_task = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if for_task.isdecimal():
+        allowed.append(int(for_task))
+    return max(min(allowed), 1)
 
 
-def process_peak_memory_gib() -> float:
+def chosen_threads(asked: int | None = None, *, allowed: int) -> int:
+    """`asked`, else what OMP_NUM_THREADS says, else `allowed`; never more than `allowed`.
+
+    Raises:
+        UserError: OMP_NUM_THREADS is no positive number.
+    """
+    written = os.environ.get("OMP_NUM_THREADS")
+    if asked is None and written:
+        # It may be a list, one number per level of nesting.
+        first = written.split(",")[0].strip()
+        if not first.isdecimal() or int(first) == 0:
+            raise UserError(
+                f"OMP_NUM_THREADS={written!r} is not allowed; it should be a number of threads, at "
+                "least 1; unset it, and all that the process may use are taken"
+            )
+        asked = int(first)
+    return min(asked, allowed) if asked is not None else allowed
+
+
+def use_allowed_threads(asked: int | None = None) -> int:
+    """Set torch to `asked` threads (see `chosen_threads`); return how many it uses."""
+    import torch
+
+    count = chosen_threads(asked, allowed=allowed_threads())
+    torch.set_num_threads(count)
+    return count
+
+
+def peak_resident_gib() -> float:
     """Most memory this process has held so far (resident set), in GiB."""
-    import resource
+    import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts KiB, macOS bytes.
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def reset_process_peak_memory() -> None:
-    """Let `process_peak_memory_gib` count from now on, where the system can (Linux)."""
+def reset_peak_resident() -> None:
+    """Forget the peak of the resident set so far, where the system can (Linux).
+
+    Elsewhere it stays that of the whole process, as its kind in a summary says.
+    """
     try:
-        # 5 sets the peak of the resident set to what is resident now; see proc(5).
+        # 5 sets the peak to what is resident now; see proc(5).
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
-        return  # the peak stays that of the whole process, as its kind in the summary says
+        return
+
+
+def return_freed_memory() -> bool:
+    """Return freed pages to the system; False where the C library cannot (only glibc can).
+
+    Packing weights frees each plain copy, but glibc keeps blocks of up to 32 MiB for later.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(trim(0))

@@ -13,14 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.events import Entered, Event, Observer, PassRecord, SlotsChosen
 from fastdllm.decoding.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
 from fastdllm.decoding.loop import Step, decode
 from fastdllm.decoding.sequence import Request
-from fastdllm.machine.process import process_peak_memory_gib
+from fastdllm.machine.device import peak_memory_gib, synchronize
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 from fastdllm.runs.answer_records import Answer
@@ -118,14 +116,11 @@ class DecodingEngine:
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked; a CPU always has."""
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        synchronize(self.model.device)
 
     def peak_memory_gib(self) -> float:
         """Most memory so far: allocated tensors on a GPU, the whole process on a CPU."""
-        if self.model.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.model.device) / 2**30
-        return process_peak_memory_gib()
+        return peak_memory_gib(self.model.device)
 
     def _decode(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered:
         watch = _Watch(listener, "sequences")

@@ -17,7 +17,8 @@ from fastdllm.common.errors import UserError
 from fastdllm.decoding.admission import usable_positions
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.engine.engines import drop_idle
-from fastdllm.machine.process import cpu_name, host_name, reset_process_peak_memory
+from fastdllm.machine.device import reset_peak_memory
+from fastdllm.machine.process import cpu_name, host_name
 from fastdllm.machine.provenance import package_versions
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.loading import dtype_reason, load_model, resolve_device, resolve_dtype
@@ -134,14 +135,14 @@ class KeptModel:
         key = (path, revision, dtype, device)
         if self._model is not None and key == self._key:
             drop_idle(self._model)
-            _reset_peak_memory(self._model.device)
+            reset_peak_memory(self._model.device)
             return self._model, None
         self.drop()
         started = time.perf_counter()
         self._model = load_model(path, device=device, dtype=dtype, revision=revision)
         self._key = key
         # The peak of a run before it, and that of loading, are not of its decoding.
-        _reset_peak_memory(self._model.device)
+        reset_peak_memory(self._model.device)
         return self._model, round(time.perf_counter() - started, 3)
 
     def drop(self) -> None:
@@ -150,10 +151,3 @@ class KeptModel:
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        reset_process_peak_memory()

@@ -260,7 +260,7 @@ def test_peak_of_a_run_is_not_that_of_the_one_before(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resets: list[Any] = []
-    monkeypatch.setattr(kept_model, "_reset_peak_memory", resets.append)
+    monkeypatch.setattr(kept_model, "reset_peak_memory", resets.append)
     models = kept_model.KeptModel()
 
     def get(dtype: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fastdllm.commands.estimate import _probe
-from fastdllm.machine import gpus, threads
+from fastdllm.machine import gpus, process
 from fastdllm.tools.estimate import probing
 
 
@@ -26,7 +26,7 @@ def test_a_probe_leaves_a_card_that_a_run_has(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(gpus, "_own_folder", lambda *_: tmp_path)
-    monkeypatch.setattr(threads, "use_allowed_threads", lambda _: None)
+    monkeypatch.setattr(process, "use_allowed_threads", lambda _: None)
     seen: list[str] = []
 
     def probe(*_: object, **__: object) -> Iterator[object]:

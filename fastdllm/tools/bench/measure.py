@@ -12,7 +12,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.decoding.events import Entered, Event, PassRecord, SlotsChosen
 from fastdllm.decoding.loop import Step, decode
 from fastdllm.decoding.sequence import Generation, Request
-from fastdllm.machine.device import synchronise
+from fastdllm.machine.device import synchronize
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 
@@ -119,14 +119,14 @@ def measure(
         UserError: a request does not fit the model or the memory.
     """
     watches = []
-    synchronise(model.device)
+    synchronize(model.device)
     started = time.perf_counter()
     for group in groups:
         watch = Watch(len(group))
         for step in decode(model, group, policy, slots=slots, observe=watch.observe):
             watch.step(step)
         watches.append(watch)
-    synchronise(model.device)
+    synchronize(model.device)
     elapsed_s = time.perf_counter() - started
     answers = [watch.answers[index] for watch in watches for index in range(watch.requests)]
     return Run(

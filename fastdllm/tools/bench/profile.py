@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from fastdllm.machine.device import synchronise
+from fastdllm.machine.device import synchronize
 
 PRODUCTS, ATTENTION = "matrix products", "attention"
 COPIES, ELEMENTWISE = "copies and indexing", "norms and elementwise"
@@ -44,7 +44,7 @@ def write_profile(run: Callable[[], object], device: torch.device, file: Path) -
     with profile(activities=activities) as profiler:
         started = time.perf_counter()
         run()
-        synchronise(device)
+        synchronize(device)
         elapsed_s = time.perf_counter() - started
     profiler.export_chrome_trace(str(file))
     seconds = dict.fromkeys((PRODUCTS, ATTENTION, ELEMENTWISE, COPIES), 0.0)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastdllm.decoding.events import PassRecord
 from fastdllm.decoding.memory import free_bytes
 from fastdllm.engine.cache import bytes_per_position
-from fastdllm.machine.device import synchronise
+from fastdllm.machine.device import synchronize
 from fastdllm.model.config import ModelConfig
 from fastdllm.tools.bench.floor import PassFloor
 
@@ -128,10 +128,10 @@ def _median_s(device: torch.device, call: Callable[[], Tensor]) -> float:
     """Median time of one call, of several trials of several calls."""
     times = []
     for _ in range(TRIALS + 1):
-        synchronise(device)
+        synchronize(device)
         started = time.perf_counter()
         for _ in range(CALLS):
             call()
-        synchronise(device)
+        synchronize(device)
         times.append((time.perf_counter() - started) / CALLS)
     return median(times[1:])

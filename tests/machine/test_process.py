@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastdllm.common.errors import UserError
-from fastdllm.machine.threads import allowed_threads, chosen_threads, use_allowed_threads
+from fastdllm.machine.process import allowed_threads, chosen_threads, use_allowed_threads
 
 
 @pytest.fixture(autouse=True)

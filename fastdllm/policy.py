@@ -112,7 +112,9 @@ class Policy:
 
     # Spans of layers, in order and disjoint, about which `span_actions` is asked.
     layer_spans: tuple[LayerRange, ...] = ()
-    # Keep the logits of each computed pass, so that a later pass can be `reused`.
+    # Keep what each computed pass proposed, so that a later pass can be `reused`.
+    keeps_proposals: bool = False
+    # The earlier name of `keeps_proposals`, which holds as well.
     keeps_logits: bool = False
 
     def __init__(
@@ -217,7 +219,7 @@ class OutputReuse(Policy):
     always run.
     """
 
-    keeps_logits = True
+    keeps_proposals = True
 
     @classmethod
     def computation(cls, settings: DecodingSettings, parameters: StrictModel) -> Computation:

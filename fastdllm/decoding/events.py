@@ -1,16 +1,12 @@
-"""Counts of what a decoded sequence cost, and records of what the engine did."""
+"""What an observer of decoding is told: slots, requests that enter them, and each pass."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastdllm.policy import PassKind
-
 if TYPE_CHECKING:
-    from fastdllm.decoding.work import Work
     from fastdllm.engine.batch import Segment
 
 
@@ -25,13 +21,12 @@ class SegmentShape:
 
 @dataclass(frozen=True, slots=True)
 class PassRecord:
-    """One pass of the engine: sequences by kind of pass, the shapes it ran, and its seconds.
+    """One pass of the engine: the shapes it ran, and its seconds.
 
     seconds: from the assembly of the rows until their tokens are on the host. recording_s: seconds,
         not among these, of making a shape ready that ran for the first time.
     """
 
-    kinds: Counter[PassKind]
     segments: tuple[SegmentShape, ...]
     seconds: float
     recording_s: float = 0.0
@@ -48,21 +43,11 @@ class PassRecord:
 
     @classmethod
     def of(
-        cls,
-        works: Sequence[Work],
-        segments: Sequence[Segment],
-        seconds: float,
-        recording_s: float = 0.0,
+        cls, segments: Sequence[Segment], seconds: float, recording_s: float = 0.0
     ) -> PassRecord:
-        """Describe the pass that ran the `segments` of `works`."""
-        return cls(
-            kinds=Counter(work.kind for work in works),
-            segments=tuple(
-                SegmentShape(s.width, s.visible, s.read[1] - s.read[0]) for s in segments
-            ),
-            seconds=seconds,
-            recording_s=recording_s,
-        )
+        """Describe a pass that ran `segments`."""
+        shapes = (SegmentShape(s.width, s.visible, s.read[1] - s.read[0]) for s in segments)
+        return cls(tuple(shapes), seconds, recording_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ def _tick(scheduler: Scheduler, policy: Policy, num_layers: int, tell: Observer)
     scheduler.runner.finish(works)
     recording_s = engine.recording_s - recorded
     seconds = time.perf_counter() - started - recording_s
-    tell(PassRecord.of(works, segments, seconds, recording_s))
+    tell(PassRecord.of(segments, seconds, recording_s))
     yield from results(policy, works, proposals, num_layers)
 
 

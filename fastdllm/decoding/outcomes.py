@@ -37,7 +37,6 @@ class Step:
     tokens: tuple[int, ...] = ()
     confidences: tuple[float, ...] = ()
     rows: int = 0
-    layers_computed: int = 0
     layers_skipped: int = 0
     input_changes: tuple[float, ...] = ()
     finished: Generation | None = None
@@ -56,7 +55,7 @@ def results(
     if denoising:
         own, theirs = zip(*denoising, strict=True)
         for work, proposed in denoising:
-            if policy.keeps_logits:
+            if policy.keeps_proposals or policy.keeps_logits:
                 _keep(work.sequence, proposed)
             if work.kind is PassKind.FULL_BLOCK:
                 _keep_ahead(work.sequence, proposed)
@@ -80,7 +79,7 @@ def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | No
         sequence.enter_next_block()
     written = dict(enumerate(proposed.tokens))
     sequence.commit_tokens(written)
-    return _step(work, block, written=written, rows=rows, num_layers=num_layers)
+    return _step(work, block, written=written, rows=rows)
 
 
 def _keep(sequence: DecodedSequence, proposed: Proposals) -> None:
@@ -122,7 +121,6 @@ def denoised(
             written=written,
             confidences=confidences,
             rows=0 if work.kind is PassKind.REUSED else work.width,
-            num_layers=num_layers,
         )
 
 
@@ -132,7 +130,6 @@ def _step(
     *,
     written: dict[int, int],
     rows: int,
-    num_layers: int,
     confidences: tuple[float, ...] = (),
 ) -> Step:
     sequence = work.sequence
@@ -145,7 +142,6 @@ def _step(
         tokens=tuple(written.values()),
         confidences=confidences,
         rows=rows,
-        layers_computed=num_layers - work.layers_skipped,
         layers_skipped=work.layers_skipped,
         input_changes=tuple(work.input_changes),
         finished=sequence.generation() if sequence.finish_reason else None,

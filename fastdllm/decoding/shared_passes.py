@@ -162,7 +162,7 @@ class SharedPasses:
             self._halve(len(segments))
             return False
         seconds = time.perf_counter() - started
-        self._tell(PassRecord.of([], segments, seconds))
+        self._tell(PassRecord.of(segments, seconds))
         return True
 
     def _halve(self, blocks: int) -> None:

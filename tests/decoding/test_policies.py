@@ -44,7 +44,7 @@ def test_output_reuse_commits_one_token_per_reused_pass_and_runs_no_layer(golden
     reused = [step for step in steps if step.kind is PassKind.REUSED]
     assert reused
     assert all(len(step.positions) == 1 and step.rows == 0 for step in reused)
-    assert all(step.layers_computed == 0 and step.layers_skipped == 28 for step in reused)
+    assert all(step.rows == 0 and step.layers_skipped == 28 for step in reused)
     passes = answer(steps).passes
     assert passes.layer_forwards_skipped == 28 * len(reused)
     assert passes.layer_forwards_computed == 28 * (passes.forwards + passes.prefill)
@@ -204,16 +204,17 @@ def test_policy_files_are_loaded_and_digested_by_their_code(tmp_path):
     file = tmp_path / "generation_functions.py"
     file.write_text(
         '"""Doc."""\nfrom fastdllm.policy import OutputReuse, Policy\n\n\n'
-        'class Mine(Policy):\n    """Doc."""\n    keeps_logits = True\n'
+        'class Mine(Policy):\n    """Doc."""\n    keeps_proposals = True\n'
     )
     assert load_policy(file).__name__ == "Mine"
     digest = policy_code_digest(file)
     file.write_text(
         "from fastdllm.policy import OutputReuse, Policy\n"
-        "class Mine(Policy):\n    # a comment\n    '''Another.'''\n    keeps_logits = True\n"
+        "class Mine(Policy):\n    # a comment\n    '''Another.'''\n    keeps_proposals = True\n"
     )
     plain = (
-        "from fastdllm.policy import OutputReuse, Policy\nclass Mine(Policy):\n    keeps_logits = "
+        "from fastdllm.policy import OutputReuse, Policy\n"
+        "class Mine(Policy):\n    keeps_proposals = "
     )
     assert policy_code_digest(file) == digest
     file.write_text(plain + "True\n")

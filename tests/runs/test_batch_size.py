@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +193,7 @@ def test_the_batch_size_of_likelihoods_is_inputs_in_memory(
         observe(SlotsChosen(5))
         observe(OutOfMemory(64, 32))
         for recording_s in (0.5, 0.25):
-            observe(PassRecord(Counter(), (), 1.0, recording_s))
+            observe(PassRecord((), 1.0, recording_s))
         return [Likelihood(-1.0, True) for _ in requests]
 
     monkeypatch.setattr(generate, "score", score)

@@ -371,7 +371,7 @@ def test_what_was_edited_since_the_spec_was_written_is_not_decoded_with(
     make_plan_on_disk()
     spec = make_spec()
     path, old, new = {
-        "policy": ("experiments/trial/generation_functions.py", "pass", "keeps_logits = True"),
+        "policy": ("experiments/trial/generation_functions.py", "pass", "keeps_proposals = True"),
         "task": ("tasks/sums.yaml", "max_gen_toks: 24", "max_gen_toks: 25"),
         "data": ("tasks/data/sums.jsonl", '"answer": "0"', '"answer": "7"'),
         "spec": (str(spec), '"decoding.threshold": 0.9', '"decoding.threshold": 0.1'),

@@ -44,7 +44,7 @@ from fastdllm.policy import Policy
 class Demo(Policy):
     """Docstring of the class."""
 
-    keeps_logits = True
+    keeps_proposals = True
 '''
 REUSE = """\
 from fastdllm.policy import OutputReuse

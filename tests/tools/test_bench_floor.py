@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -41,7 +40,7 @@ SMALL = ModelConfig(
 
 
 def a_pass(*segments):
-    return PassRecord(Counter(), tuple(SegmentShape(*segment) for segment in segments), 1.0)
+    return PassRecord(tuple(SegmentShape(*segment) for segment in segments), 1.0)
 
 
 # Two sub-blocks that see 8 positions, read whole or in part, and a block of a prompt.

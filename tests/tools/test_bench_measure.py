@@ -32,7 +32,7 @@ def answer(ids, forwards=1):
 
 
 def a_run(elapsed_s, answers, **more):
-    passes = (PassRecord(Counter(), (SegmentShape(8, 8, 8),), 0.25),) * 4
+    passes = (PassRecord((SegmentShape(8, 8, 8),), 0.25),) * 4
     given = {
         "slots": 1,
         "sequence_passes": Counter({PassKind.FULL_BLOCK: 3, PassKind.REUSED: 1}),
@@ -190,7 +190,7 @@ def test_operators_fall_into_groups(name, group):
 
 def test_recording_in_a_timed_run_is_told():
     shape = (SegmentShape(8, 8, 8),)
-    passes = (PassRecord(Counter(), shape, 0.25, 0.5), PassRecord(Counter(), shape, 0.25, 0.125))
+    passes = (PassRecord(shape, 0.25, 0.5), PassRecord(shape, 0.25, 0.125))
     run = a_run(2.0, [answer([1])], passes=passes)
     figures = batch_figures(BatchResult(1, [run], [RunFloor(1.0, 1, "memory")], [], 1.0), None)
     assert figures["recording_s"] == 0.625

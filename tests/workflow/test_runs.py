@@ -36,8 +36,8 @@ def fingerprints() -> dict[str, str]:
         ("experiments/demo/experiment.yaml", "title: Demo", "title: Another title"),
         (
             "experiments/demo/generation_functions.py",
-            "keeps_logits = True",
-            "keeps_logits = (True)",
+            "keeps_proposals = True",
+            "keeps_proposals = (True)",
         ),
         ("experiments/demo/generation_functions.py", "Docstring of the class.", "Another."),
         ("tasks/words.yaml", "task: words", "task:    'words'   # a comment"),

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,16 +18,22 @@ from typing import Any
 
 from tests.slurm import supervisor
 from tests.slurm.packages import program
+from tests.slurm.ports import Ports
 
 # Labs lie side by side, with short paths: a socket's path has at most 107 characters.
 LABS = Path(tempfile.gettempdir()) / f"fastdllm-labs-{os.getuid()}"
 READY_S = 300.0
+TAIL_LINES = 20
 
 
 class Daemons:
-    """Daemons by name, started in a folder's `log/` by a supervisor that ends them with us."""
+    """Daemons by name, started by a supervisor that ends them with us; their logs are in `log/`.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    Args:
+        ports: the supervisor keeps them as long as it lives.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], ports: Ports) -> None:
         self.folder = folder
         self._pids: dict[str, int] = {}
         self._supervisor = subprocess.Popen(
@@ -38,6 +43,7 @@ class Daemons:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            pass_fds=[ports.fileno],
         )
 
     def __contains__(self, name: str) -> bool:
@@ -47,23 +53,39 @@ class Daemons:
         """Start a daemon in the foreground of the supervisor."""
         assert self._supervisor.stdin
         assert self._supervisor.stdout
-        self._supervisor.stdin.write(json.dumps([program(command), *words]) + "\n")
+        name = name or command
+        self._supervisor.stdin.write(json.dumps([name, program(command), *words]) + "\n")
         self._supervisor.stdin.flush()
-        self._pids[name or command] = int(self._supervisor.stdout.readline())
+        self._pids[name] = int(self._supervisor.stdout.readline())
 
     def kill(self, name: str) -> None:
         """Kill a daemon, as a machine that loses power does."""
         kill(self._pids.pop(name))
 
+    def check(self) -> None:
+        """Fail if a daemon has exited by itself, with the last lines of its logs."""
+        if self._supervisor.poll() is not None:
+            raise RuntimeError(f"the supervisor of the lab has ended\n{self._tails('*')}")
+        for name, pid in self._pids.items():
+            if not Path(f"/proc/{pid}").exists():
+                raise RuntimeError(f"{name} of the lab has exited\n{self._tails(name)}")
+
     def wait_until(self, holds: Callable[[], Any], what: str) -> None:
-        """Wait for a daemon to be ready; fails with the ends of all logs."""
+        """Wait for daemons to be ready; fail with the ends of the logs, at once if one exited."""
         deadline = time.monotonic() + READY_S
         while not holds():
-            if time.monotonic() > deadline or self._supervisor.poll() is not None:
-                logs = sorted((self.folder / "log").glob("*"))
-                tails = [f"{path.name}: {path.read_text(errors='replace')[-800:]}" for path in logs]
-                raise RuntimeError(f"the lab has no {what}\n" + "\n".join(tails))
+            self.check()
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the lab has no {what}\n{self._tails('*')}")
             time.sleep(0.05)
+
+    def _tails(self, name: str) -> str:
+        """Return the last lines of a daemon's log and of its output."""
+        tails = []
+        for path in sorted((self.folder / "log").glob(f"{name}.*")):
+            lines = path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+            tails += [f"{path.name}: {line}" for line in lines]
+        return "\n".join(tails)
 
     def end(self) -> None:
         """End all daemons, whatever they started, and remove the folder."""
@@ -114,12 +136,3 @@ def kill(pid: int) -> None:
     """Kill a process that may have ended by itself."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all held at once so that they differ."""
-    with ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]

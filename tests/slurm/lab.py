@@ -21,12 +21,12 @@ from tests.slurm.configs import ACCOUNTS, NODES, write_configs
 from tests.slurm.daemons import (
     Daemons,
     clean_up_the_dead,
-    free_ports,
     kill,
     new_folder,
     processes_in,
 )
 from tests.slurm.packages import program
+from tests.slurm.ports import reserved_ports
 
 # Ends a hang; what is waited for takes seconds, on a busy machine some more.
 PATIENCE_S = 300.0
@@ -65,8 +65,10 @@ class Lab:
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
         client = environment | {supervisor.CLIENT: str(folder)}
-        lab = cls(folder, client, Daemons(folder, environment))
+        with reserved_ports() as ports:
+            lab = cls(folder, client, Daemons(folder, environment, ports))
         try:
+            write_configs(folder, ports.numbers)
             lab._start_daemons()
         except BaseException:
             lab.stop()
@@ -102,8 +104,10 @@ class Lab:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def ask(self, *command: str | Path) -> str:
-        """What a command of SLURM prints; it has to succeed."""
+        """Return what a command of SLURM prints; it has to succeed."""
         done = self.run(*command)
+        if done.returncode:
+            self.daemons.check()
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
@@ -132,9 +136,10 @@ class Lab:
     def wait_until(
         self, holds: Callable[[], Any], *, timeout: float = PATIENCE_S, what: str
     ) -> Any:
-        """Wait for a condition and return what it gave; fails with the queue after `timeout` s."""
+        """Wait for a condition and return its value; fail with the queue after `timeout` s."""
         deadline = time.monotonic() + timeout
         while not (found := holds()):
+            self.daemons.check()
             if time.monotonic() > deadline:
                 queue = self.run("squeue", "--states=all").stdout
                 raise AssertionError(f"no {what} within {timeout:.0f} s\n{queue}")
@@ -187,7 +192,6 @@ class Lab:
         return False
 
     def _start_daemons(self) -> None:
-        write_configs(self.folder, free_ports(2 + len(NODES)))
         self._start_munge()
         self._start_database()
         self.daemons.start("slurmdbd", "-D")

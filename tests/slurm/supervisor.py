@@ -3,8 +3,8 @@
 A process of its own, because a test session may be killed at any moment: the kernel closes the pipe
 then. It adopts every orphan below it (PR_SET_CHILD_SUBREAPER), so that no job, however often it
 forked, outlives the lab; commands that talk to the lab end with it too. Run as: python
-supervisor.py FOLDER, with one JSON list of words, the command of a daemon, per line of input; its
-pid is the line of output.
+supervisor.py FOLDER, with one JSON list of words per line of input, the name of a daemon and its
+command; its pid is the line of output.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def serve(folder: Path) -> None:
             return
         *lines, pending = (pending + read).split(b"\n")
         for line in lines:
-            os.write(1, b"%d\n" % start(json.loads(line), folder))
+            os.write(1, b"%d\n" % start(*json.loads(line), folder=folder))
 
 
-def start(command: list[str], folder: Path) -> int:
-    """Start a daemon whose words go to log/<program>.out."""
-    with (folder / "log" / f"{Path(command[0]).name}.out").open("ab") as out:
+def start(name: str, *command: str, folder: Path) -> int:
+    """Start a daemon whose output goes to log/<name>.out."""
+    with (folder / "log" / f"{name}.out").open("ab") as out:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         ).pid

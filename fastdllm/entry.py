@@ -23,12 +23,12 @@ from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.common.paths import PLANS, RESULTS
 from fastdllm.runs.attempts import RESTARTS_VARIABLE
 from fastdllm.runs.needs import require_data
+from fastdllm.tasks.plan import planned_sizes
 from fastdllm.tools.estimate.estimates import Estimates
 from fastdllm.workflow.main_process import UNLOCK, claim_folder, held_outputs, refuse_overlap
 from fastdllm.workflow.prepare import prepare
 from fastdllm.workflow.preview import made_by, preview
 from fastdllm.workflow.project.config import task_file
-from fastdllm.workflow.project.plans import planned_chunks
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import reconcile
@@ -110,7 +110,7 @@ class Call:
 
 def _share(run: Run, shards: int) -> float:
     """The largest part of a run that one of its shards decodes: of 5 chunks, one of 4 takes 2."""
-    chunks = planned_chunks(run.plan_folder) if shards > 1 else None
+    chunks = len(planned_sizes(run.plan_folder) or ()) if shards > 1 else 0
     return math.ceil(chunks / shards) / chunks if chunks else 1 / shards
 
 

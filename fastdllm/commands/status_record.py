@@ -116,7 +116,7 @@ def _job_record(run_job: RunJob) -> dict[str, Any]:
     return {
         "id": job.id,
         "rule": run_job.rule,
-        "shard": None if run_job.shard is None else list(run_job.shard),
+        "shard": None if run_job.shard is None else [run_job.shard.index, run_job.shard.count],
         "pack": run_job.pack,
         "state": job.state,
         "reason": job.reason,

@@ -23,9 +23,9 @@ from fastdllm.commands.status_text import URGENT, clock_time, reasons, styled, t
 from fastdllm.commands.status_view import View
 from fastdllm.common.console import duration
 from fastdllm.common.errors import UserError
+from fastdllm.tasks.plan import planned_sizes
 from fastdllm.workflow.status.remaining import is_number, items
 from fastdllm.workflow.status.status import RunStatus, State
-from fastdllm.workflow.status.traces import planned_chunks
 
 LEAST_S = 1.0
 BAR_WIDTH = 20
@@ -201,9 +201,9 @@ def seconds_left(statuses: Sequence[RunStatus]) -> float | None:
 
 def _planned_items(statuses: Sequence[RunStatus]) -> Mapping[Path, int]:
     """The items of the tasks of these runs, by the folder of the plan, where it is made."""
-    runs = {status.run.plan_folder: status.run for status in statuses}
-    sizes = {folder: sum(planned_chunks(run)) for folder, run in runs.items()}
-    return {folder: size for folder, size in sizes.items() if size}
+    folders = {status.run.plan_folder for status in statuses}
+    totals = {folder: sum(planned_sizes(folder) or ()) for folder in folders}
+    return {folder: total for folder, total in totals.items() if total}
 
 
 def _items_left(status: RunStatus, totals: Mapping[Path, int]) -> int | None:

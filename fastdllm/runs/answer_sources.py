@@ -27,7 +27,7 @@ from fastdllm.runs.answers import (
     session_line,
 )
 from fastdllm.runs.progress import read_failure, remove
-from fastdllm.runs.shards import FOLDER, answer_files, chunks_in_words, parse_shard, stamps
+from fastdllm.runs.shards import FOLDER, answer_files, chunks_in_words, newest_count
 from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.plan import Plan
 
@@ -152,7 +152,7 @@ def _headers(folder: Path, keys: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _what_lacks(folder: Path, needed: set[int], by_dtype: Mapping[str, set[int]]) -> str:
     """Why a run cannot be finished, and what to do about it."""
-    count = _count(folder)
+    count = newest_count(folder)
     parts = sorted((folder / FOLDER).glob(f"*-of-{count}.failed.json")) if count else []
     for path in [folder / "failed.json", *parts]:
         reason = read_failure(path)
@@ -171,16 +171,6 @@ def _what_lacks(folder: Path, needed: set[int], by_dtype: Mapping[str, set[int]]
     if count is not None:
         command += f" --shard {min(missing) % count + 1}/{count}"
     return f"{chunks_in_words(missing)} {verb} no answers; this decodes more: {command}"
-
-
-def _count(folder: Path) -> int | None:
-    """In how many shards the run was cut last; None where it was not."""
-    failures = (folder / FOLDER).glob("*-of-*.failed.json")
-    parts = [*stamps(folder), *answer_files(folder), *failures]
-    if not parts:
-        return None
-    newest = max(parts, key=lambda path: path.stat().st_mtime_ns)
-    return parse_shard(newest.name.split(".")[0].replace("-of-", "/")).count
 
 
 def _content(path: Path) -> Content:

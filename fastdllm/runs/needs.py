@@ -21,7 +21,7 @@ from fastdllm.runs.progress import failure_record
 from fastdllm.runs.result import kept_result
 from fastdllm.runs.shards import Shard, lock_path, places, write_stamp
 from fastdllm.runs.spec import RunSpec, check_plan
-from fastdllm.tasks.plan import read_plan
+from fastdllm.tasks.plan import planned_sizes, read_plan
 from fastdllm.tasks.task_files import LOCAL_BUILDERS, TaskFiles, find_task_files
 
 FETCHED = Path("results/_fetched.json")
@@ -182,12 +182,9 @@ def stamped_without_chunks(spec: RunSpec, folder: Path, shard: Shard, *, wait: b
     Raises:
         UserError: the plan is missing or another one's, or the folder is locked or unwritable.
     """
-    try:
-        n_chunks = len(read_json(Path(spec.run.plan_folder) / "plan.json")["chunks"])
-    except (UserError, KeyError, TypeError):
+    sizes = planned_sizes(Path(spec.run.plan_folder))
+    if sizes is None or shard.chunks(len(sizes)):
         return False  # who reads the whole plan says what is wrong with it
-    if shard.chunks(n_chunks):
-        return False
     own = places(folder, spec, shard)
     with shard_lock(folder, lock_path(folder, shard), wait=wait), failure_record(own):
         check_plan(spec, read_plan(Path(spec.run.plan_folder), spec.task))

@@ -11,16 +11,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import write_json_atomically
-from fastdllm.runs.spec import RunSpec
+
+if TYPE_CHECKING:
+    from fastdllm.runs.spec import RunSpec
 
 FOLDER = "shards"
-# Answers of a shard; with a fingerprint and a time: those that other settings pushed aside.
-_ANSWERS = re.compile(r"(\d+)-of-(\d+)(\.\w{8}\.\d{8}T\d+Z)?\.jsonl")
-
-_STAMP = re.compile(r"(\d+)-of-(\d+)\.json")
+_NAME = re.compile(r"(\d+)-of-(\d+)")
+# How the name of a file of answers ends; with a fingerprint and a time: kept aside.
+_ANSWERS = re.compile(r"(\w{8}\.\d{8}T\d+Z\.)?jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,18 @@ class Shard:
     def chunks(self, total: int) -> list[int]:
         """The chunks of a plan of `total` chunks that are its own."""
         return list(range(self.index - 1, total, self.count))
+
+
+def shard_named(name: str) -> Shard | None:
+    """Return the shard of a name such as `2-of-5`, None for any other text."""
+    match = _NAME.fullmatch(name)
+    return Shard(int(match[1]), int(match[2])) if match else None
+
+
+def split_name(file_name: str) -> tuple[Shard | None, str]:
+    """Split `2-of-5.progress.json` into its shard and `progress.json`; no shard: another file."""
+    name, _, ending = file_name.partition(".")
+    return shard_named(name), ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +82,13 @@ def places(folder: Path, spec: RunSpec, shard: Shard | None = None) -> Places:
         answers=folder / FOLDER / f"{shard}.jsonl",
         progress=folder / FOLDER / f"{shard}.progress.json",
         failure=folder / FOLDER / f"{shard}.failed.json",
-        log=spec.log_path.with_suffix(".shards") / f"{shard}.log",
+        log=shard_log(spec.log_path, shard),
     )
+
+
+def shard_log(run_log: Path, shard: Shard) -> Path:
+    """Where the workflow keeps what a shard of a run prints."""
+    return run_log.with_suffix(".shards") / f"{shard}.log"
 
 
 def finish_log(spec: RunSpec) -> Path:
@@ -106,7 +125,30 @@ def write_stamp(
 
 def stamps(folder: Path) -> list[Path]:
     """The stamps of a run, however it was cut."""
-    return [path for path in (folder / FOLDER).glob("*.json") if _STAMP.fullmatch(path.name)]
+    return [path for path, _, kind in _files(folder) if kind == "json"]
+
+
+def answer_files(folder: Path) -> list[Path]:
+    """The answers of all shards of a run, however it was cut; those kept aside come last."""
+    answers = [file for file in _files(folder) if _ANSWERS.fullmatch(file[2])]
+    answers.sort(key=lambda file: (file[2] != "jsonl", file[2], file[1].count, file[1].index))
+    return [path for path, *_ in answers]
+
+
+def newest_count(folder: Path) -> int | None:
+    """In how many shards a run was cut last, by its stamps, answers and failures; None if never."""
+    telling = [
+        (path.stat().st_mtime_ns, shard.count)
+        for path, shard, kind in _files(folder)
+        if kind in ("json", "failed.json") or _ANSWERS.fullmatch(kind)
+    ]
+    return max(telling)[1] if telling else None
+
+
+def _files(folder: Path) -> list[tuple[Path, Shard, str]]:
+    """The files of a run's shards, each with its shard and how its name ends."""
+    split = [(path, *split_name(path.name)) for path in (folder / FOLDER).glob("*-of-*.*")]
+    return [(path, shard, kind) for path, shard, kind in split if shard is not None]
 
 
 def parse_shard(text: str) -> Shard:
@@ -119,16 +161,6 @@ def parse_shard(text: str) -> Shard:
     if slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
         return Shard(int(index), int(count))
     raise UserError(f"--shard {text}: should be I/N with I from 1 to N, such as 2/5")
-
-
-def answer_files(folder: Path) -> list[Path]:
-    """The answers of all shards of a run, however it was cut; those kept aside come last."""
-    found = [
-        (match[3] or "", int(match[2]), int(match[1]), path)
-        for path in (folder / FOLDER).glob("*.jsonl")
-        if (match := _ANSWERS.fullmatch(path.name)) is not None
-    ]
-    return [path for *_, path in sorted(found)]
 
 
 def chunks_in_words(chunks: Iterable[int]) -> str:

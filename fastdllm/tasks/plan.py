@@ -160,6 +160,17 @@ def read_plan(folder: Path, task: str) -> Plan:
     return Plan(header=header, requests=requests)
 
 
+def planned_sizes(folder: Path) -> list[int] | None:
+    """Return the number of requests in each chunk of the plan in a folder, None without a plan.
+
+    Reads plan.json only and does not check that it belongs to its requests.
+    """
+    try:
+        return [len(chunk) for chunk in read_json(folder / "plan.json")["chunks"]]
+    except (UserError, KeyError, TypeError):
+        return None
+
+
 def _request(record: dict[str, Any]) -> PlannedRequest:
     for key in ("prompt_ids", "target_ids", "args"):
         if key in record:

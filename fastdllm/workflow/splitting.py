@@ -17,9 +17,10 @@ from typing import Any
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, to_json
 from fastdllm.runs.packs import SCHEMA_VERSION, members_path, report_path
+from fastdllm.runs.shards import Shard, stamp_path
+from fastdllm.tasks.plan import planned_sizes
 from fastdllm.workflow.file_dates import date_after, write_if_changed
 from fastdllm.workflow.project.config import WorkflowConfig
-from fastdllm.workflow.project.plans import planned_chunks
 from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.status.status import RunStatus
 
@@ -66,7 +67,7 @@ def cut(statuses: Sequence[RunStatus], config: WorkflowConfig) -> Cuts:
         if job is not None and job.pack is not None:
             packs.setdefault(job.pack, []).append(run)
         elif job is not None and job.shard is not None:
-            shards[run.name] = job.shard[1]
+            shards[run.name] = job.shard.count
         elif job is not None:
             continue
         elif (parts := _shards(run, options.shards)) > 1:
@@ -84,14 +85,14 @@ def cut(statuses: Sequence[RunStatus], config: WorkflowConfig) -> Cuts:
 
 def _shards(run: Run, wanted: int) -> int:
     """In how many jobs a run is cut: no more than it has chunks, unless such a cut has begun."""
-    chunks = planned_chunks(run.plan_folder) if wanted > 1 else None
-    has_begun = chunks is not None and any((run.folder / "shards").glob(f"*-of-{wanted}.*"))
-    return wanted if chunks is None or has_begun else min(wanted, chunks)
+    sizes = planned_sizes(run.plan_folder) if wanted > 1 else None
+    has_begun = sizes is not None and any((run.folder / "shards").glob(f"*-of-{wanted}.*"))
+    return wanted if sizes is None or has_begun else min(wanted, len(sizes))
 
 
 def stamps(run: Run, shards: int) -> list[Path]:
     """The files that tell Snakemake which shards of a run are done."""
-    return [run.folder / "shards" / f"{i}-of-{shards}.json" for i in range(1, shards + 1)]
+    return [stamp_path(run.folder, Shard(i, shards)) for i in range(1, shards + 1)]
 
 
 def settle(cuts: Cuts, runs: Sequence[Run]) -> None:

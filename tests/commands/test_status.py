@@ -19,6 +19,7 @@ from fastdllm.commands.status import as_record, as_text
 from fastdllm.commands.status_view import View, notes, profile_of, suggest
 from fastdllm.commands.status_watch import is_over, picture, seconds_left, watch
 from fastdllm.common.errors import UserError
+from fastdllm.runs.shards import Shard
 from fastdllm.workflow.main_process import Life, MainProcess
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.reconcile import reconcile
@@ -347,7 +348,7 @@ def test_shards_are_added_up(run: Run) -> None:
         "1 of 3 shards at work, 1 queued, 1 done; 5 of 7 items, 5.0 tokens/s, 1:00 left; "
         "job 12 on node-1"
     )
-    assert [job.shard for job in status.jobs] == [(2, 3), (3, 3)]
+    assert [job.shard for job in status.jobs] == [Shard(2, 3), Shard(3, 3)]
 
 
 def test_a_run_whose_shards_are_put_together_is_running(run: Run) -> None:

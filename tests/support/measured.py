@@ -141,7 +141,7 @@ def _chunk(index: int, seconds: float, session: int) -> Chunk:
 def write_plan(run: Run, requests: int) -> None:
     """What a plan tells of a task's size."""
     run.plan_folder.mkdir(parents=True, exist_ok=True)
-    (run.plan_folder / "plan.json").write_text(json.dumps({"n_requests": requests}))
+    (run.plan_folder / "plan.json").write_text(json.dumps({"chunks": [list(range(requests))]}))
 
 
 def write_probe(

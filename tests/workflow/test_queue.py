@@ -13,6 +13,7 @@ from fastdllm.cluster.jobs import comment_of
 from fastdllm.cluster.slurm import Job, SlurmError
 from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import Attempt
+from fastdllm.runs.shards import Shard
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.status import queue as module
 from fastdllm.workflow.status.queue import (
@@ -56,8 +57,8 @@ def test_each_shard_has_its_job(run: Run) -> None:
     jobs = [job(7, f"{SHARD}2-of-2", "PENDING"), job(6, f"{SHARD}1-of-2")]
     found = queue_of(jobs).of(run)
     assert [(j.shard, j.is_at_work, j.is_waiting) for j in found] == [
-        ((1, 2), True, False),
-        ((2, 2), False, True),
+        (Shard(1, 2), True, False),
+        (Shard(2, 2), False, True),
     ]
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from fastdllm.cluster.slurm import Job
 from fastdllm.runs.packs import members_path
+from fastdllm.runs.shards import Shard
 from fastdllm.workflow.project.runs import load_project
 from fastdllm.workflow.splitting import Cuts, cut, settle, stamps
 from fastdllm.workflow.status.queue import RunJob
@@ -117,13 +118,13 @@ def test_there_are_no_more_shards_than_chunks_unless_it_was_begun_so() -> None:
     assert set(cut(both, config).shards.values()) == {3}
     plan = both[0].run.plan_folder / "plan.json"
     plan.parent.mkdir(parents=True)
-    plan.write_text(json.dumps({"chunks": [2, 2]}))
+    plan.write_text(json.dumps({"chunks": [[0, 1], [2, 3]]}))
     assert set(cut(both, config).shards.values()) == {2}
     begun = stamps(both[0].run, 3)[0].with_suffix(".jsonl")
     begun.parent.mkdir(parents=True)
     begun.touch()
     assert cut(both, config).shards == {both[0].run.name: 3, both[1].run.name: 2}
-    plan.write_text(json.dumps({"chunks": [2]}))
+    plan.write_text(json.dumps({"chunks": [[0, 1]]}))
     assert cut(both[1:], config) == Cuts()
 
 
@@ -131,7 +132,7 @@ def test_there_are_no_more_shards_than_chunks_unless_it_was_begun_so() -> None:
 def test_living_jobs_keep_the_cut_they_were_submitted_with() -> None:
     edit("workflow_config.yaml", *SHARDED)
     first, second = words()
-    found = [with_job(first, "eval"), with_job(second, "shard", shard=(4, 5))]
+    found = [with_job(first, "eval"), with_job(second, "shard", shard=Shard(4, 5))]
     assert cut(found, load_project().config) == Cuts({"demo/words/k2_first": 5})
 
 

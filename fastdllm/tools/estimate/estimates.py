@@ -12,8 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from fastdllm.common.errors import UserError
-from fastdllm.common.files import read_json
+from fastdllm.tasks.plan import planned_sizes
 from fastdllm.tools.estimate.finished_chunks import FinishedChunk, finished_chunks
 from fastdllm.tools.estimate.hardware import WORKFLOW_THREADS, Hardware, Wanted, this_machine
 from fastdllm.tools.estimate.nearest import Basis, Measured, Speed
@@ -192,7 +191,5 @@ class Estimates:
 
 
 def _planned_items(run: Run) -> int | None:
-    try:
-        return int(read_json(run.plan_folder / "plan.json")["n_requests"])
-    except (UserError, KeyError, TypeError, ValueError):
-        return None  # no plan yet; making one is the workflow's business
+    sizes = planned_sizes(run.plan_folder)
+    return None if sizes is None else sum(sizes)

@@ -8,18 +8,16 @@ quick.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastdllm.runs.shards import FOLDER, split_name
 from fastdllm.tools.estimate.hardware import Hardware
 
 # How AnswerLog writes a chunk: numbers, answers with one id each, and more numbers.
 _ANSWERS, _ID, _END = b', "answers": [', b'{"id": "', b"}], "
-# Answers of a shard; those that other settings pushed aside have more in their name.
-_SHARD = re.compile(r"\d+-of-\d+\.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,8 @@ def finished_chunks(folder: Path, fingerprint: str) -> list[FinishedChunk]:
         folder: results/<experiment>/<task>/<config>.
         fingerprint: answers to other settings count as none.
     """
-    shards = (path for path in (folder / "shards").glob("*.jsonl") if _SHARD.fullmatch(path.name))
+    # Answers of shards that other settings pushed aside have more in their name.
+    shards = [p for p in (folder / FOLDER).glob("*.jsonl") if split_name(p.name)[1] == "jsonl"]
     files = [folder / "answers.jsonl", *sorted(shards)]
     found: dict[int, FinishedChunk] = {}
     for path in files:

@@ -6,21 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdllm.common.errors import UserError
-from fastdllm.common.files import read_json
 from fastdllm.common.paths import PLANS, task_folder
 
 SCHEMA_VERSION = 1
-
-
-def planned_chunks(folder: Path) -> int | None:
-    """Into how many chunks a task was planned; None where it was not yet."""
-    try:
-        header = read_json(folder / "plan.json")
-    except UserError:
-        return None
-    chunks = header.get("chunks") if isinstance(header, dict) else None
-    return len(chunks) if isinstance(chunks, list) else None
 
 
 @dataclass(frozen=True, slots=True)

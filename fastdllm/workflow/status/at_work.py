@@ -6,7 +6,7 @@ lives, or, without SLURM, how long ago it told its progress.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from fastdllm.workflow.status.queue import Queue, RunJob, reason_in_words, requeues_in_words
@@ -37,8 +37,8 @@ def living(traces: Traces, queue: Queue | None) -> list[Part]:
 
 def unfinished(jobs: tuple[RunJob, ...], traces: Traces) -> tuple[RunJob, ...]:
     """Without the jobs of shards that are done, unless there are no others: those are ending."""
-    done = {part.shard for part in traces.shards if part.is_done}
-    return tuple(job for job in jobs if not job.shard or job.shard[0] not in done) or jobs
+    done = _indices(part for part in traces.shards if part.is_done)
+    return tuple(job for job in jobs if job.shard is None or job.shard.index not in done) or jobs
 
 
 def shards_of(traces: Traces, alive: Collection[Part], jobs: Sequence[RunJob]) -> Shards | None:
@@ -46,11 +46,11 @@ def shards_of(traces: Traces, alive: Collection[Part], jobs: Sequence[RunJob]) -
     if traces.of is None:
         return None
     cut = [job for job in jobs if job.shard is not None]
-    done = {part.shard for part in traces.shards if part.is_done}
-    at_work = {part.shard for part in alive if part.shard is not None}
-    at_work |= {job.shard[0] for job in cut if job.shard is not None and job.is_at_work}
-    queued = {job.shard[0] for job in cut if job.shard is not None and job.is_waiting}
-    failed = {part.shard for part in traces.shards if part.failure is not None}
+    done = _indices(part for part in traces.shards if part.is_done)
+    at_work = _indices(alive)
+    at_work |= {job.shard.index for job in cut if job.shard is not None and job.is_at_work}
+    queued = {job.shard.index for job in cut if job.shard is not None and job.is_waiting}
+    failed = _indices(part for part in traces.shards if part.failure is not None)
     return Shards(
         traces.of,
         at_work=len(at_work - done),
@@ -99,6 +99,11 @@ def queued_in_words(traces: Traces, jobs: Sequence[RunJob], shards: Shards | Non
     parts += [in_words(progress)] if progress else []
     parts += [f"before: {traces.failure}"] if traces.failure is not None else []
     return "; ".join(parts)
+
+
+def _indices(parts: Iterable[Part]) -> set[int]:
+    """The numbers of the shards among some parts of a run."""
+    return {part.shard.index for part in parts if part.shard is not None}
 
 
 def _lives_elsewhere(part: Part, traces: Traces, queue: Queue | None) -> bool:

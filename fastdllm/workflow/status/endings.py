@@ -21,6 +21,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.common.paths import LOGS
 from fastdllm.runs.attempts import Attempt
+from fastdllm.runs.shards import Shard, shard_log
 from fastdllm.runs.stopping import RESUME_EXIT_CODE, TIME_LIMIT
 from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.status.queue import Queue, RunJob
@@ -219,13 +220,11 @@ def _ended_jobs(traces: Traces, queue: Queue) -> Iterator[tuple[str | None, Ende
         yield None, replace(whole, own_log=of_pack or run.log_path)
     done = {part.shard for part in traces.shards if part.is_done}
     of = traces.of or 0
-    for shard in [(index, of) for index in range(1, of + 1) if index not in done]:
+    for shard in [Shard(index, of) for index in range(1, of + 1)]:
         own = [job for job in ended if job.shard == shard]
-        last = _last(own, queue.logs_of(run, shard))
-        name = f"{shard[0]}-of-{of}"
+        last = None if shard in done else _last(own, queue.logs_of(run, shard))
         if last is not None:
-            own_log = run.log_path.with_suffix(".shards") / f"{name}.log"
-            yield name, replace(last, own_log=own_log)
+            yield str(shard), replace(last, own_log=shard_log(run.log_path, shard))
 
 
 def _last(ended: Sequence[RunJob], folders: Sequence[Path]) -> EndedJob | None:

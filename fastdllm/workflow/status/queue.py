@@ -7,7 +7,6 @@ one run, one shard of a run, or a pack of runs. Outside SLURM there is nothing t
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from fastdllm.cluster.states import waiting_reason
 from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import Attempt
 from fastdllm.runs.packs import member_specs
+from fastdllm.runs.shards import Shard, shard_named
 from fastdllm.runs.stopping import TIME_LIMIT
 from fastdllm.workflow.project.runs import Run
 
@@ -34,12 +34,12 @@ _NO_CLUSTER = "configuration source"
 class RunJob:
     """A job, and what it does for a run.
 
-    shard: (I, N) of shard I of N. pack: the id of the pack the run is in.
+    shard: the part of the run that it makes. pack: the id of the pack the run is in.
     """
 
     job: Job
     rule: str
-    shard: tuple[int, int] | None = None
+    shard: Shard | None = None
     pack: str | None = None
 
     @property
@@ -80,11 +80,11 @@ class Queue:
             str(run.folder), ()
         )
 
-    def logs_of(self, run: Run, shard: tuple[int, int] | None = None) -> list[Path]:
-        """The folders of SLURM's own logs of the jobs that made a run, or shard (I, N) of it."""
+    def logs_of(self, run: Run, shard: Shard | None = None) -> list[Path]:
+        """The folders of SLURM's own logs of the jobs that made a run, or a shard of it."""
         names = names_of(run)
         if shard is not None:
-            comments = [comment_of("shard", [*names, f"{shard[0]}-of-{shard[1]}"])]
+            comments = [comment_of("shard", [*names, str(shard)])]
         else:
             packs = self._packs.get(str(run.folder), ())
             comments = [comment_of("eval", names), *(comment_of("pack", [p]) for p in packs)]
@@ -121,10 +121,11 @@ def queue_of(jobs: Iterable[Job]) -> Queue:
             pack = job.comment.removeprefix(_PACK)
             for member in pack_members(pack):
                 by_folder.setdefault(member, []).append(RunJob(job, "pack", pack=pack))
-        elif part := re.fullmatch(r"(.+)_(\d+)-of-(\d+)", job.comment.removeprefix(_SHARD)):
-            shard = int(part[2]), int(part[3])
-            key = comment_of("eval", [part[1]])
-            by_comment.setdefault(key, []).append(RunJob(job, "shard", shard=shard))
+        else:
+            name, _, ending = job.comment.removeprefix(_SHARD).rpartition("_")
+            if (shard := shard_named(ending)) is not None:
+                key = comment_of("eval", [name])
+                by_comment.setdefault(key, []).append(RunJob(job, "shard", shard=shard))
     for comment in logs:
         if comment.startswith(_PACK):
             pack = comment.removeprefix(_PACK)

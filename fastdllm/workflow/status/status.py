@@ -122,7 +122,7 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     """
     known = jobs.of(run) if jobs is not None else ()
     live = tuple(job for job in known if job.is_live)
-    traces = traces_of(run, cut=next((job.shard[1] for job in live if job.shard), None))
+    traces = traces_of(run, cut=next((job.shard.count for job in live if job.shard), None))
     live = unfinished(live, traces)
     alive = living(traces, jobs)
     if alive:

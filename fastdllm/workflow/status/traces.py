@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import socket
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,18 +21,20 @@ from fastdllm.common.locks import is_locked
 from fastdllm.runs.attempts import NAME as ATTEMPTS
 from fastdllm.runs.attempts import Attempt, read_attempts
 from fastdllm.runs.progress import read_failure
+from fastdllm.runs.shards import Shard, split_name
+from fastdllm.tasks.plan import planned_sizes
 from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.status.remaining import is_number
 
 # A process on another machine, whose lock cannot be seen from here, counts as running this long
 # after it last told its progress (at least every second while it decodes; scoring takes longer).
 REMOTE_SILENCE_S = 300.0
-_SHARD = re.compile(r"(\d+)-of-(\d+)\.(json|lock|progress\.json|failed\.json)")
+_KINDS = ("json", "lock", "progress.json", "failed.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one process leaves: that of a whole run, or of shard `shard` of `of`.
+    """What one process leaves: that of a whole run, or of one of its shards.
 
     progress: its last numbers; None when it has not begun, or has ended well.
     age_s: since it wrote them. is_mine: whether this user did.
@@ -42,8 +43,7 @@ class Part:
     is_done: whether a shard has ended well.
     """
 
-    shard: int | None = None
-    of: int | None = None
+    shard: Shard | None = None
     progress: Mapping[str, Any] | None = None
     age_s: float = math.inf
     is_mine: bool = True
@@ -54,7 +54,7 @@ class Part:
     @property
     def name(self) -> str | None:
         """The shard as the journal names it; None for the part of a process without shards."""
-        return None if self.shard is None else f"{self.shard}-of-{self.of}"
+        return None if self.shard is None else str(self.shard)
 
     @property
     def is_elsewhere(self) -> bool:
@@ -130,13 +130,14 @@ def _whole(run: Run, names: frozenset[str], *, is_cut: bool) -> Part:
 
 def _shards(run: Run, cut: int | None) -> tuple[int | None, tuple[Part, ...]]:
     folder = run.folder / "shards"
-    kinds: dict[tuple[int, int], set[str]] = {}
+    kinds: dict[Shard, set[str]] = {}
     for name in _listing(folder):
-        if match := _SHARD.fullmatch(name):
-            kinds.setdefault((int(match[2]), int(match[1])), set()).add(match[3])
+        shard, kind = split_name(name)
+        if shard is not None and kind in _KINDS:
+            kinds.setdefault(shard, set()).add(kind)
     of = cut or _newest_cut(folder, kinds)
-    parts = [_shard(run, folder, i, n, kinds[n, i]) for n, i in sorted(kinds) if n == of]
-    return of, tuple(parts)
+    shards = sorted((shard for shard in kinds if shard.count == of), key=lambda s: s.index)
+    return of, tuple(_shard(run, folder, shard, kinds[shard]) for shard in shards)
 
 
 def progress_of(traces: Traces, alive: Collection[Part] = ()) -> Mapping[str, Any] | None:
@@ -152,8 +153,8 @@ def progress_of(traces: Traces, alive: Collection[Part] = ()) -> Mapping[str, An
     told = [part.progress for part in traces.parts if part.progress is not None]
     if not told and not any(part.is_done for part in traces.shards):
         return None
-    sizes = planned_chunks(traces.run)
-    finished = sum(_items_of(part, sizes) for part in traces.shards if part.is_done)
+    sizes = planned_sizes(traces.run.plan_folder) or []
+    finished = sum(_items_of(part.shard, sizes) for part in traces.shards if part.is_done)
     states = {record.get("state") for record in told}
     record: dict[str, Any] = {
         "items_done": finished + round(_sum(told, "items_done")),
@@ -171,49 +172,33 @@ def progress_of(traces: Traces, alive: Collection[Part] = ()) -> Mapping[str, An
     return record
 
 
-def _shard(run: Run, folder: Path, index: int, of: int, kinds: set[str]) -> Part:
-    stem = f"{index}-of-{of}"
-    path = folder / f"{stem}.progress.json"
+def _shard(run: Run, folder: Path, shard: Shard, kinds: set[str]) -> Part:
+    path = folder / f"{shard}.progress.json"
     has_progress = "progress.json" in kinds
     age_s, is_mine = _age_and_owner(path) if has_progress else (math.inf, True)
-    stamp = _record(folder / f"{stem}.json") if "json" in kinds else {}
+    stamp = _record(folder / f"{shard}.json") if "json" in kinds else {}
     return Part(
-        shard=index,
-        of=of,
+        shard=shard,
         progress=_record(path) if has_progress else None,
         age_s=age_s,
         is_mine=is_mine,
-        is_locked="lock" in kinds and bool(is_locked(folder / f"{stem}.lock")),
+        is_locked="lock" in kinds and bool(is_locked(folder / f"{shard}.lock")),
         is_done=(stamp or {}).get("fingerprint") == run.fingerprint,
-        failure=read_failure(folder / f"{stem}.failed.json") if "failed.json" in kinds else None,
+        failure=read_failure(folder / f"{shard}.failed.json") if "failed.json" in kinds else None,
     )
 
 
-def _newest_cut(folder: Path, kinds: Iterable[tuple[int, int]]) -> int | None:
+def _newest_cut(folder: Path, kinds: Mapping[Shard, Collection[str]]) -> int | None:
     """Of several cuts that left their files, the one of the file that was changed last."""
-    cuts = {n for n, _ in kinds}
+    cuts = {shard.count for shard in kinds}
     if len(cuts) < 2:
         return next(iter(cuts), None)
-    newest = max(
-        (path for path in folder.iterdir() if _SHARD.fullmatch(path.name)),
-        key=lambda path: -_age_and_owner(path)[0],
-    )
-    match = _SHARD.fullmatch(newest.name)
-    return int(match[2]) if match else None
+    files = [(shard, folder / f"{shard}.{kind}") for shard in kinds for kind in kinds[shard]]
+    return max(files, key=lambda file: -_age_and_owner(file[1])[0])[0].count
 
 
-def planned_chunks(run: Run) -> list[int]:
-    """The number of items in each chunk of the plan of a run; empty without a plan."""
-    try:
-        return [len(chunk) for chunk in read_json(run.plan_folder / "plan.json")["chunks"]]
-    except (UserError, KeyError, TypeError):
-        return []
-
-
-def _items_of(part: Part, sizes: Sequence[int]) -> int:
-    if part.shard is None or part.of is None:
-        return 0
-    return sum(sizes[part.shard - 1 :: part.of])
+def _items_of(shard: Shard | None, sizes: Sequence[int]) -> int:
+    return 0 if shard is None else sum(sizes[index] for index in shard.chunks(len(sizes)))
 
 
 def _sum(records: Iterable[Mapping[str, Any]], key: str) -> float:

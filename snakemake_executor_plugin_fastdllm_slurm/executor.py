@@ -23,7 +23,7 @@ from fastdllm.cluster.jobs import GONE, JobEnd, JobFollower
 from fastdllm.cluster.slurm import Job, SlurmError, ask, own_jobs
 from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import read_attempts
-from fastdllm.runs.packs import member_specs, report_path
+from fastdllm.runs.packs import members_path, read_members, report_path
 from fastdllm.runs.stopping import TIME_LIMIT
 from snakemake_executor_plugin_fastdllm_slurm.submission import SubmittingExecutor
 
@@ -199,8 +199,8 @@ def _journals(output: Path) -> Iterator[tuple[Path, str | None]]:
         yield output.parent, None
         return
     try:
-        specs = member_specs(pack)
+        specs = read_members(members_path(pack))
     except UserError:
         return  # the job itself reports what is wrong with it
     for spec in specs:
-        yield Path(spec).parent, None
+        yield spec.parent, None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot, read_json, write_json_atomically
+from fastdllm.common.files import cannot, read_json, to_json, write_json_atomically
 from fastdllm.common.paths import RESULTS
 from fastdllm.runs.attempts import Stuck
 from fastdllm.runs.lock import Locked
@@ -27,7 +27,9 @@ from fastdllm.runs.spec import RunSpec, read_spec
 from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.validation import StrictModel, validated
 
+PACKS = RESULTS / "_packs"
 REPORT = "report.json"
+SCHEMA_VERSION = 1
 
 
 class BrokenDevice(Exception):
@@ -54,13 +56,40 @@ class Member:
     reason: str = ""
 
 
+def members_path(pack: str) -> Path:
+    return PACKS / pack / "members.json"
+
+
+def report_path(pack: str) -> Path:
+    """The file that tells Snakemake that a pack has run through."""
+    return PACKS / pack / REPORT
+
+
+def members_text(specs: Sequence[Path]) -> str:
+    """Return the content of members.json for the specs of a pack's runs."""
+    return to_json({"schema_version": SCHEMA_VERSION, "specs": [str(spec) for spec in specs]})
+
+
 def read_members(path: Path) -> list[Path]:
-    """The specs of a pack.
+    """Return the specs of a pack's runs, in the order in which they are decoded.
 
     Raises:
-        UserError: no such file, or it is none.
+        UserError: members.json at `path` is missing or damaged.
     """
-    return [Path(spec) for spec in validated(Members, read_json(path), str(path)).specs]
+    try:
+        members = validated(Members, read_json(path), str(path))
+    except UserError as error:
+        raise UserError(f"{error}; type the same snakemake command again") from None
+    return [Path(spec) for spec in members.specs]
+
+
+def member_specs(pack: str) -> list[str]:
+    """Return the specs of the runs in a pack as the rules name files.
+
+    Raises:
+        UserError: its members.json is missing or damaged.
+    """
+    return [str(spec) for spec in read_members(members_path(pack))]
 
 
 def in_order(specs: Sequence[Path]) -> list[Path]:
@@ -117,7 +146,7 @@ def evaluate_pack(
 def write_report(path: Path, members: Sequence[Member]) -> None:
     """Write what became of each run; Snakemake's sign that the pack has run through."""
     records = [{k: v for k, v in asdict(member).items() if v} for member in members]
-    write_json_atomically(path, {"schema_version": 1, "members": records})
+    write_json_atomically(path, {"schema_version": SCHEMA_VERSION, "members": records})
 
 
 def _evaluate_member(
@@ -176,31 +205,3 @@ def _log_of(spec: RunSpec) -> Iterator[None]:
         except Exception:
             traceback.print_exc()
             raise
-
-
-# Where a pack, several runs in one job, says what is in it and what became of it.
-
-PACKS = RESULTS / "_packs"
-SCHEMA_VERSION = 1
-
-
-def members_path(pack: str) -> Path:
-    return PACKS / pack / "members.json"
-
-
-def report_path(pack: str) -> Path:
-    """The file that tells Snakemake that a pack has run through."""
-    return PACKS / pack / "report.json"
-
-
-def member_specs(pack: str) -> list[str]:
-    """The specs of the runs in a pack, as its job is told them.
-
-    Raises:
-        UserError: its members.json is gone or damaged.
-    """
-    record = read_json(members_path(pack))
-    specs = record.get("specs") if isinstance(record, dict) else None
-    if not isinstance(specs, list):
-        raise UserError(f"{members_path(pack)}: damaged; type the same snakemake command again")
-    return [str(spec) for spec in specs]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import read_json, to_json
-from fastdllm.runs.packs import SCHEMA_VERSION, members_path, report_path
+from fastdllm.common.files import read_json
+from fastdllm.runs.packs import members_path, members_text, report_path
 from fastdllm.runs.shards import Shard, stamp_path
 from fastdllm.tasks.plan import planned_sizes
 from fastdllm.workflow.file_dates import date_after, write_if_changed
@@ -105,8 +105,7 @@ def settle(cuts: Cuts, runs: Sequence[Run]) -> None:
         if pack in cuts.followed:
             continue
         path = members_path(pack)
-        record = {"schema_version": SCHEMA_VERSION, "specs": [str(m.spec_path) for m in members]}
-        write_if_changed(path, to_json(record))
+        write_if_changed(path, members_text([run.spec_path for run in members]))
         if report_path(pack).exists():
             # Some of its members are to be made (again), or there would be no such pack now.
             date_after(path, report_path(pack))

@@ -13,7 +13,7 @@ import pytest
 from fastdllm.commands.status import as_text
 from fastdllm.results.result_files import table_mark
 from fastdllm.results.summary import Summary
-from fastdllm.workflow.project.artifacts import NEEDED_KEYS, publish, stored_summary
+from fastdllm.workflow.project.artifacts import publish, stored_summary
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP, reconcile
@@ -208,9 +208,17 @@ def test_tables_that_do_not_show_the_artifacts_are_made_again(damage: str) -> No
     assert not PUBLISHED_STAMP.exists()
 
 
+@pytest.mark.usefixtures("project")
 def test_what_counts_as_a_summary_is_what_a_summary_must_hold() -> None:
-    required = {name for name, field in Summary.model_fields.items() if field.is_required()}
-    assert required == NEEDED_KEYS
+    run = the_run()
+    finish(run)
+    record = json.loads(run.summary_path.read_text())
+    for name, field in Summary.model_fields.items():
+        if not field.is_required() or name == "fingerprint":
+            continue
+        run.summary_path.write_text(json.dumps({k: v for k, v in record.items() if k != name}))
+        problem = stored_summary(run.summary_path).problem
+        assert problem is not None and problem.endswith(f"(it has no {name})")
 
 
 @pytest.mark.usefixtures("project")

@@ -15,29 +15,10 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, read_json, write_text_atomically
 from fastdllm.common.paths import ARTIFACTS, task_folder
 from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, table_mark
+from fastdllm.results.summary import Summary
 from fastdllm.workflow.project.runs import Run
 
-# The required fields of evaluation/summary.py, which takes longer to import than status has.
-NEEDED_KEYS = frozenset(
-    [
-        "experiment",
-        "task",
-        "config",
-        "timestamp",
-        "fingerprint",
-        "decides",
-        "accuracy",
-        "metrics",
-        "peak_memory",
-        "warm_up_s",
-        "resumed",
-        "dtype",
-        "hardware",
-        "environment",
-        "model_args",
-        "eval_params",
-    ]
-)
+NEEDED_KEYS = {name for name, field in Summary.model_fields.items() if field.is_required()}
 
 
 @dataclass(frozen=True, slots=True)

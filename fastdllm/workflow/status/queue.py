@@ -17,7 +17,7 @@ from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
 from fastdllm.cluster.states import waiting_reason
 from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import Attempt
-from fastdllm.runs.packs import member_specs
+from fastdllm.runs.packs import members_path, read_members
 from fastdllm.runs.shards import Shard, shard_named
 from fastdllm.runs.stopping import TIME_LIMIT
 from fastdllm.workflow.project.runs import Run
@@ -164,7 +164,7 @@ def refuse_ambiguous(runs: Iterable[Run]) -> None:
 def pack_members(pack: str) -> list[str]:
     """The folders of the runs in a pack; none when its list cannot be read."""
     try:
-        return [str(Path(spec).parent) for spec in member_specs(pack)]
+        return [str(spec.parent) for spec in read_members(members_path(pack))]
     except UserError:
         return []  # nobody knows what it works on; locks still tell which of its runs are at work
 

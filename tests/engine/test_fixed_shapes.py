@@ -57,6 +57,21 @@ def test_a_batch_at_fixed_shapes_equals_the_same_batch_in_its_own(
     assert generate(on_fixed_shapes(model), requests(), chosen, slots=slots) == expected
 
 
+def test_a_recording_holds_the_values_of_the_host_and_reads_the_buffers_anew():
+    buffer, length = torch.arange(4.0), [2]
+
+    def forward():
+        rows = buffer[: length[0]].clone()
+        return rows.mul_(length[0]).sum()
+
+    replay = traced(forward)
+    buffer += 10
+    length[0] = 3
+    assert replay() == 42, "(10 + 11) * 2: new rows, old length"
+    with pytest.raises(AssertionError, match="cannot be recorded"):
+        traced(lambda: buffer * buffer.max().item())
+
+
 def test_replays_of_recorded_passes_depend_on_their_buffers_alone(golden_model):
     plain = golden_model("m6")
     model = on_fixed_shapes(plain, traced)

@@ -3,17 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fastdllm.engine.cache import KVCache
 from fastdllm.engine.static import AttentionKind, Record, StaticEngine, run_directly
 from fastdllm.engine.static_attention import PaddedAttention
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.plain import BlockDiffusionModel
+
+aten = torch.ops.aten
+# A CUDA graph holds none of these: their results are values of the host.
+READ_BY_THE_HOST = {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default}
+
+
+class Tape(TorchDispatchMode):
+    """The operations of one call in order, each with its arguments and its result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[Any, tuple, dict, Any]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        assert func not in READ_BY_THE_HOST, f"{func} cannot be recorded"
+        result = func(*args, **(kwargs or {}))
+        self.steps.append((func, args, kwargs or {}, result))
+        return result
+
+    def play(self, result: Any) -> Any:
+        """Repeat the operations on what the buffers hold now; return what became of `result`."""
+        # The recorded tensors live as long as the tape, so their ids stay unique.
+        now: dict[int, Tensor] = {}
+
+        def current(value: Any) -> Any:
+            return now.get(id(value), value)
+
+        for func, args, kwargs, recorded in self.steps:
+            outputs = func(*tree_map(current, args), **tree_map(current, kwargs))
+            for old, new in zip(tree_leaves(recorded), tree_leaves(outputs), strict=True):
+                now[id(old)] = new
+        return current(result)
 
 
 def traced(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -22,12 +58,9 @@ def traced(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
     As with a CUDA graph, a replay repeats them on what the buffers hold by then: a program that
     depended on the first pass's lengths or rows would give the first pass's results for ever.
     """
-    graph = make_fx(forward)()
-
-    def replay() -> Tensor:
-        return graph()
-
-    return replay
+    with Tape() as tape:
+        result = forward()
+    return lambda: tape.play(result)
 
 
 def on_fixed_shapes(

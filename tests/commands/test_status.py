@@ -288,7 +288,9 @@ def test_what_a_pack_that_failed_never_came_to_goes_on() -> None:
     begun, untried = load_project().runs[:2]
     pack = Path("results/_packs/p1/members.json")
     pack.parent.mkdir(parents=True)
-    pack.write_text(json.dumps({"specs": [str(r.spec_path) for r in (begun, untried)]}))
+    pack.write_text(
+        json.dumps({"schema_version": 1, "specs": [str(r.spec_path) for r in (begun, untried)]})
+    )
     note(begun, {"slurm_job": "12", "pid": 7})
     log = log_of("pack", ["p1"], "12")
     log.parent.mkdir(parents=True)
@@ -311,7 +313,7 @@ def test_a_pack_makes_its_runs_one_after_the_other() -> None:
     runs = [r for r in load_project().runs if r.task == "words"]
     pack = Path("results/_packs/p1/members.json")
     pack.parent.mkdir(parents=True)
-    pack.write_text(json.dumps({"specs": [str(r.spec_path) for r in runs]}))
+    pack.write_text(json.dumps({"schema_version": 1, "specs": [str(r.spec_path) for r in runs]}))
     at_work = job(12, comment=comment_of("pack", ["p1"]))
     tell(runs[0].folder / "progress.json", 3)
     with (runs[0].folder / "lock").open("w") as lock:

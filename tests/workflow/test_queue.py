@@ -65,7 +65,9 @@ def test_each_shard_has_its_job(run: Run) -> None:
 def test_the_members_of_a_pack_have_its_job(run: Run) -> None:
     folder = Path("results/_packs/p1")
     folder.mkdir(parents=True)
-    (folder / "members.json").write_text(json.dumps({"specs": [str(run.spec_path)]}))
+    (folder / "members.json").write_text(
+        json.dumps({"schema_version": 1, "specs": [str(run.spec_path)]})
+    )
     found = queue_of([job(1, comment_of("pack", ["p1"])), job(2, comment_of("pack", ["p2"]))])
     assert [(j.rule, j.pack) for j in found.of(run)] == [("pack", "p1")]
     assert found.of(load_project().runs[1]) == ()

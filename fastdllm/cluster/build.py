@@ -12,7 +12,6 @@ standard library is there. A refusal is one line on stderr and exit code 2.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shlex
@@ -36,6 +35,7 @@ from fastdllm.cluster.venv import (
 )
 from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.common.files import cannot, write_json_atomically, write_text_atomically
+from fastdllm.common.locks import take_lock
 
 CACHES = "fastdllm-env.sh"
 # The packages take 2 GiB for a CPU and 7 GiB with CUDA; with less than this, neither fits.
@@ -50,13 +50,11 @@ def lock(descriptor: str) -> None:
     """
     number = int(descriptor)
     try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take_lock(number):
             holder = os.pread(number, 200, 0).decode(errors="replace").strip() or "another one"
             sys.stdout.write(f"make setup: waiting for the set-up of {holder}\n")
             sys.stdout.flush()
-            fcntl.flock(number, fcntl.LOCK_EX)
+            take_lock(number, wait=True)
     except OSError as error:
         raise UserError(
             f"this file system has no file locks ({error.strerror}), which keep two set-ups and "

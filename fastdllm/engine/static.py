@@ -22,7 +22,6 @@ from fastdllm.model.fused import FusedModel
 
 # Records a function without arguments and gives back what replays it.
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
-AttentionKind = Callable[..., StaticAttention]
 
 
 class StaticEngine:
@@ -33,7 +32,7 @@ class StaticEngine:
         model: FusedModel,
         cache: KVCache,
         *,
-        attention: AttentionKind,
+        attention: type[StaticAttention],
         record: Record,
     ) -> None:
         self.model, self.cache = model, cache

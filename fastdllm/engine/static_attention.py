@@ -7,7 +7,7 @@ anything on the host, so both can be recorded and replayed.
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -18,31 +18,23 @@ from fastdllm.engine.static_tables import StaticTables
 from fastdllm.model.config import ModelConfig
 
 
-class StaticAttention(Protocol):
-    """`Attend` of fused.py at a fixed shape."""
+class StaticAttention(ABC):
+    """`Attend` of fused.py at a fixed shape.
 
-    def prepare(self) -> None:
-        """Work out, on the device, what all layers of a range share."""
-        ...
-
-    def __call__(self, layer: int, qkv: Tensor, *, only_read: bool) -> Tensor:
-        """See `Attend`."""
-        ...
-
-    def read_rows(self, x: Tensor) -> Tensor:
-        """The rows of `x` [R, ...] whose logits are read, [M, ...]."""
-        ...
-
-
-class _OnTables:
-    """What both kinds share: keys and values go to the cache, queries come from the rows."""
+    Keys and values go to the cache, queries come from the rows; each kind mixes them in its way.
+    """
 
     def __init__(self, config: ModelConfig, cache: KVCache, tables: StaticTables) -> None:
         self.kv_heads, self.heads = config.num_kv_heads, config.num_heads
         self.head_dim = config.head_dim
         self.cache, self.tables = cache, tables
 
+    @abstractmethod
+    def prepare(self) -> None:
+        """Compute, on the device, what all layers of a range share."""
+
     def __call__(self, layer: int, qkv: Tensor, *, only_read: bool) -> Tensor:
+        """See `Attend`."""
         width = self.heads * self.head_dim
         self.cache.rows[layer].index_copy_(0, self.tables.write, qkv[:, width:])
         query = qkv[:, :width].unflatten(1, (self.heads, self.head_dim))
@@ -54,11 +46,12 @@ class _OnTables:
         """The rows of `x` [R, ...] whose logits are read, [M, ...]."""
         return x.index_select(0, self.tables.read)
 
+    @abstractmethod
     def _mix(self, query: Tensor, buffer: Tensor, only_read: bool) -> Tensor:
-        raise NotImplementedError
+        """Attention of `query` [R or M, heads, d] over `buffer` [capacity + 1, 2 kv_heads, d]."""
 
 
-class FlashAttention(_OnTables):
+class FlashAttention(StaticAttention):
     """FlashAttention on rows of different length: half precision, Ampere and newer."""
 
     def __init__(self, config: ModelConfig, cache: KVCache, tables: StaticTables) -> None:
@@ -94,7 +87,7 @@ class FlashAttention(_OnTables):
         return out
 
 
-class PaddedAttention(_OnTables):
+class PaddedAttention(StaticAttention):
     """Scaled dot products over segments that are padded to one width and one length."""
 
     def prepare(self) -> None:

@@ -7,8 +7,6 @@ processes of this job only. Imports no torch, which would see all cards as soon 
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import re
 import subprocess
@@ -21,6 +19,7 @@ from typing import IO
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
+from fastdllm.common.locks import take_lock
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DEVICES = Path("/dev")
@@ -121,12 +120,13 @@ def _lock(path: Path) -> IO[bytes] | None:
     except OSError as error:
         raise cannot("write", path, error) from None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_taken = take_lock(handle)
     except OSError as error:
         handle.close()
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return None
         raise cannot("lock", path, error) from None
+    if not is_taken:
+        handle.close()
+        return None
     os.utime(path)  # what nobody touched for days is cleared away from /tmp
     return handle
 

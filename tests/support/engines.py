@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastdllm.engine.cache import KVCache
-from fastdllm.engine.static import AttentionKind, Record, StaticEngine, run_directly
-from fastdllm.engine.static_attention import PaddedAttention
+from fastdllm.engine.static import Record, StaticEngine, run_directly
+from fastdllm.engine.static_attention import PaddedAttention, StaticAttention
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.plain import BlockDiffusionModel
 
@@ -66,7 +66,7 @@ def traced(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
 def on_fixed_shapes(
     model: BlockDiffusionModel,
     record: Record = run_directly,
-    attention: AttentionKind = PaddedAttention,
+    attention: type[StaticAttention] = PaddedAttention,
 ) -> FusedModel:
     """The model on a `StaticEngine`."""
 

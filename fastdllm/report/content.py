@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastdllm.report.flips import Flips, flipped_items, read_flips
 from fastdllm.report.groups import Group, Key, by_task, grouped, key_of, run_name, task_title
-from fastdllm.report.pareto import PLOTTED, Curve, control_curve
+from fastdllm.report.pareto import PLOTTED, Dot, control_curve
 from fastdllm.report.sensitivity_map import SensitivityMap
 from fastdllm.report.standings import Finding, Standing, findings_by_run, standings_of
 from fastdllm.results.summary import Summary
@@ -44,14 +44,17 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """Everything about one task; `curves` by cost and number of the speed conditions."""
+    """Everything about one task; `curves` by cost and number of the speed conditions.
+
+    flips: of each pair with the baseline, by the name of the run.
+    """
 
     task: str
     limit: int | None
     baseline: Summary
     runs: tuple[RunReport, ...]
     conditions: tuple[str, ...]
-    curves: dict[tuple[str, int], Curve]
+    curves: dict[tuple[str, int], dict[Dot, float]]
     flips: tuple[tuple[str, Flips], ...]
 
     @property

@@ -1,63 +1,137 @@
-"""Accuracy against cost, and the line that the cheapest idea there is gives: another threshold.
+"""Accuracy against cost: the dots of a plot, the control curve, and which part of it is seen.
 
-The line is a drawing; where a run stands is decided in standings.py. Imports no torch.
+Published reuse loses half of the accuracy, other ideas fractions of a point; one pair of axes
+cannot show both, so a plot has two windows: everything, and the neighbourhood of the baseline. The
+curve is a drawing; where a run stands is decided in standings.py. Imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from fastdllm.report.groups import CONTROL_EXPERIMENT, deviations
+from fastdllm.report.words import interval_of
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import cost_of
 
 # What accuracy is plotted against; forwards are left to the bars of passes by kind.
 PLOTTED = ("layer_forwards", "seconds", "tokens_per_s")
+# Seen around the baseline: this many points of accuracy, and this many times its cost.
+CLOSE_POINTS, CLOSE_COST = 12.0, 1.3
+MARGIN = 0.04
 
 
 @dataclass(frozen=True, slots=True)
-class ControlPoint:
-    """One threshold; accuracy in 0..1, cost in the unit of the curve."""
+class Dot:
+    """A run or a control in the plot: cost, accuracy and its interval in %."""
 
     cost: float
     accuracy: float
-    interval: tuple[float, float] | None
-    threshold: float
-    config: str
+    low: float
+    high: float
+
+
+def dot_of(summary: Summary, cost: str) -> Dot | None:
+    """The dot of a run; None where the cost was not measured."""
+    value = cost_of(summary, cost)
+    if value is None:
+        return None
+    low, high = interval_of(summary)
+    return Dot(value, 100 * summary.accuracy, 100 * low, 100 * high)
+
+
+def control_curve(summaries: Sequence[Summary], cost: str) -> dict[Dot, float]:
+    """What the threshold alone gives: dots by rising cost, with their thresholds.
+
+    Made of the runs of `03_controls` among those of one task that change nothing but the threshold;
+    of equal cost the most accurate. For a cost of the machine the runs must share their speed
+    conditions.
+    """
+    best: dict[float, tuple[Dot, float]] = {}
+    for summary in summaries:
+        dot = dot_of(summary, cost)
+        if dot is None or summary.experiment != CONTROL_EXPERIMENT:
+            continue
+        known = best.get(dot.cost)
+        is_best = known is None or known[0].accuracy < dot.accuracy
+        if is_best and deviations(summary).keys() <= {"threshold"}:
+            best[dot.cost] = dot, float(str(summary.decides.get("decoding.threshold", "nan")))
+    return dict(best[value] for value in sorted(best))
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """What the threshold alone gives: its points by rising cost, one per cost."""
+class Window:
+    """Limits of both axes, and how many dots lie outside."""
 
-    cost: str
-    points: tuple[ControlPoint, ...]
+    left: float
+    right: float
+    low: float
+    high: float
+    hidden: int
+
+    def nearest(self, accuracy: float) -> float:
+        """The accuracy, pulled to the edge where it lies outside."""
+        return max(self.low, min(self.high, accuracy))
+
+    def shows(self, accuracy: float) -> bool:
+        """Whether it lies inside, up to rounding."""
+        return abs(self.nearest(accuracy) - accuracy) < 1e-9
 
 
-def control_curve(summaries: Sequence[Summary], cost: str) -> Curve:
-    """The curve through the thresholds of `03_controls` among runs of one task.
+def whole(dots: Sequence[Dot]) -> Window:
+    """Every dot with its interval."""
+    costs = [dot.cost for dot in dots]
+    lows, highs = [dot.low for dot in dots], [dot.high for dot in dots]
+    left, right = _padded(min(costs), max(costs))
+    low, high = _padded(min(lows), max(highs))
+    return Window(max(0.0, left), right, max(0.0, low), min(100.0, high), 0)
 
-    For a cost of the machine the runs must share their speed conditions.
+
+def close(dots: Sequence[Dot], baseline: Dot, *, more_is_better: bool) -> Window | None:
+    """The dots near the baseline and all that are better; None where that is nearly all."""
+    floor = baseline.accuracy - CLOSE_POINTS
+    dearest = baseline.cost / CLOSE_COST if more_is_better else baseline.cost * CLOSE_COST
+
+    def near(dot: Dot) -> bool:
+        cheap = dot.cost >= dearest if more_is_better else dot.cost <= dearest
+        return cheap and dot.accuracy >= floor
+
+    seen = [dot for dot in dots if near(dot)]
+    if len(seen) in (0, len(dots)):
+        return None
+    window = whole(seen)
+    low = max(window.low, floor - 1)
+    return Window(window.left, window.right, low, window.high, len(dots) - len(seen))
+
+
+def cut_line(dots: Sequence[Dot], window: Window) -> list[Dot]:
+    """A line through dots, with its band, from the left to the right edge of a window.
+
+    It gets a corner wherever it or its band crosses an edge, so that what lies outside can be
+    pulled to the edge and nothing needs clipping (which images pay dearly for).
     """
-    points: dict[float, ControlPoint] = {}
-    for summary in summaries:
-        value = cost_of(summary, cost)
-        if summary.experiment != CONTROL_EXPERIMENT or value is None:
-            continue
-        if not deviations(summary).keys() <= {"threshold"}:
-            continue
-        known = points.get(value)
-        if known is None or known.accuracy < summary.accuracy:
-            points[value] = ControlPoint(
-                cost=value,
-                accuracy=summary.accuracy,
-                interval=summary.primary.interval,
-                threshold=_threshold(summary),
-                config=summary.config,
-            )
-    return Curve(cost, tuple(points[value] for value in sorted(points)))
+    corners = [dot for dot in dots if window.left <= dot.cost <= window.right]
+    for a, b in pairwise(dots):
+        shares = [(edge - a.cost) / (b.cost - a.cost) for edge in (window.left, window.right)]
+        for field in ("accuracy", "low", "high"):
+            start, stop = getattr(a, field), getattr(b, field)
+            if start != stop:
+                shares += [(edge - start) / (stop - start) for edge in (window.low, window.high)]
+        between = [_between(a, b, share) for share in shares if 0 < share < 1]
+        corners += [dot for dot in between if window.left <= dot.cost <= window.right]
+    return sorted(corners, key=lambda dot: dot.cost)
 
 
-def _threshold(summary: Summary) -> float:
-    return float(str(summary.decides.get("decoding.threshold", "nan")))
+def _between(a: Dot, b: Dot, share: float) -> Dot:
+    values = [
+        getattr(a, field) + share * (getattr(b, field) - getattr(a, field))
+        for field in ("cost", "accuracy", "low", "high")
+    ]
+    return Dot(*values)
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    space = (high - low) * MARGIN or abs(high) * MARGIN or 1.0
+    return low - space, high + space

@@ -10,8 +10,7 @@ from typing import Any
 
 from fastdllm.report.content import RunReport, TaskReport
 from fastdllm.report.groups import PASS_KINDS, passes_per_answer, run_name
-from fastdllm.report.pareto import PLOTTED
-from fastdllm.report.windows import Dot, Window, close, cut_line, whole
+from fastdllm.report.pareto import PLOTTED, Window, close, cut_line, dot_of, whole
 from fastdllm.report.words import (
     KIND_WORDS,
     accuracy_words,
@@ -42,20 +41,7 @@ def pareto_points(task: TaskReport) -> Rows:
 
 def curve(task: TaskReport, cost: str, conditions: int, window: Window) -> Rows:
     """The part of the control curve that a window shows, and the thresholds that lie in it."""
-    controls = task.curves[cost, conditions].points
-    dots = [
-        Dot(
-            point.cost,
-            100 * point.accuracy,
-            *(100 * bound for bound in point.interval or (point.accuracy, point.accuracy)),
-        )
-        for point in controls
-    ]
-    names = {
-        dot: f"{point.threshold:g}"
-        for dot, point in zip(dots, controls, strict=True)
-        if window.low <= dot.accuracy <= window.high
-    }
+    dots = task.curves[cost, conditions]
     line = [
         {
             cost: dot.cost,
@@ -65,13 +51,13 @@ def curve(task: TaskReport, cost: str, conditions: int, window: Window) -> Rows:
             "high": window.nearest(dot.high),
             "floor": window.low,
         }
-        for dot in cut_line(dots, window)
+        for dot in cut_line(list(dots), window)
     ]
     return _rounded(line) + _rounded(
         [
-            {cost: dot.cost, "at": dot.accuracy, "label": name}
-            for dot, name in names.items()
-            if window.left <= dot.cost <= window.right
+            {cost: dot.cost, "at": dot.accuracy, "label": f"{threshold:g}"}
+            for dot, threshold in dots.items()
+            if window.left <= dot.cost <= window.right and window.low <= dot.accuracy <= window.high
         ]
     )
 
@@ -82,11 +68,11 @@ def windows(task: TaskReport, cost: str, conditions: int | None) -> dict[str, Wi
     conditions: only runs under these, None: all.
     """
     runs = [run for run in task.distinct if conditions in (None, run.conditions)]
-    dots = [dot for run in runs if (dot := _dot(run.summary, cost))]
+    dots = [dot for run in runs if (dot := dot_of(run.summary, cost))]
     if not dots:
         return {}
     by_view = {"all": whole(dots)}
-    baseline = _dot(task.baseline, cost)
+    baseline = dot_of(task.baseline, cost)
     if baseline is not None and any(run.summary is task.baseline for run in runs):
         near = close(dots, baseline, more_is_better=cost in MORE_IS_BETTER)
         by_view |= {} if near is None else {"close": near}
@@ -173,14 +159,6 @@ def _point(run: RunReport, *, is_baseline: bool) -> dict[str, Any]:
             point[cost] = float(f"{value:.6g}")
             point[f"standing_{cost}"] = str(run.standings[cost])
     return point
-
-
-def _dot(summary: Summary, cost: str) -> Dot | None:
-    value = cost_of(summary, cost)
-    if value is None:
-        return None
-    low, high = interval_of(summary)
-    return Dot(value, 100 * summary.accuracy, 100 * low, 100 * high)
 
 
 def _part(row: str, name: str, order: int, value: float) -> dict[str, Any]:

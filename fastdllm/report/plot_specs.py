@@ -41,7 +41,7 @@ ROW_HEIGHT = 20
 def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
     """Accuracy against one cost: data `points`, and `curve`, cut to the window.
 
-    What is seen is set by the parameters `left`, `right`, `low` and `high` (see windows.py).
+    What is seen is set by the parameters `left`, `right`, `low` and `high` (see pareto.py).
     Nothing is clipped or has an opacity as a whole: images would take a second each for that.
 
     Args:

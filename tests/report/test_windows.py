@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdllm.report.windows import Dot, Window, close, cut_line, whole
+from fastdllm.report.pareto import Dot, Window, close, cut_line, whole
 
 BASELINE = Dot(130, 95, 93, 97)
 FAR = [Dot(100, 40, 36, 44), Dot(318, 96, 94, 98)]

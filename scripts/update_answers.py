@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Write what each experiment found into its README and into that of the project, from artifacts/.
+"""Write what artifacts/ show into README.md and the READMEs of the experiments.
 
-Run after `fastdllm aggregate`, before committing new artifacts: scripts/update_answers.py
+Each experiment gets its answer; README.md the first sentence of each, and the table of 00_baseline
+on word_problems. Run after `fastdllm aggregate`, before committing new artifacts:
+scripts/update_answers.py
 """
 
 import sys
@@ -17,6 +19,8 @@ BEGIN = "<!-- answer: begin (scripts/update_answers.py) -->\n"
 END = "<!-- answer: end -->"
 BEGIN_FINDINGS = "<!-- findings: begin (scripts/update_answers.py) -->\n"
 END_FINDINGS = "<!-- findings: end -->"
+BEGIN_TABLE = "<!-- table: begin (scripts/update_answers.py) -->\n"
+END_TABLE = "<!-- table: end -->"
 
 
 def published(root: Path) -> list[Summary]:
@@ -39,10 +43,17 @@ def with_findings(readme: str, summaries: list[Summary], root: Path) -> str:
     return _between(readme, BEGIN_FINDINGS, "".join(lines), END_FINDINGS)
 
 
+def with_table(readme: str, root: Path) -> str:
+    """The text of the project's README with the published table of its first task."""
+    table = (root / "artifacts" / "00_baseline" / "table.md").read_text(encoding="utf-8")
+    section = table.partition("## word_problems\n\n")[2].partition("\n## ")[0]
+    return _between(readme, BEGIN_TABLE, section, END_TABLE)
+
+
 def experiments(root: Path) -> list[Path]:
-    """The READMEs of all experiments that have room for an answer."""
-    found = sorted((root / "experiments").glob("[!_.]*/README.md"))
-    return [path for path in found if BEGIN in path.read_text(encoding="utf-8")]
+    """The READMEs of all experiments that have the markers of an answer."""
+    paths = sorted((root / "experiments").glob("[!_.]*/README.md"))
+    return [path for path in paths if BEGIN in path.read_text(encoding="utf-8")]
 
 
 def _between(text: str, begin: str, content: str, end: str) -> str:
@@ -51,14 +62,14 @@ def _between(text: str, begin: str, content: str, end: str) -> str:
 
 
 def main() -> None:
-    """Renew what the READMEs say."""
+    """Renew all READMEs."""
     summaries = published(ROOT)
     for path in experiments(ROOT):
         answer = answer_of(path.parent.name, summaries)
         path.write_text(with_answer(path.read_text(encoding="utf-8"), answer), encoding="utf-8")
     readme = ROOT / "README.md"
     text = with_findings(readme.read_text(encoding="utf-8"), summaries, ROOT)
-    readme.write_text(text, encoding="utf-8")
+    readme.write_text(with_table(text, ROOT), encoding="utf-8")
 
 
 if __name__ == "__main__":

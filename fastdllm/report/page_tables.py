@@ -14,7 +14,7 @@ from fastdllm.statistics.comparison import Comparison, Ratio
 from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, cost_of
 from fastdllm.statistics.verdicts import SAME, SIGNIFICANT, p_words, signed
 
-# Differences are drawn up to this many points; a longer one ends in an arrow.
+# Differences are drawn up to this many points; a larger loss ends in an arrow.
 MOST_POINTS = 12.0
 # As in the plot.
 MARKS = {
@@ -42,13 +42,15 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """A difference drawn as a dot with its interval: places in % of the width."""
+    """A difference drawn as a dot with its interval: places in % of the width.
+
+    is_cut: it lies beyond the left end, where a larger loss is not drawn.
+    """
 
     left: float
     right: float
     middle: float
-    cut_left: bool
-    cut_right: bool
+    is_cut: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +138,8 @@ def _forest(difference: float, low: float, high: float) -> Forest:
         points = max(-MOST_POINTS, min(MOST_POINTS, 100 * share))
         return round(50 + 50 * points / MOST_POINTS, 1)
 
-    cut = 100 * difference < -MOST_POINTS, 100 * difference > MOST_POINTS
-    return Forest(place(low), place(high), place(difference), *cut)
+    is_cut = 100 * difference < -MOST_POINTS
+    return Forest(place(low), place(high), place(difference), is_cut)
 
 
 def _p(comparison: Comparison | None) -> Cell:

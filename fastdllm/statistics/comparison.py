@@ -137,17 +137,56 @@ def is_same_computation(a: Summary, b: Summary) -> bool:
     )
 
 
-def _question(summary: Summary) -> str:
-    return summary.computation or _decoded_run(summary)
+def why_not_paired(a: Summary, b: Summary) -> str | None:
+    """Why items cannot be set against each other one by one; None when they can."""
+    for what, one, two in (
+        ("tasks", a.task, b.task),
+        ("limits", a.eval_params.get("limit"), b.eval_params.get("limit")),
+        ("versions of the task", a.decides.get("task_digest"), b.decides.get("task_digest")),
+        ("metrics", (a.primary.metric, a.primary.filter), (b.primary.metric, b.primary.filter)),
+    ):
+        if one != two:
+            shown = "" if what.startswith("versions") else f": {_shown(one)} and {_shown(two)}"
+            return f"other {what}{shown}"
+    if a.primary.higher_is_better is False:
+        return f"less is better in {a.primary.metric}, which is no right or wrong"
+    if a.items is None or b.items is None:
+        return "the summaries do not tell which items are right"
+    return None if a.items.n == b.items.n else f"{a.items.n} and {b.items.n} items"
 
 
-def _decoded_run(summary: Summary) -> str:
-    return summary.same_as.fingerprint if summary.same_as else summary.fingerprint
+def pair_items(a: Summary, b: Summary) -> Paired:
+    """Set the items of two runs against each other; only where nothing speaks against it."""
+    assert a.items is not None and b.items is not None
+    n = a.items.n
+    right_a, right_b = (bits.as_number(n, items.correct_bits) for items in (a.items, b.items))
+    only_a, only_b = right_a & ~right_b, right_b & ~right_a
+    counts = only_a.bit_count(), only_b.bit_count()
+    return Paired(
+        n=n,
+        only_a=counts[0],
+        only_b=counts[1],
+        difference=(counts[1] - counts[0]) / n,
+        interval=difference_interval(n, *counts),
+        p_value=mcnemar_p(*counts),
+        clustered_stderr=_clustered(a, only_a, only_b),
+        n_needed=items_needed(n, *counts),
+    )
 
 
-def _is_one_measurement(a: Summary, b: Summary) -> bool:
-    made_from_one = a.same_as is not None or b.same_as is not None or a.timestamp == b.timestamp
-    return _decoded_run(a) == _decoded_run(b) and made_from_one
+def right_only_in(one: Summary, other: Summary) -> list[int]:
+    """Items, by their number in the data, that are right in `one` and not in `other`."""
+    assert one.items is not None and other.items is not None
+    n = one.items.n
+    right, right_too = (bits.as_number(n, s.items.correct_bits) for s in (one, other) if s.items)
+    return bits.ones(n, right & ~right_too)
+
+
+def accuracy_clustered_stderr(summary: Summary) -> float | None:
+    """Clustered standard error of the share of right items; None for a task without groups."""
+    if summary.items is None:
+        return None
+    return _clustered(summary, 0, bits.as_number(summary.items.n, summary.items.correct_bits))
 
 
 def _with_holm(comparison: Comparison, p_holm: float | None) -> Comparison:
@@ -159,6 +198,14 @@ def _with_holm(comparison: Comparison, p_holm: float | None) -> Comparison:
 
 def _is_within_one_computation(comparison: Comparison) -> bool:
     return is_same_computation(comparison.baseline, comparison.other)
+
+
+def _question(summary: Summary) -> str:
+    return summary.computation or _decoded_run(summary)
+
+
+def _decoded_run(summary: Summary) -> str:
+    return summary.same_as.fingerprint if summary.same_as else summary.fingerprint
 
 
 def _verdict(paired: Paired) -> str:
@@ -189,6 +236,11 @@ def _why_no_speed(a: Summary, b: Summary) -> str | None:
     return f"other conditions: {'; '.join(differing)}" if differing else None
 
 
+def _is_one_measurement(a: Summary, b: Summary) -> bool:
+    made_from_one = a.same_as is not None or b.same_as is not None or a.timestamp == b.timestamp
+    return _decoded_run(a) == _decoded_run(b) and made_from_one
+
+
 def _speed(a: Summary, b: Summary) -> Ratio:
     ours, theirs = _throughput(b), _throughput(a)
     value = ours.tokens_per_s / theirs.tokens_per_s
@@ -204,55 +256,10 @@ def _throughput(summary: Summary) -> Throughput:
     return summary.throughput
 
 
-def why_not_paired(a: Summary, b: Summary) -> str | None:
-    """Why items cannot be set against each other one by one; None when they can."""
-    for what, one, two in (
-        ("tasks", a.task, b.task),
-        ("limits", a.eval_params.get("limit"), b.eval_params.get("limit")),
-        ("versions of the task", a.decides.get("task_digest"), b.decides.get("task_digest")),
-        ("metrics", (a.primary.metric, a.primary.filter), (b.primary.metric, b.primary.filter)),
-    ):
-        if one != two:
-            shown = "" if what.startswith("versions") else f": {_shown(one)} and {_shown(two)}"
-            return f"other {what}{shown}"
-    if a.primary.higher_is_better is False:
-        return f"less is better in {a.primary.metric}, which is no right or wrong"
-    if a.items is None or b.items is None:
-        return "the summaries do not tell which items are right"
-    return None if a.items.n == b.items.n else f"{a.items.n} and {b.items.n} items"
-
-
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return "none" if value is None else str(value)
-
-
-def pair_items(a: Summary, b: Summary) -> Paired:
-    """Set the items of two runs against each other; only where nothing speaks against it."""
-    assert a.items is not None and b.items is not None
-    n = a.items.n
-    right_a, right_b = (bits.as_number(n, items.correct_bits) for items in (a.items, b.items))
-    only_a, only_b = right_a & ~right_b, right_b & ~right_a
-    counts = only_a.bit_count(), only_b.bit_count()
-    return Paired(
-        n=n,
-        only_a=counts[0],
-        only_b=counts[1],
-        difference=(counts[1] - counts[0]) / n,
-        interval=difference_interval(n, *counts),
-        p_value=mcnemar_p(*counts),
-        clustered_stderr=_clustered(a, only_a, only_b),
-        n_needed=items_needed(n, *counts),
-    )
-
-
-def right_only_in(one: Summary, other: Summary) -> list[int]:
-    """Items, by their number in the data, that are right in `one` and not in `other`."""
-    assert one.items is not None and other.items is not None
-    n = one.items.n
-    right, right_too = (bits.as_number(n, s.items.correct_bits) for s in (one, other) if s.items)
-    return bits.ones(n, right & ~right_too)
 
 
 def _clustered(summary: Summary, only_a: int, only_b: int) -> float | None:
@@ -261,10 +268,3 @@ def _clustered(summary: Summary, only_a: int, only_b: int) -> float | None:
     sizes = [group.n for group in summary.items.groups]
     parts = zip(bits.in_groups(only_a, sizes), bits.in_groups(only_b, sizes), sizes, strict=True)
     return clustered_stderr([(gained - lost, size) for lost, gained, size in parts])
-
-
-def accuracy_clustered_stderr(summary: Summary) -> float | None:
-    """Clustered standard error of the share of right items; None for a task without groups."""
-    if summary.items is None:
-        return None
-    return _clustered(summary, 0, bits.as_number(summary.items.n, summary.items.correct_bits))

@@ -1,7 +1,12 @@
-"""Uncertainty of a score: intervals, standard errors, percentiles on plain Python numbers.
+"""Uncertainty of scores, of their differences and of speeds, on plain Python numbers.
 
-Knows nothing of tasks or files and imports nothing heavy, so that tables and status can use it. Two
-runs against each other: paired.py and speed.py; how to read it all: docs/statistics.md.
+Of two runs on the same n items, `only_a` are right in run a alone and `only_b` in run b alone;
+differences are b - a. A throughput is a ratio of sums, so its interval is that of the ratio
+estimator over its chunks: how far each lies from the mean speed, weighed by its size. It covers how
+much chunks vary, not how much a machine varies from day to day.
+
+Knows nothing of tasks or files; SciPy is imported in functions, so that tables and status start
+quickly. How to read the numbers: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -12,6 +17,12 @@ from statistics import NormalDist
 
 # Two-sided 95 % quantile of the standard normal distribution.
 Z_95 = 1.959963984540054
+# One-sided 80 % quantile of the standard normal distribution.
+Z_80 = 0.8416212335729143
+# Halvings of 0..1 until both ends are the same number.
+HALVINGS = 54
+
+Chunks = Sequence[tuple[int, float]]  # tokens, seconds
 
 
 def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
@@ -96,16 +107,6 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
-# Two runs on the same items: what their difference is, and how sure one can be of it. Plain numbers
-# in and out: of n items `only_a` are right in run a alone, `only_b` in run b alone. Differences are
-# b - a. How to read them: docs/statistics.md.
-
-# One-sided 80 % quantile of the standard normal distribution.
-Z_80 = 0.8416212335729143
-# Halvings of 0..1 until both ends are the same number.
-HALVINGS = 54
-
-
 def difference_interval(n: int, only_a: int, only_b: int, z: float = Z_95) -> tuple[float, float]:
     """Return the score interval of a paired difference of proportions, (low, high) in -1..1.
 
@@ -181,14 +182,6 @@ def items_needed(n: int, only_a: int, only_b: int, *, comparisons: int = 1) -> i
 def _check(n: int, only_a: int, only_b: int) -> None:
     if n < 1 or only_a < 0 or only_b < 0 or only_a + only_b > n:
         raise ValueError(f"{only_a} and {only_b} of {n} items are no counts of a pair")
-
-
-# Intervals of a throughput and of the ratio of two, from the tokens and seconds of chunks. A
-# throughput is a ratio of sums, so its error is that of the ratio estimator: how far each chunk
-# lies from the mean speed, weighed by its size. Says how much chunks vary, not how much a machine
-# varies from day to day. How to read it: docs/statistics.md.
-
-Chunks = Sequence[tuple[int, float]]  # tokens, seconds
 
 
 def rate_interval(chunks: Chunks) -> tuple[float, float] | None:

@@ -17,7 +17,7 @@ from fastdllm.workflow.project.runs import Run, load_project
 ROOT = Path(__file__).parents[2]
 # On another processor float32 may round another way and turn a near-tie.
 MOST_ITEMS_TURNED = 0.01
-BEGIN = "<!-- table: begin (scripts/update_readme.py) -->\n"
+BEGIN = "<!-- table: begin (scripts/update_answers.py) -->\n"
 END = "<!-- table: end -->"
 
 
@@ -113,4 +113,4 @@ def test_the_readme_shows_the_committed_table() -> None:
     shown = from_git("README.md").partition(BEGIN)[2].partition(END)[0]
     table = from_git("artifacts/00_baseline/table.md")
     section = table.partition("## word_problems\n\n")[2].partition("\n## ")[0]
-    assert section.strip() and shown.strip() == section.strip(), "run: scripts/update_readme.py"
+    assert section.strip() and shown.strip() == section.strip(), "run: scripts/update_answers.py"

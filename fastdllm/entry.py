@@ -28,14 +28,14 @@ from fastdllm.tools.estimate.estimates import Estimates
 from fastdllm.workflow.main_process import UNLOCK, claim_folder, held_outputs, refuse_overlap
 from fastdllm.workflow.prepare import prepare
 from fastdllm.workflow.preview import made_by, preview
-from fastdllm.workflow.project.config import task_file
+from fastdllm.workflow.project.config_files import task_file
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import reconcile
-from fastdllm.workflow.splitting import Cuts, cut, settle
+from fastdllm.workflow.splitting import JobSplit, split_into_jobs, update_part_files
 from fastdllm.workflow.status.queue import Queue, read_queue, refuse_ambiguous
-from fastdllm.workflow.status.status import RunStatus, State
-from fastdllm.workflow.targets import Request, check_targets
+from fastdllm.workflow.status.run_status import RunStatus, State
+from fastdllm.workflow.targets import Targets, check_targets
 
 # A regular expression that nothing matches.
 NEVER = "(?!)"
@@ -57,7 +57,7 @@ class Call:
 
     leaders: for the summary of each run that is made from another's, the folder of that one.
     decoded: the runs to be decoded, by their specs.
-    cuts: which of them are cut into shards, or packed.
+    split: which of them are split into shards, or packed.
     parts: for the summary of each of these, the files that tell that its parts are done.
     minutes_of: estimates; most_minutes: the longest time that the queue gives a job.
     """
@@ -66,7 +66,7 @@ class Call:
     planned: frozenset[str] | None = frozenset()
     leaders: Mapping[str, Path] = field(default_factory=dict)
     decoded: Mapping[str, Run] = field(default_factory=dict)
-    cuts: Cuts = field(default_factory=Cuts)
+    split: JobSplit = field(default_factory=JobSplit)
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     minutes_of: Minutes | None = None
     most_minutes: int = DEFAULT_MINUTES
@@ -89,7 +89,7 @@ class Call:
         return _pattern(Path(summary).parent for summary in self.leaders)
 
     def cut_pattern(self) -> str:
-        """A regular expression of the runs that are cut into shards or packed."""
+        """A regular expression of the runs that are split into shards or packed."""
         return _pattern(Path(summary).parent for summary in self.parts)
 
     def plans_of(self, specs: Iterable[str]) -> list[str]:
@@ -103,7 +103,7 @@ class Call:
         runs = [self.decoded[spec] for spec in specs if spec in self.decoded]
         if self.minutes_of is None or not runs:
             return self.most_minutes
-        share = max(_share(run, self.cuts.shards.get(run.name, 1)) for run in runs)
+        share = max(_share(run, self.split.shards.get(run.name, 1)) for run in runs)
         known = self.minutes_of(runs, share, attempt)
         return self.most_minutes if known is None else min(known, self.most_minutes)
 
@@ -135,23 +135,23 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
             os.environ[RESTARTS_VARIABLE] = os.environ["SLURM_RESTART_COUNT"]
         return Call(planned=None)
     try:
-        request = _request()
-        if request.is_training_only:
+        targets = _targets()
+        if targets.is_training_only:
             return Call()
         if UNLOCK in sys.argv[1:]:
             # The way out of a lock must not depend on anything else being in order.
             claim_folder(is_dry_run=False)
             return Call()
-        return _planned_call(Selection.from_options(options), request, is_dry_run=is_dry_run)
+        return _planned_call(Selection.from_options(options), targets, is_dry_run=is_dry_run)
     except UserError as error:
         sys.stderr.write(f"fastdllm: {error}\n")
         sys.exit(USER_ERROR_EXIT_CODE)
 
 
-def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -> Call:
+def _planned_call(selection: Selection, targets: Targets, *, is_dry_run: bool) -> Call:
     check_link(RESULTS)
     project = load_project(selection)
-    check_targets(request, project)
+    check_targets(targets, project)
     choice = prepare(
         project.config,
         selection.cluster,
@@ -167,24 +167,24 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
         project,
         jobs=queue,
         restore=selection.restore,
-        is_repeated=request.forces,
-        is_wanted=request.wants,
+        is_repeated=targets.forces,
+        is_wanted=targets.wants,
         held=held_outputs(),
         is_dry_run=is_dry_run,
     )
     left_out = left_out_of(statuses, is_submitted=choice is not None)
     free = [status for status in statuses if status.run.name not in left_out]
-    made = made_by(free, request)
+    made = made_by(free, targets)
     if not is_dry_run:
         refuse_overlap(str(status.run.summary_path) for status in made)
     decoded = [status for status in made if status.leader is None]
     if choice is not None and not is_dry_run:
         for task in sorted({status.run.task for status in decoded}):
             require_data(task_file(task))
-    cuts = cut(decoded, project.config)
-    settle(cuts, [status.run for status in decoded])
+    split = split_into_jobs(decoded, project.config)
+    update_part_files(split, [status.run for status in decoded])
     text = choice.text if choice is not None else ""
-    text += preview(statuses, made, request, cuts, left_out, is_dry_run=is_dry_run)
+    text += preview(statuses, made, targets, split, left_out, is_dry_run=is_dry_run)
     if is_dry_run:
         # Snakemake lists every job; what people want to read comes after that.
         atexit.register(sys.stderr.write, text)
@@ -195,8 +195,8 @@ def _planned_call(selection: Selection, request: Request, *, is_dry_run: bool) -
         planned=frozenset(str(s.run.summary_path) for s in free if s.is_to_be_made),
         leaders={str(s.run.summary_path): s.leader.folder for s in free if s.leader is not None},
         decoded={str(status.run.spec_path): status.run for status in decoded},
-        cuts=cuts,
-        parts=cuts.parts(status.run for status in decoded),
+        split=split,
+        parts=split.parts(status.run for status in decoded),
         minutes_of=_minutes([status.run for status in decoded], choice),
         most_minutes=(choice.max_minutes if choice is not None else None) or DEFAULT_MINUTES,
     )
@@ -248,8 +248,8 @@ def _queue(*, is_needed: bool) -> Queue | None:
     return queue
 
 
-def _request() -> Request:
+def _targets() -> Targets:
     # Started through Snakemake's Python interface there is no command line to read.
     if Path(sys.argv[0]).name not in ("snakemake", "__main__.py"):
-        return Request()
-    return Request.from_command_line(sys.argv[1:])
+        return Targets()
+    return Targets.from_command_line(sys.argv[1:])

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from fastdllm.common.files import to_json, write_text_atomically
 from fastdllm.results.summary import MAX_BYTES, Summary, json_schema
-from fastdllm.workflow.project.config import schema_texts
+from fastdllm.workflow.project.config_files import schema_texts
 
 INTRODUCTION = f"""# summary.json, field by field
 

@@ -23,13 +23,13 @@ from fastdllm.tools.estimate.budget_text import Question, as_record, as_text
 from fastdllm.tools.estimate.estimates import Estimate, Estimates
 from fastdllm.tools.estimate.hardware import WORKFLOW_THREADS, Hardware
 from fastdllm.workflow.prepare import gpu_of
-from fastdllm.workflow.project.plans import Plan
+from fastdllm.workflow.project.plans import TaskPlan
 from fastdllm.workflow.project.runs import Project, load_project
 from fastdllm.workflow.project.selection import Selection
-from fastdllm.workflow.shared_computations import share_out
-from fastdllm.workflow.splitting import cut
+from fastdllm.workflow.shared_computations import assign_leaders
+from fastdllm.workflow.splitting import split_into_jobs
 from fastdllm.workflow.status.queue import read_queue
-from fastdllm.workflow.status.status import RunStatus, State, inspect
+from fastdllm.workflow.status.run_status import RunStatus, State, inspect
 
 if TYPE_CHECKING:
     from fastdllm.tools.estimate.probing import Probed
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         gpu, threads = (found.name, threads) if found.threads is None else (None, found.threads)
     estimates = Estimates.load(begun, threads=threads)
     budget = budget_of(
-        [estimates.estimate(run, gpu=gpu) for run in runs], cut(decoded, project.config)
+        [estimates.estimate(run, gpu=gpu) for run in runs], split_into_jobs(decoded, project.config)
     )
     asked = Question(
         hardware=str(estimates.hardware(runs[0], gpu)),
@@ -136,7 +136,7 @@ def _statuses(project: Project, *, from_the_start: bool) -> list[RunStatus]:
         queue = read_queue()
         seen = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
     own = [seen[run.name] for run in project.runs]
-    return share_out(own, project, look=lambda run: seen[run.name])
+    return assign_leaders(own, project, look=lambda run: seen[run.name])
 
 
 def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace) -> Hardware:
@@ -176,7 +176,7 @@ def _line(one: Probed) -> str:
     )
 
 
-def _make_plan(plan: Plan) -> None:
+def _make_plan(plan: TaskPlan) -> None:
     """Make a plan that is missing or made from something else, as the workflow's plan rule does."""
     text = to_json(plan.spec())
     try:

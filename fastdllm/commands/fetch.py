@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastdllm.runs.needs import Fetched
-    from fastdllm.workflow.project.config import WorkflowConfig
+    from fastdllm.workflow.project.config_files import WorkflowConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.common.files import write_json_atomically
     from fastdllm.machine.hub_cache import data_cache, hub_cache
     from fastdllm.runs.needs import FETCHED, read_fetched, require
-    from fastdllm.workflow.project.config import load_workflow_config, task_file
+    from fastdllm.workflow.project.config_files import load_workflow_config, task_file
     from fastdllm.workflow.project.selection import keep
 
     config = load_workflow_config()
@@ -79,7 +79,7 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
 
 def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]]:
     from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
-    from fastdllm.workflow.project.config import TASKS
+    from fastdllm.workflow.project.config_files import TASKS
 
     remote = []
     for task in tasks:

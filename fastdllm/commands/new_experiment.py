@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Copy experiments/_template; the new folder is there as a whole or not at all."""
-    from fastdllm.workflow.project.config import EXPERIMENTS, WORKFLOW_CONFIG
+    from fastdllm.workflow.project.config_files import EXPERIMENTS, WORKFLOW_CONFIG
 
     folder = copy_template(args.name)
     sys.stdout.write(
@@ -39,7 +39,7 @@ def copy_template(name: str) -> Path:
     """
     from fastdllm.common.errors import UserError
     from fastdllm.common.files import cannot
-    from fastdllm.workflow.project.config import EXPERIMENTS
+    from fastdllm.workflow.project.config_files import EXPERIMENTS
     from fastdllm.workflow.project.names import check_name
 
     try:

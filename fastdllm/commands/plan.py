@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fastdllm.common.paths import task_folder
-    from fastdllm.workflow.project.config import TASKS, load_workflow_config
+    from fastdllm.workflow.project.config_files import TASKS, load_workflow_config
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for all items")

@@ -29,10 +29,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastdllm.workflow.project.artifacts import origin_of
-from fastdllm.workflow.project.config import WorkflowConfig
-from fastdllm.workflow.splitting import Cuts, cut
+from fastdllm.workflow.project.config_files import WorkflowConfig
+from fastdllm.workflow.splitting import JobSplit, split_into_jobs
 from fastdllm.workflow.status.queue import Queue, RunJob
-from fastdllm.workflow.status.status import RunStatus, State
+from fastdllm.workflow.status.run_status import RunStatus, State
 
 
 def as_record(
@@ -69,12 +69,12 @@ def to_make(statuses: Sequence[RunStatus], config: WorkflowConfig | None = None)
     """What the next call has to do.
 
     Args:
-        config: says how runs are cut into jobs; without one each has its own.
+        config: says how runs are split into jobs; without one each has its own.
     """
     made = [s for s in statuses if s.is_to_be_made and not s.is_adopted]
     decoded = [status for status in made if status.leader is None]
-    cuts = Cuts() if config is None else cut(decoded, config)
-    jobs = cuts.jobs(status.run for status in decoded)
+    split = JobSplit() if config is None else split_into_jobs(decoded, config)
+    jobs = split.jobs(status.run for status in decoded)
     return ToMake(jobs, len(decoded), len(made) - len(decoded))
 
 

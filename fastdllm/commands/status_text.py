@@ -10,8 +10,8 @@ from fastdllm.commands.status_record import ToMake, to_make
 from fastdllm.common.paths import ARTIFACTS, LOGS, RESULTS
 from fastdllm.workflow.preview import copies_in_words, counted
 from fastdllm.workflow.project.artifacts import origin_of
-from fastdllm.workflow.project.config import WorkflowConfig
-from fastdllm.workflow.status.status import RunStatus, State
+from fastdllm.workflow.project.config_files import WorkflowConfig
+from fastdllm.workflow.status.run_status import RunStatus, State
 
 STYLES = {
     State.DONE: "32",

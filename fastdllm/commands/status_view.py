@@ -15,9 +15,9 @@ from fastdllm.cluster.slurm import Accounted, SlurmError, accounted
 from fastdllm.statistics.disagreements import disagreements
 from fastdllm.workflow.main_process import Life, MainProcess, main_processes
 from fastdllm.workflow.project.runs import Project
-from fastdllm.workflow.shared_computations import share_out
+from fastdllm.workflow.shared_computations import assign_leaders
 from fastdllm.workflow.status.queue import MAX_AGE_S, Queue, read_queue
-from fastdllm.workflow.status.status import RunStatus, State, inspect, told_by_accounts
+from fastdllm.workflow.status.run_status import RunStatus, State, inspect, told_by_accounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def look(
     queue = read_queue()
     seen = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
     selected = [seen[run.name] for run in project.runs]
-    statuses = share_out(selected, project, look=lambda run: seen[run.name])
+    statuses = assign_leaders(selected, project, look=lambda run: seen[run.name])
     statuses = told_by_accounts(statuses, accounts)
     processes = main_processes(max_age_s=MAX_AGE_S)
     is_main_alive = any(life is Life.ALIVE for _, life in processes)

@@ -25,7 +25,7 @@ from fastdllm.common.console import duration
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.plan import planned_sizes
 from fastdllm.workflow.status.remaining import is_number, items
-from fastdllm.workflow.status.status import RunStatus, State
+from fastdllm.workflow.status.run_status import RunStatus, State
 
 LEAST_S = 1.0
 BAR_WIDTH = 20

@@ -102,7 +102,7 @@ def _choice(args: argparse.Namespace) -> Choice:
     """
     from fastdllm.common.errors import UserError
     from fastdllm.workflow.prepare import prepare
-    from fastdllm.workflow.project.config import load_workflow_config
+    from fastdllm.workflow.project.config_files import load_workflow_config
     from fastdllm.workflow.project.selection import Selection
 
     selection = Selection.from_options(_config_words(args.passed_on))

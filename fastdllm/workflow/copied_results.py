@@ -38,7 +38,7 @@ def write_copy(leader: Path, folder: Path, spec: RunSpec) -> Summary:
     source = _result_of(leader, spec)
     made = read_summary(source)
     _refuse_own(made, leader, spec)
-    summary = copied(made, spec)
+    summary = copied_summary(made, spec)
     with run_lock(folder):
         path = folder / SUMMARY
         if path.exists() and stored_fingerprint(path) != spec.fingerprint:
@@ -55,7 +55,7 @@ def write_copy(leader: Path, folder: Path, spec: RunSpec) -> Summary:
     return summary
 
 
-def copied(source: Summary, spec: RunSpec) -> Summary:
+def copied_summary(source: Summary, spec: RunSpec) -> Summary:
     """The summary of `spec` with the measured values of `source`."""
     origin = source.same_as or SameAs(
         experiment=source.experiment,

@@ -19,7 +19,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.paths import RESULTS
 from fastdllm.runs.needs import require_model
 from fastdllm.validation import validated
-from fastdllm.workflow.project.config import WorkflowConfig
+from fastdllm.workflow.project.config_files import WorkflowConfig
 
 
 def prepare(

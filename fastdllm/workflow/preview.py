@@ -10,29 +10,29 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from fastdllm.workflow.reconcile import EARLIER_SETTINGS
-from fastdllm.workflow.splitting import Cuts
-from fastdllm.workflow.status.status import RunStatus, State
-from fastdllm.workflow.targets import Request
+from fastdllm.workflow.splitting import JobSplit
+from fastdllm.workflow.status.run_status import RunStatus, State
+from fastdllm.workflow.targets import Targets
 
 MOST_LINES = 40
 
 
-def made_by(statuses: Sequence[RunStatus], request: Request) -> list[RunStatus]:
+def made_by(statuses: Sequence[RunStatus], targets: Targets) -> list[RunStatus]:
     """The runs that a call makes: its targets, and what they are made from."""
-    wanted = [status for status in statuses if request.wants(status.run)]
+    wanted = [status for status in statuses if targets.wants(status.run)]
     needed = {s.leader.name for s in wanted if s.leader is not None and s.is_to_be_made}
     return [
         status
         for status in statuses
-        if status.is_to_be_made and (request.wants(status.run) or status.run.name in needed)
+        if status.is_to_be_made and (targets.wants(status.run) or status.run.name in needed)
     ]
 
 
 def preview(
     statuses: Sequence[RunStatus],
     made: Sequence[RunStatus],
-    request: Request,
-    cuts: Cuts,
+    targets: Targets,
+    split: JobSplit,
     left_out: Collection[str],
     *,
     is_dry_run: bool,
@@ -43,12 +43,12 @@ def preview(
         made: the runs that this call makes (`made_by`).
         left_out: names of the runs that another process is making.
     """
-    wanted = [status for status in statuses if request.wants(status.run)]
+    wanted = [status for status in statuses if targets.wants(status.run)]
     if not wanted:
         return ""
     decoded = [status for status in made if status.leader is None]
     submitted = [status for status in decoded if not status.is_adopted]
-    jobs = cuts.jobs(status.run for status in submitted)
+    jobs = split.jobs(status.run for status in submitted)
     counts = Counter(_word(status) for status in submitted)
     details = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
     line = f"fastdllm: {counted(len(wanted), 'target')}, {counted(jobs, 'GPU job')}"

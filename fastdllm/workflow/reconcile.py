@@ -19,11 +19,11 @@ from fastdllm.results.result_files import keep_aside, keep_result_aside
 from fastdllm.workflow.file_dates import EPOCH_S, date, date_after, write_if_changed
 from fastdllm.workflow.project.artifacts import stored_summary, tables_are_current
 from fastdllm.workflow.project.digests import FileDigests
-from fastdllm.workflow.project.plans import Plan
+from fastdllm.workflow.project.plans import TaskPlan
 from fastdllm.workflow.project.runs import Project, Run
-from fastdllm.workflow.shared_computations import share_out
+from fastdllm.workflow.shared_computations import assign_leaders
 from fastdllm.workflow.status.queue import Queue
-from fastdllm.workflow.status.status import RunStatus, State, inspect
+from fastdllm.workflow.status.run_status import RunStatus, State, inspect
 
 # Said of a run whose job has read a spec that was changed since.
 EARLIER_SETTINGS = "works with earlier settings"
@@ -78,7 +78,7 @@ def reconcile(
     return statuses
 
 
-def _reconcile_plan(plan: Plan, digests: FileDigests, *, is_dry_run: bool) -> None:
+def _reconcile_plan(plan: TaskPlan, digests: FileDigests, *, is_dry_run: bool) -> None:
     """Drop a plan that is damaged or made from something else; a run that needs it makes it again.
 
     So its spec's date has nothing to say: it stays at the epoch.
@@ -90,7 +90,7 @@ def _reconcile_plan(plan: Plan, digests: FileDigests, *, is_dry_run: bool) -> No
     date(plan.spec_path, EPOCH_S)
 
 
-def _is_plan_of(plan: Plan, spec_text: str, digests: FileDigests) -> bool:
+def _is_plan_of(plan: TaskPlan, spec_text: str, digests: FileDigests) -> bool:
     try:
         header = read_json(plan.plan_path)
         requests = digests.of(plan.plan_path.with_name("requests.jsonl"))
@@ -130,7 +130,7 @@ def _statuses(
         return replace(status, is_repeated=True) if is_forced else status
 
     selected = [look_at_selected(run) for run in project.runs]
-    return share_out(selected, project, look=look, is_wanted=is_wanted)
+    return assign_leaders(selected, project, look=look, is_wanted=is_wanted)
 
 
 def _of_these_settings(status: RunStatus) -> RunStatus:

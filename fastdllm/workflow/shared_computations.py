@@ -16,10 +16,10 @@ from dataclasses import replace
 
 from fastdllm.workflow.project.artifacts import is_older, origin_of
 from fastdllm.workflow.project.runs import Project, Run
-from fastdllm.workflow.status.status import RunStatus, State, inspect
+from fastdllm.workflow.status.run_status import RunStatus, State, inspect
 
 
-def share_out(
+def assign_leaders(
     statuses: Sequence[RunStatus],
     project: Project,
     *,

@@ -1,7 +1,7 @@
-"""How the work is cut into jobs: one for each run, several for one run, or one for several runs.
+"""How the work is split into jobs: one for each run, several for one run, or one for several runs.
 
 Shards share the chunks of one run; the runs of a pack share one process and one loading of the
-model. Neither touches the answers. What a job that still lives is working on stays cut as it was
+model. Neither touches the answers. What a job that still lives is working on stays split as it was
 when that job was submitted, whatever the configuration says by now.
 """
 
@@ -20,14 +20,14 @@ from fastdllm.runs.packs import members_path, members_text, report_path
 from fastdllm.runs.shards import Shard, stamp_path
 from fastdllm.tasks.plan import planned_sizes
 from fastdllm.workflow.file_dates import date_after, write_if_changed
-from fastdllm.workflow.project.config import WorkflowConfig
+from fastdllm.workflow.project.config_files import WorkflowConfig
 from fastdllm.workflow.project.runs import Run
-from fastdllm.workflow.status.status import RunStatus
+from fastdllm.workflow.status.run_status import RunStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Cuts:
-    """Which runs are cut into shards, and which are packed; all others have a job each.
+class JobSplit:
+    """Which runs are split into shards, and which are packed; all others have a job each.
 
     shards: number of jobs by the name of a run. packs: runs by the id of a pack.
     followed: the packs that a living job works on; it was told its members already.
@@ -38,9 +38,9 @@ class Cuts:
     followed: frozenset[str] = frozenset()
 
     def parts(self, runs: Iterable[Run]) -> dict[str, list[str]]:
-        """For the summary of each run that is cut or packed, the files that tell of its parts."""
+        """For the summary of each run that is split or packed, the files that tell of its parts."""
         found = {
-            str(run.summary_path): [str(path) for path in stamps(run, self.shards[run.name])]
+            str(run.summary_path): [str(path) for path in stamp_paths(run, self.shards[run.name])]
             for run in runs
             if run.name in self.shards
         }
@@ -56,7 +56,7 @@ class Cuts:
         return alone + len({packed[name] for name in names if name in packed})
 
 
-def cut(statuses: Sequence[RunStatus], config: WorkflowConfig) -> Cuts:
+def split_into_jobs(statuses: Sequence[RunStatus], config: WorkflowConfig) -> JobSplit:
     """Cut the runs that are going to be decoded."""
     shards: dict[str, int] = {}
     packs: dict[str, list[Run]] = {}
@@ -80,29 +80,29 @@ def cut(statuses: Sequence[RunStatus], config: WorkflowConfig) -> Cuts:
             pack = members[start : start + size]
             if len(pack) > 1:
                 packs[_pack_id(task_folder, pack)] = pack
-    return Cuts(shards, {pack: tuple(members) for pack, members in packs.items()}, followed)
+    return JobSplit(shards, {pack: tuple(members) for pack, members in packs.items()}, followed)
 
 
 def _shards(run: Run, wanted: int) -> int:
-    """In how many jobs a run is cut: no more than it has chunks, unless such a cut has begun."""
+    """In how many jobs a run is split: at most one per chunk, unless a larger split has begun."""
     sizes = planned_sizes(run.plan_folder) if wanted > 1 else None
     has_begun = sizes is not None and any((run.folder / "shards").glob(f"*-of-{wanted}.*"))
     return wanted if sizes is None or has_begun else min(wanted, len(sizes))
 
 
-def stamps(run: Run, shards: int) -> list[Path]:
+def stamp_paths(run: Run, shards: int) -> list[Path]:
     """The files that tell Snakemake which shards of a run are done."""
     return [stamp_path(run.folder, Shard(i, shards)) for i in range(1, shards + 1)]
 
 
-def settle(cuts: Cuts, runs: Sequence[Run]) -> None:
-    """Write the members of packs, and make stamps and reports say what is left to do."""
+def update_part_files(split: JobSplit, runs: Sequence[Run]) -> None:
+    """Write the members of packs; remove or date the files of parts to be made again."""
     for run in runs:
-        if run.name in cuts.shards:
-            for stamp in _untrue(stamps(run, cuts.shards[run.name]), run):
+        if run.name in split.shards:
+            for stamp in _untrue(stamp_paths(run, split.shards[run.name]), run):
                 stamp.unlink(missing_ok=True)
-    for pack, members in cuts.packs.items():
-        if pack in cuts.followed:
+    for pack, members in split.packs.items():
+        if pack in split.followed:
             continue
         path = members_path(pack)
         write_if_changed(path, members_text([run.spec_path for run in members]))

@@ -25,26 +25,26 @@ PROBE_RULE = "probe"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """Targets and forced names of one Snakemake call; no target means everything.
+class Targets:
+    """The targets and forced names of one Snakemake call; no name means everything.
 
     `--forcerun` without a name forces nothing in Snakemake; here it means every run.
     """
 
-    targets: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     forced: tuple[str, ...] = ()
     is_all_forced: bool = False
     are_targets_forced: bool = False
     is_forced_without_names: bool = False
 
     @classmethod
-    def from_command_line(cls, arguments: Sequence[str]) -> Request:
+    def from_command_line(cls, arguments: Sequence[str]) -> Targets:
         """Read the arguments of `snakemake`, without its name."""
         from snakemake.cli import get_argument_parser
 
         known, _ = get_argument_parser().parse_known_args(list(arguments))
         return cls(
-            targets=tuple(sorted(known.targets)),
+            names=tuple(sorted(known.targets)),
             forced=tuple(sorted(known.forcerun or ())),
             is_all_forced=bool(known.forceall),
             are_targets_forced=bool(known.force),
@@ -55,23 +55,23 @@ class Request:
     @property
     def is_training_only(self) -> bool:
         """Whether only the model is to be made, which must work without one."""
-        return self.targets == (TRAIN_RULE,)
+        return self.names == (TRAIN_RULE,)
 
     def wants(self, run: Run) -> bool:
         """Whether the run is among the targets."""
-        names = (*WHOLE_RULES, str(run.summary_path))
-        return not self.targets or any(name in self.targets for name in names)
+        accepted = (*WHOLE_RULES, str(run.summary_path))
+        return not self.names or any(name in self.names for name in accepted)
 
     def forces(self, run: Run) -> bool:
         """Whether the run is to be repeated even with a valid result."""
         path = str(run.summary_path)
         is_named = EVAL_RULE in self.forced or path in self.forced
-        is_target = self.are_targets_forced and path in self.targets
+        is_target = self.are_targets_forced and path in self.names
         is_every_run_forced = self.is_all_forced or self.is_forced_without_names
         return is_every_run_forced or is_named or is_target
 
 
-def check_targets(request: Request, project: Project) -> None:
+def check_targets(targets: Targets, project: Project) -> None:
     """Refuse a target that no rule makes.
 
     Raises:
@@ -81,7 +81,7 @@ def check_targets(request: Request, project: Project) -> None:
     runs = {str(run.summary_path) for run in project.runs}
     made = {*WHOLE_RULES, TRAIN_RULE, PROBE_RULE, *runs}
     limit = project.runs[0].limit if project.runs else None
-    unlimited = next((name for name in request.targets if name in PUBLISHING_RULES), None)
+    unlimited = next((name for name in targets.names if name in PUBLISHING_RULES), None)
     if limit is not None and unlimited is not None:
         raise UserError(
             f"target {unlimited}: is about published runs, and limited ones are never published; "
@@ -89,7 +89,7 @@ def check_targets(request: Request, project: Project) -> None:
         )
     # A rule that makes one file of many is no target, but all its files can be forced.
     forced = made | {EVAL_RULE, PLAN_RULE}
-    for names, allowed in ((request.targets, made), (request.forced, forced)):
+    for names, allowed in ((targets.names, made), (targets.forced, forced)):
         for name in names:
             if name not in allowed and not Path(name).is_relative_to(PLANS):
                 raise _unknown_target(name, project)

@@ -24,7 +24,7 @@ from fastdllm.workflow.main_process import Life, MainProcess
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.reconcile import reconcile
 from fastdllm.workflow.status.queue import Queue, queue_of
-from fastdllm.workflow.status.status import RunStatus, State, inspect, told_by_accounts
+from fastdllm.workflow.status.run_status import RunStatus, State, inspect, told_by_accounts
 from tests.support.fake_slurm import log_of
 from tests.support.fakes import fake_summary
 from tests.support.small_project import edit, make_project

@@ -20,7 +20,7 @@ from fastdllm.commands import submit
 from fastdllm.workflow import main_process
 from fastdllm.workflow import prepare as preparing
 from fastdllm.workflow.main_process import MainProcess
-from fastdllm.workflow.project import config as configuring
+from fastdllm.workflow.project import config_files as configuring
 
 CHOICE = Choice(
     site="PACE",

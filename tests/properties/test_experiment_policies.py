@@ -14,7 +14,7 @@ from fastdllm.decoding.policy_files import load_policy
 from fastdllm.decoding.spans import SpanStores
 from fastdllm.policy import Policy, default_policy
 from fastdllm.settings import LAYER_SUBSETS, layer_span
-from fastdllm.workflow.project.config import EXPERIMENTS
+from fastdllm.workflow.project.config_files import EXPERIMENTS
 from tests.support.slow_decoder import slow_decode
 from tests.support.traces import run
 

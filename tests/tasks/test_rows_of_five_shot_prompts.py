@@ -22,7 +22,7 @@ from fastdllm.decoding.events import PassRecord
 from fastdllm.decoding.likelihood import LikelihoodRequest, score
 from fastdllm.model.fused import FusedModel
 from fastdllm.tasks.plan import PlannedRequest, fixed_chunks
-from fastdllm.workflow.project.config import TaskOptions
+from fastdllm.workflow.project.config_files import TaskOptions
 
 MMLU = Path(__file__).parents[3] / "shared/data/mmlu"
 BLOCK = 32

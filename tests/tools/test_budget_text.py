@@ -10,7 +10,7 @@ import pytest
 from fastdllm.tools.estimate.budget import Budget, budget_of
 from fastdllm.tools.estimate.budget_text import Question, as_record, as_text, hours
 from fastdllm.tools.estimate.estimates import Estimates
-from fastdllm.workflow.splitting import Cuts
+from fastdllm.workflow.splitting import JobSplit
 from tests.support.measured import V100, make_run, write_plan, write_probe, write_summary
 
 ASKED = Question("RTX_6000", "models/tiny", "auto", jobs_at_once=2, busy=3, gpu="RTX_6000")
@@ -56,7 +56,7 @@ def known() -> tuple[Budget, Question, Estimates]:
     write_probe(second, seconds=2160.0)
     estimates = Estimates.load([])
     found = [estimates.estimate(run, gpu="RTX_6000") for run in (first, second)]
-    return budget_of(found, Cuts()), ASKED, estimates
+    return budget_of(found, JobSplit()), ASKED, estimates
 
 
 def test_the_table_says_where_its_figures_come_from() -> None:
@@ -69,7 +69,9 @@ def test_what_is_not_known_is_named_with_what_to_type() -> None:
     write_summary(make_run("b"), seconds=3600.0, hardware=V100)
     write_plan(other, 10)
     estimates = Estimates.load([])
-    budget = budget_of([estimates.estimate(run, gpu="RTX_6000") for run in (first, other)], Cuts())
+    budget = budget_of(
+        [estimates.estimate(run, gpu="RTX_6000") for run in (first, other)], JobSplit()
+    )
     assert as_text(budget, ASKED, estimates) == UNKNOWN
     here = as_text(budget, replace(ASKED, gpu=None), estimates)
     assert "measure here, in two minutes: fastdllm estimate --probe" in here
@@ -81,7 +83,7 @@ def test_another_batch_size_is_said() -> None:
     write_plan(run, 100)
     write_probe(run, seconds=10.0, batch_size=2)
     estimates = Estimates.load([])
-    budget = budget_of([estimates.estimate(run, gpu="RTX_6000")], Cuts())
+    budget = budget_of([estimates.estimate(run, gpu="RTX_6000")], JobSplit())
     assert "probe (1), at batch size 2, not the runs' own\n" in as_text(budget, ASKED, estimates)
 
 

@@ -13,7 +13,7 @@ from fastdllm.tools.estimate.budget import budget_of
 from fastdllm.tools.estimate.estimates import ALLOWANCE_S, LEAST_MINUTES, SAFETY, Estimates
 from fastdllm.tools.estimate.hardware import Hardware
 from fastdllm.tools.estimate.nearest import Basis
-from fastdllm.workflow.splitting import Cuts
+from fastdllm.workflow.splitting import JobSplit
 from tests.support.measured import (
     RTX,
     V100,
@@ -342,7 +342,7 @@ def test_jobs_at_once_end_with_the_longest() -> None:
     for run, seconds in zip(runs, (300.0, 200.0, 100.0), strict=True):
         write_summary(run, seconds=seconds)
     estimates = Estimates.load([])
-    budget = budget_of([estimates.estimate(run, gpu=GPU) for run in runs], Cuts())
+    budget = budget_of([estimates.estimate(run, gpu=GPU) for run in runs], JobSplit())
     # Each job starts in 30 s.
     assert budget.gpu_s == 690.0
     assert budget.wall_clock_s(1) == 690.0
@@ -359,7 +359,7 @@ def test_packs_and_shards_are_counted_as_jobs() -> None:
         write_summary(run, seconds=100.0)
     estimates = Estimates.load([])
     found = [estimates.estimate(run, gpu=GPU) for run in runs]
-    budget = budget_of(found, Cuts(shards={runs[2].name: 4}, packs={"p": (runs[0], runs[1])}))
+    budget = budget_of(found, JobSplit(shards={runs[2].name: 4}, packs={"p": (runs[0], runs[1])}))
     # One start and two runs; four starts and a quarter of a run each.
     assert sorted(job.seconds or 0 for job in budget.jobs) == [55.0] * 4 + [230.0]
     assert budget.gpu_s == 450.0
@@ -371,7 +371,7 @@ def test_a_sum_without_an_unknown_run_says_so() -> None:
     write_summary(known, seconds=100.0)
     write_plan(unknown, 10)
     estimates = Estimates.load([])
-    budget = budget_of([estimates.estimate(run, gpu=GPU) for run in (known, unknown)], Cuts())
+    budget = budget_of([estimates.estimate(run, gpu=GPU) for run in (known, unknown)], JobSplit())
     assert [one.run for one in budget.unknown] == [unknown]
     assert budget.gpu_s == 130.0
     assert budget.rows[1].gpu_s is None

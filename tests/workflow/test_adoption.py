@@ -14,9 +14,9 @@ from fastdllm.entry import left_out_of
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import reconcile
-from fastdllm.workflow.splitting import Cuts, cut
+from fastdllm.workflow.splitting import JobSplit, split_into_jobs
 from fastdllm.workflow.status.queue import names_of, queue_of
-from fastdllm.workflow.status.status import RunStatus, State
+from fastdllm.workflow.status.run_status import RunStatus, State
 from tests.support.fakes import fake_summary
 from tests.support.small_project import REUSE, SmallProject, add_experiment, edit, make_project
 
@@ -87,7 +87,7 @@ def test_a_pack_that_lives_is_not_asked_again_for_what_it_has_done() -> None:
     found = seen(pack_job(), is_repeated=lambda _: True)
     assert not found[first.config].is_to_be_made
     assert found[second.config].is_adopted
-    assert cut([found[second.config]], load_project().config) == Cuts(
+    assert split_into_jobs([found[second.config]], load_project().config) == JobSplit(
         {}, {"p": (second,)}, frozenset(["p"])
     )
 

@@ -16,7 +16,7 @@ from fastdllm.commands.status_view import suggest
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, write_json_atomically, write_text_atomically
 from fastdllm.workflow.project.runs import load_project
-from fastdllm.workflow.status.status import inspect
+from fastdllm.workflow.status.run_status import inspect
 from tests.support.small_project import SmallProject
 
 

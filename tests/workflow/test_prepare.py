@@ -19,7 +19,7 @@ from fastdllm.cluster import checks as offers
 from fastdllm.cluster.choice import Choice
 from fastdllm.common.errors import UserError
 from fastdllm.workflow.prepare import prepare
-from fastdllm.workflow.project.config import WorkflowConfig
+from fastdllm.workflow.project.config_files import WorkflowConfig
 from tests.cluster.test_fitting import SEVEN_B
 
 PROFILES = Path(__file__).parents[2] / "profiles"

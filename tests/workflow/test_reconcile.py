@@ -17,7 +17,7 @@ from fastdllm.workflow.project.artifacts import publish, stored_summary
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP, reconcile
-from fastdllm.workflow.status.status import State, inspect
+from fastdllm.workflow.status.run_status import State, inspect
 from tests.support.fakes import fake_summary
 from tests.support.small_project import edit
 

@@ -16,7 +16,7 @@ from fastdllm.workflow.project.digests import digest_of
 from fastdllm.workflow.project.names import check_task_name
 from fastdllm.workflow.project.runs import load_project
 from fastdllm.workflow.project.selection import Selection
-from fastdllm.workflow.status.status import what_changed
+from fastdllm.workflow.status.run_status import what_changed
 from tests.support.small_project import edit
 
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5))

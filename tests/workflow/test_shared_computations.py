@@ -17,8 +17,8 @@ from fastdllm.workflow.project.artifacts import current_summary, publish, publis
 from fastdllm.workflow.project.runs import Project, Run, load_project
 from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import reconcile
-from fastdllm.workflow.shared_computations import share_out
-from fastdllm.workflow.status.status import RunStatus, State, inspect
+from fastdllm.workflow.shared_computations import assign_leaders
+from fastdllm.workflow.status.run_status import RunStatus, State, inspect
 from tests.support.fakes import WRONG_THEN_RIGHT, fake_summary
 from tests.support.small_project import REUSE, SmallProject, add_experiment, edit
 
@@ -50,7 +50,7 @@ def copy(leader: Run, member: Run) -> None:
 def seen(project: Project | None = None) -> dict[str, tuple[str, str]]:
     """State and leader's config of each selected run; "" for one that is decoded or valid."""
     project = project or load_project()
-    statuses = share_out([inspect(run) for run in project.runs], project)
+    statuses = assign_leaders([inspect(run) for run in project.runs], project)
     return {s.run.config: (str(s.state), _leader(s)) for s in statuses}
 
 
@@ -198,7 +198,7 @@ def test_a_replicate_leads_the_runs_of_other_experiments(runs: dict[str, Run]) -
     add_experiment("twice", THREE.replace("[first, middle, last]", "[first, last]"), REUSE)
     edit("experiments/twice/experiment.yaml", "tasks:", "replicate: true\ntasks:")
     project = load_project()
-    statuses = share_out([inspect(run) for run in project.runs], project)
+    statuses = assign_leaders([inspect(run) for run in project.runs], project)
     leaders = {status.run.name: status.leader and status.leader.name for status in statuses}
     assert leaders == {
         **{run.name: "twice/words/first" for run in runs.values()},

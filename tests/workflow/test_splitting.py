@@ -1,4 +1,4 @@
-"""Runs that are cut into shards or packed, through the real rules with a pretended eval."""
+"""Runs that are split into shards or packed, through the real rules with a pretended eval."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fastdllm.cluster.slurm import Job
 from fastdllm.runs.packs import members_path
 from fastdllm.runs.shards import Shard
 from fastdllm.workflow.project.runs import load_project
-from fastdllm.workflow.splitting import Cuts, cut, settle, stamps
+from fastdllm.workflow.splitting import JobSplit, split_into_jobs, stamp_paths, update_part_files
 from fastdllm.workflow.status.queue import RunJob
-from fastdllm.workflow.status.status import RunStatus, State
+from fastdllm.workflow.status.run_status import RunStatus, State
 from tests.support.small_project import SmallProject, edit
 
 SHARDED = ("words: {chunk_size: 2}", "words: {chunk_size: 2, shards: 3}")
@@ -41,7 +41,7 @@ def test_the_life_of_a_sharded_project(project: SmallProject) -> None:
     assert project.jobs() == {}
 
     edit("workflow_config.yaml", "shards: 3", "shards: 5")
-    assert project.jobs() == {}, "how the work is cut makes nothing stale"
+    assert project.jobs() == {}, "how the work is split makes nothing stale"
     edit("workflow_config.yaml", "threshold: 0.9", "threshold: 0.8")
     assert project.jobs(*WORDS) == {"shard": 10, "finish": 2}, "other settings, other answers"
     edit("workflow_config.yaml", "threshold: 0.8", "threshold: 0.9")
@@ -103,29 +103,29 @@ def with_job(status: RunStatus, rule: str, **what: Any) -> RunStatus:
 def test_only_the_runs_that_are_made_are_packed() -> None:
     edit("workflow_config.yaml", *PACKED)
     both, config = words(), load_project().config
-    cuts = cut(both, config)
+    split = split_into_jobs(both, config)
     runs = [status.run for status in both]
-    assert list(cuts.packs.values()) == [tuple(runs)]
-    assert cut(both[:1], config) == Cuts()
-    assert cuts.jobs(runs) == 1
-    assert cut(both, config).packs.keys() == cuts.packs.keys()
+    assert list(split.packs.values()) == [tuple(runs)]
+    assert split_into_jobs(both[:1], config) == JobSplit()
+    assert split.jobs(runs) == 1
+    assert split_into_jobs(both, config).packs.keys() == split.packs.keys()
 
 
 @pytest.mark.usefixtures("project")
 def test_there_are_no_more_shards_than_chunks_unless_it_was_begun_so() -> None:
     edit("workflow_config.yaml", *SHARDED)
     both, config = words(), load_project().config
-    assert set(cut(both, config).shards.values()) == {3}
+    assert set(split_into_jobs(both, config).shards.values()) == {3}
     plan = both[0].run.plan_folder / "plan.json"
     plan.parent.mkdir(parents=True)
     plan.write_text(json.dumps({"chunks": [[0, 1], [2, 3]]}))
-    assert set(cut(both, config).shards.values()) == {2}
-    begun = stamps(both[0].run, 3)[0].with_suffix(".jsonl")
+    assert set(split_into_jobs(both, config).shards.values()) == {2}
+    begun = stamp_paths(both[0].run, 3)[0].with_suffix(".jsonl")
     begun.parent.mkdir(parents=True)
     begun.touch()
-    assert cut(both, config).shards == {both[0].run.name: 3, both[1].run.name: 2}
+    assert split_into_jobs(both, config).shards == {both[0].run.name: 3, both[1].run.name: 2}
     plan.write_text(json.dumps({"chunks": [[0, 1]]}))
-    assert cut(both[1:], config) == Cuts()
+    assert split_into_jobs(both[1:], config) == JobSplit()
 
 
 @pytest.mark.usefixtures("project")
@@ -133,14 +133,14 @@ def test_living_jobs_keep_the_cut_they_were_submitted_with() -> None:
     edit("workflow_config.yaml", *SHARDED)
     first, second = words()
     found = [with_job(first, "eval"), with_job(second, "shard", shard=Shard(4, 5))]
-    assert cut(found, load_project().config) == Cuts({"demo/words/k2_first": 5})
+    assert split_into_jobs(found, load_project().config) == JobSplit({"demo/words/k2_first": 5})
 
 
 @pytest.mark.usefixtures("project")
 def test_stamps_in_another_number_format_than_the_last_do_not_count() -> None:
     edit("workflow_config.yaml", *SHARDED)
     run = words()[0].run
-    parts = stamps(run, 3)
+    parts = stamp_paths(run, 3)
     parts[0].parent.mkdir(parents=True)
     for seconds, (stamp, dtype) in enumerate(
         zip(parts, ("float16", "bfloat16", "float16"), strict=True)
@@ -148,7 +148,7 @@ def test_stamps_in_another_number_format_than_the_last_do_not_count() -> None:
         stamp.write_text(json.dumps({"fingerprint": run.fingerprint, "dtype": dtype}))
         stamp.with_suffix(".jsonl").touch()
         os.utime(stamp, (seconds, seconds))
-    settle(Cuts({run.name: 3}), [run])
+    update_part_files(JobSplit({run.name: 3}), [run])
     assert [stamp.exists() for stamp in parts] == [True, False, True]
 
 
@@ -157,12 +157,12 @@ def test_a_living_pack_is_followed_whoever_of_it_is_done() -> None:
     edit("workflow_config.yaml", *PACKED)
     both, config = words(), load_project().config
     runs = [status.run for status in both]
-    cuts = cut(both, config)
-    settle(cuts, runs)
-    (pack,) = cuts.packs
+    split = split_into_jobs(both, config)
+    update_part_files(split, runs)
+    (pack,) = split.packs
     content = members_path(pack).read_text()
     assert json.loads(content)["specs"] == [str(run.spec_path) for run in runs]
-    left = cut([with_job(both[1], "pack", pack=pack)], config)
-    assert left == Cuts({}, {pack: (runs[1],)}, frozenset({pack}))
-    settle(left, runs[1:])
+    left = split_into_jobs([with_job(both[1], "pack", pack=pack)], config)
+    assert left == JobSplit({}, {pack: (runs[1],)}, frozenset({pack}))
+    update_part_files(left, runs[1:])
     assert members_path(pack).read_text() == content

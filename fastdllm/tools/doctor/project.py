@@ -10,7 +10,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.machine.provenance import git_state
 from fastdllm.runs.needs import require_data, require_model
 from fastdllm.tools.doctor.findings import Finding, ok, problem, warn
-from fastdllm.workflow.project.config import WorkflowConfig, load_workflow_config, task_file
+from fastdllm.workflow.project.config_files import WorkflowConfig, load_workflow_config, task_file
 
 # Weights in many shards, data sets, libraries and pipes are open at a time.
 LEAST_OPEN_FILES = 1024

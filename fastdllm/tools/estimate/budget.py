@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastdllm.tools.estimate.estimates import Estimate
-from fastdllm.workflow.splitting import Cuts
+from fastdllm.workflow.splitting import JobSplit
 
 HOUR_S = 3600.0
 
@@ -78,9 +78,9 @@ class Budget:
         return max(free_at)
 
 
-def budget_of(estimates: Sequence[Estimate], cuts: Cuts) -> Budget:
-    """Add up the estimates of runs that are cut into jobs as `cuts` says."""
-    jobs = _jobs(estimates, cuts)
+def budget_of(estimates: Sequence[Estimate], split: JobSplit) -> Budget:
+    """Add up the estimates of runs that are cut into jobs as `split` says."""
+    jobs = _jobs(estimates, split)
     by_row: dict[tuple[str, str], list[Estimate]] = {}
     for estimate in estimates:
         key = (estimate.run.experiment, estimate.run.task_folder)
@@ -89,11 +89,11 @@ def budget_of(estimates: Sequence[Estimate], cuts: Cuts) -> Budget:
     return Budget(rows, tuple(jobs), tuple(estimates))
 
 
-def _jobs(estimates: Sequence[Estimate], cuts: Cuts) -> list[Job]:
+def _jobs(estimates: Sequence[Estimate], split: JobSplit) -> list[Job]:
     by_name = {estimate.run.name: estimate for estimate in estimates}
     packed = {
         run.name: pack
-        for pack, members in cuts.packs.items()
+        for pack, members in split.packs.items()
         for run in members
         if run.name in by_name
     }
@@ -103,7 +103,7 @@ def _jobs(estimates: Sequence[Estimate], cuts: Cuts) -> list[Job]:
     ]
     for name, estimate in by_name.items():
         if name not in packed:
-            shards = cuts.shards.get(name, 1)
+            shards = split.shards.get(name, 1)
             jobs += [_job([estimate], share=1 / shards)] * shards
     return jobs
 

@@ -37,7 +37,7 @@ _POLICY_KEYS = frozenset({"policy", "policy_digest"})
 
 
 @dataclass(frozen=True, slots=True)
-class Normal:
+class NormalForm:
     """How the keys of `decides` are normalised for one config.
 
     idle: keys without effect on its answers.
@@ -48,22 +48,22 @@ class Normal:
     instead: Mapping[str, Any] = field(default_factory=dict)
 
 
-def computation_of(decides: Mapping[str, Any], normal: Normal) -> str:
+def computation_of(decides: Mapping[str, Any], normal: NormalForm) -> str:
     """Digest of what decides a run's answers, in its normal form."""
     merged = {**decides, **normal.instead}
     return digest_of({key: value for key, value in merged.items() if key not in normal.idle})
 
 
-def normal_in_likelihoods(decides: Mapping[str, Any]) -> Normal:
+def normal_in_likelihoods(decides: Mapping[str, Any]) -> NormalForm:
     """What counts of `decides` on a task of log-likelihoods."""
     counts = {f"{DECODING}{name}" for name in LIKELIHOOD_SETTINGS}
     settings = {key for key in decides if key.startswith((DECODING, PARAMETERS))}
-    return Normal(frozenset(settings - counts) | _POLICY_KEYS | {"seed"})
+    return NormalForm(frozenset(settings - counts) | _POLICY_KEYS | {"seed"})
 
 
 def normal_in_generation(
     policy: type[Policy], config: Config, shape: ModelShape | None, where: str
-) -> Normal:
+) -> NormalForm:
     """What counts of `decides` for the tokens that a config generates.
 
     Args:
@@ -75,7 +75,7 @@ def normal_in_generation(
     """
     if "computation" not in vars(policy):
         # What a class above says is about its own decisions, not about those that override them.
-        return Normal()
+        return NormalForm()
     said = _asked(policy, config, where)
     settings = config.settings
     idle = {_key(name, config) for name in said.ignored}
@@ -92,7 +92,7 @@ def normal_in_generation(
         depth = instead[f"{DECODING}lookahead_depth"] = min(settings.lookahead_depth, ahead)
         if depth == 0:
             idle.add(f"{DECODING}lookahead_threshold")
-    return Normal(frozenset(idle), instead)
+    return NormalForm(frozenset(idle), instead)
 
 
 def _asked(policy: type[Policy], config: Config, where: str) -> Computation:

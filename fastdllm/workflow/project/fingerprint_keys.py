@@ -16,7 +16,7 @@ from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.tasks.task_files import find_task_files
 from fastdllm.version import DECODER_VERSION
 from fastdllm.workflow.project.computations import is_likelihood_task
-from fastdllm.workflow.project.config import WorkflowConfig, task_file
+from fastdllm.workflow.project.config_files import WorkflowConfig, task_file
 from fastdllm.workflow.project.digests import (
     FileDigests,
     model_digest,
@@ -29,7 +29,7 @@ UNDECIDING_OPTIONS = {"batch_size", "shards", "group"}
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelIdentity:
     """What runs need to know of the model: its identity, and its shape where it is at hand."""
 
     decides: dict[str, Any]
@@ -37,7 +37,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TaskIdentity:
     """What runs need to know of a task: what it is made of, and whether it generates at all."""
 
     name: str
@@ -45,17 +45,17 @@ class Task:
     is_likelihood: bool
 
 
-def read_task(name: str, digests: FileDigests) -> Task:
+def read_task(name: str, digests: FileDigests) -> TaskIdentity:
     """Read the files of an enabled task.
 
     Raises:
         UserError: one of them is missing or broken.
     """
     files = find_task_files(task_file(name))
-    return Task(name, task_files_digest(files, digests), is_likelihood_task(files))
+    return TaskIdentity(name, task_files_digest(files, digests), is_likelihood_task(files))
 
 
-def read_model(config: WorkflowConfig, digests: FileDigests) -> Model:
+def read_model(config: WorkflowConfig, digests: FileDigests) -> ModelIdentity:
     """Identify the model that every run decodes with.
 
     Raises:
@@ -65,18 +65,20 @@ def read_model(config: WorkflowConfig, digests: FileDigests) -> Model:
     folder = local_folder(path)
     if folder is None:
         revision = config.model.revision or "main"
-        return Model({"model": path, "model_digest": revision}, shape=None)
+        return ModelIdentity({"model": path, "model_digest": revision}, shape=None)
     if config.model.revision is not None:
         raise UserError(
             f"workflow_config.yaml: model.revision: {config.model.revision!r} has no meaning for "
             f"the folder {path}; set it to null"
         )
-    return Model(
+    return ModelIdentity(
         {"model": "local", "model_digest": model_digest(folder, digests)}, read_shape(folder)
     )
 
 
-def task_decides(config: WorkflowConfig, model: Model, task: Task) -> dict[str, Any]:
+def task_decides(
+    config: WorkflowConfig, model: ModelIdentity, task: TaskIdentity
+) -> dict[str, Any]:
     """The part that all configs on one task share."""
     return {
         **model.decides,
@@ -88,7 +90,9 @@ def task_decides(config: WorkflowConfig, model: Model, task: Task) -> dict[str, 
     }
 
 
-def plan_decides(config: WorkflowConfig, model: Model, task: Task) -> dict[str, Any]:
+def plan_decides(
+    config: WorkflowConfig, model: ModelIdentity, task: TaskIdentity
+) -> dict[str, Any]:
     """What a plan depends on: it holds token ids in chunks, so no decoding setting or policy."""
     exclude = {"likelihood_mode", *UNDECIDING_OPTIONS}
     options = config.task_options(task.name).model_dump(exclude=exclude)

@@ -17,7 +17,7 @@ from fastdllm.model.config import ModelShape
 from fastdllm.policy import Policy
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span
 from fastdllm.validation import StrictModel, validated
-from fastdllm.workflow.project.config import ExperimentConfig
+from fastdllm.workflow.project.config_files import ExperimentConfig
 from fastdllm.workflow.project.names import check_name
 
 

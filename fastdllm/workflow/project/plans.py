@@ -12,7 +12,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TaskPlan:
     """The plan that all runs of one task share, and what it depends on."""
 
     task: str

@@ -18,7 +18,7 @@ from fastdllm.workflow.project.computations import (
     normal_in_generation,
     normal_in_likelihoods,
 )
-from fastdllm.workflow.project.config import (
+from fastdllm.workflow.project.config_files import (
     EXPERIMENTS,
     ExperimentConfig,
     WorkflowConfig,
@@ -29,8 +29,8 @@ from fastdllm.workflow.project.config import (
 )
 from fastdllm.workflow.project.digests import FileDigests, digest_of
 from fastdllm.workflow.project.fingerprint_keys import (
-    Model,
-    Task,
+    ModelIdentity,
+    TaskIdentity,
     config_decides,
     plan_decides,
     read_model,
@@ -38,7 +38,7 @@ from fastdllm.workflow.project.fingerprint_keys import (
     task_decides,
 )
 from fastdllm.workflow.project.grid import expand_grid
-from fastdllm.workflow.project.plans import Plan
+from fastdllm.workflow.project.plans import TaskPlan
 from fastdllm.workflow.project.selection import Selection, keep
 
 SCHEMA_VERSION = 1
@@ -123,7 +123,7 @@ class Project:
     experiments: dict[str, ExperimentConfig]
     runs: tuple[Run, ...]
     all_runs: tuple[Run, ...]
-    plans: tuple[Plan, ...]
+    plans: tuple[TaskPlan, ...]
 
 
 def load_project(selection: Selection | None = None) -> Project:
@@ -152,7 +152,7 @@ def load_project(selection: Selection | None = None) -> Project:
     runs = _selected(runs, selection, config)
     planned = {run.task for run in runs}
     plans = tuple(
-        Plan(name, selection.limit, plan_decides(config, model, task))
+        TaskPlan(name, selection.limit, plan_decides(config, model, task))
         for name, task in tasks.items()
         if name in planned
     )
@@ -166,8 +166,8 @@ def _expand(
     experiment: ExperimentConfig,
     *,
     config: WorkflowConfig,
-    model: Model,
-    tasks: dict[str, Task],
+    model: ModelIdentity,
+    tasks: dict[str, TaskIdentity],
     limit: int | None,
 ) -> list[Run]:
     where = str(experiment_file(name))

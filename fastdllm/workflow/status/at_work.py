@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fastdllm.workflow.status.queue import Queue, RunJob, reason_in_words, requeues_in_words
 from fastdllm.workflow.status.remaining import clock, in_words, kept
-from fastdllm.workflow.status.traces import Part, Traces, progress_of
+from fastdllm.workflow.status.run_files import Part, RunFiles, progress_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +30,29 @@ class Shards:
         return ", ".join([f"{self.at_work} of {self.of} shards at work", *parts])
 
 
-def living(traces: Traces, queue: Queue | None) -> list[Part]:
+def parts_at_work(files: RunFiles, queue: Queue | None) -> list[Part]:
     """The parts of a run whose processes are at work."""
-    return [p for p in traces.parts if p.is_locked or _lives_elsewhere(p, traces, queue)]
+    return [p for p in files.parts if p.is_locked or _lives_elsewhere(p, files, queue)]
 
 
-def unfinished(jobs: tuple[RunJob, ...], traces: Traces) -> tuple[RunJob, ...]:
+def unfinished(jobs: tuple[RunJob, ...], files: RunFiles) -> tuple[RunJob, ...]:
     """Without the jobs of shards that are done, unless there are no others: those are ending."""
-    done = _indices(part for part in traces.shards if part.is_done)
+    done = _indices(part for part in files.shards if part.is_done)
     return tuple(job for job in jobs if job.shard is None or job.shard.index not in done) or jobs
 
 
-def shards_of(traces: Traces, alive: Collection[Part], jobs: Sequence[RunJob]) -> Shards | None:
+def shards_of(files: RunFiles, alive: Collection[Part], jobs: Sequence[RunJob]) -> Shards | None:
     """What becomes of the shards of a run; None for a run that is not cut."""
-    if traces.of is None:
+    if files.of is None:
         return None
     cut = [job for job in jobs if job.shard is not None]
-    done = _indices(part for part in traces.shards if part.is_done)
+    done = _indices(part for part in files.shards if part.is_done)
     at_work = _indices(alive)
     at_work |= {job.shard.index for job in cut if job.shard is not None and job.is_at_work}
     queued = {job.shard.index for job in cut if job.shard is not None and job.is_waiting}
-    failed = _indices(part for part in traces.shards if part.failure is not None)
+    failed = _indices(part for part in files.shards if part.failure is not None)
     return Shards(
-        traces.of,
+        files.of,
         at_work=len(at_work - done),
         queued=len(queued - at_work - done),
         done=len(done),
@@ -61,10 +61,10 @@ def shards_of(traces: Traces, alive: Collection[Part], jobs: Sequence[RunJob]) -
 
 
 def running_in_words(
-    traces: Traces, alive: Collection[Part], jobs: Sequence[RunJob], shards: Shards | None
+    files: RunFiles, alive: Collection[Part], jobs: Sequence[RunJob], shards: Shards | None
 ) -> str:
     """How far a run is, and where it runs."""
-    progress = progress_of(traces, alive)
+    progress = progress_of(files, alive)
     parts = [str(shards)] if shards is not None else []
     parts += [in_words(progress)] if progress is not None else []
     if shards is not None and shards.done == shards.of:
@@ -72,16 +72,16 @@ def running_in_words(
     at_work = [job for job in jobs if job.is_at_work]
     if len(at_work) == 1:
         is_put_together = shards is not None and shards.done == shards.of
-        phase = "" if alive or is_put_together else _phase(at_work[0], traces)
+        phase = "" if alive or is_put_together else _phase(at_work[0], files)
         parts.append(_place(at_work[0], phase))
     elif at_work:
         nodes = sorted({job.job.node for job in at_work})
         parts.append(f"jobs {', '.join(job.job.id for job in at_work)} on {', '.join(nodes)}")
-    requeues = [requeues_in_words(job.job, traces.attempts()) for job in jobs if job.job.restarts]
+    requeues = [requeues_in_words(job.job, files.attempts()) for job in jobs if job.job.restarts]
     return "; ".join(parts + requeues)
 
 
-def queued_in_words(traces: Traces, jobs: Sequence[RunJob], shards: Shards | None) -> str:
+def queued_in_words(files: RunFiles, jobs: Sequence[RunJob], shards: Shards | None) -> str:
     """What a run waits for, what is kept of it, and why it failed before."""
     waiting = [job for job in jobs if job.is_waiting]
     packs = [job for job in jobs if job.pack is not None and not job.is_waiting]
@@ -93,11 +93,11 @@ def queued_in_words(traces: Traces, jobs: Sequence[RunJob], shards: Shards | Non
         # Of several shards the one that is going to start first.
         first = min(waiting, key=lambda job: (job.job.start is None, job.job.start))
         parts.append(reason_in_words(first.job))
-    attempts = traces.attempts()
+    attempts = files.attempts()
     parts += [requeues_in_words(job.job, attempts) for job in waiting if job.job.restarts]
-    progress = kept(progress_of(traces))
+    progress = kept(progress_of(files))
     parts += [in_words(progress)] if progress else []
-    parts += [f"before: {traces.failure}"] if traces.failure is not None else []
+    parts += [f"before: {files.failure}"] if files.failure is not None else []
     return "; ".join(parts)
 
 
@@ -106,23 +106,23 @@ def _indices(parts: Iterable[Part]) -> set[int]:
     return {part.shard.index for part in parts if part.shard is not None}
 
 
-def _lives_elsewhere(part: Part, traces: Traces, queue: Queue | None) -> bool:
+def _lives_elsewhere(part: Part, files: RunFiles, queue: Queue | None) -> bool:
     if not part.is_elsewhere:
         return False
     # squeue shows no jobs of other users, who may share this folder.
     if queue is None or queue.problem or not part.is_mine:
         return part.is_heard
     pid = (part.progress or {}).get("pid")
-    own = [a for a in traces.attempts() if a.shard == part.name and a.pid == pid]
+    own = [a for a in files.attempts() if a.shard == part.name and a.pid == pid]
     if own and own[-1].slurm_job is not None:
         return own[-1].ended is None and own[-1].slurm_job in queue.live_ids
     return part.is_heard
 
 
-def _phase(job: RunJob, traces: Traces) -> str:
+def _phase(job: RunJob, files: RunFiles) -> str:
     """What a job does that runs, without a process at work on the run."""
     this_time = job.job.id, job.job.restarts
-    ended = {(a.slurm_job, a.restart) for a in traces.attempts() if a.ended is not None}
+    ended = {(a.slurm_job, a.restart) for a in files.attempts() if a.ended is not None}
     return " is ending" if this_time in ended else " is starting"
 
 

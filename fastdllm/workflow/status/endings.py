@@ -25,7 +25,7 @@ from fastdllm.runs.shards import Shard, shard_log
 from fastdllm.runs.stopping import RESUME_EXIT_CODE, TIME_LIMIT
 from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.status.queue import Queue, RunJob
-from fastdllm.workflow.status.traces import Traces
+from fastdllm.workflow.status.run_files import RunFiles
 
 TAIL_BYTES = 4096
 LONGEST_LINE = 200
@@ -185,18 +185,18 @@ def _shortened(line: str) -> str:
 # process worked on the run since (logs of jobs that ended well are gone).
 
 
-def last_ending(traces: Traces, queue: Queue) -> Ending | None:
+def last_ending(files: RunFiles, queue: Queue) -> Ending | None:
     """How the last job of a run ended, which nobody is working on; None where nothing says.
 
     Of a run that is cut it is a shard that ended for a reason of its own, else the newest.
     """
-    settled_s = _settled_s(traces.run)
+    settled_s = _settled_s(files.run)
     if queue.problem or settled_s is None:
         # Without squeue: it may have gone back into the queue, which its log does not tell.
         return None
-    attempts = traces.attempts()
+    attempts = files.attempts()
     found: dict[str | None, Ending] = {}
-    for shard, job in _ended_jobs(traces, queue):
+    for shard, job in _ended_jobs(files, queue):
         own = [attempt for attempt in attempts if attempt.shard == shard]
         since_s = max([settled_s, *(_began_s(attempt) for attempt in own[-1:])])
         ending = ending_of(job, own)
@@ -210,16 +210,16 @@ def last_ending(traces: Traces, queue: Queue) -> Ending | None:
     return found.get(newest)
 
 
-def _ended_jobs(traces: Traces, queue: Queue) -> Iterator[tuple[str | None, EndedJob]]:
+def _ended_jobs(files: RunFiles, queue: Queue) -> Iterator[tuple[str | None, EndedJob]]:
     """The last jobs of a run: of the whole, None, and of each shard that is not done, by name."""
-    run = traces.run
+    run = files.run
     ended = [job for job in queue.of(run) if not job.is_live]
     whole = _last([job for job in ended if job.shard is None], queue.logs_of(run))
     if whole is not None:
         of_pack = None if whole.pack is None else LOGS / "pack" / f"{whole.pack}.log"
         yield None, replace(whole, own_log=of_pack or run.log_path)
-    done = {part.shard for part in traces.shards if part.is_done}
-    of = traces.of or 0
+    done = {part.shard for part in files.shards if part.is_done}
+    of = files.of or 0
     for shard in [Shard(index, of) for index in range(1, of + 1)]:
         own = [job for job in ended if job.shard == shard]
         last = None if shard in done else _last(own, queue.logs_of(run, shard))

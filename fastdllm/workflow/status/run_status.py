@@ -16,7 +16,7 @@ from fastdllm.workflow.project.artifacts import StoredSummary, origin_of, stored
 from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.status.at_work import (
     Shards,
-    living,
+    parts_at_work,
     queued_in_words,
     running_in_words,
     shards_of,
@@ -25,7 +25,7 @@ from fastdllm.workflow.status.at_work import (
 from fastdllm.workflow.status.endings import STOPPED, Ending, accounted_ending, last_ending
 from fastdllm.workflow.status.queue import Queue, RunJob
 from fastdllm.workflow.status.remaining import in_words, kept
-from fastdllm.workflow.status.traces import Part, Traces, progress_of, traces_of
+from fastdllm.workflow.status.run_files import Part, RunFiles, progress_of, read_run_files
 
 SAME_COMMAND = "the same command resumes"
 
@@ -122,11 +122,11 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     """
     known = jobs.of(run) if jobs is not None else ()
     live = tuple(job for job in known if job.is_live)
-    traces = traces_of(run, cut=next((job.shard.count for job in live if job.shard), None))
-    live = unfinished(live, traces)
-    alive = living(traces, jobs)
+    files = read_run_files(run, cut=next((job.shard.count for job in live if job.shard), None))
+    live = unfinished(live, files)
+    alive = parts_at_work(files, jobs)
     if alive:
-        return _running(traces, alive, live)
+        return _running(files, alive, live)
     result = stored_summary(run.summary_path)
     artifact = StoredSummary() if run.limit is not None else stored_summary(run.artifact_path)
     # A pack may hold runs that were finished in another way since.
@@ -134,26 +134,26 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     if artifact.belongs_to(run) and not result.belongs_to(run) and not own:
         return RunStatus(run, State.DONE, is_only_published=True, record=artifact.record)
     if result.belongs_to(run):
-        found = _finished(run, result, artifact, repeat=_repeat(traces, own))
+        found = _finished(run, result, artifact, repeat=_repeat(files, own))
         return replace(found, jobs=live)
     old = result.record or artifact.record
     changes = () if old is None else what_changed(old.get("decides"), run.decides)
     if any(job.is_at_work for job in own):
-        return replace(_running(traces, alive, live), changes=changes)
-    if live and not _has_failed_in(traces, live):
-        shards = shards_of(traces, alive, live)
-        reason = queued_in_words(traces, live, shards)
-        progress = kept(progress_of(traces))
+        return replace(_running(files, alive, live), changes=changes)
+    if live and not _has_failed_in(files, live):
+        shards = shards_of(files, alive, live)
+        reason = queued_in_words(files, live, shards)
+        progress = kept(progress_of(files))
         return RunStatus(run, State.QUEUED, reason, changes, progress, jobs=live, shards=shards)
-    status = _unfinished(run, traces, result, artifact, jobs=jobs)
-    return replace(status, changes=changes, shards=shards_of(traces, alive, live))
+    status = _unfinished(run, files, result, artifact, jobs=jobs)
+    return replace(status, changes=changes, shards=shards_of(files, alive, live))
 
 
-def _has_failed_in(traces: Traces, live: Sequence[RunJob]) -> bool:
+def _has_failed_in(files: RunFiles, live: Sequence[RunJob]) -> bool:
     """Whether a pack that is still at work has tried the run, and failed; not in an earlier job."""
-    last = next(iter(traces.attempts()[-1:]), None)
+    last = next(iter(files.attempts()[-1:]), None)
     ids = {job.job.id for job in live if job.is_at_work}
-    return traces.failure is not None and last is not None and last.slurm_job in ids
+    return files.failure is not None and last is not None and last.slurm_job in ids
 
 
 def told_by_accounts(
@@ -190,25 +190,25 @@ def _finished(
     return RunStatus(run, State.UNPUBLISHED, repeat or reason, record=result.record)
 
 
-def _running(traces: Traces, alive: Sequence[Part], live: tuple[RunJob, ...]) -> RunStatus:
-    shards = shards_of(traces, alive, live)
+def _running(files: RunFiles, alive: Sequence[Part], live: tuple[RunJob, ...]) -> RunStatus:
+    shards = shards_of(files, alive, live)
     return RunStatus(
-        traces.run,
+        files.run,
         State.RUNNING,
-        running_in_words(traces, alive, live, shards),
-        progress=progress_of(traces, alive),
+        running_in_words(files, alive, live, shards),
+        progress=progress_of(files, alive),
         jobs=live,
         shards=shards,
     )
 
 
-def _repeat(traces: Traces, live: Sequence[RunJob]) -> str:
+def _repeat(files: RunFiles, live: Sequence[RunJob]) -> str:
     """What became of a forced repeat that left the valid result in place; empty without one."""
     if any(job.is_waiting for job in live):
-        return f"a repeat of it {queued_in_words(traces, live, None)}"
-    if traces.failure is not None:
-        return f"a repeat of it failed: {traces.failure}"
-    progress = kept(progress_of(traces))
+        return f"a repeat of it {queued_in_words(files, live, None)}"
+    if files.failure is not None:
+        return f"a repeat of it failed: {files.failure}"
+    progress = kept(progress_of(files))
     if progress is not None:
         return f"a repeat of it was interrupted: {in_words(progress)}"
     return ""
@@ -216,23 +216,23 @@ def _repeat(traces: Traces, live: Sequence[RunJob]) -> str:
 
 def _unfinished(
     run: Run,
-    traces: Traces,
+    files: RunFiles,
     result: StoredSummary,
     artifact: StoredSummary,
     *,
     jobs: Queue | None,
 ) -> RunStatus:
-    progress = kept(progress_of(traces))
-    if traces.failure is not None:
-        return RunStatus(run, State.FAILED, traces.failure, progress=progress)
-    ending = last_ending(traces, jobs) if jobs is not None else None
+    progress = kept(progress_of(files))
+    if files.failure is not None:
+        return RunStatus(run, State.FAILED, files.failure, progress=progress)
+    ending = last_ending(files, jobs) if jobs is not None else None
     if ending is not None:
         status = RunStatus(
             run, State.FAILED, progress=progress, ending=ending, goes_on=ending.goes_on
         )
         return replace(status, reason=_ended(ending, status))
     if progress is not None:
-        last = next(iter(traces.attempts()[-1:]), None)
+        last = next(iter(files.attempts()[-1:]), None)
         cause = STOPPED.get(last.why, "") if last is not None else ""
         line = "; ".join(part for part in (cause, in_words(progress), SAME_COMMAND) if part)
         return RunStatus(run, State.INTERRUPTED, line, progress=progress, goes_on=True)

@@ -69,7 +69,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Traces:
+class RunFiles:
     """All parts of a run. of: into how many shards it is cut, if it is."""
 
     run: Run
@@ -95,7 +95,7 @@ class Traces:
         return read_attempts(self.run.folder) if ATTEMPTS in self.names else []
 
 
-def traces_of(run: Run, *, cut: int | None = None) -> Traces:
+def read_run_files(run: Run, *, cut: int | None = None) -> RunFiles:
     """Look into the folder of a run.
 
     Args:
@@ -103,7 +103,7 @@ def traces_of(run: Run, *, cut: int | None = None) -> Traces:
     """
     names = _listing(run.folder)
     of, shards = (cut, ()) if "shards" not in names else _shards(run, cut)
-    return Traces(run, names, _whole(run, names, is_cut=bool(shards)), shards, of)
+    return RunFiles(run, names, _whole(run, names, is_cut=bool(shards)), shards, of)
 
 
 def _listing(folder: Path) -> frozenset[str]:
@@ -140,7 +140,7 @@ def _shards(run: Run, cut: int | None) -> tuple[int | None, tuple[Part, ...]]:
     return of, tuple(_shard(run, folder, shard, kinds[shard]) for shard in shards)
 
 
-def progress_of(traces: Traces, alive: Collection[Part] = ()) -> Mapping[str, Any] | None:
+def progress_of(files: RunFiles, alive: Collection[Part] = ()) -> Mapping[str, Any] | None:
     """The numbers of a run over all its parts; None when there are none.
 
     A shard that has ended well has left no numbers; its items are those of its chunks.
@@ -148,13 +148,13 @@ def progress_of(traces: Traces, alive: Collection[Part] = ()) -> Mapping[str, An
     Args:
         alive: the parts that are at work, whose speeds count.
     """
-    if not traces.shards:
-        return traces.own.progress
-    told = [part.progress for part in traces.parts if part.progress is not None]
-    if not told and not any(part.is_done for part in traces.shards):
+    if not files.shards:
+        return files.own.progress
+    told = [part.progress for part in files.parts if part.progress is not None]
+    if not told and not any(part.is_done for part in files.shards):
         return None
-    sizes = planned_sizes(traces.run.plan_folder) or []
-    finished = sum(_items_of(part.shard, sizes) for part in traces.shards if part.is_done)
+    sizes = planned_sizes(files.run.plan_folder) or []
+    finished = sum(_items_of(part.shard, sizes) for part in files.shards if part.is_done)
     states = {record.get("state") for record in told}
     record: dict[str, Any] = {
         "items_done": finished + round(_sum(told, "items_done")),

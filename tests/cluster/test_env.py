@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm import launch
 from fastdllm.cluster.archive import NotUnpacked, pack, unpack
 from fastdllm.cluster.build import record
 from fastdllm.cluster.venv import READY, UNFINISHED, damaged_files, problems, read_record
@@ -178,7 +179,12 @@ def test_jobs_of_one_node_unpack_once(project: Path, tmp_path: Path) -> None:
     ],
 )
 def test_where_it_cannot_be_unpacked_the_original_is_used(
-    project: Path, tmp_path: Path, spoil: str, says: str
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    spoil: str,
+    says: str,
 ) -> None:
     venv = venv_of(project)
     archive = pack(venv).path
@@ -208,11 +214,17 @@ def test_where_it_cannot_be_unpacked_the_original_is_used(
     elif spoil == "open":
         (node / f"fastdllm-env-{os.getuid()}").mkdir()
         (node / f"fastdllm-env-{os.getuid()}").chmod(0o777)
-    done = launched(project, "env", **variables)
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[0] == f"environment  {venv}"
-    assert says in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    started = []
+    monkeypatch.setattr(os, "execv", lambda _, command: started.append(command))
+    monkeypatch.setattr(sys, "prefix", str(venv))
+    monkeypatch.delenv("TMPDIR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    launch.main(["env"])
+    assert started == [[str(venv / "bin/python"), "-m", "fastdllm", "env"]]
+    said = capsys.readouterr().err
+    assert says in said
+    assert len(said.splitlines()) == 1
     left = [path.name for path in node.glob("*/*")] if node.exists() else []
     assert left in ([], ["lock"])
 

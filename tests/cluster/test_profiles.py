@@ -16,7 +16,6 @@ from snakemake.cli import get_argument_parser
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "profiles"
 CHOSEN = {
-    "FASTDLLM_ACCOUNT": "gts-lab",
     "FASTDLLM_GRES": "gpu:V100:1",
     "FASTDLLM_CONSTRAINT": "V100-32GB",
     "FASTDLLM_PARTITION": "gpu-v100",
@@ -70,14 +69,15 @@ def resources(folder: Path, profile: str, chosen: dict[str, str]) -> dict[str, d
     return {name: {key: all_[key] for key in asked if key in all_} for name, all_ in made.items()}
 
 
-@pytest.mark.parametrize("profile", ["pace", "slurm"])
-def test_a_job_asks_for_what_was_chosen(tmp_path: Path, profile: str) -> None:
-    made = resources(tmp_path, profile, CHOSEN)
+# An account of digits stays a name.
+@pytest.mark.parametrize(("profile", "account"), [("pace", "007"), ("slurm", "gts-lab")])
+def test_a_job_asks_for_what_was_chosen(tmp_path: Path, profile: str, account: str) -> None:
+    made = resources(tmp_path, profile, {**CHOSEN, "FASTDLLM_ACCOUNT": account})
     extra = made["eval"].pop("slurm_extra")
     assert set(str(extra).split()) == {"--mem-per-gpu=32G", "--signal=USR1@120"}
     assert made == {
         "eval": {
-            "slurm_account": "gts-lab",
+            "slurm_account": account,
             "slurm_partition": "gpu-v100",
             "qos": "embers",
             "gres": "gpu:V100:1",
@@ -87,7 +87,7 @@ def test_a_job_asks_for_what_was_chosen(tmp_path: Path, profile: str) -> None:
             "cpus": 4,
         },
         "train": {
-            "slurm_account": "gts-lab",
+            "slurm_account": account,
             "slurm_partition": "cpu-small",
             "qos": "embers",
             "mem_mb": 4000,
@@ -98,7 +98,7 @@ def test_a_job_asks_for_what_was_chosen(tmp_path: Path, profile: str) -> None:
 
 
 def test_what_was_not_chosen_is_not_asked_for(tmp_path: Path) -> None:
-    nothing = {**dict.fromkeys(CHOSEN, ""), "FASTDLLM_GRES": "gpu:1"}
+    nothing = {**dict.fromkeys(CHOSEN, ""), "FASTDLLM_ACCOUNT": "", "FASTDLLM_GRES": "gpu:1"}
     assert resources(tmp_path, "slurm", nothing) == {
         "eval": {
             "gres": "gpu:1",
@@ -109,11 +109,6 @@ def test_what_was_not_chosen_is_not_asked_for(tmp_path: Path) -> None:
         },
         "train": {"mem_mb": 4000, "runtime": 480, "cpus": 1},
     }
-
-
-def test_an_account_of_digits_stays_a_name(tmp_path: Path) -> None:
-    made = resources(tmp_path, "pace", {**CHOSEN, "FASTDLLM_ACCOUNT": "007"})
-    assert made["eval"]["slurm_account"] == "007"
 
 
 @pytest.mark.parametrize("profile", ["pace", "slurm"])

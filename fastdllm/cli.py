@@ -14,7 +14,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError, nearest_name, unknown_name
+from fastdllm.common.errors import (
+    INTERRUPTED_EXIT_CODE,
+    USER_ERROR_EXIT_CODE,
+    UserError,
+    nearest_name,
+    unknown_name,
+)
 from fastdllm.version import __version__
 
 COMMANDS = {
@@ -38,8 +44,6 @@ COMMANDS = {
     "same": "write the summary of a run that is the same computation as another",
     "aggregate": "publish finished summaries into artifacts/ and write the tables",
 }
-
-INTERRUPTED_EXIT_CODE = 130
 
 
 class Parser(argparse.ArgumentParser):

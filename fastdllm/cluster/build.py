@@ -20,7 +20,6 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
 from fastdllm.cluster.venv import (
@@ -34,7 +33,7 @@ from fastdllm.cluster.venv import (
     requirements_digest,
 )
 from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
-from fastdllm.common.files import cannot, write_json_atomically, write_text_atomically
+from fastdllm.common.files import cannot, now, write_json_atomically, write_text_atomically
 from fastdllm.common.locks import take_lock
 
 CACHES = "fastdllm-env.sh"
@@ -113,7 +112,7 @@ def record(venv: str) -> None:
         requirements=requirements_digest(Path()),
         python=platform.python_version(),
         project=str(Path().resolve()),
-        built=datetime.now(UTC).isoformat(timespec="seconds"),
+        built=now(),
         files=files,
         bytes=size,
         packages=tuple(package.removesuffix(".dist-info") for package in packages),

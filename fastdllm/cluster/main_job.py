@@ -18,9 +18,7 @@ from pathlib import Path
 
 from fastdllm.cluster.jobs import live_jobs
 from fastdllm.cluster.slurm import SlurmError, own_jobs, requeue
-
-# EX_TEMPFAIL: to be gone on with.
-RESUME_EXIT_CODE = 75
+from fastdllm.common.errors import RESUME_EXIT_CODE
 
 
 def main(arguments: Sequence[str]) -> int:

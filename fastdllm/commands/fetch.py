@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from fastdllm.common.files import now
 
 if TYPE_CHECKING:
     from fastdllm.runs.needs import Fetched
@@ -74,7 +75,7 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
         _say(f"pin it in workflow_config.yaml: model: revision: {model.commit}")
     record = asdict(model)
     del record["repaired"], record["folder"]
-    return {**record, "time": _now()}
+    return {**record, "time": now()}
 
 
 def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]]:
@@ -99,15 +100,11 @@ def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]
             files = fetch_data(task, TASKS)
             size_mb = sum(file["bytes"] for file in files) / 1e6
             _say(f"task {task}: {len(files)} files of data, {size_mb:.1f} MB")
-            found[task] = {"files": files, "time": _now()}
+            found[task] = {"files": files, "time": now()}
         for task in to_prove:
             prove_offline(task)
             _say(f"task {task}: loads without a network")
     return found
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _say(text: str) -> None:

@@ -22,14 +22,13 @@ from typing import TextIO
 from fastdllm.commands.status_text import URGENT, clock_time, reasons, styled, totals
 from fastdllm.commands.status_view import View
 from fastdllm.common.console import duration
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import INTERRUPTED_EXIT_CODE, UserError
 from fastdllm.tasks.plan import planned_sizes
 from fastdllm.workflow.status.remaining import is_number, items
 from fastdllm.workflow.status.run_status import RunStatus, State
 
 LEAST_S = 1.0
 BAR_WIDTH = 20
-INTERRUPTED_EXIT_CODE = 130
 # The second screen without a cursor, and back; the upper left corner; what is left of line, screen.
 ENTER, LEAVE = "\033[?1049h\033[?25l", "\033[?25h\033[?1049l"
 HOME, CLEAR_LINE, CLEAR_BELOW = "\033[H", "\033[K", "\033[J"

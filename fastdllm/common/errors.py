@@ -1,4 +1,4 @@
-"""What goes wrong because of a user's input, told in one line.
+"""What goes wrong because of a user's input, in one line, and the exit codes of commands.
 
 A `UserError` says what is wrong, where, what is allowed and what to do next. The command line
 prints it without a traceback and exits with code 2; anything else that escapes is a bug of ours and
@@ -11,6 +11,10 @@ import difflib
 from collections.abc import Iterable
 
 USER_ERROR_EXIT_CODE = 2
+# EX_TEMPFAIL of sysexits.h: stopped by a signal; the same command resumes.
+RESUME_EXIT_CODE = 75
+# Of a shell, after Ctrl-C.
+INTERRUPTED_EXIT_CODE = 130
 
 
 class UserError(Exception):

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ def read_json(path: str | Path) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def now(timespec: str = "seconds") -> str:
+    """The time as records keep it: UTC in ISO 8601; timespec: as for `datetime.isoformat`."""
+    return datetime.now(UTC).isoformat(timespec=timespec)
 
 
 def cannot(verb: str, path: str | Path, error: OSError) -> UserError:

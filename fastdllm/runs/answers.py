@@ -22,7 +22,7 @@ from typing import IO, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot
+from fastdllm.common.files import cannot, now
 from fastdllm.results.summary import Summary
 from fastdllm.runs.answer_records import SCHEMA_VERSION, Chunk, Header, Session
 
@@ -66,7 +66,7 @@ class AnswerLog:
     def append_end(self) -> None:
         """Mark the run as finished; a mark that stands there already is enough."""
         if not self.ended:
-            self._append(_line("end", {"time": datetime.now(UTC).isoformat()}))
+            self._append(_line("end", {"time": now("auto")}))
             self.ended = True
 
     def append_header(self, header: Header) -> None:

@@ -15,12 +15,11 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot
+from fastdllm.common.files import cannot, now
 from fastdllm.runs.stopping import (
     TIME_LIMIT,
     Stopped,
@@ -91,7 +90,7 @@ def attempt(
     journal = Journal(folder / NAME, secrets.token_hex(4))
     restart = os.environ.get("SLURM_RESTART_COUNT") or os.environ.get(RESTARTS_VARIABLE, "")
     journal.tell(
-        time=_now(),
+        time=now(),
         host=socket.gethostname(),
         pid=os.getpid(),
         slurm_job=os.environ.get("SLURM_JOB_ID"),
@@ -111,7 +110,7 @@ def attempt(
         raise
     finally:
         with suppress(UserError):  # a full disk is often why the run ended, and that is told
-            journal.tell(why=why, chunks=journal.chunks, ended=_now())
+            journal.tell(why=why, chunks=journal.chunks, ended=now())
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
@@ -166,10 +165,6 @@ def _attempt(values: Mapping[str, Any]) -> Attempt:
         if isinstance(value, str if default is None else type(default)):
             kept[field.name] = value
     return Attempt(**kept)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Stuck(UserError):

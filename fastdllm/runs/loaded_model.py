@@ -8,12 +8,12 @@ from __future__ import annotations
 import gc
 import os
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from fastdllm.common.errors import UserError
+from fastdllm.common.files import now
 from fastdllm.decoding.admission import usable_positions
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.engine.engines import drop_idle
@@ -101,7 +101,7 @@ def session_of(
         threads=None if on_gpu else torch.get_num_threads(),
         host=host_name(),
         pid=os.getpid(),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=now(),
         load_s=load_s,
         warm_up_s=warm_up_s,
         versions=package_versions(),

@@ -21,12 +21,11 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot
+from fastdllm.common.files import cannot, now
 from fastdllm.common.locks import is_locked
 
 # `fastdllm status` tries the lock as well, for a moment; only who holds it longer is at work.
@@ -110,7 +109,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 def _named(handle: IO[bytes], work: str) -> Iterator[None]:
     """Let the file say who holds it."""
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "work": work}
-    _write_name(handle, json.dumps({**holder, "since": datetime.now(UTC).isoformat()}))
+    _write_name(handle, json.dumps({**holder, "since": now("auto")}))
     try:
         yield
     finally:

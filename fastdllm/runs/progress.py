@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 
@@ -21,6 +20,7 @@ from fastdllm.common.console import Display, ProgressNumbers
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import (
     cannot,
+    now,
     read_json,
     to_json,
     write_json_atomically,
@@ -131,7 +131,7 @@ class Progress:
             "items_done": numbers.items_done,
             "items_stored": self._stored,
             "items_total": numbers.items_total,
-            "updated": datetime.now(UTC).isoformat(),
+            "updated": now("auto"),
             **self._identity,
         }
         if why:
@@ -164,7 +164,7 @@ def failure_record(places: Places, *, log: Path | None = None) -> Iterator[None]
     except Exception as error:
         with suppress(UserError):  # the error itself is what matters
             remove(places.progress)
-        record = {"reason": reason_of(error), "time": datetime.now(UTC).isoformat()}
+        record = {"reason": reason_of(error), "time": now("auto")}
         if log.is_file():
             record["log"] = str(log)
         _write_if_possible(places.failure, to_json(record))

@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import write_json_atomically
+from fastdllm.common.files import now, write_json_atomically
 
 if TYPE_CHECKING:
     from fastdllm.runs.spec import RunSpec
@@ -117,7 +116,7 @@ def write_stamp(
     record = {
         "fingerprint": spec.fingerprint,
         "chunks": list(chunks),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": now(),
     }
     write_json_atomically(path, record if dtype is None else {**record, "dtype": dtype})
     return path

@@ -19,10 +19,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from fastdllm.cluster.slurm import SlurmError, requeue
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import RESUME_EXIT_CODE, UserError
 
-# EX_TEMPFAIL of sysexits.h: try the same again.
-RESUME_EXIT_CODE = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 TIME_LIMIT = "time limit"
 # Seconds before the time limit at which SIGUSR1 comes, where nobody says (FASTDLLM_WARNING_S).

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+from fastdllm.common.files import now
 from fastdllm.decoding.sequence import PassCounts
 from fastdllm.results.summary import (
     Confidences,
@@ -121,7 +121,7 @@ def summarize(
         experiment=spec.experiment,
         task=spec.task,
         config=spec.config,
-        timestamp=datetime.now(UTC).isoformat(timespec="seconds"),
+        timestamp=now(),
         fingerprint=spec.fingerprint,
         decides=spec.decides,
         computation=spec.run.computation,

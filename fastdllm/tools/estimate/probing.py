@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from fastdllm.common.files import now
 from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.plan import Plan, read_plan
 from fastdllm.tools.estimate.estimates import Estimate
@@ -144,6 +144,6 @@ class _Bench:
             items=timing.items,
             seconds=round(timing.seconds, 6),
             startup_s=round(self._load_s + timing.once_s, 3),
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            time=now(),
         )
         return Probed(run, Hardware(name, threads), measurement)

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from fastdllm.cluster.slurm import Accounted
 from fastdllm.cluster.states import END_STATES
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import RESUME_EXIT_CODE, UserError
 from fastdllm.common.files import read_json
 from fastdllm.common.paths import LOGS
 from fastdllm.runs.attempts import Attempt
 from fastdllm.runs.shards import Shard, shard_log
-from fastdllm.runs.stopping import RESUME_EXIT_CODE, TIME_LIMIT
+from fastdllm.runs.stopping import TIME_LIMIT
 from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.status.queue import Queue, RunJob
 from fastdllm.workflow.status.run_files import RunFiles

@@ -8,8 +8,7 @@ sys.path.insert(0, workflow.basedir)
 
 from fastdllm.machine.gpus import visible_cards
 from fastdllm.entry import open_call
-from fastdllm.workflow.project.names import NAME_PATTERN
-from fastdllm.common.paths import split_task_folder
+from fastdllm.common.paths import NAME_PATTERN, split_task_folder
 from fastdllm.runs.packs import member_specs
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP
 

@@ -23,8 +23,7 @@ from fastdllm.tools.estimate.budget_text import Question, as_record, as_text
 from fastdllm.tools.estimate.estimates import Estimate, Estimates
 from fastdllm.tools.estimate.hardware import WORKFLOW_THREADS, Hardware
 from fastdllm.workflow.prepare import gpu_of
-from fastdllm.workflow.project.plans import TaskPlan
-from fastdllm.workflow.project.runs import Project, load_project
+from fastdllm.workflow.project.runs import Project, TaskPlan, load_project
 from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.shared_computations import assign_leaders
 from fastdllm.workflow.splitting import split_into_jobs

@@ -39,8 +39,8 @@ def copy_template(name: str) -> Path:
     """
     from fastdllm.common.errors import UserError
     from fastdllm.common.files import cannot
+    from fastdllm.common.paths import check_name
     from fastdllm.workflow.project.config_files import EXPERIMENTS
-    from fastdllm.workflow.project.names import check_name
 
     try:
         folder = EXPERIMENTS / check_name(name)

@@ -24,7 +24,7 @@ from fastdllm.commands.status_view import View
 from fastdllm.common.console import duration
 from fastdllm.common.errors import INTERRUPTED_EXIT_CODE, UserError
 from fastdllm.tasks.plan import planned_sizes
-from fastdllm.workflow.status.remaining import is_number, items
+from fastdllm.workflow.status.progress import is_number, item_counts
 from fastdllm.workflow.status.run_status import RunStatus, State
 
 LEAST_S = 1.0
@@ -121,7 +121,7 @@ def _outlook(statuses: Sequence[RunStatus], now: datetime) -> str:
 def _running(status: RunStatus, width: int) -> str:
     """One line of a run at work: bar, items, speed, time left, and where it is."""
     progress = status.progress or {}
-    counts = items(progress)
+    counts = item_counts(progress)
     parts = [status.run.name.ljust(width)]
     if counts is not None:
         parts.append(f"{_bar(*counts, BAR_WIDTH)} {counts[0]}/{counts[1]}")
@@ -206,5 +206,5 @@ def _planned_items(statuses: Sequence[RunStatus]) -> Mapping[Path, int]:
 
 
 def _items_left(status: RunStatus, totals: Mapping[Path, int]) -> int | None:
-    known = items(status.progress)
+    known = item_counts(status.progress)
     return known[1] - known[0] if known is not None else totals.get(status.run.plan_folder)

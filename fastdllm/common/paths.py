@@ -1,4 +1,9 @@
-"""The folders of a project; the name of a task folder tells limited runs from full ones."""
+"""The folders of a project, and the names that become folders: experiments, tasks, configs.
+
+A name can never leave its folder, hide, or be taken for another run: it starts with a letter or a
+digit, and holds letters, digits, `_`, `.` and `-`, at most 100 of them. With a limit, the folder of
+a task gets the ending `_limit_<n>`; a task's own name may not end like that.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,11 @@ from pathlib import Path
 RESULTS = Path("results")
 LOGS = Path("logs")
 ARTIFACTS = Path("artifacts")
-
 PLANS = Path("results/_plans")
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+# File systems allow 255; names get endings (a limit, a log's), and have to be read.
+MOST_LETTERS = 100
 
 _LIMITED = re.compile(r"(?P<task>.+)_limit_(?P<limit>[1-9][0-9]*)")
 
@@ -23,3 +31,25 @@ def split_task_folder(folder: str) -> tuple[str, int | None]:
     """The inverse of `task_folder`."""
     match = _LIMITED.fullmatch(folder)
     return (match["task"], int(match["limit"])) if match else (folder, None)
+
+
+def check_name(name: str) -> str:
+    """Return `name` unchanged; raise ValueError when it cannot be a folder's name."""
+    if len(name) > MOST_LETTERS:
+        raise ValueError(
+            f"'{name[:20]}...' cannot be a name; it has {len(name)} letters, and at most "
+            f"{MOST_LETTERS} are allowed"
+        )
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(
+            f"{name!r} cannot be a name; it should start with a letter or digit and hold only "
+            "letters, digits, '_', '.' and '-'"
+        )
+    return name
+
+
+def check_task_name(name: str) -> str:
+    """`check_name`, and the name must not look like a limited task's folder."""
+    if split_task_folder(name)[1] is not None:
+        raise ValueError(f"{name!r} cannot be a task's name; '_limit_<n>' marks limited runs")
+    return check_name(name)

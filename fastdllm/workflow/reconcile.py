@@ -19,8 +19,7 @@ from fastdllm.results.result_files import keep_aside, keep_result_aside
 from fastdllm.workflow.file_dates import EPOCH_S, date, date_after, write_if_changed
 from fastdllm.workflow.project.artifacts import stored_summary, tables_are_current
 from fastdllm.workflow.project.digests import FileDigests
-from fastdllm.workflow.project.plans import TaskPlan
-from fastdllm.workflow.project.runs import Project, Run
+from fastdllm.workflow.project.runs import Project, Run, TaskPlan
 from fastdllm.workflow.shared_computations import assign_leaders
 from fastdllm.workflow.status.queue import Queue
 from fastdllm.workflow.status.run_status import RunStatus, State, inspect

@@ -79,7 +79,7 @@ def test_a_job_that_waits_makes_a_run_queued_and_adopted(run: Run) -> None:
 def test_a_job_with_a_node_makes_a_run_running_before_it_tells_its_progress(run: Run) -> None:
     status = look(run, job(12, time_left_s=3600.0))
     assert status.state is State.RUNNING
-    assert status.reason == "job 12 on node-1 is starting, 1:00:00 left of its time"
+    assert status.reason == "job 12 on node-1 is starting, 1 h 00 min left of its time"
     assert (status.is_adopted, status.is_to_be_made) == (True, True)
 
 
@@ -101,7 +101,8 @@ def test_a_running_job_tells_items_speed_place_and_requeues(run: Run) -> None:
     status = look(run, job(12, time_left_s=65.0, restarts=1))
     assert status.state is State.RUNNING
     assert status.reason == (
-        "3 of 8 items, 812.0 tokens/s; job 12 on node-1, 1:05 left of its time; preempted once"
+        "3 of 8 items, 812.0 tokens/s; job 12 on node-1, 1 min 05 s left of its time; "
+        "preempted once"
     )
 
 
@@ -347,7 +348,7 @@ def test_shards_are_added_up(run: Run) -> None:
         status = look(run, *jobs)
     assert status.state is State.RUNNING
     assert status.reason == (
-        "1 of 3 shards at work, 1 queued, 1 done; 5 of 7 items, 5.0 tokens/s, 1:00 left; "
+        "1 of 3 shards at work, 1 queued, 1 done; 5 of 7 items, 5.0 tokens/s, 1 min 00 s left; "
         "job 12 on node-1"
     )
     assert [job.shard for job in status.jobs] == [Shard(2, 3), Shard(3, 3)]

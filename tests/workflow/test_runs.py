@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.paths import split_task_folder, task_folder
+from fastdllm.common.paths import check_task_name, split_task_folder, task_folder
 from fastdllm.workflow.project.digests import digest_of
-from fastdllm.workflow.project.names import check_task_name
 from fastdllm.workflow.project.runs import load_project
 from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.status.run_status import what_changed

@@ -16,11 +16,11 @@ from pydantic import AfterValidator, Field, model_validator
 from fastdllm.cluster.site import ClusterOptions
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.files import to_json
+from fastdllm.common.paths import check_name, check_task_name
 from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.runs.spec import BatchSize
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import StrictModel, validated
-from fastdllm.workflow.project.names import check_name, check_task_name
 
 WORKFLOW_CONFIG = Path("workflow_config.yaml")
 EXPERIMENTS = Path("experiments")

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.common.paths import check_name
 from fastdllm.model.config import ModelShape
 from fastdllm.policy import Policy
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span
 from fastdllm.validation import StrictModel, validated
 from fastdllm.workflow.project.config_files import ExperimentConfig
-from fastdllm.workflow.project.names import check_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,10 +38,9 @@ from fastdllm.workflow.project.fingerprint_keys import (
     task_decides,
 )
 from fastdllm.workflow.project.grid import expand_grid
-from fastdllm.workflow.project.plans import TaskPlan
 from fastdllm.workflow.project.selection import Selection, keep
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # of spec.json, of runs and of plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +112,36 @@ class Run:
             "decides": self.decides,
             "run": {**self.surroundings, "computation": self.computation},
         }
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPlan:
+    """The plan that all runs of one task share, and what it depends on."""
+
+    task: str
+    limit: int | None
+    decides: dict[str, Any] = field(repr=False)
+
+    @property
+    def task_folder(self) -> str:
+        return task_folder(self.task, self.limit)
+
+    @property
+    def spec_path(self) -> Path:
+        return PLANS / self.task_folder / "spec.json"
+
+    @property
+    def plan_path(self) -> Path:
+        return PLANS / self.task_folder / "plan.json"
+
+    @property
+    def made_from_path(self) -> Path:
+        """The spec that the plan on disk was made from, copied by the plan rule."""
+        return PLANS / self.task_folder / "made_from.json"
+
+    def spec(self) -> dict[str, Any]:
+        """What the plan is made from; another content makes the plan invalid."""
+        return {"schema_version": SCHEMA_VERSION, "decides": self.decides}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from fastdllm.common.console import duration
+from fastdllm.workflow.status.progress import progress_in_words, progress_of, stored_progress
 from fastdllm.workflow.status.queue import Queue, RunJob, reason_in_words, requeues_in_words
-from fastdllm.workflow.status.remaining import clock, in_words, kept
-from fastdllm.workflow.status.run_files import Part, RunFiles, progress_of
+from fastdllm.workflow.status.run_files import Part, RunFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def running_in_words(
     """How far a run is, and where it runs."""
     progress = progress_of(files, alive)
     parts = [str(shards)] if shards is not None else []
-    parts += [in_words(progress)] if progress is not None else []
+    parts += [progress_in_words(progress)] if progress is not None else []
     if shards is not None and shards.done == shards.of:
         parts.append("its shards are put together")
     at_work = [job for job in jobs if job.is_at_work]
@@ -95,8 +96,8 @@ def queued_in_words(files: RunFiles, jobs: Sequence[RunJob], shards: Shards | No
         parts.append(reason_in_words(first.job))
     attempts = files.attempts()
     parts += [requeues_in_words(job.job, attempts) for job in waiting if job.job.restarts]
-    progress = kept(progress_of(files))
-    parts += [in_words(progress)] if progress else []
+    progress = stored_progress(progress_of(files))
+    parts += [progress_in_words(progress)] if progress else []
     parts += [f"before: {files.failure}"] if files.failure is not None else []
     return "; ".join(parts)
 
@@ -133,4 +134,4 @@ def _place(job: RunJob, phase: str) -> str:
     if job.job.state not in ("RUNNING", "CONFIGURING"):
         return f"{where} is {job.job.state.lower()}"
     left = job.job.time_left_s
-    return f"{where}{phase}" + (f", {clock(left)} left of its time" if left is not None else "")
+    return f"{where}{phase}" + (f", {duration(left)} left of its time" if left is not None else "")

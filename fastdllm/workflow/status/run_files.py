@@ -10,7 +10,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,7 @@ from fastdllm.runs.attempts import NAME as ATTEMPTS
 from fastdllm.runs.attempts import Attempt, read_attempts
 from fastdllm.runs.progress import read_failure
 from fastdllm.runs.shards import Shard, split_name
-from fastdllm.tasks.plan import planned_sizes
 from fastdllm.workflow.project.runs import Run
-from fastdllm.workflow.status.remaining import is_number
 
 # A process on another machine, whose lock cannot be seen from here, counts as running this long
 # after it last told its progress (at least every second while it decodes; scoring takes longer).
@@ -140,38 +138,6 @@ def _shards(run: Run, cut: int | None) -> tuple[int | None, tuple[Part, ...]]:
     return of, tuple(_shard(run, folder, shard, kinds[shard]) for shard in shards)
 
 
-def progress_of(files: RunFiles, alive: Collection[Part] = ()) -> Mapping[str, Any] | None:
-    """The numbers of a run over all its parts; None when there are none.
-
-    A shard that has ended well has left no numbers; its items are those of its chunks.
-
-    Args:
-        alive: the parts that are at work, whose speeds count.
-    """
-    if not files.shards:
-        return files.own.progress
-    told = [part.progress for part in files.parts if part.progress is not None]
-    if not told and not any(part.is_done for part in files.shards):
-        return None
-    sizes = planned_sizes(files.run.plan_folder) or []
-    finished = sum(_items_of(part.shard, sizes) for part in files.shards if part.is_done)
-    states = {record.get("state") for record in told}
-    record: dict[str, Any] = {
-        "items_done": finished + round(_sum(told, "items_done")),
-        "items_total": sum(sizes) or finished + round(_sum(told, "items_total")),
-        "state": states.pop() if len(states) == 1 else "decoding",
-    }
-    if told and all(is_number(one.get("items_stored")) for one in told):
-        record["items_stored"] = finished + round(_sum(told, "items_stored"))
-    running = [part.progress for part in alive if part.progress is not None]
-    if any("tokens_per_s" in one for one in running):
-        record["tokens_per_s"] = round(_sum(running, "tokens_per_s"), 2)
-    left = [one["time_left_s"] for one in running if is_number(one.get("time_left_s"))]
-    if left:
-        record["time_left_s"] = max(left)
-    return record
-
-
 def _shard(run: Run, folder: Path, shard: Shard, kinds: set[str]) -> Part:
     path = folder / f"{shard}.progress.json"
     has_progress = "progress.json" in kinds
@@ -195,14 +161,6 @@ def _newest_cut(folder: Path, kinds: Mapping[Shard, Collection[str]]) -> int | N
         return next(iter(cuts), None)
     files = [(shard, folder / f"{shard}.{kind}") for shard in kinds for kind in kinds[shard]]
     return max(files, key=lambda file: -_age_and_owner(file[1])[0])[0].count
-
-
-def _items_of(shard: Shard | None, sizes: Sequence[int]) -> int:
-    return 0 if shard is None else sum(sizes[index] for index in shard.chunks(len(sizes)))
-
-
-def _sum(records: Iterable[Mapping[str, Any]], key: str) -> float:
-    return sum(record[key] for record in records if is_number(record.get(key)))
 
 
 def _record(path: Path) -> Mapping[str, Any] | None:

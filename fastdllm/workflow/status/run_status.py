@@ -23,9 +23,9 @@ from fastdllm.workflow.status.at_work import (
     unfinished,
 )
 from fastdllm.workflow.status.endings import STOPPED, Ending, accounted_ending, last_ending
+from fastdllm.workflow.status.progress import progress_in_words, progress_of, stored_progress
 from fastdllm.workflow.status.queue import Queue, RunJob
-from fastdllm.workflow.status.remaining import in_words, kept
-from fastdllm.workflow.status.run_files import Part, RunFiles, progress_of, read_run_files
+from fastdllm.workflow.status.run_files import Part, RunFiles, read_run_files
 
 SAME_COMMAND = "the same command resumes"
 
@@ -143,7 +143,7 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     if live and not _has_failed_in(files, live):
         shards = shards_of(files, alive, live)
         reason = queued_in_words(files, live, shards)
-        progress = kept(progress_of(files))
+        progress = stored_progress(progress_of(files))
         return RunStatus(run, State.QUEUED, reason, changes, progress, jobs=live, shards=shards)
     status = _unfinished(run, files, result, artifact, jobs=jobs)
     return replace(status, changes=changes, shards=shards_of(files, alive, live))
@@ -208,9 +208,9 @@ def _repeat(files: RunFiles, live: Sequence[RunJob]) -> str:
         return f"a repeat of it {queued_in_words(files, live, None)}"
     if files.failure is not None:
         return f"a repeat of it failed: {files.failure}"
-    progress = kept(progress_of(files))
+    progress = stored_progress(progress_of(files))
     if progress is not None:
-        return f"a repeat of it was interrupted: {in_words(progress)}"
+        return f"a repeat of it was interrupted: {progress_in_words(progress)}"
     return ""
 
 
@@ -222,7 +222,7 @@ def _unfinished(
     *,
     jobs: Queue | None,
 ) -> RunStatus:
-    progress = kept(progress_of(files))
+    progress = stored_progress(progress_of(files))
     if files.failure is not None:
         return RunStatus(run, State.FAILED, files.failure, progress=progress)
     ending = last_ending(files, jobs) if jobs is not None else None
@@ -234,7 +234,9 @@ def _unfinished(
     if progress is not None:
         last = next(iter(files.attempts()[-1:]), None)
         cause = STOPPED.get(last.why, "") if last is not None else ""
-        line = "; ".join(part for part in (cause, in_words(progress), SAME_COMMAND) if part)
+        line = "; ".join(
+            part for part in (cause, progress_in_words(progress), SAME_COMMAND) if part
+        )
         return RunStatus(run, State.INTERRUPTED, line, progress=progress, goes_on=True)
     old = result.record or artifact.record
     if old is not None:
@@ -246,7 +248,7 @@ def _ended(ending: Ending, status: RunStatus) -> str:
     """How a job ended, what is kept, and what that means for a person."""
     parts = [str(ending)]
     if ending.goes_on:
-        parts += [in_words(status.progress)] if status.progress else []
+        parts += [progress_in_words(status.progress)] if status.progress else []
         parts.append(SAME_COMMAND)
     return "; ".join(parts) + (f" (log: {ending.log})" if ending.log is not None else "")
 

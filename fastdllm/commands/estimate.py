@@ -142,7 +142,7 @@ def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace
     """Measure here, keep what was measured, and return on what."""
     from fastdllm.machine.gpus import card_for
     from fastdllm.machine.process import use_allowed_threads
-    from fastdllm.tasks.lm_eval_setup import prepare
+    from fastdllm.tasks.lm_eval_setup import lm_eval_environment
     from fastdllm.tools.estimate.probe_files import add_measurements
     from fastdllm.tools.estimate.probing import probe, rounds
 
@@ -153,7 +153,7 @@ def _probe(project: Project, found: Sequence[Estimate], args: argparse.Namespace
     minutes = MINUTES if args.minutes is None else args.minutes
     device = project.config.model.device
     # Not the card that a run has, which would slow down both.
-    with card_for(device), prepare(offline=True, private_cache=False):
+    with card_for(device), lm_eval_environment(offline=True, private_cache=False):
         started, measured = time.monotonic(), 0
         use_allowed_threads(args.threads)
         for one in probe(rounds(found), seconds=60 * minutes):

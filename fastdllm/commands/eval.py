@@ -48,7 +48,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.runs.needs import check_needs, check_threads, stamped_without_chunks
     from fastdllm.runs.shards import parse_shard
     from fastdllm.runs.spec import read_spec
-    from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
+    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
 
     check_threads(args.threads)
     shard = parse_shard(args.shard) if args.shard else None
@@ -61,7 +61,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     private_cache = data_is_local(spec.task, Path(spec.run.task_file).parent)
     with (
         card_for(args.device or spec.run.device),
-        prepare(offline=True, private_cache=private_cache),
+        lm_eval_environment(offline=True, private_cache=private_cache),
     ):
         # Nothing before this may import torch, which sees the cards of its first moment for ever.
         from fastdllm.machine.process import use_allowed_threads

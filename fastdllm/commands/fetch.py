@@ -79,7 +79,7 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
 
 
 def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]]:
-    from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
+    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
     from fastdllm.workflow.project.config_files import TASKS
 
     remote = []
@@ -93,7 +93,7 @@ def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]
     to_prove = remote or ([] if is_model_local else tasks[:1])
     if not to_prove:
         return {}
-    with prepare(offline=False, private_cache=False):
+    with lm_eval_environment(offline=False, private_cache=False):
         from fastdllm.tools.fetching.data_sets import fetch_data, prove_offline
 
         for task in remote:

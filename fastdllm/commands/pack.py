@@ -49,14 +49,14 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         read_members,
         write_report,
     )
-    from fastdllm.tasks.lm_eval_setup import prepare
+    from fastdllm.tasks.lm_eval_setup import lm_eval_environment
 
     check_threads(args.threads)
     specs = in_order(read_members(args.members))
     private_cache = _has_local_data(specs, args.members)
     with (
         card_for(args.device or _device_of(specs)),
-        prepare(offline=True, private_cache=private_cache),
+        lm_eval_environment(offline=True, private_cache=private_cache),
     ):
         from fastdllm.common.console import open_display
         from fastdllm.machine.process import use_allowed_threads

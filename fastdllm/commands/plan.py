@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> int:
     options = config.task_options(args.task)
     folder = args.output or Path("results", "_plans", task_folder(args.task, args.limit))
 
-    from fastdllm.tasks.lm_eval_setup import data_is_local, prepare
+    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
 
     data_here = data_is_local(args.task, TASKS)
     offline = data_here and Path(config.model.path).is_dir()
-    with prepare(offline=offline, private_cache=data_here):
+    with lm_eval_environment(offline=offline, private_cache=data_here):
         from fastdllm.model.checkpoint import find_checkpoint
         from fastdllm.model.config import read_config
         from fastdllm.model.tokenizer import load_tokenizer

@@ -16,6 +16,8 @@ RESUME_EXIT_CODE = 75
 # Of a shell, after Ctrl-C.
 INTERRUPTED_EXIT_CODE = 130
 
+MOST_LETTERS = 500  # of an error in one line
+
 
 class UserError(Exception):
     """A mistake that the person at the keyboard can mend; the message is one line."""
@@ -23,6 +25,12 @@ class UserError(Exception):
 
 class PolicyViolation(UserError):
     """A decoding policy asked for something that block-diffusion decoding does not allow."""
+
+
+def error_line(error: Exception) -> str:
+    """Return an error in one line of at most 500 characters; a bug with the name of its class."""
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return " ".join(reason.split())[:MOST_LETTERS]
 
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:

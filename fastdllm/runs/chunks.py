@@ -42,7 +42,7 @@ class Listener(Protocol):
         """Called after each pass; what it raises ends the chunk, which is then lost."""
 
 
-class Engine(Protocol):
+class ChunkEngine(Protocol):
     """What the loop needs from a model (see generate.py)."""
 
     def answer(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered: ...
@@ -74,7 +74,7 @@ def missing_chunks(
 def decode_missing(
     plan: Plan,
     log: AnswerLog,
-    engine: Engine,
+    engine: ChunkEngine,
     *,
     start_session: Callable[[float], Session],
     progress: Progress,
@@ -151,7 +151,9 @@ class _Flight:
         return min(estimates, default=None)
 
 
-def _timed_chunk(plan: Plan, index: int, engine: Engine, listener: Listener, session: int) -> Chunk:
+def _timed_chunk(
+    plan: Plan, index: int, engine: ChunkEngine, listener: Listener, session: int
+) -> Chunk:
     requests = plan.chunk(index)
     engine.synchronize()
     started = time.perf_counter()

@@ -41,12 +41,12 @@ from fastdllm.runs.lock import FINISHING, Locked, run_lock, shard_lock
 from fastdllm.runs.progress import Progress, failure_record, remove
 from fastdllm.runs.result import Outcome, ShardOutcome, kept_result, stored_result, write_result
 from fastdllm.runs.shards import (
-    Places,
+    JobFiles,
     Shard,
     chunks_in_words,
     finish_log,
+    job_files,
     lock_path,
-    places,
     write_stamp,
 )
 from fastdllm.runs.spec import RunSpec, check_plan
@@ -93,9 +93,9 @@ class Evaluation:
         return plan
 
     @cached_property
-    def places(self) -> Places:
+    def files(self) -> JobFiles:
         """Where the run as a whole keeps its files."""
-        return places(self.folder, self.spec)
+        return job_files(self.folder, self.spec)
 
     @property
     def _all_chunks(self) -> range:
@@ -113,20 +113,20 @@ class Evaluation:
             UserError: a wrong input, a locked or unwritable folder; failed.json records it.
             Stopped: by a signal; the same call resumes.
         """
-        with run_lock(self.folder, wait=wait), failure_record(self.places):
+        with run_lock(self.folder, wait=wait), failure_record(self.files):
             self.check_sources(self.spec)
             remove_traces(self.folder)
             kept = None if again else kept_result(self.folder, self.spec)
             if kept is not None:
-                remove(self.places.progress)
-                mark_as_scored(self.places.answers, kept)
+                remove(self.files.progress)
+                mark_as_scored(self.files.answers, kept)
                 return Outcome(kept, is_new=False)
             self.header = self._header_here()
             reuse = not again and stored_result(self.folder, self.spec) is None
             with guarded_attempt(self.folder, pack=self.pack) as journal:
                 held = held_chunks(self.plan, shard_sources(self.folder, self.header))
                 with (
-                    self._opened(self.places, reuse=reuse),
+                    self._opened(self.files, reuse=reuse),
                     self._stop_counted(self._all_chunks, held),
                 ):
                     self._decode(self._all_chunks, held, journal)
@@ -145,11 +145,11 @@ class Evaluation:
             UserError: a wrong input, a locked or unwritable folder; the failure file records it.
             Stopped: by a signal; the same call resumes.
         """
-        own = places(self.folder, self.spec, shard)
+        own = job_files(self.folder, self.spec, shard)
         lock = shard_lock(self.folder, lock_path(self.folder, shard), wait=wait)
         with lock, failure_record(own):
             self.check_sources(self.spec)
-            for path in (self.places.failure, self.places.progress):
+            for path in (self.files.failure, self.files.progress):
                 remove(path)  # of an earlier try in one piece
             kept = None if again else kept_result(self.folder, self.spec)
             chunks = shard.chunks(len(self._all_chunks))
@@ -189,7 +189,7 @@ class Evaluation:
         # A result that is there is to be repeated, or nobody would ask for another one.
         reuse = stored_result(self.folder, self.spec) is None
         self.header, held = complete_header(self.spec, self.folder, self.plan, reuse=reuse)
-        with failure_record(self.places, log=finish_log(self.spec)):
+        with failure_record(self.files, log=finish_log(self.spec)):
             self.check_sources(self.spec)
             self.tokenizer = load_plan_tokenizer(self.spec, self.plan)
             return self._finish(held, reuse=reuse)
@@ -205,12 +205,12 @@ class Evaluation:
         missing = [index for index in self._all_chunks if index not in held]
         if missing:
             return chunks_in_words(missing)
-        with failure_record(self.places, log=log):
+        with failure_record(self.files, log=log):
             return self._finish(held, reuse=reuse)
 
     def _finish(self, held: Mapping[int, Chunk], *, reuse: bool) -> Outcome:
         """Finish the run from the chunks in its files, which hold all."""
-        with self._opened(self.places, reuse=reuse):
+        with self._opened(self.files, reuse=reuse):
             self.progress.loading(earlier=held.values())
             return self._conclude()
 
@@ -229,9 +229,9 @@ class Evaluation:
 
     @contextmanager
     def _opened(
-        self, own: Places, chunks: Sequence[int] | None = None, *, reuse: bool = True
+        self, own: JobFiles, chunks: Sequence[int] | None = None, *, reuse: bool = True
     ) -> Iterator[None]:
-        """Open answers and progress at some places; chunks: those worked on (default: all)."""
+        """Open the files of answers and progress; chunks: those worked on (default: all)."""
         sizes = [len(chunk) for chunk in self.plan.header.chunks]
         n_requests = sum(sizes if chunks is None else (sizes[index] for index in chunks))
         self.log = open_answers(own.answers, self.header, reuse=reuse)

@@ -19,7 +19,7 @@ from fastdllm.model.checkpoint import lacking
 from fastdllm.runs.lock import run_lock, shard_lock
 from fastdllm.runs.progress import failure_record
 from fastdllm.runs.result import kept_result
-from fastdllm.runs.shards import Shard, lock_path, places, write_stamp
+from fastdllm.runs.shards import Shard, job_files, lock_path, write_stamp
 from fastdllm.runs.spec import RunSpec, check_plan
 from fastdllm.tasks.plan import planned_sizes, read_plan
 from fastdllm.tasks.task_files import LOCAL_BUILDERS, TaskFiles, find_task_files
@@ -156,7 +156,7 @@ def check_needs(
         if not again and kept_result(folder, spec) is not None:
             return
         lock = run_lock(folder) if shard is None else shard_lock(folder, lock_path(folder, shard))
-        with lock, failure_record(places(folder, spec, shard)):
+        with lock, failure_record(job_files(folder, spec, shard)):
             raise
 
 
@@ -185,7 +185,7 @@ def stamped_without_chunks(spec: RunSpec, folder: Path, shard: Shard, *, wait: b
     sizes = planned_sizes(Path(spec.run.plan_folder))
     if sizes is None or shard.chunks(len(sizes)):
         return False  # who reads the whole plan says what is wrong with it
-    own = places(folder, spec, shard)
+    own = job_files(folder, spec, shard)
     with shard_lock(folder, lock_path(folder, shard), wait=wait), failure_record(own):
         check_plan(spec, read_plan(Path(spec.run.plan_folder), spec.task))
         write_stamp(folder, shard, spec, [])

@@ -16,12 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import cannot, read_json, to_json, write_json_atomically
 from fastdllm.common.paths import RESULTS
 from fastdllm.runs.attempts import Stuck
 from fastdllm.runs.lock import Locked
-from fastdllm.runs.progress import reason_of
 from fastdllm.runs.result import kept_result
 from fastdllm.runs.spec import RunSpec, read_spec
 from fastdllm.runs.stopping import Stop, Stopped
@@ -167,13 +166,13 @@ def _evaluate_member(
     except Stuck:
         raise
     except UserError as error:
-        return Member(str(path), "failed", reason_of(error))
+        return Member(str(path), "failed", error_line(error))
     except Exception as error:
         if _breaks_device(error):
-            raise BrokenDevice(f"{path.parent}: {reason_of(error)}") from error
+            raise BrokenDevice(f"{path.parent}: {error_line(error)}") from error
         # Whatever it is: its traceback is in the log of the run, and the others have a chance.
         forget_model()
-        return Member(str(path), "failed", reason_of(error))
+        return Member(str(path), "failed", error_line(error))
     return Member(str(path), "done")
 
 

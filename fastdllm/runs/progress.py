@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from fastdllm.common.console import Display, ProgressNumbers
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import (
     cannot,
     now,
@@ -28,7 +28,7 @@ from fastdllm.common.files import (
 )
 from fastdllm.machine.process import host_name
 from fastdllm.runs.answer_records import Answer, Chunk
-from fastdllm.runs.shards import Places
+from fastdllm.runs.shards import JobFiles
 
 TICK_S = 1.0
 
@@ -145,36 +145,28 @@ class Progress:
 
 # failed.json: why a run, or a shard of it, failed; for `fastdllm status` and for people.
 
-MOST_LETTERS = 500
-
 
 @contextmanager
-def failure_record(places: Places, *, log: Path | None = None) -> Iterator[None]:
+def failure_record(files: JobFiles, *, log: Path | None = None) -> Iterator[None]:
     """Leave failed.json when the work fails, and remove the one of an earlier try.
 
     Work that is interrupted or stopped has not failed: its progress.json stays instead, as after a
     kill.
 
-    log: where the workflow keeps what this process prints; by default that of `places`.
+    log: where the workflow keeps what this process prints; by default that of `files`.
     """
-    log = log or places.log
-    remove(places.failure)
+    log = log or files.log
+    remove(files.failure)
     try:
         yield
     except Exception as error:
         with suppress(UserError):  # the error itself is what matters
-            remove(places.progress)
-        record = {"reason": reason_of(error), "time": now("auto")}
+            remove(files.progress)
+        record = {"reason": error_line(error), "time": now("auto")}
         if log.is_file():
             record["log"] = str(log)
-        _write_if_possible(places.failure, to_json(record))
+        _write_if_possible(files.failure, to_json(record))
         raise
-
-
-def reason_of(error: Exception) -> str:
-    """An error in one line."""
-    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return " ".join(reason.split())[:MOST_LETTERS]
 
 
 def read_failure(path: Path) -> str | None:

@@ -56,10 +56,10 @@ def split_name(file_name: str) -> tuple[Shard | None, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where one process keeps its part of a run, in the run's folder or in `shards/`.
+class JobFiles:
+    """What one job on a run writes, in the run's folder or in `shards/`.
 
-    log: where the workflow keeps what it prints.
+    log: where the workflow keeps what the job prints.
     """
 
     answers: Path
@@ -68,16 +68,16 @@ class Places:
     log: Path
 
 
-def places(folder: Path, spec: RunSpec, shard: Shard | None = None) -> Places:
-    """The places of a run, or of a shard of it."""
+def job_files(folder: Path, spec: RunSpec, shard: Shard | None = None) -> JobFiles:
+    """Return the files of a job that decodes a run, or a shard of it."""
     if shard is None:
-        return Places(
+        return JobFiles(
             answers=folder / "answers.jsonl",
             progress=folder / "progress.json",
             failure=folder / "failed.json",
             log=spec.log_path,
         )
-    return Places(
+    return JobFiles(
         answers=folder / FOLDER / f"{shard}.jsonl",
         progress=folder / FOLDER / f"{shard}.progress.json",
         failure=folder / FOLDER / f"{shard}.failed.json",

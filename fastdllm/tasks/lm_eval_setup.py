@@ -1,8 +1,4 @@
-"""Where a run happens: the process environment that lm-eval needs, and what is recorded of it.
-
-`prepare` must run before lm-eval, datasets or transformers are imported, because they read their
-environment variables once. Everything else here only describes.
-"""
+"""The process environment that lm-eval needs, and whether the data of a task is local."""
 
 from __future__ import annotations
 
@@ -17,8 +13,11 @@ from fastdllm.tasks.task_files import find_task_files
 
 
 @contextmanager
-def prepare(*, offline: bool, private_cache: bool) -> Iterator[None]:
+def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]:
     """Quieten lm-eval and keep it from the network; the user's own variables win.
+
+    To be entered before lm-eval, datasets or transformers are imported, which read their
+    environment variables once.
 
     offline: no attempt to reach the hub (even local data tries it otherwise).
     private_cache: data sets are cached in a folder of this process only. `datasets` recognises a

@@ -63,9 +63,9 @@ metadata: {version: 1}
 @pytest.fixture(scope="session", autouse=True)
 def quiet_offline_lm_eval() -> Iterator[None]:
     """What the commands set up before lm-eval is imported, for the tests that import it here."""
-    from fastdllm.tasks.lm_eval_setup import prepare
+    from fastdllm.tasks.lm_eval_setup import lm_eval_environment
 
-    with prepare(offline=True, private_cache=True):
+    with lm_eval_environment(offline=True, private_cache=True):
         yield
 
 

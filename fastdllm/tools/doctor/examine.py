@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from fastdllm.cluster.site import ClusterOptions
-from fastdllm.runs.progress import reason_of
+from fastdllm.common.errors import error_line
 from fastdllm.tools.doctor.findings import Finding, problem
 from fastdllm.tools.doctor.gpu import look_at_gpu
 from fastdllm.tools.doctor.project import look_at_git, look_at_limits, look_at_model, read_config
@@ -40,5 +40,5 @@ def _findings_of(check: Check) -> list[Finding]:
         return check()
     except Exception as error:
         name = getattr(check, "func", check).__name__.removeprefix("look_at_")
-        text = f"could not be looked at: {reason_of(error)}"
+        text = f"could not be looked at: {error_line(error)}"
         return [problem(name, text, "tell us, with this line")]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastdllm.runs.answer_records import Answer
-from fastdllm.runs.chunks import Engine
+from fastdllm.runs.chunks import ChunkEngine
 from fastdllm.tasks.plan import Plan, PlannedRequest
 
 # The first requests only tell how many can be timed.
@@ -53,7 +53,7 @@ class _Silent:
         """Ignored."""
 
 
-def time_plan(engine: Engine, plan: Plan, *, budget_s: float) -> Timing:
+def time_plan(engine: ChunkEngine, plan: Plan, *, budget_s: float) -> Timing:
     """Time requests of a plan for about so many seconds.
 
     A plan with requests of both kinds is timed for each, and the mean weighs them as the plan does.
@@ -80,7 +80,7 @@ def time_plan(engine: Engine, plan: Plan, *, budget_s: float) -> Timing:
 
 
 def _time_chunks(
-    engine: Engine, chunks: Sequence[Sequence[PlannedRequest]], *, budget_s: float
+    engine: ChunkEngine, chunks: Sequence[Sequence[PlannedRequest]], *, budget_s: float
 ) -> Timing:
     """Time as much of the middle chunk as fits, and where all of it does, others as well."""
     deadline = time.perf_counter() + budget_s
@@ -105,7 +105,9 @@ def _time_chunks(
     )
 
 
-def _time_growing(engine: Engine, requests: Sequence[PlannedRequest], deadline: float) -> Timing:
+def _time_growing(
+    engine: ChunkEngine, requests: Sequence[PlannedRequest], deadline: float
+) -> Timing:
     """Time the first requests, then more of them at once, as long as that fits."""
     count = min(FIRST_REQUESTS, len(requests))
     while True:
@@ -120,7 +122,7 @@ def _time_growing(engine: Engine, requests: Sequence[PlannedRequest], deadline: 
         count = larger
 
 
-def _time(engine: Engine, requests: Sequence[PlannedRequest]) -> Timing:
+def _time(engine: ChunkEngine, requests: Sequence[PlannedRequest]) -> Timing:
     started = time.perf_counter()
     engine.warm_up(requests)
     engine.synchronize()

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from fastdllm.cluster.slurm import Accounted, Job, SlurmError, accounted
 from fastdllm.cluster.states import END_STATES, waiting_reason
+from fastdllm.common.paths import LOGS
 
 # `fastdllm-slurm-logdir` of the profiles.
-SLURM_LOGS = Path("logs/slurm")
+SLURM_LOGS = LOGS / "slurm"
 # The job of `fastdllm submit`, which runs the main process.
 MAIN_COMMENT = "fastdllm_main"
 MAIN_LOGS = SLURM_LOGS / "main"

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastdllm.common.paths import task_folder
+    from fastdllm.common.paths import PLANS, task_folder
     from fastdllm.workflow.project.config_files import TASKS, load_workflow_config
 
     if args.limit is not None and args.limit < 1:
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if args.task not in config.tasks:
         raise unknown_name("task", args.task, config.tasks, where="workflow_config.yaml")
     options = config.task_options(args.task)
-    folder = args.output or Path("results", "_plans", task_folder(args.task, args.limit))
+    folder = args.output or PLANS / task_folder(args.task, args.limit)
 
     from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
 

@@ -13,7 +13,7 @@ from pathlib import Path
 RESULTS = Path("results")
 LOGS = Path("logs")
 ARTIFACTS = Path("artifacts")
-PLANS = Path("results/_plans")
+PLANS = RESULTS / "_plans"
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 # File systems allow 255; names get endings (a limit, a log's), and have to be read.

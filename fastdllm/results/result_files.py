@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, read_json
-from fastdllm.results import bits
 
 # Version of the layout of summary.json; summary.py owns the layout itself.
 SUMMARY_SCHEMA_VERSION = 2

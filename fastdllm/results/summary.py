@@ -10,22 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
 from pydantic import Field, JsonValue
+
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, to_json, write_text_atomically
 from fastdllm.results import bits
 from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION
-from fastdllm.validation import StrictModel, validated
-from typing import Literal, NamedTuple
-from pydantic import Field
-from fastdllm.validation import StrictModel
-from pathlib import Path
-from typing import Annotated, Any, Literal
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
-from fastdllm.common.errors import UserError
-from fastdllm.common.files import read_json
-from fastdllm.settings import DecodingSettings
 from fastdllm.validation import StrictModel, validated
 
 MAX_BYTES = 8_000
@@ -168,6 +160,7 @@ class Git(StrictModel):
         description="Whether tracked files (artifacts/ apart) differed from it, or experiments/, "
         "tasks/ or fastdllm/ held files that are not in git."
     )
+
 
 DECODING, PARAMETERS = "decoding.", "policy_parameters."
 

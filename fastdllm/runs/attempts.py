@@ -23,7 +23,7 @@ from fastdllm.common.files import cannot, now
 from fastdllm.runs.stopping import (
     TIME_LIMIT,
     Stopped,
-    _slurm_job,
+    slurm_job,
 )
 
 # How the processes of a job hand on SLURM_RESTART_COUNT, which Snakemake drops for the job step.
@@ -185,7 +185,7 @@ def guarded_attempt(
             yield journal
     except Stopped as stopped:
         stopped.has_begun = True
-        if stopped.is_time_limit and _slurm_job() and is_stuck(folder, shard):
+        if stopped.is_time_limit and slurm_job() and is_stuck(folder, shard):
             raise Stuck(
                 f"{folder}: two attempts in a row ended at the time limit without finishing a "
                 "chunk; ask for a longer runtime, or set a smaller chunk_size for the task in "

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
+from fastdllm.common.paths import RESULTS
 from fastdllm.machine.hub_cache import data_cache, has_data_set, hub_cache, snapshot
 from fastdllm.model.checkpoint import lacking
 from fastdllm.runs.lock import run_lock, shard_lock
@@ -24,7 +25,7 @@ from fastdllm.runs.spec import RunSpec, check_plan
 from fastdllm.tasks.plan import planned_sizes, read_plan
 from fastdllm.tasks.task_files import LOCAL_BUILDERS, TaskFiles, find_task_files
 
-FETCHED = Path("results/_fetched.json")
+FETCHED = RESULTS / "_fetched.json"
 _REMEDY = "on a node with network: fastdllm fetch"
 
 

@@ -16,7 +16,7 @@ from fastdllm.runs.answer_records import Answer
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.tasks.lm_eval_models import Replay
 from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task
-from fastdllm.tasks.metrics import _is_finite, _right_or_wrong, metrics_of
+from fastdllm.tasks.metrics import is_finite, metrics_of, right_or_wrong
 from fastdllm.tasks.plan import Plan, request_id
 
 
@@ -67,7 +67,7 @@ def score_answers(
     samples = result.pop("samples")
     chosen = {name: _primary_samples(samples[name], task.primary[1]) for name in task.leaves}
     flat = [sample for name in task.leaves for sample in chosen[name]]
-    right = _right_or_wrong(sample.get(task.primary[0]) for sample in flat)
+    right = right_or_wrong(sample.get(task.primary[0]) for sample in flat)
     return Scores(
         results=plain(result),
         samples=[
@@ -135,7 +135,7 @@ def _group_results(result: Mapping[str, Any], task: LoadedTask) -> dict[str, flo
     return {
         name: round(float(result["results"][name][key]), 6)
         for name in task.leaves
-        if _is_finite(result["results"][name].get(key))
+        if is_finite(result["results"][name].get(key))
     }
 
 
@@ -154,7 +154,7 @@ def _item_record(
         "prompt": sample["arguments"][0][0],
         "target": sample["target"],
     }
-    right = _right_or_wrong([score])
+    right = right_or_wrong([score])
     record |= {"correct": right[0]} if right else {"score": score}
     first = answers.get(request_id("generate_until", sample["arguments"][0]))
     if first is None or first.passes is None or first.token_ids is None:

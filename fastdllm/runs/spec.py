@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
+from fastdllm.common.paths import LOGS, task_folder
 from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.plan import Plan, plan_again
@@ -76,8 +77,8 @@ class RunSpec(StrictModel):
     @property
     def log_path(self) -> Path:
         """Where the workflow keeps this run's log."""
-        folder = self.task if self.limit is None else f"{self.task}_limit_{self.limit}"
-        return Path("logs", "eval", self.experiment, folder, f"{self.config}.log")
+        folder = task_folder(self.task, self.limit)
+        return LOGS / "eval" / self.experiment / folder / f"{self.config}.log"
 
     def _part(self, prefix: str) -> dict[str, Any]:
         return {k.removeprefix(prefix): v for k, v in self.decides.items() if k.startswith(prefix)}

@@ -219,7 +219,7 @@ def end_of(stopped: Stopped, *, was_terminated: bool) -> int:
     could go on for ever. SLURM ends the job at once.
     """
     _say(stopped.sentence)
-    job = _slurm_job()
+    job = slurm_job()
     if stopped.is_time_limit and not was_terminated and job and stopped.has_begun:
         _say(f"SLURM job {job} goes back into the queue")
         try:
@@ -234,5 +234,5 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _slurm_job() -> str:
+def slurm_job() -> str:
     return os.environ.get("SLURM_JOB_ID", "")

@@ -26,11 +26,11 @@ def metrics_of(
     found = []
     for key, value in scores.items():
         metric, comma, filter_name = key.partition(",")
-        if not comma or metric.endswith("_stderr") or not _is_finite(value):
+        if not comma or metric.endswith("_stderr") or not is_finite(value):
             continue
         stderr = scores.get(f"{metric}_stderr,{filter_name}")
-        stderr = float(stderr) if _is_finite(stderr) else None
-        right = _right_or_wrong(
+        stderr = float(stderr) if is_finite(stderr) else None
+        right = right_or_wrong(
             sample.get(metric)
             for name in task.leaves
             for sample in samples[name]
@@ -67,11 +67,11 @@ def metrics_of(
     return found
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
     return not isinstance(value, str | bool | type(None)) and math.isfinite(value)
 
 
-def _right_or_wrong(values: Iterable[Any]) -> list[bool] | None:
+def right_or_wrong(values: Iterable[Any]) -> list[bool] | None:
     """The values as booleans; None when one of them is neither 0 nor 1."""
     right = []
     for value in values:

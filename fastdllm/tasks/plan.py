@@ -18,6 +18,7 @@ from pydantic import Field
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, write_json_atomically, write_text_atomically
+from fastdllm.common.paths import split_task_folder
 from fastdllm.decoding.prefix_tree import Branch, Tokens, grow
 from fastdllm.validation import StrictModel, validated
 
@@ -144,8 +145,7 @@ def read_plan(folder: Path, task: str) -> Plan:
     """
     path, requests_path = folder / "plan.json", folder / "requests.jsonl"
     # The plan itself may be what is missing, so its folder tells the limit.
-    limit = folder.name.removeprefix(f"{task}_limit_")
-    again = plan_again(task, int(limit) if limit.isdigit() else None)
+    again = plan_again(task, split_task_folder(folder.name)[1])
     for needed in (path, requests_path):
         if not needed.is_file():
             raise UserError(f"{needed}: the plan of task {task!r} is missing; {again}")

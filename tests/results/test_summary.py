@@ -24,8 +24,8 @@ from fastdllm.results.summary import (
     write_summary,
 )
 from scripts.write_schemas import texts
-from tests.support.run_project import REPOSITORY
 from tests.report.test_text_tables import likelihood_run
+from tests.support.run_project import REPOSITORY
 
 PUBLISHED = sorted((REPOSITORY / "artifacts").glob("*/*/*/summary.json"))
 

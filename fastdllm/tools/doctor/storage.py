@@ -12,9 +12,9 @@ from pathlib import Path
 
 from fastdllm.cluster.checks import check_folder, check_link
 from fastdllm.common.errors import UserError
+from fastdllm.common.paths import RESULTS
 from fastdllm.tools.doctor.findings import Finding, ok, printed_by, problem, warn
 
-RESULTS = Path("results")
 GIB = 2**30
 SCARCE_GIB = 5.0
 # A grid leaves thousands of small files.

@@ -16,11 +16,12 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, read_json, write_json_atomically
+from fastdllm.common.paths import RESULTS
 from fastdllm.decoding.policy_files import policy_code_digest
 from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.task_files import TaskFiles, find_task_files
 
-DIGEST_CACHE = Path("results/.digests.json")
+DIGEST_CACHE = RESULTS / ".digests.json"
 
 # What decides a model's answers; its card, its curves and the like do not.
 MODEL_FILES = (

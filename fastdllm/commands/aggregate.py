@@ -1,7 +1,7 @@
 """`fastdllm aggregate`: publish finished summaries into artifacts/ and write the tables.
 
-Always covers all enabled experiments and tasks, so that a table never shows only the last
-selection. Limited and stale runs are left out.
+All enabled experiments and tasks are covered, so that no table shows only the last selection.
+Limited and stale runs are left out.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Takes no options: what is published follows from workflow_config.yaml."""
+    """Add no options: what is published follows from workflow_config.yaml."""
 
 
 def run(_args: argparse.Namespace) -> int:
-    """Publish, write the tables, say what changed."""
+    """Publish, write the tables, and print what changed."""
     from fastdllm.common.paths import ARTIFACTS
     from fastdllm.report.text_tables import write_tables
     from fastdllm.results.summary import read_summary
@@ -49,7 +49,7 @@ def run(_args: argparse.Namespace) -> int:
 
 
 def _problem(run: Run) -> str | None:
-    """What keeps a run's current result from being published: a summary that does not read."""
+    """Return why a run's current summary cannot be read, and so not published; None if it can."""
     from fastdllm.results.summary import read_summary
     from fastdllm.workflow.project.artifacts import stored_summary
 

@@ -1,8 +1,8 @@
 """`fastdllm compare A B`: whether run B differs from run A in accuracy and speed, in words.
 
 A run is named experiment/task/config, with the task's folder for a limited one
-(00_baseline/word_problems_limit_20/k1_first), or by the path of its summary.json. Takes the result
-of the current settings, from results/ or else from artifacts/. Several runs may follow the
+(00_baseline/word_problems_limit_20/k1_first), or by the path of its summary.json. The result of the
+current settings is compared, from results/ or else from artifacts/. Several runs may follow the
 baseline; then the p-values are corrected for how many there are.
 """
 
@@ -43,7 +43,7 @@ def _summary(name: str) -> Summary:
 
 
 def _path(name: str) -> Path:
-    """The summary of a named run.
+    """Return the path of the current summary of a named run.
 
     Raises:
         UserError: no such run, or one without a result of the current settings.
@@ -56,18 +56,18 @@ def _path(name: str) -> Path:
 
     parts = name.split("/")
     if len(parts) != 3:
-        raise UserError(f"{name!r} names no run; write {FORM}, or the path of a summary.json")
+        raise UserError(f"{name!r} is not a run; write {FORM}, or the path of a summary.json")
     project = load_project(Selection(limit=split_task_folder(parts[1])[1]))
     runs = {"/".join((r.experiment, r.task_folder, r.config)): r for r in project.all_runs}
     known = [key.split("/") for key in runs]
-    for place, kind in enumerate(("experiment", "task", "config")):
-        names = {other[place] for other in known if other[:place] == parts[:place]}
-        if parts[place] not in names:
-            raise unknown_name(kind, parts[place], names, where=name)
+    for level, kind in enumerate(("experiment", "task", "config")):
+        names = {other[level] for other in known if other[:level] == parts[:level]}
+        if parts[level] not in names:
+            raise unknown_name(kind, parts[level], names, where=name)
     path = current_summary(runs[name], project.all_runs)
     if path is None:
         raise UserError(
-            f"{name}: has no result of the current settings; `fastdllm status` tells why, and an "
+            f"{name}: has no result of the current settings; `fastdllm status` says why, and an "
             "older one can be given as the path of its summary.json"
         )
     return path

@@ -1,6 +1,6 @@
 """`fastdllm report`: the published results as one page, as plots and as one table.
 
-Reads artifacts/, and for the items that flipped the samples in results/, where they are.
+Reads artifacts/, and the samples in results/, if they are there, for the items that flipped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page, the plots and the table; say where they are."""
+    """Write the page, the plots and the table, and print where they are."""
     from fastdllm.common.errors import UserError, unknown_name
     from fastdllm.common.files import write_text_atomically
     from fastdllm.common.paths import ARTIFACTS, RESULTS
@@ -42,25 +42,25 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.workflow.project.runs import load_project
 
     if args.output.suffix != ".html":
-        raise UserError(f"--output {args.output}: the name of a page ends in .html")
+        raise UserError(f"--output {args.output}: the name of a page must end in .html")
     project = load_project()
     for name in args.experiment or ():
         if name not in project.experiments:
             raise unknown_name("experiment", name, project.experiments, "--experiment")
-    found, problems = [], []
-    for one in published(project.runs):
+    summaries, problems = [], []
+    for published_run in published(project.runs):
         try:
-            found.append(read_summary(one.artifact_path))
+            summaries.append(read_summary(published_run.artifact_path))
         except UserError as error:
             problems.append(f"not shown: {error}")
-    digest = str(found[0].decides.get("model_digest")) if found else None
+    digest = str(summaries[0].decides.get("model_digest")) if summaries else None
     sensitivity, unreadable = newest(list((ARTIFACTS / "sensitivity").glob("*.json")), digest)
     problems += unreadable
     report = build_report(
-        found,
+        summaries,
         experiments=args.experiment,
-        titles={name: one.question for name, one in project.experiments.items()},
-        missing=len(project.runs) - len(found),
+        titles={name: experiment.question for name, experiment in project.experiments.items()},
+        missing=len(project.runs) - len(summaries),
         sensitivity=sensitivity,
         results=RESULTS,
     )
@@ -82,13 +82,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def gaps(report: Report) -> list[str]:
-    """What the page lacks, one line each: items that flipped, runs without a result."""
+    """Return what the page lacks, one line each: items that flipped, runs without a result."""
     lines = []
     unread, flipped = report.missing_answers
     if unread:
         lines.append(
-            f"items that flipped are left out in {unread} of {flipped} comparisons: the samples "
-            "are not in results/, or of another result"
+            f"items that flipped are left out in {unread} of {flipped} comparisons: their samples "
+            "are not in results/, or belong to another result"
         )
     if report.missing:
         runs = "1 run has" if report.missing == 1 else f"{report.missing} runs have"

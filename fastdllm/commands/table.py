@@ -1,6 +1,6 @@
-"""`fastdllm table`: the results of the enabled experiments, and where to go from there.
+"""`fastdllm table`: the results of the enabled experiments, and what to try next.
 
-Reads summaries only: those of results/, else the published ones of artifacts/.
+Reads only summaries: those in results/, or else the published ones in artifacts/.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
         if name not in project.experiments:
             raise unknown_name("experiment", name, project.experiments, "--experiment")
     runs = [run for run in project.runs if run.experiment in chosen]
-    found = [path for run in runs if (path := current_summary(run, project.all_runs))]
-    summaries, problems, missing = [], [], len(runs) - len(found)
-    for path in found:
+    paths = [path for run in runs if (path := current_summary(run, project.all_runs))]
+    summaries, problems, missing = [], [], len(runs) - len(paths)
+    for path in paths:
         try:
             summaries.append(read_summary(path))
         except UserError as error:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         lines.append(
             f"{missing} of {len(runs)} runs have no result of the current settings; "
-            "`fastdllm status` tells why.\n"
+            "`fastdllm status` says why.\n"
         )
     tables = [ARTIFACTS / name / "table.md" for name in chosen]
     tables = [path for path in tables if path.is_file()]

@@ -1,7 +1,4 @@
-"""What the report says, as plain records: the page, the images and the tables only show them.
-
-Imports no torch.
-"""
+"""The content of the report as plain records, which page, images and tables only display."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.costs import OF_THE_MACHINE, speed_conditions
 from fastdllm.statistics.disagreements import disagreements
 
-# Flipped items on the page: of one pair, and of all pairs together, so that it stays small.
+# Most flipped items on the page, of one pair and of all pairs, so that the page stays small.
 MOST_FLIPS, ALL_FLIPS = 24, 1_200
 
 
@@ -28,9 +25,9 @@ class RunReport:
     """One run of a task.
 
     comparison: with the baseline; None for the baseline itself. finding: None for plain decoding.
-    standings: by name of the cost. conditions: number of its speed conditions. shown_with: the name
-    of the run that stands for it in plots, where that is another one. same: the names of the runs
-    that it stands for.
+    standings: by name of the cost. conditions: the number of its speed conditions. shown_with: the
+    name of the run that represents it in plots; None if it is drawn itself. same: the names of the
+    runs that it represents.
     """
 
     summary: Summary
@@ -107,7 +104,7 @@ class Report:
 
     @property
     def missing_answers(self) -> tuple[int, int]:
-        """Pairs whose flipped items cannot be read here, and pairs with flipped items."""
+        """How many pairs have flipped items that cannot be read here, and how many have any."""
         flips = [pair for task in self.tasks for _, pair in task.flips]
         return sum(pair.why_not is not None for pair in flips), len(flips)
 
@@ -121,13 +118,13 @@ def build_report(
     sensitivity: SensitivityMap | None = None,
     results: Path | str = "results",
 ) -> Report:
-    """Put together what the report says.
+    """Build the report.
 
     Args:
         summaries: all published runs, in the order of the project.
-        experiments: those to show; the baseline and the controls are used all the same. None: all.
+        experiments: those to show, None for all; baseline and controls are used in any case.
         titles: question of each experiment, by its name.
-        results: folder with the samples, for the items that flipped.
+        results: the folder with the samples of items that flipped.
     """
     groups = grouped(summaries)
     names = list(dict.fromkeys(group.experiment for group in groups))
@@ -215,7 +212,7 @@ def _run_reports(
 
 
 def _by_conditions(runs: Sequence[Summary]) -> dict[tuple[str, ...], list[Summary]]:
-    """Runs by hardware, dtype and batch size; what most runs share comes first."""
+    """Runs by hardware, dtype and batch size; the conditions of most runs come first."""
     by_conditions: dict[tuple[str, ...], list[Summary]] = {}
     for run in runs:
         by_conditions.setdefault(speed_conditions(run), []).append(run)
@@ -223,7 +220,7 @@ def _by_conditions(runs: Sequence[Summary]) -> dict[tuple[str, ...], list[Summar
 
 
 def _leaders(runs: Sequence[Summary]) -> list[Summary]:
-    """For each run the one that stands for its computation: its origin, else the first shown."""
+    """For each run the one that represents its computation: its origin, or else the first shown."""
     leaders = {(run.experiment, run.config): run for run in runs if run.same_as is None}
     of_runs = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""Tables for programs: every figure of a run as a plain number. Imports no torch."""
+"""CSV tables: every figure of a run as a plain number."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ ORIGIN_COLUMNS: dict[str, Callable[[Summary], object]] = {
     "git_dirty": lambda run: run.git and int(run.git.dirty),
     "fingerprint": lambda run: run.fingerprint,
 }
-# Only where the runs of all experiments are known: by layer-forwards, see standings.py.
+# Only if the runs of all experiments are known: the standing by layer-forwards (standings.py).
 CONTROL_COLUMNS = ("control", "difference_to_control", "p_holm_to_control", "standing")
 
 
 def csv_table(groups: Sequence[Group], reports: Mapping[Key, RunReport] | None = None) -> str:
-    """One line per run: shares in 0..1, seconds, GiB; what was not measured is empty.
+    """Return a line per run: shares in 0..1, seconds, GiB; what was not measured is empty.
 
-    reports: with them, the line also shows the run beside the controls (`CONTROL_COLUMNS`).
+    reports: if given, a line also compares the run with the controls (`CONTROL_COLUMNS`).
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

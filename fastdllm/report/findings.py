@@ -1,7 +1,6 @@
-"""What the runs of a task show, in sentences: the same on the page and in the READMEs.
+"""What the runs of a task show, in the same sentences on the page and in the READMEs.
 
-Made of the summaries, and of nothing else. Text is Markdown, of which the page knows `code` and
-**bold**. Imports no torch.
+Made from the summaries alone. The text is Markdown, of which the page renders `code` and **bold**.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from fastdllm.statistics.intervals import items_needed
 from fastdllm.statistics.verdicts import p_words, points
 
 NOTHING = "No generation task of this experiment has published results.\n"
-# Names of one computation that a table shows one by one.
+# A table shows this many names of one computation, and counts the others.
 MOST_NAMES = 3
-# What two configurations must share to differ in their reuse alone.
+# Settings in which two configurations may differ that differ in their reuse alone.
 REUSE = ("reuse_k", "layer_subset")
 
 NameOf = Callable[[Summary], str]
 
 
 def answer_of(experiment: str, summaries: Sequence[Summary]) -> str:
-    """The answer of one experiment for its README, from the published runs of all experiments."""
+    """Return the answer of one experiment for its README, from the published runs of all."""
     parts = [
         _answer_on_task(group, findings) for group, findings in _full_runs(experiment, summaries)
     ]
@@ -41,14 +40,14 @@ def answer_of(experiment: str, summaries: Sequence[Summary]) -> str:
 
 
 def headline(experiment: str, summaries: Sequence[Summary]) -> str:
-    """The first sentence of an answer, on the first generation task."""
+    """Return the first sentence of an answer, on the first generation task."""
     for _, findings in _full_runs(experiment, summaries):
         return main_sentences(findings)[0]
     return NOTHING.strip()
 
 
 def baseline_sentence(baseline: Summary, name: str) -> str:
-    """What the others are compared with."""
+    """Describe the run that the others are compared with."""
     return (
         f"Baseline `{name}`: right on {accuracy_words(baseline)} of {baseline.primary.n} items at "
         f"{cost_words(layer_forwards_per_answer(baseline))} layer-forwards per answer."
@@ -58,9 +57,9 @@ def baseline_sentence(baseline: Summary, name: str) -> str:
 def main_sentences(
     findings: Sequence[Finding], name_of: NameOf = lambda run: run.config
 ) -> list[str]:
-    """Whether anything beats the controls, is faster, or is cheaper without a loss."""
+    """Return whether anything beats the controls, is faster, or is cheaper without a loss."""
     if not findings:
-        return ["Every configuration is plain decoding, or a control."]
+        return ["Every configuration is plain decoding or a control."]
     ideas = [finding for finding in findings if not finding.is_control]
     return [
         _ideas_beside_controls(ideas, name_of) if ideas else _cheapest_control(findings, name_of),
@@ -70,7 +69,7 @@ def main_sentences(
 
 
 def likelihood_sentence(n_runs: int, n_computations: int) -> str:
-    """Why the runs of a log-likelihood task do not differ."""
+    """Explain why the runs of a log-likelihood task do not differ."""
     nothing = "Answers are chosen by likelihood: nothing is decoded"
     if n_runs == 1:
         return f"{nothing}."
@@ -84,7 +83,7 @@ def likelihood_sentence(n_runs: int, n_computations: int) -> str:
 def _full_runs(
     experiment: str, summaries: Sequence[Summary]
 ) -> Iterator[tuple[Group, list[Finding]]]:
-    """The experiment's group and findings on each generation task without a limit."""
+    """Yield the experiment's group and findings on each generation task without a limit."""
     for groups in by_task(grouped(summaries)).values():
         findings = findings_of(groups)
         for group in groups:
@@ -117,7 +116,7 @@ def _ideas_beside_controls(ideas: Sequence[Finding], name_of: NameOf) -> str:
     """Whether any idea beats the thresholds and sub-blocks of the controls at equal cost."""
     counts = Counter(idea.standing for idea in ideas)
     if counts[Standing.NO_CONTROL] == len(ideas):
-        return "No controls are published, so nothing can be said of equal cost."
+        return "No controls are published, so nothing can be compared at equal cost."
     is_open = counts[Standing.WITHIN_NOISE] or counts[Standing.UNKNOWN]
     start = "Yes" if counts[Standing.ABOVE] else "Not proved" if is_open else "No"
     computations = "computation" if len(ideas) == 1 else "computations"
@@ -139,7 +138,7 @@ def _ideas_beside_controls(ideas: Sequence[Finding], name_of: NameOf) -> str:
 
 
 def _best_within_noise(ideas: Sequence[Finding], name_of: NameOf) -> str:
-    """How many items would prove the best of those that lie above within noise."""
+    """Return how many items would prove the best of those above the controls within noise."""
     above = [idea for idea in ideas if idea.standing is Standing.WITHIN_NOISE]
     best = max(above, key=lambda idea: idea.gain or 0.0, default=None)
     paired = best.to_control.paired if best and best.to_control else None
@@ -209,7 +208,7 @@ def _has_both_kinds(findings: Sequence[Finding]) -> bool:
 
 
 def spans_compared(findings: Sequence[Finding]) -> list[str]:
-    """For each group of configurations that differ in the span alone: the spans by their loss."""
+    """Rank the spans by their loss, for each set of configurations that differ in nothing else."""
     by_other_settings: dict[str, list[Finding]] = {}
     for finding in findings:
         if _setting(finding, "reuse_k", 1) > 1:
@@ -232,7 +231,7 @@ def spans_compared(findings: Sequence[Finding]) -> list[str]:
 
 
 def added_to_lookahead(findings: Sequence[Finding]) -> list[str]:
-    """The least harmful reuse on top of look-ahead, beside the same look-ahead without it."""
+    """Compare the least harmful reuse on top of look-ahead with the same look-ahead without it."""
     without_reuse = {
         _shared(finding, without=REUSE): finding
         for finding in findings
@@ -256,7 +255,7 @@ def added_to_lookahead(findings: Sequence[Finding]) -> list[str]:
 
 
 def _shared(finding: Finding, *, without: Sequence[str]) -> str:
-    """Settings and parameters but those named: what computations of one group have in common."""
+    """Return a key of all settings and parameters but those named."""
     settings = {k: v for k, v in settings_of(finding.summary).items() if k not in without}
     return repr((settings, parameters_of(finding.summary)))
 

@@ -1,7 +1,7 @@
-"""Items that are right under one configuration and wrong under another, to be read by a person.
+"""Items that are right under one configuration and wrong under another, for people to read.
 
-Which items these are is in the summaries; what was answered is in results/<run>/samples.jsonl,
-which stays on the machine that decoded. Only the lines that are shown are parsed. Imports no torch.
+The summaries say which items these are; the answers are in results/<run>/samples.jsonl, which stays
+on the machine that decoded. Only the lines that are shown are parsed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastdllm.common.paths import RESULTS
 from fastdllm.results.summary import Summary, unpack_bits
 from fastdllm.statistics.comparison import right_only_in
 
-# A question or an answer is cut here; the whole one is in samples.jsonl.
+# Longer questions and answers are cut; samples.jsonl has all of them.
 MOST_CHARACTERS = 900
 
 
@@ -38,7 +38,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Flips:
-    """The flips of one pair: how many there are, those shown, and why others are not."""
+    """The flips of one pair: how many there are, and those shown, or why none can be."""
 
     gained: int
     lost: int
@@ -47,7 +47,7 @@ class Flips:
 
 
 def flipped_items(baseline: Summary, other: Summary) -> tuple[list[int], list[int]]:
-    """Items gained and items lost by `other`; empty where the two cannot be paired."""
+    """Return the items gained and lost by `other`; none if the two cannot be paired."""
     if baseline.items is None or other.items is None or baseline.items.n != other.items.n:
         return [], []
     return right_only_in(other, baseline), right_only_in(baseline, other)
@@ -56,7 +56,7 @@ def flipped_items(baseline: Summary, other: Summary) -> tuple[list[int], list[in
 def read_flips(
     baseline: Summary, other: Summary, most: int, *, results: Path | str = RESULTS
 ) -> Flips:
-    """Up to `most` flipped items with both answers, gained and lost in turn, in item order."""
+    """Read up to `most` flipped items with both answers, half gained and half lost, in order."""
     gained, lost = flipped_items(baseline, other)
     half = most // 2
     kept_gained = gained[: max(half, most - len(lost))]
@@ -76,9 +76,9 @@ def read_flips(
 
 
 def first_differing_step(a: Mapping[str, Any], b: Mapping[str, Any]) -> int | None:
-    """The first pass after the prefill in which two samples did not commit the same tokens.
+    """Return the first pass in which two samples did not commit the same tokens; 0: the prefill.
 
-    None where the commits are all the same, or were not recorded.
+    None if all commits are the same, or were not recorded.
     """
     if not all(sample.get("committed_at") for sample in (a, b)):
         return None
@@ -87,7 +87,7 @@ def first_differing_step(a: Mapping[str, Any], b: Mapping[str, Any]) -> int | No
 
 
 def first_differing_token(a: Mapping[str, Any], b: Mapping[str, Any]) -> int | None:
-    """Position in the answer, from 0, of the first token that differs; None where none does."""
+    """Return the position, from 0, of the first token that differs; None if none does."""
     if a.get("token_ids") is None or b.get("token_ids") is None:
         return None
     first, second = a["token_ids"], b["token_ids"]
@@ -98,28 +98,24 @@ def first_differing_token(a: Mapping[str, Any], b: Mapping[str, Any]) -> int | N
 
 
 def _samples(summary: Summary, items: Sequence[int], results: Path) -> dict[int, dict[str, Any]]:
-    """The samples of some items of a run, by their number in the order of the summary's bits.
+    """Return the samples of some items of a run, by their number in the summary's bits.
 
     Raises:
-        UserError: they are not here, or belong to another result of the run.
+        UserError: they are not on this machine, or belong to another result of the run.
     """
-    name = f"{summary.experiment}/{summary.task}/{summary.config}"
-    if summary.same_as is not None:
-        origin = summary.same_as
-        name = f"{origin.experiment}/{origin.task}/{origin.config}"
-    folder = results / name
+    origin = summary.same_as or summary
+    folder = results / origin.experiment / origin.task / origin.config
     path = folder / "samples.jsonl"
     if not path.exists():
         raise UserError(f"{path} is not on this machine")
     stored = read_json(folder / "summary.json")
-    wanted = summary.same_as.fingerprint if summary.same_as else summary.fingerprint
-    if not isinstance(stored, dict) or stored.get("fingerprint") != wanted:
+    if not isinstance(stored, dict) or stored.get("fingerprint") != origin.fingerprint:
         raise UserError(f"{path} belongs to another result of the run")
-    found = dict(_lines(path, frozenset(items)))
+    samples = dict(_lines(path, frozenset(items)))
     bits = unpack_bits(summary.items) if summary.items else []
-    if any(i not in found or found[i].get("correct") is not bits[i] for i in items):
-        raise UserError(f"{path} does not fit its summary")
-    return found
+    if any(i not in samples or samples[i].get("correct") is not bits[i] for i in items):
+        raise UserError(f"{path} does not match its summary")
+    return samples
 
 
 def _lines(path: Path, items: frozenset[int]) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -143,7 +139,7 @@ def _flip(item: int, a: Mapping[str, Any], b: Mapping[str, Any], *, gained: bool
 
 
 def _cut(text: str, *, from_end: bool = False) -> str:
-    """A prompt is cut at its start, where the worked examples are."""
+    """Cut a long text; a prompt at its start, where the worked examples are."""
     text = text.strip()
     if len(text) <= MOST_CHARACTERS:
         return text

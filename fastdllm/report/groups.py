@@ -1,8 +1,7 @@
 """Runs by experiment and task, each compared with the baseline of its task.
 
-An experiment is one question, so its runs on a task are one family for Holm's correction. These
-are the comparisons of tables, page and READMEs; there are no others with the baseline. Imports no
-torch.
+An experiment is one question, so its runs on a task are one family for Holm's correction. Tables,
+page and READMEs all show these comparisons.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from fastdllm.statistics.comparison import Comparison, compare_all
 from fastdllm.statistics.costs import speed_conditions
 
 CONTROL_EXPERIMENT = "03_controls"
-# A task or a model decides lengths, token ids and seeds; they are no idea of an experiment.
+# Settings that follow from a task or a model; changing them is not an idea of an experiment.
 NO_IDEA = frozenset(["max_new_tokens", "seed", "mask_id", "stop_token"])
 PASS_KINDS = ("prefill", "full_block", "sub_block", "commit", "reused")
 
@@ -31,7 +30,7 @@ Key = tuple[str, str, int | None, str]
 class Group:
     """Runs of one experiment on one task (and limit), in the order given.
 
-    baseline: that of the task, maybe a run of another experiment. comparisons: of each run with
+    baseline: the task's, which may be a run of another experiment. comparisons: of each run with
     it; None for the baseline itself.
     """
 
@@ -91,26 +90,26 @@ def _comparisons(runs: Sequence[Summary], baseline: Summary) -> tuple[Comparison
 
 
 def key_of(summary: Summary) -> Key:
-    """What tells a run from every other one of a project."""
+    """Return what identifies a run in a project."""
     limit = summary.eval_params.get("limit")
     as_number = limit if isinstance(limit, int) else None
     return summary.experiment, summary.task, as_number, summary.config
 
 
 def run_name(summary: Summary) -> str:
-    """A run for people, where the task is known."""
+    """Return the name of a run for people who know the task."""
     return f"{summary.experiment} / {summary.config}"
 
 
 def task_title(task: str, limit: int | None) -> str:
-    """A task and its limit for people."""
+    """Return the name of a task and its limit for people."""
     return task if limit is None else f"{task} (first {limit} items)"
 
 
 def baseline_of(summaries: Sequence[Summary]) -> Summary:
     """Return the run of one task that the others are compared with: plain decoding, as published.
 
-    Of several the first that was decoded itself, controls first; without any, the first run.
+    Of several, the first that was decoded itself, controls first; if there is none, the first run.
     """
     plain = [summary for summary in summaries if not deviations(summary)]
     if not plain:
@@ -121,8 +120,7 @@ def baseline_of(summaries: Sequence[Summary]) -> Summary:
 def deviations(summary: Summary) -> dict[str, Any]:
     """Return the settings that take effect in a run and are not the default.
 
-    Empty for plain decoding. Parameters of a policy always count: a policy without an effect has
-    none.
+    Empty for plain decoding. Parameters of a policy always count.
     """
     settings = settings_of(summary)
     without_effect = set(NO_IDEA)

@@ -1,7 +1,7 @@
-"""The page: one HTML file that loads nothing, with the plots drawn by Vega from specifications.
+"""The page: one HTML file that loads nothing, with plots that Vega draws from specifications.
 
-Tables and words are in the HTML itself, so that the page says everything without scripts too; the
-plots, sorting and the choice of items to read need them. Imports no torch.
+Tables and text are in the HTML itself, so that they can be read without scripts; plots, sorting and
+the choice of items to read need scripts.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from fastdllm.report.themes import config
 from fastdllm.statistics.costs import OF_THE_MACHINE
 from fastdllm.version import __version__
 
-# Vega, Vega-Lite and Vega-Embed are under the BSD 3-clause licence, which wants its notice kept.
+# Vega, Vega-Lite and Vega-Embed are under the BSD 3-clause licence, which requires its notice.
 LIBRARY_NOTICE = "/* Vega, Vega-Lite, Vega-Embed: (c) University of Washington, BSD 3-clause */\n"
 
 
 def render_page(report: Report) -> str:
-    """The whole page as text."""
+    """Return the whole page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fastdllm.report"),
         autoescape=True,
@@ -67,7 +67,7 @@ def render_page(report: Report) -> str:
 
 
 def page_data(report: Report) -> dict[str, Any]:
-    """What the page's script draws: specifications once, rows by task."""
+    """Return what the page's script draws: specifications once, rows by task."""
     return {
         "themes": {theme: config(theme) for theme in ("light", "dark")},
         "specs": {
@@ -150,7 +150,7 @@ def _sensitivity_data(sensitivity: SensitivityMap | None) -> Mapping[str, Any]:
 
 @cache
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed in one script, as vl-convert brings them."""
+    """Return Vega, Vega-Lite and Vega-Embed in one script, as vl-convert ships them."""
     import vl_convert
 
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
@@ -161,17 +161,17 @@ def _asset(name: str) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """A long name may break behind an underscore."""
+    """Allow line breaks in a long name, after underscores."""
     return Markup("_<wbr>").join(name.split("_"))
 
 
 def _inline_markdown(text: str) -> Markup:
-    """Text with `code` and **bold** as markup."""
+    """Render `code` and **bold** as markup."""
     escaped = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text)))
     return Markup(re.sub(r"`(.+?)`", r"<code>\1</code>", escaped))
 
 
 def _json(value: Any) -> str:
-    """Compact JSON that may stand in a script element."""
+    """Return compact JSON that is safe in a script element."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c")

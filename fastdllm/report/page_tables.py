@@ -1,4 +1,4 @@
-"""The rows of the page's tables: text to read, and a number to sort by. Imports no torch."""
+"""The tables of the page: cells with text to read and a key to sort by."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastdllm.statistics.verdicts import SAME, SIGNIFICANT, p_words, signed
 
 # Differences are drawn up to this many points; a larger loss ends in an arrow.
 MOST_POINTS = 12.0
-# As in the plot.
+# Characters that look like the marks of the plot.
 MARKS = {
     Standing.ABOVE: "\u25cf",
     Standing.WITHIN_NOISE: "\u25cb",
@@ -31,7 +31,7 @@ STANDING_ORDER = {standing: order for order, standing in enumerate(Standing)}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: text, a second line in small type, the sort key, a class for its colour."""
+    """One cell; `more`: a second line in small type, `look`: CSS classes."""
 
     text: str
     more: str = ""
@@ -67,12 +67,12 @@ class TableRow:
 
 
 def headings(task: TaskReport) -> list[tuple[str, str]]:
-    """Heading and explanation of each column behind the run's name."""
+    """Return heading and explanation of each column after the run's name."""
     columns = [
         ("accuracy, %", "with its 95 % interval"),
         ("to baseline, points", "difference paired by item, with its 95 % interval"),
         ("p (Holm)", "exact McNemar test, corrected over the experiment"),
-        ("verdict", "what the paired difference allows to say"),
+        ("verdict", "what can be said from the paired difference"),
     ]
     if not task.is_generation:
         return columns
@@ -89,7 +89,7 @@ def headings(task: TaskReport) -> list[tuple[str, str]]:
 
 
 def table_rows(task: TaskReport) -> list[TableRow]:
-    """The table of a task; repeated computations keep their place in the project."""
+    """Return the table of a task, in the order of the project."""
     return [_table_row(task, run) for run in task.runs]
 
 

@@ -2,7 +2,7 @@
 
 Published reuse loses half of the accuracy, other ideas fractions of a point; one pair of axes
 cannot show both, so a plot has two windows: everything, and the neighbourhood of the baseline. The
-curve is a drawing; where a run stands is decided in standings.py. Imports no torch.
+curve is a drawing; where a run stands is decided in standings.py.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from fastdllm.report.words import interval_of
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import cost_of
 
-# What accuracy is plotted against; forwards are left to the bars of passes by kind.
+# The costs that accuracy is plotted against; the bars of passes by kind show forwards.
 PLOTTED = ("layer_forwards", "seconds", "tokens_per_s")
-# Seen around the baseline: this many points of accuracy, and this many times its cost.
+# The window near the baseline: this many points below it, and this many times its cost.
 CLOSE_POINTS, CLOSE_COST = 12.0, 1.3
 MARGIN = 0.04
 
@@ -34,7 +34,7 @@ class Dot:
 
 
 def dot_of(summary: Summary, cost: str) -> Dot | None:
-    """The dot of a run; None where the cost was not measured."""
+    """Return the dot of a run; None if the cost was not measured."""
     value = cost_of(summary, cost)
     if value is None:
         return None
@@ -43,11 +43,11 @@ def dot_of(summary: Summary, cost: str) -> Dot | None:
 
 
 def control_curve(summaries: Sequence[Summary], cost: str) -> dict[Dot, float]:
-    """What the threshold alone gives: dots by rising cost, with their thresholds.
+    """Return the dots that the threshold alone gives, by rising cost, with their thresholds.
 
-    Made of the runs of `03_controls` among those of one task that change nothing but the threshold;
-    of equal cost the most accurate. For a cost of the machine the runs must share their speed
-    conditions.
+    These are the runs of `03_controls` among `summaries`, which are of one task, that change only
+    the threshold; of equal cost the most accurate. For a cost of the machine the runs must share
+    their speed conditions.
     """
     best: dict[float, tuple[Dot, float]] = {}
     for summary in summaries:
@@ -72,16 +72,16 @@ class Window:
     hidden: int
 
     def nearest(self, accuracy: float) -> float:
-        """The accuracy, pulled to the edge where it lies outside."""
+        """Return the accuracy, moved to the edge if it lies outside."""
         return max(self.low, min(self.high, accuracy))
 
     def shows(self, accuracy: float) -> bool:
-        """Whether it lies inside, up to rounding."""
+        """Whether the accuracy lies inside, up to rounding."""
         return abs(self.nearest(accuracy) - accuracy) < 1e-9
 
 
 def whole(dots: Sequence[Dot]) -> Window:
-    """Every dot with its interval."""
+    """Return a window on every dot with its interval."""
     costs = [dot.cost for dot in dots]
     lows, highs = [dot.low for dot in dots], [dot.high for dot in dots]
     left, right = _padded(min(costs), max(costs))
@@ -90,12 +90,12 @@ def whole(dots: Sequence[Dot]) -> Window:
 
 
 def close(dots: Sequence[Dot], baseline: Dot, *, more_is_better: bool) -> Window | None:
-    """The dots near the baseline and all that are better; None where that is nearly all."""
+    """Return a window on the dots near the baseline or better; None if it would hide none."""
     floor = baseline.accuracy - CLOSE_POINTS
-    dearest = baseline.cost / CLOSE_COST if more_is_better else baseline.cost * CLOSE_COST
+    limit = baseline.cost / CLOSE_COST if more_is_better else baseline.cost * CLOSE_COST
 
     def near(dot: Dot) -> bool:
-        cheap = dot.cost >= dearest if more_is_better else dot.cost <= dearest
+        cheap = dot.cost >= limit if more_is_better else dot.cost <= limit
         return cheap and dot.accuracy >= floor
 
     seen = [dot for dot in dots if near(dot)]
@@ -107,10 +107,10 @@ def close(dots: Sequence[Dot], baseline: Dot, *, more_is_better: bool) -> Window
 
 
 def cut_line(dots: Sequence[Dot], window: Window) -> list[Dot]:
-    """A line through dots, with its band, from the left to the right edge of a window.
+    """Return a line through dots, with its band, from the left to the right edge of a window.
 
-    It gets a corner wherever it or its band crosses an edge, so that what lies outside can be
-    pulled to the edge and nothing needs clipping (which images pay dearly for).
+    It gets a corner wherever it or its band crosses an edge, so that what lies outside can be moved
+    to the edge and nothing needs clipping, which takes images a second each.
     """
     corners = [dot for dot in dots if window.left <= dot.cost <= window.right]
     for a, b in pairwise(dots):

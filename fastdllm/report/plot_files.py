@@ -1,6 +1,6 @@
 """The plots of the page as SVG and PNG files, from the same specifications.
 
-Drawn in light, without a browser, by vl-convert. Imports no torch.
+Drawn by vl-convert in the light theme, without a browser.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SUFFIXES = (".svg", ".png")
 
 
 def write_plots(report: Report, folder: Path) -> list[Path]:
-    """Write every plot into `folder`; plots of an earlier report that are no more go away."""
+    """Write every plot into `folder`, and remove other plots that an earlier report left there."""
     import vl_convert
 
-    # There even without any plot: the workflow waits for it.
+    # Made even without any plot, as the workflow waits for it.
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, spec in plots(report):
@@ -45,7 +45,7 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
 
 
 def plots(report: Report) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Name and whole specification of every plot, such as `word_problems_pareto_seconds`."""
+    """Yield name and specification of every plot, such as `word_problems_pareto_seconds`."""
     for task in report.tasks:
         if not task.is_generation:
             continue
@@ -90,8 +90,8 @@ def _pareto(report: Report, task: TaskReport) -> Iterator[tuple[str, Mapping[str
 
 
 def _bars(task: TaskReport, experiment: str, count: int) -> charts.Spec:
-    """The three bar charts of an experiment side by side."""
-    found = rows.bars(task, experiment)
+    """Return the three bar charts of an experiment side by side."""
+    datasets = rows.bars(task, experiment)
     parts = {
         "passes": (charts.passes(rows.kind_names()), "passes by kind"),
         "tokens": (charts.tokens_per_forward(), "tokens per forward"),
@@ -99,7 +99,7 @@ def _bars(task: TaskReport, experiment: str, count: int) -> charts.Spec:
     }
     shown = []
     for name, (spec, words) in parts.items():
-        if found[name]:
+        if datasets[name]:
             height = charts.bars_height(count)
             part = spec | {"title": words, "width": BARS_WIDTH, "height": height}
             shown.append({k: v for k, v in part.items() if k not in ("autosize", "$schema")})
@@ -110,7 +110,7 @@ def _bars(task: TaskReport, experiment: str, count: int) -> charts.Spec:
         "title": f"{task.title}, {experiment}",
         "config": config("light"),
         "padding": 12,
-        "datasets": found,
+        "datasets": datasets,
     }
 
 

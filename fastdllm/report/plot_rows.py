@@ -1,7 +1,4 @@
-"""The rows behind the plots: of every task report, what a chart draws and a tooltip says.
-
-Imports no torch.
-"""
+"""The rows of data behind the plots: what a chart draws and a tooltip says."""
 
 from __future__ import annotations
 
@@ -24,14 +21,14 @@ from fastdllm.statistics.costs import MORE_IS_BETTER, cost_of
 # Edges of the bins that are drawn; the histogram in a summary is finer.
 CONFIDENCE_EDGES = (0.0, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 1.0)
 CONFIDENCE_NAMES = ("< 0.5", "0.5-0.7", "0.7-0.9", "0.9-0.95", "0.95-0.99", "0.99-0.999", "> 0.999")
-# Bars of one experiment; more would be a wall, and the tables have them all.
+# Most bars of one experiment; the tables have all runs.
 MOST_BARS = 40
 
 Rows = list[dict[str, Any]]
 
 
 def pareto_points(task: TaskReport) -> Rows:
-    """One row per computation that was measured, for the Pareto plot."""
+    """Return a row per computation that was decoded, for the Pareto plot."""
     return [
         _point(run, is_baseline=run.summary is task.baseline)
         for run in task.distinct
@@ -40,7 +37,7 @@ def pareto_points(task: TaskReport) -> Rows:
 
 
 def curve(task: TaskReport, cost: str, conditions: int, window: Window) -> Rows:
-    """The part of the control curve that a window shows, and the thresholds that lie in it."""
+    """Return the part of the control curve that a window shows, and the thresholds in it."""
     dots = task.curves[cost, conditions]
     line = [
         {
@@ -63,9 +60,9 @@ def curve(task: TaskReport, cost: str, conditions: int, window: Window) -> Rows:
 
 
 def windows(task: TaskReport, cost: str, conditions: int | None) -> dict[str, Window]:
-    """What can be seen of a Pareto plot: `all`, and `close` where it helps.
+    """Return the windows of a Pareto plot: `all`, and `close` if it hides any dot.
 
-    conditions: only runs under these, None: all.
+    conditions: the number of those whose runs are shown; None: all runs.
     """
     runs = [run for run in task.distinct if conditions in (None, run.conditions)]
     dots = [dot for run in runs if (dot := dot_of(run.summary, cost))]
@@ -80,7 +77,7 @@ def windows(task: TaskReport, cost: str, conditions: int | None) -> dict[str, Wi
 
 
 def bars(task: TaskReport, experiment: str) -> dict[str, Rows]:
-    """Rows of the three bar charts of one experiment: the baseline, then `MOST_BARS` runs."""
+    """Return the rows of an experiment's bar charts: the baseline, then up to `MOST_BARS` runs."""
     decoded = [run.summary for run in task.distinct if run.summary.passes is not None]
     others = [
         summary
@@ -112,14 +109,14 @@ def bars(task: TaskReport, experiment: str) -> dict[str, Rows]:
 
 
 def experiments_with_bars(task: TaskReport) -> dict[str, int]:
-    """Experiments that decoded something of their own, with the number of their bars."""
+    """Return the experiments with a computation of their own, and the number of their bars."""
     names = dict.fromkeys(run.summary.experiment for run in task.runs)
     counts = {name: len({bar["row"] for bar in bars(task, name)["passes"]}) for name in names}
     return {name: count for name, count in counts.items() if count}
 
 
 def confidence_shares(summary: Summary) -> list[float]:
-    """Share of the committed tokens in each drawn bin; [] where nothing was recorded."""
+    """Return the share of the committed tokens in each drawn bin; [] if nothing was recorded."""
     if summary.confidences is None or not sum(summary.confidences.counts):
         return []
     lower, counts = summary.confidences.edges[:-1], summary.confidences.counts
@@ -131,7 +128,7 @@ def confidence_shares(summary: Summary) -> list[float]:
 
 
 def kind_names() -> tuple[str, ...]:
-    """The kinds of passes in words, in the order of the bars."""
+    """Return the kinds of passes in words, in the order of the bars."""
     return tuple(KIND_WORDS[kind] for kind in PASS_KINDS)
 
 

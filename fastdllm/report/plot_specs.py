@@ -1,7 +1,7 @@
-"""The plots as Vega-Lite specifications: built once, drawn by the page and by the image files.
+"""The plots as Vega-Lite specifications: built once, drawn on the page and in the image files.
 
 A specification is shared and never changed. It names its data (`points`, `curve`, ...), and
-`with_data` puts the rows in. Colours come from themes.py, so that it serves light and dark.
+`with_data` adds the rows. Colours come from themes.py, so that one serves light and dark.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE
 Spec = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
-# Filled paths, also those that look like outlines, so that marks and legend need no further rule.
+# All are filled paths, even those that look like outlines, so marks and legend need no other rule.
 RING = "M1 0A1 1 0 1 1 -1 0A1 1 0 1 1 1 0M.58 0A.58 .58 0 1 0 -.58 0A.58 .58 0 1 0 .58 0Z"
 CROSS = "M-.9-.6L-.6-.9L0-.3L.6-.9L.9-.6L.3 0L.9 .6L.6 .9L0 .3L-.6 .9L-.9 .6L-.3 0Z"
 HOLLOW_TRIANGLE = "M0-1.1L1.05 .8L-1.05 .8ZM0-.4L-.48 .46L.48 .46Z"
@@ -41,11 +41,11 @@ ROW_HEIGHT = 20
 def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
     """Accuracy against one cost: data `points`, and `curve`, cut to the window.
 
-    What is seen is set by the parameters `left`, `right`, `low` and `high` (see pareto.py).
-    Nothing is clipped or has an opacity as a whole: images would take a second each for that.
+    The parameters `left`, `right`, `low` and `high` set the window (see pareto.py). No mark is
+    clipped or has an opacity as a whole, for which images would take a second each.
 
     Args:
-        cost: name of the field that holds the cost; `standing_<cost>` the standing at that cost.
+        cost: the field that holds the cost; `standing_<cost>` holds the standing at that cost.
         experiments: all that may occur, in the order of their colours.
     """
     label, _ = COSTS[cost]
@@ -87,7 +87,6 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
         .transform_calculate(bottom="max(datum.low, low)", top="min(datum.high, high)")
     )
     crossed = f"datum['{standing}'] === '{Standing.BELOW}'"
-    # The rows themselves tell which one is the baseline.
     baseline = points.transform_filter("datum.is_baseline").encode(
         y=alt.Y("accuracy:Q", scale=y_scale, axis=y_axis)
     )
@@ -168,7 +167,7 @@ def tokens_per_forward() -> Spec:
 
 @cache
 def confidences(names: tuple[str, ...]) -> Spec:
-    """With which confidence tokens were committed, as shares of all: data `confidences`."""
+    """Confidence of the committed tokens, as shares of all: data `confidences`."""
     return _bars(
         "confidences",
         "confidence",
@@ -216,12 +215,12 @@ def layer_heat_map(title: str, layers: int, steps: Mapping[str, int]) -> Spec:
 
 
 def with_data(spec: Spec, **datasets: Rows) -> Spec:
-    """The specification with the rows of its named data."""
+    """Return the specification with the rows of its named data."""
     return spec | {"datasets": {name: list(rows) for name, rows in datasets.items()}}
 
 
 def bars_height(rows: int) -> int:
-    """Height of a bar chart's inner part, in pixels."""
+    """Return the height of a bar chart's inner part, in pixels."""
     return ROW_HEIGHT * rows
 
 
@@ -255,7 +254,7 @@ def _bars(
         )
     )
     spec = _spec(chart, height=bars_height(1))
-    # The page takes the dark colours from here; a range cannot stand in a configuration.
+    # For the page: a range of colours cannot be part of a configuration.
     spec["usermeta"] = {"dark_range": list(colours["dark"])}
     return spec
 

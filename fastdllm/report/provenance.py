@@ -1,7 +1,4 @@
-"""Where the figures come from: one line per distinct way in which runs were made.
-
-Imports no torch.
-"""
+"""Provenance of the figures: one line per distinct way in which runs were made."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from fastdllm.statistics.costs import speed_conditions
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a number of runs share; twins count with the run that was decoded for them."""
+    """What a number of runs share; a run made from another one counts as made the same way."""
 
     runs: int
     commit: str
@@ -28,7 +25,7 @@ class Origin:
 
 
 def origins(summaries: Sequence[Summary]) -> list[Origin]:
-    """Distinct ways, those of the most runs first."""
+    """Return the distinct ways, those of the most runs first."""
     by_origin: dict[tuple[object, ...], list[Summary]] = {}
     for run in summaries:
         key = (

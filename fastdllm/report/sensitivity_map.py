@@ -1,4 +1,4 @@
-"""The record of `fastdllm sensitivity`, as the report needs it. Imports no torch."""
+"""The record of `fastdllm sensitivity`, as the report shows it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.tools.sensitivity.schema import MOST_STEPS, MeasuredSpan, Sensitivity
 
-# What is shown, in this order: field and words.
+# The fields that are shown, in this order, with their titles.
 MEASURES = (
     ("token_changed", "passes that would commit other tokens"),
     ("input_change", "relative change of the layer's input"),
     ("delta_change", "relative change of what the layer adds"),
 )
-# The mean of fewer passes says little, so its cell is faded.
+# A mean over fewer passes is unreliable, so its cell is faded.
 FEW_PASSES = 10
 
 
@@ -36,14 +36,14 @@ class SensitivityMap:
 
     @property
     def steps(self) -> dict[str, int]:
-        """Names of the columns, steps of a block from 0, with the passes behind each."""
+        """Names of the columns, the steps of a block from 0, with the passes measured for each."""
         names = [str(step) for step in range(self.record.steps)]
         if self.record.steps == MOST_STEPS:
             names[-1] += "+"
         return dict(zip(names, self.record.passes, strict=True))
 
     def cells(self, field: str) -> list[dict[str, Any]]:
-        """One row per measured cell: layer, step, value, and the passes behind it."""
+        """Return a row per measured cell: layer, step, value, and passes."""
         return [
             {
                 "layer": layer,
@@ -58,7 +58,7 @@ class SensitivityMap:
         ]
 
     def best_spans(self, most: int = 12) -> list[MeasuredSpan]:
-        """Spans for which none saves as much with less damage, by rising saving."""
+        """Return the spans for which none saves as much with less damage, by rising saving."""
         ordered = sorted(self.record.spans, key=lambda s: (-s.saving, s.damage))
         best: list[MeasuredSpan] = []
         for span in ordered:
@@ -85,10 +85,10 @@ def read_sensitivity(path: Path) -> SensitivityMap:
 def newest(
     paths: Sequence[Path], model_digest: str | None
 ) -> tuple[SensitivityMap | None, list[str]]:
-    """The record to show, and what keeps others from being shown.
+    """Return the record to show, and why others cannot be shown.
 
-    A record carries no time, and a checkout gives files any, so of several the last by name counts;
-    those of this model before others.
+    A record has no date, and the dates of files change with a checkout, so of several the last by
+    name is taken; those of this model before others.
     """
     readable, problems = [], []
     for path in sorted(paths):

@@ -1,8 +1,8 @@
 """Where each run of a task stands beside the controls.
 
-By layer-forwards a computation is paired item by item with the most accurate control that costs no
-more. By a cost of the machine, which is noisy, a run is only judged by whether some control is as
-good in both. Imports no torch.
+By layer-forwards, a computation is compared item by item with the most accurate control that costs
+no more. By a cost of the machine, which is noisy, the only question is whether some control is at
+least as cheap and as accurate.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fastdllm.statistics.verdicts import SIGNIFICANT
 
 
 class Standing(StrEnum):
-    """Where a run lies, seen from the controls."""
+    """Where a run lies in relation to the controls."""
 
     ABOVE = "beats the controls"
     WITHIN_NOISE = "above, within noise"
@@ -38,7 +38,7 @@ class Standing(StrEnum):
 
 
 def possible_standings(cost: str) -> tuple[Standing, ...]:
-    """The standings that can occur at a cost, best first."""
+    """Return the standings that can occur at a cost, best first."""
     without = {Standing.UNDOMINATED}
     if cost in OF_THE_MACHINE:
         without = {Standing.ABOVE, Standing.WITHIN_NOISE, Standing.UNKNOWN}
@@ -50,7 +50,7 @@ class Finding:
     """One computation of an experiment beside plain decoding and the controls.
 
     runs: all of the experiment that are this computation; the first is the one compared. cost:
-    layer-forwards per answer. to_control: to the most accurate control that costs no more, or where
+    layer-forwards per answer. to_control: to the most accurate control that costs no more, or if
     every control costs more (`is_cheapest`), to the cheapest one; None without controls.
     n_tests: comparisons with controls that were corrected together.
     """
@@ -72,36 +72,36 @@ class Finding:
 
     @property
     def saved(self) -> float:
-        """Share of the layer-forwards of plain decoding that were saved; below 0 for more."""
+        """Share of plain decoding's layer-forwards that is saved; negative if it costs more."""
         return 1.0 - (self.to_baseline.layer_forwards or 1.0)
 
     @property
     def loss(self) -> float:
-        """Accuracy below that of plain decoding, in -1..1; 0 where items are not comparable."""
+        """Accuracy below that of plain decoding, in -1..1; 0 if they cannot be compared."""
         paired = self.to_baseline.paired
         return -paired.difference if paired else 0.0
 
     @property
     def is_lossless(self) -> bool:
-        """Whether no loss is seen, even without a correction, which would hide small ones."""
+        """Whether no loss is seen, even without a correction, which would hide small losses."""
         paired = self.to_baseline.paired
         return paired is not None and (paired.p_value >= SIGNIFICANT or paired.difference >= 0)
 
     @property
     def is_faster(self) -> bool:
-        """Whether it decoded measurably faster than plain decoding, under the same conditions."""
+        """Whether it decoded measurably faster than plain decoding under the same conditions."""
         speed = self.to_baseline.speed
         return speed is not None and speed.interval is not None and speed.interval[0] > 1
 
     @property
     def gain(self) -> float | None:
-        """Accuracy over that of the control, in -1..1."""
+        """Accuracy above that of the control, in -1..1."""
         paired = self.to_control.paired if self.to_control else None
         return paired.difference if paired else None
 
     @property
     def standing(self) -> Standing:
-        """Where it stands at equal layer-forwards."""
+        """The standing at equal layer-forwards."""
         if self.is_control:
             return Standing.CONTROL
         paired = self.to_control.paired if self.to_control else None
@@ -114,19 +114,20 @@ class Finding:
 
 
 def findings_of(groups: Sequence[Group]) -> dict[str, list[Finding]]:
-    """By experiment, the computations of one task by rising cost; only of experiments that decode.
+    """Return by experiment the findings on one task by rising cost.
 
-    groups: those of all experiments on the task. Plain decoding is no finding, and a control is
-    one of its own experiment only. Comparisons with controls are corrected over the experiment.
+    groups: those of all experiments on the task; one that decodes nothing has no findings. Plain
+    decoding is not a finding, and a control is one of its own experiment only. Comparisons with
+    controls are corrected over the experiment (Holm).
     """
     controls = _distinct(run for run, _ in _decoded(groups) if _is_of_controls(run))
     return {group.experiment: _findings(group, controls) for group in groups if _decoded([group])}
 
 
 def findings_by_run(groups: Sequence[Group]) -> dict[Key, Finding]:
-    """The finding of each run of one task; none for plain decoding.
+    """Return the finding of each run of one task; plain decoding has none.
 
-    A computation of several experiments stands as in the first of them.
+    A computation of several experiments has the finding of the first of them.
     """
     by_run: dict[Key, Finding] = {}
     for findings in findings_of(groups).values():
@@ -140,7 +141,7 @@ def findings_by_run(groups: Sequence[Group]) -> dict[Key, Finding]:
 def standings_of(
     run: Summary, finding: Finding | None, runs: Sequence[Summary]
 ) -> dict[str, Standing]:
-    """The standings of a run by name of the cost.
+    """Return the standings of a run by name of the cost.
 
     runs: those of all experiments on its task.
     """
@@ -155,7 +156,7 @@ def standings_of(
 
 
 def _by_machine(run: Summary, controls: Sequence[Summary], cost: str) -> Standing:
-    """Against controls of the same hardware, dtype and batch size; points count, not intervals."""
+    """Compare with controls of the same hardware, dtype and batch size, regardless of intervals."""
     value = cost_of(run, cost)
     rivals = [
         (control_cost, control.accuracy)
@@ -208,14 +209,14 @@ def _findings(group: Group, controls: Sequence[Summary]) -> list[Finding]:
 
 
 def _control_for(run: Summary, controls: Sequence[Summary]) -> tuple[Summary | None, bool]:
-    """The control of a run (see `Finding`), and whether every control costs more."""
+    """Return the control of a run (see `Finding`), and whether every control costs more."""
     others = [control for control in controls if not is_same_computation(control, run)]
     if not others:
         return None, False
     affordable = [control for control in others if _cost(control) <= _cost(run)]
     if not affordable:
         return min(others, key=_cost), True
-    # Of two that are as accurate the cheaper one.
+    # Of equally accurate ones the cheapest.
     return max(affordable, key=lambda control: (control.accuracy, -_cost(control))), False
 
 

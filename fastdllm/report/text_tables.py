@@ -1,7 +1,7 @@
-"""Tables of an experiment: Markdown and CSV in artifacts/, and plain text for a terminal.
+"""Tables of an experiment: Markdown and CSV for artifacts/, and plain text for a terminal.
 
 Throughput is compared only within one hardware, dtype and batch size; other rows are marked. What
-was not measured stays empty. Imports no torch.
+was not measured is left empty.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HEADINGS = {
     "verdict": "against the baseline",
 }
 TEXT_COLUMNS = ("config", "verdict")
-# Left out first where a terminal is too narrow for all columns.
+# Columns that are left out of a narrow terminal, in this order.
 LEAST_IMPORTANT = (
     *("verdict", "prefill", "commit", "layer_forwards", "sub_block", "full_block", "interval"),
     *("reused", "difference"),
@@ -56,7 +56,7 @@ def write_tables(
 ) -> list[Path]:
     """Write <experiment>/table.md and table.csv for each experiment; rows keep their order.
 
-    One without summaries gets a table that says so where an old one would go on showing its rows.
+    If there are tables of an experiment that has no summaries now, they are replaced by empty ones.
     """
     written = []
     groups = grouped(summaries)
@@ -75,7 +75,7 @@ def write_tables(
 
 
 def markdown_table(experiment: str, groups: Sequence[Group]) -> str:
-    """One section per task; the last line says which summaries the table was made from."""
+    """Return a section per task; the last line identifies the summaries it was made from."""
     parts = [f"# {experiment}\n"]
     if not groups:
         parts.append("No run of the current settings is published.\n")
@@ -91,7 +91,7 @@ def markdown_table(experiment: str, groups: Sequence[Group]) -> str:
 
 
 def terminal_table(groups: Sequence[Group], width: int = 80) -> str:
-    """Aligned plain text; the least important columns go where `width` is too small for all."""
+    """Return aligned plain text, without the least important columns if `width` is too small."""
     parts = []
     for group in groups:
         rows = [HEADINGS, *_rows(group)]
@@ -117,7 +117,7 @@ def terminal_table(groups: Sequence[Group], width: int = 80) -> str:
 
 
 def _rows(group: Group) -> list[dict[str, str]]:
-    """The cells of every row by column; a difference only where at least one run has it."""
+    """Return the cells of every row by column; a difference only if at least one run has it."""
     rows = []
     for summary, comparison in group.compared:
         cells = _cells(group, summary)
@@ -130,7 +130,7 @@ def _rows(group: Group) -> list[dict[str, str]]:
 
 
 def _cells(group: Group, summary: Summary) -> dict[str, str]:
-    """One row as text; columns that no run of the group can have are left out."""
+    """Return one row as text, without columns that no run of the group can have."""
     interval = summary.primary.interval
     cells = {
         "config": summary.config + (f" {DIRTY}" if is_dirty(summary) else ""),
@@ -160,7 +160,7 @@ def _caption(group: Group) -> str:
 
 
 def _notes(group: Group) -> list[str]:
-    """What a reader must know to compare the rows."""
+    """Return what a reader must know to compare the rows."""
     notes = disagreements([summary.model_dump(mode="json") for summary in group.summaries])
     if group.is_generation:
         notes.append(

@@ -1,7 +1,7 @@
-"""Colours and type of the plots, in light and in dark; the page's own are in assets/page.css.
+"""Colours and fonts of the plots, light and dark; those of the page are in assets/page.css.
 
-Experiments take the Okabe-Ito palette, which colour-blind readers can tell apart (M. Okabe and
-K. Ito, "Color universal design", 2008), made lighter for a dark ground.
+Experiments have the Okabe-Ito palette, which colour-blind readers can distinguish (M. Okabe and
+K. Ito, "Color universal design", 2008), made lighter for a dark background.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
-# Passes that run layers go from dark (a whole block) to light (few tokens); reuse stands apart.
+# Passes that run layers go from dark (a whole block) to light (few tokens); reuse has another hue.
 PASS_COLOURS = {
     "light": ["#8a8f98", "#0b4f8a", "#4d9bd6", "#b3b8c0", "#e07b00"],
     "dark": ["#7d838d", "#3f8fd2", "#8cc4ee", "#5b616b", "#ffa94d"],
@@ -43,7 +43,7 @@ _DARK = {
 
 
 def config(theme: str) -> dict[str, Any]:
-    """The Vega-Lite configuration of the theme `light` or `dark`."""
+    """Return the Vega-Lite configuration of the theme `light` or `dark`."""
     colours = _LIGHT if theme == "light" else _DARK
     soft, ink, line = colours["soft"], colours["ink"], colours["line"]
     return {
@@ -75,7 +75,7 @@ def config(theme: str) -> dict[str, Any]:
             "labelLimit": 260,
             "titleLimit": 400,
         },
-        # Vega-Lite's own default is an opacity of the whole mark.
+        # By default Vega-Lite gives the whole mark an opacity.
         "area": {"opacity": 1},
         "point": {"opacity": 1},
         "text": {"color": ink, "fontSize": 11},

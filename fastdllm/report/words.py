@@ -1,4 +1,4 @@
-"""Figures in words and rows, the same everywhere. Imports no torch."""
+"""Figures as text, the same everywhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KIND_WORDS = {
 
 
 def interval_of(summary: Summary) -> tuple[float, float]:
-    """The interval of the accuracy, in 0..1; without one the accuracy twice."""
+    """Return the interval of the accuracy, in 0..1; the accuracy twice if it has none."""
     return summary.primary.interval or (summary.accuracy, summary.accuracy)
 
 
@@ -42,7 +42,7 @@ def difference_words(comparison: Comparison | None) -> str:
 
 
 def verdict_words(comparison: Comparison | None) -> str:
-    """The verdict; empty for the baseline."""
+    """Return the verdict; empty for the baseline."""
     return "" if comparison is None else comparison.verdict
 
 
@@ -58,7 +58,7 @@ def speed_words(comparison: Comparison) -> str:
 
 
 def cost_words(value: float | None) -> str:
-    """Three significant digits, thousands with commas."""
+    """Return three significant digits, thousands with commas."""
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}".rstrip(".")

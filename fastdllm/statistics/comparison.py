@@ -1,6 +1,6 @@
 """Runs against a baseline: accuracy paired by item, speed where it is comparable, and a verdict.
 
-Needs nothing but summaries. What cannot be compared says why. Formulas: docs/statistics.md.
+Reads only summaries. What cannot be compared carries the reason. Formulas: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastdllm.statistics.intervals import (
     ratio_interval,
 )
 
-# What decides which requests form which chunk, among `decides`.
+# The keys of `decides` that determine which requests form which chunk.
 PLAN_KEYS = (
     *("model_digest", "task_digest", "limit", "chunk_size"),
     *("num_fewshot", "apply_chat_template"),
@@ -50,13 +50,13 @@ class Paired:
 
     @property
     def deciding_p(self) -> float:
-        """The corrected p where there is one."""
+        """The corrected p, or the uncorrected one where there is no correction."""
         return self.p_value if self.p_holm is None else self.p_holm
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """b over a, with its 95 % interval where both have at least two chunks."""
+    """A rate of b over that of a, with its 95 % interval if both have at least two chunks."""
 
     value: float
     interval: tuple[float, float] | None = None
@@ -66,7 +66,8 @@ class Ratio:
 class Comparison:
     """One run against the baseline.
 
-    layer_forwards: ratio of the layer-forwards per answer. truncated: cut answers of each.
+    layer_forwards: ratio of the layer-forwards per answer. truncated: answers of each that were cut
+    at their length limit.
     """
 
     baseline: Summary
@@ -127,7 +128,7 @@ def corrected(family: Sequence[Comparison]) -> list[Comparison]:
     if len(p_values) < 2:
         return list(family)
     p_holm = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return [_with_holm(one, p_holm.get(_question(one.other))) for one in family]
+    return [_with_holm(test, p_holm.get(_question(test.other))) for test in family]
 
 
 def is_same_computation(a: Summary, b: Summary) -> bool:
@@ -138,25 +139,25 @@ def is_same_computation(a: Summary, b: Summary) -> bool:
 
 
 def why_not_paired(a: Summary, b: Summary) -> str | None:
-    """Why items cannot be set against each other one by one; None when they can."""
-    for what, one, two in (
+    """Return why two runs cannot be compared item by item; None if they can."""
+    for what, of_a, of_b in (
         ("tasks", a.task, b.task),
         ("limits", a.eval_params.get("limit"), b.eval_params.get("limit")),
         ("versions of the task", a.decides.get("task_digest"), b.decides.get("task_digest")),
         ("metrics", (a.primary.metric, a.primary.filter), (b.primary.metric, b.primary.filter)),
     ):
-        if one != two:
-            shown = "" if what.startswith("versions") else f": {_shown(one)} and {_shown(two)}"
-            return f"other {what}{shown}"
+        if of_a != of_b:
+            shown = "" if what.startswith("versions") else f": {_shown(of_a)} and {_shown(of_b)}"
+            return f"different {what}{shown}"
     if a.primary.higher_is_better is False:
-        return f"less is better in {a.primary.metric}, which is no right or wrong"
+        return f"less is better in {a.primary.metric}, so items are not right or wrong"
     if a.items is None or b.items is None:
-        return "the summaries do not tell which items are right"
+        return "the summaries do not say which items are right"
     return None if a.items.n == b.items.n else f"{a.items.n} and {b.items.n} items"
 
 
 def pair_items(a: Summary, b: Summary) -> Paired:
-    """Set the items of two runs against each other; only where nothing speaks against it."""
+    """Compare two runs item by item; only if `why_not_paired` is None."""
     assert a.items is not None and b.items is not None
     n = a.items.n
     right_a, right_b = (bits.as_number(n, items.correct_bits) for items in (a.items, b.items))
@@ -174,16 +175,16 @@ def pair_items(a: Summary, b: Summary) -> Paired:
     )
 
 
-def right_only_in(one: Summary, other: Summary) -> list[int]:
-    """Items, by their number in the data, that are right in `one` and not in `other`."""
-    assert one.items is not None and other.items is not None
-    n = one.items.n
-    right, right_too = (bits.as_number(n, s.items.correct_bits) for s in (one, other) if s.items)
+def right_only_in(run: Summary, other: Summary) -> list[int]:
+    """Return the items, by their number in the data, that are right in `run` and not in `other`."""
+    assert run.items is not None and other.items is not None
+    n = run.items.n
+    right, right_too = (bits.as_number(n, s.items.correct_bits) for s in (run, other) if s.items)
     return bits.ones(n, right & ~right_too)
 
 
 def accuracy_clustered_stderr(summary: Summary) -> float | None:
-    """Clustered standard error of the share of right items; None for a task without groups."""
+    """Return the clustered standard error of the accuracy; None for a task without groups."""
     if summary.items is None:
         return None
     return _clustered(summary, 0, bits.as_number(summary.items.n, summary.items.correct_bits))
@@ -219,21 +220,21 @@ def _verdict(paired: Paired) -> str:
 
 
 def _why_no_speed(a: Summary, b: Summary) -> str | None:
-    """Why two throughputs cannot be compared; None when they can."""
+    """Return why two throughputs cannot be compared; None if they can."""
     if a.passes is None or b.passes is None:
         return "nothing is generated in a log-likelihood task"
     if a.throughput is None or b.throughput is None:
         return "answers were decoded on several devices"
     if _is_one_measurement(a, b):
-        return "it was measured once for both"
+        return "both have the speed of one measurement"
     if a.task != b.task:
-        return f"other tasks: {a.task} and {b.task}"
+        return f"different tasks: {a.task} and {b.task}"
     differing = [
-        f"{one} and {two}"
-        for one, two in zip(speed_conditions(a), speed_conditions(b), strict=True)
-        if one != two
+        f"{of_a} and {of_b}"
+        for of_a, of_b in zip(speed_conditions(a), speed_conditions(b), strict=True)
+        if of_a != of_b
     ]
-    return f"other conditions: {'; '.join(differing)}" if differing else None
+    return f"different conditions: {'; '.join(differing)}" if differing else None
 
 
 def _is_one_measurement(a: Summary, b: Summary) -> bool:

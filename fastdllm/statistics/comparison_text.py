@@ -1,6 +1,6 @@
 """A comparison as lines of a terminal: figures of both runs, the verdict, the items that differ.
 
-The baseline is `a`, the other run `b`. What was not measured is an empty place.
+The baseline is `a`, the other run `b`. What was not measured is left blank.
 """
 
 from __future__ import annotations
@@ -19,31 +19,33 @@ from fastdllm.statistics.disagreements import items_text
 from fastdllm.statistics.verdicts import decimals, p_words, signed
 
 WIDTH, LABEL, NUMBER = 80, 28, 12
-# A digest tells people nothing but that something changed.
+# Values this long are digests; to people they only show that something changed.
 DIGEST_LETTERS = 32
 INDENT = 10
 
 
-def comparison_text(one: Comparison) -> str:
-    """One comparison in lines of at most 80 characters; ends with a line break."""
-    a, b = one.baseline, one.other
+def comparison_text(comparison: Comparison) -> str:
+    """Return one comparison in lines of at most 80 characters; ends with a line break."""
+    a, b = comparison.baseline, comparison.other
     lines = [
         f"a  {_name(a)}",
         f"b  {_name(b)}",
         "",
         f"{'':<{LABEL}}{'a':>{NUMBER}}{'b':>{NUMBER}}   b against a",
-        *_rows(one),
+        *_rows(comparison),
         "",
-        *_paragraph("accuracy", one.verdict),
-        *_evidence(one),
-        *_paragraph("speed", f"not compared: {one.why_no_speed}" if one.why_no_speed else ""),
+        *_paragraph("accuracy", comparison.verdict),
+        *_evidence(comparison),
+        *_paragraph(
+            "speed", f"not compared: {comparison.why_no_speed}" if comparison.why_no_speed else ""
+        ),
         *_notes(a, b),
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def _paragraph(label: str, text: str) -> list[str]:
-    """A text beside its label; nothing where there is no text."""
+    """Return the lines of a text beside its label; none for an empty text."""
     wide = WIDTH - len(f"{label:<{INDENT}}")
     lines = textwrap.wrap(text, wide, break_on_hyphens=False)
     return [f"{label if not i else '':<{INDENT}}{line}" for i, line in enumerate(lines)]
@@ -55,8 +57,8 @@ def _name(summary: Summary) -> str:
     return f"{summary.experiment}  {task}  {summary.config}"
 
 
-def _rows(one: Comparison) -> Iterator[str]:
-    pair, paired = (one.baseline, one.other), one.paired
+def _rows(comparison: Comparison) -> Iterator[str]:
+    pair, paired = (comparison.baseline, comparison.other), comparison.paired
     change = ""
     if paired is not None:
         digits = decimals(paired.difference)
@@ -74,14 +76,14 @@ def _rows(one: Comparison) -> Iterator[str]:
             if paired is not None and paired.clustered_stderr is not None
             else "",
         )
-    if one.truncated is not None:
-        yield _row("truncated answers", [str(n) for n in one.truncated])
-    if one.baseline.passes is None and one.other.passes is None:
+    if comparison.truncated is not None:
+        yield _row("truncated answers", [str(n) for n in comparison.truncated])
+    if comparison.baseline.passes is None and comparison.other.passes is None:
         return
     for name, (label, cost) in COSTS.items():
-        values = cost(one.baseline), cost(one.other)
+        values = cost(comparison.baseline), cost(comparison.other)
         shown = ["" if value is None else f"{value:,.4g}" for value in values]
-        yield _row(label, shown, _change_of_cost(one, name, values))
+        yield _row(label, shown, _change_of_cost(comparison, name, values))
     speeds = [tokens_per_s_interval(summary) for summary in pair]
     if any(speeds):
         yield _row("  95 % interval", [f"{s[0]:,.0f}-{s[1]:,.0f}" if s else "" for s in speeds])
@@ -92,11 +94,17 @@ def _row(label: str, values: list[str], change: str = "") -> str:
     return f"{label:<{LABEL}}{numbers}   {change}"
 
 
-def _change_of_cost(one: Comparison, name: str, values: tuple[float | None, float | None]) -> str:
+def _change_of_cost(
+    comparison: Comparison, name: str, values: tuple[float | None, float | None]
+) -> str:
     old, new = values
-    if not old or new is None or (name in OF_THE_MACHINE and one.speed is None):
+    if not old or new is None or (name in OF_THE_MACHINE and comparison.speed is None):
         return ""
-    interval = one.speed.interval if one.speed is not None and name == "tokens_per_s" else None
+    interval = (
+        comparison.speed.interval
+        if comparison.speed is not None and name == "tokens_per_s"
+        else None
+    )
     return f"{new / old:.2f} x" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
 
 
@@ -104,9 +112,9 @@ def _percents(interval: tuple[float, float] | None) -> str:
     return f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}" if interval else ""
 
 
-def _evidence(one: Comparison) -> Iterator[str]:
-    """What the verdict stands on: counts, p-values, items needed, and which items flipped."""
-    paired = one.paired
+def _evidence(comparison: Comparison) -> Iterator[str]:
+    """The evidence for the verdict: counts, p-values, items needed, and the items that flipped."""
+    paired = comparison.paired
     if paired is None or not paired.only_a + paired.only_b:
         return
     p = f"p {p_words(paired.p_value)} (exact McNemar)"
@@ -118,14 +126,14 @@ def _evidence(one: Comparison) -> Iterator[str]:
     if paired.n_needed is not None:
         text += f"; {paired.n_needed:,} items show such a difference in 4 of 5 samples"
     yield from _paragraph("", text)
-    a, b = one.baseline, one.other
+    a, b = comparison.baseline, comparison.other
     groups = (a.items.groups if a.items else None) or ()
     for label, items in (("lost", right_only_in(a, b)), ("gained", right_only_in(b, a))):
         yield from _paragraph(label, items_text(items, groups))
 
 
 def _notes(a: Summary, b: Summary) -> Iterator[str]:
-    """Where the runs come from, and what else differs between them."""
+    """Where the runs come from, and which settings differ."""
     for letter, summary in (("a", a), ("b", b)):
         if summary.same_as is not None:
             origin = f"{summary.same_as.experiment}/{summary.same_as.config}"

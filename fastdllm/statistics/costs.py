@@ -1,7 +1,7 @@
 """What an answer cost in one run, and under which conditions its speed was measured.
 
-Shared by comparisons, tables and plots, so that a number means the same everywhere. None: not
-measured, or not what such a task has.
+Shared by comparisons, tables and plots, so that a number means the same everywhere. None if it was
+not measured, or if the task has no such cost.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from fastdllm.statistics.intervals import rate_interval
 
 
 def layer_forwards_per_answer(summary: Summary) -> float | None:
-    """Layers run per answer, the prefill included; what was left out does not count."""
+    """Layers run per answer, including the prefill; skipped layers do not count."""
     passes = summary.passes
     return passes.layer_forwards_computed / summary.n_answers if passes else None
 
 
 def forwards_per_answer(summary: Summary) -> float | None:
-    """Forward evaluations per answer behind the prefill; a reused pass evaluates nothing."""
+    """Forward evaluations per answer after the prefill; a reused pass evaluates nothing."""
     passes = summary.passes
     if passes is None:
         return None
@@ -27,13 +27,13 @@ def forwards_per_answer(summary: Summary) -> float | None:
 
 
 def seconds_per_answer(summary: Summary) -> float | None:
-    """Seconds of decoding over answers; many are decoded at once, so no answer is that fast."""
+    """Seconds of decoding over answers; many are decoded at once, so one answer takes longer."""
     speed = summary.throughput
     return speed.total_time_s / summary.n_answers if speed else None
 
 
 def tokens_per_s(summary: Summary) -> float | None:
-    """Generated tokens per second; the more the better, unlike the others."""
+    """Generated tokens per second."""
     return summary.throughput.tokens_per_s if summary.throughput else None
 
 
@@ -50,7 +50,7 @@ COSTS: dict[str, tuple[str, Callable[[Summary], float | None]]] = {
     "seconds": ("seconds per answer", seconds_per_answer),
     "tokens_per_s": ("tokens per second", tokens_per_s),
 }
-# Costs of which more is better; the rest are prices.
+# Costs of which more is better; of the others less is.
 MORE_IS_BETTER = frozenset(["tokens_per_s"])
 # Costs that depend on the machine; the rest can be compared between machines.
 OF_THE_MACHINE = frozenset(["seconds", "tokens_per_s"])
@@ -71,7 +71,8 @@ def truncated_answers(summary: Summary) -> int | None:
 def speed_conditions(summary: Summary) -> tuple[str, ...]:
     """What two throughputs must share to be compared: hardware, dtype and batch size.
 
-    A run that was decoded with fewer sequences in parts says so: another condition.
+    A run that ran out of memory and was decoded with fewer sequences in parts differs in its batch
+    size.
     """
     hardware = "; ".join(
         f"{device.name}, {device.threads} CPU thread(s)" if device.threads else device.name

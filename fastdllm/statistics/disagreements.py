@@ -1,4 +1,4 @@
-"""Runs of one computation must be right on the same items; sentences where they are not."""
+"""Alarms about runs of one computation that are not right on the same items."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ MOST_ITEMS = 8
 
 
 def disagreements(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences about summaries that must be right on the same items and are not.
+    """Return an alarm for each summary that must be right on the same items as another and is not.
 
-    Runs of one `computation` must, where each was decoded; a summary that was made from another
-    one (`same_as`) shows nothing.
+    This holds for decoded runs of one `computation`; a summary made from another one (`same_as`)
+    proves nothing.
     """
     by_conditions: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         if record.get("computation") is None or not record.get("items") or record.get("same_as"):
             continue
-        # Other hardware may round another way, and half precision another number of rows.
+        # Rounding depends on the hardware, and in half precision also on the number of rows.
         made_on = [record["computation"], record.get("dtype"), record.get("hardware")]
         if record.get("dtype") != "float32":
             made_on.append(_batch_sizes(record))
@@ -37,7 +37,7 @@ def disagreements(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def differing_items(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Which items are right in one of two runs only: "items 3, 17 and 5 more"; empty for none."""
+    """Name the items that are right in one of two runs only: "items 3, 17 and 5 more", or ""."""
     if first["n"] != other["n"]:
         return f"{first['n']} and {other['n']} items"
     n = first["n"]
@@ -46,7 +46,7 @@ def differing_items(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def items_text(places: Sequence[int], groups: Sequence[Sequence[Any]] = ()) -> str:
-    """Items by their number in the data, from 0, behind the name of their subtask."""
+    """Name items by their number in the data, from 0, after the name of their subtask."""
     shown = [_item_name(place, groups) for place in places[:MOST_ITEMS]]
     if not shown:
         return ""
@@ -65,11 +65,11 @@ def _item_name(place: int, groups: Sequence[Sequence[Any]]) -> str:
 
 
 def _batch_sizes(record: Mapping[str, Any]) -> list[Any]:
-    how = record.get("eval_params") or {}
-    return [how.get("batch_size"), how.get("smallest_batch_size")]
+    params = record.get("eval_params") or {}
+    return [params.get("batch_size"), params.get("smallest_batch_size")]
 
 
 def _name_beside(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """A config's name; with its experiment where that is another one than the first's."""
+    """Return a config's name; with its experiment if that differs from the first's."""
     is_same = first["experiment"] == other["experiment"]
     return str(other["config"]) if is_same else f"{other['experiment']}/{other['config']}"

@@ -36,7 +36,7 @@ def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, flo
         ValueError: `n` is not positive, or `successes` is outside 0..n.
     """
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} are no proportion")
+        raise ValueError(f"{successes} successes of {n} are not a proportion")
     share, spread = successes / n, z * z / n
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
@@ -47,16 +47,16 @@ def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, flo
 
 
 def normal_interval(value: float, stderr: float, z: float = Z_95) -> tuple[float, float]:
-    """Return value +- z * stderr: for means that are no proportions."""
+    """Return value +- z * stderr, for means that are not proportions."""
     return value - z * stderr, value + z * stderr
 
 
 def clustered_stderr(groups: Sequence[tuple[float, int]]) -> float | None:
     """Return the standard error of a mean over items of groups that share something.
 
-    Items of one subject are right or wrong together, so that n items tell less than n independent
-    ones: deviations are added up within each group before they are squared. None with fewer than
-    two groups.
+    Items of one subject tend to be right or wrong together, so n items are less evidence than n
+    independent ones: deviations are added up within each group before they are squared. None with
+    fewer than two groups.
 
     Args:
         groups: of each group the sum of its values and its number of items.
@@ -77,7 +77,8 @@ def clustered_stderr(groups: Sequence[tuple[float, int]]) -> float | None:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for how many there are, in the order given.
 
-    Calling those below 0.05 a difference is wrong anywhere among them with probability 5 % at most.
+    If those below 0.05 are called differences, the probability that any of them is wrong is 5 % at
+    most.
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal
     of Statistics 6 (1979), 65-70.
     """
@@ -116,7 +117,7 @@ def difference_interval(n: int, only_a: int, only_b: int, z: float = Z_95) -> tu
     for the paired-sample design", Statistics in Medicine 17 (1998), 891-908.
 
     Raises:
-        ValueError: the numbers are no counts of `n` items.
+        ValueError: the numbers cannot be counts of `n` items.
     """
     _check(n, only_a, only_b)
     value = (only_b - only_a) / n
@@ -126,7 +127,7 @@ def difference_interval(n: int, only_a: int, only_b: int, z: float = Z_95) -> tu
 
 
 def _border(is_rejected: Callable[[float], bool], outside: float, inside: float) -> float:
-    """Where a test begins to reject, between a rejected and an accepted difference."""
+    """Return where a test begins to reject, between a rejected and an accepted difference."""
     for _ in range(HALVINGS):
         middle = (outside + inside) / 2
         outside, inside = (middle, inside) if is_rejected(middle) else (outside, middle)
@@ -134,7 +135,7 @@ def _border(is_rejected: Callable[[float], bool], outside: float, inside: float)
 
 
 def _score(n: int, only_a: int, only_b: int, difference: float) -> float:
-    """The score statistic of a supposed difference; standard normal where it is the true one."""
+    """Return the score statistic of a supposed difference; standard normal if it is true."""
     distance = only_b - only_a - n * difference
     # The likeliest share of items that are right in a alone, if `difference` is the true one.
     linear = (2 * n + only_a - only_b) * difference - only_a - only_b
@@ -162,10 +163,10 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
 
 
 def items_needed(n: int, only_a: int, only_b: int, *, comparisons: int = 1) -> int | None:
-    """Return how many items show a difference like this one in 80 % of all samples.
+    """Return how many items would show a difference like this one in 80 % of all samples.
 
-    With McNemar's test at 5 %, two-sided, if the observed shares were the true ones; as one of
-    several `comparisons` at 5 % over their number (Bonferroni, the first step of Holm). None where
+    This is for McNemar's test at 5 %, two-sided, if the observed shares were the true ones; for one
+    of several `comparisons`, at 5 % over their number (Bonferroni, the first step of Holm). None if
     there is no difference.
     Source: R. J. Connor, "Sample size for testing differences in proportions for the paired-sample
     design", Biometrics 43 (1987), 207-211.
@@ -181,7 +182,7 @@ def items_needed(n: int, only_a: int, only_b: int, *, comparisons: int = 1) -> i
 
 def _check(n: int, only_a: int, only_b: int) -> None:
     if n < 1 or only_a < 0 or only_b < 0 or only_a + only_b > n:
-        raise ValueError(f"{only_a} and {only_b} of {n} items are no counts of a pair")
+        raise ValueError(f"{only_a} and {only_b} of {n} items cannot be counts of a pair")
 
 
 def rate_interval(chunks: Chunks) -> tuple[float, float] | None:
@@ -203,7 +204,7 @@ def ratio_interval(
 ) -> tuple[float, float] | None:
     """Return the 95 % interval of other's rate over the baseline's.
 
-    None where one of them has fewer than two chunks.
+    None if one of them has fewer than two chunks.
 
     same_requests: the n-th chunks of both answer the same requests, so that what makes a chunk slow
         for both cancels out; otherwise errors add up (degrees of freedom: F. E. Satterthwaite, "An
@@ -227,7 +228,7 @@ def ratio_interval(
 
 
 def _deviations(chunks: Chunks) -> list[float] | None:
-    """Of each chunk, how far its tokens and seconds move the logarithm of the rate."""
+    """Return of each chunk how far its tokens and seconds move the logarithm of the rate."""
     tokens, seconds = sum(t for t, _ in chunks), sum(s for _, s in chunks)
     if len(chunks) < 2 or not tokens or not seconds:
         return None

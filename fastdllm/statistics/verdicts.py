@@ -16,9 +16,9 @@ def of_difference(
     p_holm: float | None,
     differing: int,
 ) -> str:
-    """A paired difference in words; shares in -1..1.
+    """Put a paired difference into words; shares in -1..1.
 
-    p_holm decides where there is one. differing: items that are right in one of both runs only.
+    p_holm, if given, decides. differing: items that are right in one of both runs only.
     """
     low, high = interval
     if (p_value if p_holm is None else p_holm) < SIGNIFICANT:
@@ -31,14 +31,14 @@ def of_difference(
         seen = "no difference seen after correction"
     else:
         seen = "no difference seen"
-    # Rounded up, so that what is called excluded is.
+    # Rounded up, so that the loss named really is excluded.
     loss = math.ceil(max(0.0, -low) * 1000 - 1e-6) / 1000
     most = f" of more than {points(loss)}" if loss else ""
     return f"{seen}; a loss{most} is excluded"
 
 
 def of_the_same(differing: int) -> str:
-    """Two runs that must give the same answers: no evidence, or an alarm."""
+    """The verdict on two runs that must give the same answers."""
     if not differing:
         return SAME
     items = "1 item differs" if differing == 1 else f"{differing} items differ"
@@ -46,12 +46,12 @@ def of_the_same(differing: int) -> str:
 
 
 def of_none(why: str) -> str:
-    """Runs whose accuracy cannot be compared."""
+    """The verdict on runs whose accuracy cannot be compared."""
     return f"not compared: {why}"
 
 
 def decimals(difference: float) -> int:
-    """Decimals for a difference in points and its interval: two where one would show none."""
+    """Decimals for a difference in points and its interval: two if one would show 0.0."""
     return 2 if difference and not float(f"{100 * difference:.1f}") else 1
 
 
@@ -61,7 +61,7 @@ def points(share: float, digits: int = 1) -> str:
 
 
 def signed(share: float, digits: int = 1) -> str:
-    """A change as a number of points with its sign; what rounds to nothing has none."""
+    """A change as a number of points with its sign; without one if it rounds to zero."""
     text = f"{100 * share:+.{digits}f}"
     return text[1:] if float(text) == 0 else text
 

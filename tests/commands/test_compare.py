@@ -80,7 +80,7 @@ def test_several_runs_are_corrected_together(
         ("trail/sums/t0.9", "trail/sums/t0.9: unknown experiment 'trail'; did you mean 'trial'?"),
         ("trial/sum/t0.9", "unknown task 'sum'; did you mean 'sums'? valid: choices, sums"),
         ("trial/sums/t0.8", "unknown config 't0.8'; did you mean 't0.9'? valid: t0.7, t0.9"),
-        ("trial/sums", "'trial/sums' names no run; write experiment/task/config, or the path"),
+        ("trial/sums", "'trial/sums' is not a run; write experiment/task/config, or the path"),
         ("trial/sums/t0.7", "trial/sums/t0.7: has no result of the current settings; `fastdllm st"),
         ("nothing.json", "cannot read nothing.json: No such file or directory"),
     ],
@@ -109,7 +109,7 @@ def test_limited_and_published_results_are_found(
     assert main(["compare", "trial/sums/t0.9", "trial/sums_limit_7/t0.9"]) == 0
     shown = capsys.readouterr().out
     assert "sums (first 7 items)  t0.9" in shown
-    assert "accuracy  not compared: other limits: none and 7\n" in shown
+    assert "accuracy  not compared: different limits: none and 7\n" in shown
 
 
 def lines_of(a: Summary, b: Summary) -> list[str]:
@@ -151,7 +151,7 @@ def test_copies_and_dirty_trees_are_told(a_summary: Summary) -> None:
     a = a_run(a_summary, "k2_first", 3, git=Git(commit="c" * 40, dirty=True))
     lines = lines_of(a, a_run(a_summary, "k2_last", 3, same_as=origin))
     assert "accuracy  the same computation" in lines
-    assert "speed     not compared: it was measured once for both" in lines
+    assert "speed     not compared: both have the speed of one measurement" in lines
     assert "a         made with uncommitted changes in the project" in lines
     assert "b         decoded as 00_baseline/k2_first, the same computation" in lines
 

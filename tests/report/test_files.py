@@ -95,7 +95,7 @@ def test_table_of_an_experiment_is_compared_with_a_baseline_of_another(
 
 def test_a_page_has_a_page_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--output", "report.txt"]) == 2
-    assert "report.txt: the name of a page ends in .html" in capsys.readouterr().err
+    assert "report.txt: the name of a page must end in .html" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

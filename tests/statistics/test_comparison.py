@@ -110,7 +110,7 @@ def test_the_same_computation_is_no_evidence(a_summary: Summary) -> None:
         found = compare(*pair)
         assert is_same_computation(*pair)
         assert (found.verdict, found.paired, found.speed) == ("the same computation", None, None)
-        assert found.why_no_speed == "it was measured once for both"
+        assert found.why_no_speed == "both have the speed of one measurement"
     assert not is_same_computation(origin, a_run(a_summary, "k3_first", 30))
 
 
@@ -126,10 +126,10 @@ def test_the_same_computation_that_differs_says_so(a_summary: Summary) -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"task": "gsm8k"}, "other tasks: word_problems and gsm8k"),
-        ({"eval_params": {"limit": 20}}, "other limits: none and 20"),
-        ({"decides": {"task_digest": "x"}}, "other versions of the task"),
-        ({"items": None}, "the summaries do not tell which items are right"),
+        ({"task": "gsm8k"}, "different tasks: word_problems and gsm8k"),
+        ({"eval_params": {"limit": 20}}, "different limits: none and 20"),
+        ({"decides": {"task_digest": "x"}}, "different versions of the task"),
+        ({"items": None}, "the summaries do not say which items are right"),
         ({"items": s.Items(n=8, correct_bits="AA==")}, "200 and 8 items"),
     ],
 )
@@ -146,7 +146,7 @@ def test_metrics_must_be_the_same_and_right_or_wrong(a_summary: Summary) -> None
     a, b = a_run(a_summary, "a", 3), a_run(a_summary, "b", 3)
     other = changed(b, metrics=[metric.model_copy(update={"filter": "strict"})])
     assert compare(a, other).why_not_paired == (
-        "other metrics: exact_match,number and exact_match,strict"
+        "different metrics: exact_match,number and exact_match,strict"
     )
     errors = [metric.model_copy(update={"higher_is_better": False})]
     found = compare(changed(a, metrics=errors), changed(b, metrics=errors))
@@ -197,10 +197,10 @@ def test_speeds_of_equal_conditions_are_compared_with_an_interval(a_summary: Sum
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"dtype": "bfloat16"}, "other conditions: float32 and bfloat16"),
+        ({"dtype": "bfloat16"}, "different conditions: float32 and bfloat16"),
         (
             {"hardware": [s.Hardware(device="cuda", name="a GPU")]},
-            "other conditions: a CPU, 1 CPU thread(s) and a GPU",
+            "different conditions: a CPU, 1 CPU thread(s) and a GPU",
         ),
         ({"throughput": None}, "answers were decoded on several devices"),
         ({"passes": None}, "nothing is generated in a log-likelihood task"),

@@ -129,7 +129,7 @@ def test_speeds_of_another_machine_are_apart(page: Page) -> None:
     on_gpu = [point for point in task["points"] if point["conditions"] == 1]
     assert {point["standing_seconds"] for point in on_gpu} == {"no control to compare with"}
     assert all(point["standing_layer_forwards"] == "beats the controls" for point in on_gpu)
-    assert "speeds do not compare" not in page.text and "measured under other" in page.text
+    assert "speeds cannot be compared" not in page.text and "measured under other" in page.text
 
 
 def test_flips_carry_question_answers_and_the_step(page: Page) -> None:

@@ -111,7 +111,7 @@ def test_another_cost_and_view_draw_another_plot(open_page: Open) -> None:
     page.get_by_label("tokens/s").check(force=True)
     axis.get_by_text("tokens per second").wait_for()
     assert mark_of(page, "04_lookahead / d3_t0.9_s16").count() == 0, "measured on a GPU"
-    assert "shown apart" in page.inner_text(f"{WORDS} .outside")
+    assert "shown separately" in page.inner_text(f"{WORDS} .outside")
     page.select_option(
         f"{WORDS} [data-controls] select", label="NVIDIA H100 80GB HBM3, float32, batch size 32"
     )

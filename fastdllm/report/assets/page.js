@@ -16,7 +16,7 @@
     return made;
   }
 
-  // Draws when the place comes into view, and again when the colours or the width change.
+  // Plots are drawn when they come into view, and again when the colours or the width change.
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
@@ -93,7 +93,7 @@
       return spec;
     });
 
-    // On a phone: lower, legends below each other, no words beside the plot.
+    // On a phone: lower, legends below each other, no text beside the plot.
     function narrow(spec) {
       spec.height = 340;
       spec.config = { legend: { layout: { bottom: { direction: "vertical" } } } };
@@ -118,8 +118,8 @@
       const hidden = windows()[now.view]?.hidden || 0;
       const apart = task.points.length - seen().length;
       note.textContent = [
-        hidden ? `${hidden} more ${hidden === 1 ? "lies" : "lie"} outside of this view: choose “everything”.` : "",
-        apart ? `${apart} measured on another machine, dtype or batch size: speeds do not compare, so ${apart === 1 ? "it is" : "they are"} shown apart (“measured on”).` : "",
+        hidden ? `${hidden} more ${hidden === 1 ? "lies" : "lie"} outside this view: choose “everything”.` : "",
+        apart ? `${apart} measured with another machine, dtype or batch size: speeds cannot be compared, so ${apart === 1 ? "it is" : "they are"} shown separately (“measured on”).` : "",
       ].filter(Boolean).join(" ");
       [...controls.querySelectorAll("input")].find((input) => input.name + input.value === had)?.focus();
     }
@@ -204,7 +204,7 @@
       const all = pair.gained + pair.lost;
       note.textContent = pair.why_not
         ? `The answers cannot be shown: ${pair.why_not}.`
-        : `${pair.shown.length} of ${all} items. Marked: what the two answers do not share at their start.`;
+        : `${pair.shown.length} of ${all} items. Marked: from where the two answers differ.`;
       const items = pair.shown.map((flip) => item(task.flips.items[flip[0]], flip, pair.name));
       const more = element("button", { type: "button", class: "more", textContent: `Show ${items.length - FIRST_ITEMS} more` });
       more.addEventListener("click", () => {

@@ -1,14 +1,13 @@
 """An environment as one file: packed once on scratch, unpacked by each job on its node's own disk.
 
 A virtual environment finds its packages from where its `python` lies, so a copy works as long as it
-is called by `bin/python -m ...` (the first lines of other scripts in bin/ name the original). Only
-the standard library and `tar` are used; zstd is taken where it is, as it unpacks several times as
+is called by `bin/python -m ...` (the first lines of other scripts in bin/ name the original). Uses
+only the standard library and `tar`, and zstd if it is installed, as it unpacks several times as
 fast as gzip. Both formats carry checksums, so a damaged archive fails when it is unpacked.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -20,21 +19,22 @@ from pathlib import Path
 from fastdllm.cluster.venv import READY, RECORD, Built, count_files, read_record
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
+from fastdllm.common.locks import take_lock
 
 # Level 3 is zstd's own default: higher ones cost minutes, and unpacking gets no faster.
 _PACK = {".tar.zst": "zstd -3 -T0 --quiet", ".tar.gz": "gzip -3"}
 _UNPACK = {".tar.zst": "zstd", ".tar.gz": "gzip"}
-# A node's disk is shared, and file systems need room to work.
+# Of the space that the copy needs: a node's disk is shared, and file systems need room to work.
 _SPARE = 1.1
 
 
 class NotUnpacked(Exception):
-    """Why an archive cannot be used here, in words that follow "the environment's archive:"."""
+    """Why an archive cannot be used here; the message follows "the environment's archive:"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An archive that was written: its size, and that of what is in it."""
+    """An archive that was written, its size, and the size of its content."""
 
     path: Path
     bytes: int
@@ -42,14 +42,14 @@ class Packed:
 
 
 def pack(venv: Path) -> Packed:
-    """Write an environment into one archive beside its folder; an older one is replaced at the end.
+    """Write an environment into one archive beside its folder; replace an older one at the end.
 
     Raises:
-        UserError: the environment is not whole, tar is missing or fails, or the disk is full.
+        UserError: the environment is incomplete, tar is missing or fails, or the disk is full.
     """
     venv = venv.resolve()
     if not (venv / READY).exists():
-        raise UserError(f"{venv}: is not whole, so it is not packed; make setup-cluster")
+        raise UserError(f"{venv}: incomplete, so it is not packed; make setup-cluster")
     ending = ".tar.zst" if shutil.which("zstd") else ".tar.gz"
     path = venv.with_name(venv.name + ending)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -62,13 +62,13 @@ def pack(venv: Path) -> Packed:
     finally:
         temporary.unlink(missing_ok=True)
     for other in set(_PACK) - {ending}:
-        # A left-over of the other kind would be an older environment under the same name.
+        # An archive of the other kind would hold an older environment under the same name.
         venv.with_name(venv.name + other).unlink(missing_ok=True)
     return Packed(path, path.stat().st_size, _unpacked_bytes(venv))
 
 
 def find_archive(venv: Path) -> Path | None:
-    """The archive of an environment, if it was packed after the environment was built."""
+    """Return the archive of an environment, if it was packed after the environment was built."""
     venv = venv.resolve()
     for ending in _PACK:
         path = venv.with_name(venv.name + ending)
@@ -78,20 +78,20 @@ def find_archive(venv: Path) -> Path | None:
 
 
 def unpack(archive: Path, venv: Path, folder: Path) -> Path:
-    """Unpack the archive of `venv` below `folder`, unless that was done, and return the copy.
+    """Unpack the archive of `venv` below `folder`, unless it is there already; return the copy.
 
-    Processes of one node take turns; what a killed one left is removed. Nothing is left behind when
-    it fails.
+    Processes of one node take turns; the remains of a killed one are removed. A failure leaves
+    nothing behind.
 
     Raises:
         NotUnpacked: the archive is missing, older than the environment or damaged, the folder is
-            somebody else's or full, or zstd is missing here.
+            of another user or full, or zstd is missing here.
     """
     ending = next((ending for ending in _UNPACK if archive.name.endswith(ending)), None)
     if ending is None or archive.name.removesuffix(ending) != venv.name:
         raise NotUnpacked(f"{archive} is not that of {venv.name}; fastdllm env --pack")
     if not archive.is_file():
-        raise NotUnpacked(f"{archive} is not there; fastdllm env --pack")
+        raise NotUnpacked(f"{archive} does not exist; fastdllm env --pack")
     if archive.stat().st_mtime < _built_at(venv):
         raise NotUnpacked(f"{archive.name} is older than the environment; fastdllm env --pack")
     if shutil.which(_UNPACK[ending]) is None:
@@ -129,14 +129,14 @@ def unpack(archive: Path, venv: Path, folder: Path) -> Path:
 
 @contextmanager
 def _private(folder: Path) -> Iterator[Path]:
-    """A folder of this user, and the lock on it; /tmp may hold one that somebody else made."""
+    """Yield a locked folder of this user; in /tmp, somebody else may have made one of its name."""
     place = folder / f"fastdllm-env-{os.getuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     status = place.lstat()
     if place.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise NotUnpacked(f"{place} can be written by others")
     with (place / "lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        take_lock(stream.fileno(), wait=True)
         yield place
 
 

@@ -1,13 +1,13 @@
-"""What scripts/setup.sh cannot say in shell: lock, name and record of an environment.
+"""The steps of scripts/setup.sh that need Python: lock, name and record of an environment.
 
-`python -m fastdllm.cluster.build STEP ...`, with the Python that builds it, so that only the
-standard library is there. A refusal is one line on stderr and exit code 2.
+`python -m fastdllm.cluster.build STEP ...`, run by the Python that builds the environment, so only
+the standard library is available. A refusal is one line on stderr and exit code 2.
 
     lock FD               wait for the lock on an open file, which the shell then holds
-    name PYTHON           the name of this project's environment for Python 3.11, say
+    name PYTHON           print the name of this project's environment for Python 3.11, say
     place FOLDER          make the folder of environments; refuse one that does not fit
-    caches VENV SCRATCH   write VENV/fastdllm-env.sh, which activate reads as well
-    record VENV           write what was built, and mark it as complete
+    caches VENV SCRATCH   write VENV/fastdllm-env.sh, which activate sources
+    record VENV           record what was built, and mark it as complete
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from fastdllm.common.files import cannot, now, write_json_atomically, write_text
 from fastdllm.common.locks import take_lock
 
 CACHES = "fastdllm-env.sh"
-# The packages take 2 GiB for a CPU and 7 GiB with CUDA; with less than this, neither fits.
+# The packages take 2 GiB for a CPU and 7 GiB with CUDA; in less than this neither fits.
 LEAST_FREE_GIB = 3
 
 
 def lock(descriptor: str) -> None:
-    """Wait until this process family alone sets up; the lock ends with the shell that opened it.
+    """Wait for the lock on a file that the shell has open; it ends with the shell.
 
-    An flock belongs to the open file, not to the process: the shell keeps it after we are gone, and
-    the system drops it when the shell dies, however it dies.
+    An flock belongs to the open file, not to the process: the shell keeps it after this process
+    ends, and the system drops it when the shell dies, however it dies.
     """
     number = int(descriptor)
     try:
@@ -69,7 +69,7 @@ def name(python: str) -> None:
 
 
 def place(folder: str) -> None:
-    """Make the folder of environments, and see whether one fits into it."""
+    """Make the folder of environments, and refuse it if none fits in."""
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -77,19 +77,19 @@ def place(folder: str) -> None:
     except OSError as error:
         raise cannot("make", path, error) from None
     if not os.access(path, os.W_OK):
-        raise UserError(f"{path}: you may not write there; name another folder: SCRATCH=...")
+        raise UserError(f"{path}: not writable for you; choose another folder: SCRATCH=...")
     if free_gib < LEAST_FREE_GIB:
         raise UserError(
             f"{path}: {free_gib:.1f} GiB are free, and an environment needs {LEAST_FREE_GIB} (7 "
-            "with CUDA); free some, or name another folder: SCRATCH=..."
+            "with CUDA); free some, or choose another folder: SCRATCH=..."
         )
 
 
 def caches(venv: str, scratch: str) -> None:
-    """Write the shell file that puts caches on scratch; a variable that is set stays."""
+    """Write the shell file that puts caches on scratch; variables that are set keep their value."""
     home = Path(scratch) / "cache"
     folders = dict(zip(CACHE_VARIABLES, (home, home / "huggingface", home / "pip"), strict=True))
-    lines = ["# Caches on scratch, as a home has little room. What you set yourself stays."]
+    lines = ["# Caches on scratch, as a home has little space; variables that are set stay."]
     lines += [
         f'[ -n "${{{variable}:-}}" ] || export {variable}={shlex.quote(str(folder))}'
         for variable, folder in folders.items()
@@ -103,7 +103,7 @@ def caches(venv: str, scratch: str) -> None:
 
 
 def record(venv: str) -> None:
-    """Write down what was built, and that it is complete."""
+    """Record what was built, and mark it as complete."""
     folder = Path(venv)
     files, size = count_files(folder)
     packages = sorted(p.name for p in folder.glob("lib/python3*/site-packages/*.dist-info"))

@@ -1,7 +1,7 @@
-"""What a call would fail for on the cluster, found before anything is submitted.
+"""What would make the jobs of a call fail on the cluster, found before anything is submitted.
 
 Each check asks one command of SLURM, or the file system, and refuses in one line. A command that
-does not answer is no reason to refuse: SLURM itself will say what it does not like.
+does not answer is no reason to refuse: SLURM itself will say what is wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fastdllm.common.files import cannot
 PATIENCE_S = 15.0
 # A run leaves some megabytes, and a grid some hundred; below this something else is wrong.
 LEAST_FREE_GIB = 1.0
-# As much as a file system with quotas notices.
+# Enough for a file system with quotas to notice.
 TRIAL_BYTES = 1024 * 1024
 
 
@@ -39,16 +39,16 @@ def check_sbatch() -> None:
 
 
 def check_link(path: Path) -> None:
-    """Refuse a link to a folder that is gone, as on a scratch that is purged."""
+    """Refuse a link to a folder that is gone, as on a purged scratch disk."""
     if path.is_symlink() and not path.exists():
         raise UserError(
-            f"{path}: is a link to {path.readlink()}, which is not there (any more); make that "
+            f"{path}: is a link to {path.readlink()}, which does not exist (any more); create that "
             "folder again, or remove the link"
         )
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that takes no results: not writable, full, or its quota used up."""
+    """Refuse a folder that cannot take results: not writable, full, or its quota used up."""
     try:
         free_gib = shutil.disk_usage(folder).free / 2**30
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".fastdllm.", suffix=".tmp") as trial:
@@ -66,13 +66,13 @@ def check_folder(folder: Path) -> None:
 
 
 def check_account(choice: Choice, site: Site) -> None:
-    """Refuse an account that is missing or not one's own, and a QOS that it may not use."""
+    """Refuse a missing account, one that is not this user's, and a QOS that it may not use."""
     allowed = associations(patience_s=PATIENCE_S)
     if choice.account is None and site.account_required:
         raise UserError(missing_account(site, allowed))
     if not allowed:
         return
-    # SLURM writes accounts in small letters and takes them in any.
+    # SLURM writes accounts in lower case and accepts them in any.
     account = choice.account.lower() if choice.account is not None else None
     if account is not None and account not in allowed:
         near = nearest_name(account, allowed)
@@ -92,65 +92,65 @@ def check_account(choice: Choice, site: Site) -> None:
 
 
 def check_partition(choice: Choice, site: Site) -> Choice:
-    """Refuse a GPU or a partition that is not there; spell the GPU as this cluster does."""
-    there = partitions(patience_s=PATIENCE_S)
-    if not there:
+    """Refuse a GPU or a partition that does not exist; return the choice in SLURM's spelling."""
+    known = partitions(patience_s=PATIENCE_S)
+    if not known:
         return choice
-    # Where SLURM knows no kind of GPU, it is not known which are there.
-    kind = _type(choice) if any(there.values()) else None
-    if kind is not None and not _having(kind, there):
+    # Without any kind of GPU in SLURM's answer nothing can be checked.
+    kind = _type(choice) if any(known.values()) else None
+    if kind is not None and not _having(kind, known):
         raise UserError(
             f"cluster: gpu: {choice.site} has no {kind} now; it has "
-            f"{', '.join(sorted(set().union(*there.values())))}: --config gpu=..."
+            f"{', '.join(sorted(set().union(*known.values())))}: --config gpu=..."
         )
     wanted = choice.partition.split(",") if choice.partition is not None else []
     for name in wanted:
-        if name not in there:
-            rest = _where(kind, there, usual=_usual(choice, site)) if kind else _listed(name, there)
+        if name not in known:
+            rest = _where(kind, known, usual=_usual(choice, site)) if kind else _listed(name, known)
             raise UserError(f"cluster: partition: {choice.site} has no {name!r}; {rest}")
     if kind is None:
         return choice
-    found = set().union(*(there[name] for name in wanted or there))
-    spelled = next((known for known in sorted(found) if _same(known, kind)), None)
+    offered = set().union(*(known[name] for name in wanted or known))
+    spelled = next((name for name in sorted(offered) if _same(name, kind)), None)
     if spelled is None:
-        has = f"only {', '.join(sorted(found))}" if found else "no GPU of a known kind"
+        has = f"only {', '.join(sorted(offered))}" if offered else "no GPU of a known kind"
         raise UserError(
             f"cluster: gpu: partition {choice.partition} has {has}; "
-            f"{_where(kind, there, usual=_usual(choice, site))}"
+            f"{_where(kind, known, usual=_usual(choice, site))}"
         )
     return replace(choice, gres=f"gpu:{spelled}:1")
 
 
 def check_small_job(partition: str, site: str) -> None:
-    """Refuse a partition that is not there, for the job of `fastdllm submit`."""
-    there = partitions(patience_s=PATIENCE_S)
-    for name in partition.split(",") if there else ():
-        if name not in there:
+    """Refuse a partition that does not exist, for the job of `fastdllm submit`."""
+    known = partitions(patience_s=PATIENCE_S)
+    for name in partition.split(",") if known else ():
+        if name not in known:
             raise UserError(
-                f"--partition {name}: {site} has no such partition; {_listed(name, there)}"
+                f"--partition {name}: {site} has no such partition; {_listed(name, known)}"
             )
 
 
-def _listed(name: str, there: Iterable[str]) -> str:
-    near = nearest_name(name, there)
+def _listed(name: str, known: Iterable[str]) -> str:
+    near = nearest_name(name, known)
     hint = f"did you mean {near}? " if near else ""
-    return f"{hint}there are: {', '.join(sorted(there))}"
+    return f"{hint}there are: {', '.join(sorted(known))}"
 
 
-def _where(kind: str, there: Mapping[str, set[str]], *, usual: str | None) -> str:
-    having = _having(kind, there)
+def _where(kind: str, known: Mapping[str, set[str]], *, usual: str | None) -> str:
+    having = _having(kind, known)
     best = usual if usual in having else having[0]
     return f"{kind} is in: {', '.join(having)}; add it to the command: --config partition={best}"
 
 
 def _usual(choice: Choice, site: Site) -> str | None:
-    """The partition that a kind of GPU is in, as far as site.yaml knows."""
+    """Return the partition of the chosen kind of GPU according to site.yaml."""
     kind = site.gpus.get(choice.gpu) if site.gpus is not None and choice.gpu is not None else None
     return kind.partition if kind is not None else None
 
 
-def _having(kind: str, there: Mapping[str, set[str]]) -> list[str]:
-    return sorted(name for name, kinds in there.items() if any(_same(kind, k) for k in kinds))
+def _having(kind: str, known: Mapping[str, set[str]]) -> list[str]:
+    return sorted(name for name, kinds in known.items() if any(_same(kind, k) for k in kinds))
 
 
 def _same(kind: str, other: str) -> bool:
@@ -162,14 +162,14 @@ def _type(choice: Choice) -> str | None:
     return parts[1] if len(parts) == 3 else None
 
 
-# What a cluster lets this user ask for: accounts with their QOS, partitions with their GPUs.
-# Nothing is known where a command of SLURM does not answer: a caller has to go on without.
+# What a cluster offers this user. Empty where a command of SLURM does not answer; callers then do
+# without.
 
 _GPUS = re.compile(r"gpu(?::([A-Za-z][\w.+-]*))?(?::\d+)?(?:\(|,|$)")
 
 
 def associations(*, patience_s: float) -> dict[str, set[str]]:
-    """The QOS that each account of this user may use; {} where nothing is known."""
+    """Return the QOS that each account of this user may use; {} if not known."""
     return _read(
         *("sacctmgr", "--noheader", "--parsable2", "show", "associations"),
         *("where", f"user={getpass.getuser()}", "format=account,qos"),
@@ -179,7 +179,7 @@ def associations(*, patience_s: float) -> dict[str, set[str]]:
 
 
 def partitions(*, patience_s: float) -> dict[str, set[str]]:
-    """The types of GPU in each partition; {} where nothing is known."""
+    """Return the types of GPU in each partition; {} if not known."""
     return _read(
         *("sinfo", "--all", "--noheader", "--format=%R|%G"),
         patience_s=patience_s,
@@ -190,14 +190,14 @@ def partitions(*, patience_s: float) -> dict[str, set[str]]:
 def _read(
     *command: str, patience_s: float, values: Callable[[str], set[str]]
 ) -> dict[str, set[str]]:
-    """Lines of a name, | and what it holds; a name may be there several times."""
+    """Read lines of a name, | and its values; a name may occur several times."""
     try:
         text = ask(*command, patience_s=patience_s)
     except SlurmError:
         return {}
-    found: dict[str, set[str]] = {}
+    values_of: dict[str, set[str]] = {}
     for line in text.splitlines():
         name, _, rest = line.partition("|")
         if name.strip():
-            found.setdefault(name.strip(), set()).update(values(rest))
-    return found
+            values_of.setdefault(name.strip(), set()).update(values(rest))
+    return values_of

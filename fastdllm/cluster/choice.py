@@ -1,4 +1,4 @@
-"""What the jobs of one call ask for, chosen from what a person said and what the site has.
+"""What the jobs of one call ask for: chosen from the person's options and what the site has.
 
 Checks everything that can be known without the cluster: names, and whether the model fits the card.
 """
@@ -15,11 +15,11 @@ from fastdllm.common.errors import UserError, nearest_name
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the jobs ask for; None and empty: nothing is asked, SLURM's default counts.
+    """What the jobs ask for; None or empty: not asked for, so SLURM's default applies.
 
-    gpu: kind of GPU; gres: what asks for one. constraint: what asks for one of its sizes.
-    mem_per_gpu: main memory with each GPU, as sbatch reads it. cpu_partition: for jobs without a
-    GPU. max_minutes: longest time limit of a job. notes: what a person should know, one line each.
+    gpu: kind of GPU; gres: requests one. constraint: requests one of its sizes. mem_per_gpu: main
+    memory with each GPU, as sbatch reads it. cpu_partition: for jobs without a GPU. max_minutes:
+    longest time limit of a job. notes: what a person should know, one line each.
     """
 
     site: str
@@ -36,7 +36,7 @@ class Choice:
     notes: tuple[str, ...] = ()
 
     def environment(self) -> dict[str, str]:
-        """The variables that the profiles' resources are made of; empty ones ask for nothing."""
+        """Return the variables that the profiles' resources use; empty ones ask for nothing."""
         values = {
             "ACCOUNT": self.account,
             "GPU": self.gpu,
@@ -70,13 +70,11 @@ def choose(site: Site, options: ClusterOptions, model: ModelNeeds) -> Choice:
         )
     notes = []
     if model.device == "cpu":
-        notes.append(
-            "model: device: cpu, so that the GPU of each job does nothing; set device: auto"
-        )
+        notes.append("model: device: cpu, so the GPU of each job would be idle; set device: auto")
     if options.account is None and site.account_required:
         notes.append(missing_account(site))
     if model.config is None and site.gpus is not None:
-        notes.append(f"model {model.name}: not here yet, so that nobody checked whether it fits")
+        notes.append(f"model {model.name}: not fetched yet, so nothing checked whether it fits")
     qos_name, qos = _qos(site, options.qos)
     name, kind = _gpu(site, options.gpu, model)
     hours = qos.max_hours if qos is not None else site.max_hours
@@ -103,7 +101,7 @@ def choose(site: Site, options: ClusterOptions, model: ModelNeeds) -> Choice:
 
 
 def missing_account(site: Site, accounts: Iterable[str] = ()) -> str:
-    """One line for a person who named no account where one is needed."""
+    """Return the line for a person who named no account where one is needed."""
     known = ", ".join(sorted(accounts))
     if known:
         listed = f"yours: {known}"
@@ -143,8 +141,8 @@ def _gpu(site: Site, asked: str | None, model: ModelNeeds) -> tuple[str | None, 
         )
     if model.dtype == "bfloat16" and not kind.bfloat16:
         raise UserError(
-            f"model: dtype: bfloat16, which GPU {name} has not ({kind.architecture}); set dtype: "
-            f"float16 or auto, or take another GPU: {_advice(site.gpus, model)}"
+            f"model: dtype: bfloat16, which GPU {name} lacks ({kind.architecture}); set dtype: "
+            f"float16 or auto, or choose another GPU: {_advice(site.gpus, model)}"
         )
     if not model.fitting_sizes(kind):
         raise UserError(
@@ -154,7 +152,7 @@ def _gpu(site: Site, asked: str | None, model: ModelNeeds) -> tuple[str | None, 
 
 
 def _constraint(name: str, kind: GpuKind, model: ModelNeeds) -> str | None:
-    """What asks for a size that holds the model, where not every size does."""
+    """Return what requests a size that holds the model, if not every size does."""
     fitting = model.fitting_sizes(kind)
     if fitting == kind.sizes_gib:
         return None
@@ -162,8 +160,8 @@ def _constraint(name: str, kind: GpuKind, model: ModelNeeds) -> str | None:
         if size in kind.constraints:
             return kind.constraints[size]
     raise UserError(
-        f"cluster: gpu: {_too_small(name, kind, model, least=kind.sizes_gib[0])}; SLURM may give "
-        f"one of that size, as site.yaml names nothing that asks for {fitting[0]} GiB "
+        f"cluster: gpu: {_too_small(name, kind, model, least=kind.sizes_gib[0])}; SLURM may "
+        f"allocate that size, as site.yaml names no constraint for {fitting[0]} GiB "
         f"(gpus: {name}: constraints)"
     )
 
@@ -176,9 +174,9 @@ def _too_small(name: str, kind: GpuKind, model: ModelNeeds, *, least: int | None
 
 
 def _advice(kinds: Mapping[str, GpuKind], model: ModelNeeds) -> str:
-    """Which kinds are a good choice, and why."""
+    """Return which kinds are a good choice, and why."""
     if model.config is None and model.dtype != "bfloat16":
-        return f"{model.name} is not here yet, so that its memory is not known"
+        return f"{model.name} is not fetched yet, so its memory is not known"
     good = []
     for name, kind in kinds.items():
         sizes = model.fitting_sizes(kind)
@@ -193,7 +191,7 @@ def _advice(kinds: Mapping[str, GpuKind], model: ModelNeeds) -> str:
 
 
 def _hint(name: str, valid: Iterable[str]) -> str:
-    # Names of hardware are written in capitals, and with a blank, a dash or nothing between.
+    # People write names of hardware in either case, and with a blank, a dash or nothing between.
     plain = {_plain(known): known for known in valid}
     near = nearest_name(_plain(name), plain)
     return f"did you mean {plain[near]}? " if near else ""

@@ -1,6 +1,6 @@
 """What a Snakemake command line says about the cluster: profile, executor, limits given by hand.
 
-Read with Snakemake's own parser, profiles included, so that whatever Snakemake takes is seen here.
+Read with Snakemake's own parser, profiles included, so nothing that Snakemake accepts is missed.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 from fastdllm.cluster.site import SITE_FILE
 
-# The one that follows jobs of an earlier call, and the one that submits them a second time.
+# The executor that follows jobs of an earlier call, and the one that submits them a second time.
 EXECUTOR, STOCK_EXECUTOR = "fastdllm-slurm", "slurm"
 
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """folders: of the profiles with a site.yaml, those that win first; without one the rest is not
-    read. jobs: most jobs at a time, None: not given.
+    """folders: of the profiles with a site.yaml, in order of precedence; without one the rest is
+    not read. jobs: most jobs at a time; None if not given.
 
-    minutes: time limits that were given in numbers, by rule; "" for every rule.
+    minutes: time limits given as numbers, by rule; "" for every rule.
     """
 
     folders: tuple[Path, ...] = ()
@@ -42,8 +42,8 @@ class CommandLine:
         words = list(arguments)
         named, _ = get_argument_parser().parse_known_args(words)
         profiles = [profile for profile in named.profile or () if profile != "none"]
-        found = [place for profile in profiles if (place := get_profile_dir(profile)) is not None]
-        folders = tuple(folder for folder, _ in reversed(found) if (folder / SITE_FILE).exists())
+        read = [place for profile in profiles if (place := get_profile_dir(profile)) is not None]
+        folders = tuple(folder for folder, _ in reversed(read) if (folder / SITE_FILE).exists())
         if not folders:
             return cls()
         known, _ = get_argument_parser(profiles=profiles).parse_known_args(words)
@@ -56,10 +56,10 @@ class CommandLine:
 
 
 def _minutes(resources: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    found = {}
+    minutes = {}
     for rule, given in resources.items():
         runtime = given.get("runtime")
-        # An expression is known only for a job, and SLURM will say.
+        # An expression has a value only for a job; SLURM checks that one.
         if runtime is not None and not runtime.is_evaluable() and isinstance(runtime.value, int):
-            found[rule] = runtime.value
-    return found
+            minutes[rule] = runtime.value
+    return minutes

@@ -1,9 +1,9 @@
 """`python -m fastdllm.cluster.main_job ARGUMENTS`: Snakemake as a SLURM job, for `fastdllm submit`.
 
 The jobs that it submits outlive it, and its next start adopts them. So it ends Snakemake with
-SIGKILL, which leaves them alone, where an interrupt would cancel them: on SIGUSR1, which SLURM
-sends before the time limit, and then puts its own job back into the queue; on SIGTERM, sent by
-scancel and before a preemption, and then leaves it to SLURM whether there is a next start.
+SIGKILL, which leaves them running; an interrupt would cancel them. It does so on SIGUSR1, which
+SLURM sends before the time limit, and then puts its own job back into the queue; and on SIGTERM,
+sent by scancel and before a preemption, when SLURM decides whether there is a next start.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastdllm.common.errors import RESUME_EXIT_CODE
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `snakemake` with these arguments; returns its exit code."""
+    """Run `snakemake` with these arguments and return its exit code."""
     received: list[int] = []
     child: subprocess.Popen[bytes] | None = None
 
@@ -35,22 +35,22 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, end)
     child = subprocess.Popen([sys.executable, "-m", "snakemake", *arguments])
     if received:
-        # It came while Snakemake was being started.
+        # The signal came while Snakemake was being started.
         child.kill()
     code = child.wait()
     if not received:
         return code
     if received[0] == signal.SIGUSR1:
-        return _go_on(arguments)
+        return _requeue(arguments)
     _say(f"ended by SIGTERM (scancel, or a preemption); {_others(arguments)}")
     return 128 + signal.SIGTERM
 
 
-def _go_on(arguments: Sequence[str]) -> int:
-    own = os.environ.get("SLURM_JOB_ID", "")
-    _say(f"the time limit is near; job {own} goes back into the queue and adopts its jobs there")
+def _requeue(arguments: Sequence[str]) -> int:
+    job_id = os.environ.get("SLURM_JOB_ID", "")
+    _say(f"the time limit is near; job {job_id} goes back into the queue and adopts its jobs there")
     try:
-        requeue(own)
+        requeue(job_id)
     except SlurmError as error:
         _say(f"SLURM refuses ({error}); {_others(arguments)}")
     return RESUME_EXIT_CODE
@@ -61,12 +61,12 @@ def _others(arguments: Sequence[str]) -> str:
     try:
         live = live_jobs(own_jobs(), Path.cwd())
     except SlurmError:
-        return f"the jobs of this folder go on; {again}"
-    own = [job.id for comment, job in live.items() if comment.startswith("rule_")]
-    ids = sorted(own, key=lambda job_id: (len(job_id), job_id))
+        return f"the jobs of this folder continue; {again}"
+    of_rules = [job.id for comment, job in live.items() if comment.startswith("rule_")]
+    ids = sorted(of_rules, key=lambda job_id: (len(job_id), job_id))
     if not ids:
         return "no job of this folder is left"
-    return f"{len(ids)} jobs of this folder go on; {again}, `scancel {' '.join(ids)}` ends them"
+    return f"{len(ids)} jobs of this folder continue; {again}, `scancel {' '.join(ids)}` ends them"
 
 
 def _say(text: str) -> None:

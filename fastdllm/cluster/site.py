@@ -95,7 +95,7 @@ class GpuKind(StrictModel):
 
     @property
     def sizes_gib(self) -> tuple[int, ...]:
-        """The sizes it exists in, smallest first."""
+        """The sizes in which it exists, smallest first."""
         sizes = self.memory_gib
         return (sizes,) if isinstance(sizes, int) else tuple(sorted(sizes))
 
@@ -157,10 +157,10 @@ class Site(StrictModel):
 
 
 def load_site(folder: Path) -> Site:
-    """The site of a profile folder.
+    """Read the site of a profile folder.
 
     Raises:
-        UserError: naming the file, the key and what is allowed; or there is none.
+        UserError: there is none, or a value is not allowed; names the file and the key.
     """
     path = folder / SITE_FILE
     return validated(Site, read_yaml_mapping(path, what="the facts of a cluster"), str(path))

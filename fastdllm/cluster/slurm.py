@@ -1,9 +1,9 @@
-"""What SLURM's own commands say, as data: jobs in the queue, jobs in the accounts.
+"""SLURM's own commands as data: jobs in the queue, jobs in the accounting database.
 
 With checks.py the only module that knows their options and output. Knows nothing of runs or of
-Snakemake. What they print is read by control characters that no name contains, as --json is missing
-before SLURM 23, and widths cut names off. A state is one bare word, also where SLURM adds who did
-it.
+Snakemake. The fields they print are separated by control characters that no name contains, as
+--json is missing before SLURM 23, and widths cut names off. A state is one bare word, also where
+SLURM adds who caused it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import write_text_atomically
 
-# squeue itself gives up on a controller that is silent after MessageTimeout, 10 s by default, some
-# tries; a controller that is merely slow answers 500 jobs within a few seconds.
+# squeue itself gives up on a silent controller after some tries of MessageTimeout, 10 s by default;
+# a controller that is merely slow answers 500 jobs within a few seconds.
 PATIENCE_S = 60.0
 
-# States in which a job may yet do something; in any other it has ended for good.
+# In any other state a job has ended for good.
 LIVE = frozenset(
     (
         *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING"),
@@ -43,20 +43,20 @@ _QUEUE_FIELDS = (
     *("RestartCnt", "Name", "Comment", "WorkDir"),
 )
 _ACCOUNT_FIELDS = ("JobID", "State", "ExitCode")
-# How SLURM says that there is nothing to say.
+# How SLURM writes an empty field.
 _NOTHING = frozenset(["", "N/A", "n/a", "(null)", "None", "None assigned", "Unknown", "NONE"])
 
 
 class SlurmError(Exception):
-    """A command of SLURM is absent, failed or gave no answer; the message is one line."""
+    """A command of SLURM is absent, failed or did not answer; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One job of squeue.
 
-    start: local time in ISO 8601, expected for a job that waits; None when SLURM does not know.
-    time_left_s: until the time limit, all of it for a job that waits; None without a limit.
+    start: local time in ISO 8601, expected for a job that waits; None if SLURM does not know.
+    time_left_s: until the time limit; the whole limit of a job that waits; None without one.
     restarts: how often it went back into the queue, after a preemption or a dead node.
     """
 
@@ -92,22 +92,22 @@ class Accounted:
 
 
 def has_slurm() -> bool:
-    """Whether this machine can ask a SLURM cluster at all."""
+    """Whether this machine has SLURM's commands."""
     return shutil.which("squeue") is not None
 
 
 def own_jobs(*, max_age_s: float = 0.0) -> list[Job]:
-    """All jobs of this user that squeue still knows, ended ones of the last minutes included.
+    """Return all jobs of this user that squeue lists, those that ended minutes ago included.
 
-    One call of squeue. With `max_age_s`, an answer up to that many seconds old is taken from a file
-    in the user's cache folder; each answer goes there, so several `fastdllm status` ask once.
+    One call of squeue. Each answer is kept in a file of the user's cache folder; with `max_age_s`,
+    one up to that many seconds old is used, so that several `fastdllm status` ask once.
 
     Raises:
         SlurmError: squeue is absent, failed, or silent for a minute.
     """
-    known = _known_jobs(max_age_s)
-    if known is not None:
-        return known
+    kept = _kept_jobs(max_age_s)
+    if kept is not None:
+        return kept
     last = _QUEUE_FIELDS[-1]
     columns = ",".join(f"{name}:{_END if name == last else _FIELD}" for name in _QUEUE_FIELDS)
     text = ask("squeue", "--me", "--states=all", "--noheader", f"--Format={columns}")
@@ -116,19 +116,19 @@ def own_jobs(*, max_age_s: float = 0.0) -> list[Job]:
     return jobs
 
 
-def _known_jobs(max_age_s: float) -> list[Job] | None:
-    found = _kept_answer(max_age_s)
+def _kept_jobs(max_age_s: float) -> list[Job] | None:
+    answer = _kept_answer(max_age_s)
     try:
-        return None if found is None else [Job(**fields) for fields in found]
+        return None if answer is None else [Job(**fields) for fields in answer]
     except TypeError:
         return None  # another version wrote it
 
 
 def accounted(ids: Iterable[str]) -> dict[str, Accounted]:
-    """The jobs with these ids from the accounting database; one call of sacct.
+    """Return the jobs with these ids from the accounting database; one call of sacct.
 
-    A job that went back into the queue is there as it was last. Jobs that the database does not
-    know (yet) are left out; all are where the cluster keeps no accounts.
+    Of a job that went back into the queue, its last start. Jobs that the database does not know
+    (yet) are left out; so are all where the cluster keeps no accounts.
 
     Raises:
         SlurmError: sacct failed, or was silent for a minute.
@@ -136,7 +136,7 @@ def accounted(ids: Iterable[str]) -> dict[str, Accounted]:
     wanted = sorted(set(ids))
     if not wanted or shutil.which("sacct") is None:
         return {}
-    # None of these fields is free text, so that sacct's own separator is safe.
+    # None of these fields is free text, so sacct's own separator is safe.
     form = f"--format={','.join(_ACCOUNT_FIELDS)}"
     try:
         text = ask(
@@ -147,13 +147,9 @@ def accounted(ids: Iterable[str]) -> dict[str, Accounted]:
         if "accounting storage is disabled" in str(error):
             return {}
         raise
-    found = {}
-    for line in text.splitlines():
-        fields = line.split("|")
-        if len(fields) == len(_ACCOUNT_FIELDS):
-            job = _accounted(fields)
-            found[job.id] = job
-    return found
+    rows = (line.split("|") for line in text.splitlines())
+    jobs = (_accounted(fields) for fields in rows if len(fields) == len(_ACCOUNT_FIELDS))
+    return {job.id: job for job in jobs}
 
 
 def requeue(job_id: str) -> None:
@@ -166,7 +162,7 @@ def requeue(job_id: str) -> None:
 
 
 def ask(*command: str, patience_s: float = PATIENCE_S) -> str:
-    """What a command of SLURM prints.
+    """Run a command of SLURM and return what it prints.
 
     Raises:
         SlurmError: it is absent, failed, or was silent for `patience_s` seconds.
@@ -188,13 +184,13 @@ def ask(*command: str, patience_s: float = PATIENCE_S) -> str:
     except OSError as error:
         raise SlurmError(f"{name}: {error.strerror}") from None
     if done.returncode != 0:
-        told = " ".join(done.stderr.decode(errors="replace").split())
-        raise SlurmError(f"{name}: {told.removeprefix(f'{name}: ') or f'exit {done.returncode}'}")
+        words = " ".join(done.stderr.decode(errors="replace").split())
+        raise SlurmError(f"{name}: {words.removeprefix(f'{name}: ') or f'exit {done.returncode}'}")
     return done.stdout.decode(errors="replace")
 
 
 def bare_state(state: str) -> str:
-    """The state alone: CANCELLED of "CANCELLED by 1000"."""
+    """Return the state alone: CANCELLED for "CANCELLED by 1000"."""
     words = state.split()
     return words[0].rstrip("+").upper() if words else ""
 
@@ -235,7 +231,7 @@ def _accounted(fields: list[str]) -> Accounted:
 
 
 def span_seconds(span: str) -> float | None:
-    """The seconds of squeue's [days-][[hours:]minutes:]seconds; None of UNLIMITED and the like."""
+    """Return the seconds of squeue's [days-][[hours:]minutes:]seconds; None for UNLIMITED etc."""
     days, dash, rest = span.rpartition("-")
     parts = rest.split(":")
     if not all(part.isdigit() for part in parts) or (dash and not days.isdigit()):
@@ -246,11 +242,11 @@ def span_seconds(span: str) -> float | None:
     return total + 86400 * int(days or 0)
 
 
-# The last answer of squeue, in a file of the user's cache folder: several looks, one question.
+# The last answer of squeue, in a file of the user's cache folder.
 
 
 def _kept_answer(max_age_s: float) -> list[dict[str, Any]] | None:
-    """The fields of the jobs, from an answer up to so many seconds old; None without one."""
+    """Return the fields of the jobs in an answer up to so many seconds old; None without one."""
     if max_age_s <= 0:
         return None
     try:
@@ -264,16 +260,16 @@ def _kept_answer(max_age_s: float) -> list[dict[str, Any]] | None:
 
 
 def _keep_answer(jobs: Sequence[dict[str, Any]]) -> None:
-    """Leave an answer for the next look."""
+    """Keep an answer for the next call."""
     record = {"time": time.time(), "jobs": jobs}
     try:
         write_text_atomically(_answer_path(), json.dumps(record))
     except UserError:
-        return  # no cache, no harm: the next call asks squeue again
+        return  # the next call asks squeue again
 
 
 def _answer_path() -> Path:
-    """One file for each cluster and user."""
+    """Return the file of this cluster and user."""
     base = os.environ.get("XDG_CACHE_HOME")
     folder = Path(base) if base else Path.home() / ".cache"
     key = f"{os.environ.get('SLURM_CONF', '')} {os.getuid()}"

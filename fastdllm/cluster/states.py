@@ -43,7 +43,7 @@ class Reason:
 
 
 _REASONS = {
-    "": Reason("waits to be looked at"),
+    "": Reason("waits for the scheduler"),
     "Priority": Reason("waits behind jobs of higher priority"),
     "Resources": Reason("waits for free resources"),
     "BeginTime": Reason("waits for its begin time"),
@@ -59,22 +59,22 @@ _REASONS = {
     "launch failed requeued held": Reason(
         "held, as SLURM could not start it", "scontrol release {id}", needs_person=True
     ),
-    "QOSMaxJobsPerUserLimit": Reason("the QOS lets no more of your jobs run at a time"),
-    "QOSMaxSubmitJobPerUserLimit": Reason("the QOS takes no more of your jobs"),
+    "QOSMaxJobsPerUserLimit": Reason("your running jobs have reached the limit of the QOS"),
+    "QOSMaxSubmitJobPerUserLimit": Reason("your jobs have reached the limit of the QOS"),
     "QOSMaxWallDurationPerJobLimit": Reason(
-        "asks for more time than the QOS gives", needs_person=True
+        "asks for more time than the QOS allows", needs_person=True
     ),
-    "QOSMaxGRESPerUser": Reason("the QOS gives you no more GPUs at a time"),
-    "QOSMaxGRESPerJob": Reason("asks for more GPUs than the QOS gives", needs_person=True),
-    "QOSMaxMemoryPerJob": Reason("asks for more memory than the QOS gives", needs_person=True),
-    "QOSNotAllowed": Reason("the partition does not take this QOS", needs_person=True),
+    "QOSMaxGRESPerUser": Reason("your jobs use all the GPUs that the QOS allows"),
+    "QOSMaxGRESPerJob": Reason("asks for more GPUs than the QOS allows", needs_person=True),
+    "QOSMaxMemoryPerJob": Reason("asks for more memory than the QOS allows", needs_person=True),
+    "QOSNotAllowed": Reason("the partition does not allow this QOS", needs_person=True),
     "AssocGrpBillingMinutes": Reason("the budget of the account is used up", needs_person=True),
     "AssocGrpGRESMinutes": Reason("the account's budget of GPU time is used up", needs_person=True),
-    "InvalidAccount": Reason("the account is not valid any more", needs_person=True),
-    "InvalidQOS": Reason("the QOS is not valid any more", needs_person=True),
+    "InvalidAccount": Reason("the account is no longer valid", needs_person=True),
+    "InvalidQOS": Reason("the QOS is no longer valid", needs_person=True),
     "BadConstraints": Reason("waits for ever, as no node has what it asks for", needs_person=True),
-    "PartitionTimeLimit": Reason("asks for more time than the partition gives", needs_person=True),
-    "PartitionNodeLimit": Reason("asks for more nodes than the partition gives", needs_person=True),
+    "PartitionTimeLimit": Reason("asks for more time than the partition allows", needs_person=True),
+    "PartitionNodeLimit": Reason("asks for more nodes than the partition has", needs_person=True),
     "PartitionDown": Reason("the partition is down"),
     "PartitionInactive": Reason("the partition is switched off"),
     "ReqNodeNotAvail": Reason("its nodes are down, or reserved"),

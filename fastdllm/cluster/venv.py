@@ -1,7 +1,7 @@
-"""What the virtual environment is, whether it is whole, and whether it is the project's.
+"""The virtual environment: its record, whether it is complete, and whether it is the project's.
 
-scripts/setup.sh writes a record into it; everything here reads. Only the standard library is used,
-and no package of the environment is imported: one that is broken has to be described as well.
+scripts/setup.sh writes the record; this only reads. Uses the standard library alone and imports no
+package of the environment, so that it can describe a broken one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 
 RECORD = ".fastdllm-env.json"
-# Stands there once all packages are installed; `make` compares its date.
+# Exists once all packages are installed; `make` compares its date.
 READY = ".ready"
-# Stands there while packages are being written: found later, their writer was killed half-way.
+# Exists while packages are being installed; left over, it means that the installation was killed.
 UNFINISHED = ".unfinished"
 CACHE_VARIABLES = ("XDG_CACHE_HOME", "HF_HOME", "PIP_CACHE_DIR")
 
@@ -48,7 +48,7 @@ class Built:
 
 
 def read_record(venv: Path) -> Built | None:
-    """What scripts/setup.sh wrote into an environment; None without a (whole) record."""
+    """Read what scripts/setup.sh wrote into an environment; None without a valid record."""
     try:
         record = read_json(venv / RECORD)
         return Built(**{**record, "packages": tuple(record["packages"])})
@@ -57,30 +57,30 @@ def read_record(venv: Path) -> Built | None:
 
 
 def requirements_digest(project: Path) -> str:
-    """Digest of what a project asks for: pyproject.toml (its packages) and constraints.txt.
+    """Return the digest of the packages that pyproject.toml and constraints.txt ask for.
 
     Raises:
         UserError: one of them is missing or broken.
     """
-    asked = _pyproject(project)
-    parts = [asked.get("build-system"), asked.get("project")]
-    parts.append(asked.get("tool", {}).get("setuptools"))
+    pyproject = _pyproject(project)
+    parts = [pyproject.get("build-system"), pyproject.get("project")]
+    parts.append(pyproject.get("tool", {}).get("setuptools"))
     parts.append(sorted(_pins(project).items()))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def environment_name(project: Path, python: str) -> str:
-    """The folder name of an environment on scratch.
+    """Return the folder name of an environment on scratch.
 
-    Of its own for each project folder, since an environment runs the code of one, and for each
-    Python (`3.11`), whose packages are not those of another.
+    It differs by project folder, as an environment runs the code of one, and by version of Python
+    (`3.11`), as packages are built for one.
     """
     text = f"{requirements_digest(project)} {project.resolve()} {python}"
     return f"venv-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def installed_packages(venv: Path) -> dict[str, str]:
-    """Version of each package by its normal name (`huggingface-hub`)."""
+    """Return the version of each package by its normalized name (`huggingface-hub`)."""
     return {
         _normal(name): version
         for folder in _metadata_folders(venv)
@@ -89,42 +89,42 @@ def installed_packages(venv: Path) -> dict[str, str]:
 
 
 def problems(venv: Path, project: Path) -> list[str]:
-    """What is wrong with an environment, seen without reading its packages; empty: nothing.
+    """Return what is wrong with an environment, without reading its packages; empty if nothing.
 
     Raises:
         UserError: pyproject.toml or constraints.txt is missing or broken.
     """
     if not (venv / "bin" / "python").exists():
-        return [f"{venv} is no virtual environment"]
+        return [f"{venv} is not a virtual environment"]
     if (venv / UNFINISHED).exists() or not (venv / READY).exists():
-        return ["its building was interrupted"]
-    found = []
-    built, there = read_record(venv), installed_packages(venv)
+        return ["its installation was interrupted"]
+    faults = []
+    built, installed = read_record(venv), installed_packages(venv)
     if built is not None:
         if built.requirements != requirements_digest(project):
-            found.append("pyproject.toml or constraints.txt changed since it was built")
+            faults.append("pyproject.toml or constraints.txt changed since it was built")
         if Path(built.project) != project.resolve():
-            found.append(f"it runs the code of another folder, {built.project}")
-        lost = [p for p in built.packages if _normal(p.rpartition("-")[0]) not in there]
+            faults.append(f"it runs the code of another folder, {built.project}")
+        lost = [p for p in built.packages if _normal(p.rpartition("-")[0]) not in installed]
         if lost:
-            found.append(f"{_counted(lost)} no longer there (scratch is purged after some time)")
+            faults.append(f"{_counted(lost)} no longer there (scratch is purged after some time)")
     else:
-        lost = [name for name in _dependencies(project) if name not in there]
+        lost = [name for name in _dependencies(project) if name not in installed]
         if lost:
-            found.append(f"{_counted(lost)} not installed")
+            faults.append(f"{_counted(lost)} not installed")
     pins = _pins(project)
-    other = [
+    unpinned = [
         f"{name} {version} instead of {pins[name]}"
-        for name, version in there.items()
+        for name, version in installed.items()
         if name in pins and version.partition("+")[0] != pins[name]
     ]
-    if other:
-        found.append(_counted(other))
-    return found
+    if unpinned:
+        faults.append(_counted(unpinned))
+    return faults
 
 
 def damaged_files(venv: Path) -> list[Path]:
-    """Files of installed packages that are missing or have another size; 70,000 are looked at."""
+    """Return the files of installed packages that are missing or have another size."""
     damaged = []
     for folder in _metadata_folders(venv):
         try:
@@ -138,7 +138,7 @@ def damaged_files(venv: Path) -> list[Path]:
             try:
                 is_whole = path.stat().st_size == int(size) if size else True
             except OSError:
-                # Compiled files are no part of a package, and come back by themselves.
+                # Python compiles missing .pyc files again.
                 is_whole = name.endswith(".pyc")
             if not is_whole:
                 damaged.append(path)
@@ -146,7 +146,7 @@ def damaged_files(venv: Path) -> list[Path]:
 
 
 def count_files(folder: Path) -> tuple[int, int]:
-    """How many files are below a folder, and their bytes."""
+    """Return how many files are below a folder, and their bytes."""
     files = size = 0
     for place, _, names in os.walk(folder):
         files += len(names)
@@ -155,7 +155,7 @@ def count_files(folder: Path) -> tuple[int, int]:
 
 
 def cache_folders() -> dict[str, tuple[Path, bool]]:
-    """Where each cache is, by its variable, and whether the variable is set."""
+    """Return where each cache is, by its variable, and whether the variable is set."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     default = {
         "XDG_CACHE_HOME": home,
@@ -181,7 +181,6 @@ def _dependencies(project: Path) -> list[str]:
 
 
 def _pyproject(project: Path) -> dict[str, Any]:
-    # A rule of the linter stands there as well; only the parts about packages are asked for.
     try:
         return tomllib.loads(_text(project / "pyproject.toml"))
     except ValueError as error:
@@ -189,12 +188,9 @@ def _pyproject(project: Path) -> dict[str, Any]:
 
 
 def _pins(project: Path) -> dict[str, str]:
-    found = {}
-    for line in _text(project / "constraints.txt").splitlines():
-        name, is_pinned, version = line.partition("#")[0].strip().partition("==")
-        if is_pinned:
-            found[_normal(name)] = version
-    return found
+    lines = _text(project / "constraints.txt").splitlines()
+    pins = (line.partition("#")[0].strip().partition("==") for line in lines)
+    return {_normal(name): version for name, is_pinned, version in pins if is_pinned}
 
 
 def _text(path: Path) -> str:

@@ -85,8 +85,8 @@ def test_what_is_wrong_with_an_environment_is_said(project: Path, tmp_path: Path
     other = shutil.copytree(project, tmp_path / "other")
     assert any("code of another folder" in problem for problem in problems(venv, other))
     (venv / UNFINISHED).touch()
-    assert problems(venv, project) == ["its building was interrupted"]
-    assert problems(tmp_path, project) == [f"{tmp_path} is no virtual environment"]
+    assert problems(venv, project) == ["its installation was interrupted"]
+    assert problems(tmp_path, project) == [f"{tmp_path} is not a virtual environment"]
 
 
 def test_a_file_that_was_purged_is_found_and_the_environment_built_anew(project: Path) -> None:
@@ -173,7 +173,7 @@ def test_jobs_of_one_node_unpack_once(project: Path, tmp_path: Path) -> None:
         ("full", "GiB that are needed"),
         ("damaged", "cannot unpack it"),
         ("older", "is older than the environment"),
-        ("missing", "is not there"),
+        ("missing", "does not exist"),
         ("another", "is not that of"),
         ("open", "can be written by others"),
     ],
@@ -240,5 +240,5 @@ def test_a_node_without_zstd_is_said(project: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_environment_that_is_not_whole_is_not_packed(project: Path) -> None:
     (venv_of(project) / READY).unlink()
-    with pytest.raises(UserError, match="is not whole"):
+    with pytest.raises(UserError, match="incomplete, so it is not packed"):
         pack(venv_of(project))

@@ -120,7 +120,7 @@ def test_cancelled_it_leaves_its_jobs_alone_and_says_so(start: Start, tmp_path: 
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
     assert is_dead(pid)
-    assert "ended by SIGTERM (scancel, or a preemption); 2 jobs of this folder go on" in err
+    assert "ended by SIGTERM (scancel, or a preemption); 2 jobs of this folder continue" in err
     assert "`scancel 7 12` ends them" in err
     assert "scancel" not in (tmp_path / "bin/calls").read_text()
 

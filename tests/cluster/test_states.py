@@ -19,7 +19,7 @@ from fastdllm.workflow.status.queue import reason_in_words
         ),
         ("REQUEUE_HOLD", "BeginTime", "held after a failure: scontrol release 12"),
         ("PENDING", "BadConstraints", "waits for ever, as no node has what it asks for"),
-        ("PENDING", "QOSMaxMemoryPerJob", "asks for more memory than the QOS gives"),
+        ("PENDING", "QOSMaxMemoryPerJob", "asks for more memory than the QOS allows"),
     ],
 )
 def test_status_and_main_process_tell_the_same_of_jobs_that_need_a_person(

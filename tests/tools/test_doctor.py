@@ -173,7 +173,7 @@ def test_results_that_lead_to_a_purged_folder(
 ) -> None:
     monkeypatch.chdir(project)
     (project / "results").symlink_to("/scratch/gone")
-    told = "results: is a link to /scratch/gone, which is not there"
+    told = "results: is a link to /scratch/gone, which does not exist"
     assert any(told in str(f) and f.state is State.PROBLEM for f in look_at_disks())
     with pytest.raises(UserError, match=told):
         check_link(Path("results"))

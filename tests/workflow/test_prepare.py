@@ -198,7 +198,7 @@ def test_the_cluster_is_asked_before_anything_is_submitted(
         ({"gpu": "K80"}, ["unknown GPU 'K80'", "good choices are RTX_6000, V100, L40S, A100"]),
         (
             {"gpu": "V100", "dtype": "bfloat16"},
-            ["GPU V100 has not (Volta", "dtype: float16 or auto", "choices are L40S, A100, H100"],
+            ["GPU V100 lacks (Volta", "dtype: float16 or auto", "choices are L40S, A100, H100"],
         ),
         ({"qos": "ember"}, ["unknown QOS 'ember'", "did you mean embers?", "inferno: charged"]),
         ({"account": "my account"}, ["cluster: account", "letters, digits"]),
@@ -231,7 +231,7 @@ def test_the_size_of_a_card_is_asked_for_where_it_matters(call: Call, tmp_path: 
 def test_a_model_that_was_not_fetched_is_not_judged(call: Call) -> None:
     choice = call(dry=True, path="nobody/knows-this-model", dtype="auto")
     assert choice is not None
-    assert any("nobody checked whether it fits" in note for note in choice.notes)
+    assert any("nothing checked whether it fits" in note for note in choice.notes)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -250,7 +250,7 @@ def test_a_gpu_that_would_do_nothing_is_told(call: Call) -> None:
     assert choice.text == (
         "fastdllm: jobs on PACE Phoenix: GPU RTX_6000 (24 GiB, no bfloat16), QOS embers (free, at "
         "most 8 h, may be stopped after 1 h), account gts-lab\n"
-        "fastdllm: model: device: cpu, so that the GPU of each job does nothing; set device: auto\n"
+        "fastdllm: model: device: cpu, so the GPU of each job would be idle; set device: auto\n"
     )
 
 

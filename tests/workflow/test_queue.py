@@ -103,7 +103,7 @@ def test_ids_are_compared_as_numbers(run: Run) -> None:
         ("BeginTime", 0, "waits for its begin time"),
         ("BeginTime", 2, "waits for its next turn after a requeue"),
         ("JobHeldUser", 0, "held by its owner: scontrol release 12"),
-        ("QOSMaxJobsPerUserLimit", 0, "the QOS lets no more of your jobs run at a time"),
+        ("QOSMaxJobsPerUserLimit", 0, "your running jobs have reached the limit of the QOS"),
         ("QOSGrpCpuLimit", 0, "a limit of the QOS (QOSGrpCpuLimit)"),
         ("AssocGrpMemLimit", 0, "a limit of the account (AssocGrpMemLimit)"),
         ("ReqNodeNotAvail, UnavailableNodes:a[1-2]", 0, "its nodes are down, or reserved"),

@@ -11,21 +11,21 @@ BIN := .venv/bin
 
 setup: .venv/.ready ## create .venv and install the pinned packages
 
-setup-cluster: ## build it on scratch, once for all jobs; .venv becomes a link (SCRATCH=folder)
+setup-cluster: ## the same on scratch, once for all jobs; .venv becomes a link (SCRATCH=folder)
 	@scripts/setup.sh --cluster "$(PYTHON)" "$(SCRATCH)"
 
 run: .venv/.ready ## decode the nine baseline configurations here, publish them, print the tables
 	@$(BIN)/snakemake --profile profiles/local --config restore=false experiment=00_baseline
 	@$(BIN)/fastdllm table --experiment 00_baseline
 
-experiments: .venv/.ready ## run what is missing of all experiments, publish it, write the report
+experiments: .venv/.ready ## run whatever is missing of all experiments, publish it, write the report
 	@$(BIN)/snakemake --profile profiles/local
 	@$(BIN)/fastdllm report
 
-report: .venv/.ready ## write artifacts/report.html, the plots and comparisons.csv from what is published
+report: .venv/.ready ## write artifacts/report.html, the plots and comparisons.csv from published runs
 	@$(BIN)/fastdllm report
 
-test: .venv/.ready ## prove the decoder against recorded traces, and everything else
+test: .venv/.ready ## test the decoder against recorded traces, and everything else
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: .venv/.ready ## check style and types
@@ -33,11 +33,11 @@ lint: .venv/.ready ## check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-format: .venv/.ready ## bring the code into the project's style
+format: .venv/.ready ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-train: .venv/.ready ## train models/tiny anew (under 45 minutes on 2 cores; users never need it)
+train: .venv/.ready ## train models/tiny again (under 45 minutes on 2 cores; users never need it)
 	@$(BIN)/snakemake --profile profiles/local train
 
 clean: ## remove caches; results, artifacts and .venv stay

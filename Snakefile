@@ -2,10 +2,10 @@
 #
 #   plan       requests of a task, once per task          results/_plans/<task>/plan.json
 #   eval       decode and score one run                   results/<experiment>/<task>/<config>/summary.json
-#   shard      decode a part of one run, several runs in one job: where the task asks for that
-#   pack
+#   shard      decode a part of one run, if its task has `shards`
+#   pack       decode several runs in one job, if their task has `group`
 #   finish     their summaries                          results/<experiment>/<task>/<config>/summary.json
-#   same       take over the result of the same computation, decoded once
+#   same       copy the result of the same computation, decoded once
 #   aggregate  publish summaries, write the tables        artifacts/
 #   report     the published results as one page and plots; only by name: snakemake report
 #   probe      measure how fast this hardware is; only by name: snakemake probe

@@ -2,7 +2,7 @@
 # Out: artifacts/<experiment>/<task>/<config>/summary.json, artifacts/<experiment>/table.{md,csv}
 #
 # The files in artifacts/ are no outputs for Snakemake, which deletes outputs before it makes them
-# again; the stamp says for all of them whether something is left to publish.
+# again; the stamp shows for all of them whether something is left to publish.
 
 
 rule aggregate:

@@ -40,7 +40,7 @@ def plan_if_needed(wildcards):
     return [f"results/_plans/{wildcards.task}/plan.json"] if CALL.is_planned(summary) else []
 
 
-# Minutes to ask SLURM for: from earlier runs, or as long as the queue allows where nothing is known.
+# Minutes to request from SLURM: from earlier runs, or the queue's limit if nothing is known.
 def run_minutes(wildcards, attempt):
     spec = f"results/{wildcards.experiment}/{wildcards.task}/{wildcards.config}/spec.json"
     return CALL.minutes([spec], attempt)

@@ -2,9 +2,9 @@
 #      results/_plans/<task>/plan.json                    its requests
 # Out: results/<experiment>/<task>/<config>/summary.json  beside results.json, samples.jsonl, answers.jsonl
 #
-# `update` leaves an old summary in place until the new one is whole, and when the job fails. The
-# command goes on where a killed one stopped, and decodes a finished run again only when its spec is
-# dated after its summary, as the workflow dates the runs that are forced.
+# `update` leaves an old summary in place until the new one is complete, and if the job fails. The
+# command resumes where a killed one stopped, and decodes a finished run again only if its spec is
+# dated after its summary, as the workflow dates runs that are forced.
 #
 # `exec`, so that a signal from SLURM reaches the eval itself, with no shell in between.
 

@@ -1,10 +1,10 @@
-# In:  results/<run>/spec.json                            of a run that is cut into shards, or in a pack
+# In:  results/<run>/spec.json                            of a run that is split into shards, or in a pack
 #      results/<run>/shards/<i>-of-<n>.json  or  results/_packs/<pack>/report.json
 # Out: results/<run>/summary.json
 #
-# Decodes nothing. The last shard, or the pack, has written the summary already unless it was killed
-# just then; this makes up for it, and fails where a part failed. The pattern names the runs of this
-# kind one by one, and rules/eval.smk leaves just these out. Runs here, not on a compute node.
+# Decodes nothing. The last shard, or the pack, has already written the summary unless it was killed
+# just before; then this rule writes it, and it fails if a part failed. The pattern names the runs of
+# this kind one by one, and rules/eval.smk excludes exactly these. Runs here, not on a compute node.
 
 
 rule finish:

@@ -1,10 +1,10 @@
 # In:  results/_packs/<pack>/members.json                 the specs of the runs in this pack
 #      results/<experiment>/<task>/<config>/spec.json     of each of them
 #      results/_plans/<task>/plan.json                    their requests
-# Out: results/_packs/<pack>/report.json                  what became of each
+# Out: results/_packs/<pack>/report.json                  the outcome of each
 #
 # One job for several runs (`group: n` of their task), which loads the model once. It writes their
-# summaries, and a run that fails does not stop the others; rules/finish.smk tells of each.
+# summaries, and a run that fails does not stop the others; rules/finish.smk reports each.
 
 
 def pack_specs(wildcards):

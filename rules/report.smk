@@ -2,8 +2,8 @@
 #      artifacts/sensitivity/*.json, results/<run>/samples.jsonl where they are
 # Out: artifacts/report.html, artifacts/comparisons.csv, artifacts/plots/*.{svg,png}
 #
-# By name: snakemake --profile profiles/local report. With `--report FILE.html` behind it, once it
-# is made, Snakemake packs the same files with their captions and the run times of all jobs.
+# Runs only by name: snakemake --profile profiles/local report. With `--report FILE.html` after that,
+# Snakemake packs the same files, once made, with their captions and the run times of all jobs.
 
 from glob import glob
 
@@ -11,7 +11,7 @@ from glob import glob
 rule report:
     input:
         PUBLISHED,
-        # Absent until somebody measures it.
+        # Absent until it is measured.
         sorted(glob("artifacts/sensitivity/*.json")),
     output:
         page=report(

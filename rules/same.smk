@@ -1,9 +1,9 @@
 # In:  results/<experiment>/<task>/<config>/spec.json     of a run that is the same computation as another
-#      results/.../summary.json                           of that one, the leader, where it is made first
-# Out: results/<experiment>/<task>/<config>/summary.json  which says whose result it is (same_as)
+#      results/.../summary.json                           of that one, the leader, if it is made first
+# Out: results/<experiment>/<task>/<config>/summary.json  which names the run it was copied from (same_as)
 #
-# The pattern names the runs of this kind one by one, and rules/eval.smk leaves just these out, so that
-# each summary is made by one rule. Runs here, not on a compute node: it only reads and writes files.
+# The pattern names the runs of this kind one by one, and rules/eval.smk excludes exactly these, so
+# that each summary is made by one rule. Runs here, not on a compute node: it only reads and writes files.
 
 
 def awaited_leader(wildcards):

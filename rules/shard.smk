@@ -3,8 +3,8 @@
 # Out: results/<experiment>/<task>/<config>/shards/<i>-of-<n>.json   this part is decoded
 #
 # One of n jobs that share the chunks of a run (`shards: n` of its task). The answers are beside the
-# stamp; the last of the n puts them together, scores them and writes the summary itself, so that a
-# run is completed even when Snakemake is gone. rules/finish.smk waits for that.
+# stamp; the last of the n merges them, scores them and writes the summary itself, so that a run is
+# completed even if Snakemake has ended. rules/finish.smk waits for that.
 
 
 rule shard:

@@ -1,7 +1,7 @@
 # In:  nothing: the data comes from the project's own generator
 # Out: models/tiny (weights, tokenizer, card)
 #
-# No output for Snakemake, so nothing ever triggers it; it runs when it is asked for: snakemake train
+# It has no output for Snakemake, so nothing ever triggers it; it runs only by name: snakemake train
 
 
 rule train:

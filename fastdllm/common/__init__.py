@@ -1,4 +1,4 @@
-"""What every package may use: errors, files, locks, the terminal, the folders of a project.
+"""What every package may use: errors, files, locks, progress on a terminal, project folders.
 
 Knows no model, task or run.
 """

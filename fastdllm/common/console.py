@@ -1,6 +1,6 @@
-"""What a long run shows a person: a bar on a terminal, a line now and then in a log.
+"""Progress of a long run: a bar on a terminal, a line every 30 s in a log.
 
-Knows numbers and streams only; imports rich only where there is a terminal.
+Knows numbers and streams only; imports rich only on a terminal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol, TextIO
 
-# A log is read afterwards: often enough to see that a run lives, rare enough to read.
+# Often enough to see that a run is alive, rarely enough for the log to stay readable.
 LOG_INTERVAL_S = 30.0
 BAR_WIDTH = 10
 SHOW_CURSOR = b"\x1b[?25h\n"
@@ -23,7 +23,7 @@ SHOW_CURSOR = b"\x1b[?25h\n"
 
 @dataclass(frozen=True, slots=True)
 class ProgressNumbers:
-    """Where a run is; None where there is nothing to measure yet (or ever)."""
+    """How far a run is; None for what is not measured, or not yet."""
 
     items_done: int
     items_total: int
@@ -32,7 +32,7 @@ class ProgressNumbers:
     time_left_s: float | None = None
 
     def rates(self) -> list[str]:
-        """The rates as texts, such as `812 tokens/s` and `3.14 tokens per forward`."""
+        """Return the rates as text, such as `812 tokens/s` and `3.14 tokens per forward`."""
         parts = []
         if self.tokens_per_s is not None:
             parts.append(f"{self.tokens_per_s:,.0f} tokens/s")
@@ -56,7 +56,7 @@ class Display(Protocol):
 
 
 def duration(seconds: float) -> str:
-    """Seconds as `45 s`, `3 min 05 s` or `2 h 07 min`."""
+    """Format seconds as `45 s`, `3 min 05 s` or `2 h 07 min`."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -67,14 +67,14 @@ def duration(seconds: float) -> str:
 
 
 def open_display(label: str, stream: TextIO | None = None) -> Display:
-    """A display on `stream` (default: stderr) that suits a terminal or a log."""
+    """Return a display on `stream` (default: stderr) that suits a terminal or a log."""
     stream = stream or sys.stderr
     return TerminalBar(label, stream) if stream.isatty() else LogLines(label, stream)
 
 
 @contextmanager
 def counting(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show on stderr how many things are done, of how many."""
+    """Show progress on stderr; yields a function to call with the number done and the total."""
     display, last = open_display(label), None
 
     def show(done: int, total: int) -> None:
@@ -118,9 +118,9 @@ class LogLines:
 
 
 class TerminalBar:
-    """A live bar; it stays on the screen, filled, when the run has ended.
+    """A live bar, which stays on the screen when the run has ended.
 
-    The line fits the terminal: label, bar and count are always there, the rest where there is room.
+    The line fits the terminal: label, bar and count are always shown, the rest if it fits.
     """
 
     def __init__(self, label: str, stream: TextIO) -> None:
@@ -177,12 +177,12 @@ class TerminalBar:
             self._progress.start()
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        """Bring the cursor back, then die of the signal as without a bar."""
+        """Show the cursor again, then end by the signal as if there were no bar."""
         os.write(self._stream.fileno(), SHOW_CURSOR)
         signal.signal(number, self._earlier_handler)
         os.kill(os.getpid(), number)
 
 
 def shortened(label: str, width: int) -> str:
-    """The end of a label, which tells runs apart, in at most `width` characters."""
+    """Cut a label to `width` characters from the left: its end tells runs apart."""
     return label if len(label) <= width else "…" + label[len(label) - width + 1 :]

@@ -1,7 +1,7 @@
-"""What goes wrong because of a user's input, in one line, and the exit codes of commands.
+"""Errors that a user's input causes, reported in one line, and the exit codes of commands.
 
 A `UserError` says what is wrong, where, what is allowed and what to do next. The command line
-prints it without a traceback and exits with code 2; anything else that escapes is a bug of ours and
+prints it without a traceback and exits with code 2; any other exception is a bug in fastdllm and
 keeps its traceback.
 """
 
@@ -20,7 +20,7 @@ MOST_LETTERS = 500  # of an error in one line
 
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can mend; the message is one line."""
+    """A mistake that the user can fix; the message is one line."""
 
 
 class PolicyViolation(UserError):

@@ -1,8 +1,8 @@
-"""Small files, written whole or not at all.
+"""Small files, written completely or not at all.
 
-A reader never sees half a file: the text goes to a temporary file in the same folder, reaches the
-disk, and then takes the place of the old one. Whatever the file system refuses (read-only folder,
-full disk) becomes a one-line `UserError`, and the old file stays as it was.
+The text goes to a temporary file in the same folder, is flushed to disk, and then replaces the old
+file, so that a reader never sees half of it. What the file system refuses (read-only folder, full
+disk) becomes a one-line `UserError`, and the old file stays as it was.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _ADVICE = {
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, making its folder; the old content stays until the end.
+    """Write `text` as UTF-8 to `path`, creating its folder.
 
     Raises:
-        UserError: the file system refused; nothing half-written is left behind.
+        UserError: the file system refused; the old content is intact, and nothing else is left.
     """
     path = Path(path)
     temporary: str | None = None
@@ -63,7 +63,7 @@ def write_json_atomically(path: str | Path, value: Any) -> None:
 
 
 def to_json(value: Any) -> str:
-    """The one JSON layout of this project: sorted keys, two spaces, a final newline."""
+    """Return `value` in this project's JSON layout: sorted keys, two spaces, a final newline."""
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -91,7 +91,7 @@ def now(timespec: str = "seconds") -> str:
 
 
 def cannot(verb: str, path: str | Path, error: OSError) -> UserError:
-    """The one-line error for a refused file operation: which file, why, what to do."""
+    """Build the error for a refused file operation: which file, why, what to do."""
     reason = error.strerror or type(error).__name__
     advice = _ADVICE.get(error.errno or 0)
     return UserError(f"cannot {verb} {path}: {reason}" + (f"; {advice}" if advice else ""))

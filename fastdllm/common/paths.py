@@ -23,12 +23,12 @@ _LIMITED = re.compile(r"(?P<task>.+)_limit_(?P<limit>[1-9][0-9]*)")
 
 
 def task_folder(task: str, limit: int | None) -> str:
-    """The folder of a task: limited runs are kept apart from full ones."""
+    """Return the name of a task's folder; limited runs are kept apart from full ones."""
     return task if limit is None else f"{task}_limit_{limit}"
 
 
 def split_task_folder(folder: str) -> tuple[str, int | None]:
-    """The inverse of `task_folder`."""
+    """Return task and limit of a folder's name, the inverse of `task_folder`."""
     match = _LIMITED.fullmatch(folder)
     return (match["task"], int(match["limit"])) if match else (folder, None)
 

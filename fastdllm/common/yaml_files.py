@@ -1,8 +1,8 @@
-"""YAML files as people write them, read with one-line errors.
+"""Reading YAML files that people write, with one-line errors.
 
-A syntax error names its line, and a key that is given twice is refused: YAML itself would take the
-last one in silence. Task files may carry lm-eval's `!function` tag; it is kept as text, nothing is
-imported.
+A syntax error names its line, and a key that is given twice is refused, where YAML itself would
+silently take the last one. Task files may carry lm-eval's `!function` tag; it is kept as text, and
+nothing is imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
 
-# YAML takes the braces of an unquoted template for a mapping in a mapping.
+# YAML reads the braces of an unquoted template as a mapping within a mapping.
 _UNQUOTED_TEMPLATE = re.compile(r"(:|-)\s+\{\{")
 
 
@@ -49,7 +49,7 @@ _Loader.add_constructor("!function", _function)
 
 
 def read_yaml_mapping(path: Path, *, what: str) -> dict[str, Any]:
-    """Read the mapping at the top of a YAML file; `what` says in words which file it is.
+    """Read the mapping at the top of a YAML file; `what` describes the file in errors.
 
     Raises:
         UserError: the file is missing, is not YAML (with the line), or holds no mapping.
@@ -68,7 +68,7 @@ def read_yaml_mapping(path: Path, *, what: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         raise UserError(f"{path}{_complaint(text, error)}") from None
     except (yaml.YAMLError, ValueError) as error:
-        # A ValueError comes from a value that only looks like a date or a number, as 2024-13-45.
+        # A ValueError comes from a value that only looks like a date or a number: 2024-13-45.
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}

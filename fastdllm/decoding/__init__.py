@@ -1,4 +1,4 @@
-"""The one decoding loop, and likelihoods.
+"""The one decoding loop (loop.py), and likelihoods.
 
 Knows no tokenizer, task or file.
 """

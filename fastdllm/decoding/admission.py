@@ -1,7 +1,7 @@
-"""Settings and requests are checked against the model here, before anything is decoded.
+"""Checks settings and requests against the model before anything is decoded.
 
-What is wrong with the settings is wrong for every request, and raised. What is wrong with one
-request is that request's own outcome: the others are decoded as if it were not there.
+Settings that do not fit are an error. A request that does not fit is refused alone: the others are
+decoded as if it were not there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastdllm.validation import validated
 
 
 class RequestSettings(DecodingSettings):
-    """The settings of one request: nothing to generate is allowed there."""
+    """The settings of one request, which may ask for no token at all."""
 
     max_new_tokens: int = Field(256, ge=0)
     # What a torch.Generator takes.
@@ -33,7 +33,7 @@ class RequestSettings(DecodingSettings):
 class Admitted:
     """Requests after the check.
 
-    sequences: to be decoded, in the order of the requests. outcomes: of the others, by their place
+    sequences: to be decoded, in the order of the requests. outcomes: of the others, by their index
     in the list of requests: refused, or nothing to decode.
     """
 
@@ -44,7 +44,7 @@ class Admitted:
 def start_sequences(
     config: ModelConfig, requests: Sequence[Request], settings: DecodingSettings
 ) -> Admitted:
-    """Check settings and `requests` against the model and lay out first blocks.
+    """Check settings and `requests` against the model, and lay out the first blocks.
 
     Raises:
         UserError: naming the setting that does not fit the model.
@@ -57,32 +57,32 @@ def start_sequences(
     except ValueError as error:
         raise UserError(str(error)) from None
     admitted = Admitted()
-    # Refused requests do not count, so that no other is sampled otherwise for their sake.
+    # Refused requests do not count, so that they do not change how others are sampled.
     seen: Counter[tuple[int, ...]] = Counter()
     for index, request in enumerate(requests):
         prompt = tuple(request.prompt_ids)
         try:
-            own = _checked(config, request, settings, f"request {index}")
+            wishes = _checked(config, request, settings, f"request {index}")
         except UserError as error:
             admitted.outcomes[index] = Generation([], "refused", PassCounts(), str(error))
             continue
-        seed = own.seed
+        seed = wishes.seed
         if request.seed is None:
             seed = request_seed(settings.seed, prompt, seen[prompt])
         seen[prompt] += 1
-        if own.max_new_tokens == 0:
+        if wishes.max_new_tokens == 0:
             admitted.outcomes[index] = Generation([], "length", PassCounts())
             continue
         sequence = DecodedSequence(
             index=index,
             prompt_length=len(prompt),
-            limit=len(prompt) + own.max_new_tokens,
+            limit=len(prompt) + wishes.max_new_tokens,
             block_size=settings.block_size,
             mask_id=mask_id,
             stop_token=stop_token,
             small_block_size=settings.small_block_size,
-            temperature=own.temperature,
-            top_p=own.top_p,
+            temperature=wishes.temperature,
+            top_p=wishes.top_p,
             generator=torch.Generator().manual_seed(seed),
             stop_when=request.stop_when,
             tokens=list(prompt),
@@ -93,12 +93,12 @@ def start_sequences(
 
 
 def usable_positions(config: ModelConfig, block_size: int) -> int:
-    """Positions that a sequence can come to hold: the model's, in whole blocks."""
+    """Return the most positions that a sequence can have: the model's, in whole blocks."""
     return config.max_positions // block_size * block_size
 
 
 def _special_tokens(config: ModelConfig, settings: DecodingSettings) -> tuple[int, int | None]:
-    """Mask and stop token: the settings' own, else the model's."""
+    """Return mask and stop token: those of the settings, else the model's."""
     mask_id = settings.mask_id if settings.mask_id is not None else config.mask_id
     stop_token = settings.stop_token if settings.stop_token is not None else config.stop_token
     if mask_id is None:
@@ -114,7 +114,7 @@ def _special_tokens(config: ModelConfig, settings: DecodingSettings) -> tuple[in
 def _checked(
     config: ModelConfig, request: Request, settings: DecodingSettings, where: str
 ) -> RequestSettings:
-    """The settings of one request, its own before the others."""
+    """Return the settings of one request: its own, else those of all."""
     for token in request.prompt_ids:
         if not 0 <= token < config.vocab_size:
             raise UserError(
@@ -125,11 +125,11 @@ def _checked(
     values = {name: getattr(settings, name) for name in names}
     wanted = {name: getattr(request, name) for name in (*names, "seed")}
     values |= {name: value for name, value in wanted.items() if value is not None}
-    own = validated(RequestSettings, values, where)
+    checked = validated(RequestSettings, values, where)
     most, length = usable_positions(config, settings.block_size), len(request.prompt_ids)
-    if length + own.max_new_tokens > most:
+    if length + checked.max_new_tokens > most:
         raise UserError(
-            f"{where}: {length} prompt tokens and {own.max_new_tokens} new ones exceed the "
+            f"{where}: {length} prompt tokens and {checked.max_new_tokens} new ones exceed the "
             f"model's {most} positions; shorten one of them"
         )
-    return own
+    return checked

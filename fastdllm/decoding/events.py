@@ -23,8 +23,8 @@ class SegmentShape:
 class PassRecord:
     """One pass of the engine: the shapes it ran, and its seconds.
 
-    seconds: from the assembly of the rows until their tokens are on the host. recording_s: seconds,
-        not among these, of making a shape ready that ran for the first time.
+    seconds: from laying out the rows until their tokens are on the host. recording_s: seconds,
+        not among these, of recording a shape that ran for the first time.
     """
 
     segments: tuple[SegmentShape, ...]
@@ -59,7 +59,7 @@ class SlotsChosen:
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory:
-    """A pass lacked memory, and decoding goes on with fewer slots."""
+    """A pass ran out of memory; decoding continues with fewer slots."""
 
     slots_before: int
     slots: int

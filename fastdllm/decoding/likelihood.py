@@ -1,8 +1,8 @@
 """Log-likelihood of a target after a prefix, for multiple-choice tasks.
 
 Two named modes, since a block-diffusion model sees masks to the right of what it predicts:
-`published` scores the first target token only, as the published evaluation does (right for
-one-token targets); `chain` adds up one term per target token. What requests share is computed once
+`published` scores the first target token only, as the published evaluation does (correct for
+one-token targets); `chain` sums one term per target token. What requests share is computed once
 (shared_passes.py). Knows nothing of tasks or tokenizers.
 """
 
@@ -37,7 +37,7 @@ class LikelihoodRequest:
 class Likelihood:
     """The answer: natural log-probability, and whether each scored token is the most likely one.
 
-    In `published` mode a target of several tokens was not scored whole, so `is_greedy` is False.
+    In `published` mode, a target of several tokens was not scored whole, so `is_greedy` is False.
     """
 
     logprob: float
@@ -67,9 +67,9 @@ def score(
 
     Args:
         mask_id, eos_id: default: the model's own.
-        batch_size: most inputs in memory at once; fewer where they do not fit.
-        observe: hears of the inputs in memory (as slots), of each pass and what it took, and of a
-            lack of memory, which halves the blocks per pass (as slots).
+        batch_size: most inputs in memory at once; fewer if they do not fit.
+        observe: called with the number of inputs in memory (as slots), with each pass, and when
+            memory runs out, which halves the blocks per pass (as slots).
 
     Raises:
         UserError: an empty target, a token or length that does not fit the model, no mask token,
@@ -118,12 +118,12 @@ def score(
     for parts in terms:
         for row, token in parts:
             wanted.setdefault(row, set()).add(token)
-    found = _run_rows(
+    results = _run_rows(
         fused(model), wanted, block_size=block_size, batch_size=batch_size, observe=observe
     )
     scores = []
     for request, parts in zip(requests, terms, strict=True):
-        values = [found[row][token] for row, token in parts]
+        values = [results[row][token] for row, token in parts]
         whole = len(parts) == len(request.target_ids)
         scores.append(
             Likelihood(
@@ -143,13 +143,13 @@ def _input_row(
     mask_id: int,
     eos_id: int,
 ) -> _Row:
-    """The input that predicts target token `revealed`, cut after the block that is read.
+    """Return the input that predicts target token `revealed`, cut after the block that is read.
 
-    Rows see no later block, so what would follow that block cannot change the logits.
+    Rows see no later block, so what would follow cannot change the logits.
     """
     known = len(request.prefix_ids) + revealed
     if mode == "published":
-        # The rest of the target stays visible, with the stop token right behind it.
+        # The rest of the target stays visible, followed by the stop token.
         tokens = [*request.prefix_ids, mask_id, *request.target_ids[1:], eos_id]
     else:
         tokens = [*request.prefix_ids, *request.target_ids[:revealed], mask_id]
@@ -169,13 +169,13 @@ def _run_rows(
     batch_size: int,
     observe: Observer | None,
 ) -> dict[_Row, dict[int, tuple[float, bool]]]:
-    """Log-probability, and whether it is the best, of each wanted token of each row."""
+    """Return log-probability, and whether it is the best, of each wanted token of each row."""
     inputs: dict[Tokens, tuple[int, int]] = {}
     for row in wanted:
-        # Where the prefix holds masks of its own, one input may answer for several rows.
+        # If the prefix itself contains masks, one input may answer for several rows.
         first, end = inputs.get(row.tokens, (row.read_at, row.read_at + 1))
         inputs[row.tokens] = (min(first, row.read_at), max(end, row.read_at + 1))
-    found: dict[_Row, dict[int, tuple[float, bool]]] = {}
+    results: dict[_Row, dict[int, tuple[float, bool]]] = {}
 
     def take(read: Sequence[tuple[Tokens, int]], logits: Tensor) -> None:
         logprobs = logits.log_softmax(dim=-1)
@@ -184,12 +184,12 @@ def _run_rows(
             for index, row in enumerate(_Row(*which) for which in read)
             for token in wanted.get(row, ())
         ]
-        places = torch.tensor([(index, token) for index, _, token in asked], dtype=torch.long)
-        rows, columns = places.view(-1, 2).to(logits.device).unbind(1)
+        cells = torch.tensor([(index, token) for index, _, token in asked], dtype=torch.long)
+        rows, columns = cells.view(-1, 2).to(logits.device).unbind(1)
         values = logprobs[rows, columns].tolist()
         best = logits.argmax(dim=-1).tolist()
         for (index, row, token), value in zip(asked, values, strict=True):
-            found.setdefault(row, {})[token] = (value, token == best[index])
+            results.setdefault(row, {})[token] = (value, token == best[index])
 
     if inputs:
         SharedPasses(
@@ -200,7 +200,7 @@ def _run_rows(
             batch_size=batch_size,
             observe=observe,
         ).run()
-    return found
+    return results
 
 
 def _check(index: int, request: LikelihoodRequest, vocab_size: int, most: int) -> None:

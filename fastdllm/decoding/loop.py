@@ -1,7 +1,7 @@
-"""The generator of denoising steps: the only decoding loop of the project.
+"""The only decoding loop of the project: a generator of denoising steps.
 
-Chat, the web page, lm-eval, the workflow and the benchmark all stand on `decode`. It follows the
-batch-1 rules for each sequence, whatever shares its batch, and yields one `Step` per sequence and
+Everything that decodes (commands, evaluation, benchmarks) uses `decode`. It follows the rules of
+batch size 1 for each sequence, whatever shares its batch, and yields one `Step` per sequence and
 pass. Knows nothing of tokenizers, tasks or files. Rules: docs/decoding.md.
 """
 
@@ -42,7 +42,7 @@ def generate(
     """Answer `prompts` (token ids, or `Request`s) together; answers come in the order given.
 
     A prompt that does not fit the model is refused alone: its answer has the finish reason
-    `refused` and says why.
+    `refused` and the error.
 
     Args:
         settings: default: those of the policy, or the published ones.
@@ -76,14 +76,15 @@ def decode(
 ) -> Iterator[Step]:
     """Decode `requests` together and yield a `Step` per sequence and pass, in a fixed order.
 
-    Requests enter free slots as others finish, in the order of the list, and one pass runs the rows
-    that all sequences in flight need next. A request that does not fit the model is refused alone.
+    Requests enter free slots as others finish, in the order of the list, and each pass runs the
+    rows that all sequences in flight need next. A request that does not fit the model is refused
+    alone.
 
     Args:
         policy: decides, and holds the settings.
         slots: most sequences in flight; default: what memory allows, up to a fixed number.
-        observe: hears of the slots, of requests that enter one, of each pass and what it took, and
-            of a lack of memory, which halves the slots.
+        observe: called with the number of slots, with each request that enters one, with each pass,
+            and when memory runs out, which halves the slots.
 
     Source: Fast-dLLM v2 (arXiv 2509.26328), with the corrections in docs/decoding.md.
 
@@ -101,37 +102,39 @@ def decode(
         return
     chosen = choose_slots(model, sequences, policy=policy, asked=slots)
     scheduler = Scheduler(model, sequences, policy=policy, slots=chosen)
-    tell = observe or _tell_nobody
-    tell(SlotsChosen(scheduler.slots))
+    notify = observe or _ignore
+    notify(SlotsChosen(scheduler.slots))
     try:
         while scheduler.admit():
             for index in scheduler.entered:
-                tell(Entered(index))
-            yield from _tick(scheduler, policy, model.config.num_layers, tell)
+                notify(Entered(index))
+            yield from _tick(scheduler, policy, model.config.num_layers, notify)
     finally:
         scheduler.close()
 
 
-def _tell_nobody(event: Event) -> None:
-    """An `Observer` for those who want none."""
+def _ignore(event: Event) -> None:
+    """The `Observer` of callers without one."""
 
 
-def _tick(scheduler: Scheduler, policy: Policy, num_layers: int, tell: Observer) -> Iterator[Step]:
+def _tick(
+    scheduler: Scheduler, policy: Policy, num_layers: int, notify: Observer
+) -> Iterator[Step]:
     """One pass of the engine, after the reused passes of its sequences.
 
-    Where memory lacks, it ends early with fewer slots, and the next tick makes up what is left.
+    If memory runs out, it ends early with fewer slots, and the next tick does what is left.
     """
     works = scheduler.works(scheduler.running)
     while reused := [work for work in works if work.kind is PassKind.REUSED]:
-        # It runs nothing, so that what follows it can join the pass of the others.
-        proposals = _guarded(scheduler, reused, partial(_propose_again, policy, reused), tell)
+        # Reused passes run nothing, so what follows them can join the pass of the others.
+        proposals = _guarded(scheduler, reused, partial(_propose_again, policy, reused), notify)
         if proposals is None:
             return
         for work in reused:
             work.layers_skipped = num_layers
         yield from denoised(policy, reused, proposals, num_layers)
-        open_ones = [w.sequence for w in reused if w.sequence.finish_reason is None]
-        works = [w for w in works if w not in reused] + scheduler.works(open_ones)
+        unfinished = [w.sequence for w in reused if w.sequence.finish_reason is None]
+        works = [w for w in works if w not in reused] + scheduler.works(unfinished)
     if not works:
         return
     works.sort(key=lambda work: work.sequence.slot)
@@ -139,19 +142,19 @@ def _tick(scheduler: Scheduler, policy: Policy, num_layers: int, tell: Observer)
     started, recorded = time.perf_counter(), engine.recording_s
     segments = [segment for work in works for segment in work.segments()]
     run = partial(_run_pass, scheduler.runner, works, segments)
-    proposals = _guarded(scheduler, works, run, tell)
+    proposals = _guarded(scheduler, works, run, notify)
     if proposals is None:
         return
     scheduler.runner.finish(works)
     recording_s = engine.recording_s - recorded
     seconds = time.perf_counter() - started - recording_s
-    tell(PassRecord.of(segments, seconds, recording_s))
+    notify(PassRecord.of(segments, seconds, recording_s))
     yield from results(policy, works, proposals, num_layers)
 
 
 def _run_pass(runner: PassRunner, works: list[Work], segments: list[Segment]) -> list[Proposals]:
     proposals = propose(works, runner.run(works, segments), works[0].sequence.mask_id)
-    return [with_ahead(work, one) for work, one in zip(works, proposals, strict=True)]
+    return [with_ahead(work, proposed) for work, proposed in zip(works, proposals, strict=True)]
 
 
 def _propose_again(policy: Policy, works: list[Work]) -> list[Proposals]:
@@ -162,9 +165,9 @@ def _guarded(
     scheduler: Scheduler,
     works: list[Work],
     run: Callable[[], list[Proposals]],
-    tell: Observer,
+    notify: Observer,
 ) -> list[Proposals] | None:
-    """What `run` gives; None when it lacked memory, and must be made up anew with fewer slots."""
+    """Return what `run` returns; None if it ran out of memory, with fewer slots from now on."""
     generators = [work.sequence.generator for work in works if work.is_sampled]
     states = [generator.get_state() for generator in generators]
     try:
@@ -174,8 +177,8 @@ def _guarded(
             raise
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
-    # Out of the handler, whose traceback holds what the pass had allocated.
+    # After the handler, whose traceback holds what the pass had allocated.
     before = scheduler.slots
     scheduler.halve()
-    tell(OutOfMemory(before, scheduler.slots))
+    notify(OutOfMemory(before, scheduler.slots))
     return None

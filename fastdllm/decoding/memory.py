@@ -1,6 +1,6 @@
-"""How many sequences fit the memory at once, and what a lack of memory looks like.
+"""How many sequences fit the memory at once, and how running out of memory is recognised.
 
-Estimates from shapes and from what the device has free now; allocates nothing.
+Estimates from shapes and from the device's free memory; allocates nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from fastdllm.machine.cgroups import memory_left
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import Policy
 
-# Most rows of prompts in one pass: a long prompt enters in pieces, so that sequences in flight
-# wait for a pass of at most this many rows more.
+# Most rows of prompts in one pass: a long prompt enters in pieces, so that the passes of sequences
+# in flight grow by at most this many rows.
 PREFILL_ROWS = 512
-# More sequences in flight gain no more throughput: their rows keep the processor busy as it is.
+# More sequences in flight gain no throughput: the rows of these keep the processor busy.
 MOST_SLOTS = 64
-# Share of the free memory that decoding plans with; a CPU's memory is others' memory too.
+# Share of the free memory that decoding plans with; other processes use a CPU's memory too.
 USABLE = {"cuda": 0.9, "cpu": 0.5}
 LACK_OF_MEMORY = (
     "can't allocate memory",
@@ -39,7 +39,7 @@ def choose_slots(
     policy: Policy,
     asked: int | None,
 ) -> int:
-    """Slots for `sequences`: `asked`, or as many as fit the memory up to `MOST_SLOTS`.
+    """Return the slots for `sequences`: `asked`, or as many as fit the memory up to `MOST_SLOTS`.
 
     Raises:
         UserError: `asked` is not positive or does not fit, or not even one sequence fits.
@@ -70,7 +70,7 @@ def choose_slots(
 
 
 def slot_bytes(model: FusedModel, length: int, policy: Policy) -> int:
-    """Memory of one sequence of up to `length` positions: cache, rows, logits, stored spans."""
+    """Return the bytes of one sequence of up to `length` positions: cache, rows, logits, spans."""
     settings = policy.settings
     cache = length * bytes_per_position(model.config, model.dtype)
     # Logits in the model's dtype, in float32, and their softmax.
@@ -83,7 +83,7 @@ def slot_bytes(model: FusedModel, length: int, policy: Policy) -> int:
 
 
 def _bytes_of_rows(model: FusedModel, rows: int) -> int:
-    """Activations of one layer, which are all that is alive at a time."""
+    """Return the bytes of the activations of one layer; those of one layer are alive at a time."""
     config = model.config
     heads = 2 * (config.num_heads + config.num_kv_heads)
     widths = 3 * config.hidden_size + heads * config.head_dim + 3 * config.intermediate_size
@@ -91,34 +91,29 @@ def _bytes_of_rows(model: FusedModel, rows: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be allocated on `device`."""
+    """Return the bytes that can still be allocated on `device`."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + cached
-    return min(_available_here(), _left_in_container())
+    left = memory_left()
+    return _available() if left is None else min(_available(), left)
 
 
-def _available_here() -> int:
+def _available() -> int:
     try:
         for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except OSError:
-        pass  # not Linux: the limit is unknown, and swapping is the system's own business
+        pass  # not Linux: the limit is unknown
     return 2**62
 
 
-def _left_in_container() -> int:
-    """What control groups (a SLURM job, a container) leave of their limits."""
-    left = memory_left()
-    return 2**62 if left is None else left
-
-
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a failed pass lacked memory.
+    """Whether a pass ran out of memory.
 
-    What does not go through torch's own allocator (a CPU's, graphs, cuBLAS) says so in words only.
+    What does not use torch's own allocator (a CPU, graphs, cuBLAS) says so in its message only.
     """
     if isinstance(error, torch.OutOfMemoryError):
         return True

@@ -1,6 +1,6 @@
-"""What a pass did to its sequences: tokens committed, counts kept, and one `Step` that tells it.
+"""Applies a pass to its sequences: commits tokens, counts passes, and reports one `Step` each.
 
-Knows the rules of each kind of pass; runs none (decoding.py has the loop).
+Knows the rules of each kind of pass; runs none (loop.py does).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from fastdllm.policy import PassKind, Policy
 class Step:
     """One pass of one sequence: what it committed, with which confidence, and what it cost.
 
-    kind: None for a request that needs no pass: `finished` tells why it was refused, or it asked
-        for no token. Such steps come first, and all else in them is empty.
+    kind: None for a request that needs no pass: it was refused (`finished` says why) or asked for
+        no token. Such steps come first, and their other fields are empty.
     positions: absolute positions in the sequence; a commit or prefill pass may write the one token
         that follows it. confidences: probabilities; empty for tokens that no threshold judged.
     rows: positions that the pass ran through the layers (0 for a reused pass).
-    input_changes: what the policy measured to decide on its spans, in their order, in parts of the
-        norm of their input (`SpanSignals.input_change`); empty where it measured nothing.
-    finished: the answer, when this pass completed it.
+    input_changes: what the policy measured to decide on its spans, in their order, relative to the
+        norm of their input (`SpanSignals.input_change`); empty if it measured nothing.
+    finished: the answer, if this pass completed it.
     """
 
     request: int
@@ -45,7 +45,7 @@ class Step:
 def results(
     policy: Policy, works: list[Work], proposals: list[Proposals], num_layers: int
 ) -> Iterator[Step]:
-    """Apply one pass to its sequences, those of whole blocks first."""
+    """Apply one pass to its sequences, prefills and commits first."""
     denoising = []
     for work, proposed in zip(works, proposals, strict=True):
         if work.denoises:
@@ -53,19 +53,19 @@ def results(
         elif (step := _whole_blocks(work, proposed, num_layers)) is not None:
             yield step
     if denoising:
-        own, theirs = zip(*denoising, strict=True)
+        denoising_works, their_proposals = zip(*denoising, strict=True)
         for work, proposed in denoising:
             if policy.keeps_proposals or policy.keeps_logits:
                 _keep(work.sequence, proposed)
             if work.kind is PassKind.FULL_BLOCK:
                 _keep_ahead(work.sequence, proposed)
-        yield from denoised(policy, own, theirs, num_layers)
+        yield from denoised(policy, denoising_works, their_proposals, num_layers)
 
 
 def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | None:
-    """Prefill or commit; where a block ends with known tokens, its last row predicts the next.
+    """Apply a prefill or commit; if its last block is full, the last row predicts the next token.
 
-    None for a piece of a prefill that is not the last: a prefill is one pass in all counts.
+    Returns None for a piece of a prefill that is not the last: a prefill counts as one pass.
     """
     sequence, block = work.sequence, work.sequence.block
     rows = work.width

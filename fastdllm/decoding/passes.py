@@ -1,7 +1,7 @@
 """One forward pass over segments of any number of sequences, with a policy's spans of layers.
 
-Turns work into flat rows, walks the layers range by range, and reads only the logits that are asked
-for. Chooses nothing itself: `decoding.py` says which pass, the policy which spans.
+Runs the layers range by range, and reads only the logits that are needed. Chooses nothing itself:
+the scheduler says which pass, the policy which spans.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class PassRunner:
             device=model.device,
             dtype=model.dtype,
         )
-        # Where a span holds the last layer, its output is stored for all rows.
+        # If a span contains the last layer, its output is stored for all rows.
         self.only_read = all(stop < self.num_layers for _, stop in policy.layer_spans)
 
     def run(self, works: Sequence[Work], segments: Sequence[Segment]) -> Tensor:
         """Run one pass and return the logits of the rows that are read, [M, V] float32.
 
-        segments: those of `works`, one work behind the other.
+        segments: those of `works`, in the same order.
 
-        Sets `layers_skipped` of each work. Writes nothing but the cache, and there only what a
-        repetition would write again; so a pass that ran out of memory can be run again. `finish`
-        is for when it did not.
+        Sets `layers_skipped` of each work. Writes only to the cache, where a repetition would write
+        the same again; so a pass that ran out of memory can be repeated. Call `finish` after one
+        that succeeded.
         """
         self.spans.forget()
         opened = self.engine.open(segments)
@@ -66,7 +66,7 @@ class PassRunner:
         return logits
 
     def finish(self, works: Sequence[Work]) -> None:
-        """Store what the spans of a pass gave, once its tokens are known."""
+        """Store inputs and outputs of a pass's spans, once its tokens are known."""
         self.spans.keep()
         for work in works:
             if work.kind is PassKind.COMMIT:
@@ -75,14 +75,16 @@ class PassRunner:
     def _run_span(
         self, span: LayerRange, hidden: Tensor, works: Sequence[Work], opened: OpenPass
     ) -> tuple[Tensor, list[int]]:
-        """Do with one span what the policy asks; also which works it was not computed for."""
+        """Do with one span what the policy asks; returns also the works it was not computed for."""
         places = self.spans.places(works)
         reused, given = {}, hidden
         asked = [i for i, work in enumerate(works) if work.kind is PassKind.SUB_BLOCK]
         if asked:
-            own = [works[i] for i in asked]
-            signals = SpanSignalsOfPass(self.spans, span, hidden, own, [places[i] for i in asked])
-            states = [work.state for work in own if work.state is not None]
+            sub_blocks = [works[i] for i in asked]
+            signals = SpanSignalsOfPass(
+                self.spans, span, hidden, sub_blocks, [places[i] for i in asked]
+            )
+            states = [work.state for work in sub_blocks if work.state is not None]
             actions = chosen_actions(self.policy, span, states, signals)
             pairs = zip(asked, actions, strict=True)
             reused = {i: action for i, action in pairs if action is not SpanAction.COMPUTE}

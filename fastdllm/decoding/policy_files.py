@@ -1,4 +1,4 @@
-"""A policy's file: its one `Policy` subclass, and a digest of its code. Imports no torch."""
+"""Loads the one `Policy` subclass of a file, and digests its code. Imports no torch."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ def load_policy(path: Path | str) -> type[Policy]:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # As an ordinary import does: pydantic looks up the names in annotations there.
+    # As an ordinary import does: pydantic looks up names in annotations there.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        # Whatever a user's file raises on import is the user's to mend; the cause stays attached.
-        # A SystemExit would end the whole command without a word.
+        # Whatever a user's file raises on import is for the user to fix; the cause stays attached.
+        # A SystemExit would end the whole command silently.
         line = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         raise UserError(f"{path}: cannot be imported: {line}") from error
-    found = [
+    policies = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Policy) and value.__module__ == name
     ]
-    if len(found) != 1:
-        names = ", ".join(cls.__name__ for cls in found) or "none"
+    if len(policies) != 1:
+        names = ", ".join(cls.__name__ for cls in policies) or "none"
         raise UserError(f"{path}: must define exactly one subclass of Policy; found {names}")
-    return found[0]
+    return policies[0]
 
 
 def policy_code_digest(path: Path | str) -> str:
-    """Digest of the code of a policy or task helper; comments, docstrings, layout do not count.
+    """Digest the code of a policy or task helper; comments, docstrings, layout do not count.
 
     Raises:
         UserError: the file is missing or is not valid Python.
     """
     path = Path(path)
     try:
-        # As bytes: Python itself finds out how the file is encoded.
+        # As bytes: Python detects the encoding.
         tree = ast.parse(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
@@ -70,7 +70,7 @@ def policy_code_digest(path: Path | str) -> str:
 
 
 def _shape(node: object) -> object:
-    """A syntax tree as nested lists, the same in each Python: newer ones add fields, empty here."""
+    """Return a syntax tree as nested lists, without empty fields: newer Pythons add some."""
     if isinstance(node, ast.AST):
         fields = [(name, _shape(value)) for name, value in ast.iter_fields(node)]
         return [type(node).__name__, *(part for part in fields if part[1] not in (None, []))]

@@ -1,4 +1,4 @@
-"""Which blocks several token sequences share: their prefix tree, by whole blocks.
+"""The blocks that token sequences share: their prefix tree, in whole blocks.
 
 Plain arithmetic on tuples; knows no model, cache or tokenizer.
 """
@@ -13,11 +13,11 @@ Tokens = tuple[int, ...]
 
 @dataclass(slots=True)
 class Branch:
-    """A stretch of blocks that the same sequences have in common.
+    """A run of blocks that the same sequences have in common.
 
     start, stop: half-open range of blocks; empty only in a root whose sequences begin differently.
-    members: indices of the sequences that have all these blocks, in the order given. children: how
-    they go on, in the order of their first members; a member of none of them has no further block.
+    members: indices of the sequences that have all these blocks, in the order given. children: the
+    branches that follow, in the order of their first members; a member of none ends here.
     """
 
     start: int
@@ -28,14 +28,14 @@ class Branch:
     @property
     def ending(self) -> list[int]:
         """Members whose last whole block is the last of this branch."""
-        going_on = {member for child in self.children for member in child.members}
-        return [member for member in self.members if member not in going_on]
+        continuing = {member for child in self.children for member in child.members}
+        return [member for member in self.members if member not in continuing]
 
 
 def grow(sequences: Sequence[Tokens], block_size: int) -> Branch:
-    """The prefix tree of `sequences`, cut into blocks of `block_size` tokens; returns its root.
+    """Return the root of the prefix tree of `sequences`, cut into blocks of `block_size` tokens.
 
-    What a sequence has behind its last whole block does not count. Depth costs no recursion.
+    Tokens after the last whole block of a sequence do not count. Does not recurse.
     """
     root = Branch(0, 0, list(range(len(sequences))))
     pending = [root]
@@ -50,18 +50,18 @@ def grow(sequences: Sequence[Tokens], block_size: int) -> Branch:
     return root
 
 
-def shared_blocks(one: Tokens, other: Tokens, block_size: int) -> int:
-    """How many whole blocks two sequences have in common at their beginning."""
+def shared_blocks(left: Tokens, right: Tokens, block_size: int) -> int:
+    """Return how many whole blocks two sequences have in common at their beginning."""
     count = 0
-    for first in range(0, min(len(one), len(other)) - block_size + 1, block_size):
-        if one[first : first + block_size] != other[first : first + block_size]:
+    for first in range(0, min(len(left), len(right)) - block_size + 1, block_size):
+        if left[first : first + block_size] != right[first : first + block_size]:
             break
         count += 1
     return count
 
 
 def _by_next_block(sequences: Sequence[Tokens], branch: Branch, block_size: int) -> list[list[int]]:
-    """The members that have a block after `branch.stop`, together with those that have the same."""
+    """Group the members that have a block after `branch.stop` by that block."""
     first = branch.stop * block_size
     groups: dict[Tokens, list[int]] = {}
     for member in branch.members:

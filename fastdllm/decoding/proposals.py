@@ -1,4 +1,4 @@
-"""Tokens proposed for the positions that a pass may commit, and the checks on a policy's choice."""
+"""The tokens that a pass proposes for the positions that it may commit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from torch import Tensor
 from fastdllm.decoding.rules import violation
 from fastdllm.decoding.sampling import greedy, nucleus_sample
 from fastdllm.decoding.sequence import DecodedSequence, Window
-from fastdllm.policy import (
-    Policy,
-    Predictions,
-)
+from fastdllm.policy import Policy, Predictions
 
 if TYPE_CHECKING:
     from fastdllm.decoding.work import Work
@@ -23,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """One token and its confidence for each block offset of a window; of a prefill or commit, for
-    the position behind its last row.
+    """One token and its confidence for each block offset of a window.
 
-    logits: [W, V], where tokens were drawn from them.
+    Of a prefill or commit: for the position after its last row. logits: [W, V], if the tokens were
+    sampled from them.
     """
 
     window: Window
@@ -36,10 +33,10 @@ class Proposals:
 
 
 def propose(works: Sequence[Work], logits: Tensor, mask_id: int) -> list[Proposals]:
-    """What one pass proposes, for each work in order; everything reaches the host in one transfer.
+    """Return what a pass proposes, for each work in order; one transfer brings all to the host.
 
     Args:
-        logits: float32 [M, V], the rows read by `works`, one behind the other; overwritten.
+        logits: float32 [M, V], the rows read by `works`, in the same order; overwritten.
     """
     logits[:, mask_id] = -torch.inf
     tokens, confidences = greedy(logits)
@@ -78,8 +75,9 @@ def propose(works: Sequence[Work], logits: Tensor, mask_id: int) -> list[Proposa
 
 
 def with_ahead(work: Work, proposed: Proposals) -> Proposals:
-    """What `work` proposes for all of its window: a sub-block pass leaves the positions ahead to
-    what the last full-block pass of the block proposed.
+    """Return what `work` proposes for all of its window.
+
+    A sub-block pass repeats, for the positions ahead, the proposals of the last full-block pass.
     """
     stop, end = proposed.window[1], work.window[1]
     if not work.denoises or stop == end:
@@ -95,7 +93,7 @@ def with_ahead(work: Work, proposed: Proposals) -> Proposals:
 
 
 def propose_again(policy: Policy, sequence: DecodedSequence, window: Window) -> Proposals:
-    """Proposals of a reused pass: those of the last computed pass, or samples of its logits.
+    """Return the proposals of a reused pass: those of the last computed one, or new samples of it.
 
     Raises:
         PolicyViolation: the last computed pass of the sequence did not predict the window.
@@ -103,13 +101,13 @@ def propose_again(policy: Policy, sequence: DecodedSequence, window: Window) -> 
     (start, stop), (first, end) = window, sequence.stored_window or (0, 0)
     if not first <= start < stop <= end:
         raise violation(policy, "asked for a reused pass of positions no pass has computed")
-    own = slice(start - first, stop - first)
-    tokens, confidences = sequence.stored_tokens[own], sequence.stored_confidences[own]
+    stored = slice(start - first, stop - first)
+    tokens, confidences = sequence.stored_tokens[stored], sequence.stored_confidences[stored]
     if sequence.stored_logits is not None:
-        drawn, sure = _sample(sequence, sequence.stored_logits[own])
-        # What is ahead of a sub-block pass has no logits of its own.
-        tokens = drawn.tolist() + tokens[len(drawn) :]
-        confidences = sure.tolist() + confidences[len(sure) :]
+        sampled, sample_confidences = _sample(sequence, sequence.stored_logits[stored])
+        # The positions ahead of a sub-block pass have no logits.
+        tokens = sampled.tolist() + tokens[len(sampled) :]
+        confidences = sample_confidences.tolist() + confidences[len(sampled) :]
     return Proposals(window, tokens, confidences)
 
 
@@ -125,7 +123,7 @@ def _sample(sequence: DecodedSequence, logits: Tensor) -> tuple[Tensor, Tensor]:
 def predictions_of(
     sequences: Sequence[DecodedSequence], proposals: Sequence[Proposals]
 ) -> Predictions:
-    """What a policy accepts from: [B, W] on the host, narrower windows filled up."""
+    """Return what a policy accepts from: [B, W] on the host, narrower windows padded."""
     width = max(len(p.tokens) for p in proposals)
     fill = [width - len(p.tokens) for p in proposals]
     masked = torch.tensor(

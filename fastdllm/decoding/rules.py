@@ -1,4 +1,4 @@
-"""What a policy may not do: each of its decisions is checked before it takes effect."""
+"""The rules that a policy must keep: each of its decisions is checked before it takes effect."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check_pass(policy: Policy, *, kind: PassKind, window: Window, state: Sequenc
 
 
 def chosen_pass(policy: Policy, state: SequenceState) -> PassKind:
-    """The pass that the policy asks for; a word is as good as a member of `PassKind`."""
+    """Return the pass that the policy asks for, by its name or as a `PassKind`."""
     asked = policy.next_pass(state)
     try:
         return PassKind(asked)
@@ -72,7 +72,7 @@ def chosen_pass(policy: Policy, state: SequenceState) -> PassKind:
 def chosen_actions(
     policy: Policy, span: LayerRange, states: list[SequenceState], signals: SpanSignals
 ) -> list[SpanAction]:
-    """What the policy does with `span`, one action per sequence."""
+    """Return what the policy does with `span`, one action per sequence."""
     asked = policy.span_actions(span, states, signals)
     if len(asked) != len(states):
         raise violation(policy, f"span_actions gave {len(asked)} for {len(states)} sequences")
@@ -100,5 +100,5 @@ def check_accepted(policy: Policy, accepted: Tensor, masked: Tensor) -> None:
 
 
 def violation(policy: Policy, what: str) -> PolicyViolation:
-    """The error for a policy that breaks a rule."""
+    """Build the error for a policy that breaks a rule."""
     return PolicyViolation(f"policy {type(policy).__name__}: {what}")

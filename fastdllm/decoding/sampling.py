@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Most likely token and its probability: float32 logits [..., V] to two tensors [...].
+    """Return the most likely tokens and their probabilities: logits float32 [..., V] to [...] each.
 
     The first index wins a tie. The probability is that of a softmax, which near 1 resolves more
     than exp(logit - logsumexp); at threshold 1.0 the order of commits depends on it.
@@ -49,10 +49,10 @@ def nucleus_sample(
 
 
 def request_seed(seed: int, prompt_ids: Sequence[int], occurrence: int) -> int:
-    """Seed of one request's generator; depends on the request, never on other prompts.
+    """Return the seed of one request's generator, which does not depend on other prompts.
 
-    `occurrence` counts earlier requests with the same prompt, so that copies differ: the n-th copy
-    is sampled alike in every list.
+    `occurrence` counts earlier requests with the same prompt, so that copies differ, and the n-th
+    copy is sampled alike in every list.
     """
     text = f"{seed}/{occurrence}/" + ",".join(map(str, prompt_ids))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

@@ -1,8 +1,8 @@
-"""Continuous batching: which requests are in flight, and what each brings to the next pass.
+"""Continuous batching: which requests are in flight, and what each does in the next pass.
 
-Requests enter the lowest free slot in the order of the list, as soon as one is free; so who decodes
-where depends on the list alone. Owns the slots, the cache extents and the runner of passes. Knows
-the order of passes in a sequence; knows nothing of tokens' values.
+Requests enter the lowest free slot in the order of the list, as soon as one is free; so the slot of
+a request depends on the list alone. Owns the slots, the cache extents and the runner of passes.
+Knows the order of passes in a sequence; knows nothing of the values of tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fastdllm.policy import PassKind, Policy
 
 @dataclass(frozen=True, slots=True)
 class _Parked:
-    """A sequence that had to give up its slot, and what the cache held of it."""
+    """A sequence that lost its slot, with copies of its cache and spans."""
 
     sequence: DecodedSequence
     saved: Tensor
@@ -38,7 +38,7 @@ class Scheduler:
     """The requests of one call of `decode`, in `slots` slots.
 
     running: sequences in flight, in the order of their slots. entered: the requests that the last
-    call of `admit` let in for the first time.
+    call of `admit` admitted for the first time.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Scheduler:
         self._open(slots)
 
     def _open(self, slots: int) -> None:
-        """Make room for `slots` of the sequences that are left, or for as many as can be had."""
+        """Allocate `slots` for the sequences that are left, or half as many until they fit."""
         while not self._try_open(slots):
             if slots == 1:
                 raise _too_little_memory()
@@ -84,14 +84,14 @@ class Scheduler:
         return True
 
     def close(self) -> None:
-        """Leave the engine to the next decoding."""
+        """Return the engine, for the next decoding."""
         if self._runner is not None:
             give_back(self.model, self._runner.engine)
             self._runner = None
 
     @property
     def runner(self) -> PassRunner:
-        """What runs the passes."""
+        """The runner of passes, until `close`."""
         assert self._runner is not None
         return self._runner
 
@@ -101,7 +101,7 @@ class Scheduler:
         return self.runner.engine.cache
 
     def admit(self) -> bool:
-        """Retire what is finished and fill free slots; False when nothing is left to decode."""
+        """Retire finished sequences and fill free slots; False if nothing is left to decode."""
         for sequence in [s for s in self.running if s.finish_reason is not None]:
             self.running.remove(sequence)
             sequence.stored_logits = None
@@ -118,7 +118,7 @@ class Scheduler:
         return bool(self.running)
 
     def _enter(self, slot: int) -> bool:
-        """Give `slot` to the next sequence; False if there is none, or no extent is free for it."""
+        """Put the next sequence into `slot`; False if there is none, or no free extent."""
         parked = self._parked[0] if self._parked else None
         if parked is None and not self._waiting:
             return False
@@ -138,7 +138,7 @@ class Scheduler:
         return True
 
     def works(self, sequences: Sequence[DecodedSequence]) -> list[Work]:
-        """What each of `sequences` does next; prompts beyond this pass's share of rows wait."""
+        """Return what each of `sequences` does next; prompts beyond their share of rows wait."""
         works, prompt_rows = [], 0
         for sequence in sequences:
             if sequence.needs_prefill:
@@ -170,7 +170,7 @@ class Scheduler:
         return work
 
     def halve(self) -> None:
-        """Go on with half as many slots; sequences that lose theirs wait with all that they have.
+        """Continue with half as many slots; sequences that lose theirs wait, their state saved.
 
         Raises:
             UserError: there is only one slot.
@@ -198,7 +198,7 @@ def _too_little_memory() -> UserError:
 
 
 def _prefill(sequence: DecodedSequence, room: int) -> Work:
-    """The next piece of a prompt: at most `room` whole blocks."""
+    """Return the next piece of a prompt: at most `room` whole blocks."""
     blocks = sequence.prompt_length // sequence.block_size
     stop = min(sequence.prefilled + room, blocks)
     ends_with_block = stop == blocks and sequence.prompt_length == blocks * sequence.block_size

@@ -1,7 +1,7 @@
-"""One request while it is decoded: its tokens, what is masked, and when it is finished.
+"""One request while it is decoded: its tokens, which are masked, and when it is finished.
 
-Plain Python state, no tensors but the stored logits of a sampled sequence. Knows the geometry of
-blocks and sub-blocks; knows nothing of models, caches or batches.
+Plain Python state, without tensors except the stored logits of a sampled sequence. Knows the
+geometry of blocks and sub-blocks; knows nothing of models, caches or batches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from fastdllm.policy import PassKind, SequenceState
 
 if TYPE_CHECKING:
-    # The records of answers import this module, and they import no torch.
+    # The records of answers import this module, and must import no torch.
     from torch import Generator, Tensor
 
 
@@ -43,7 +43,7 @@ class PassCounts:
         return self.full_block + self.sub_block + self.commit
 
     def add_pass(self, kind: PassKind, *, computed: int, skipped: int) -> None:
-        """Count one pass that ran `computed` layers and answered for `skipped` others."""
+        """Count one pass that ran `computed` layers and skipped `skipped`."""
         setattr(self, kind.value, getattr(self, kind.value) + 1)
         self.layer_forwards_computed += computed
         self.layer_forwards_skipped += skipped
@@ -61,11 +61,11 @@ FinishReason = Literal["stop", "length", "stop_when", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt to answer; None means the value of the settings.
+    """A prompt to answer; None stands for the value of the settings.
 
     max_new_tokens: 0 asks for an empty answer, which costs no pass.
-    stop_when: called with the generated ids known without a gap, one more each time; True ends the
-        request there (for stop strings, which only a tokenizer can see).
+    stop_when: called with the generated ids known without a gap, after each further one; True ends
+        the request there (for stop strings, which only a tokenizer can see).
     """
 
     prompt_ids: tuple[int, ...]
@@ -78,7 +78,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What came of a request: ids up to and including the first stop token, and the cost.
+    """The answer to a request: ids up to and including the first stop token, and the cost.
 
     error: why the request was refused, in one line; only with the finish reason `refused`.
     """
@@ -90,17 +90,17 @@ class Generation:
 
     @property
     def tokens_per_forward(self) -> float | None:
-        """TPF: generated tokens over forward evaluations; None when no pass was needed."""
+        """TPF: generated tokens over forward evaluations; None if no pass was needed."""
         return len(self.token_ids) / self.passes.forwards if self.passes.forwards else None
 
 
 @dataclass(slots=True)
 class DecodedSequence:
-    """Mutable state of one request; `index` is its place in the request list."""
+    """Mutable state of one request; `index` is its index in the list of requests."""
 
     index: int
     prompt_length: int
-    limit: int  # prompt length + max_new_tokens: the first position that is not wanted
+    limit: int  # prompt length + max_new_tokens: one past the last wanted position
     block_size: int
     small_block_size: int
     mask_id: int
@@ -122,14 +122,14 @@ class DecodedSequence:
     stored_window: tuple[int, int] | None = None  # block offsets that the last computed pass saw
     stored_tokens: list[int] = field(default_factory=list)  # its proposals, where not sampled
     stored_confidences: list[float] = field(default_factory=list)
-    stored_logits: Tensor | None = None  # [W, V], to sample from once more
+    stored_logits: Tensor | None = None  # [W, V], to sample from again
     ahead_start: int = 0  # block offset of the first proposal below
     ahead_tokens: list[int] = field(default_factory=list)  # of the last full-block pass
     ahead_confidences: list[float] = field(default_factory=list)
     passes: PassCounts = field(default_factory=PassCounts)
     finish_reason: FinishReason | None = None
     prefilled: int = 0  # whole blocks of the prompt that are in the prefix cache
-    slot: int = -1  # where it is decoded; both set by the scheduler
+    slot: int = -1  # this and cache_start are set by the scheduler
     cache_start: int = -1
 
     def start(self) -> None:
@@ -157,12 +157,12 @@ class DecodedSequence:
 
     @property
     def capacity(self) -> int:
-        """Positions that the sequence can come to hold: whole blocks up to its limit."""
+        """The most positions of the sequence: whole blocks up to its limit."""
         return -(-self.limit // self.block_size) * self.block_size
 
     @property
     def written(self) -> int:
-        """Positions that the cache can hold by now: those up to the end of the current block."""
+        """The most positions that the cache holds by now: up to the end of the current block."""
         return min((self.block + 1) * self.block_size, self.capacity)
 
     @property
@@ -182,7 +182,7 @@ class DecodedSequence:
 
     @property
     def sub_block(self) -> int:
-        """Index of the leftmost sub-block with a mask; only asked while the block has one."""
+        """Index of the leftmost sub-block with a mask; valid only while the block has one."""
         return self.masked.index(True) // self.small_block_size
 
     def state(self) -> SequenceState:
@@ -224,7 +224,7 @@ class DecodedSequence:
         self._open_block()
 
     def _advance(self) -> None:
-        """Move `known` right over what has no gap, and finish at a stop or at the limit."""
+        """Advance `known` to the next mask, and finish at a stop or at the limit."""
         end = self.block_start + self.block_size
         while self.finish_reason is None and self.known < end:
             if self.masked[self.known - self.block_start]:
@@ -240,7 +240,7 @@ class DecodedSequence:
 
     @property
     def generated(self) -> list[int]:
-        """The answer as far as it is known without a gap."""
+        """The answer so far, up to the first mask."""
         return self.tokens[self.prompt_length : self.known]
 
     def generation(self) -> Generation:
@@ -249,7 +249,7 @@ class DecodedSequence:
         return Generation(self.generated, self.finish_reason, replace(self.passes))
 
     def count(self, kind: PassKind, *, computed: int, skipped: int) -> None:
-        """Count one pass, and keep what policies look at up to date."""
+        """Count one pass, and update what policies look at."""
         self.passes.add_pass(kind, computed=computed, skipped=skipped)
         if kind in (PassKind.PREFILL, PassKind.COMMIT):
             return

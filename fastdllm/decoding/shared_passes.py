@@ -1,9 +1,9 @@
-"""Runs model inputs that share prefixes, every distinct block of theirs once.
+"""Runs model inputs that share prefixes, each distinct block once.
 
 A block's keys and values depend on the blocks before it and on itself, so inputs that begin with
 the same blocks have the same keys and values there. Inputs run in groups that fit the memory, each
-in an extent of its own. A shared block is computed in the extent of the first input that has it,
-and copied to those of the others where they part. Knows nothing of likelihoods.
+in its own extent. A shared block is computed in the extent of the first input that has it, and
+copied to those of the others where they diverge. Knows nothing of likelihoods.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fastdllm.model.fused import FusedModel
 # More rows in a pass gain no more throughput, but their activations take memory.
 PASS_ROWS = 2048
 
-# Hears, for each row of logits [M, V], of which input it is and at which position.
+# Called with the input and position of each row, and the logits of the rows [M, V].
 TakeLogits = Callable[[Sequence[tuple[Tokens, int]], Tensor], None]
 
 
@@ -55,12 +55,12 @@ class SharedPasses:
         batch_size: int,
         observe: Observer | None = None,
     ) -> None:
-        """Make room for the inputs.
+        """Allocate the cache.
 
         Args:
             inputs: whole blocks of tokens, and the half-open range of positions in the last block
                 whose logits are read.
-            take: called after each pass; may hear of a row again when memory lacked meanwhile.
+            take: called after each pass; may get a row again after memory ran out.
             batch_size: most inputs in the cache at once; fewer where memory does not allow them.
 
         Raises:
@@ -68,35 +68,35 @@ class SharedPasses:
         """
         self.model, self.inputs, self.take, self.observe = model, inputs, take, observe
         self.block_size = block_size
-        # In this order, inputs that share blocks stand side by side.
+        # In this order, inputs that share blocks are neighbours.
         self.order = sorted(inputs)
         length = max(len(tokens) for tokens in inputs)
-        # A cache left by a decoding makes room; its memory would count as taken.
+        # The memory of a cache left by a decoding would count as taken.
         drop_idle(model)
         slots = min(_fitting(model, length), batch_size, len(inputs))
         self.engine, slots = _engine_for(model, slots, length)
         self.starts = [slot * length for slot in range(slots)]
         self.blocks = max(PASS_ROWS // block_size, 1)
-        self._tell(SlotsChosen(slots))
+        self._notify(SlotsChosen(slots))
 
     def run(self) -> None:
         """Run all inputs.
 
         Raises:
-            UserError: the memory does not even suffice for one block at a time.
+            UserError: not even one block at a time fits the memory.
         """
         before: Tokens = ()
         for first in range(0, len(self.order), len(self.starts)):
             group = self.order[first : first + len(self.starts)]
             self._run_group(group, shared_blocks(before, group[0], self.block_size))
-            # What the next group shares with this one, its first input shares with the last of
-            # this one: it goes on in the same extent.
+            # What the next group shares with this one, its first input shares with the last input
+            # here, and continues in that extent.
             last = self.starts.pop(len(group) - 1)
             self.starts.insert(0, last)
             before = group[-1]
 
     def _run_group(self, group: Sequence[Tokens], resident: int) -> None:
-        """Run inputs that are in the cache together; the first has its `resident` blocks there."""
+        """Run inputs together; the cache holds the first `resident` blocks of the first input."""
         ready, stretches = [grow(group, self.block_size)], list[_Stretch]()
         while ready or stretches:
             while ready:
@@ -115,7 +115,7 @@ class SharedPasses:
                 stretches = [s for s in stretches if s.done < s.branch.stop]
 
     def _parted(self, branch: Branch) -> list[Branch]:
-        """Give those that go on from a finished branch its blocks; returns how they go on."""
+        """Copy the blocks of a finished branch to its children, which are returned."""
         source = branch.members[0]
         for child in branch.children:
             if child.members[0] != source:
@@ -127,7 +127,7 @@ class SharedPasses:
         return branch.children
 
     def _pieces(self, stretches: Sequence[_Stretch]) -> list[tuple[_Stretch, int]]:
-        """What the next pass runs: stretches, and up to which block each."""
+        """Return what the next pass runs: stretches, each with the block it stops before."""
         pieces, room = [], self.blocks
         for stretch in stretches:
             stop = min(stretch.done + room, stretch.branch.stop)
@@ -137,7 +137,7 @@ class SharedPasses:
         return pieces
 
     def _run_pass(self, group: Sequence[Tokens], pieces: Sequence[tuple[_Stretch, int]]) -> bool:
-        """Run one pass; where memory lacks for it, allow half as many blocks and return False."""
+        """Run one pass; if memory runs out, allow half as many blocks and return False."""
         segments: list[Segment] = []
         read: list[tuple[Tokens, int]] = []
         for stretch, stop in pieces:
@@ -148,8 +148,8 @@ class SharedPasses:
                 # Prefixes come first in a group, so an input that ends here is the leader.
                 rows = self.inputs[tokens] if end == len(tokens) else (first, first)
                 read += [(tokens, position) for position in range(*rows)]
-                own = (rows[0] - first, rows[1] - first)
-                segments.append(Segment(start, first, tokens[first:end], visible=end, read=own))
+                reads = (rows[0] - first, rows[1] - first)
+                segments.append(Segment(start, first, tokens[first:end], visible=end, read=reads))
         started = time.perf_counter()
         try:
             opened = self.engine.open(segments)
@@ -162,26 +162,26 @@ class SharedPasses:
             self._halve(len(segments))
             return False
         seconds = time.perf_counter() - started
-        self._tell(PassRecord.of(segments, seconds))
+        self._notify(PassRecord.of(segments, seconds))
         return True
 
     def _halve(self, blocks: int) -> None:
-        """Allow half as many blocks as were too many; what they wrote will be written again."""
+        """Allow half as many blocks per pass; what this one wrote will be written again."""
         if blocks == 1:
             raise UserError(
                 "out of memory with one block at a time; shorten the prompts, lower batch_size, or "
                 "use a device with more memory"
             ) from None
         self.blocks = blocks // 2
-        self._tell(OutOfMemory(blocks, self.blocks))
+        self._notify(OutOfMemory(blocks, self.blocks))
 
-    def _tell(self, record: PassRecord | SlotsChosen | OutOfMemory) -> None:
+    def _notify(self, record: PassRecord | SlotsChosen | OutOfMemory) -> None:
         if self.observe is not None:
             self.observe(record)
 
 
 def _fitting(model: FusedModel, length: int) -> int:
-    """How many inputs of `length` tokens fit the cache; the rows of a pass have as much again."""
+    """Return how many inputs of `length` tokens fit half the memory; passes have the other half."""
     device = model.device
     usable = free_bytes(device) * USABLE.get(device.type, 0.5) / 2
     needed = length * bytes_per_position(model.config, model.dtype)
@@ -194,12 +194,12 @@ def _fitting(model: FusedModel, length: int) -> int:
 
 
 def _engine_for(model: FusedModel, slots: int, length: int) -> tuple[Engine, int]:
-    """An engine for `slots` inputs, or for as many as can be had, and how many that is."""
+    """Return an engine for `slots` inputs, or half as many until they fit, and the number."""
     while True:
         try:
             if model.make_engine is not None:
                 return model.make_engine(model, slots * length), slots
-            # Passes are too large and too unlike to record them.
+            # The passes are too large and too different to be worth recording.
             return make_engine(model, slots * length, run_directly), slots
         except RuntimeError as error:
             if not is_out_of_memory(error):

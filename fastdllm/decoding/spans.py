@@ -1,7 +1,7 @@
 """Stored inputs and outputs of the spans of layers that a policy may reuse, and its signals.
 
-Addressed by slot and offset in the block; valid from the span's computation until the block is
-left. Decides nothing: the policy says what to reuse, `passes.py` when.
+Addressed by slot and offset in the block; valid from the computation of the span until the block is
+committed. Decides nothing: the policy says what to reuse, passes.py when.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """Where one work's rows are: in the pass, and in the stores (slot, block offsets)."""
 
     rows: slice
@@ -50,19 +50,21 @@ class SpanStores:
         )
         # On the host: validity is decided by which passes ran, never by values.
         self.valid = {span: torch.zeros(shape[:2], dtype=torch.bool) for span in policy.layer_spans}
-        self._pending: list[tuple[LayerRange, Tensor, Tensor, Place]] = []
+        self._pending: list[tuple[LayerRange, Tensor, Tensor, Placement]] = []
 
-    def places(self, works: Sequence[Work]) -> list[Place]:
-        """The places of the works of a pass, in order."""
-        found, row = [], 0
+    def places(self, works: Sequence[Work]) -> list[Placement]:
+        """Return the placements of the works of a pass, in order."""
+        placements, row = [], 0
         for work in works:
             offsets = slice(work.offset, work.offset + work.width)
-            found.append(Place(slice(row, row + work.width), work.sequence.slot, offsets))
+            placements.append(Placement(slice(row, row + work.width), work.sequence.slot, offsets))
             row += work.width
-        return found
+        return placements
 
-    def value(self, span: LayerRange, action: SpanAction, hidden: Tensor, place: Place) -> Tensor:
-        """What stands in for the span's output at `place`, where `hidden` [R, H] is its input.
+    def value(
+        self, span: LayerRange, action: SpanAction, hidden: Tensor, place: Placement
+    ) -> Tensor:
+        """Return the substitute for the span's output at `place`, given its input `hidden` [R, H].
 
         Raises:
             PolicyViolation: the span was not computed for these positions in this block.
@@ -79,12 +81,12 @@ class SpanStores:
             return hidden[place.rows] + (output - self.inputs[span][where])
         return output
 
-    def remember(self, span: LayerRange, given: Tensor, result: Tensor, place: Place) -> None:
-        """Note input and output [R, H] of a computed span; `keep` stores them."""
+    def remember(self, span: LayerRange, given: Tensor, result: Tensor, place: Placement) -> None:
+        """Take note of input and output [R, H] of a computed span; `keep` stores them."""
         self._pending.append((span, given[place.rows], result[place.rows], place))
 
     def keep(self) -> None:
-        """Store what was noted, once the pass is through."""
+        """Store what was noted, once the pass has succeeded."""
         for span, given, result, place in self._pending:
             where = (place.slot, place.offsets)
             self.inputs[span][where] = given
@@ -97,24 +99,24 @@ class SpanStores:
         self._pending = []
 
     def drop(self, slot: int) -> None:
-        """Nothing stored for this slot is valid any more: its block was left, or its sequence."""
+        """Invalidate what is stored for a slot, whose block or sequence has ended."""
         for valid in self.valid.values():
             valid[slot] = False
 
     def save(self, slot: int) -> list[Tensor]:
-        """Copies, in host memory, of what is stored for a slot."""
+        """Copy what is stored for a slot to host memory."""
         stores = (self.inputs, self.outputs, self.valid)
         return [tensor[slot].to("cpu", copy=True) for s in stores for tensor in s.values()]
 
     def restore(self, slot: int, saved: Sequence[Tensor]) -> None:
-        """Write what `save` gave to another slot."""
+        """Write what `save` returned to another slot."""
         tensors = [t for s in (self.inputs, self.outputs, self.valid) for t in s.values()]
         for tensor, rows in zip(tensors, saved, strict=True):
             tensor[slot] = rows
 
 
 class SpanSignalsOfPass:
-    """The `SpanSignals` of policy.py: computed only when a policy asks."""
+    """The `SpanSignals` of policy.py, computed only when a policy asks."""
 
     def __init__(
         self,
@@ -122,7 +124,7 @@ class SpanSignalsOfPass:
         span: LayerRange,
         hidden: Tensor,
         works: Sequence[Work],
-        places: Sequence[Place],
+        places: Sequence[Placement],
     ) -> None:
         self.stores, self.span, self.hidden = stores, span, hidden
         self.works, self.places = works, places

@@ -1,4 +1,4 @@
-"""What one sequence asks of the next pass."""
+"""What one sequence does in one pass: which kind, on which rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Work:
     kind: prefill, commit, full_block or sub_block. state, window: of denoising passes only; window
     is the half-open range of block offsets to predict. blocks: of a prefill, the half-open range of
     its blocks. read: rows of the last segment whose logits are read. input_changes: of the spans
-    that the policy looked at, in order (`SpanSignals.input_change`).
+    that the policy measured, in order (`SpanSignals.input_change`).
     """
 
     sequence: DecodedSequence
@@ -30,7 +30,7 @@ class Work:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether its tokens are drawn, not the most likely ones."""
+        """Whether its tokens are sampled, not the most likely ones."""
         return self.denoises and self.sequence.temperature > 0
 
     @property
@@ -39,7 +39,7 @@ class Work:
         return self.state is not None
 
     def segments(self) -> list[Segment]:
-        """The rows that this work brings to the pass."""
+        """Return the rows of this work."""
         sequence = self.sequence
         size = sequence.block_size
         if self.kind is PassKind.PREFILL:
@@ -67,7 +67,7 @@ class Work:
 
     @property
     def offset(self) -> int:
-        """Block offset of the first row; of a pass over the current block."""
+        """Block offset of the first row, of a pass over the current block."""
         if self.kind is PassKind.SUB_BLOCK and self.state is not None:
             return self.state.sub_block * self.sequence.small_block_size
         return 0
@@ -83,17 +83,17 @@ class Work:
 
     @property
     def computed_window(self) -> Window:
-        """What of `window` the rows of this pass predict; they are the first of it.
+        """The beginning of `window` that the rows of this pass predict.
 
-        A sub-block pass runs one sub-block only; what is ahead of it was predicted before.
+        A sub-block pass runs one sub-block only; the positions ahead were predicted before.
         """
         if self.kind is PassKind.SUB_BLOCK:
             return self.window[0], min(self.window[1], self.offset + self.width)
         return self.window
 
     def row_of(self, position: int) -> int:
-        """Which of the rows read predicts block offset `position`.
+        """Return which of the rows read predicts block offset `position`.
 
-        Token shift: the row of offset p predicts p + 1; the first row stands in for itself.
+        Token shift: the row of offset p predicts p + 1; the first row predicts its own too.
         """
         return max(position - 1 - self.offset, 0) - self.read[0]

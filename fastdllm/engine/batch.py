@@ -1,8 +1,8 @@
-"""One pass as flat rows: what each sequence brings, and the tensors that the layers need.
+"""One pass as flat rows: the segments of sequences, and the tensors that the layers need.
 
 A segment is a run of rows of one sequence that all see the same positions: a block, a sub-block, or
 one block of a prefill. Under block-causal attention every row of a block sees the whole prefix and
-the whole block, so no pass needs a mask, and a prompt of several blocks is just several segments.
+the whole block, so no pass needs a mask, and a prompt of several blocks is several segments.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 class Segment:
     """Rows of one sequence in one pass.
 
-    cache_start: where its extent of the cache begins. first: absolute position of the first row.
-    visible: how many positions of the extent the rows see. read: half-open range of its rows whose
-    logits are read.
+    cache_start: beginning of its extent of the cache. first: absolute position of the first row.
+    visible: number of positions of the extent that the rows see. read: half-open range of its rows
+    whose logits are read.
     """
 
     cache_start: int
@@ -36,10 +36,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Where attention finds the rows of a segment.
+    """The rows and the cache positions of one segment, for attention.
 
     row: index of the first query row; width: number of query rows; start: first visible position
-    of the cache; visible: how many are seen.
+    of the cache; visible: number of visible positions.
     """
 
     row: int
@@ -49,7 +49,7 @@ class Piece:
 
 
 class FlatBatch:
-    """Segments, one behind the other, as tensors.
+    """Segments, one after the other, as tensors.
 
     tokens, positions, write: long [R]; write is where a row's keys and values go in the cache.
     read: long [M], the rows whose logits are read; None when that is all of them.

@@ -1,7 +1,7 @@
 """Keys and values of the sequences in flight: one preallocated buffer per layer, never copied.
 
 A sequence owns one contiguous extent of positions from its admission to its end. The head of the
-extent is the prefix cache; the rows of the current block lie right behind it and are the block
+extent is the prefix cache; the rows of the current block follow it and are the block
 cache: a full-block pass writes them all, a sub-block pass overwrites its own in place, a commit
 makes them part of the prefix. Knows nothing of tokens or policies.
 """
@@ -17,7 +17,7 @@ CACHE_LINE = 64
 
 
 class KVCache:
-    """`capacity` positions, handed out in extents, and one behind them for rows that do not count.
+    """`capacity` positions, allocated in extents, and one after them for padding rows.
 
     layers: per layer [capacity + 1, 2 kv_heads, d], keys before values. rows: the same memory with
     the heads side by side, [capacity + 1, 2 kv_heads d].
@@ -33,7 +33,7 @@ class KVCache:
     ) -> None:
         self.capacity = self.scratch = capacity
         width = 2 * config.num_kv_heads * config.head_dim
-        # Positions a power of two apart would share few lines of a CPU's cache: one line more.
+        # Positions a power of two apart would compete for a few lines of a CPU's cache: add a line.
         spare = CACHE_LINE // dtype.itemsize if device.type == "cpu" else 0
         shape = (config.num_layers, capacity + 1, width + spare)
         # Zeros, not empty: a masked position has weight 0, and 0 times a stray NaN is NaN.
@@ -48,11 +48,11 @@ class KVCache:
         return sum(layer.nbytes for layer in self.layers)
 
     def clear(self, room: int) -> None:
-        """Take all extents back; from now on they share the first `room` positions."""
+        """Release all extents; from now on, extents share the first `room` positions."""
         self._free: list[tuple[int, int]] = [(0, room)]
 
     def allocate(self, length: int) -> int | None:
-        """Start of a free extent of `length` positions, the first that fits; None if none does."""
+        """Return the start of the first free extent of `length` positions; None if none fits."""
         for index, (start, size) in enumerate(self._free):
             if size >= length:
                 self._free[index : index + 1] = (
@@ -62,7 +62,7 @@ class KVCache:
         return None
 
     def release(self, start: int, length: int) -> None:
-        """Give an extent back."""
+        """Free an extent."""
         spans = sorted([*self._free, (start, length)])
         merged = [spans[0]]
         for begin, size in spans[1:]:
@@ -74,20 +74,20 @@ class KVCache:
         self._free = merged
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Write the first `length` positions of one extent to another that does not overlap it."""
+        """Copy the first `length` positions of an extent to another that does not overlap it."""
         for layer in self.layers:
             layer[target : target + length] = layer[source : source + length]
 
     def save(self, start: int, length: int) -> Tensor:
-        """Copy of the first `length` positions of an extent, in host memory: [layers, ...]."""
+        """Copy the first `length` positions of an extent to host memory: [layers, ...]."""
         return torch.stack([layer[start : start + length].cpu() for layer in self.layers])
 
     def restore(self, start: int, saved: Tensor) -> None:
-        """Write what `save` gave to another extent."""
+        """Write what `save` returned to another extent."""
         for layer, rows in zip(self.layers, saved, strict=True):
             layer[start : start + saved.shape[1]] = rows
 
 
 def bytes_per_position(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Cache memory of one position in all layers."""
+    """Return the cache memory of one position in all layers, in bytes."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize

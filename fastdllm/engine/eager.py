@@ -1,8 +1,7 @@
 """Passes in their own shapes: each segment attends to its own extent of the cache, without a mask.
 
-Segments of equal width that see equally many positions share one kernel call; where their keys and
-values are large, copying them side by side would cost more than the calls do, and each is called
-alone. Nothing is padded.
+Segments of equal width that see equally many positions share one kernel call, unless their keys and
+values are so large that copying them together costs more than a call each. Nothing is padded.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class EagerEngine:
 
     @property
     def recording_s(self) -> float:
-        """Nothing is recorded."""
+        """Zero: nothing is recorded."""
         return 0.0
 
     def open(self, segments: Sequence[Segment], *, part: bool = False) -> EagerPass:
@@ -66,7 +65,7 @@ class EagerPass:
         return self.attend.read_rows(x)
 
 
-# Keys and values of one segment up to which copying beats a call of its own, in bytes
+# Largest keys and values of one segment, in bytes, for which copying beats a call of its own
 # (docs/performance.md).
 GATHER_UP_TO = 65_536
 
@@ -75,8 +74,8 @@ GATHER_UP_TO = 65_536
 class _Call:
     """One kernel call: `count` segments of `width` queries that see `visible` positions each.
 
-    rows, places: the queries' rows and the visible positions, where they must be collected first;
-    None where `row` and `start` say it all.
+    rows, places: the queries' rows and the visible positions, if they must be gathered first; None
+    if they are contiguous from `row` and `start`.
     """
 
     count: int
@@ -89,7 +88,7 @@ class _Call:
 
 
 class SegmentAttention:
-    """`Attend` of fused.py for shapes that the host knows: any device, no capture."""
+    """`Attend` of fused.py for shapes that only the host knows: any device, no capture."""
 
     def __init__(self, config: ModelConfig, cache: KVCache, batch: FlatBatch) -> None:
         self.kv_heads, self.head_dim = config.num_kv_heads, config.head_dim
@@ -126,7 +125,7 @@ class SegmentAttention:
         return x if self.batch.read is None else x.index_select(0, self.batch.read)
 
     def _mix(self, call: _Call, qkv: Tensor, buffer: Tensor) -> Tensor:
-        """Attention of one call, [count * width, heads * d]."""
+        """Return the attention of one call, [count * width, heads * d]."""
         d, kv_heads, group = self.head_dim, self.kv_heads, self.group
         count, width, visible = call.count, call.width, call.visible
         if call.rows is not None:
@@ -137,14 +136,14 @@ class SegmentAttention:
             buffer, start = buffer.index_select(0, call.places), 0
         else:
             start = call.start
-        # Views with all strides spelt out: three calls instead of a dozen per layer.
+        # Views with explicit strides: three calls instead of a dozen per layer.
         stride, offset = qkv.stride(0), qkv.storage_offset() + row * qkv.stride(0)
         if group == 1:
             query = qkv.as_strided(
                 (count, kv_heads, width, d), (width * stride, d, stride, 1), offset
             )
         else:
-            # The queries of a group see the same keys: side by side, they are just more queries.
+            # The queries of a group see the same keys: side by side, they are simply more queries.
             query = qkv.as_strided(
                 (count, kv_heads, width, group, d),
                 (width * stride, group * d, stride, d, 1),
@@ -164,7 +163,7 @@ class SegmentAttention:
 
 
 def _plan(pieces: Sequence[Piece], per_position: int, device: torch.device) -> list[_Call]:
-    """Which segments share a call."""
+    """Group the segments that share a call."""
     shapes: dict[tuple[int, int], list[Piece]] = {}
     for piece in pieces:
         shapes.setdefault((piece.width, piece.visible), []).append(piece)

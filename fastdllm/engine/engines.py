@@ -1,8 +1,8 @@
-"""How a pass runs its layers: as it comes, or at fixed shapes that can be recorded once.
+"""Engines, which run the layers of a pass: each in its own shape, or at fixed shapes.
 
-Both give the same hidden states. A CPU runs each pass in its own shape; on a GPU the time between
-kernels would cost more than many a kernel, so passes are brought to a few fixed shapes and replayed
-(static.py). Knows nothing of sequences or policies.
+Both give the same hidden states. A CPU runs each pass in its own shape (eager.py); on a GPU the
+launches would often cost more than the kernels, so passes are padded to a few fixed shapes, which
+are recorded once and replayed (static.py). Knows nothing of sequences or policies.
 """
 
 from __future__ import annotations
@@ -42,27 +42,24 @@ class OpenPass(Protocol):
 
 
 class Engine(Protocol):
-    """Runs passes against one cache.
-
-    recording_s: seconds spent so far on recording shapes for their first use.
-    """
+    """Runs passes on one cache."""
 
     cache: KVCache
 
     @property
     def recording_s(self) -> float:
-        """Seconds so far."""
+        """Seconds spent so far on recording shapes for their first use."""
         ...
 
     def open(self, segments: Sequence[Segment], *, part: bool = False) -> OpenPass:
-        """Lay out the rows of a pass, or of a part of one that goes on being used meanwhile."""
+        """Lay out the rows of a pass; `part`: of a part of the last one, which stays in use."""
         ...
 
 
 def take_engine(model: FusedModel, capacity: int) -> Engine:
-    """An engine with room for `capacity` positions: an idle one that is large enough, or a new one.
+    """Return an engine for `capacity` positions: an idle one that is large enough, or a new one.
 
-    Idle ones that are too small go, so that their memory is free for the new one.
+    Before a new one is made, idle ones are dropped, so that their memory is free.
     """
     fitting = [engine for engine in model.idle_engines if engine.cache.capacity >= capacity]
     if not fitting:
@@ -70,13 +67,13 @@ def take_engine(model: FusedModel, capacity: int) -> Engine:
         return (model.make_engine or make_engine)(model, capacity)
     engine = min(fitting, key=lambda engine: engine.cache.capacity)
     model.idle_engines.clear()
-    # No more room than asked for: who is in flight must not depend on what was decoded before.
+    # Not all of its room: which sequences share a pass must not depend on earlier decodings.
     engine.cache.clear(capacity)
     return engine
 
 
 def drop_idle(model: FusedModel) -> None:
-    """Let go of idle engines, so that their memory is free."""
+    """Drop idle engines, and free their memory."""
     model.idle_engines.clear()
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -88,9 +85,9 @@ def give_back(model: FusedModel, engine: Engine) -> None:
 
 
 def make_engine(model: FusedModel, capacity: int, record: Record | None = None) -> Engine:
-    """The engine for the model's device.
+    """Make the engine for the model's device.
 
-    record: how a GPU keeps passes for replay; default: as CUDA graphs.
+    record: how a GPU records passes; default: as CUDA graphs.
     """
     cache = KVCache(model.config, capacity=capacity, device=model.device, dtype=model.dtype)
     if model.device.type != "cuda":

@@ -1,9 +1,9 @@
 """Passes at fixed shapes: recorded once, replayed with other contents.
 
-What a GPU runs (a CUDA graph per shape and range of layers). Numbers of rows, segments, visible
-positions and rows read are rounded up to a few sizes; what is left over works on a scratch position
-behind the cache and is thrown away. The host fills one buffer of whole numbers per pass, in one
-transfer. Everything but the recording itself is the same on a CPU, where it is tested.
+A GPU runs these (a CUDA graph per shape and range of layers). Numbers of rows, segments, visible
+positions and rows read are rounded up to a few sizes; padding works on a scratch position at the
+end of the cache and is discarded. The host fills one buffer of integers per pass, in one transfer.
+Everything but the recording itself is the same on a CPU, where it is tested.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fastdllm.engine.static_attention import StaticAttention
 from fastdllm.engine.static_tables import PassShape, StaticTables
 from fastdllm.model.fused import FusedModel
 
-# Records a function without arguments and gives back what replays it.
+# Records a function without arguments and returns a function that replays it.
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 
 
 class StaticEngine:
-    """An `Engine` whose passes have fixed shapes; owns what was recorded for each."""
+    """An `Engine` whose passes have fixed shapes; owns their recordings."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class StaticEngine:
         self.slots: dict[tuple[PassShape, bool], ShapeSlot] = {}
 
     def open(self, segments: Sequence[Segment], *, part: bool = False) -> StaticPass:
-        """Lay out the rows of a pass, or of a part of one that goes on being used meanwhile."""
+        """Lay out the rows of a pass; `part`: of a part of the last one, which stays in use."""
         shape = PassShape.of(segments, self.model.config.block_size)
         if (shape, part) not in self.slots:
             self.slots[shape, part] = ShapeSlot(self, shape)
@@ -55,7 +55,7 @@ class StaticEngine:
 class ShapeSlot:
     """Buffers and recordings of one shape.
 
-    Does not hold its engine: that would be a cycle, and the memory of both would not go at once.
+    Does not hold its engine: in a reference cycle, the memory of both would not be freed at once.
     """
 
     def __init__(self, engine: StaticEngine, shape: PassShape) -> None:
@@ -69,11 +69,11 @@ class ShapeSlot:
         self.replays: dict[tuple[int, int, bool], Callable[[], Tensor]] = {}
 
     def run(self, start: int, stop: int, only_read: bool) -> Tensor:
-        """Run a range of layers on `hidden`, recording it the first time."""
+        """Run a range of layers on `hidden`; it is recorded the first time."""
         key = (start, stop, only_read)
         if key not in self.replays:
             started = time.perf_counter()
-            # Names of its own: a function that held this slot would keep its memory alive.
+            # Local names: a function that held this slot would keep its memory alive.
             model, hidden, tables, attend = self.model, self.hidden, self.tables, self.attend
 
             def forward() -> Tensor:
@@ -93,7 +93,7 @@ class ShapeSlot:
 
 
 class StaticPass:
-    """An `OpenPass` of a fixed shape: the first rows are the pass's own."""
+    """An `OpenPass` of a fixed shape, whose first rows are those of the pass."""
 
     def __init__(self, slot: ShapeSlot, segments: Sequence[Segment]) -> None:
         self.slot = slot
@@ -109,7 +109,7 @@ class StaticPass:
         """Run layers `start` <= i < `stop` on [R, H]; with `only_read` return [M, H]."""
         self.slot.hidden[: self.rows] = hidden
         out = self.slot.run(start, stop, only_read)
-        # A copy: the next replay writes over what this one gave.
+        # A copy: the next replay overwrites this result.
         return out[: self.reads if only_read else self.rows].clone()
 
     def read_rows(self, x: Tensor) -> Tensor:
@@ -125,8 +125,8 @@ def run_directly(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
 class CudaGraphs:
     """A `Record` that captures a function's kernels as a CUDA graph.
 
-    All graphs of an engine share one pool of memory: they are replayed one at a time, and what one
-    gave is copied before the next runs.
+    All graphs of an engine share one memory pool: they are replayed one at a time, and each result
+    is copied before the next runs.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -137,11 +137,11 @@ class CudaGraphs:
 
     def __call__(self, forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
         device = self.device
-        # Streams and captures are those of the current device, whatever the tensors are on.
+        # Streams and captures belong to the current device, wherever the tensors are.
         with torch.cuda.device(device):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
-                # Kernels are chosen and workspaces made at first use, which a capture forbids.
+                # The first use chooses kernels and makes workspaces, which a capture forbids.
                 for _ in range(2):
                     forward()
             torch.cuda.current_stream().wait_stream(self._stream)

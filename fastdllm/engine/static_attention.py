@@ -1,8 +1,8 @@
-"""Attention at fixed shapes: which rows belong together stands in tensors, not in the program.
+"""Attention at fixed shapes: tensors, not the program, say which rows belong together.
 
-Two kinds: FlashAttention over rows of different length, and plain scaled dot products over padded
-segments for everything else (float32, GPUs before Ampere, a CPU in tests). Neither asks the device
-anything on the host, so both can be recorded and replayed.
+Two kinds: FlashAttention over segments of different length, and scaled dot products over padded
+segments for everything else (float32, GPUs before Ampere, a CPU in tests). Neither reads from the
+device on the host, so both can be recorded and replayed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastdllm.model.config import ModelConfig
 class StaticAttention(ABC):
     """`Attend` of fused.py at a fixed shape.
 
-    Keys and values go to the cache, queries come from the rows; each kind mixes them in its way.
+    Writes keys and values to the cache; the kinds differ in how queries attend to them.
     """
 
     def __init__(self, config: ModelConfig, cache: KVCache, tables: StaticTables) -> None:
@@ -52,22 +52,22 @@ class StaticAttention(ABC):
 
 
 class FlashAttention(StaticAttention):
-    """FlashAttention on rows of different length: half precision, Ampere and newer."""
+    """FlashAttention over segments of different length: half precision, Ampere and newer."""
 
     def __init__(self, config: ModelConfig, cache: KVCache, tables: StaticTables) -> None:
         super().__init__(config, cache, tables)
-        # Brings torch's compiler along, whose import takes every process without a GPU a second.
+        # Imports torch's compiler, which would cost processes without a GPU a second.
         from torch.nn.attention.varlen import varlen_attn
 
         self._attend = varlen_attn
 
     def prepare(self) -> None:
-        """Bring the tables into the kernel's own type."""
+        """Convert the tables to the kernel's integer type."""
         tables = self.tables
         self._bounds = tables.bounds.to(torch.int32)
         self._read_bounds = tables.read_bounds.to(torch.int32)
         self._visible = tables.visible.to(torch.int32)
-        # With the lengths given, the kernel takes from here only where each segment begins.
+        # As the lengths are given, the kernel reads only the beginning of each segment here.
         self._starts = F.pad(tables.starts, (0, 1)).to(torch.int32)
 
     def _mix(self, query: Tensor, buffer: Tensor, only_read: bool) -> Tensor:
@@ -91,12 +91,12 @@ class PaddedAttention(StaticAttention):
     """Scaled dot products over segments that are padded to one width and one length."""
 
     def prepare(self) -> None:
-        """Work out which cache positions and rows each segment has, and which it does not see."""
+        """Compute the cache positions and rows of each segment, and the mask of what it sees."""
         tables, shape = self.tables, self.tables.shape
         device = tables.starts.device
         offsets = torch.arange(shape.visible, device=device)
         seen = offsets < tables.visible[:, None]
-        # What is not seen reads the segment's first position, which is always there.
+        # Positions that are not seen read the segment's first one, which always exists.
         places = tables.starts[:, None] + torch.where(seen, offsets, 0)
         self._places = places.view(-1)
         self._mask = seen[:, None, None, :]

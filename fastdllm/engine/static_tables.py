@@ -1,4 +1,4 @@
-"""The sizes of a pass at fixed shapes, and its whole numbers in one buffer on the device."""
+"""The sizes of a pass at fixed shapes, and its integers in one buffer on the device."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class PassShape:
 
     @classmethod
     def of(cls, segments: Sequence[Segment], block_size: int) -> PassShape:
-        """The shape that holds `segments`."""
+        """Return the smallest shape that holds `segments`."""
         width = max(block_size, *(s.width for s in segments))
         rows = sized(sum(s.width for s in segments), 8)
         read = sized(sum(s.read[1] - s.read[0] for s in segments), 8)
-        # Rows left over lie in segments of their own, no wider than the others.
+        # Padding rows lie in segments of their own, no wider than the others.
         spare = max(
             rows - sum(s.width for s in segments),
             read - sum(s.read[1] - s.read[0] for s in segments),
@@ -45,7 +45,7 @@ class PassShape:
 
 
 def sized(number: int, unit: int) -> int:
-    """The next of unit times 1, 2, 3, 4, 6, 8, 12, 16, ... that is not smaller."""
+    """Round up to unit times 1, 2, 3, 4, 6, 8, 12, 16, ..."""
     size = unit
     while size < number:
         size *= 2
@@ -54,11 +54,11 @@ def sized(number: int, unit: int) -> int:
 
 
 class StaticTables:
-    """The whole numbers that describe a pass of R rows, N segments and M rows read.
+    """The integers that describe a pass of R rows, N segments and M rows read.
 
     tokens, positions, write: [R] as in batch.py. place: [R], n * width + t for row t of segment n.
     read: [M], rows whose logits are read; read_place: [M], the same as place among those.
-    starts, visible: [N], where a segment's positions begin in the cache, and how many it sees.
+    starts, visible: [N], first cache position of each segment, and how many positions it sees.
     bounds, read_bounds: [N + 1], first row (row read) of each segment, and the end.
     """
 
@@ -82,7 +82,7 @@ class StaticTables:
         ) = self._device.split(self.sizes)
 
     def fill(self, segments: Sequence[Segment], *, scratch: int) -> None:
-        """Describe `segments`; what is left over works on the position `scratch` of the cache."""
+        """Describe `segments`; padding works on the position `scratch` of the cache."""
         shape, width = self.shape, self.shape.width
         tokens: list[int] = []
         positions: list[int] = []
@@ -121,6 +121,6 @@ class StaticTables:
             read_bounds.append(min(shape.read - spare_read + n * width, shape.read))
         parts = (tokens, positions, write, place, read, read_place)
         numbers = [*parts, starts, visible, bounds, read_bounds]
-        # A buffer of its own each time: an earlier transfer may still be under way.
+        # A new buffer each time: an earlier transfer may still be under way.
         host = torch.tensor([n for part in numbers for n in part], pin_memory=self._pinned)
         self._device.copy_(host, non_blocking=True)

@@ -1,7 +1,7 @@
 """What Linux control groups (a container, a SLURM job, a systemd slice) leave to this process.
 
-A limit may stand at any level between the process's own group and the root, so all are looked at.
-Versions 1 and 2. Where there is no limit, or no Linux, the answer is None.
+Reads versions 1 and 2, and all levels from the process's own group to the root, as any of them may
+set a limit. Without a limit, or without Linux, the result is None.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ NO_LIMIT = 2**60
 
 
 def memory_left(root: Path = Path("/")) -> int | None:
-    """Bytes that may still be allocated; None without a limit.
+    """Return the bytes that may still be allocated; None without a limit.
 
-    File pages that nobody has used lately do not count as used: they make room when asked.
+    Inactive file pages count as free: the kernel reclaims them on demand.
     """
     files = {
         "": ("memory.max", "memory.current", "inactive_file"),
@@ -33,7 +33,7 @@ def memory_left(root: Path = Path("/")) -> int | None:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Processors' worth of time that may be used, such as 1.5; None without a limit."""
+    """Return how many processors' worth of time may be used, such as 1.5; None without a limit."""
     quotas = []
     for group in _groups(root, ""):
         quota, _, period = (_text(group / "cpu.max") or "").partition(" ")
@@ -47,16 +47,16 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the process's group and of those above it; controller "": of version 2."""
+    """Yield the folders of the process's group and those above it; controller "" is version 2."""
     mount = root / "sys/fs/cgroup" / controller
     for line in (_text(root / "proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controller not in controllers.split(","):
             continue
-        # Seen from inside a container the own group can be the root, or lie outside of what is
-        # mounted; the root of the mount is then the group that holds.
-        own = PurePosixPath(path.lstrip("/"))
-        yield from (mount / level for level in (own, *own.parents) if ".." not in level.parts)
+        # Seen from inside a container, the process's group can be the root, or lie outside of what
+        # is mounted; the root of the mount is then the group that applies.
+        group = PurePosixPath(path.lstrip("/"))
+        yield from (mount / level for level in (group, *group.parents) if ".." not in level.parts)
 
 
 def _text(path: Path) -> str | None:
@@ -67,7 +67,7 @@ def _text(path: Path) -> str | None:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None for a missing file and for words such as `max` and -1."""
+    """Return the number in a file; None for a missing file and for words such as `max` and -1."""
     text = _text(path)
     return int(text) if text is not None and text.isdigit() else None
 

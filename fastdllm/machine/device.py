@@ -1,4 +1,4 @@
-"""A torch device, CPU or GPU: its name in words, its queue of work and its peak memory."""
+"""A torch device, CPU or GPU: its description, its queue of work and its peak memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastdllm.machine.process import (
 
 
 def hardware(device: torch.device) -> str:
-    """The GPU, or processor, cores and memory, in words."""
+    """Describe the GPU, or the processor with its cores, and the memory."""
     if device.type == "cuda":
         memory_gib = torch.cuda.get_device_properties(device).total_memory / 2**30
         return f"{torch.cuda.get_device_name(device)}, {memory_gib:.0f} GiB"
@@ -24,7 +24,7 @@ def hardware(device: torch.device) -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done all that was asked of it; a CPU always has."""
+    """Wait until the device has finished its queue; a CPU has none."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -38,7 +38,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory since the reset: allocated on a GPU, resident in the process on a CPU."""
+    """Return the peak since the reset: allocated on a GPU, resident in the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return peak_resident_gib()

@@ -1,8 +1,8 @@
-"""One job per GPU on a workstation: a free card is taken before torch looks for one.
+"""One run per GPU on a workstation: a free card is taken before torch enumerates them.
 
-Each card has a lock of this user, an flock, which the operating system drops when its holder dies,
-however it dies. SLURM gives a job its cards: one needs no lock, and several are shared among the
-processes of this job only. Imports no torch, which would see all cards as soon as it is asked.
+Each card has a lock file of this user (common/locks.py). SLURM assigns a job its cards: a single
+one needs no lock, and several are shared among the processes of this job only. Imports no torch,
+which remembers the cards that it saw first.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _SLICE = re.compile(r"^\s+MIG .*\(UUID: (MIG-[^)]+)\)", re.MULTILINE)
 
 @contextmanager
 def card_for(device: str, *, folder: Path | None = None) -> Iterator[None]:
-    """Take a free card for as long as the context lasts, and let CUDA see that one only.
+    """Hold a free card while the context lasts, and show CUDA that one only.
 
-    Waits while all are taken, and says so once. Does nothing for the CPU, for a card that was named
-    (cuda:1), for the only card of a SLURM job, and on a machine without a card.
+    Waits while all are taken, and reports that once. Does nothing for the CPU, for a card that was
+    named (cuda:1), for the only card of a SLURM job, and on a machine without a card.
 
     Args:
         device: auto, cpu, cuda or cuda:N.
-        folder: of the locks; by default one of this user on this machine, or of its SLURM job.
+        folder: of the locks; default: one per user and machine, or per SLURM job.
 
     Raises:
         UserError: the folder cannot be used.
@@ -66,15 +66,15 @@ def card_for(device: str, *, folder: Path | None = None) -> Iterator[None]:
 
 
 def visible_cards() -> tuple[str, ...]:
-    """The cards that this process may use, as CUDA_VISIBLE_DEVICES names them; none: empty.
+    """Return the cards that this process may use, named as in CUDA_VISIBLE_DEVICES.
 
-    Those of CUDA_VISIBLE_DEVICES where it is set, else all that nvidia-smi lists (slices of a card,
-    where it is cut by MIG), else all that have a device file.
+    Those of CUDA_VISIBLE_DEVICES if it is set, else all that nvidia-smi lists (slices of a card
+    that MIG divides), else all that have a device file.
     """
     given = os.environ.get(VISIBLE)
     if given is not None:
         names = [name.strip() for name in given.split(",")]
-        # For CUDA the first name that is none ends the list.
+        # CUDA ends the list at the first name that names no card.
         stop = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
         return tuple(dict.fromkeys(names[:stop]))
     listed = _nvidia_smi()
@@ -85,19 +85,19 @@ def visible_cards() -> tuple[str, ...]:
 
 
 def _nvidia_smi() -> str | None:
-    """What `nvidia-smi -L` prints; None where it cannot say."""
+    """Return what `nvidia-smi -L` prints; None if it fails."""
     try:
-        done = subprocess.run(
+        printed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=PATIENCE_S, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout
+    return printed.stdout
 
 
 @contextmanager
 def _taken(cards: Sequence[str], folder: Path) -> Iterator[str]:
-    is_told = False
+    is_reported = False
     while True:
         for card in cards:
             lock = _lock(folder / f"{card.replace('/', '_')}.lock")
@@ -105,16 +105,16 @@ def _taken(cards: Sequence[str], folder: Path) -> Iterator[str]:
                 with lock:
                     yield card
                 return
-        if not is_told:
+        if not is_reported:
             what = "the GPU is" if len(cards) == 1 else f"all {len(cards)} GPUs are"
             sys.stderr.write(f"fastdllm: {what} taken by other runs; waiting for one\n")
             sys.stderr.flush()
-            is_told = True
+            is_reported = True
         time.sleep(RETRY_S)
 
 
 def _lock(path: Path) -> IO[bytes] | None:
-    """The open file that holds the lock until it is closed; None while another process has it."""
+    """Return the open file that holds the lock until it is closed; None if it is taken."""
     try:
         handle = path.open("ab")
     except OSError as error:
@@ -127,14 +127,14 @@ def _lock(path: Path) -> IO[bytes] | None:
     if not is_taken:
         handle.close()
         return None
-    os.utime(path)  # what nobody touched for days is cleared away from /tmp
+    os.utime(path)  # /tmp is cleared of files that were not touched for days
     return handle
 
 
 def _own_folder(slurm_job: str = "") -> Path:
-    # All processes of this user on this machine must agree on it, whatever is in their environment:
-    # two that looked into different folders would share a card. Where SLURM confines jobs to their
-    # cards it may number those of each from 0.
+    # All processes of this user on this machine must use the same folder, whatever their
+    # environment: in different folders, two would take the same card. SLURM may number the cards of
+    # each job from 0, so those have a folder per job.
     user = os.getuid()
     folder = Path(f"/tmp/fastdllm-gpus-{user}{'-job-' if slurm_job else ''}{slurm_job}")
     try:

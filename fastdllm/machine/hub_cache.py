@@ -1,7 +1,8 @@
-"""What of the Hugging Face hub lies in the caches here, read from the folders alone.
+"""Which models and data sets of the Hugging Face hub are in the caches here.
 
-Follows huggingface_hub 2.4 (refs, snapshots) and datasets 5.2 (owner___name/config/version/digest),
-and imports neither: a job has to know in its first second, before torch, that a file is not there.
+Follows the folders of huggingface_hub 2.4 (refs, snapshots) and datasets 5.2
+(owner___name/config/version/digest) and imports neither: a job has to know in its first second,
+before torch, that a file is missing.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def hub_cache() -> Path:
-    """Where models of the hub are kept."""
+    """Return the folder of cached models."""
     return _folder("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE") or _home() / "hub"
 
 
 def data_cache() -> Path:
-    """Where data sets are kept that `datasets` made ready."""
+    """Return the folder of the data sets that `datasets` prepared."""
     return _folder("HF_DATASETS_CACHE") or _home() / "datasets"
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is a commit, which never moves."""
+    """Whether a revision is a commit, which never changes."""
     return _COMMIT.fullmatch(revision) is not None
 
 
 def snapshot(model: str, revision: str | None) -> Path | None:
-    """The folder of a model at a revision, whole or not; None where there is none."""
+    """Return the folder of a model at a revision, complete or not; None if not cached."""
     storage = hub_cache() / f"models--{model.replace('/', '--')}"
     commit = revision or "main"
     if not is_commit(commit):
@@ -42,7 +43,7 @@ def snapshot(model: str, revision: str | None) -> Path | None:
 
 
 def has_data_set(name: str, config: str | None = None) -> bool:
-    """Whether a data set of the hub (in the named configuration) was made ready here."""
+    """Whether a data set of the hub (in the named configuration) was prepared here."""
     owner, _, last = name.rpartition("/")
     # The spelling of `datasets`: MyData -> my_data.
     last = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", last)

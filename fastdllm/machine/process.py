@@ -18,25 +18,25 @@ from fastdllm.machine.cgroups import cpu_quota
 
 
 def host_name() -> str:
-    """The name of this machine."""
+    """Return the name of this machine."""
     return socket.gethostname()
 
 
 def cpu_name() -> str:
-    """The processor's name as the operating system gives it."""
+    """Return the processor's name as the operating system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
-        pass  # not Linux: the platform module knows less, but something
+        pass  # not Linux: the platform module knows less
     return platform.processor() or platform.machine()
 
 
 def allowed_threads(root: Path = Path("/")) -> int:
-    """Threads that scheduler, control groups and SLURM allow; at least 1.
+    """Return how many threads scheduler, control groups and SLURM allow; at least 1.
 
-    root: where the files of the control groups are looked for.
+    root: where to look for the files of the control groups.
     """
     if hasattr(os, "sched_getaffinity"):
         allowed = [len(os.sched_getaffinity(0))]
@@ -52,7 +52,7 @@ def allowed_threads(root: Path = Path("/")) -> int:
 
 
 def chosen_threads(asked: int | None = None, *, allowed: int) -> int:
-    """`asked`, else what OMP_NUM_THREADS says, else `allowed`; never more than `allowed`.
+    """Return `asked`, else OMP_NUM_THREADS, else `allowed`; never more than `allowed`.
 
     Raises:
         UserError: OMP_NUM_THREADS is no positive number.
@@ -80,7 +80,7 @@ def use_allowed_threads(asked: int | None = None) -> int:
 
 
 def peak_resident_gib() -> float:
-    """Most memory this process has held so far (resident set), in GiB."""
+    """Return the most memory this process has held so far (resident set), in GiB."""
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -91,7 +91,7 @@ def peak_resident_gib() -> float:
 def reset_peak_resident() -> None:
     """Forget the peak of the resident set so far, where the system can (Linux).
 
-    Elsewhere it stays that of the whole process, as its kind in a summary says.
+    Elsewhere it remains the peak of the whole process.
     """
     try:
         # 5 sets the peak to what is resident now; see proc(5).

@@ -1,4 +1,4 @@
-"""What a result is recorded with: the versions of packages, and the commit of the project."""
+"""The provenance that is recorded with a result: package versions and the project's commit."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python, of this project and of the packages that decide results."""
-    found = {"python": platform.python_version(), "fastdllm": __version__}
+    """Return the versions of Python, of this project and of the packages that decide results."""
+    versions = {"python": platform.python_version(), "fastdllm": __version__}
     for name in RECORDED_PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def git_state(folder: Path | str = ".") -> dict[str, Any] | None:
-    """Commit of the project and whether its files differ from it; None outside of git.
+    """Return the project's commit and whether its files differ from it; None outside of git.
 
-    Files that git does not track count where they decide results. artifacts/ does not count:
-    publishing a result must not mark the next one as dirty.
+    Untracked files count if they decide results. artifacts/ does not count: publishing a result
+    must not mark the next one as dirty.
     """
     status = ("status", "--porcelain")
     try:

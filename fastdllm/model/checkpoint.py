@@ -1,7 +1,6 @@
 """The files of a checkpoint: its folder, and which weights are in it. Imports no torch.
 
-A model is given as a folder or as a hub id (owner/name). Reads no weights, only what a file of them
-announces at its beginning.
+A model is given as a folder or as a hub id (owner/name). Of weights, only the headers are read.
 """
 
 from __future__ import annotations
@@ -12,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError, nearest_name
+from fastdllm.common.paths import NAME_PATTERN
 
 FILES_NEEDED = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
 WEIGHT_INDEX = "model.safetensors.index.json"
 # Each of these is a whole tokenizer.
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+_HUB_ID = re.compile(f"{NAME_PATTERN}/{NAME_PATTERN}")
 
 
 def local_folder(model: str | Path) -> Path | None:
-    """The folder that `model` names, or None when it is a hub id.
+    """Return the folder that `model` names; None if it is a hub id.
 
     Raises:
         UserError: it is neither.
@@ -39,10 +39,10 @@ def local_folder(model: str | Path) -> Path | None:
 
 
 def find_checkpoint(path: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a checkpoint; a hub id is downloaded or taken from the cache.
+    """Return the folder of a checkpoint; a hub id is downloaded or taken from the cache.
 
     Raises:
-        UserError: there is no such folder, or the hub does not give it.
+        UserError: there is no such folder, or the hub does not deliver it.
     """
     folder = local_folder(path)
     if folder is not None:
@@ -62,7 +62,7 @@ def find_checkpoint(path: str | Path, revision: str | None = None) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, in a fixed order.
+    """Return the safetensors files of a checkpoint, in a fixed order.
 
     Raises:
         UserError: there are none, or the index names one that is missing.
@@ -79,7 +79,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def lacking(folder: Path) -> str | None:
-    """What a checkpoint lacks: configuration, tokenizer, or (the end of) a weight file."""
+    """Name what a checkpoint lacks, such as the end of a weight file; None if it is complete."""
     if not (folder / "config.json").is_file():
         return "config.json is missing"
     if not any(all((folder / name).is_file() for name in names) for names in TOKENIZERS):
@@ -97,7 +97,7 @@ def lacking(folder: Path) -> str | None:
 
 
 def _named_weights(folder: Path) -> list[Path]:
-    """Those that the index names, else all safetensors files of the folder."""
+    """Return the files that the index names, else all safetensors files of the folder."""
     index = folder / WEIGHT_INDEX
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
@@ -109,7 +109,7 @@ def _named_weights(folder: Path) -> list[Path]:
 
 
 def is_whole_safetensors(file: Path) -> bool:
-    """Whether a safetensors file has all the bytes that its header announces; reads only that."""
+    """Whether a safetensors file has all the bytes that its header announces."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")

@@ -51,7 +51,7 @@ class ModelShape:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Read shapes and special tokens from config.json; nothing is hard-coded.
+    """Read shapes and special tokens from a folder's config.json.
 
     Raises:
         UserError: the file is missing or broken, a key is missing, or the layers are of a kind that
@@ -90,7 +90,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def read_shape(folder: Path) -> ModelShape:
-    """Read what settings must fit, and nothing else: a wrong key elsewhere is no concern of theirs.
+    """Read only what settings must fit, whatever the other keys are.
 
     Raises:
         UserError: the file is missing or broken, or does not say how many layers there are.
@@ -161,7 +161,7 @@ def _refuse_unsupported(file: Path, raw: dict[str, Any]) -> None:
 
 
 def _mask_id_of_tokenizer(folder: Path) -> int | None:
-    """The id of the added token `|<MASK>|`, where the tokenizer's files name it."""
+    """Return the id of the added token `|<MASK>|`; None if the tokenizer has none."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         return None

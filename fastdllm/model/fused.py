@@ -1,8 +1,7 @@
-"""The network in the form in which it is decoded: fused weights, flat rows, nothing wasted.
+"""The network in the form that is decoded: fused weights, on flat rows.
 
-Same layers as model.py (the plain form, for training and as a reference), on rows [R, H] of any
-number of sequences at once: which rows belong together is the business of `Attend`. Knows nothing
-of caches, blocks or policies.
+The layers of plain.py, on rows [R, H] of any number of sequences at once; `Attend` knows which rows
+belong together. Knows nothing of caches, blocks or policies.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ Norm = Callable[[Tensor], Tensor]
 
 
 class Attend(Protocol):
-    """Attention of one pass (see attention.py)."""
+    """Attention of one pass; the engines (fastdllm/engine) implement it."""
 
     def __call__(self, layer: int, qkv: Tensor, *, only_read: bool) -> Tensor:
-        """Store keys and values of `qkv` [R, (heads + 2 kv_heads) d], and mix the visible ones.
+        """Store keys and values of `qkv` [R, (heads + 2 kv_heads) d], and attend to all visible.
 
-        Returns [R, heads * d], or with `only_read` [M, heads * d]: just the rows that are read.
+        Returns [R, heads * d], or with `only_read` [M, heads * d]: only the rows that are read.
         """
         ...
 
@@ -38,7 +37,7 @@ class Attend(Protocol):
 
 
 class FusedLayer:
-    """One decoder layer: one product for query, key and value, a gated one for gate and up."""
+    """One decoder layer: one product for query, key and value, and a gated one for gate and up."""
 
     def __init__(self, layer: Layer, config: ModelConfig) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -64,10 +63,10 @@ class FusedLayer:
 
 
 class FusedModel:
-    """Embed, walk any range of layers, read logits: on flat rows.
+    """Embed, run any range of layers, read logits: on flat rows.
 
-    rotations: rotary factors, to be indexed by position. idle_engines: caches, and what was
-    recorded for them, that the next decoding can take up (engine.py).
+    rotations: rotary factors, to be indexed by position. idle_engines: engines with their caches
+    and recordings, for the next decoding to use (engine/engines.py).
     """
 
     def __init__(
@@ -80,10 +79,9 @@ class FusedModel:
         """Fuse the weights of `model`.
 
         Args:
-            make_engine: makes an `Engine` with room for so many positions; default: the one for
-                the device.
-            consume: take the layers out of `model` one by one, so that never more than one is held
-                twice; `model` is of no use afterwards.
+            make_engine: makes an `Engine` for that many positions; default: that of the device.
+            consume: take the layers out of `model` one by one, so that at most one is held twice;
+                `model` cannot be used afterwards.
         """
         self.config = config = model.config
         self.device, self.dtype = model.device, model.dtype
@@ -123,8 +121,8 @@ class FusedModel:
         Args:
             rotation: `rotations` at the positions of the rows, [R, 1, ...].
             attend: attention of this pass.
-            only_read: the last of these layers gives only the rows that `attend` calls read; the
-                others have left their keys and values by then and are of no further use.
+            only_read: the last of these layers returns only the rows that are read: of the others,
+                only keys and values are needed, which are stored by then.
 
         Returns [R, H], or [M, H] with `only_read`.
         """
@@ -179,7 +177,7 @@ class FusedModel:
 
 
 def fused(model: BlockDiffusionModel | FusedModel) -> FusedModel:
-    """The fused form of a model in either form; a plain one keeps its weights."""
+    """Return the fused form of a model in either form; a plain one keeps its weights."""
     return model if isinstance(model, FusedModel) else FusedModel(model)
 
 
@@ -193,7 +191,7 @@ def norm(plain: RMSNorm) -> Norm:
 
 
 def folded_norm(plain: RMSNorm) -> Norm:
-    """In float32 the norm without its weight, which the next product has (`input_scale`).
+    """In float32, the norm without its weight, which the next product contains (`input_scale`).
 
     x / rms(x) is sqrt(n) x / hypot(||x||, sqrt(n eps)): the same in half as many operations.
     """
@@ -205,14 +203,14 @@ def folded_norm(plain: RMSNorm) -> Norm:
 
 
 def input_scale(plain: RMSNorm) -> Tensor:
-    """What `folded_norm` leaves out, to be multiplied into the inputs of the next product."""
+    """Return the factor that `folded_norm` leaves out, for the inputs of the next product."""
     return plain.weight.detach() * plain.weight.numel() ** 0.5
 
 
 def _interleaved(config: ModelConfig) -> Tensor:
-    """Order of the rows of the fused weight that puts each rotated pair side by side.
+    """Return the order of the fused weight's rows that puts each rotated pair side by side.
 
-    A query and its keys in the same order give the same products; a pair is then one complex
+    Queries and keys in the same order have the same dot products; a pair is then one complex
     number, and a rotation one multiplication.
     """
     d = config.head_dim

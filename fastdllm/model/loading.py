@@ -1,7 +1,7 @@
 """From a checkpoint to a model on a device, in a dtype: safetensors only.
 
-Remote code is never run and pickled weights are never opened. Everything that can be wrong with a
-checkpoint is told in one line that names the file or the tensor.
+Remote code is never run and pickled weights are never opened. What is wrong with a checkpoint is
+reported in one line that names the file or the tensor.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def load_plain_model(
     dtype: str = "auto",
     revision: str | None = None,
 ) -> BlockDiffusionModel:
-    """Load a checkpoint as a plain module, tensor by tensor: to train it, or as a reference.
+    """Load a checkpoint as a plain module, to train it or as a reference.
 
     Arguments and errors are those of `load_model`.
     """
@@ -84,10 +84,10 @@ def load_plain_model(
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `name` means on this machine.
+    """Return the device that `name` means on this machine.
 
     Raises:
-        UserError: an unknown name, or a GPU that is not there.
+        UserError: an unknown name, or a GPU that does not exist here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -102,7 +102,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that `name` means on `device`; "auto" takes the best half precision of a GPU.
+    """Return the dtype that `name` means on `device`; "auto": the best half precision of a GPU.
 
     float32 on a CPU (exact, and half precision is slower there), bfloat16 on GPUs from Ampere on,
     float16 on older ones.
@@ -118,7 +118,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def dtype_reason(name: str, device: torch.device) -> str | None:
-    """Why "auto" means what it does on `device`; None for a dtype that was named."""
+    """Explain what "auto" chose on `device`; None for a dtype that was named."""
     return _automatic_dtype(device)[1] if name == "auto" else None
 
 

@@ -1,8 +1,8 @@
 """The network in its plain form: Qwen2.5 decoder layers as published, to train and as a reference.
 
-Owns the forward pass and nothing else; knows nothing of caches, mask tokens, policies, tokenizers
-or files. Module names equal the Hugging Face checkpoint's, so a state dict loads as it is. What is
-decoded is the same network in the form of fused.py.
+Owns the forward pass only; knows nothing of caches, mask tokens, policies, tokenizers or files.
+Module names equal those of the Hugging Face checkpoint, so a state dict loads unchanged. Decoding
+uses the same network in the form of fused.py.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Body(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         weight = torch.empty(config.vocab_size, config.hidden_size)
-        if not weight.is_meta:  # there it would draw nothing, and import torch's compiler for it
+        if not weight.is_meta:  # on meta it would do nothing but import torch's compiler
             nn.init.normal_(weight)
         self.embed_tokens = nn.Embedding.from_pretrained(weight, freeze=False)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
@@ -109,7 +109,7 @@ class Body(nn.Module):
 
 
 class BlockDiffusionModel(nn.Module):
-    """Embed, walk any range of layers, read logits.
+    """Embed, run any range of layers, read logits.
 
     A forward is `head(run_layers(embed(tokens), 0, num_layers, ...))`.
     """

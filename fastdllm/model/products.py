@@ -1,6 +1,6 @@
-"""Matrix products with fixed weights, in the layout that measures fastest, and what follows them.
+"""Matrix products with fixed weights, in the layout that was measured to be fastest.
 
-On a CPU large float32 weights are packed for oneDNN. Which layout a weight gets depends on its size
+On a CPU, large float32 weights are packed for oneDNN. The layout of a weight depends on its size
 alone, so that the same model always rounds alike.
 """
 
@@ -31,7 +31,7 @@ class Product(Protocol):
 
 
 def product(weight: Tensor, bias: Tensor | None = None) -> Product:
-    """The product with `weight` [out, in]."""
+    """Return the product with `weight` [out, in]."""
     return PackedProduct(weight, bias) if is_packed(weight) else PlainProduct(weight, bias)
 
 
@@ -81,7 +81,7 @@ class PackedProduct:
 class GatedProduct:
     """x -> SiLU(x G^T) * (x U^T), the first half of SwiGLU.
 
-    both: one product for gate and up, [R, 2 out].
+    both: one product for gate and up, giving [R, 2 out].
     """
 
     def __init__(self, both: Product) -> None:

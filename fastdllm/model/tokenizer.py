@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint and the ids of a prompt; transformers does the work.
+"""The tokenizer of a checkpoint, from transformers, and the ids of a prompt.
 
 Remote code is never run.
 """
@@ -23,8 +23,8 @@ def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
     verbosity = logging.get_verbosity()
     try:
         with warnings.catch_warnings():
-            # Both are about the model's config.json, of which transformers knows neither the kind
-            # nor some keys; it only reads the tokenizer.
+            # Both complain about the model's config.json, whose type and keys transformers does
+            # not know; only the tokenizer is read here.
             warnings.simplefilter("ignore", FutureWarning)
             logging.set_verbosity_error()
             return AutoTokenizer.from_pretrained(
@@ -41,7 +41,7 @@ def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
 
 
 def prompt_ids(tokenizer: Any, prompt: str, *, chat_template: bool = True) -> list[int]:
-    """Token ids of a prompt, as one user turn when `chat_template` is set.
+    """Return the token ids of a prompt, as one user turn if `chat_template` is set.
 
     Raises:
         UserError: the tokenizer has no chat template.

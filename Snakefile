@@ -8,7 +8,6 @@
 #   same       copy the result of the same computation, decoded once
 #   aggregate  publish summaries, write the tables        artifacts/
 #   report     the published results as one page and plots; only by name: snakemake report
-#   probe      measure how fast this hardware is; only by name: snakemake probe
 #   train      make the embedded model again; only by name: snakemake train
 #
 # The decisions are taken in fastdllm/workflow, which is tested; the rules only name files.
@@ -31,5 +30,4 @@ include: "rules/finish.smk"
 include: "rules/same.smk"
 include: "rules/aggregate.smk"
 include: "rules/report.smk"
-include: "rules/probe.smk"
 include: "rules/train.smk"

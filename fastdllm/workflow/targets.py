@@ -20,8 +20,6 @@ PUBLISHING_RULES = ("aggregate", "report")
 WHOLE_RULES = ("all", *PUBLISHING_RULES)
 # A rule that needs no run at all.
 TRAIN_RULE = "train"
-# It makes no run, and measures those that are to be made.
-PROBE_RULE = "probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ def check_targets(targets: Targets, project: Project) -> None:
             or the target publishes, and the runs are limited.
     """
     runs = {str(run.summary_path) for run in project.runs}
-    made = {*WHOLE_RULES, TRAIN_RULE, PROBE_RULE, *runs}
+    made = {*WHOLE_RULES, TRAIN_RULE, *runs}
     limit = project.runs[0].limit if project.runs else None
     unlimited = next((name for name in targets.names if name in PUBLISHING_RULES), None)
     if limit is not None and unlimited is not None:
@@ -107,7 +105,7 @@ def _unknown_target(target: str, project: Project) -> UserError:
     if limit is not None and not any(run.limit == limit for run in project.runs):
         return UserError(f"target {target}: add its limit to the command: --config limit={limit}")
     made = [str(run.summary_path) for run in project.runs]
-    names = [*WHOLE_RULES, TRAIN_RULE, PROBE_RULE, *made]
+    names = [*WHOLE_RULES, TRAIN_RULE, *made]
     near = nearest_name(target, names)
     hint = f"did you mean {near}" if near else "`fastdllm status` lists the runs"
     return UserError(f"target {target}: no selected run makes this; {hint}")

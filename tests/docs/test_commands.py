@@ -27,7 +27,7 @@ OF_THE_ENVIRONMENT = ("fastdllm doctor", "fastdllm env")
 # The last ones need a cluster or a terminal, or take minutes; tests/slurm/test_submit.py submits.
 LEFT_OUT = re.compile(
     r"[<>]|\.\.\.|COMMAND|--unlock|--workflow-profile|train|--set-threads"
-    r"|submit|--watch|--probe|--pack"
+    r"|submit|--watch|--pack"
 )
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
 from fastdllm.runs.answers import open_answers
 from fastdllm.tools.estimate.hardware import Hardware
-from fastdllm.tools.estimate.paces import settings_digest
-from fastdllm.tools.estimate.probe_files import Measurement, add_measurements
 from fastdllm.workflow.project.digests import digest_of
 from fastdllm.workflow.project.runs import Run
 from tests.support.fakes import fake_summary
@@ -144,33 +142,22 @@ def write_plan(run: Run, requests: int) -> None:
     (run.plan_folder / "plan.json").write_text(json.dumps({"chunks": [list(range(requests))]}))
 
 
-def write_probe(
+def write_trial(
     run: Run,
     *,
     seconds: float,
     hardware: Hardware = RTX,
     items: int = 20,
     batch_size: int = 4,
-    time: str = "2026-01-01T00:00:00+00:00",
 ) -> None:
-    """What a probe measured of a run."""
-    found = Measurement(
-        experiment=run.experiment,
-        task=run.task,
-        config=run.config,
-        limit=run.limit,
-        settings=settings_digest(run.decides),
-        model="local",
-        model_digest="m",
-        dtype="auto",
-        resolved_dtype="float16",
-        batch_size=batch_size,
-        items=items,
-        seconds=seconds,
-        startup_s=30.0,
-        time=time,
-    )
-    add_measurements(hardware, found)
+    """The summary of a limited run with the settings of `run`, started in 30 s.
+
+    Trials on several kinds of hardware take other limits.
+    """
+    limit = items if hardware == RTX else items + len(hardware.name)
+    decides = {**run.decides, "limit": limit}
+    trial = replace(run, limit=limit, decides=decides, fingerprint=digest_of(decides))
+    write_summary(trial, seconds=seconds, hardware=hardware, items=items, batch_size=batch_size)
 
 
 def _device(hardware: Hardware) -> dict[str, Any]:

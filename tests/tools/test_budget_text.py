@@ -11,7 +11,7 @@ from fastdllm.tools.estimate.budget import Budget, budget_of
 from fastdllm.tools.estimate.budget_text import Question, as_record, as_text, hours
 from fastdllm.tools.estimate.estimates import Estimates
 from fastdllm.workflow.splitting import JobSplit
-from tests.support.measured import V100, make_run, write_plan, write_probe, write_summary
+from tests.support.measured import V100, make_run, write_plan, write_summary, write_trial
 
 ASKED = Question("RTX_6000", "models/tiny", "auto", jobs_at_once=2, busy=3, gpu="RTX_6000")
 
@@ -19,7 +19,7 @@ KNOWN = """\
 on RTX_6000, models/tiny in auto
 
 experiment  task   runs  jobs  items left  s/item  hours/job  GPU-hours  from
-base        words     2     2         200    90.0       3.01       5.02  earlier runs (1), probe (1)
+base        words     2     2         200    90.0       3.01       5.02  earlier runs (2)
 total                 2     2         200                          5.02
 
 2 jobs at a time: 3.01 hours, without waiting in a queue (--jobs N)
@@ -39,8 +39,7 @@ imports and scoring were never measured here, and are not included
 3 running or queued, not included
 nothing measured on RTX_6000: base/other (1)
   measured on other hardware: Tesla V100-PCIE-16GB (--gpu NAME)
-  measure on a machine with RTX_6000, in two minutes: fastdllm estimate --probe
-  or as a job: snakemake --profile profiles/pace probe --config gpu=RTX_6000
+  decode some items first: snakemake --profile profiles/pace --config limit=20 gpu=RTX_6000
 """
 
 
@@ -53,7 +52,7 @@ def known() -> tuple[Budget, Question, Estimates]:
     """100 items of 72 s, and 100 of 108 s; a start takes 30 s each."""
     first, second = make_run("a"), make_run("b")
     write_summary(first, seconds=7200.0)
-    write_probe(second, seconds=2160.0)
+    write_trial(second, seconds=2160.0)
     estimates = Estimates.load([])
     found = [estimates.estimate(run, gpu="RTX_6000") for run in (first, second)]
     return budget_of(found, JobSplit()), ASKED, estimates
@@ -74,17 +73,18 @@ def test_what_is_not_known_is_named_with_what_to_type() -> None:
     )
     assert as_text(budget, ASKED, estimates) == UNKNOWN
     here = as_text(budget, replace(ASKED, gpu=None), estimates)
-    assert "measure here, in two minutes: fastdllm estimate --probe" in here
-    assert "probe --config" not in here
+    assert "decode some items first: snakemake --profile profiles/local --config limit=20\n" in here
 
 
 def test_another_batch_size_is_said() -> None:
     run = make_run(batch_size=8)
     write_plan(run, 100)
-    write_probe(run, seconds=10.0, batch_size=2)
+    write_trial(run, seconds=10.0, batch_size=2)
     estimates = Estimates.load([])
     budget = budget_of([estimates.estimate(run, gpu="RTX_6000")], JobSplit())
-    assert "probe (1), at batch size 2, not the runs' own\n" in as_text(budget, ASKED, estimates)
+    assert "earlier runs (1), at batch size 2, not the runs' own\n" in as_text(
+        budget, ASKED, estimates
+    )
 
 
 def test_the_record_leaves_out_what_is_not_known() -> None:

@@ -20,8 +20,8 @@ from tests.support.measured import (
     make_run,
     write_answers,
     write_plan,
-    write_probe,
     write_summary,
+    write_trial,
 )
 
 GPU = "RTX_6000"
@@ -82,7 +82,7 @@ def test_nothing_measured_is_none_and_never_a_number() -> None:
 
 def test_a_task_of_unknown_size_is_none() -> None:
     run = make_run(task="other")
-    write_probe(run, seconds=10.0)
+    write_trial(run, seconds=10.0)
     estimates = Estimates.load([run])
     assert estimates.estimate(run, gpu=GPU).items_left is None
     assert estimates.minutes(run, gpu=GPU) is None
@@ -108,13 +108,12 @@ def test_the_nearest_measurement_counts() -> None:
     for config, seconds in (("a", 100.0), ("b", 200.0), ("c", 900.0)):
         write_summary(make_run(config), seconds=seconds)
     assert basis_and_seconds() == (Basis.TASK, 200.0)
-    write_summary(make_run(experiment="elsewhere"), seconds=300.0)
-    assert basis_and_seconds() == (Basis.NAME, 300.0)
+    # Other settings under its own name are one more config of the task.
     write_summary(make_run(seed=1), seconds=400.0)
-    assert basis_and_seconds() == (Basis.CONFIG, 400.0)
-    write_probe(run, seconds=100.0, items=20)
-    assert basis_and_seconds() == (Basis.PROBE, 500.0)
-    # A finished run has more items than a probe.
+    assert basis_and_seconds() == (Basis.TASK, 300.0)
+    write_trial(run, seconds=100.0, items=20)
+    assert basis_and_seconds() == (Basis.SETTINGS, 500.0)
+    # A finished run has more items than a trial.
     write_summary(run, seconds=600.0, published=True)
     assert basis_and_seconds() == (Basis.SETTINGS, 600.0)
     write_answers(run, {0: 70.0})
@@ -127,6 +126,17 @@ def test_a_trial_of_the_same_settings_tells_of_the_whole_run() -> None:
     write_plan(run, 100)
     found = Estimates.load([run]).estimate(run, gpu=GPU)
     assert (found.basis, found.decoding_s) == (Basis.SETTINGS, 50.0)
+
+
+def test_a_trial_tells_of_its_own_kind_of_gpu() -> None:
+    run = make_run()
+    write_plan(run, 100)
+    write_trial(run, seconds=10.0)
+    write_trial(run, seconds=4.0, hardware=V100)
+    estimates = Estimates.load([run])
+    assert estimates.estimate(run, gpu=GPU).decoding_s == 50.0
+    assert estimates.estimate(run, gpu="V100").decoding_s == 20.0
+    assert estimates.estimate(run, gpu="H200").basis is Basis.NONE
 
 
 def test_the_same_computation_elsewhere_counts_as_the_same_settings() -> None:
@@ -160,14 +170,14 @@ def test_finished_chunks_are_taken_off_and_set_the_speed_of_their_gpu() -> None:
     write_plan(run, 100)
     write_answers(run, {0: 40.0, 1: 20.0})
     write_answers(run, {2: 6.0}, hardware=V100)
-    write_probe(run, seconds=14.0, hardware=Hardware("NVIDIA H200"))
+    write_trial(run, seconds=14.0, hardware=Hardware("NVIDIA H200"))
     estimates = Estimates.load([run])
     rtx, v100, h200 = (estimates.estimate(run, gpu=gpu) for gpu in (GPU, "V100", "H200"))
     assert (rtx.items_left, v100.items_left, h200.items_left) == (70, 70, 70)
     assert rtx.decoding_s == pytest.approx(70 * 60 / 20)
     assert v100.decoding_s == pytest.approx(70 * 6 / 10)
     assert h200.decoding_s == pytest.approx(70 * 14 / 20)
-    assert (rtx.basis, h200.basis) == (Basis.CHUNKS, Basis.PROBE)
+    assert (rtx.basis, h200.basis) == (Basis.CHUNKS, Basis.SETTINGS)
     # Load 20 s and warm-up 4 s of the process, recording 1 s in each of its two chunks.
     assert rtx.startup_s == 26.0
 
@@ -249,9 +259,9 @@ def test_the_runs_own_batch_size_is_preferred_and_another_is_told() -> None:
 def test_a_median_of_the_batch_size_comes_before_the_run_itself_at_another() -> None:
     run = make_run()
     write_plan(run, 100)
-    write_probe(run, seconds=2.0, items=2, batch_size=2)
+    write_trial(run, seconds=2.0, items=2, batch_size=2)
     found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert (found.basis, found.decoding_s) == (Basis.PROBE, 100.0)
+    assert (found.basis, found.decoding_s) == (Basis.SETTINGS, 100.0)
     for config, seconds in (("a", 10.0), ("b", 30.0)):
         write_summary(make_run(config), seconds=seconds)
     found = Estimates.load([run]).estimate(run, gpu=GPU)
@@ -277,7 +287,7 @@ def test_when_a_batch_size_is_the_runs(
 ) -> None:
     run = make_run(batch_size=asked)
     write_plan(run, 100)
-    write_probe(run, seconds=10.0, items=items, batch_size=measured)
+    write_trial(run, seconds=10.0, items=items, batch_size=measured)
     speed = Estimates.load([run]).estimate(run, gpu=GPU).speed
     assert speed is not None
     assert (speed.batch_size is not None) == is_told
@@ -299,7 +309,7 @@ def test_an_earlier_start_of_the_model_stands_in_for_an_unmeasured_one() -> None
     write_plan(run, 100)
     write_answers(run, {0: 10.0}, load_s=None)
     assert Estimates.load([run]).estimate(run, gpu=GPU).startup_s is None
-    write_probe(make_run("k2"), seconds=10.0)
+    write_trial(make_run("k2"), seconds=10.0)
     assert Estimates.load([run]).estimate(run, gpu=GPU).startup_s == 30.0
 
 
@@ -320,21 +330,9 @@ def test_a_damaged_file_is_no_measurement() -> None:
     run = make_run()
     write_summary(make_run("a"), seconds=100.0, eval_params={})
     write_summary(make_run("b"), seconds=0.0)
-    write_probe(run, seconds=1.0)
-    next(Path("results/_probes").glob("*.json")).write_text('{"schema_version": 1}')
+    write_trial(run, seconds=1.0)
+    next(Path("results/base").glob("words_limit_*/*/summary.json")).write_text("{}")
     assert Estimates.load([run]).minutes(run, gpu=GPU) is None
-
-
-def test_a_probe_replaces_the_same_and_keeps_the_others() -> None:
-    first, second = make_run("k1"), make_run("k2")
-    write_probe(first, seconds=10.0)
-    write_probe(second, seconds=20.0)
-    write_probe(first, seconds=30.0)
-    for run in (first, second):
-        write_plan(run, 20)
-    estimates = Estimates.load([])
-    assert estimates.estimate(first, gpu=GPU).decoding_s == 30.0
-    assert estimates.estimate(second, gpu=GPU).decoding_s == 20.0
 
 
 def test_jobs_at_once_end_with_the_longest() -> None:

@@ -133,11 +133,10 @@ def _not_known(budget: Budget, asked: Question, estimates: Estimates) -> list[st
         others = [str(one) for one in estimates.measured_hardware() if not wanted.matches(one)]
         if others:
             lines.append(f"  measured on other hardware: {', '.join(others)} (--gpu NAME)")
-        where = "here" if asked.gpu is None else f"on a machine with {asked.gpu}"
-        lines.append(f"  measure {where}, in two minutes: fastdllm estimate --probe")
-        gpu = "" if asked.gpu is None else f" --config gpu={asked.gpu}"
-        profile = asked.profile or "profiles/pace"
-        lines.append(f"  or as a job: snakemake --profile {profile} probe{gpu}")
+        gpu = "" if asked.gpu is None else f" gpu={asked.gpu}"
+        profile = asked.profile or ("profiles/local" if asked.gpu is None else "profiles/pace")
+        command = f"snakemake --profile {profile} --config limit=20{gpu}"
+        lines.append(f"  decode some items first: {command}")
     return lines
 
 

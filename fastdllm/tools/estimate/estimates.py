@@ -21,7 +21,6 @@ from fastdllm.tools.estimate.paces import (
     Pace,
     paces_of_answers,
     read_finished,
-    read_probe_paces,
 )
 from fastdllm.workflow.project.runs import Run
 
@@ -80,7 +79,6 @@ class Estimates:
     """All that was measured so far; ask it about any run of the project."""
 
     finished: Finished
-    probes: Sequence[Pace] = ()
     chunks: dict[str, list[FinishedChunk]] = field(default_factory=dict)
     threads: int = WORKFLOW_THREADS
     _measured: dict[Hashable, Measured] = field(default_factory=dict)
@@ -102,7 +100,7 @@ class Estimates:
             for run in runs
             if finished.fingerprints.get(run.folder) != run.fingerprint
         }
-        return cls(finished, read_probe_paces(), chunks, threads)
+        return cls(finished, chunks, threads)
 
     def minutes(
         self, run: Run, *, gpu: str | None, share: float = 1.0, attempt: int = 1
@@ -150,7 +148,7 @@ class Estimates:
 
     def measured_hardware(self) -> list[Hardware]:
         """Everything that something was measured on, whatever it was."""
-        found = [pace.hardware for pace in (*self.finished.paces, *self.probes)]
+        found = [pace.hardware for pace in self.finished.paces]
         found += [chunk.hardware for own in self.chunks.values() for chunk in own]
         return list(dict.fromkeys(found))
 
@@ -169,7 +167,7 @@ class Estimates:
             if run.task not in self._of_answers:
                 untimed = [o for o in self.finished.untimed if o.record["task"] == run.task]
                 self._of_answers[run.task] = paces_of_answers(untimed)
-            every = (*self.finished.paces, *self.probes, *self._of_answers[run.task])
+            every = (*self.finished.paces, *self._of_answers[run.task])
             self._measured[key] = Measured(
                 [
                     pace

@@ -1,20 +1,19 @@
 """Which measurement tells most about a run: the choice among all paces of its task on one hardware.
 
-In this order: the run's own finished chunks; its own settings, in a finished run or a probe; its
-config under other settings; a config of that name in another experiment; the median over all
-configs of the task. What was measured at another batch size comes behind all of these, as that
+In this order: the run's own finished chunks; a finished run of the same settings, whole or limited;
+the median over all configs of the task. What was measured at another batch size comes last, as that
 matters more than a setting. Reads no files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from statistics import median
 
 from fastdllm.tools.estimate.finished_chunks import FinishedChunk
-from fastdllm.tools.estimate.paces import Kind, Pace, settings_digest, startup_s
+from fastdllm.tools.estimate.paces import Pace, settings_digest, startup_s
 from fastdllm.workflow.project.runs import Run
 
 
@@ -23,9 +22,6 @@ class Basis(Enum):
 
     CHUNKS = "its own finished chunks"
     SETTINGS = "earlier runs"
-    PROBE = "probe"
-    CONFIG = "the config with other settings"
-    NAME = "the config of another experiment"
     TASK = "median of the task"
     NONE = "nothing measured"
 
@@ -73,20 +69,14 @@ class Measured:
     """What was measured of one task, with one model in one number format on one hardware."""
 
     def __init__(self, paces: Sequence[Pace]) -> None:
-        self._near: dict[tuple[str, Hashable], list[Pace]] = {}
-        self._by_config: dict[Hashable, list[Pace]] = {}
+        self._same: dict[str, list[Pace]] = {}
+        self._by_config: dict[tuple[str, str], list[Pace]] = {}
         self._medians: dict[Batch, Speed | None] = {}
         self._startup_s = _median_startup_s(paces)
         for pace in paces:
-            config = (pace.experiment, pace.config)
-            self._by_config.setdefault(config, []).append(pace)
-            for key in (
-                ("settings", pace.settings),
-                ("computation", pace.computation),
-                ("config", config),
-                ("name", pace.config),
-            ):
-                self._near.setdefault(key, []).append(pace)
+            self._by_config.setdefault((pace.experiment, pace.config), []).append(pace)
+            for digest in {pace.settings, pace.computation} - {None}:
+                self._same.setdefault(str(digest), []).append(pace)
 
     def speed(self, run: Run, items: int | None, own: Sequence[FinishedChunk]) -> Speed | None:
         """The speed of a run; None when nothing was measured.
@@ -98,24 +88,19 @@ class Measured:
         batch = Batch.of(run, items)
         if own:
             return self._of_chunks(own, batch)
-        same = self._near.get(("settings", settings_digest(run.decides)), [])
-        same = [*same, *self._near.get(("computation", run.computation), [])]
-        config = self._near.get(("config", (run.experiment, run.config)), [])
-        name = self._near.get(("name", run.config), [])
-        first = None
-        for basis, paces in ((Basis.SETTINGS, same), (Basis.CONFIG, config), (Basis.NAME, name)):
-            if paces:
-                best = _best(paces, batch)
-                is_probe = basis is Basis.SETTINGS and best.kind is Kind.PROBE
-                speed = self._of_paces(Basis.PROBE if is_probe else basis, [best], batch)
-                if speed.batch_size is None:
-                    return speed
-                first = first or speed
+        same = [
+            pace
+            for digest in (settings_digest(run.decides), run.computation)
+            for pace in self._same.get(digest, [])
+        ]
+        of_same = self._of_paces(Basis.SETTINGS, [_best(same, batch)], batch) if same else None
+        if of_same is not None and of_same.batch_size is None:
+            return of_same
         if batch not in self._medians:
             self._medians[batch] = self._median(batch)
         of_task = self._medians[batch]
-        is_better = first is None or (of_task is not None and of_task.batch_size is None)
-        return of_task if is_better else first
+        is_better = of_same is None or (of_task is not None and of_task.batch_size is None)
+        return of_task if is_better else of_same
 
     def _median(self, batch: Batch) -> Speed | None:
         best = [_best(paces, batch) for paces in self._by_config.values()]

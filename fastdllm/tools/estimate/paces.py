@@ -1,4 +1,4 @@
-"""How fast runs were, from everything that is on disk: summaries, answers, probes.
+"""How fast runs were, from everything that is on disk: summaries and answers.
 
 One record for each measurement, whatever it comes from; estimates.py chooses among them. Copies of
 another run's result are left out, as that run is here itself. Reads only, and imports no torch.
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from fastdllm.common.paths import ARTIFACTS, LOGS, RESULTS, task_folder
 from fastdllm.tools.estimate.finished_chunks import FinishedChunk, chunks_in
 from fastdllm.tools.estimate.hardware import Hardware
-from fastdllm.tools.estimate.probe_files import Measurement, read_probes
 from fastdllm.workflow.project.artifacts import stored_summary
 from fastdllm.workflow.project.digests import digest_of
 
@@ -102,11 +100,6 @@ def _is_group(record: Mapping[str, Any]) -> bool:
     return "group_results" in record or "groups" in record.get("items", {})
 
 
-def read_probe_paces() -> list[Pace]:
-    """The speeds that probes measured."""
-    return [_pace_of_probe(hardware, found) for hardware, found in read_probes()]
-
-
 def paces_of_answers(untimed: Iterable[Untimed]) -> list[Pace]:
     """The speeds of the newest of these runs from their answers, one for each device."""
     newest = sorted(untimed, key=lambda one: str(one.record["timestamp"]), reverse=True)
@@ -139,7 +132,6 @@ def _pace_of_run(record: Mapping[str, Any], path: Path) -> Pace | None:
     startup = None if parts[0] is None else sum(map(float, parts))
     return _pace(
         record,
-        kind=Kind.RUN,
         hardware=_hardware(record["hardware"][0]),
         items=items,
         seconds=seconds,
@@ -162,7 +154,6 @@ def _decoding_s(record: Mapping[str, Any]) -> float | None:
 def _pace_of_answers(record: Mapping[str, Any], chunks: list[FinishedChunk]) -> Pace:
     return _pace(
         record,
-        kind=Kind.RUN,
         hardware=chunks[0].hardware,
         items=sum(chunk.items for chunk in chunks),
         seconds=sum(chunk.seconds for chunk in chunks),
@@ -196,26 +187,6 @@ def _pace(record: Mapping[str, Any], **measured: Any) -> Pace:
     )
 
 
-def _pace_of_probe(hardware: Hardware, found: Measurement) -> Pace:
-    return Pace(
-        kind=Kind.PROBE,
-        experiment=found.experiment,
-        task=found.task,
-        config=found.config,
-        limit=found.limit,
-        hardware=hardware,
-        model=(found.model, found.model_digest),
-        dtypes=frozenset({found.dtype, found.resolved_dtype}),
-        settings=found.settings,
-        computation=None,
-        batch_size=found.batch_size,
-        items=found.items,
-        seconds=found.seconds,
-        startup_s=found.startup_s,
-        time=found.time,
-    )
-
-
 def _hardware(record: Mapping[str, Any]) -> Hardware:
     return Hardware(record["name"], record.get("threads"))
 
@@ -242,14 +213,6 @@ def _outside_s(record: Mapping[str, Any], path: Path, inside_s: float) -> float 
 # How fast one run was: the record that all measurements come to.
 
 
-class Kind(Enum):
-    """What a measurement was."""
-
-    RUN = "run"
-    CHUNKS = "chunks"
-    PROBE = "probe"
-
-
 @dataclass(frozen=True, slots=True)
 class Pace:
     """What one measurement tells: how long `items` requests took, and the start of the process.
@@ -261,7 +224,6 @@ class Pace:
     workflow has measured it.
     """
 
-    kind: Kind
     experiment: str
     task: str
     config: str

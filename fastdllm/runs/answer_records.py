@@ -1,4 +1,4 @@
-"""The records of answers.jsonl: what they hold; see answers.py for the file itself.
+"""The records of answers.jsonl; see answers.py for the file itself.
 
 Knows no model, no task and no file.
 """
@@ -31,7 +31,7 @@ class Header:
         return self.difference_from(record) is None
 
     def difference_from(self, record: Mapping[str, Any]) -> str | None:
-        """What sets the answers under another header apart, in words; None for nothing."""
+        """Return how answers under another header differ, in words; None if they do not."""
         if record.get("schema_version") != SCHEMA_VERSION:
             return "of another version of fastdllm"
         if record.get("fingerprint") != self.fingerprint:
@@ -48,9 +48,9 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One process that worked on the run: where, with what, and what it cost before decoding.
+    """One process that worked on the run: where, with what, and its cost before decoding.
 
-    load_s: None where the model was there already, from the run before in the same process.
+    load_s: None if the model was loaded already, for the run before in the same process.
     """
 
     __pydantic_config__ = STRICT
@@ -68,7 +68,7 @@ class Session:
 
     @property
     def hardware(self) -> tuple[str, int | None]:
-        """What a throughput is comparable within."""
+        """Throughputs are comparable on the same hardware only."""
         return self.device_name, self.threads
 
 
@@ -76,7 +76,7 @@ class Session:
 class Answer:
     """The answer to one request; generation fills the first group, log-likelihood the second.
 
-    committed_at: of each token the number of the pass that committed it, counted from 1 behind the
+    committed_at: of each token the number of the pass that committed it, counted from 1 after the
     prefill; 0: the prefill itself.
     input_changes: one entry for each pass in which the policy measured them: the pass's number, and
     of each span the relative change of its input (`Step.input_changes`); None for a change from
@@ -97,15 +97,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The answers of one chunk and what it cost, without loading and warm-up.
+    """The answers of one chunk and its cost, without loading and warm-up.
 
     recording_s: seconds, not among `seconds`, in which a GPU recorded shapes of passes at their
     first use.
     batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
-    smallest_batch_size: the same in the end; fewer where memory lacked. out_of_memory: how often.
-    confidence_counts: how many tokens of the answers had which confidence (see confidences.py);
-    None for log-likelihoods.
-    session: which of the file's sessions decoded it; where a line leaves it out, the one before it.
+    smallest_batch_size: at the end; fewer after a lack of memory. out_of_memory: how often.
+    confidence_counts: how many tokens of the answers had which confidence (see commits.py); None
+    for log-likelihoods.
+    session: which of the file's sessions decoded it; a line without it means the last one before.
     """
 
     __pydantic_config__ = STRICT

@@ -1,7 +1,9 @@
-"""The answers of a run wherever they stand: in answers.jsonl, and in those of its shards.
+"""The answers of a run in all its files: answers.jsonl, and those of its shards.
 
-Reads only, also while others append. How a run was cut when a chunk was decoded does not matter:
-what stands under the run's header is used. A chunk that stands twice must have the same answers.
+How a run was cut when a chunk was decoded does not matter: every chunk under the run's header is
+used, and a chunk that two files hold must have the same answers in both. Files are read while other
+processes append to them. `merge` puts the answers of shards into the one answers.jsonl of the run:
+what one process would have left, but for sessions and seconds.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from fastdllm.tasks.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a file holds under the header of a run."""
+    """The sessions and chunks of one file under the header of a run."""
 
     path: Path
     sessions: Sequence[Session]
@@ -42,16 +44,16 @@ class Source:
 
 
 def run_sources(folder: Path, header: Header, *, reuse: bool) -> list[Source]:
-    """All files of a run that hold chunks under its header.
+    """Return all files of a run that hold chunks under its header.
 
-    reuse: as for `open_answers`, which would go on with the same answers.
+    reuse: as for `open_answers`, which would use the same answers.
     """
     whole = _run_source(folder / "answers.jsonl", header, reuse=reuse)
     return [*([whole] if whole else []), *shard_sources(folder, header)]
 
 
 def _run_source(path: Path, header: Header, *, reuse: bool) -> Source | None:
-    """What answers.jsonl at `path` holds, or what was kept aside of it under the same header."""
+    """Read answers.jsonl at `path`, or the file kept aside from it under the same header."""
     content = _content(path)
     if not (content.belongs_to(header) and (reuse or not content.ended)):
         aside = kept_aside(path, header) if reuse and path.parent.is_dir() else None
@@ -62,13 +64,13 @@ def _run_source(path: Path, header: Header, *, reuse: bool) -> Source | None:
 
 
 def shard_sources(folder: Path, header: Header) -> list[Source]:
-    """What the shards of a run hold, in however many it was cut."""
+    """Return the answers of the shards of a run, into however many it was cut."""
     contents = ((path, _content(path)) for path in answer_files(folder))
     return [_source(path, content) for path, content in contents if content.belongs_to(header)]
 
 
 def check_requests(plan: Plan, source: Source) -> None:
-    """Refuse answers to other requests than the plan asks.
+    """Refuse answers to requests that are not those of the plan.
 
     Raises:
         UserError: naming file and chunk.
@@ -84,7 +86,7 @@ def check_requests(plan: Plan, source: Source) -> None:
 
 
 def held_chunks(plan: Plan, sources: Iterable[Source]) -> dict[int, Chunk]:
-    """The chunks that files hold, each checked against the plan.
+    """Return the chunks in some files, each checked against the plan.
 
     Raises:
         UserError: a file answers other requests than the plan asks.
@@ -97,7 +99,7 @@ def held_chunks(plan: Plan, sources: Iterable[Source]) -> dict[int, Chunk]:
 
 
 def combined(sources: Iterable[Source]) -> dict[int, tuple[Source, Chunk]]:
-    """Each chunk once, by its index, with the file it is taken from.
+    """Return each chunk once, by its index, with the file it is taken from.
 
     Raises:
         UserError: two files hold a chunk with different answers.
@@ -115,7 +117,7 @@ def combined(sources: Iterable[Source]) -> dict[int, tuple[Source, Chunk]]:
 
 
 def _essence(chunk: Chunk) -> list[tuple[Any, ...]]:
-    """What two decodings of a chunk must agree in."""
+    """What two decodings of a chunk must agree on."""
     return [_essence_of(answer) for answer in chunk.answers]
 
 
@@ -177,7 +179,7 @@ def _content(path: Path) -> Content:
     try:
         return read_content(path)
     except FileNotFoundError:
-        return Content()  # its own shard has just taken it up under another name
+        return Content()  # its shard has just renamed it to use it again
     except OSError as error:
         raise cannot("read", path, error) from None
 
@@ -187,15 +189,11 @@ def _source(path: Path, content: Content) -> Source:
     return Source(path, sessions, chunks)
 
 
-# From the answers of shards to the one answers.jsonl of a run. The merged file is on the disk as a
-# whole before those of the shards are removed, so a kill at any moment loses nothing. It is what
-# one process would have left, but for sessions and seconds.
-
-
 def merge(log: AnswerLog, shards: Sequence[Source], *, plan: Plan, header: Header) -> AnswerLog:
     """Put the chunks of `shards` into the log of their run, and remove their files.
 
-    Together they must hold every chunk. Returns the log to go on with.
+    Together they must hold every chunk. The merged file is on the disk as a whole before those of
+    the shards are removed, so a kill at any moment loses nothing. Returns the log to continue with.
 
     Raises:
         UserError: two files hold a chunk with different answers, or one cannot be written.
@@ -215,7 +213,7 @@ def merge(log: AnswerLog, shards: Sequence[Source], *, plan: Plan, header: Heade
 
 
 def remove_traces(folder: Path) -> None:
-    """Remove what shards left for `fastdllm status`; their stamps stay.
+    """Remove the progress and failures of shards; their stamps stay.
 
     Raises:
         UserError: the folder cannot be written.
@@ -226,7 +224,7 @@ def remove_traces(folder: Path) -> None:
 
 
 def _text(sources: Sequence[Source], header: Header) -> str:
-    """Header, sessions by their start, chunks in the order of the plan."""
+    """The merged file: header, sessions by their start, chunks in the order of the plan."""
     sessions: list[Session] = []
     for source in sources:
         # After a kill between merging and removing, a session stands in two files.
@@ -242,7 +240,7 @@ def _text(sources: Sequence[Source], header: Header) -> str:
 
 
 def _sync(folder: Path) -> None:
-    """Let the new name of a file in `folder` reach the disk."""
+    """Flush the names of the files in `folder` to the disk."""
     try:
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -3,8 +3,8 @@
 Records, one JSON object a line: a `header` (what the answers depend on), a `session` for each
 process that worked on the run, a `chunk` with its answers as soon as it is finished, and an `end`
 once the run was scored and its summary written. A chunk is there as a whole or not at all, so a
-killed run loses at most the chunk in flight; what else is not used any more is kept aside in the
-same folder. Knows no model and no task.
+killed run loses at most the chunk in flight. A file is never deleted: one that is no longer used is
+kept aside in the same folder. Knows no model and no task.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from fastdllm.results.summary import Summary
 from fastdllm.runs.answer_records import SCHEMA_VERSION, Chunk, Header, Session
 
 DAMAGED = "with damaged lines"
+# Bytes of the line of an end, at most.
+_LONGEST_END = 200
 
 
 @dataclass(slots=True)
 class AnswerLog:
     """An open answers.jsonl: what it holds, and how to append to it.
 
-    ended: the run was scored after its last chunk. set_aside: where answers went that were here
-    before, and why_aside: what sets them apart. taken_up: the file kept aside that is this one now.
+    ended: the run was scored after its last chunk. set_aside: where earlier answers were moved, and
+    why_aside: how they differ. taken_up: the file kept aside that was renamed to this one.
     """
 
     path: Path
@@ -47,7 +49,7 @@ class AnswerLog:
     taken_up: Path | None = None
 
     def history(self) -> list[str]:
-        """What a person is told of answers that were here before."""
+        """The lines to print about answers that were here before."""
         lines = []
         if self.set_aside is not None:
             lines.append(f"earlier answers are kept in {self.set_aside}: {self.why_aside}")
@@ -64,7 +66,7 @@ class AnswerLog:
         self.chunks[chunk.index] = chunk
 
     def append_end(self) -> None:
-        """Mark the run as finished; a mark that stands there already is enough."""
+        """Mark the run as scored, unless it is marked already."""
         if not self.ended:
             self._append(_line("end", {"time": now("auto")}))
             self.ended = True
@@ -91,7 +93,7 @@ class AnswerLog:
             return  # opening the file again drops the torn line as well
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.stream.close()
 
 
@@ -105,7 +107,7 @@ def session_line(session: Session) -> str:
 
 
 def chunk_line(chunk: Chunk, last_session: int) -> str:
-    """The line of a chunk, behind so many sessions that the last one has this number."""
+    """The line of a chunk; it names its session unless that is the last one before it."""
     record = {key: value for key, value in asdict(chunk).items() if value is not None}
     if chunk.session == last_session:
         del record["session"]
@@ -124,15 +126,15 @@ Record = TypeVar("Record", Session, Chunk)
 
 
 def open_answers(path: Path, header: Header, *, reuse: bool = True) -> AnswerLog:
-    """Open the answers of a run to go on with them, or start a new file.
+    """Open the answers of a run to add to them, or start a new file.
 
     A torn last line is dropped. Answers under another header (fingerprint, plan or dtype) are kept
     aside as answers.<their fingerprint>.<time>.jsonl, a file with damaged lines as
-    answers.damaged.<time>.jsonl; what stands before the damage is used on.
+    answers.damaged.<time>.jsonl; the lines before the damage are still used.
 
-    reuse: finished answers are taken as they are, and where there are none under this header, the
-    newest that were kept aside under it are taken up again. Without `reuse`, finished answers are
-    kept aside and decoding starts anew; unfinished ones are gone on with all the same.
+    reuse: scored answers are used as they are, and without any under this header, the newest kept
+        aside under it are used again. Without `reuse`, scored answers are kept aside and decoding
+        starts anew; answers not scored yet are used in any case.
 
     Raises:
         UserError: the file or its folder cannot be written, or a record has a wrong shape.
@@ -182,7 +184,7 @@ def _why_aside(content: Content, header: Header) -> str:
 
 
 def records_of(path: Path, content: Content) -> tuple[list[Session], dict[int, Chunk]]:
-    """The records of a file behind its header, as sessions and chunks by their index.
+    """Return the records after the header of a file: sessions, and chunks by their index.
 
     Raises:
         UserError: one has a wrong shape; the message names its line.
@@ -222,15 +224,11 @@ def _wrong_shape(where: str, problem: str) -> UserError:
     )
 
 
-# A file of answers: what can be read of it, and how one makes room for another. A file is never
-# deleted: what is not used any more is kept aside in the same folder.
-
-
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What can be read of a file: its records, one a line from the first on, and their bytes.
+    """The readable part of a file: its records, one a line from the first on, and their bytes.
 
-    damaged: behind them stands more than a torn last line.
+    damaged: they are followed by more than a torn last line.
     """
 
     records: tuple[Any, ...] = ()
@@ -300,24 +298,18 @@ def _aside(path: Path, name: str) -> Path:
 
 
 def kept_aside(path: Path, header: Header) -> Path | None:
-    """The newest file that made room for another at `path`, under exactly this header."""
+    """Return the newest file kept aside from `path` under exactly this header, None without one."""
     marks = rf"\.{re.escape(header.fingerprint[:8])}\.\d{{8}}T\d+Z\.jsonl"
     own = re.compile(re.escape(path.stem) + marks)
     found = sorted((p for p in path.parent.iterdir() if own.fullmatch(p.name)), reverse=True)
     return next((p for p in found if read_content(p).belongs_to(header)), None)
 
 
-# The end mark that a kill between writing a result and marking its answers left out.
-
-# Bytes of the line of an end, at most.
-_LONGEST = 200
-
-
 def mark_as_scored(path: Path, result: Summary) -> None:
-    """Append the end to the answers of a result, where it is missing; the caller holds the lock.
+    """Append the end to the answers of a result if a kill left it out; the caller holds the lock.
 
-    Without it a repetition would take them for its own, and decode nothing. Answers of a repetition
-    that was begun after the result are left as they are.
+    Without it a repetition would take them for its own and decode nothing. Answers of a repetition
+    that began after the result are left as they are.
 
     Args:
         path: of answers.jsonl, which need not be there.
@@ -347,6 +339,6 @@ def mark_as_scored(path: Path, result: Summary) -> None:
 def _has_end(path: Path) -> bool:
     """Whether the last line is an end; the others, which may be many, are not read."""
     with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - _LONGEST))
+        stream.seek(max(0, path.stat().st_size - _LONGEST_END))
         lines = stream.read().splitlines()
     return bool(lines) and lines[-1].startswith(b'{"record": "end"')

@@ -1,9 +1,9 @@
 """attempts.jsonl: every process that worked on a run, one line when it starts, one when it stops.
 
-The journal of a run for people and for `fastdllm status`: where it was at work, how often it was
-taken away, and why it ended. A start without a stop is a process that still runs or was killed
-without a word. Shards of a run write side by side, each line in one go; what is torn or damaged is
-skipped, as no result depends on it. Imports no torch.
+The journal of a run for people and for `fastdllm status`: where it ran, how often it was stopped,
+and why it ended. A start without a stop is a process that still runs or was killed outright.
+Shards of a run write side by side, each line in one go; torn or damaged lines are skipped, as no
+result depends on them. Imports no torch.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ NAME = "attempts.jsonl"
 class Attempt:
     """One process that worked on a run, or on a part of it.
 
-    time, ended: UTC in ISO 8601; ended is None for one that runs or was killed without a word.
-    slurm_job, restart: id of its SLURM job, and how often that had gone back into the queue.
-    device: name of the GPU or processor; None before the model was loaded, or without need of one.
+    time, ended: UTC in ISO 8601; ended is None for one that runs or was killed outright.
+    slurm_job, restart: id of its SLURM job, and how often that had been requeued.
+    device: name of the GPU or processor; None until the model is loaded, or if none was needed.
     shard: such as "2-of-5". pack: the id of the pack that the run was decoded in.
-    why: "" (no word), "done", "failed", "time limit", "SIGTERM" or "interrupted".
+    why: "" (unknown), "done", "failed", "time limit", "SIGTERM" or "interrupted".
     chunks: how many it finished.
     """
 
@@ -58,14 +58,14 @@ class Attempt:
 
 @dataclass(slots=True)
 class Journal:
-    """The open entry of one process; `chunks` is told when it stops."""
+    """The open entry of one process; `chunks` is written when it stops."""
 
     path: Path
     id: str
     chunks: int = 0
 
     def tell(self, **values: Any) -> None:
-        """Append what is known of the attempt by now.
+        """Append values of the attempt, now that they are known.
 
         Raises:
             UserError: the file cannot be written.
@@ -82,7 +82,7 @@ class Journal:
 def attempt(
     folder: Path, *, shard: str | None = None, pack: str | None = None
 ) -> Iterator[Journal]:
-    """Note in a run's folder that this process works on it, and how that ends.
+    """Record in a run's folder that this process works on it, and how that ends.
 
     Raises:
         UserError: the file cannot be written.
@@ -109,12 +109,12 @@ def attempt(
         why = "interrupted"
         raise
     finally:
-        with suppress(UserError):  # a full disk is often why the run ended, and that is told
+        with suppress(UserError):  # a full disk is often why the run ended, which is reported
             journal.tell(why=why, chunks=journal.chunks, ended=now())
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
-    """The attempts at a run in the order in which they began; empty where there were none."""
+    """Return the attempts at a run in the order in which they began."""
     try:
         lines = (folder / NAME).read_bytes().splitlines()
     except OSError:
@@ -130,7 +130,7 @@ def read_attempts(folder: Path) -> list[Attempt]:
 def is_stuck(folder: Path, shard: str | None = None) -> bool:
     """Whether the last two attempts ended at the time limit, and neither finished a chunk.
 
-    One that was taken away in between before it finished a chunk tells nothing.
+    One that was ended by SIGTERM in between before it finished a chunk does not count.
     """
     own = [attempt for attempt in read_attempts(folder) if attempt.shard == shard]
     telling = [attempt for attempt in own if attempt.why != "SIGTERM" or attempt.chunks][-2:]
@@ -142,7 +142,7 @@ def _append(path: Path, line: bytes) -> None:
     with path.open("a+b", buffering=0) as stream:
         if stream.tell() > 0:
             stream.seek(-1, os.SEEK_END)
-            if stream.read(1) != b"\n":  # torn by a kill; its own line must not take ours along
+            if stream.read(1) != b"\n":  # torn by a kill; keep it from joining the new line
                 line = b"\n" + line
         stream.write(line)
 
@@ -157,7 +157,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _attempt(values: Mapping[str, Any]) -> Attempt:
-    """The attempt; a value of another type than its own counts as not there."""
+    """Build the attempt; a value of a wrong type counts as missing."""
     defaults = Attempt()
     kept: dict[str, Any] = {}
     for field in fields(Attempt):
@@ -168,14 +168,14 @@ def _attempt(values: Mapping[str, Any]) -> Attempt:
 
 
 class Stuck(UserError):
-    """A run that would be requeued for ever."""
+    """A run that would be requeued forever."""
 
 
 @contextmanager
 def guarded_attempt(
     folder: Path, *, shard: str | None = None, pack: str | None = None
 ) -> Iterator[Journal]:
-    """An entry in the journal of a run; a job that never gets anywhere fails instead of stopping.
+    """Keep an entry in the journal of a run; a job without progress fails instead of stopping.
 
     Raises:
         Stuck: this attempt and the one before it met the time limit, each without a chunk.

@@ -1,6 +1,6 @@
-"""The engine of a run: the planned requests of a chunk in, their answers out.
+"""The engine of a run: takes the planned requests of a chunk and returns their answers.
 
-Stands on `decode` and `score`; knows nothing of lm-eval, files or scoring. An answer depends on its
+Built on `decode` and `score`; knows nothing of lm-eval, files or scoring. An answer depends on its
 request and the settings only, never on how the run was cut or resumed.
 """
 
@@ -28,12 +28,12 @@ from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.generation import AnswerText, answer_budget, sampling_temperature
 from fastdllm.tasks.plan import PlannedRequest
 
-# Inputs of log-likelihoods in memory at once where nobody says: more gain no more speed.
+# Inputs of log-likelihoods in memory at once by default: more are no faster.
 LIKELIHOOD_INPUTS = 32
 
 
 class _Watch:
-    """What the decoder tells of one chunk besides its answers.
+    """Collects what the decoder reports about one chunk besides its answers.
 
     halved: what a lack of memory halves. entered: when each request entered a slot.
     """
@@ -94,7 +94,7 @@ class DecodingEngine:
     batch_size: int | None = None
 
     def answer(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered:
-        """Answer one chunk; `listener` hears of each answer as soon as it is complete.
+        """Answer one chunk; `listener` gets each answer as soon as it is complete.
 
         All requests must be of one kind, as in a planned chunk.
         """
@@ -105,7 +105,8 @@ class DecodingEngine:
     def warm_up(self, requests: Sequence[PlannedRequest]) -> None:
         """Decode the beginning of a chunk, so that no timed chunk pays for first use.
 
-        The same requests in the same slots, so the same shapes, until a first block is committed.
+        The same requests in the same slots give the same shapes; stops when a first block is
+        committed.
         """
         if requests[0].kind == "loglikelihood":
             self._likelihoods(requests[:1], None)
@@ -115,7 +116,7 @@ class DecodingEngine:
         self.synchronize()
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that was asked; a CPU always has."""
+        """Wait until the device has finished all work; a CPU always has."""
         synchronize(self.model.device)
 
     def peak_memory_gib(self) -> float:
@@ -199,6 +200,6 @@ class DecodingEngine:
 
 
 def answer_seed(seed: int, request_id: str) -> int:
-    """Seed of one answer: of the run's seed and the request alone, not of batch or order."""
+    """Return the seed of one answer: from the run's seed and the request, not batch or order."""
     digest = hashlib.sha256(json.dumps([seed, request_id]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""The loop of a run: decode the chunks that answers.jsonl lacks, time them, tell the progress.
+"""The loop of a run: decode the chunks that answers.jsonl lacks, time them, report progress.
 
 Knows neither lm-eval nor torch: the engine does the work, the log keeps it. A chunk's seconds cover
 its decoding only: not loading, not the warm-up, not writing.
@@ -32,18 +32,18 @@ class Answered:
 
 
 class Listener(Protocol):
-    """Who hears of a chunk while it is decoded; must be quick, as its seconds count."""
+    """Gets the answers of a chunk while it is decoded; must be quick, as its seconds count."""
 
     def answered(self, answer: Answer) -> None: ...
 
     def note(self, text: str) -> None: ...
 
     def step(self) -> None:
-        """Called after each pass; what it raises ends the chunk, which is then lost."""
+        """Called after each pass; an exception ends the chunk, which is then lost."""
 
 
 class ChunkEngine(Protocol):
-    """What the loop needs from a model (see generate.py)."""
+    """What the loop needs from a model; implemented in chunk_engine.py."""
 
     def answer(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered: ...
 
@@ -57,10 +57,10 @@ class ChunkEngine(Protocol):
 def missing_chunks(
     plan: Plan, log: AnswerLog, own: Sequence[int] | None = None, held: Container[int] = ()
 ) -> list[int]:
-    """The chunks without answers, in the order in which they are decoded.
+    """Return the chunks without answers, in the order in which they are decoded.
 
     Args:
-        own: the chunks that are asked for; default: all of the plan.
+        own: the chunks of this job; default: all of the plan.
         held: chunks that another file has.
 
     Raises:
@@ -86,7 +86,7 @@ def decode_missing(
     Args:
         start_session: describes this process, given the seconds that the warm-up took.
         missing: default: every chunk that `log` lacks.
-        stop: asked between chunks and between the steps of one.
+        stop: checked between chunks and between the steps of one.
 
     Raises:
         Stopped: a signal came; the chunk in flight is in the log, or was dropped.
@@ -112,7 +112,7 @@ def decode_missing(
 
 
 class _Flight:
-    """Listens to the chunk in flight: counts it, and stops it where its end cannot be waited for.
+    """Listens to the chunk in flight: counts it, and stops it if there is no time to finish it.
 
     pace_s: seconds per request of the chunk before; None for the first.
     """
@@ -136,10 +136,10 @@ class _Flight:
         self._stop.check(self._remaining_s)
 
     def _remaining_s(self) -> float | None:
-        """The least that the chunk may still take, by the one before and by its own answers.
+        """Estimate what the chunk still takes, at least, from the one before and its own answers.
 
-        Requests are decoded side by side, so the first answers say little about the others: only
-        from the half on they count.
+        Requests are decoded side by side, so the first answers say little about the others: they
+        count only once half of them are there.
         """
         elapsed_s = time.monotonic() - self._started
         open_requests = self._n_requests - self._n_answered
@@ -159,7 +159,7 @@ def _timed_chunk(
     started = time.perf_counter()
     answered = engine.answer(requests, listener)
     engine.synchronize()
-    # Making a shape ready for its first use is warm-up, whenever it comes.
+    # Preparing a shape for its first use is warm-up, whenever it happens.
     seconds = time.perf_counter() - started - answered.recording_s
     return Chunk(
         index=index,

@@ -1,6 +1,7 @@
 """When each token of an answer was committed, with which confidence, and what policies measured.
 
-Listens to the steps of the decoder; knows nothing of models or files.
+Follows the steps of the decoder; knows nothing of models or files. How sure the model was of the
+tokens that it committed is kept as a histogram, fine where thresholds lie.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from fastdllm.policy import PassKind
 
 # Of a relative change; more would be noise of the arithmetic.
 DIGITS = 6
+# A confidence belongs to the bin whose lower edge is the last one that it reaches.
+EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
+BINS = len(EDGES) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,11 @@ class Commits:
 
     @property
     def confidence_counts(self) -> tuple[int, ...]:
-        """Tokens of the finished answers by bin; those that no threshold judged are in none."""
+        """Tokens of the finished answers by bin, without those that no threshold judged."""
         return tuple(self._counts)
 
     def add(self, step: Step) -> None:
-        """Note what one pass of one sequence did; the prefill has number 0."""
+        """Record what one pass of one sequence did; the prefill has number 0."""
         if step.kind is not None and step.kind is not PassKind.PREFILL:
             self._passes[step.request] += 1
         number = self._passes[step.request]
@@ -53,9 +57,9 @@ class Commits:
             self._changes.setdefault(step.request, []).append((number, *changes))
 
     def close(self, request: int, prompt_length: int, n_tokens: int) -> Course:
-        """Tell of a finished answer, and count its confidences.
+        """Return how a finished answer came about, and count its confidences.
 
-        What was committed behind the answer's end counts nowhere.
+        Tokens committed after the answer's end are not counted.
         """
         own = self._committed.pop(request)
         answer = [own[position] for position in range(prompt_length, prompt_length + n_tokens)]
@@ -69,14 +73,6 @@ class Commits:
         )
 
 
-# Histogram of confidences: how sure the model was of the tokens that it committed. Fine where
-# thresholds lie. Imports nothing heavy.
-
-# A confidence belongs to the bin whose lower edge is the last one that it reaches.
-EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
-BINS = len(EDGES) - 1
-
-
 def bin_of(confidence: float) -> int:
-    """Index of a confidence's bin; 1, and what rounding puts above it, belongs to the last one."""
+    """Return the bin of a confidence; 1, and what rounding puts above it, is in the last one."""
     return min(bisect_right(EDGES, confidence), BINS) - 1

@@ -1,4 +1,4 @@
-"""What the Snakefile calls: load, reconcile, tell what is going to happen.
+"""What the Snakefile calls: load the project, reconcile its files, print what will be made.
 
 The main Snakemake process reconciles; the processes of single jobs, which read the Snakefile again,
 get an empty project and touch nothing. A user's mistake ends Snakemake with one line and code 2.
@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,91 +42,12 @@ NEVER = "(?!)"
 # What a job asks for where neither an estimate nor a queue says anything: 8 hours.
 DEFAULT_MINUTES = 480
 
-# Minutes that a job on these runs needs, for that share of their items, in the n-th attempt; None:
-# nothing is known.
-Minutes = Callable[[Sequence[Run], float, int], int | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One Snakemake call: its runs, and the summaries that it is going to make.
-
-    A run that somebody else is making right now is not among them, unless it is a SLURM job of this
-    folder, which is followed. planned is None in the process of a single job, which makes whatever
-    it was told to make.
-
-    leaders: for the summary of each run that is made from another's, the folder of that one.
-    decoded: the runs to be decoded, by their specs.
-    split: which of them are split into shards, or packed.
-    parts: for the summary of each of these, the files that tell that its parts are done.
-    minutes_of: estimates; most_minutes: the longest time that the queue gives a job.
-    """
-
-    runs: tuple[Run, ...] = ()
-    planned: frozenset[str] | None = frozenset()
-    leaders: Mapping[str, Path] = field(default_factory=dict)
-    decoded: Mapping[str, Run] = field(default_factory=dict)
-    split: JobSplit = field(default_factory=JobSplit)
-    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    minutes_of: Minutes | None = None
-    most_minutes: int = DEFAULT_MINUTES
-
-    def is_planned(self, summary: str) -> bool:
-        """Whether a summary is going to be made, and so needs the plan of its task."""
-        return self.planned is None or summary in self.planned
-
-    def leader(self, summary: str) -> str:
-        """The folder of the run that a summary is made from."""
-        return str(self.leaders[summary])
-
-    def awaited(self, summary: str) -> list[str]:
-        """The leader's summary, where it has to be made first."""
-        leader = str(self.leaders[summary] / "summary.json")
-        return [leader] if self.planned and {leader, summary} <= self.planned else []
-
-    def copies_pattern(self) -> str:
-        """A regular expression of the runs (experiment/task/config) that are made from another."""
-        return _pattern(Path(summary).parent for summary in self.leaders)
-
-    def cut_pattern(self) -> str:
-        """A regular expression of the runs that are split into shards or packed."""
-        return _pattern(Path(summary).parent for summary in self.parts)
-
-    def plans_of(self, specs: Iterable[str]) -> list[str]:
-        """The plans that the runs of a pack need, by the specs of these runs."""
-        folders = [Path(spec).parent for spec in specs]
-        needed = [folder for folder in folders if self.is_planned(str(folder / "summary.json"))]
-        return [str(PLANS / task / "plan.json") for task in sorted({f.parts[2] for f in needed})]
-
-    def minutes(self, specs: Sequence[str], attempt: int) -> int:
-        """The time to ask SLURM for, for a job that works on the runs of these specs."""
-        runs = [self.decoded[spec] for spec in specs if spec in self.decoded]
-        if self.minutes_of is None or not runs:
-            return self.most_minutes
-        share = max(_share(run, self.split.shards.get(run.name, 1)) for run in runs)
-        known = self.minutes_of(runs, share, attempt)
-        return self.most_minutes if known is None else min(known, self.most_minutes)
-
-
-def _share(run: Run, shards: int) -> float:
-    """The largest part of a run that one of its shards decodes: of 5 chunks, one of 4 takes 2."""
-    chunks = len(planned_sizes(run.plan_folder) or ()) if shards > 1 else 0
-    return math.ceil(chunks / shards) / chunks if chunks else 1 / shards
-
-
-def _pattern(folders: Iterable[Path]) -> str:
-    by_task: dict[Path, list[str]] = {}
-    for folder in sorted(folder.relative_to(RESULTS) for folder in folders):
-        by_task.setdefault(folder.parent, []).append(re.escape(folder.name))
-    parts = [f"{re.escape(str(task))}/(?:{'|'.join(configs)})" for task, configs in by_task.items()]
-    return "|".join(parts) or NEVER
-
 
 def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: bool) -> Call:
     """Select and reconcile the runs of this Snakemake call.
 
     Args:
-        options: the words of `--config`.
+        options: the keys and values of `--config`.
     """
     if not is_main_process:
         # SLURM's warning of a time limit is for the eval, but reaches all processes of a job.
@@ -139,13 +60,20 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
         if targets.is_training_only:
             return Call()
         if UNLOCK in sys.argv[1:]:
-            # The way out of a lock must not depend on anything else being in order.
+            # Removing a lock must not depend on anything else being in order.
             claim_folder(is_dry_run=False)
             return Call()
         return _planned_call(Selection.from_options(options), targets, is_dry_run=is_dry_run)
     except UserError as error:
         sys.stderr.write(f"fastdllm: {error}\n")
         sys.exit(USER_ERROR_EXIT_CODE)
+
+
+def _targets() -> Targets:
+    # Started through Snakemake's Python interface there is no command line to read.
+    if Path(sys.argv[0]).name not in ("snakemake", "__main__.py"):
+        return Targets()
+    return Targets.from_command_line(sys.argv[1:])
 
 
 def _planned_call(selection: Selection, targets: Targets, *, is_dry_run: bool) -> Call:
@@ -162,10 +90,9 @@ def _planned_call(selection: Selection, targets: Targets, *, is_dry_run: bool) -
     if choice is not None:
         refuse_ambiguous(project.all_runs)
     claim_folder(is_dry_run=is_dry_run)
-    queue = _queue(is_needed=choice is not None and not is_dry_run)
     statuses = reconcile(
         project,
-        jobs=queue,
+        jobs=_queue(is_needed=choice is not None and not is_dry_run),
         restore=selection.restore,
         is_repeated=targets.forces,
         is_wanted=targets.wants,
@@ -175,21 +102,22 @@ def _planned_call(selection: Selection, targets: Targets, *, is_dry_run: bool) -
     left_out = left_out_of(statuses, is_submitted=choice is not None)
     free = [status for status in statuses if status.run.name not in left_out]
     made = made_by(free, targets)
+    decoded = [status for status in made if status.leader is None]
     if not is_dry_run:
         refuse_overlap(str(status.run.summary_path) for status in made)
-    decoded = [status for status in made if status.leader is None]
-    if choice is not None and not is_dry_run:
-        for task in sorted({status.run.task for status in decoded}):
-            require_data(task_file(task))
+        if choice is not None:
+            for task in sorted({status.run.task for status in decoded}):
+                require_data(task_file(task))
     split = split_into_jobs(decoded, project.config)
     update_part_files(split, [status.run for status in decoded])
     text = choice.text if choice is not None else ""
     text += preview(statuses, made, targets, split, left_out, is_dry_run=is_dry_run)
     if is_dry_run:
-        # Snakemake lists every job; what people want to read comes after that.
+        # Behind Snakemake's own list of all jobs.
         atexit.register(sys.stderr.write, text)
     else:
         sys.stderr.write(text)
+    has_estimates = choice is not None and choice.gpu is not None
     return Call(
         runs=tuple(status.run for status in free),
         planned=frozenset(str(s.run.summary_path) for s in free if s.is_to_be_made),
@@ -197,24 +125,29 @@ def _planned_call(selection: Selection, targets: Targets, *, is_dry_run: bool) -
         decoded={str(status.run.spec_path): status.run for status in decoded},
         split=split,
         parts=split.parts(status.run for status in decoded),
-        minutes_of=_minutes([status.run for status in decoded], choice),
-        most_minutes=(choice.max_minutes if choice is not None else None) or DEFAULT_MINUTES,
+        choice=choice,
+        estimates=Estimates.load([s.run for s in decoded]) if has_estimates else None,
     )
 
 
-def _minutes(runs: Sequence[Run], choice: Choice | None) -> Minutes | None:
-    """Estimates of the time that jobs need; None where none is submitted, or to any GPU."""
-    if choice is None or choice.gpu is None:
-        return None
-    estimates = Estimates.load(runs)
-    gpu = choice.gpu
-    return lambda runs, share, attempt: estimates.minutes_of_pack(
-        runs, gpu=gpu, share=share, attempt=attempt
-    )
+def _queue(*, is_needed: bool) -> Queue | None:
+    """Return what SLURM knows of this project's runs.
+
+    Raises:
+        UserError: squeue gives no answer, though it is needed.
+    """
+    # An answer of some seconds ago may lack a job that was submitted since.
+    queue = read_queue(max_age_s=0.0)
+    if is_needed and (queue is None or queue.problem):
+        problem = queue.problem if queue is not None else "squeue: belongs to no cluster here"
+        raise UserError(
+            f"{problem}; without it nobody knows which runs have a job already; try again later"
+        )
+    return queue
 
 
 def left_out_of(statuses: Sequence[RunStatus], *, is_submitted: bool) -> frozenset[str]:
-    """The runs that somebody else is making, and those that are to be made from them.
+    """Return the names of the runs made by other processes, and of those made from these.
 
     What a SLURM job of this project makes is followed by a call that submits such jobs itself.
     """
@@ -232,24 +165,78 @@ def left_out_of(statuses: Sequence[RunStatus], *, is_submitted: bool) -> frozens
     return frozenset(busy | behind)
 
 
-def _queue(*, is_needed: bool) -> Queue | None:
-    """What SLURM knows of this project's runs.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One Snakemake call, as the rules see it: its runs, and the summaries that it makes.
 
-    Raises:
-        UserError: squeue does not say, though it is needed.
+    runs: those that no other process is making, unless it is a SLURM job of this folder, which is
+        followed.
+    planned: the summaries to be made; None in the process of a single job, which makes what it is
+        asked for.
+    leaders: for the summary of each run that is made from another's, the folder of that one.
+    decoded: the runs to be decoded, by their specs.
+    split: which of them are split into shards, or packed.
+    parts: for the summary of each of these, the files that show that its parts are done.
+    choice: what jobs ask SLURM for. estimates: of the time they need on its GPU.
     """
-    # An answer of some seconds ago may lack a job that was submitted since.
-    queue = read_queue(max_age_s=0.0)
-    if is_needed and (queue is None or queue.problem):
-        problem = queue.problem if queue is not None else "squeue: belongs to no cluster here"
-        raise UserError(
-            f"{problem}; without it nobody knows which runs have a job already; try again later"
-        )
-    return queue
+
+    runs: tuple[Run, ...] = ()
+    planned: frozenset[str] | None = frozenset()
+    leaders: Mapping[str, Path] = field(default_factory=dict)
+    decoded: Mapping[str, Run] = field(default_factory=dict)
+    split: JobSplit = field(default_factory=JobSplit)
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    choice: Choice | None = None
+    estimates: Estimates | None = None
+
+    def is_planned(self, summary: str) -> bool:
+        """Whether a summary is going to be made, and so needs the plan of its task."""
+        return self.planned is None or summary in self.planned
+
+    def leader(self, summary: str) -> str:
+        """The folder of the run that a summary is made from."""
+        return str(self.leaders[summary])
+
+    def awaited(self, summary: str) -> list[str]:
+        """The leader's summary, where it has to be made first."""
+        leader = str(self.leaders[summary] / "summary.json")
+        return [leader] if self.planned and {leader, summary} <= self.planned else []
+
+    def copies_pattern(self) -> str:
+        """A regular expression of the runs (experiment/task/config) that are made from another."""
+        return _pattern(self.leaders)
+
+    def parts_pattern(self) -> str:
+        """A regular expression of the runs that are split into shards or packed."""
+        return _pattern(self.parts)
+
+    def plans_of(self, specs: Iterable[str]) -> list[str]:
+        """The plans that the runs of a pack need, by the specs of these runs."""
+        folders = [Path(spec).parent for spec in specs]
+        needed = [folder for folder in folders if self.is_planned(str(folder / "summary.json"))]
+        return [str(PLANS / task / "plan.json") for task in sorted({f.parts[2] for f in needed})]
+
+    def minutes(self, specs: Sequence[str], attempt: int) -> int:
+        """The time to ask SLURM for, for a job that works on the runs of these specs."""
+        most = (self.choice.max_minutes if self.choice is not None else None) or DEFAULT_MINUTES
+        gpu = self.choice.gpu if self.choice is not None else None
+        runs = [self.decoded[spec] for spec in specs if spec in self.decoded]
+        if self.estimates is None or gpu is None or not runs:
+            return most
+        share = max(_largest_share(run, self.split.shards.get(run.name, 1)) for run in runs)
+        minutes = self.estimates.minutes_of_pack(runs, gpu=gpu, share=share, attempt=attempt)
+        return most if minutes is None else min(minutes, most)
 
 
-def _targets() -> Targets:
-    # Started through Snakemake's Python interface there is no command line to read.
-    if Path(sys.argv[0]).name not in ("snakemake", "__main__.py"):
-        return Targets()
-    return Targets.from_command_line(sys.argv[1:])
+def _pattern(summaries: Iterable[str]) -> str:
+    by_task: dict[Path, list[str]] = {}
+    for folder in sorted(Path(summary).parent.relative_to(RESULTS) for summary in summaries):
+        by_task.setdefault(folder.parent, []).append(re.escape(folder.name))
+    parts = [f"{re.escape(str(task))}/(?:{'|'.join(configs)})" for task, configs in by_task.items()]
+    return "|".join(parts) or NEVER
+
+
+def _largest_share(run: Run, shards: int) -> float:
+    """Return the largest part of a run that a shard decodes: of 5 chunks, one of 4 takes 2."""
+    chunks = len(planned_sizes(run.plan_folder) or ()) if shards > 1 else 0
+    return math.ceil(chunks / shards) / chunks if chunks else 1 / shards

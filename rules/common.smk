@@ -22,8 +22,8 @@ SUMMARIES = [str(run.summary_path) for run in CALL.runs]
 FULL_SUMMARIES = [str(run.summary_path) for run in CALL.runs if run.limit is None]
 # The runs that are made from another's result, as a regular expression.
 COPIES = CALL.copies_pattern()
-# The runs that are cut into shards or packed, likewise.
-CUT = CALL.cut_pattern()
+# The runs that are split into shards or packed, likewise.
+SPLIT = CALL.parts_pattern()
 PUBLISHED = [str(PUBLISHED_STAMP)] if FULL_SUMMARIES else []
 # The interpreter that runs Snakemake also runs the jobs, whatever `python` is on the PATH.
 PYTHON = sys.executable

@@ -16,7 +16,7 @@ rule eval:
     output:
         update("results/{experiment}/{task}/{config}/summary.json"),
     wildcard_constraints:
-        experiment=f"(?!(?:{COPIES}|{CUT})/summary){NAME_PATTERN}",
+        experiment=f"(?!(?:{COPIES}|{SPLIT})/summary){NAME_PATTERN}",
     params:
         python=PYTHON,
     log:

@@ -14,7 +14,7 @@ rule finish:
     output:
         update("results/{run}/summary.json"),
     wildcard_constraints:
-        run=CUT,
+        run=SPLIT,
     params:
         python=PYTHON,
     log:

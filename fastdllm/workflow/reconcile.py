@@ -1,4 +1,4 @@
-"""Make the dates of files say what the fingerprints say, so that Snakemake plans the right jobs.
+"""Date files by what the fingerprints say, so that Snakemake plans the right jobs.
 
 For each run: write spec.json when its content changed, take a finished run back from artifacts/,
 and date the spec to the epoch when the result is valid, or after the result when the run is to be
@@ -24,7 +24,7 @@ from fastdllm.workflow.shared_computations import assign_leaders
 from fastdllm.workflow.status.queue import Queue
 from fastdllm.workflow.status.run_status import RunStatus, State, inspect
 
-# Said of a run whose job has read a spec that was changed since.
+# The reason of a run whose job has read a spec that was changed since.
 EARLIER_SETTINGS = "works with earlier settings"
 # Output of `aggregate` for Snakemake; newer than every summary when all of them are published.
 PUBLISHED_STAMP = RESULTS / ".published"
@@ -53,22 +53,30 @@ def reconcile(
     Raises:
         UserError: results/ cannot be written.
     """
+
+    def look(run: Run) -> RunStatus:
+        status = _of_these_settings(inspect(run, jobs=jobs))
+        is_kept = restore or str(run.summary_path) in held or not status.state.has_result
+        if is_kept or _is_decoded_here(status):
+            return status
+        return RunStatus(run, State.MISSING, "published, but not decoded here")
+
+    def look_at_selected(run: Run) -> RunStatus:
+        status = look(run)
+        # A live job has already been asked for any repeat.
+        is_free = status.state is not State.RUNNING and not status.jobs
+        return replace(status, is_repeated=True) if is_free and is_repeated(run) else status
+
     digests = FileDigests.load()
     try:
         for plan in project.plans:
             if str(plan.plan_path) not in held:
                 _reconcile_plan(plan, digests, is_dry_run=is_dry_run)
-        statuses = _statuses(
-            project,
-            jobs=jobs,
-            restore=restore,
-            is_repeated=is_repeated,
-            is_wanted=is_wanted,
-            held=held,
-        )
+        selected = [look_at_selected(run) for run in project.runs]
+        statuses = assign_leaders(selected, project, look=look, is_wanted=is_wanted)
         for status in statuses:
             if str(status.run.summary_path) not in held:
-                _settle(status)
+                _reconcile_run(status)
         if str(PUBLISHED_STAMP) not in held:
             _date_stamp(project, statuses)
     except OSError as error:
@@ -77,10 +85,15 @@ def reconcile(
     return statuses
 
 
-def _reconcile_plan(plan: TaskPlan, digests: FileDigests, *, is_dry_run: bool) -> None:
-    """Drop a plan that is damaged or made from something else; a run that needs it makes it again.
+def _is_decoded_here(status: RunStatus) -> bool:
+    # An eval writes results.json just before the summary; one that was taken back has none.
+    return not status.is_only_published and (status.run.folder / "results.json").exists()
 
-    So its spec's date has nothing to say: it stays at the epoch.
+
+def _reconcile_plan(plan: TaskPlan, digests: FileDigests, *, is_dry_run: bool) -> None:
+    """Delete a plan that is damaged or made from something else; a run that needs it remakes it.
+
+    The date of its spec therefore stays at the epoch.
     """
     text = to_json(plan.spec())
     write_if_changed(plan.spec_path, text)
@@ -100,40 +113,8 @@ def _is_plan_of(plan: TaskPlan, spec_text: str, digests: FileDigests) -> bool:
     return is_whole and made_from == spec_text
 
 
-def _statuses(
-    project: Project,
-    *,
-    jobs: Queue | None,
-    restore: bool,
-    is_repeated: Callable[[Run], bool],
-    is_wanted: Callable[[Run], bool],
-    held: frozenset[str],
-) -> list[RunStatus]:
-    """The states of the runs, and which of them are decoded; see `reconcile`."""
-
-    def look(run: Run) -> RunStatus:
-        status = _of_these_settings(inspect(run, jobs=jobs))
-        if restore or str(run.summary_path) in held or not status.state.has_result:
-            return status
-        # An eval writes results.json just before the summary; one that was taken back has none.
-        is_from_here = not status.is_only_published and (run.folder / "results.json").exists()
-        if is_from_here:
-            return status
-        return RunStatus(run, State.MISSING, "published, but not decoded here")
-
-    def look_at_selected(run: Run) -> RunStatus:
-        status = look(run)
-        # A job that lives has been asked for a repeat already, if for anything.
-        is_free = status.state is not State.RUNNING and not status.jobs
-        is_forced = is_free and is_repeated(run)
-        return replace(status, is_repeated=True) if is_forced else status
-
-    selected = [look_at_selected(run) for run in project.runs]
-    return assign_leaders(selected, project, look=look, is_wanted=is_wanted)
-
-
 def _of_these_settings(status: RunStatus) -> RunStatus:
-    """The same status; but what a job makes with other settings is no result to wait for here."""
+    """Return the status, without jobs that make a result of other settings."""
     at_work = [job.job.id for job in status.jobs if job.is_at_work]
     if not at_work or not status.is_adopted or _has_read(status.run):
         return status
@@ -151,11 +132,11 @@ def _has_read(run: Run) -> bool:
     return isinstance(spec, dict) and spec.get("fingerprint") == run.fingerprint
 
 
-def _settle(status: RunStatus) -> None:
+def _reconcile_run(status: RunStatus) -> None:
     """Write the spec of a run and date it by what is to be done."""
     run = status.run
     if status.state is State.RUNNING:
-        # Its eval is reading and writing here; a later call settles what it leaves.
+        # Its eval is reading and writing here; a later call reconciles what it leaves.
         return
     write_if_changed(run.spec_path, to_json(run.spec()))
     if status.is_only_published:
@@ -177,7 +158,7 @@ def _restore(run: Run) -> None:
 
 
 def _date_stamp(project: Project, statuses: Sequence[RunStatus]) -> None:
-    """Tell Snakemake whether `aggregate` has anything to do."""
+    """Date or remove the output of `aggregate`, so that Snakemake knows whether to run it."""
     full = [status for status in statuses if status.run.limit is None]
     if not full:
         return

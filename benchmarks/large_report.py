@@ -1,6 +1,6 @@
 """How long the report of 1,000 runs takes, and its size: `python -m benchmarks.large_report`.
 
-The runs are made up (tests/support/made_up_runs.py) and read from disk, as published ones are.
+The runs are made up (tests/support/made_up_runs.py) and read from disk like published ones.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ RUNS = 1000
 
 def main() -> None:
     """Measure and record."""
-    one = len(runs())
-    made_up = runs(repeat=-(-RUNS // one))[:RUNS]
+    made_up = runs(repeat=-(-RUNS // len(runs())))[:RUNS]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = [folder / str(index) / "summary.json" for index in range(len(made_up))]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -94,22 +93,9 @@ def _task_data(task: TaskReport) -> dict[str, Any]:
         "points": rows.pareto_points(task),
         "conditions": list(task.conditions),
         "machine": sorted(OF_THE_MACHINE),
-        "views": {
-            cost: [
-                _views(task, cost, number if cost in OF_THE_MACHINE else None)
-                for number in range(len(task.conditions) if cost in OF_THE_MACHINE else 1)
-            ]
-            for cost in PLOTTED
-        },
+        "views": {cost: rows.views(task, cost) for cost in PLOTTED},
         "bars": {name: rows.bars(task, name) for name in rows.experiments_with_bars(task)},
         "flips": _flips_data(task),
-    }
-
-
-def _views(task: TaskReport, cost: str, conditions: int | None) -> dict[str, Any]:
-    return {
-        name: asdict(window) | {"curve": rows.curve(task, cost, conditions or 0, window)}
-        for name, window in rows.windows(task, cost, conditions).items()
     }
 
 

@@ -6,7 +6,6 @@ Drawn by vl-convert in the light theme, without a browser.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,28 +62,26 @@ def _pareto(report: Report, task: TaskReport) -> Iterator[tuple[str, Mapping[str
     points = rows.pareto_points(task)
     for cost in PLOTTED:
         of_machine = cost in OF_THE_MACHINE
-        for number, conditions in enumerate(task.conditions if of_machine else ("",)):
+        for number, views in enumerate(rows.views(task, cost)):
             seen = [p for p in points if p["conditions"] == number] if of_machine else points
-            windows = rows.windows(task, cost, number if of_machine else None)
-            for view, window in windows.items():
+            for name, view in views.items():
                 spec = charts.pareto(cost, report.experiments)
-                limits = asdict(window)
                 params = [
-                    param | ({"value": limits[param["name"]]} if param["name"] in limits else {})
+                    param | ({"value": view[param["name"]]} if param["name"] in view else {})
                     for param in spec["params"]
                 ]
                 title = [f"{task.title}: accuracy against {COSTS[cost][0]}"]
-                subtitle = [conditions] if conditions else []
-                if window.hidden:
-                    subtitle.append(f"near the baseline; {window.hidden} more lie outside")
-                suffix = ("" if view == "all" else "_close") + (f"_on{number + 1}" * bool(number))
+                subtitle = [task.conditions[number]] if of_machine else []
+                if view["hidden"]:
+                    subtitle.append(f"near the baseline; {view['hidden']} more lie outside")
+                suffix = ("" if name == "all" else "_close") + (f"_on{number + 1}" * bool(number))
                 yield (
                     f"{task.slug}_pareto_{cost}{suffix}",
                     _finished(
                         spec | {"params": params},
                         {"text": title, "subtitle": subtitle},
                         points=seen,
-                        curve=rows.curve(task, cost, number, window),
+                        curve=view["curve"],
                     ),
                 )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
 from fastdllm.report.content import RunReport, TaskReport
 from fastdllm.report.groups import PASS_KINDS, passes_per_answer, run_name
-from fastdllm.report.pareto import PLOTTED, Window, close, cut_line, dot_of, whole
+from fastdllm.report.pareto import PLOTTED, Dot, Window, close, cut_line, dot_of, whole
 from fastdllm.report.words import (
     KIND_WORDS,
     accuracy_words,
@@ -16,7 +18,7 @@ from fastdllm.report.words import (
     verdict_words,
 )
 from fastdllm.results.summary import Summary
-from fastdllm.statistics.costs import MORE_IS_BETTER, cost_of
+from fastdllm.statistics.costs import MORE_IS_BETTER, OF_THE_MACHINE, cost_of
 
 # Edges of the bins that are drawn; the histogram in a summary is finer.
 CONFIDENCE_EDGES = (0.0, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -36,44 +38,20 @@ def pareto_points(task: TaskReport) -> Rows:
     ]
 
 
-def curve(task: TaskReport, cost: str, conditions: int, window: Window) -> Rows:
-    """Return the part of the control curve that a window shows, and the thresholds in it."""
-    dots = task.curves[cost, conditions]
-    line = [
-        {
-            cost: dot.cost,
-            "line": dot.accuracy if window.shows(dot.accuracy) else None,
-            "accuracy": window.nearest(dot.accuracy),
-            "low": window.nearest(dot.low),
-            "high": window.nearest(dot.high),
-            "floor": window.low,
-        }
-        for dot in cut_line(list(dots), window)
-    ]
-    return _rounded(line) + _rounded(
-        [
-            {cost: dot.cost, "at": dot.accuracy, "label": f"{threshold:g}"}
-            for dot, threshold in dots.items()
-            if window.left <= dot.cost <= window.right and window.low <= dot.accuracy <= window.high
-        ]
-    )
+def views(task: TaskReport, cost: str) -> list[dict[str, dict[str, Any]]]:
+    """Return the views of a Pareto plot: by name, the limits, the dots hidden, and the curve.
 
-
-def windows(task: TaskReport, cost: str, conditions: int | None) -> dict[str, Window]:
-    """Return the windows of a Pareto plot: `all`, and `close` if it hides any dot.
-
-    conditions: the number of those whose runs are shown; None: all runs.
+    The views are `all`, and `close` if it hides any dot; for a cost of the machine there are views
+    for each of the speed conditions.
     """
-    runs = [run for run in task.distinct if conditions in (None, run.conditions)]
-    dots = [dot for run in runs if (dot := dot_of(run.summary, cost))]
-    if not dots:
-        return {}
-    by_view = {"all": whole(dots)}
-    baseline = dot_of(task.baseline, cost)
-    if baseline is not None and any(run.summary is task.baseline for run in runs):
-        near = close(dots, baseline, more_is_better=cost in MORE_IS_BETTER)
-        by_view |= {} if near is None else {"close": near}
-    return by_view
+    is_of_machine = cost in OF_THE_MACHINE
+    return [
+        {
+            name: asdict(window) | {"curve": _curve(task.curves[cost, number], cost, window)}
+            for name, window in _windows(task, cost, number if is_of_machine else None).items()
+        }
+        for number in range(len(task.conditions) if is_of_machine else 1)
+    ]
 
 
 def bars(task: TaskReport, experiment: str) -> dict[str, Rows]:
@@ -130,6 +108,41 @@ def confidence_shares(summary: Summary) -> list[float]:
 def kind_names() -> tuple[str, ...]:
     """Return the kinds of passes in words, in the order of the bars."""
     return tuple(KIND_WORDS[kind] for kind in PASS_KINDS)
+
+
+def _windows(task: TaskReport, cost: str, conditions: int | None) -> dict[str, Window]:
+    """Return the windows on the runs under some conditions, by their number, or on all runs."""
+    runs = [run for run in task.distinct if conditions in (None, run.conditions)]
+    dots = [dot for run in runs if (dot := dot_of(run.summary, cost))]
+    if not dots:
+        return {}
+    windows = {"all": whole(dots)}
+    baseline = dot_of(task.baseline, cost)
+    if baseline is not None and any(run.summary is task.baseline for run in runs):
+        near = close(dots, baseline, more_is_better=cost in MORE_IS_BETTER)
+        windows |= {} if near is None else {"close": near}
+    return windows
+
+
+def _curve(thresholds: Mapping[Dot, float], cost: str, window: Window) -> Rows:
+    """Return the part of the control curve that a window shows, and the thresholds in it."""
+    line = [
+        {
+            cost: dot.cost,
+            "line": dot.accuracy if window.shows(dot.accuracy) else None,
+            "accuracy": window.nearest(dot.accuracy),
+            "low": window.nearest(dot.low),
+            "high": window.nearest(dot.high),
+            "floor": window.low,
+        }
+        for dot in cut_line(list(thresholds), window)
+    ]
+    labels = [
+        {cost: dot.cost, "at": dot.accuracy, "label": f"{threshold:g}"}
+        for dot, threshold in thresholds.items()
+        if window.left <= dot.cost <= window.right and window.low <= dot.accuracy <= window.high
+    ]
+    return _rounded(line + labels)
 
 
 def _point(run: RunReport, *, is_baseline: bool) -> dict[str, Any]:

@@ -54,7 +54,11 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
         alt.Scale(domain=cast(Any, [{"expr": a}, {"expr": b}]), nice=False, zero=False)
         for a, b in (("left", "right"), ("low", "high"))
     )
-    y_axis = alt.Axis(title="accuracy, %", tickCount=6)
+
+    def y(field: str) -> alt.Y:
+        axis = alt.Axis(title="accuracy, %", tickCount=6)
+        return alt.Y(f"{field}:Q", scale=y_scale, axis=axis)
+
     x = alt.X(f"{cost}:Q", title=label, scale=x_scale, axis=alt.Axis(tickCount=7))
     standing = f"standing_{cost}"
     equal = f"by {label}" if cost in OF_THE_MACHINE else "at equal layer-forwards"
@@ -75,9 +79,7 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
     )
     hover = alt.selection_point(name="hover", on="pointerover", clear="pointerout", empty=False)
     every = alt.Chart(alt.NamedData(name="curve"))
-    curve = every.transform_filter("isValid(datum.accuracy)").encode(
-        x=x, y=alt.Y("accuracy:Q", scale=y_scale, axis=y_axis)
-    )
+    curve = every.transform_filter("isValid(datum.accuracy)").encode(x=x, y=y("accuracy"))
     points = (
         alt.Chart(alt.NamedData(name="points"))
         .transform_filter(
@@ -87,24 +89,18 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
         .transform_calculate(bottom="max(datum.low, low)", top="min(datum.high, high)")
     )
     crossed = f"datum['{standing}'] === '{Standing.BELOW}'"
-    baseline = points.transform_filter("datum.is_baseline").encode(
-        y=alt.Y("accuracy:Q", scale=y_scale, axis=y_axis)
-    )
+    baseline = points.transform_filter("datum.is_baseline").encode(y=y("accuracy"))
     layers = [
         curve.mark_area(style="below", aria=False).encode(y2="floor:Q"),
-        curve.mark_area(style="control-band", aria=False).encode(
-            y=alt.Y("low:Q", scale=y_scale, axis=y_axis), y2="high:Q"
-        ),
+        curve.mark_area(style="control-band", aria=False).encode(y=y("low"), y2="high:Q"),
         baseline.mark_rule(style="baseline", aria=False),
         baseline.mark_text(
             style="baseline-label", x="width", dx=6, align="left", aria=False
         ).encode(text=alt.value("baseline")),
-        curve.mark_line(style="control-line", aria=False).encode(
-            y=alt.Y("line:Q", scale=y_scale, axis=y_axis)
-        ),
+        curve.mark_line(style="control-line", aria=False).encode(y=y("line")),
         points.mark_rule(strokeWidth=1.3, aria=False).encode(
             x=x,
-            y=alt.Y("bottom:Q", scale=y_scale, axis=y_axis),
+            y=y("bottom"),
             y2="top:Q",
             color=colour,
             strokeOpacity=alt.condition(crossed, alt.value(0.25), alt.value(0.55)),
@@ -112,7 +108,7 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
         points.mark_point(filled=True, strokeWidth=0, cursor="pointer")
         .encode(
             x=x,
-            y=alt.Y("accuracy:Q", scale=y_scale, axis=y_axis),
+            y=y("accuracy"),
             color=colour,
             shape=shape,
             fillOpacity=alt.condition(crossed, alt.value(0.65), alt.value(1)),
@@ -131,7 +127,7 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
         .add_params(hover),
         every.transform_filter("isValid(datum.label)")
         .mark_text(style="control-label", dy=13, dx=4, align="left", aria=False)
-        .encode(x=x, y=alt.Y("at:Q", scale=y_scale, axis=y_axis), text="label:N"),
+        .encode(x=x, y=y("at"), text="label:N"),
     ]
     chart = alt.layer(*layers).add_params(*limits)
     return _spec(chart, height=430)

@@ -21,6 +21,12 @@ def runs() -> list[Summary]:
 
 
 @pytest.fixture(scope="session")
+def words(runs: list[Summary]) -> list[Summary]:
+    """Those on word problems."""
+    return [run for run in runs if run.task == "word_problems"]
+
+
+@pytest.fixture(scope="session")
 def results(runs: list[Summary], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their samples, as in results/."""
     folder = tmp_path_factory.mktemp("results")

@@ -1,4 +1,4 @@
-"""What a run is worth beside the controls: the same on the page and in the READMEs."""
+"""The standing of a run beside the controls: the same on the page and in the READMEs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ from fastdllm.results.summary import Items, Summary, pack_bits, unpack_bits
 from fastdllm.statistics.intervals import wilson_interval
 
 LAYERS = "layer_forwards"
-
-
-@pytest.fixture(scope="module")
-def words(runs: list[Summary]) -> list[Summary]:
-    return [run for run in runs if run.task == "word_problems"]
 
 
 def chosen(runs: list[Summary], config: str) -> Summary:

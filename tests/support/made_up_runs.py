@@ -1,6 +1,6 @@
 """Made-up runs that look like real ones: five experiments, items of graded difficulty, real costs.
 
-Figures follow from the settings alone, so that a test can say what a report must show.
+All figures follow from the settings, so that a test can say what a report must show.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ def configs() -> Iterator[Config]:
 def runs(
     *, tasks: tuple[str, ...] = ("word_problems", "choice_problems"), repeat: int = 1
 ) -> list[s.Summary]:
-    """All configs on all tasks; `repeat` copies each under other names, for a large report."""
-    found = []
+    """All configs on all tasks; for a large report, `repeat` of each under other names."""
+    summaries = []
     for task in tasks:
         decoded: dict[str, s.Summary] = {}
         for index, config in enumerate(configs()):
             for copy in range(repeat):
-                found.append(_run(task, config, seed=(index, copy), decoded=decoded))
-    return found
+                summaries.append(_run(task, config, seed=(index, copy), decoded=decoded))
+    return summaries
 
 
 def _run(
@@ -152,7 +152,7 @@ def _run(
 
 
 def _computation(given: dict[str, Any], copy: int) -> str:
-    """Runs of equal text are one computation: output mode knows no subset, k = 1 no reuse."""
+    """Runs of equal text are one computation: in output mode the subset has no effect."""
     if "policy_parameters.mode" not in given and "reuse_k" in given:
         given = {"reuse_k": given["reuse_k"]} if given["reuse_k"] > 1 else {}
     plain = {"threshold": 0.9}

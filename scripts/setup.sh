@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Build the virtual environment with the pinned packages; run again, it repairs whatever an
-# interruption left behind. Many that start at once take turns: the first builds, the others wait.
+# Build the virtual environment with the pinned packages, or repair it after an interruption. Set-ups
+# that start at once take turns: the first builds, the others wait.
 #
 # Usage: scripts/setup.sh [--cluster] PYTHON [SCRATCH]   (called by the Makefile)
-#   without --cluster   .venv is a folder here; nothing to do when .venv/.ready is newer than
+#   without --cluster   .venv is a folder here; nothing is done if .venv/.ready is newer than
 #                       pyproject.toml and constraints.txt
-#   --cluster           SCRATCH/venv-<digest of what is asked for>, and .venv is a link to it; caches
-#                       go to SCRATCH/cache. SCRATCH is ~/scratch/fastdllm unless named. A .venv that
-#                       is a link already is set up this way without the option.
+#   --cluster           builds SCRATCH/venv-<digest of the requirements>, and .venv is a link to it;
+#                       caches go to SCRATCH/cache. SCRATCH defaults to ~/scratch/fastdllm. Where
+#                       .venv is a link already, this is done without the option.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,22 +23,22 @@ scratch=${2:-${FASTDLLM_SCRATCH:-}}
 if [ -L .venv ]; then
     on_cluster=1
     scratch=${scratch:-$(dirname "$(readlink .venv)")}
-    # The one that made it, also where `python3` has become another one since.
+    # The Python that made it, even if `python3` is another one by now.
     if [ "$python" = python3 ] && [ -x .venv/bin/python ]; then
         python=$(.venv/bin/python -c 'import sys; print(sys._base_executable)')
     fi
 elif [ -n "$on_cluster" ] && [ -e .venv ]; then
-    fail "here is a .venv folder already, which this would replace by a link; remove it first: rm -rf .venv"
+    fail "there is a .venv folder already, which this would replace by a link; remove it first: rm -rf .venv"
 fi
 if [ -n "$on_cluster" ] && [ -z "$scratch" ]; then
     [ -d "$HOME/scratch" ] ||
-        fail "there is no ~/scratch here; say where the packages go: make setup-cluster SCRATCH=/big/disk/you"
+        fail "there is no ~/scratch here; choose where the packages go: make setup-cluster SCRATCH=/big/disk/you"
     scratch=$HOME/scratch/fastdllm
 fi
 case $scratch in "" | /*) ;; *) scratch=$PWD/$scratch ;; esac
 
 command -v "$python" >/dev/null 2>&1 ||
-    fail "no '$python' here; install Python 3.11 or newer, or name it: make setup PYTHON=python3.12"
+    fail "no '$python' here; install Python 3.11 or newer, or name one: make setup PYTHON=python3.12"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') ||
     fail "'$python' does not start; name another one: make setup PYTHON=python3.12"
 "$python" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' ||
@@ -54,7 +54,7 @@ is_ready() { [ -f "$1/.ready" ] && [ "$1/.ready" -nt pyproject.toml ] && [ "$1/.
 if [ -n "$on_cluster" ]; then
     "$python" -m fastdllm.cluster.build place "$scratch"
     venv=$scratch/$("$python" -m fastdllm.cluster.build name "$version")
-    # Its name says what it was built from; a date only tells when the files were checked out.
+    # Its name is a digest of the requirements; dates only tell when the files were checked out.
     if [ -f "$venv/.ready" ] && [ ! -e "$venv/.unfinished" ]; then
         touch "$venv/.ready"
         ln -sfn "$venv" .venv
@@ -69,11 +69,11 @@ else
 fi
 
 rm -f "$venv/.ready"
-# Packages that a killed pip left half-written look installed to the next one.
+# To pip, packages that a killed pip left half-written look installed.
 if [ -e "$venv/.unfinished" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     echo "make setup: creating $venv with $python ($version)"
     "$python" -m venv --clear "$venv" ||
-        fail "could not create $venv; is there space (2 GB, 7 GB with CUDA) and may you write here?"
+        fail "could not create $venv; is there space (2 GB, 7 GB with CUDA), and is the folder writable?"
 fi
 if [ -n "$on_cluster" ]; then
     "$python" -m fastdllm.cluster.build caches "$venv" "$scratch"
@@ -85,7 +85,7 @@ touch "$venv/.unfinished"
 "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-warn-script-location \
     --constraint constraints.txt --editable '.[dev]' || {
     rm -f "$venv/.unfinished"
-    fail "pip did not finish (its message stands above); run the same command again to go on"
+    fail "pip failed (see its message above); run the same command again to continue"
 }
 "$python" -m fastdllm.cluster.build record "$venv"
 if [ -n "$on_cluster" ]; then

@@ -211,7 +211,7 @@ def test_a_killed_builder_is_replaced_by_one_that_waits(folder: Path) -> None:
     ("prepare", "scratch", "says"),
     [
         (lambda folder: (folder / ".venv").mkdir(), "/big", "remove it first: rm -rf .venv"),
-        (lambda folder: folder.exists(), "", "there is no ~/scratch here; say where"),
+        (lambda folder: folder.exists(), "", "there is no ~/scratch here; choose where"),
         (lambda folder: (folder / "file").touch(), "file/venvs", "a file stands where a folder"),
     ],
 )

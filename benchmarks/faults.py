@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
                 try:
                     trial = run_trial(make_project(folder / str(number), lab), faults, answers)
                     lab.clear()
-                except Exception:  # the next one may tell more; this one counts as failed
+                except Exception:  # this trial counts as failed; the next may work
                     failures += 1
                     say(traceback.format_exc())
                     lab.stop()
@@ -75,10 +75,10 @@ def say(text: str) -> None:
 
 
 def has_failed(trial: Trial) -> bool:
-    """Whether anything is missing, wrong, lost, decoded twice, done by two jobs, or never told."""
+    """Whether anything is missing, wrong, lost, decoded twice, done by two jobs, or unreported."""
     counts = trial.lost.total() + trial.twice.total()
-    never_told = None in trial.named_s.values()
-    return bool(trial.missing or trial.wrong or counts or trial.doubles or never_told)
+    never_reported = None in trial.named_s.values()
+    return bool(trial.missing or trial.wrong or counts or trial.doubles or never_reported)
 
 
 def in_words(trial: Trial) -> str:
@@ -108,15 +108,15 @@ def table(trials: Sequence[Trial], failures: int) -> str:
             lost += sum(trial.lost[config] for config in hit)
             twice += sum(trial.twice[config] for config in hit)
             complete += not set(hit) & {*trial.missing, *trial.wrong}
-        cells = (fault, len(trials), complete, lost, twice, told_after(trials, fault))
+        cells = (fault, len(trials), complete, lost, twice, reported_after(trials, fault))
         lines.append(f"| {' | '.join(map(str, cells))} |")
     doubles = sum(bool(trial.doubles) for trial in trials)
     lines.append(f"\n{failures} repetitions failed; a run had two jobs at a time in {doubles}")
     return "\n".join(lines)
 
 
-def told_after(trials: Sequence[Trial], fault: str) -> str:
-    """How soon status told of a fault."""
+def reported_after(trials: Sequence[Trial], fault: str) -> str:
+    """How soon `fastdllm status` reported a fault."""
     seconds = [trial.named_s[fault] for trial in trials if fault in trial.named_s]
     known = [one for one in seconds if one is not None]
     if not known:
@@ -129,11 +129,16 @@ def figures(trials: Sequence[Trial]) -> dict[str, str]:
     """What the table of the project shows."""
     complete = sum(not trial.missing and not trial.wrong for trial in trials)
     lost, twice = (sum(getattr(t, key).total() for t in trials) for key in ("lost", "twice"))
-    told = {fault: told_after(trials, fault) for fault in EVERY_FAULT if fault != MAIN_KILLED}
+    reported = {
+        fault: reported_after(trials, fault) for fault in EVERY_FAULT if fault != MAIN_KILLED
+    }
     return {
         f"grids of nine runs under {len(EVERY_FAULT)} faults": f"{complete} of {len(trials)} "
         f"complete and right, {lost} chunks lost, {twice} finished twice",
-        **{f"`fastdllm status` tells of a run: {f}": f"after {words}" for f, words in told.items()},
+        **{
+            f"`fastdllm status` reports a run: {f}": f"after {words}"
+            for f, words in reported.items()
+        },
     }
 
 

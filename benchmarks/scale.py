@@ -43,7 +43,7 @@ def build_project(folder: Path) -> None:
 
 
 def cut_in_two(folder: Path) -> None:
-    """Let each run be made by two shards, each a job of its own."""
+    """Set every run to be made by two shards, each its own job."""
     file = folder / "workflow_config.yaml"
     config = yaml.safe_load(file.read_text())
     for task in config["tasks"].values():
@@ -52,7 +52,7 @@ def cut_in_two(folder: Path) -> None:
 
 
 def finish_half(folder: Path) -> None:
-    """Give every second run a summary with its own fingerprint."""
+    """Write a summary with its own fingerprint for every second run."""
     template = next((ROOT / "artifacts").glob("*/*/*/summary.json"), None)
     base = json.loads(template.read_text()) if template else {}
     base.pop("same_as", None)
@@ -63,9 +63,9 @@ def finish_half(folder: Path) -> None:
 
 
 def queue_some(folder: Path) -> dict[str, str]:
-    """Let a squeue say that some of the missing runs are queued; return the environment for it.
+    """Fake a squeue in which some of the missing runs are queued; return the environment with it.
 
-    The cache of its answers is switched off: each process asks.
+    The cache of its answers is off, so that each process asks.
     """
     fields = ("PENDING", "Priority", "2030-01-01T00:00:00", "", "8:00:00", "0", "run")
     missing = sorted(folder.glob("results/*/*/*/spec.json"))[1::2]

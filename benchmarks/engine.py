@@ -19,7 +19,6 @@ COMMAND = "python -m benchmarks.engine"
 LARGE = ("--model", "random:42m", "--requests", "3")
 CASES = (
     ("--batch", "1,8,32,auto"),
-    ("--batch", "1,8", "--reuse"),
     (*LARGE, "--batch", "1,8", "--max-new-tokens", "24"),
     (*LARGE, "--batch", "32", "--max-new-tokens", "10"),
 )
@@ -37,23 +36,11 @@ def bench(*arguments: str) -> dict[str, Any]:
 def figures_of(result: dict[str, Any]) -> dict[str, str]:
     """What the table of the project shows of one record."""
     model = result["model"]
-    if "reuse" in result:
-        return {
-            f"reuse k = {row['reuse_k']}, {model}, batch {row['batch']}: over the same passes, all "
-            "run": f"{row['ratio']:.2f} times the tokens/s"
-            for row in result["reuse"]
-        }
     return {
         f"decoding, {model}, batch {run['batch']}": f"{run['tokens_per_s']:,.0f} tokens/s, "
-        f"{run['share_of_floor']:.0%} of the floor" + plain_share(run)
+        f"{run['share_of_floor']:.0%} of the floor"
         for run in result["runs"]
     }
-
-
-def plain_share(run: dict[str, Any]) -> str:
-    """The share of the floor of plain weights, where that is another one."""
-    share = run.get("share_of_plain_products")
-    return "" if share is None else f", {share:.0%} of that with plain weights"
 
 
 def main(options: Sequence[str]) -> None:

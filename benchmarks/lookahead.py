@@ -15,7 +15,7 @@ from fastdllm import DecodingSettings, Request, load_model
 from fastdllm.machine.process import use_allowed_threads
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.policy import default_policy
-from fastdllm.tools.bench.measure import interleaved, measure
+from fastdllm.tools.bench.timing import interleaved, timed_run
 from fastdllm.tools.bench.workload import question_prompts
 
 COMMAND = "python -m benchmarks.lookahead"
@@ -42,7 +42,7 @@ def main() -> None:
         def speed(values: dict[str, int], slots: int = slots, requests=requests) -> float:
             settings = DecodingSettings(max_new_tokens=96, **values)
             policy = default_policy(settings, model.config.num_layers)
-            return measure(model, [requests], policy, slots=slots).tokens_per_s
+            return timed_run(model, [requests], policy, slots=slots).tokens_per_s
 
         runs = {name: (lambda values=values: speed(values)) for name, values in VARIANTS.items()}
         interleaved(runs, 1, lambda: None)

@@ -66,11 +66,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "size above 1",
     )
     parser.add_argument(
-        "--reuse",
-        action="store_true",
-        help="also: output-mode reuse (k = 2, 3) over the same passes, all of them run",
-    )
-    parser.add_argument(
         "--profile",
         type=Path,
         metavar="FILE.json",
@@ -98,13 +93,11 @@ def run(options: argparse.Namespace) -> int:
 
     from fastdllm.machine.device import hardware
     from fastdllm.machine.process import use_allowed_threads
-    from fastdllm.tools.bench.suite import Plan, run_suite
+    from fastdllm.tools.bench.suite import BenchPlan, run_suite
     from fastdllm.tools.bench.tables import rounded
 
     threads = use_allowed_threads(options.threads)
-    plan = Plan(
-        batches, options.repeats, options.requests, options.mixed, options.reuse, options.profile
-    )
+    plan = BenchPlan(batches, options.repeats, options.requests, options.mixed, options.profile)
     model = _model(options)
     prompts = _prompts(options, model, plan.prompts_needed)
     record: dict[str, Any] = {
@@ -172,10 +165,6 @@ def _check(options: argparse.Namespace, batches: list[int | None]) -> None:
     """Refuse what could only fail after minutes of measuring."""
     if options.mixed and not any(batch is not None and batch > 1 for batch in batches):
         raise UserError("--mixed needs a batch size above 1 in --batch, such as --batch 8")
-    if options.reuse and "reuse_k" in options:
-        raise UserError("--reuse compares k = 2 and 3 itself; leave --reuse-k out")
-    if options.reuse and not getattr(options, "use_block_cache", True):
-        raise UserError("--reuse needs the block cache; leave --no-use-block-cache out")
     file = options.profile
     if file is not None:
         try:
@@ -220,8 +209,6 @@ def _print(record: dict[str, Any], profile: Path | None) -> None:
         console.print(line, style="dim", markup=False, soft_wrap=True)
     if "mixed" in record:
         console.print(report.mixed_table(record["mixed"]))
-    if "reuse" in record:
-        console.print(report.reuse_table(record["reuse"]))
     if "profile_s" in record:
         console.print(report.profile_table(record["profile_s"]))
         console.print(f"{profile}: open it at ui.perfetto.dev", markup=False, soft_wrap=True)

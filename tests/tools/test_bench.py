@@ -23,8 +23,6 @@ from fastdllm.cli import main
         (["--model", "random:8b"], "unknown random model 'random:8b'; did you mean 'random:7b'?"),
         (["--model", "random:7b", "--revision", "main"], "--revision: random:7b has none"),
         (["--batch", "1,auto", "--mixed"], "--mixed needs a batch size above 1"),
-        (["--reuse", "--reuse-k", "2", "--layer-subset", "last"], "leave --reuse-k out"),
-        (["--reuse", "--no-use-block-cache"], "--reuse needs the block cache"),
         (["--profile", "/absent/trace.json"], "cannot be written: No such file"),
         (["--profile", "/"], "--profile /: cannot be written"),
         (["--batch", "5000"], "5000 is more than the 4096"),
@@ -43,7 +41,7 @@ def test_a_mistake_is_one_line_and_nothing_is_measured(capsys, arguments, line):
 def test_bench_ends_with_one_json_line_of_what_was_asked(capsys, tmp_path):
     trace = tmp_path / "trace.json"
     sizes = ("--batch", "1,2", "--repeats", "1", "--requests", "3", "--max-new-tokens", "3")
-    code = main(["bench", *sizes, "--mixed", "--reuse", "--profile", str(trace)])
+    code = main(["bench", *sizes, "--mixed", "--profile", str(trace)])
     out = capsys.readouterr().out
     assert code == 0
     assert out.endswith("}\n")
@@ -60,7 +58,6 @@ def test_bench_ends_with_one_json_line_of_what_was_asked(capsys, tmp_path):
     assert all(run[name] > 0 for run in record["runs"] for name in wanted)
     assert [(row["batch"], row["requests"]) for row in record["mixed"]] == [(2, 3)]
     assert all(row["ratio_of_floors"] > 0 for row in record["mixed"])
-    assert [(r["batch"], r["reuse_k"]) for r in record["reuse"]] == [(1, 2), (1, 3), (2, 2), (2, 3)]
     assert json.loads(trace.read_text())["traceEvents"]
 
 
@@ -70,5 +67,5 @@ def test_what_is_not_asked_for_is_not_in_the_record(capsys):
     assert main(["bench", *model, *sizes]) == 0
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert record["prompt_tokens"] == [3, 3]
-    assert not {"mixed", "reuse", "profile_s"} & set(record)
+    assert not {"mixed", "profile_s"} & set(record)
     assert "share_differing_from_batch_1" not in record["runs"][0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +10,8 @@ import torch
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.events import PassRecord, SegmentShape
 from fastdllm.model.config import ModelConfig
-from fastdllm.model.fused import FusedModel
-from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.tools.bench import random_models
 from fastdllm.tools.bench.floor import PassFloor, floor_of, representatives
-from fastdllm.tools.bench.plain_products import plain_products
 from fastdllm.tools.bench.products_floor import AttentionShape, ProductsFloor, attention_shapes
 from fastdllm.tools.bench.random_models import SHAPES, filled, random_model
 from fastdllm.tools.bench.roofline import DeviceRates, RooflineFloor, measured_rates
@@ -198,20 +194,3 @@ def test_a_model_larger_than_the_memory_is_refused(monkeypatch):
     monkeypatch.setattr(random_models, "free_bytes", lambda _: 10 * 2**30)
     with pytest.raises(UserError, match=r"random:7b in float32 needs .* 10\.0 GiB free; choose a"):
         random_model("random:7b", device="cpu", dtype="float32")
-
-
-def test_plain_products_have_the_shapes_of_the_models_own_and_stand_beside_packed_ones_only():
-    config = replace(SMALL, hidden_size=264, intermediate_size=264)
-    torch.manual_seed(0)
-    packed = FusedModel(BlockDiffusionModel(config).requires_grad_(False))
-    plain = plain_products(packed)
-    assert len(plain.layers) == config.num_layers
-    rows = torch.randn(3, 264)
-    for own, other in zip(packed.layers, plain.layers, strict=True):
-        mixed = torch.randn(3, config.num_heads * config.head_dim)
-        assert other.qkv(rows).shape == own.qkv(rows).shape
-        assert other.output(mixed).shape == own.output(mixed).shape
-        assert other.gated.both(rows).shape == own.gated.both(rows).shape
-        assert other.down(rows).shape == own.down(rows).shape
-    assert plain.unembed(rows).shape == packed.unembed(rows).shape
-    assert plain_products(FusedModel(BlockDiffusionModel(SMALL).requires_grad_(False))) is None

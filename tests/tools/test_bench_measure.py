@@ -7,23 +7,22 @@ from collections import Counter
 import pytest
 
 from fastdllm.decoding.events import Entered, PassRecord, SegmentShape, SlotsChosen
-from fastdllm.decoding.loop import Step, decode
+from fastdllm.decoding.loop import Step
 from fastdllm.decoding.sequence import Generation, PassCounts, Request
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, default_policy
 from fastdllm.settings import DecodingSettings
 from fastdllm.tools.bench.batches import BatchResult, batch_figures
 from fastdllm.tools.bench.floor import RunFloor
-from fastdllm.tools.bench.measure import (
-    Run,
+from fastdllm.tools.bench.profile import ATTENTION, COPIES, ELEMENTWISE, PRODUCTS, group_of
+from fastdllm.tools.bench.timing import (
+    TimedRun,
     Watch,
     interleaved,
-    measure,
     median_run,
     share_differing,
+    timed_run,
 )
-from fastdllm.tools.bench.profile import ATTENTION, COPIES, ELEMENTWISE, PRODUCTS, group_of
-from fastdllm.tools.bench.replay import EveryPassRun
 from fastdllm.tools.bench.workload import mixed_requests, random_prompts, requests_for
 
 
@@ -40,7 +39,7 @@ def a_run(elapsed_s, answers, **more):
         "time_to_first_token_s": (0.5,),
         "latency_s": (2.0,),
     }
-    return Run(elapsed_s=elapsed_s, answers=tuple(answers), **given | more)
+    return TimedRun(elapsed_s=elapsed_s, answers=tuple(answers), **given | more)
 
 
 def test_the_mixed_workload_is_the_same_each_time_and_keeps_its_ranges(golden_model):
@@ -96,34 +95,15 @@ def test_continuous_and_fixed_batches_give_the_same_answers(golden_model):
     settings = DecodingSettings(mask_id=255, max_new_tokens=9)
     policy = default_policy(settings, model.config.num_layers)
     requests = [Request(prompt) for prompt in random_prompts(model.config, [3, 40, 7, 11, 5])]
-    continuous = measure(model, [requests], policy, slots=2)
+    continuous = timed_run(model, [requests], policy, slots=2)
     groups = [requests[:2], requests[2:4], requests[4:]]
-    fixed = measure(model, groups, policy, slots=2)
+    fixed = timed_run(model, groups, policy, slots=2)
     assert share_differing(continuous.answers, fixed.answers) == 0.0
     assert continuous.slots == fixed.slots == 2
     rows = [sum(record.rows for record in run.passes) for run in (continuous, fixed)]
     assert rows[0] == rows[1]
     assert len(continuous.passes) < len(fixed.passes)
     assert len(fixed.latency_s) == len(continuous.time_to_first_token_s) == 5
-
-
-def test_every_pass_run_commits_as_the_reusing_decoder_did(golden_model):
-    model = golden_model("m6")
-    settings = DecodingSettings(mask_id=255, reuse_k=2, layer_subset="last")
-    layers = model.config.num_layers
-    requests = [Request((1, 2, 3), max_new_tokens=40), Request((4,) * 35, max_new_tokens=9)]
-    steps = list(decode(model, requests, default_policy(settings, layers), slots=2))
-    again = list(decode(model, requests, EveryPassRun(settings, layers, steps), slots=2))
-
-    def passes(all_steps, request):
-        own = [step for step in all_steps if step.request == request]
-        return [(step.kind, step.positions) for step in own]
-
-    assert any(step.kind is PassKind.REUSED for step in steps)
-    for request in range(2):
-        made = {PassKind.REUSED: PassKind.SUB_BLOCK}
-        wanted = [(made.get(kind, kind), where) for kind, where in passes(steps, request)]
-        assert passes(again, request) == wanted
 
 
 def test_variants_take_turns():
@@ -141,9 +121,8 @@ def test_figures_are_those_of_the_run_of_median_speed():
     assert median_run(runs) is runs[2]
     floors = [RunFloor(s, 4, "products") for s in (3.0, 0.25, 1.5)]
     others = (answer([1, 2, 3]), answer([4, 5, 7]), answer([8, 8, 8]))
-    alone = BatchResult(1, [a_run(1.0, others)], [floors[0]], [], 1.0)
-    plain = [RunFloor(2 * f.seconds, 4, "products") for f in floors]
-    figures = batch_figures(BatchResult(None, runs, floors, plain, 1.5), alone)
+    alone = BatchResult(1, [a_run(1.0, others)], [floors[0]], 1.0)
+    figures = batch_figures(BatchResult(None, runs, floors, 1.5), alone)
     assert figures == {
         "batch": "auto",
         "slots": 1,
@@ -162,7 +141,6 @@ def test_figures_are_those_of_the_run_of_median_speed():
         "latency_p95_s": pytest.approx(8.3),
         "peak_memory_gib": 1.5,
         "share_of_floor": 0.5,
-        "share_of_plain_products": 1.0,
         "floor_bound": "products",
         "floor_passes_timed": 4,
         "answers_compared_with_batch_1": 2,
@@ -192,5 +170,5 @@ def test_recording_in_a_timed_run_is_told():
     shape = (SegmentShape(8, 8, 8),)
     passes = (PassRecord(shape, 0.25, 0.5), PassRecord(shape, 0.25, 0.125))
     run = a_run(2.0, [answer([1])], passes=passes)
-    figures = batch_figures(BatchResult(1, [run], [RunFloor(1.0, 1, "memory")], [], 1.0), None)
+    figures = batch_figures(BatchResult(1, [run], [RunFloor(1.0, 1, "memory")], 1.0), None)
     assert figures["recording_s"] == 0.625

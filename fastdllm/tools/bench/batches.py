@@ -16,7 +16,13 @@ from fastdllm.policy import PassKind, Policy
 from fastdllm.settings import DecodingSettings
 from fastdllm.statistics.intervals import percentile
 from fastdllm.tools.bench.floor import Floor, RunFloor, floor_of
-from fastdllm.tools.bench.measure import Run, interleaved, measure, median_run, share_differing
+from fastdllm.tools.bench.timing import (
+    TimedRun,
+    interleaved,
+    median_run,
+    share_differing,
+    timed_run,
+)
 from fastdllm.tools.bench.workload import Prompts, requests_for
 
 # A batch size; None means as many sequences as memory allows.
@@ -42,23 +48,19 @@ class Bench:
         """
         return 1 if self.model.device.type == "cuda" else 0
 
-    def run_batch(self, prompts: Prompts, batch: Batch, least: int) -> Run:
+    def run_batch(self, prompts: Prompts, batch: Batch, least: int) -> TimedRun:
         """Decode the first prompts at one batch size."""
         requests = [Request(prompt) for prompt in prompts[: requests_for(batch, least)]]
-        return measure(self.model, [requests], self.policy, slots=batch)
+        return timed_run(self.model, [requests], self.policy, slots=batch)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """All timed runs at one batch size, the floor of each, and the memory of an untimed one.
-
-    plain_floors: the same with plain weights; empty where the engine's are plain.
-    """
+    """All timed runs at one batch size, the floor of each, and the memory of an untimed one."""
 
     batch: Batch
-    runs: list[Run]
+    runs: list[TimedRun]
     floors: list[RunFloor]
-    plain_floors: list[RunFloor]
     peak_memory_gib: float
 
 
@@ -69,12 +71,10 @@ def bench_batches(
     *,
     least: int,
     floor: Floor,
-    plain_floor: Callable[[], Floor | None],
 ) -> list[BatchResult]:
-    """Warm up, measure memory, then time all batch sizes in turn; floors follow their runs.
+    """Warm up, timed_run memory, then time all batch sizes in turn; floors follow their runs.
 
-    least: requests of a run at least. plain_floor: makes a second floor, with plain weights; asked
-    once memory was measured.
+    least: requests of a run at least.
     """
     device, peaks = bench.model.device, {}
     for batch in sorted(batches, key=lambda batch: requests_for(batch, 1)):
@@ -84,24 +84,20 @@ def bench_batches(
         peaks[batch] = peak_memory_gib(device)
         bench.tick()
 
-    def untimed(batch: Batch) -> Run:
+    def untimed(batch: Batch) -> TimedRun:
         return bench.run_batch(prompts, batch, least)
 
-    second = plain_floor()
-
-    def timed(batch: Batch) -> tuple[Run, RunFloor, list[RunFloor]]:
+    def timed(batch: Batch) -> tuple[TimedRun, RunFloor]:
         run = bench.run_batch(prompts, batch, least)
-        plain = [] if second is None else [floor_of(run.passes, second)]
-        return run, floor_of(run.passes, floor), plain
+        return run, floor_of(run.passes, floor)
 
     interleaved({b: partial(untimed, b) for b in batches}, bench.warm_up_rounds, bench.tick)
     results = interleaved({b: partial(timed, b) for b in batches}, bench.repeats, bench.tick)
     return [
         BatchResult(
             batch,
-            runs=[run for run, _, _ in timings],
-            floors=[least for _, least, _ in timings],
-            plain_floors=[least for _, _, plain in timings for least in plain],
+            runs=[run for run, _ in timings],
+            floors=[run_floor for _, run_floor in timings],
             peak_memory_gib=peaks[batch],
         )
         for batch, timings in results.items()
@@ -142,12 +138,12 @@ def batch_figures(result: BatchResult, alone: BatchResult | None) -> dict[str, A
         "latency_p50_s": percentile(latencies, 50),
         "latency_p95_s": percentile(latencies, 95),
         "peak_memory_gib": result.peak_memory_gib,
-        "share_of_floor": _share(runs, result.floors),
+        "share_of_floor": median(
+            floor.seconds / run.elapsed_s for run, floor in zip(runs, result.floors, strict=True)
+        ),
         "floor_bound": floor.bound,
         "floor_passes_timed": floor.passes_timed,
     }
-    if result.plain_floors:
-        figures["share_of_plain_products"] = _share(runs, result.plain_floors)
     # Zero after a warm-up; else the run's speed is worse than that of the next one.
     if recording_s := sum(record.recording_s for record in run.passes):
         figures["recording_s"] = recording_s
@@ -156,8 +152,3 @@ def batch_figures(result: BatchResult, alone: BatchResult | None) -> dict[str, A
         figures["answers_compared_with_batch_1"] = min(len(run.answers), len(others))
         figures["share_differing_from_batch_1"] = share_differing(run.answers, others)
     return figures
-
-
-def _share(runs: Sequence[Run], floors: Sequence[RunFloor]) -> float:
-    """Median over the runs of their floor over their time."""
-    return median(f.seconds / run.elapsed_s for run, f in zip(runs, floors, strict=True))

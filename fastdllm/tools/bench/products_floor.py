@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fastdllm.decoding.events import PassRecord
+from fastdllm.model.fused import FusedModel
 from fastdllm.tools.bench.floor import PassFloor
-from fastdllm.tools.bench.plain_products import ModelProducts
 
 # The first replay of a shape finds its kernels and cold weights; the median of three forgets it.
 REPLAYS = 3
@@ -46,9 +46,7 @@ class ProductsFloor:
 
     most_passes = 64
 
-    def __init__(
-        self, model: ModelProducts, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, model: FusedModel, clock: Callable[[], float] = time.perf_counter) -> None:
         self.model, self.clock = model, clock
         self._pools: dict[object, Tensor] = {}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,20 @@ from fastdllm.model.fused import FusedModel
 from fastdllm.policy import default_policy
 from fastdllm.settings import DecodingSettings
 from fastdllm.tools.bench.batches import Batch, Bench, batch_figures, bench_batches
-from fastdllm.tools.bench.compare import REUSE_KS, compare_mixed, compare_reuse
 from fastdllm.tools.bench.floor import Floor
-from fastdllm.tools.bench.measure import measure
-from fastdllm.tools.bench.plain_products import plain_products
+from fastdllm.tools.bench.mixed_lengths import compare_mixed
 from fastdllm.tools.bench.products_floor import ProductsFloor
 from fastdllm.tools.bench.profile import write_profile
 from fastdllm.tools.bench.roofline import RooflineFloor, measured_rates
+from fastdllm.tools.bench.timing import timed_run
 from fastdllm.tools.bench.workload import MIXED_REQUESTS, Prompts, mixed_requests, requests_for
 
 LEAST_REQUESTS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure.
+class BenchPlan:
+    """What to timed_run.
 
     requests: of a run at least, and of the mixed comparison; None: their defaults. profile: where
     a trace goes.
@@ -39,7 +37,6 @@ class Plan:
     repeats: int
     requests: int | None = None
     mixed: bool = False
-    reuse: bool = False
     profile: Path | None = None
 
     @property
@@ -61,12 +58,11 @@ class Plan:
         """How many runs that is."""
         count, pair = len(self.batches), 2 * (1 + self.repeats)
         runs = count * (1 + warm_up_rounds + self.repeats)
-        runs += pair * len(self.mixed_batches) if self.mixed else 0
-        return runs + (pair * count * len(REUSE_KS) if self.reuse else 0)
+        return runs + (pair * len(self.mixed_batches) if self.mixed else 0)
 
 
 def run_suite(
-    plan: Plan,
+    plan: BenchPlan,
     model: FusedModel,
     settings: DecodingSettings,
     prompts: Prompts,
@@ -99,14 +95,7 @@ def run_suite(
     policy = default_policy(settings, model.config.num_layers)
     bench = Bench(model, settings, policy, plan.repeats, tick)
     floor, kind = floor_for(model)
-    results = bench_batches(
-        bench,
-        plan.batches,
-        prompts,
-        least=plan.least,
-        floor=floor,
-        plain_floor=partial(_plain_floor, model),
-    )
+    results = bench_batches(bench, plan.batches, prompts, least=plan.least, floor=floor)
     alone = next((result for result in results if result.batch == 1), None)
     record: dict[str, Any] = {
         "floor": kind,
@@ -116,20 +105,9 @@ def run_suite(
         record["mixed"] = [
             compare_mixed(bench, mixed, batch, floor) for batch in plan.mixed_batches
         ]
-    if plan.reuse:
-        record["reuse"] = [
-            compare_reuse(bench, prompts, batch, k, least=plan.least)
-            for batch in plan.batches
-            for k in REUSE_KS
-        ]
     if plan.profile is not None:
         record["profile_s"] = _profile(bench, prompts, plan.batches[0], plan.profile)
     return record
-
-
-def _plain_floor(model: FusedModel) -> Floor | None:
-    plain = plain_products(model) if model.device.type == "cpu" else None
-    return ProductsFloor(plain) if plain is not None else None
 
 
 def floor_for(model: FusedModel) -> tuple[Floor, dict[str, Any]]:
@@ -151,7 +129,7 @@ def _profile(bench: Bench, prompts: Prompts, batch: Batch, file: Path) -> dict[s
     count = requests_for(batch, 1) // 2
     requests = [Request(prompt, max_new_tokens=length) for prompt in prompts[:count]]
     return write_profile(
-        lambda: measure(bench.model, [requests], bench.policy, slots=batch),
+        lambda: timed_run(bench.model, [requests], bench.policy, slots=batch),
         bench.model.device,
         file,
     )

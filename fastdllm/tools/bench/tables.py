@@ -28,9 +28,7 @@ def heading(record: Figures) -> str:
 def speed_table(runs: Sequence[Figures]) -> Table:
     """Speed, times of answers, memory, and the share of the floor, per batch size."""
     names = ("batch", "slots", "tokens/s", "range", "tok/fwd", "first ms", "p50 s", "p95 s")
-    has_plain = any("share_of_plain_products" in run for run in runs)
-    plain = ["plain"] if has_plain else []
-    table = _table("Answers", [*names, "GiB", "floor", *plain, "differ"])
+    table = _table("Answers", [*names, "GiB", "floor", "differ"])
     for run in runs:
         differing = run.get("share_differing_from_batch_1")
         table.add_row(
@@ -44,7 +42,6 @@ def speed_table(runs: Sequence[Figures]) -> Table:
             f"{run['latency_p95_s']:.2f}",
             f"{run['peak_memory_gib']:.2f}",
             f"{run['share_of_floor']:.0%}",
-            *([f"{run['share_of_plain_products']:.0%}"] if has_plain else []),
             "" if differing is None else f"{differing:.0%}",
         )
     return table
@@ -79,19 +76,6 @@ def mixed_table(rows: Sequence[Figures]) -> Table:
     return table
 
 
-def reuse_table(rows: Sequence[Figures]) -> Table:
-    """Output-mode reuse over the same passes, all of them run."""
-    names = ["batch", "k", "steps reused", "reuse", "every pass", "ratio"]
-    table = _table("Output-mode reuse, tokens/s", names)
-    for row in rows:
-        speeds = (row["tokens_per_s_reuse"], row["tokens_per_s_every_pass"])
-        share = f"{row['share_of_steps_reused']:.0%}"
-        table.add_row(
-            str(row["batch"]), str(row["reuse_k"]), share, *_compared(speeds, row["ratio"])
-        )
-    return table
-
-
 def profile_table(seconds: Mapping[str, float]) -> Table:
     """Where the time of a profiled run went."""
     table = _table("Time by group", ["group", "ms", "share"])
@@ -115,10 +99,6 @@ def notes(runs: Sequence[Figures]) -> list[str]:
         f"floor: least time of the passes over the time of the run, bound by {bounds}; stands on "
         f"up to {timed} different passes of a run."
     )
-    if any("share_of_plain_products" in run for run in runs):
-        lines.append(
-            "plain: the same for products with plain weights, which the engine's packed ones beat."
-        )
     if any("share_differing_from_batch_1" in run for run in runs):
         compared = min(r["answers_compared_with_batch_1"] for r in runs if r["batch"] != 1)
         lines.append(f"differ: answers unlike those of batch 1, of {compared}.")

@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TimedRun:
     """What one run took and gave.
 
     slots: most sequences in flight. answers: in the order of the requests. sequence_passes: passes
@@ -103,13 +103,13 @@ class Watch:
         return [moments[index] - self.entered[index] for index in sorted(self.entered)]
 
 
-def measure(
+def timed_run(
     model: FusedModel,
     groups: Sequence[Sequence[Request]],
     policy: Policy,
     *,
     slots: int | None,
-) -> Run:
+) -> TimedRun:
     """Decode the groups of requests one after the other, and time it.
 
     The clock runs from the first call to the last token, with the device idle at both ends. The
@@ -129,7 +129,7 @@ def measure(
     synchronize(model.device)
     elapsed_s = time.perf_counter() - started
     answers = [watch.answers[index] for watch in watches for index in range(watch.requests)]
-    return Run(
+    return TimedRun(
         elapsed_s=elapsed_s,
         slots=max(watch.slots for watch in watches),
         answers=tuple(answers),
@@ -145,7 +145,7 @@ def measure(
 def interleaved(
     variants: Mapping[Key, Callable[[], Value]], repeats: int, tick: Callable[[], None]
 ) -> dict[Key, list[Value]]:
-    """Run each variant `repeats` times, in turn, so that a slow spell of the machine hits all.
+    """TimedRun each variant `repeats` times, in turn, so that a slow spell of the machine hits all.
 
     tick: called after each run.
     """
@@ -157,7 +157,7 @@ def interleaved(
     return results
 
 
-def median_run(runs: Sequence[Run]) -> Run:
+def median_run(runs: Sequence[TimedRun]) -> TimedRun:
     """The run of median speed; of two in the middle the slower one."""
     return sorted(runs, key=lambda run: run.tokens_per_s)[(len(runs) - 1) // 2]
 

@@ -127,7 +127,7 @@ class Policy:
 
     @classmethod
     def computation(cls, settings: DecodingSettings, parameters: StrictModel) -> Computation:
-        """What touches the tokens; an experiment says so of its own policy, and tests check it."""
+        """Return what affects the tokens; experiments override this, and tests check it."""
         return PLAIN if cls is Policy else Computation()
 
     def next_pass(self, state: SequenceState) -> PassKind:
@@ -136,7 +136,7 @@ class Policy:
         A full-block pass makes the block cache; it is needed at the start of a block, and whenever
         the first position of the sub-block is masked, since its prediction comes from the row
         before it. With look-ahead that position may be known on entering the sub-block, and the
-        cache would go on without the tokens of the one before: there it is always made anew.
+        cache would lack the tokens of the one before, so it is always made again.
         """
         first = state.sub_block * self.settings.small_block_size
         is_entered_ahead = self.settings.lookahead_depth > 0 and state.sub_block_step == 0
@@ -183,13 +183,13 @@ class Policy:
         return self.accepted_above(self.settings.threshold, predictions)
 
     def accepted_above(self, threshold: float, predictions: Predictions) -> Tensor:
-        """The rule of `accept` for any threshold, for policies that choose their own."""
+        """Apply the rule of `accept` with any threshold, for policies that choose one."""
         accepted = predictions.confidence > threshold
-        own = predictions.confidence
+        sub_block = predictions.confidence
         if self.settings.lookahead_depth:
-            own = own[:, : self.settings.small_block_size]
-            accepted[:, own.shape[1] :] = False
-        best = own.argmax(dim=-1, keepdim=True)
+            sub_block = sub_block[:, : self.settings.small_block_size]
+            accepted[:, sub_block.shape[1] :] = False
+        best = sub_block.argmax(dim=-1, keepdim=True)
         accepted = accepted.scatter(-1, best, True) & predictions.masked
         return self.accepted_ahead(predictions, accepted)
 
@@ -228,7 +228,7 @@ class OutputReuse(Policy):
         return PLAIN if settings.reuse_k == 1 else Computation(ignored=frozenset({"layer_subset"}))
 
     def next_pass(self, state: SequenceState) -> PassKind:
-        """The plain next pass, or a reused one in place of a sub-block pass."""
+        """Choose the plain next pass, or a reused one instead of a sub-block pass."""
         kind = super().next_pass(state)
         if kind is PassKind.SUB_BLOCK and state.block_step % self.settings.reuse_k:
             return PassKind.REUSED

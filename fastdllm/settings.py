@@ -124,7 +124,7 @@ def check_block_size(settings: DecodingSettings, trained: int) -> None:
     """Refuse the default block size for a model that was trained with another one.
 
     Raises:
-        ValueError: the sizes differ and nobody chose this one.
+        ValueError: the sizes differ, and `block_size` was not set.
     """
     if settings.block_size != trained and "block_size" not in settings.model_fields_set:
         raise ValueError(

@@ -1,8 +1,8 @@
 """Config is validated once, at the edge: pydantic models in, one clear line out.
 
 Every record that a person writes (settings, workflow_config.yaml, experiment.yaml) derives from
-`StrictModel`, so an unknown key is always refused with the nearest valid name. The line is in our
-words: pydantic's speak to programmers, and of a value with several allowed kinds once per kind.
+`StrictModel`, so an unknown key is always refused with the nearest valid name. The wording is ours:
+pydantic's is for programmers, and repeats itself for each type that a value may have.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 
 from fastdllm.common.errors import UserError, nearest_name
 
-# A file of quite another kind has dozens of wrong keys; the first few tell that.
+# A file of another kind has dozens of wrong keys; the first few show that.
 MOST_PROBLEMS = 3
 MOST_CHARACTERS = 60
 
@@ -91,7 +91,7 @@ def _one_line(record: type[BaseModel], problems: Sequence[Any]) -> str:
     for problem in problems:
         place, _ = _place(record, problem["loc"])
         known = first.get(place)
-        # Of the kinds that a value may have, the one that failed as a whole shows all of it.
+        # Of the errors for a value's types, the one about the value as a whole shows all of it.
         if known is None or len(problem["loc"]) < len(known["loc"]):
             first[place] = problem
     shown = dict(list(first.items())[:MOST_PROBLEMS])
@@ -137,7 +137,7 @@ def _sentence(record: type[BaseModel], problem: Mapping[str, Any]) -> str:
 
 
 def _rule(problem: Mapping[str, Any], annotation: Any) -> str:
-    """What a value should be: "should be a whole number"."""
+    """Return what a value should be, such as "should be a whole number"."""
     members = _members(annotation)
     if len(set(members) - {NoneType}) > 1:
         return f"should be {_forms(members)}"
@@ -165,9 +165,9 @@ def _forms(members: Sequence[Any]) -> str:
 
 
 def _place(record: type[BaseModel], loc: Loc) -> tuple[Loc, Any]:
-    """The keys that lead to a problem, and the type that is wanted there.
+    """Return the keys that lead to a problem, and the type that is expected there.
 
-    Where several types are allowed, pydantic goes on with the name of one of them; the place ends.
+    If several types are allowed, pydantic appends the name of one of them, which is left out.
     """
     annotation: Any = record
     place: list[int | str] = []
@@ -188,7 +188,7 @@ def _place(record: type[BaseModel], loc: Loc) -> tuple[Loc, Any]:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The types that an annotation allows, one by one."""
+    """Return the types that an annotation allows."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -204,7 +204,7 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def _shown(value: Any) -> str:
-    """A value as a person wrote it, cut where it is long."""
+    """Return a value as a person wrote it, cut if it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)

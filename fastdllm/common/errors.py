@@ -16,7 +16,7 @@ RESUME_EXIT_CODE = 75
 # Of a shell, after Ctrl-C.
 INTERRUPTED_EXIT_CODE = 130
 
-MOST_LETTERS = 500  # of an error in one line
+LONGEST_LINE = 500  # of an error in one line
 
 
 class UserError(Exception):
@@ -30,7 +30,7 @@ class PolicyViolation(UserError):
 def error_line(error: Exception) -> str:
     """Return an error in one line of at most 500 characters; a bug with the name of its class."""
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return " ".join(reason.split())[:MOST_LETTERS]
+    return " ".join(reason.split())[:LONGEST_LINE]
 
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:

@@ -1,7 +1,7 @@
 """Locks on files: an flock, which the operating system drops when its holder dies, however it dies.
 
 The `filelock` package is no substitute: it has no shared holds on a file, and where a file system
-has no locks it goes on with a marker file, which outlives a killed process.
+has no locks, it uses a marker file, which outlives a killed process.
 """
 
 from __future__ import annotations

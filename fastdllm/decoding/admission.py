@@ -7,7 +7,7 @@ decoded as if it were not there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -49,7 +49,7 @@ def start_sequences(
     Raises:
         UserError: naming the setting that does not fit the model.
     """
-    mask_id, stop_token = _special_tokens(config, settings)
+    mask_id, stop_token = special_tokens(config, settings.mask_id, settings.stop_token)
     try:
         check_block_size(settings, config.block_size)
         if settings.layer_subset is not None:
@@ -97,30 +97,41 @@ def usable_positions(config: ModelConfig, block_size: int) -> int:
     return config.max_positions // block_size * block_size
 
 
-def _special_tokens(config: ModelConfig, settings: DecodingSettings) -> tuple[int, int | None]:
-    """Return mask and stop token: those of the settings, else the model's."""
-    mask_id = settings.mask_id if settings.mask_id is not None else config.mask_id
-    stop_token = settings.stop_token if settings.stop_token is not None else config.stop_token
+def special_tokens(
+    config: ModelConfig, mask_id: int | None, stop_token: int | None
+) -> tuple[int, int | None]:
+    """Return mask and stop token: those given, else the model's.
+
+    Raises:
+        UserError: there is no mask token, or one of them is outside the vocabulary.
+    """
+    mask_id = config.mask_id if mask_id is None else mask_id
+    stop_token = config.stop_token if stop_token is None else stop_token
     if mask_id is None:
         raise UserError("this model names no mask token; give one with the setting mask_id")
     for name, token in (("mask_id", mask_id), ("stop_token", stop_token)):
-        if token is not None and token >= config.vocab_size:
+        if token is not None and not 0 <= token < config.vocab_size:
             raise UserError(
                 f"{name} {token} is outside the model's vocabulary of {config.vocab_size}"
             )
     return mask_id, stop_token
 
 
-def _checked(
-    config: ModelConfig, request: Request, settings: DecodingSettings, where: str
-) -> RequestSettings:
-    """Return the settings of one request: its own, else those of all."""
-    for token in request.prompt_ids:
+def check_tokens(config: ModelConfig, tokens: Iterable[int], where: str) -> None:
+    """Refuse tokens that the model does not have; `where` names the request in the error."""
+    for token in tokens:
         if not 0 <= token < config.vocab_size:
             raise UserError(
                 f"{where}: token {token} is outside the model's vocabulary of "
                 f"{config.vocab_size}; was the prompt made with another tokenizer?"
             )
+
+
+def _checked(
+    config: ModelConfig, request: Request, settings: DecodingSettings, where: str
+) -> RequestSettings:
+    """Return the settings of one request: its own, else those of all."""
+    check_tokens(config, request.prompt_ids, where)
     names = ("max_new_tokens", "temperature", "top_p")
     values = {name: getattr(settings, name) for name in names}
     wanted = {name: getattr(request, name) for name in (*names, "seed")}

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.admission import check_tokens, special_tokens
 from fastdllm.decoding.events import Observer
 from fastdllm.decoding.prefix_tree import Tokens
 from fastdllm.decoding.shared_passes import SharedPasses
+from fastdllm.model.config import ModelConfig
 from fastdllm.model.fused import FusedModel, fused
 from fastdllm.model.plain import BlockDiffusionModel
 
@@ -59,14 +61,14 @@ def score(
     mode: LikelihoodMode = "published",
     block_size: int = 32,
     mask_id: int | None = None,
-    eos_id: int | None = None,
+    stop_token: int | None = None,
     batch_size: int = 32,
     observe: Observer | None = None,
 ) -> list[Likelihood]:
     """Score `requests` in the order given; whole blocks that model inputs share run once.
 
     Args:
-        mask_id, eos_id: default: the model's own.
+        mask_id, stop_token: default: the model's own.
         batch_size: most inputs in memory at once; fewer if they do not fit.
         observe: called with the number of inputs in memory (as slots), with each pass, and when
             memory runs out, which halves the blocks per pass (as slots).
@@ -78,15 +80,9 @@ def score(
     Source: docs/decoding.md, "Log-likelihood".
     """
     config = model.config
-    mask_id = config.mask_id if mask_id is None else mask_id
-    eos_id = config.stop_token if eos_id is None else eos_id
-    if mask_id is None or eos_id is None:
-        raise UserError("this model names no mask or stop token; give mask_id and eos_id")
-    for name, token in (("mask_id", mask_id), ("eos_id", eos_id)):
-        if not 0 <= token < config.vocab_size:
-            raise UserError(
-                f"{name} {token} is outside the model's vocabulary of {config.vocab_size}"
-            )
+    mask_id, stop_token = special_tokens(config, mask_id, stop_token)
+    if stop_token is None:
+        raise UserError("this model names no stop token; give one with the setting stop_token")
     if not 1 <= block_size < config.max_positions:
         raise UserError(
             f"block_size: {block_size} is not allowed; it should be at least 1 and less than the "
@@ -96,7 +92,7 @@ def score(
         raise UserError(f"batch_size: {batch_size} is not allowed; it should be at least 1")
     terms: list[list[tuple[_Row, int]]] = []
     for index, request in enumerate(requests):
-        _check(index, request, config.vocab_size, config.max_positions - block_size)
+        _check(config, index, request, config.max_positions - block_size)
         count = 1 if mode == "published" else len(request.target_ids)
         terms.append(
             [
@@ -107,7 +103,7 @@ def score(
                         mode=mode,
                         block_size=block_size,
                         mask_id=mask_id,
-                        eos_id=eos_id,
+                        stop_token=stop_token,
                     ),
                     request.target_ids[revealed],
                 )
@@ -141,7 +137,7 @@ def _input_row(
     mode: LikelihoodMode,
     block_size: int,
     mask_id: int,
-    eos_id: int,
+    stop_token: int,
 ) -> _Row:
     """Return the input that predicts target token `revealed`, cut after the block that is read.
 
@@ -150,7 +146,7 @@ def _input_row(
     known = len(request.prefix_ids) + revealed
     if mode == "published":
         # The rest of the target stays visible, followed by the stop token.
-        tokens = [*request.prefix_ids, mask_id, *request.target_ids[1:], eos_id]
+        tokens = [*request.prefix_ids, mask_id, *request.target_ids[1:], stop_token]
     else:
         tokens = [*request.prefix_ids, *request.target_ids[:revealed], mask_id]
     # Token shift: the row before the masked position predicts it (row 0 when there is none).
@@ -203,15 +199,12 @@ def _run_rows(
     return results
 
 
-def _check(index: int, request: LikelihoodRequest, vocab_size: int, most: int) -> None:
+def _check(config: ModelConfig, index: int, request: LikelihoodRequest, most: int) -> None:
     if not request.target_ids:
         raise UserError(f"log-likelihood request {index}: the target has no tokens")
-    for token in (*request.prefix_ids, *request.target_ids):
-        if not 0 <= token < vocab_size:
-            raise UserError(
-                f"log-likelihood request {index}: token {token} is outside the model's "
-                f"vocabulary of {vocab_size}"
-            )
+    check_tokens(
+        config, (*request.prefix_ids, *request.target_ids), f"log-likelihood request {index}"
+    )
     length = len(request.prefix_ids) + len(request.target_ids)
     if length > most:
         raise UserError(

@@ -139,7 +139,7 @@ class FusedModel:
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final norm and language-model head: [M, H] to float32 logits [M, V], of their own."""
+        """Final norm and language-model head: [M, H] to new float32 logits [M, V]."""
         if not len(hidden):
             return hidden.new_empty(0, self.config.vocab_size, dtype=torch.float32)
         return self.unembed(self.final_norm(hidden)).float()

@@ -182,7 +182,7 @@ class DecodingEngine:
             mode=self.likelihood_mode,
             block_size=self.settings.block_size,
             mask_id=self.settings.mask_id,
-            eos_id=self.settings.stop_token,
+            stop_token=self.settings.stop_token,
             batch_size=self.batch_size or LIKELIHOOD_INPUTS,
             observe=observe,
         )

@@ -106,7 +106,7 @@ def test_a_cache_that_cannot_be_had_is_made_for_fewer_inputs(steady, most):
     ("changes", "line"),
     [
         ({"mask_id": 9_999}, "mask_id 9999 is outside the model's vocabulary of 256"),
-        ({"eos_id": 256}, "eos_id 256 is outside"),
+        ({"stop_token": 256}, "stop_token 256 is outside"),
         ({"block_size": 0}, "block_size: 0 is not allowed"),
         ({"block_size": 9_999}, "block_size: 9999 is not allowed"),
     ],

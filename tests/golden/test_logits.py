@@ -91,6 +91,6 @@ def test_published_log_likelihoods(golden_model, name):
     own = [case for case in LIKELIHOODS if case["model"] == name]
     assert own
     requests = [LikelihoodRequest(tuple(c["prefix"]), tuple(c["target"])) for c in own]
-    scores = score(golden_model(name), requests, mask_id=255, eos_id=254)
+    scores = score(golden_model(name), requests, mask_id=255, stop_token=254)
     for case, likelihood in zip(own, scores, strict=True):
         assert likelihood.logprob == pytest.approx(case["loglikelihood"], abs=TOLERANCE)

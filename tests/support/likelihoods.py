@@ -14,7 +14,7 @@ from fastdllm.model.plain import BlockDiffusionModel, block_causal_mask
 
 MASK, STOP = 255, 254
 EXACT = 1e-5
-IDS = {"mask_id": MASK, "eos_id": STOP}
+IDS = {"mask_id": MASK, "stop_token": STOP}
 
 
 def steady_network(config: ModelConfig) -> BlockDiffusionModel:

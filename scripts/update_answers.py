@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from fastdllm.report.findings import answer_of, headline  # noqa: E402
+from fastdllm.report.sentences import answer_of, headline  # noqa: E402
 from fastdllm.results.summary import Summary, read_summary  # noqa: E402
 
 BEGIN = "<!-- answer: begin (scripts/update_answers.py) -->\n"

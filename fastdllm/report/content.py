@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastdllm.report.flips import Flips, flipped_items, read_flips
-from fastdllm.report.groups import Group, Key, by_task, grouped, key_of, run_name, task_title
+from fastdllm.report.groups import Group, RunKey, by_task, grouped, key_of, run_name, task_title
 from fastdllm.report.pareto import PLOTTED, Dot, control_curve
 from fastdllm.report.sensitivity_map import SensitivityMap
-from fastdllm.report.standings import Finding, Standing, findings_by_run, standings_of
+from fastdllm.report.standings import ExperimentFinding, Standing, findings_by_run, standings_of
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.costs import OF_THE_MACHINE, speed_conditions
@@ -32,7 +32,7 @@ class RunReport:
 
     summary: Summary
     comparison: Comparison | None
-    finding: Finding | None
+    finding: ExperimentFinding | None
     standings: dict[str, Standing]
     conditions: int
     shown_with: str | None
@@ -69,7 +69,7 @@ class TaskReport:
         return [run for run in self.runs if run.shown_with is None]
 
     @property
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[ExperimentFinding]:
         """The findings of the runs shown, by rising cost."""
         by_id = {id(run.finding): run.finding for run in self.distinct if run.finding}
         return sorted(by_id.values(), key=lambda finding: finding.cost)
@@ -98,7 +98,7 @@ class Report:
         return [summary for group in self.groups for summary in group.summaries]
 
     @property
-    def runs(self) -> dict[Key, RunReport]:
+    def runs(self) -> dict[RunKey, RunReport]:
         """Every run shown."""
         return {key_of(run.summary): run for task in self.tasks for run in task.runs}
 
@@ -193,7 +193,7 @@ def _run_reports(
         if group.experiment in chosen or run is group.baseline
     ]
     leaders = _leaders([run for run, _ in compared])
-    members: dict[Key, list[str]] = {}
+    members: dict[RunKey, list[str]] = {}
     for (run, _), leader in zip(compared, leaders, strict=True):
         if leader is not run:
             members.setdefault(key_of(leader), []).append(_short_name(run, leader))

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fastdllm.report.groups import PASS_KINDS, Group, Key, key_of, passes_per_answer
+from fastdllm.report.groups import PASS_KINDS, Group, RunKey, key_of, passes_per_answer
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.costs import (
@@ -81,7 +81,7 @@ ORIGIN_COLUMNS: dict[str, Callable[[Summary], object]] = {
 CONTROL_COLUMNS = ("control", "difference_to_control", "p_holm_to_control", "standing")
 
 
-def csv_table(groups: Sequence[Group], reports: Mapping[Key, RunReport] | None = None) -> str:
+def csv_table(groups: Sequence[Group], reports: Mapping[RunKey, RunReport] | None = None) -> str:
     """Return a line per run: shares in 0..1, seconds, GiB; what was not measured is empty.
 
     reports: if given, a line also compares the run with the controls (`CONTROL_COLUMNS`).

@@ -21,9 +21,9 @@ CONTROL_EXPERIMENT = "03_controls"
 NO_IDEA = frozenset(["max_new_tokens", "seed", "mask_id", "stop_token"])
 PASS_KINDS = ("prefill", "full_block", "sub_block", "commit", "reused")
 
-# Task and limit; the key of a run: experiment, task, limit, config.
-Task = tuple[str, int | None]
-Key = tuple[str, str, int | None, str]
+# Keys: task, limit; experiment, task, limit, config.
+TaskKey = tuple[str, int | None]
+RunKey = tuple[str, str, int | None, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class Group:
 
 def grouped(summaries: Sequence[Summary]) -> list[Group]:
     """Group and compare summaries; groups and runs are in the order of first appearance."""
-    groups: dict[tuple[str, Task], list[Summary]] = {}
-    tasks: dict[Task, list[Summary]] = {}
+    groups: dict[tuple[str, TaskKey], list[Summary]] = {}
+    tasks: dict[TaskKey, list[Summary]] = {}
     for summary in summaries:
         experiment, task, limit, _ = key_of(summary)
         groups.setdefault((experiment, (task, limit)), []).append(summary)
@@ -76,9 +76,9 @@ def grouped(summaries: Sequence[Summary]) -> list[Group]:
     ]
 
 
-def by_task(groups: Sequence[Group]) -> dict[Task, list[Group]]:
+def by_task(groups: Sequence[Group]) -> dict[TaskKey, list[Group]]:
     """Groups of all experiments by task and limit, in their order."""
-    tasks: dict[Task, list[Group]] = {}
+    tasks: dict[TaskKey, list[Group]] = {}
     for group in groups:
         tasks.setdefault((group.task, group.limit), []).append(group)
     return tasks
@@ -89,7 +89,7 @@ def _comparisons(runs: Sequence[Summary], baseline: Summary) -> tuple[Comparison
     return tuple(None if run is baseline else next(others) for run in runs)
 
 
-def key_of(summary: Summary) -> Key:
+def key_of(summary: Summary) -> RunKey:
     """Return what identifies a run in a project."""
     limit = summary.eval_params.get("limit")
     as_number = limit if isinstance(limit, int) else None

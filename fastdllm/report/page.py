@@ -19,12 +19,12 @@ from markupsafe import Markup, escape
 from fastdllm.report import plot_rows as rows
 from fastdllm.report import plot_specs as charts
 from fastdllm.report.content import Report, TaskReport
-from fastdllm.report.findings import baseline_sentence, likelihood_sentence, main_sentences
 from fastdllm.report.groups import run_name
 from fastdllm.report.page_tables import headings, table_rows
 from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.provenance import origins
 from fastdllm.report.sensitivity_map import FEW_PASSES, MEASURES, SensitivityMap
+from fastdllm.report.sentences import baseline_sentence, likelihood_sentence, main_sentences
 from fastdllm.report.themes import config
 from fastdllm.statistics.costs import OF_THE_MACHINE
 from fastdllm.version import __version__

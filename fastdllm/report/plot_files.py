@@ -111,7 +111,7 @@ def _bars(task: TaskReport, experiment: str, count: int) -> charts.Spec:
     }
 
 
-def _finished(spec: charts.Spec, title: object, **datasets: charts.Rows) -> charts.Spec:
+def _finished(spec: charts.Spec, title: object, **datasets: rows.Rows) -> charts.Spec:
     whole = charts.with_data(spec, **datasets)
     whole |= {"width": WIDTH, "title": title, "config": config("light"), "padding": 12}
     whole.pop("autosize")

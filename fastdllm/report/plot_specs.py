@@ -18,7 +18,6 @@ from fastdllm.report.themes import CONFIDENCE_COLOURS, PASS_COLOURS
 from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE
 
 Spec = dict[str, Any]
-Rows = Sequence[Mapping[str, Any]]
 
 # All are filled paths, even those that look like outlines, so marks and legend need no other rule.
 RING = "M1 0A1 1 0 1 1 -1 0A1 1 0 1 1 1 0M.58 0A.58 .58 0 1 0 -.58 0A.58 .58 0 1 0 .58 0Z"
@@ -210,7 +209,7 @@ def layer_heat_map(title: str, layers: int, steps: Mapping[str, int]) -> Spec:
     return _spec(chart, height=max(180, 15 * layers))
 
 
-def with_data(spec: Spec, **datasets: Rows) -> Spec:
+def with_data(spec: Spec, **datasets: Sequence[Mapping[str, Any]]) -> Spec:
     """Return the specification with the rows of its named data."""
     return spec | {"datasets": {name: list(rows) for name, rows in datasets.items()}}
 

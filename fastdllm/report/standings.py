@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fastdllm.report.groups import CONTROL_EXPERIMENT, Group, Key, deviations, key_of
+from fastdllm.report.groups import CONTROL_EXPERIMENT, Group, RunKey, deviations, key_of
 from fastdllm.report.pareto import PLOTTED
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison, compare, corrected, is_same_computation
@@ -46,7 +46,7 @@ def possible_standings(cost: str) -> tuple[Standing, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ExperimentFinding:
     """One computation of an experiment beside plain decoding and the controls.
 
     runs: all of the experiment that are this computation; the first is the one compared. cost:
@@ -113,7 +113,7 @@ class Finding:
         return Standing.UNKNOWN if self.is_cheapest else Standing.BELOW
 
 
-def findings_of(groups: Sequence[Group]) -> dict[str, list[Finding]]:
+def findings_of(groups: Sequence[Group]) -> dict[str, list[ExperimentFinding]]:
     """Return by experiment the findings on one task by rising cost.
 
     groups: those of all experiments on the task; one that decodes nothing has no findings. Plain
@@ -124,12 +124,12 @@ def findings_of(groups: Sequence[Group]) -> dict[str, list[Finding]]:
     return {group.experiment: _findings(group, controls) for group in groups if _decoded([group])}
 
 
-def findings_by_run(groups: Sequence[Group]) -> dict[Key, Finding]:
+def findings_by_run(groups: Sequence[Group]) -> dict[RunKey, ExperimentFinding]:
     """Return the finding of each run of one task; plain decoding has none.
 
     A computation of several experiments has the finding of the first of them.
     """
-    by_run: dict[Key, Finding] = {}
+    by_run: dict[RunKey, ExperimentFinding] = {}
     for findings in findings_of(groups).values():
         for finding in findings:
             for run, _ in _decoded(groups):
@@ -139,7 +139,7 @@ def findings_by_run(groups: Sequence[Group]) -> dict[Key, Finding]:
 
 
 def standings_of(
-    run: Summary, finding: Finding | None, runs: Sequence[Summary]
+    run: Summary, finding: ExperimentFinding | None, runs: Sequence[Summary]
 ) -> dict[str, Standing]:
     """Return the standings of a run by name of the cost.
 
@@ -174,7 +174,7 @@ def _by_machine(run: Summary, controls: Sequence[Summary], cost: str) -> Standin
     return Standing.BELOW if dominated else Standing.UNDOMINATED
 
 
-def _findings(group: Group, controls: Sequence[Summary]) -> list[Finding]:
+def _findings(group: Group, controls: Sequence[Summary]) -> list[ExperimentFinding]:
     left_out = [group.baseline]
     if group.experiment != CONTROL_EXPERIMENT:
         left_out += controls
@@ -195,7 +195,7 @@ def _findings(group: Group, controls: Sequence[Summary]) -> list[Finding]:
     ]
     to_controls = iter(corrected(family))
     findings = [
-        Finding(
+        ExperimentFinding(
             runs=tuple(run for run, _ in same),
             cost=_cost(same[0][0]),
             to_baseline=same[0][1],
@@ -209,7 +209,7 @@ def _findings(group: Group, controls: Sequence[Summary]) -> list[Finding]:
 
 
 def _control_for(run: Summary, controls: Sequence[Summary]) -> tuple[Summary | None, bool]:
-    """Return the control of a run (see `Finding`), and whether every control costs more."""
+    """Return the control to compare a run with, and whether every control costs more."""
     others = [control for control in controls if not is_same_computation(control, run)]
     if not others:
         return None, False

@@ -104,7 +104,7 @@ def test_every_table_has_a_caption_and_headings(html: str) -> None:
     assert all("scope=" in cell for cell in re.findall(r"<th\b[^>]*>", body))
 
 
-def test_glance_tells_baseline_controls_and_the_best(page: Page) -> None:
+def test_sentences_name_baseline_controls_and_the_best(page: Page) -> None:
     assert "Baseline 00_baseline / k1_first : right on 95.3 %" in page.text
     assert "Yes : 18 of 40 computations beat the controls at equal layer-forwards;" in page.text
     assert "controls included, decoded measurably faster than plain decoding" in page.text

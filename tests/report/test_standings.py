@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastdllm.report.content import RunReport, build_report
-from fastdllm.report.groups import Key, grouped, key_of
+from fastdllm.report.groups import RunKey, grouped, key_of
 from fastdllm.report.standings import Standing, findings_of, possible_standings
 from fastdllm.results.summary import Items, Summary, pack_bits, unpack_bits
 from fastdllm.statistics.intervals import wilson_interval
@@ -46,7 +46,7 @@ def idea(like: Summary, cost: float, *, gained: int = 0, lost: int = 0, **fields
     return like.model_copy(update=changed | fields)
 
 
-def reports(runs: list[Summary]) -> dict[Key, RunReport]:
+def reports(runs: list[Summary]) -> dict[RunKey, RunReport]:
     return build_report(runs).runs
 
 

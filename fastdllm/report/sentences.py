@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from fastdllm.report.groups import Group, by_task, grouped, parameters_of, settings_of
-from fastdllm.report.standings import Finding, Standing, findings_of
+from fastdllm.report.standings import ExperimentFinding, Standing, findings_of
 from fastdllm.report.words import (
     accuracy_words,
     cost_words,
@@ -55,7 +55,7 @@ def baseline_sentence(baseline: Summary, name: str) -> str:
 
 
 def main_sentences(
-    findings: Sequence[Finding], name_of: NameOf = lambda run: run.config
+    findings: Sequence[ExperimentFinding], name_of: NameOf = lambda run: run.config
 ) -> list[str]:
     """Return whether anything beats the controls, is faster, or is cheaper without a loss."""
     if not findings:
@@ -82,7 +82,7 @@ def likelihood_sentence(n_runs: int, n_computations: int) -> str:
 
 def _full_runs(
     experiment: str, summaries: Sequence[Summary]
-) -> Iterator[tuple[Group, list[Finding]]]:
+) -> Iterator[tuple[Group, list[ExperimentFinding]]]:
     """Yield the experiment's group and findings on each generation task without a limit."""
     for groups in by_task(grouped(summaries)).values():
         findings = findings_of(groups)
@@ -91,7 +91,7 @@ def _full_runs(
                 yield group, findings[experiment]
 
 
-def _answer_on_task(group: Group, findings: Sequence[Finding]) -> str:
+def _answer_on_task(group: Group, findings: Sequence[ExperimentFinding]) -> str:
     baseline = group.baseline
     sentences = [
         *main_sentences(findings),
@@ -112,7 +112,7 @@ def _answer_on_task(group: Group, findings: Sequence[Finding]) -> str:
     return "\n".join(parts)
 
 
-def _ideas_beside_controls(ideas: Sequence[Finding], name_of: NameOf) -> str:
+def _ideas_beside_controls(ideas: Sequence[ExperimentFinding], name_of: NameOf) -> str:
     """Whether any idea beats the thresholds and sub-blocks of the controls at equal cost."""
     counts = Counter(idea.standing for idea in ideas)
     if counts[Standing.NO_CONTROL] == len(ideas):
@@ -137,7 +137,7 @@ def _ideas_beside_controls(ideas: Sequence[Finding], name_of: NameOf) -> str:
     return f"{'; '.join([beat, *others])}.{_best_within_noise(ideas, name_of)}"
 
 
-def _best_within_noise(ideas: Sequence[Finding], name_of: NameOf) -> str:
+def _best_within_noise(ideas: Sequence[ExperimentFinding], name_of: NameOf) -> str:
     """Return how many items would prove the best of those above the controls within noise."""
     above = [idea for idea in ideas if idea.standing is Standing.WITHIN_NOISE]
     best = max(above, key=lambda idea: idea.gain or 0.0, default=None)
@@ -155,7 +155,7 @@ def _best_within_noise(ideas: Sequence[Finding], name_of: NameOf) -> str:
     )
 
 
-def _cheapest_control(controls: Sequence[Finding], name_of: NameOf) -> str:
+def _cheapest_control(controls: Sequence[ExperimentFinding], name_of: NameOf) -> str:
     cheaper = [control for control in controls if control.saved > 0]
     if not cheaper:
         return "No control is cheaper than plain decoding."
@@ -166,7 +166,7 @@ def _cheapest_control(controls: Sequence[Finding], name_of: NameOf) -> str:
     )
 
 
-def _faster(findings: Sequence[Finding], name_of: NameOf) -> str:
+def _faster(findings: Sequence[ExperimentFinding], name_of: NameOf) -> str:
     """Whether anything was measurably faster."""
     timed = [finding for finding in findings if finding.to_baseline.speed is not None]
     if not timed:
@@ -185,7 +185,7 @@ def _faster(findings: Sequence[Finding], name_of: NameOf) -> str:
     return f"{len(faster)} {what}, `{name_of(best.summary)}` most: {speed_words(best.to_baseline)}."
 
 
-def _fewest_without_loss(findings: Sequence[Finding], name_of: NameOf) -> str:
+def _fewest_without_loss(findings: Sequence[ExperimentFinding], name_of: NameOf) -> str:
     lossless = [finding for finding in findings if finding.saved > 0 and finding.is_lossless]
     if not lossless:
         return "No configuration of fewer layer-forwards is without a loss of accuracy."
@@ -202,14 +202,14 @@ def _fewest_without_loss(findings: Sequence[Finding], name_of: NameOf) -> str:
     )
 
 
-def _has_both_kinds(findings: Sequence[Finding]) -> bool:
+def _has_both_kinds(findings: Sequence[ExperimentFinding]) -> bool:
     """Whether there are controls and others."""
     return len({finding.is_control for finding in findings}) == 2
 
 
-def spans_compared(findings: Sequence[Finding]) -> list[str]:
+def spans_compared(findings: Sequence[ExperimentFinding]) -> list[str]:
     """Rank the spans by their loss, for each set of configurations that differ in nothing else."""
-    by_other_settings: dict[str, list[Finding]] = {}
+    by_other_settings: dict[str, list[ExperimentFinding]] = {}
     for finding in findings:
         if _setting(finding, "reuse_k", 1) > 1:
             key = _shared(finding, without=("layer_subset",))
@@ -230,7 +230,7 @@ def spans_compared(findings: Sequence[Finding]) -> list[str]:
     return sentences
 
 
-def added_to_lookahead(findings: Sequence[Finding]) -> list[str]:
+def added_to_lookahead(findings: Sequence[ExperimentFinding]) -> list[str]:
     """Compare the least harmful reuse on top of look-ahead with the same look-ahead without it."""
     without_reuse = {
         _shared(finding, without=REUSE): finding
@@ -254,17 +254,17 @@ def added_to_lookahead(findings: Sequence[Finding]) -> list[str]:
     ]
 
 
-def _shared(finding: Finding, *, without: Sequence[str]) -> str:
+def _shared(finding: ExperimentFinding, *, without: Sequence[str]) -> str:
     """Return a key of all settings and parameters but those named."""
     settings = {k: v for k, v in settings_of(finding.summary).items() if k not in without}
     return repr((settings, parameters_of(finding.summary)))
 
 
-def _setting(finding: Finding, name: str, default: int) -> int:
+def _setting(finding: ExperimentFinding, name: str, default: int) -> int:
     return int(settings_of(finding.summary).get(name, default))
 
 
-def _title(finding: Finding) -> str:
+def _title(finding: ExperimentFinding) -> str:
     parts = [f"k = {_setting(finding, 'reuse_k', 1)}"]
     if depth := _setting(finding, "lookahead_depth", 0):
         parts.append(f"look-ahead depth {depth}")
@@ -272,7 +272,7 @@ def _title(finding: Finding) -> str:
     return ", ".join(parts)
 
 
-def _table(findings: Sequence[Finding]) -> str:
+def _table(findings: Sequence[ExperimentFinding]) -> str:
     headings = {
         "configuration": "---",
         "accuracy": "--:",
@@ -286,7 +286,7 @@ def _table(findings: Sequence[Finding]) -> str:
     return "\n".join(markdown_rows(headings, map(_cells, findings))) + "\n"
 
 
-def _cells(finding: Finding) -> list[str]:
+def _cells(finding: ExperimentFinding) -> list[str]:
     names = ", ".join(f"`{run.config}`" for run in finding.runs[:MOST_NAMES])
     if len(finding.runs) > MOST_NAMES:
         names += f" and {len(finding.runs) - MOST_NAMES} more"

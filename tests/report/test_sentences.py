@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.report.findings import NOTHING, answer_of
 from fastdllm.report.groups import grouped
+from fastdllm.report.sentences import NOTHING, answer_of
 from fastdllm.report.standings import Standing, findings_of
 from scripts.update_answers import experiments, published, with_answer, with_findings
 from tests.support.made_up_runs import runs

@@ -1,23 +1,25 @@
 """`fastdllm status --watch`: the states of the runs, drawn again every few seconds.
 
-Ends by itself when nothing runs or waits. Draws on the terminal's second screen, so that what stood
-there before comes back, and leaves the last picture below it.
+Ends when nothing runs or waits. Draws on the terminal's alternate screen, so that its content comes
+back afterwards, with the last picture below it.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
 from fastdllm.commands.status_text import URGENT, clock_time, reasons, styled, totals
 from fastdllm.commands.status_view import View
@@ -29,28 +31,6 @@ from fastdllm.workflow.status.run_status import RunStatus, State
 
 LEAST_S = 1.0
 BAR_WIDTH = 20
-# The second screen without a cursor, and back; the upper left corner; what is left of line, screen.
-ENTER, LEAVE = "\033[?1049h\033[?25l", "\033[?25h\033[?1049l"
-HOME, CLEAR_LINE, CLEAR_BELOW = "\033[H", "\033[K", "\033[J"
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line to draw; its head has the colour of a state."""
-
-    rest: str = ""
-    head: str = ""
-    state: State | None = None
-
-    def drawn(self, width: int) -> str:
-        """The line in at most `width` characters, escape codes not counted."""
-        text = f"{self.head}{self.rest}"
-        if len(text) > width:
-            text = f"{text[: width - 1]}…"
-        if self.state is None:
-            return text
-        head = text[: len(self.head)]
-        return f"{styled(head, self.state, color=True)}{text[len(head) :]}"
 
 
 def watch(look: Callable[[], View], *, every_s: float, stream: TextIO | None = None) -> int:
@@ -66,32 +46,62 @@ def watch(look: Callable[[], View], *, every_s: float, stream: TextIO | None = N
         )
     if not LEAST_S <= every_s < math.inf:
         raise UserError(f"--watch {every_s:g}: should be {LEAST_S:g} or more seconds")
-    lines: list[Line] = []
+    console = Console(file=stream)
+    screen = Live(
+        console=console,
+        screen=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    lines: list[Text] = []
     code = 0
     try:
-        with _second_screen(stream):
+        with _exit_on_sigterm(), screen:
             while True:
                 view = look()
                 lines = picture(view, now=datetime.now())
-                _draw(stream, lines)
+                screen.update(Group(*_fitting(lines, console.height)), refresh=True)
                 if is_over(view):
                     break
                 time.sleep(every_s)
     except KeyboardInterrupt:
         code = INTERRUPTED_EXIT_CODE
-    width = shutil.get_terminal_size().columns
-    stream.write("".join(f"{line.drawn(width)}\n" for line in lines))
+    if lines:
+        console.print(Group(*lines))
     return code
 
 
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Leave by an exception, so that the terminal is restored."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    earlier = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _fitting(lines: Sequence[Text], height: int) -> list[Text]:
+    """Return the lines that fit the screen; the last ones say what to type next."""
+    room = max(height - 1, 4)
+    if len(lines) <= room:
+        return list(lines)
+    return [*lines[: room - 3], _line(f"... {len(lines) - room + 1} lines more"), *lines[-2:]]
+
+
 def is_over(view: View) -> bool:
-    """Whether nothing is at work and nothing waits, and no Snakemake is about to submit more."""
+    """Whether nothing runs or waits, and no Snakemake is about to submit more."""
     busy = (State.RUNNING, State.QUEUED)
     return not view.is_main_alive and not any(status.state in busy for status in view.statuses)
 
 
-def picture(view: View, *, now: datetime) -> list[Line]:
-    """The lines to draw: totals, what is at work, what waits, what needs a person."""
+def picture(view: View, *, now: datetime) -> list[Text]:
+    """Return the lines to draw: totals, what is at work, what waits, what needs a person."""
     statuses = view.statuses
     running = [status for status in statuses if status.state is State.RUNNING]
     done = sum(status.state.has_result for status in statuses)
@@ -99,15 +109,23 @@ def picture(view: View, *, now: datetime) -> list[Line]:
     width = max((len(status.run.name) for status in running), default=0)
     others = reasons([s for s in statuses if s.state in URGENT and s.state is not State.RUNNING])
     return [
-        Line(totals(statuses, color=False)),
-        Line(f"{bar} {_outlook(statuses, now)}".rstrip()),
-        Line(),
-        *(Line(_running(status, width), "running  ", State.RUNNING) for status in running),
-        *(Line(rest, f"{title}  ", state) for state, title, rest in others),
-        *(Line("", text, State.FAILED) for text in (*view.alarms, *view.notes)),
-        Line(),
-        Line(f"{now:%H:%M:%S}  next: {view.next_command}"),
+        _line(totals(statuses, color=False)),
+        _line(f"{bar} {_outlook(statuses, now)}".rstrip()),
+        _line(),
+        *(_line(_running(status, width), "running  ", State.RUNNING) for status in running),
+        *(_line(rest, f"{title}  ", state) for state, title, rest in others),
+        *(_line("", text, State.FAILED) for text in (*view.alarms, *view.notes)),
+        _line(),
+        _line(f"{now:%H:%M:%S}  next: {view.next_command}"),
     ]
+
+
+def _line(rest: str = "", head: str = "", state: State | None = None) -> Text:
+    """Return one line; its head has the colour of a state, and its end is cut off to fit."""
+    text = Text(no_wrap=True, overflow="ellipsis")
+    if state is not None:
+        text.append_text(Text.from_ansi(styled(head, state, color=True)))
+    return text.append(rest)
 
 
 def _outlook(statuses: Sequence[RunStatus], now: datetime) -> str:
@@ -119,7 +137,7 @@ def _outlook(statuses: Sequence[RunStatus], now: datetime) -> str:
 
 
 def _running(status: RunStatus, width: int) -> str:
-    """One line of a run at work: bar, items, speed, time left, and where it is."""
+    """Return the line of a run at work: bar, items, speed, time left, and where it is."""
     progress = status.progress or {}
     counts = item_counts(progress)
     parts = [status.run.name.ljust(width)]
@@ -142,40 +160,8 @@ def _bar(done: int, total: int, width: int) -> str:
     return f"[{'#' * full}{'-' * (width - full)}]"
 
 
-def _draw(stream: TextIO, lines: Sequence[Line]) -> None:
-    size = shutil.get_terminal_size()
-    room = max(size.lines - 1, 4)
-    shown = list(lines)
-    if len(shown) > room:
-        # The last lines say what to type.
-        shown = [*shown[: room - 3], Line(f"... {len(shown) - room + 1} lines more"), *shown[-2:]]
-    text = "".join(f"{line.drawn(size.columns)}{CLEAR_LINE}\n" for line in shown)
-    stream.write(f"{HOME}{text}{CLEAR_BELOW}")
-    stream.flush()
-
-
-@contextmanager
-def _second_screen(stream: TextIO) -> Iterator[None]:
-    """Draw on the second screen, and give the first one back however it ends."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    earlier = signal.signal(signal.SIGTERM, stop)
-    stream.write(ENTER)
-    try:
-        yield
-    finally:
-        stream.write(LEAVE)
-        stream.flush()
-        signal.signal(signal.SIGTERM, earlier)
-
-
-# When all runs that wait or are at work are expected to be done, at the present speed.
-
-
 def seconds_left(statuses: Sequence[RunStatus]) -> float | None:
-    """Seconds until the last of them is done; None while that cannot be told.
+    """Return the seconds until all runs at work or waiting are done, None while unknown.
 
     The items of those that wait are shared out at the speed of those at work, as if as many as now
     were going to be at work all the time.

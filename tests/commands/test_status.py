@@ -8,9 +8,12 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console, Group
+from rich.text import Text
 
 from fastdllm.cli import main
 from fastdllm.cluster.jobs import comment_of
@@ -481,16 +484,22 @@ def view(*statuses: RunStatus, alive: bool = False) -> View:
     return View(list(statuses), "snakemake", [], None, ["a note"], is_main_alive=alive)
 
 
+def drawn(line: Text, width: int) -> str:
+    stream = StringIO()
+    Console(file=stream, width=width).print(Group(line))
+    return stream.getvalue().rstrip("\n")
+
+
 def test_a_picture_shows_what_is_at_work_and_when_all_is_done(run: Run) -> None:
     tell(run.folder / "progress.json", 4, tokens_per_s=812.0, time_left_s=125.0)
     running = look(run, job(12))
     now = datetime(2026, 1, 1, 10, 0)
-    text = "\n".join(line.drawn(200) for line in picture(view(running), now=now))
+    text = "\n".join(drawn(line, 200) for line in picture(view(running), now=now))
     assert "is done in about 2 min 05 s (10:02) at this speed" in text
     bar = "[##########----------] 4/8  812 tokens/s  2 min 05 s left  job 12 on node-1"
     assert bar in text
     assert "a note" in text
-    assert max(len(line.drawn(30)) for line in picture(view(), now=now)) == 30
+    assert max(len(drawn(line, 30)) for line in picture(view(), now=now)) == 30
 
 
 def test_the_outlook_shares_what_waits_out_at_the_present_speed(run: Run) -> None:
@@ -529,7 +538,10 @@ class Terminal:
 
 
 @pytest.mark.parametrize("is_interrupted", [True, False])
-def test_the_terminal_is_given_back_with_the_last_picture(run: Run, is_interrupted: bool) -> None:
+def test_the_terminal_is_given_back_with_the_last_picture(
+    run: Run, is_interrupted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     views = iter([view(look(run, job(12, "PENDING")), alive=is_interrupted)])
 
     def next_look() -> View:
@@ -543,7 +555,7 @@ def test_the_terminal_is_given_back_with_the_last_picture(run: Run, is_interrupt
     terminal = Terminal()
     assert watch(next_look, every_s=1.0, stream=terminal) == (130 if is_interrupted else 0)
     entered, _, left = terminal.text.partition("\033[?25h\033[?1049l")
-    assert entered.startswith("\033[?1049h\033[?25l")
+    assert entered.startswith("\033[?1049h\033[H\033[?25l")
     last = "1 runs: 1 queued" if is_interrupted else "1 runs: 1 missing"
     assert last in left
 

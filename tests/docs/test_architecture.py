@@ -11,8 +11,9 @@ import pytest
 from scripts.draw_architecture import PAGE, ROOT, direct, with_map
 from tests.docs.test_commands import PAGES
 
-# A file of this project in backticks; in architecture.md with names in it: `path`: `name`, `name`.
-FILE = re.compile(r"`((?:fastdllm|scripts|tests|benchmarks|training|rules)/[\w/.]+\.(?:py|smk))`")
+# A file or folder of this project in backticks; in the map with names: `path`: `name`, `name`.
+FOLDERS = r"fastdllm|scripts|tests|benchmarks|training|rules|snakemake_executor_plugin_\w+"
+FILE = re.compile(rf"`((?:{FOLDERS})/(?:[\w/.]+\.(?:py|smk)|[\w/]*/)?)`")
 NAMED = re.compile(FILE.pattern + r":((?:,? `[\w.]+`)+)")
 
 
@@ -46,7 +47,7 @@ def test_an_arrow_that_follows_from_others_is_left_out() -> None:
 @pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "benchmarks/README.md"])
 def test_every_file_that_a_page_names_exists(page: str) -> None:
     named = FILE.findall((ROOT / page).read_text(encoding="utf-8"))
-    assert not [path for path in named if not (ROOT / path).is_file()]
+    assert not [path for path in named if not (ROOT / path).exists()]
 
 
 def test_every_function_that_the_map_names_exists() -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdllm.cluster.venv import READY, RECORD, Built, count_files, read_record
+from fastdllm.cluster.venv import READY, RECORD, count_files, read_record
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
 from fastdllm.common.locks import take_lock
@@ -144,12 +144,8 @@ def _is_copy(copy: Path, venv: Path) -> bool:
     return (
         (copy / READY).exists()
         and (copy / "bin" / "python").exists()
-        and _built(copy) == _built(venv)
+        and read_record(copy) == read_record(venv)
     )
-
-
-def _built(venv: Path) -> Built | None:
-    return read_record(venv)
 
 
 def _built_at(venv: Path) -> float:
@@ -161,7 +157,7 @@ def _built_at(venv: Path) -> float:
 
 
 def _unpacked_bytes(venv: Path) -> int:
-    built = _built(venv)
+    built = read_record(venv)
     return built.bytes if built is not None else count_files(venv)[1]
 
 

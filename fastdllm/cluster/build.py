@@ -23,12 +23,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fastdllm.cluster.venv import (
-    CACHE_VARIABLES,
     READY,
     RECORD,
     UNFINISHED,
     Built,
     count_files,
+    default_caches,
     environment_name,
     requirements_digest,
 )
@@ -87,12 +87,10 @@ def place(folder: str) -> None:
 
 def caches(venv: str, scratch: str) -> None:
     """Write the shell file that puts caches on scratch; variables that are set keep their value."""
-    home = Path(scratch) / "cache"
-    folders = dict(zip(CACHE_VARIABLES, (home, home / "huggingface", home / "pip"), strict=True))
     lines = ["# Caches on scratch, as a home has little space; variables that are set stay."]
     lines += [
         f'[ -n "${{{variable}:-}}" ] || export {variable}={shlex.quote(str(folder))}'
-        for variable, folder in folders.items()
+        for variable, folder in default_caches(Path(scratch) / "cache").items()
     ]
     write_text_atomically(Path(venv) / CACHES, "\n".join(lines) + "\n")
     activate = Path(venv) / "bin" / "activate"

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import write_text_atomically
@@ -112,16 +111,8 @@ def own_jobs(*, max_age_s: float = 0.0) -> list[Job]:
     columns = ",".join(f"{name}:{_END if name == last else _FIELD}" for name in _QUEUE_FIELDS)
     text = ask("squeue", "--me", "--states=all", "--noheader", f"--Format={columns}")
     jobs = [job for record in text.split(_END) if (job := _job(record)) is not None]
-    _keep_answer([asdict(job) for job in jobs])
+    _keep(jobs)
     return jobs
-
-
-def _kept_jobs(max_age_s: float) -> list[Job] | None:
-    answer = _kept_answer(max_age_s)
-    try:
-        return None if answer is None else [Job(**fields) for fields in answer]
-    except TypeError:
-        return None  # another version wrote it
 
 
 def accounted(ids: Iterable[str]) -> dict[str, Accounted]:
@@ -245,8 +236,8 @@ def span_seconds(span: str) -> float | None:
 # The last answer of squeue, in a file of the user's cache folder.
 
 
-def _kept_answer(max_age_s: float) -> list[dict[str, Any]] | None:
-    """Return the fields of the jobs in an answer up to so many seconds old; None without one."""
+def _kept_jobs(max_age_s: float) -> list[Job] | None:
+    """Return the jobs of an answer up to so many seconds old; None without one."""
     if max_age_s <= 0:
         return None
     try:
@@ -254,14 +245,14 @@ def _kept_answer(max_age_s: float) -> list[dict[str, Any]] | None:
         # A date in the future comes from a clock that was set back.
         if not 0 <= time.time() - record["time"] <= max_age_s:
             return None
-        return [dict(fields) for fields in record["jobs"]]
+        return [Job(**fields) for fields in record["jobs"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return None  # there is none, or another version wrote it
 
 
-def _keep_answer(jobs: Sequence[dict[str, Any]]) -> None:
+def _keep(jobs: Sequence[Job]) -> None:
     """Keep an answer for the next call."""
-    record = {"time": time.time(), "jobs": jobs}
+    record = {"time": time.time(), "jobs": [asdict(job) for job in jobs]}
     try:
         write_text_atomically(_answer_path(), json.dumps(record))
     except UserError:

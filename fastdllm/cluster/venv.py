@@ -25,7 +25,6 @@ RECORD = ".fastdllm-env.json"
 READY = ".ready"
 # Exists while packages are being installed; left over, it means that the installation was killed.
 UNFINISHED = ".unfinished"
-CACHE_VARIABLES = ("XDG_CACHE_HOME", "HF_HOME", "PIP_CACHE_DIR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,19 +155,19 @@ def count_files(folder: Path) -> tuple[int, int]:
 
 def cache_folders() -> dict[str, tuple[Path, bool]]:
     """Return where each cache is, by its variable, and whether the variable is set."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    default = {
-        "XDG_CACHE_HOME": home,
-        "HF_HOME": home / "huggingface",
-        "PIP_CACHE_DIR": home / "pip",
-    }
+    defaults = default_caches(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser())
     return {
         name: (
-            Path(os.path.expandvars(os.environ.get(name) or default[name])).expanduser(),
+            Path(os.path.expandvars(os.environ.get(name) or default)).expanduser(),
             bool(os.environ.get(name)),
         )
-        for name in CACHE_VARIABLES
+        for name, default in defaults.items()
     }
+
+
+def default_caches(home: Path) -> dict[str, Path]:
+    """Return the folder of each cache, by its variable, in a cache folder."""
+    return {"XDG_CACHE_HOME": home, "HF_HOME": home / "huggingface", "PIP_CACHE_DIR": home / "pip"}
 
 
 def _metadata_folders(venv: Path) -> Iterator[Path]:

@@ -113,8 +113,8 @@ class SubmittingExecutor(SlurmExecutor):
         """Return the job of another call that waits or runs for the same output."""
         wildcards = get_job_wildcards(job)
         comment = comment_of(job.name, [wildcards] if wildcards else [])
-        own = self._ended.union(self._followed)
-        others = (other for other in queue if other.id not in own)
+        of_this_call = self._ended.union(self._followed)
+        others = (other for other in queue if other.id not in of_this_call)
         return live_jobs(others, Path(self.workflow.workdir_init)).get(comment)
 
     def _adopt(self, job: JobExecutorInterface, earlier: Job) -> None:

@@ -74,7 +74,9 @@ _REASONS = {
     "InvalidQOS": Reason("the QOS is no longer valid", needs_person=True),
     "BadConstraints": Reason("waits for ever, as no node has what it asks for", needs_person=True),
     "PartitionTimeLimit": Reason("asks for more time than the partition allows", needs_person=True),
-    "PartitionNodeLimit": Reason("asks for more nodes than the partition has", needs_person=True),
+    "PartitionNodeLimit": Reason(
+        "asks for more nodes than the partition allows", needs_person=True
+    ),
     "PartitionDown": Reason("the partition is down"),
     "PartitionInactive": Reason("the partition is switched off"),
     "ReqNodeNotAvail": Reason("its nodes are down, or reserved"),

@@ -1,4 +1,4 @@
-"""Snakemake as a SLURM job, and SLURM's signals; Snakemake itself is a process that waits."""
+"""Snakemake as a SLURM job, and SLURM's signals; a process that waits stands in for Snakemake."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from fastdllm.cluster.slurm import Job
+from tests.support.fake_slurm import squeue_output
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = """\
@@ -33,21 +36,20 @@ def script(folder: Path, name: str, text: str) -> None:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the main job; its Snakemake has begun on return."""
+    """Start the main job."""
     (tmp_path / "fake/snakemake").mkdir(parents=True)
     (tmp_path / "fake/snakemake/__init__.py").touch()
     (tmp_path / "fake/snakemake/__main__.py").write_text(SNAKEMAKE)
-    rest = ["RUNNING", "None", "N/A", "", "1:00", "0", "x"]
-    queue = "".join(
-        "\x1f".join([number, *rest, comment, str(tmp_path)]) + "\x1e\n"
+    jobs = [
+        Job(number, "RUNNING", comment=comment, work_dir=str(tmp_path))
         for number, comment in (("5", "fastdllm_main"), ("12", "rule_a"), ("7", "rule_b"))
-    )
-    (tmp_path / "queue").write_text(queue)
+    ]
+    (tmp_path / "queue").write_text(squeue_output(*jobs))
     script(tmp_path / "bin", "squeue", f"cat {tmp_path}/queue")
     script(tmp_path / "bin", "scontrol", "")
     started = []
 
-    def one(*arguments: str) -> subprocess.Popen[str]:
+    def start_one(*arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "fastdllm.cluster.main_job", *arguments],
             cwd=tmp_path,
@@ -65,7 +67,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         started.append(process)
         return process
 
-    yield one
+    yield start_one
     for process in started:
         process.kill()
 

@@ -1,9 +1,9 @@
 """`fastdllm eval`: decode and score one run, from its spec.json, or a shard of it.
 
-Resumable: typed again after a kill, it goes on where the last finished chunk ended. A run with a
-result of its settings is left as it is, unless --again is given or its spec is dated after the
-result (so the workflow asks for a repeat); then it is decoded anew, the old answers are kept aside.
-SIGTERM and SIGUSR1 stop it with exit code 75: the same command goes on.
+Resumable: after a kill, the same command continues after the last finished chunk. A run that has a
+result for its settings is left as it is, unless --again is given or its spec is dated after the
+result (the workflow asks for a repetition this way); then it is decoded anew, and the old answers
+are kept aside. SIGTERM and SIGUSR1 stop it with exit code 75: the same command resumes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, help="CPU threads (default, and most: what it may use)"
     )
     parser.add_argument(
-        "--shard", metavar="I/N", help="decode part I of N; whoever ends last scores the run"
+        "--shard", metavar="I/N", help="decode part I of N; the last one to end scores the run"
     )
     parser.add_argument(
         "--wait", action="store_true", help="wait while another process works on this run"
@@ -63,7 +63,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         card_for(args.device or spec.run.device),
         lm_eval_environment(offline=True, private_cache=private_cache),
     ):
-        # Nothing before this may import torch, which sees the cards of its first moment for ever.
+        # Nothing before this may import torch: it sees only the cards visible when it is imported.
         from fastdllm.machine.process import use_allowed_threads
         from fastdllm.runs.evaluation import Evaluation
         from fastdllm.workflow.project.digests import FileDigests, check_sources

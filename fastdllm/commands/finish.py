@@ -1,7 +1,7 @@
 """`fastdllm finish`: make the result of a run that was decoded in shards or in a pack.
 
-Decodes nothing. The last shard, or the pack, has mostly done it already; then this only says so,
-and lets summary.json be newer than what the workflow holds it against.
+Decodes nothing. Usually the last shard, or the pack, has done it already; then this only reports
+the result and dates summary.json after the files that the workflow compares it with.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Finish a run, or say what it lacks."""
+    """Finish a run, or report what it lacks."""
     from fastdllm.runs.answers import mark_as_scored
     from fastdllm.runs.lock import FINISHING, run_lock
     from fastdllm.runs.result import result_dated_after

@@ -1,8 +1,8 @@
 """`fastdllm pack`: decode and score several runs in one process, loading the model once.
 
-What the workflow's rule `pack` runs. Each run is told in its own log, as `fastdllm eval` would;
-report.json beside the members says what became of each. A run that fails does not stop the others,
-unless it takes the GPU along: then the pack fails without a report, for another job to go on.
+The workflow's rule `pack` runs it. Each run has its own log, as with `fastdllm eval`; report.json
+beside the members records the outcome of each. A run that fails does not stop the others, unless it
+breaks the GPU: then the pack fails without a report, and another job resumes it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         except BrokenDevice as broken:
             sys.stderr.write(
                 f"fastdllm: {broken}; the GPU is of no use to this process any more: the same "
-                "command goes on, with the failed run last\n"
+                "command resumes, with the failed run last\n"
             )
             return FAILED_EXIT_CODE
     write_report(args.members.with_name(REPORT), members)
@@ -94,10 +94,10 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
 
 
 def _has_local_data(specs: Sequence[Path], members: Path) -> bool:
-    """Whether the data of all runs is in files of the project, or of none.
+    """Whether the data of the runs is in files of the project.
 
     Raises:
-        UserError: of some; the one needs a cache of its own, the other the common one.
+        UserError: only of some; the ones need a cache of their own, the others the common one.
     """
     from fastdllm.common.errors import UserError
     from fastdllm.tasks.lm_eval_setup import data_is_local

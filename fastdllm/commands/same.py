@@ -1,6 +1,6 @@
 """`fastdllm same`: write the summary of a run that is the same computation as another.
 
-What the workflow's rule `same` runs; it reads and writes files only.
+The workflow's rule `same` runs it. Reads and writes files only.
 """
 
 from __future__ import annotations

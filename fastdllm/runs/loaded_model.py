@@ -1,6 +1,8 @@
 """Everything a run needs before it can decode: tokenizer, model, policy.
 
-Loads and checks; decodes nothing and writes nothing.
+Loads and checks; decodes nothing and writes nothing. A process keeps its model for all runs in a
+row that need the same. A run that finds it loaded still starts from a clean state: nothing that an
+earlier run left behind, caches or recorded shapes, may change its answers, its memory or its speed.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def load_plan_tokenizer(spec: RunSpec, plan: Plan) -> Any:
 
 
 def dtype_name(spec: RunSpec, device: str) -> str:
-    """The number format that the run decodes in, resolved from `auto` for the device."""
+    """Return the number format that the run decodes in, resolved from `auto` for the device."""
     asked = str(spec.decides.get("dtype", "auto"))
     return str(resolve_dtype(asked, resolve_device(device))).removeprefix("torch.")
 
@@ -55,7 +57,7 @@ def dtype_name(spec: RunSpec, device: str) -> str:
 def load_engine(
     spec: RunSpec, plan: Plan, tokenizer: Any, *, device: str, models: KeptModel
 ) -> tuple[DecodingEngine, float | None]:
-    """Load model and policy; the seconds that took, None where the model was there already.
+    """Load model and policy; also return the seconds for the model, None if it was loaded already.
 
     Raises:
         UserError: what cannot be loaded, or does not fit the plan.
@@ -109,25 +111,18 @@ def session_of(
     )
 
 
-# The model of a process: loaded once for all runs in a row that need the same. A run that finds it
-# loaded starts from a clean state all the same: nothing that an earlier run left behind, caches or
-# recorded shapes, may change its answers, its memory or its speed.
-
-# Path, revision, dtype and device, as asked for.
-Key = tuple[str, str | None, str, str]
-
-
 class KeptModel:
     """Holds one model at a time."""
 
     def __init__(self) -> None:
-        self._key: Key | None = None
+        # Path, revision, dtype and device, as in the spec.
+        self._key: tuple[str, str | None, str, str] | None = None
         self._model: FusedModel | None = None
 
     def get(
         self, path: str, *, revision: str | None, dtype: str, device: str
     ) -> tuple[FusedModel, float | None]:
-        """The model, and the seconds that loading it took; None where it was there already.
+        """Return the model and the seconds that loading it took, None if it was loaded already.
 
         Raises:
             UserError: it cannot be loaded.
@@ -141,12 +136,12 @@ class KeptModel:
         started = time.perf_counter()
         self._model = load_model(path, device=device, dtype=dtype, revision=revision)
         self._key = key
-        # The peak of a run before it, and that of loading, are not of its decoding.
+        # The peaks of an earlier run and of loading are not those of decoding.
         reset_peak_memory(self._model.device)
         return self._model, round(time.perf_counter() - started, 3)
 
     def drop(self) -> None:
-        """Let go of the model, so that its memory is free."""
+        """Drop the model and free its memory."""
         self._key = self._model = None
         gc.collect()
         if torch.cuda.is_initialized():

@@ -1,12 +1,12 @@
 """Who may work in a run's folder: one process on the whole run, or several on shards of it.
 
-A lock is an flock on a file, so the operating system drops it when its holder dies, however it
-dies. `lock` is held exclusively by an unsharded eval and by who finishes a run. Shards share it;
-each holds `shards/<I>-of-<N>.lock` exclusively besides. So the run's lock and those of its shards
-tell together whether anyone is at work (`holders`): a shared look at the run's lock does not see
-who shares it.
+A lock is an flock on a file, so the operating system releases it when its holder dies, however it
+dies. `lock` is held exclusively by an unsharded eval and by the process that finishes a run. Shards
+share it, and each also holds `shards/<I>-of-<N>.lock` exclusively. So it takes the run's lock and
+those of its shards to see whether any process is at work (`holders`): testing the run's lock with a
+shared lock does not reveal those that share it.
 
-Pid and host stand in a file that is held exclusively, for people: on a network file system the
+A file that is held exclusively contains pid and host, for people: on a network file system the
 holder may be on another node. The file itself stays; removing it would let two processes lock two
 different files.
 """
@@ -28,14 +28,14 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, now
 from fastdllm.common.locks import is_locked
 
-# `fastdllm status` tries the lock as well, for a moment; only who holds it longer is at work.
+# `fastdllm status` takes the lock as well, for a moment; only a longer holder is at work.
 PATIENCE_S, RETRY_S = 1.0, 0.05
-# What a holder that merges and scores says of itself: it ends by itself, and is waited for.
+# The work of a holder that merges and scores: it ends soon, and is waited for.
 FINISHING = "finish"
 
 
 class Locked(UserError):
-    """Another process works on the run; holder: which, in words."""
+    """Another process works on the run; holder: which one, in words."""
 
     def __init__(self, run: Path, holder: str) -> None:
         self.holder = holder
@@ -51,7 +51,7 @@ def run_lock(
     """Hold the lock of a run folder; refuse, or with `wait` block, while another process has it.
 
     Args:
-        work: what the holder does, for those that it keeps out.
+        work: what the holder does, shown to those that it keeps out.
         awaits_finish: wait for a holder that finishes the run.
 
     Raises:
@@ -74,16 +74,16 @@ def shard_lock(folder: Path, path: Path, *, wait: bool = False) -> Iterator[None
     """
     with _opened(folder / "lock") as shared, _opened(path) as own:
         _acquire(shared, fcntl.LOCK_SH, run=folder, wait=wait)
-        _write_name(shared, "")  # what a killed holder left would be taken for ours
+        _write_name(shared, "")  # the name that a killed holder left would be taken for ours
         _acquire(own, fcntl.LOCK_EX, run=folder, wait=wait)
         with _named(own, "shard"):
             yield
 
 
 def holders(folder: Path) -> list[str]:
-    """Each process at work in a run's folder: `process 12 on host a (since ...)`.
+    """Return the processes at work in a run's folder: `process 12 on host a (since ...)`.
 
-    A holder that cannot be seen from this machine, for lack of locks across nodes, is left out.
+    A holder that cannot be seen from this machine, as locks do not cross nodes, is left out.
     """
     found = []
     for path in [folder / "lock", *sorted((folder / "shards").glob("*-of-*.lock"))]:
@@ -107,7 +107,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _named(handle: IO[bytes], work: str) -> Iterator[None]:
-    """Let the file say who holds it."""
+    """Write into the file who holds it."""
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "work": work}
     _write_name(handle, json.dumps({**holder, "since": now("auto")}))
     try:
@@ -152,7 +152,7 @@ def _describe(path: Path) -> str:
 
 
 def _holder(path: Path) -> dict[str, Any]:
-    """What stands in a lock's file; empty where nobody has written a name."""
+    """Return the content of a lock's file, empty if no holder has written its name."""
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

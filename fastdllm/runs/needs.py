@@ -1,8 +1,8 @@
-"""Is everything here that a run needs? Asked before a job is submitted, and first thing in the job.
+"""Whether everything a run needs is here: checked before a job is submitted, and first in the job.
 
-A compute node has no network. What is missing is said by name, in milliseconds, before torch is
-imported. `fastdllm fetch` brings it and writes FETCHED, which this reads; without that record the
-caches are looked at as they are.
+A compute node has no network. What is missing is named within milliseconds, before torch is
+imported, so that a job fails in its first second. `fastdllm fetch` brings it and writes FETCHED,
+which is read here; without that record the caches are examined as they are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REMEDY = "on a node with network: fastdllm fetch"
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What `fastdllm fetch` brought, and where to.
+    """What `fastdllm fetch` brought, and where it put it.
 
     model: id, revision, commit and files (name -> bytes, sha256) of the model; None for a folder.
     tasks: files (path, bytes, sha256) that `datasets` made ready, by task.
@@ -43,7 +43,7 @@ class Fetched:
 
 
 def read_fetched(path: Path = FETCHED) -> Fetched:
-    """The record of the last fetch; an empty one where there is none, or none that can be read."""
+    """Return the record of the last fetch, an empty one if there is none that can be read."""
     try:
         record = read_json(path)
         return Fetched(record["model"], record["tasks"], record["caches"])
@@ -103,7 +103,7 @@ def require_data(task_file: Path) -> None:
 
 
 def data_sets(files: TaskFiles) -> Iterator[tuple[str, str | None]]:
-    """The data sets of the hub behind a task, each with its configuration where one is named."""
+    """Yield the data sets of the hub that a task reads, each with its configuration if named."""
     for _, values in files.layers:
         name, config = values.get("dataset_path"), values.get("dataset_name")
         if not isinstance(name, str) or values.get("custom_dataset"):
@@ -113,7 +113,7 @@ def data_sets(files: TaskFiles) -> Iterator[tuple[str, str | None]]:
 
 
 def _differs(folder: Path, fetched: dict[str, Any] | None) -> str | None:
-    """A file of another size than the one whose digest was compared."""
+    """Return what is wrong with a file that no longer has the size it was fetched with."""
     if fetched is None or fetched.get("commit") != folder.name:
         return None
     for name, file in fetched["files"].items():
@@ -130,15 +130,12 @@ def _is_there(file: dict[str, Any]) -> bool:
 
 
 def _elsewhere(kind: str) -> str:
-    """A hint for the commonest reason: the variables that name the caches were not set here."""
+    """Return a hint at the most common cause: the variables that name the caches are not set."""
     fetched_to = read_fetched().caches.get(kind)
     here = str(hub_cache() if kind == "hub" else data_cache())
     if fetched_to is None or fetched_to == here:
         return ""
     return f" (it was fetched to {fetched_to}: is HF_HOME set? source .venv/fastdllm-env.sh)"
-
-
-# What is checked before torch is imported, so that a job fails in its first second, by name.
 
 
 def check_needs(
@@ -149,7 +146,7 @@ def check_needs(
     A run that has its result needs neither, unless it is to be decoded `again`.
 
     Raises:
-        UserError: what is missing, and what brings it; failed.json tells it as well.
+        UserError: what is missing, and what brings it; failed.json records it.
     """
     try:
         require_fetched(spec)
@@ -171,12 +168,11 @@ def check_threads(asked: int | None) -> None:
         raise UserError(f"--threads {asked}: must be at least 1")
 
 
-# A shard that is asked for no chunk, as a plan may have fewer chunks than the run has jobs. There
-# is nothing to load for it. Whoever decodes the last chunk finishes the run. Imports no torch.
-
-
 def stamped_without_chunks(spec: RunSpec, folder: Path, shard: Shard, *, wait: bool) -> bool:
-    """Leave the stamp of a shard that has no chunk; False, and nothing done, where it has some.
+    """Write the stamp of a shard without chunks; return False, and do nothing, if it has some.
+
+    A plan may have fewer chunks than the run has jobs; such a shard loads nothing, and the one that
+    decodes the last chunk finishes the run.
 
     wait: wait for a process that works on the same shard, or on the whole run.
 
@@ -185,7 +181,7 @@ def stamped_without_chunks(spec: RunSpec, folder: Path, shard: Shard, *, wait: b
     """
     sizes = planned_sizes(Path(spec.run.plan_folder))
     if sizes is None or shard.chunks(len(sizes)):
-        return False  # who reads the whole plan says what is wrong with it
+        return False  # a plan that cannot be read is refused where it is read as a whole
     own = job_files(folder, spec, shard)
     with shard_lock(folder, lock_path(folder, shard), wait=wait), failure_record(own):
         check_plan(spec, read_plan(Path(spec.run.plan_folder), spec.task))

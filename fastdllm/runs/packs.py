@@ -2,8 +2,8 @@
 
 Each run has its own lock, progress, log and failure, as if it were alone: one that fails does not
 stop the others, and one that is done, or that another process works on, is left as it is. Only an
-error that leaves the GPU unusable for this process stops the pack: what comes behind it needs
-another process.
+error that leaves the GPU unusable for this process stops the pack: the rest needs another process.
+members.json lists the runs; report.json, written at the end, the outcome of each.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Members(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What became of a run.
+    """The outcome of one run of a pack.
 
-    state: "done" (here, or before), "failed", or "locked" where another process works on it.
+    state: "done" (here, or before), "failed", or "locked" if another process works on it.
     reason: why it failed or who holds it; one line.
     """
 
@@ -92,7 +92,7 @@ def member_specs(pack: str) -> list[str]:
 
 
 def in_order(specs: Sequence[Path]) -> list[Path]:
-    """Those that failed at an earlier try come last: what broke the GPU then may do so again."""
+    """Put those that failed before last: a run that broke the GPU may do so again."""
     return sorted(specs, key=lambda path: (path.parent / "failed.json").exists())
 
 
@@ -107,14 +107,14 @@ def evaluate_pack(
     """Evaluate the runs in turn.
 
     Args:
-        evaluate: finishes the run in a folder and returns the lines that tell of it.
-        say: hears when the turn of each run begins, and how it ends.
-        forget_model: called after an error that is no user's, which may have left it broken.
+        evaluate: finishes the run in a folder and returns the lines to print about it.
+        say: called when each run begins and ends, with a line to print.
+        forget_model: called after an unexpected error, which may have left the model broken.
 
     Raises:
-        Stopped: a signal came; the same call goes on.
+        Stopped: by a signal; the same call resumes.
         Stuck: a run would be stopped again and again.
-        BrokenDevice: the runs that are left need another process.
+        BrokenDevice: the remaining runs need another process.
     """
     members: list[Member] = []
     n_made = 0
@@ -132,7 +132,7 @@ def evaluate_pack(
             say(f"{turn}: begins")
             member = _evaluate_member(path, made, forget_model=forget_model)
         except Stopped as stopped:
-            # What an earlier job had made is no reason for another turn, or there could be no end.
+            # Results of an earlier job do not justify a requeue, or it could go on forever.
             stopped.has_begun = stopped.has_begun or n_made > 0
             say(f"{len(members)} of {len(specs)} runs done")
             raise
@@ -143,7 +143,7 @@ def evaluate_pack(
 
 
 def write_report(path: Path, members: Sequence[Member]) -> None:
-    """Write what became of each run; Snakemake's sign that the pack has run through."""
+    """Write the outcome of each run; tells Snakemake that the pack has run through."""
     records = [{k: v for k, v in asdict(member).items() if v} for member in members]
     write_json_atomically(path, {"schema_version": SCHEMA_VERSION, "members": records})
 
@@ -170,7 +170,7 @@ def _evaluate_member(
     except Exception as error:
         if _breaks_device(error):
             raise BrokenDevice(f"{path.parent}: {error_line(error)}") from error
-        # Whatever it is: its traceback is in the log of the run, and the others have a chance.
+        # The traceback is in the log of the run; the other runs may still succeed.
         forget_model()
         return Member(str(path), "failed", error_line(error))
     return Member(str(path), "done")
@@ -180,7 +180,7 @@ def _breaks_device(error: Exception) -> bool:
     """Whether CUDA answers every later call of this process with the same error."""
     if not (isinstance(error, RuntimeError) and "CUDA error" in str(error)):
         return False
-    # Not at the top, since it imports torch, which runs were loaded with by now.
+    # Imported here since it imports torch, which is loaded by now.
     from fastdllm.decoding.memory import is_out_of_memory
 
     return not is_out_of_memory(error)
@@ -188,7 +188,7 @@ def _breaks_device(error: Exception) -> bool:
 
 @contextmanager
 def _log_of(spec: RunSpec) -> Iterator[None]:
-    """Let what is printed go to the run's own log, behind what stands there."""
+    """Append everything that is printed to the run's own log."""
     path = spec.log_path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
-"""How far a run is: counted while it decodes, shown to a person, kept in progress.json.
+"""How far a run is (progress.json), and why it, or a shard of it, failed (failed.json).
 
-The file is for `fastdllm status`: replaced as a whole, at most once a second, and removed when the
-run has ended well. Rates are those of this process; answers of an earlier one count as done only.
+Both files are for `fastdllm status` and for people. progress.json is replaced as a whole, at most
+once a second, and removed when the run has succeeded. Rates are those of this process; answers of
+an earlier one only count as done.
 
-Counting costs nothing and happens while a chunk is timed; showing and writing happen beside it, in
-a thread, so that a slow disk slows no chunk down and a long chunk is not silent.
+Counting costs nothing and happens while a chunk is timed; showing and writing happen in a thread,
+so that a slow disk does not slow a chunk down and a long chunk still shows progress.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class Progress:
         self._identity = {"pid": os.getpid(), "host": host_name()}
 
     def loading(self, earlier: Iterable[Chunk]) -> None:
-        """The model is being loaded; `earlier` chunks were answered by another process."""
+        """Report that the model is being loaded; `earlier` chunks were answered before."""
         self._done = self._stored = sum(len(chunk.answers) for chunk in earlier)
         self._tell("loading")
 
     def decoding(self) -> None:
-        """Decoding starts."""
+        """Report that decoding starts."""
         self._started = time.monotonic()
         self._tell("decoding")
 
@@ -66,7 +67,7 @@ class Progress:
             thread.join()
 
     def scoring(self) -> None:
-        """Everything is decoded; the display ends here."""
+        """Report that everything is decoded; the display ends here."""
         self._end_display(self.numbers())
         self._tell("scoring")
 
@@ -79,11 +80,11 @@ class Progress:
             self._forwards += answer.passes.forwards
 
     def stored(self) -> None:
-        """What was counted so far is in the answers, and stays whatever happens now."""
+        """Record that everything counted so far is safe in the answers."""
         self._stored = self._done
 
     def stopped(self, why: str) -> None:
-        """A signal ended this process; the file stays, and says why."""
+        """Report that a signal ended this process; the file stays and records why."""
         self._end_display(None)
         self._tell("stopped", why)
 
@@ -92,11 +93,11 @@ class Progress:
         self._display.note(text)
 
     def remove(self) -> None:
-        """The run has ended: its summary, or its failed.json, tells the rest."""
+        """Remove the file: the run has ended with a summary or a failed.json."""
         self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Give the terminal back; after `scoring`, or a second time, there is nothing to do."""
+        """Release the terminal; does nothing after `scoring`, or a second time."""
         self._end_display(None)
 
     def numbers(self) -> ProgressNumbers:
@@ -115,7 +116,7 @@ class Progress:
             try:
                 self._tell("decoding")
             except (UserError, OSError):
-                continue  # a full disk is told by the answers, a closed terminal by nobody
+                continue  # a full disk fails the answers as well; a closed terminal is no matter
 
     def _end_display(self, numbers: ProgressNumbers | None) -> None:
         if self._display_open:
@@ -143,12 +144,9 @@ class Progress:
         write_json_atomically(self._path, record)
 
 
-# failed.json: why a run, or a shard of it, failed; for `fastdllm status` and for people.
-
-
 @contextmanager
 def failure_record(files: JobFiles, *, log: Path | None = None) -> Iterator[None]:
-    """Leave failed.json when the work fails, and remove the one of an earlier try.
+    """Write failed.json if the work fails, and remove the one of an earlier attempt.
 
     Work that is interrupted or stopped has not failed: its progress.json stays instead, as after a
     kill.
@@ -170,7 +168,7 @@ def failure_record(files: JobFiles, *, log: Path | None = None) -> Iterator[None
 
 
 def read_failure(path: Path) -> str | None:
-    """The reason that a failed.json tells, with its log; None where there is none."""
+    """Return the reason in a failed.json, with its log; None without the file."""
     try:
         record = read_json(path)
     except UserError:
@@ -198,4 +196,4 @@ def _write_if_possible(path: Path, text: str) -> None:
     try:
         write_text_atomically(path, text)
     except UserError:
-        return  # a full disk is often the reason of the failure itself, which is raised anyway
+        return  # a full disk is often the cause of the failure itself, which is raised anyway

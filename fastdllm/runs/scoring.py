@@ -1,7 +1,7 @@
 """From answers to scores: lm-eval replays them, so its own filters and metrics decide.
 
-Makes what results.json (lm-eval's result as plain JSON) and samples.jsonl (one line per item) hold,
-and the metrics with their intervals. Needs the tokenizer and the task file, no weights, no GPU.
+Makes the content of results.json (lm-eval's result as plain JSON) and samples.jsonl (one line per
+item), and the metrics with their intervals. Needs tokenizer and task file, no weights, no GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastdllm.tasks.plan import Plan, request_id
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What scoring a run gives; see the files of the same name."""
+    """The scores of a run; results and samples are the content of the files of the same name."""
 
     results: dict[str, Any]
     samples: list[dict[str, Any]]
@@ -83,7 +83,7 @@ def score_answers(
 
 
 def answer_texts(plan: Plan, by_id: Mapping[str, Answer], tokenizer: Any) -> dict[str, str]:
-    """The text of each generated answer, cut at the first `until` of its request."""
+    """Return the text of each generated answer, cut at the first `until` of its request."""
     cutters: dict[str, AnswerText] = {}
     texts = {}
     for request in plan.requests:
@@ -97,7 +97,7 @@ def answer_texts(plan: Plan, by_id: Mapping[str, Answer], tokenizer: Any) -> dic
 
 
 def plain(value: Any) -> Any:
-    """`value` as plain JSON: NumPy scalars as numbers, what JSON cannot hold as text."""
+    """Return `value` as plain JSON: NumPy scalars as numbers, what JSON cannot hold as text."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set):
@@ -107,12 +107,12 @@ def plain(value: Any) -> Any:
     is_number = isinstance(value, float) and math.isfinite(value)
     if is_number or value is None or isinstance(value, bool | int | str):
         return value
-    # The default text of a function holds its address, which differs from run to run.
+    # The default text of a function contains its address, which differs from run to run.
     return getattr(value, "__qualname__", type(value).__name__) if callable(value) else str(value)
 
 
 def _items(right: list[bool] | None, sizes: Mapping[str, int]) -> Items | None:
-    """The items' bits with the sizes of the subtasks, where there are several."""
+    """The items' bits, with the sizes of the subtasks if there are several."""
     if right is None:
         return None
     groups = [ItemGroup(name, n) for name, n in sizes.items()] if len(sizes) > 1 else None
@@ -120,7 +120,7 @@ def _items(right: list[bool] | None, sizes: Mapping[str, int]) -> Items | None:
 
 
 def _primary_samples(samples: list[dict[str, Any]], filter_name: str) -> list[dict[str, Any]]:
-    """The samples of one filter (the first one where a subtask lacks it), in document order."""
+    """The samples of one filter (the first one if a subtask lacks it), in document order."""
     names = {sample["filter"] for sample in samples}
     chosen = filter_name if filter_name in names else samples[0]["filter"]
     return sorted(

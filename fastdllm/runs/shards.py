@@ -1,7 +1,7 @@
-"""Shards: which chunks of a run a job decodes, and where it keeps what is its own.
+"""Shards: which chunks of a run a job decodes, and the files that it writes.
 
-A shard decides nothing about the answers, so a run may be cut in another way half-way. Imports no
-torch.
+Answers do not depend on the shards, so a run may be cut differently half-way. Imports no torch and
+no pydantic.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def job_files(folder: Path, spec: RunSpec, shard: Shard | None = None) -> JobFil
 
 
 def shard_log(run_log: Path, shard: Shard) -> Path:
-    """Where the workflow keeps what a shard of a run prints."""
+    """Return where the workflow keeps the output of a shard of a run."""
     return run_log.with_suffix(".shards") / f"{shard}.log"
 
 
 def finish_log(spec: RunSpec) -> Path:
-    """Where the workflow keeps what `fastdllm finish` prints."""
+    """Return where the workflow keeps the output of `fastdllm finish`."""
     return spec.log_path.with_suffix(".finish.log")
 
 
@@ -100,14 +100,14 @@ def lock_path(folder: Path, shard: Shard) -> Path:
 
 
 def stamp_path(folder: Path, shard: Shard) -> Path:
-    """What tells Snakemake that a shard is done."""
+    """Return the file that tells Snakemake that a shard is done."""
     return folder / FOLDER / f"{shard}.json"
 
 
 def write_stamp(
     folder: Path, shard: Shard, spec: RunSpec, chunks: Sequence[int], *, dtype: str | None = None
 ) -> Path:
-    """Say that the chunks of a shard are decoded; dtype: in what, where that is known.
+    """Record that the chunks of a shard are decoded; dtype: in which number format, if known.
 
     Raises:
         UserError: it cannot be written.
@@ -123,19 +123,19 @@ def write_stamp(
 
 
 def stamps(folder: Path) -> list[Path]:
-    """The stamps of a run, however it was cut."""
+    """Return the stamps of a run, however it was cut."""
     return [path for path, _, kind in _files(folder) if kind == "json"]
 
 
 def answer_files(folder: Path) -> list[Path]:
-    """The answers of all shards of a run, however it was cut; those kept aside come last."""
+    """Return the answer files of a run's shards, however it was cut; those kept aside last."""
     answers = [file for file in _files(folder) if _ANSWERS.fullmatch(file[2])]
     answers.sort(key=lambda file: (file[2] != "jsonl", file[2], file[1].count, file[1].index))
     return [path for path, *_ in answers]
 
 
 def newest_count(folder: Path) -> int | None:
-    """In how many shards a run was cut last, by its stamps, answers and failures; None if never."""
+    """Return into how many shards a run was cut last, by its newest file; None if never."""
     telling = [
         (path.stat().st_mtime_ns, shard.count)
         for path, shard, kind in _files(folder)

@@ -1,4 +1,4 @@
-"""spec.json: what one run is told, read back and checked.
+"""spec.json: the settings of one run, read and checked.
 
 The workflow writes it; `decides` holds everything that decides the answers (and is fingerprinted),
 `run` where things are on this machine. Imports no torch.
@@ -26,19 +26,19 @@ def _check_batch_size(value: Any) -> Any:
     return value
 
 
-# The bound is checked in our words, and shown to editors in the schema.
+# Our validator words the error; the bound is for the JSON schema, which editors read.
 Positive = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[Positive | Literal["auto"], BeforeValidator(_check_batch_size)]
 
 
 class RunPlaces(StrictModel):
-    """Where and how wide a run is decoded: nothing that makes it another run.
+    """Where a run is decoded, and in batches of which size: nothing that makes it another run.
 
     batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
     computation: digest that runs share which are the same computation; the summary keeps it.
     """
 
-    # The workflow may note more for people than an eval needs.
+    # The workflow may record more for people than an eval needs.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     model_path: str
@@ -93,9 +93,6 @@ def read_spec(path: Path | str) -> RunSpec:
     if not Path(path).exists():
         raise UserError(f"{path}: no such file; `snakemake -n` writes the specs of all runs")
     return validated(RunSpec, read_json(path), str(path))
-
-
-# Whether a plan was made for the options of a run; imports no torch.
 
 
 def check_plan(spec: RunSpec, plan: Plan) -> None:

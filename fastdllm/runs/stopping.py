@@ -1,11 +1,12 @@
-"""Stopping a run from outside: SIGUSR1 says that the time limit is near, SIGTERM that it is over.
+"""Stopping a run from outside: SIGUSR1 means that the time limit is near, SIGTERM the end.
 
-SLURM sends both; a process that stops well loses at most the chunk in flight, and its exit code
-says that the same command goes on. While a run decodes, the first signal is only noted, and looked
-at between the steps (`Stop.deferred`); while it scores, so is SIGUSR1, as scoring ends by itself
-within seconds. At any other time, while a model is loaded, say, and for a second signal, `Stopped`
-is raised at once. SIGTERM outweighs SIGUSR1, whichever comes first: the job was taken away or
-cancelled, and is not to ask for another turn. Knows nothing of runs. Imports no torch.
+SLURM sends both; a process that stops in good order loses at most the chunk in flight, and its exit
+code says that the same command resumes. While a run decodes, the first signal is only noted, and
+checked between the steps (`Stop.deferred`); while it scores, so is SIGUSR1, as scoring takes only
+seconds. At any other time (while a model is loaded, say) and for a second signal, `Stopped` is
+raised at once. SIGTERM outweighs SIGUSR1, whichever comes first: the job was preempted or
+cancelled, and must not requeue itself. After the time limit the job goes back into SLURM's queue,
+unless that would never end. Knows nothing of runs. Imports no torch.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from fastdllm.common.errors import RESUME_EXIT_CODE, UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 TIME_LIMIT = "time limit"
-# Seconds before the time limit at which SIGUSR1 comes, where nobody says (FASTDLLM_WARNING_S).
+# Seconds before the time limit at which SIGUSR1 comes, unless FASTDLLM_WARNING_S is set.
 WARNING_S = 120.0
-# Seconds of them that are kept to write, and to ask SLURM for another turn.
+# Seconds of them that are reserved for writing and requeueing.
 RESERVE_S = 15.0
 # A chunk that needs no longer is finished after SIGTERM; SIGKILL may follow within seconds.
 TERM_S = 2.0
-# The same signal may come from several sides: from SLURM to all processes, and from a parent.
+# The same signal may come from several senders: from SLURM to all processes, and from a parent.
 ECHO_S = 1.0
 
 
 class Stopped(BaseException):
-    """The run was stopped by a signal, and the same command goes on with it.
+    """The run was stopped by a signal, and the same command resumes it.
 
-    No Exception, since nothing failed: what handles failures must let it through.
+    Not an Exception, since nothing failed: handlers of failures must let it through.
 
-    why: "time limit" or "SIGTERM". done, total: chunks of the run (or of the shard), where known.
-    has_begun: whether it came to work on a run, so that the next try has less to do or counts as
-        the second one in vain (see `guarded_attempt`).
+    why: "time limit" or "SIGTERM". done, total: chunks of the run (or of the shard), if known.
+    has_begun: whether the process began to work on a run, so that the next attempt has less to do,
+        or counts as the second one without progress (see `guarded_attempt`).
     """
 
     def __init__(self, number: int, *, done: int | None = None, total: int | None = None) -> None:
@@ -65,17 +66,17 @@ class Stopped(BaseException):
     @property
     def sentence(self) -> str:
         share = "" if self.total is None else f" with {self.done or 0} of {self.total} chunks done"
-        return f"stopped by {self.cause}{share}; the same command goes on"
+        return f"stopped by {self.cause}{share}; the same command resumes"
 
     def with_chunks(self, done: int, total: int) -> Stopped:
-        """The same, with what was done by then."""
+        """Return the same stop, with the number of chunks done by then."""
         return Stopped(self.number, done=done, total=total)
 
 
 class Stop:
-    """Whether a signal came, and what that means for the work in hand.
+    """Whether a signal came, and what that means for the current work.
 
-    was_terminated: SIGTERM was among them, even if it came when everything was over.
+    was_terminated: SIGTERM came, even if all work was done by then.
     """
 
     def __init__(self, warning_s: float = WARNING_S) -> None:
@@ -88,7 +89,7 @@ class Stop:
 
     @contextmanager
     def deferred(self, *numbers: int) -> Iterator[None]:
-        """Within it, a first signal of these numbers is noted and no more.
+        """Only note a first signal of these numbers, as long as the context lasts.
 
         Raises:
             Stopped: another one came before.
@@ -103,17 +104,17 @@ class Stop:
             self._deferred = before
 
     def settle(self) -> None:
-        """The work is done: a signal is only noted until something new is begun."""
+        """Mark the work as done: a signal is only noted until something new begins."""
         self._is_settled = True
 
     def check(self, remaining_s: Callable[[], float | None]) -> None:
-        """Between two steps of a chunk: stop, unless its end can be waited for.
+        """Stop between two steps of a chunk after a signal, unless there is time to finish it.
 
-        remaining_s: seconds that the chunk still takes; None where that cannot be told. Such a
-        chunk goes on as long as the time limit allows, and is dropped after SIGTERM.
+        remaining_s: seconds that the chunk still takes, None if unknown. Such a chunk continues as
+        long as the time limit allows, and is dropped after SIGTERM.
 
         Raises:
-            Stopped: it cannot.
+            Stopped: there is no time.
         """
         if self._number is None:
             return
@@ -128,7 +129,7 @@ class Stop:
         raise self._over()
 
     def check_between(self) -> None:
-        """Before something new is begun.
+        """Stop before something new begins.
 
         Raises:
             Stopped: a signal came.
@@ -138,10 +139,10 @@ class Stop:
             raise self._over()
 
     def handle(self, number: int, _frame: FrameType | None = None) -> None:
-        """Take a signal; the handler of both.
+        """Handle either signal.
 
         Raises:
-            Stopped: nothing defers it, or it is the second one, and there is work in hand.
+            Stopped: work is under way, and the signal is not deferred or not the first one.
         """
         now = time.monotonic()
         is_terminated = number == signal.SIGTERM
@@ -155,7 +156,7 @@ class Stop:
             raise self._over()
 
     def _over(self) -> Stopped:
-        # What is written on the way out must not be cut short by one more signal.
+        # Writing on the way out must not be cut short by another signal.
         self._is_over = True
         assert self._number is not None
         return Stopped(self._number)
@@ -163,7 +164,7 @@ class Stop:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[Stop]:
-    """Take SIGTERM and SIGUSR1 until the end; the handlers of before are put back.
+    """Handle SIGTERM and SIGUSR1 as long as the context lasts; then restore the handlers.
 
     Raises:
         UserError: FASTDLLM_WARNING_S is no positive number.
@@ -191,13 +192,10 @@ def _warning_s() -> float:
     return seconds
 
 
-# What follows on a stop: the job goes back into SLURM's queue, unless that would never end.
-
-
 def until_stopped(work: Callable[[Stop], int]) -> int:
-    """The exit code of `work`, or what a signal makes of it.
+    """Return the exit code of `work`, or the one for a stop by a signal.
 
-    To be called first of all: until then a signal kills without a word.
+    To be called first: until then a signal kills the process at once.
 
     Raises:
         UserError: of the work, or FASTDLLM_WARNING_S is no positive number.
@@ -206,17 +204,17 @@ def until_stopped(work: Callable[[Stop], int]) -> int:
         try:
             return work(stop)
         except Stopped as stopped:
-            # From here on the handlers only note signals: nothing cuts this short.
+            # From here on signals are only noted: nothing cuts this short.
             return end_of(stopped, was_terminated=stop.was_terminated)
 
 
 def end_of(stopped: Stopped, *, was_terminated: bool) -> int:
-    """Say that the process was stopped, send its SLURM job back where that is due; the exit code.
+    """Report that the process was stopped, requeue its SLURM job if that is due; the exit code.
 
-    Only the time limit is answered with a requeue: after a preemption or a dead node SLURM does it
-    by itself, and a job that a person cancelled is to stay so, at whatever moment SIGTERM said it
-    (`was_terminated`). Nor is a job sent back that met the limit before it came to its run, which
-    could go on for ever. SLURM ends the job at once.
+    Only the time limit leads to a requeue: after a preemption or a dead node SLURM requeues the job
+    itself, and a job that a person cancelled stays cancelled, whenever SIGTERM came
+    (`was_terminated`). A job that met the limit before its run began is not requeued either, as
+    that could go on forever. SLURM ends the job at once.
     """
     _say(stopped.sentence)
     job = slurm_job()

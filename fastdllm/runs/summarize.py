@@ -25,13 +25,13 @@ from fastdllm.runs.spec import RunSpec
 from fastdllm.statistics.intervals import percentile
 from fastdllm.tasks.plan import PlanHeader
 
-# Parts of a run whose speeds a summary tells apart.
+# Most parts of a run whose speeds a summary records separately.
 MOST_CHUNKS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Everything answers.jsonl tells about a complete run."""
+    """The content of the answers.jsonl of a complete run."""
 
     sessions: Sequence[Session]
     chunks: Sequence[Chunk]
@@ -52,13 +52,13 @@ class Decoded:
 
     @property
     def n_answers(self) -> int | None:
-        """Generated answers, where a group of tasks asks for log-likelihoods as well."""
+        """Generated answers, if a group of tasks asks for log-likelihoods as well; else None."""
         n = len(self.generated)
         return n if 0 < n < sum(len(chunk.answers) for chunk in self.chunks) else None
 
     @property
     def batch_size(self) -> int:
-        """Most sequences that were decoded at once, or where none was, inputs in memory."""
+        """Most sequences decoded at once; inputs in memory at once if none was decoded."""
         return max(chunk.batch_size for chunk in self._of_main_kind)
 
     @property
@@ -69,9 +69,10 @@ class Decoded:
 
     @property
     def smallest_batch_size(self) -> int | None:
-        """Fewest, where a chunk had fewer, and not for a lack of requests; only for generation.
+        """The smallest batch of a chunk, if it was not small for lack of requests; else None.
 
-        Of log-likelihoods equal inputs run once, so their number says nothing about memory.
+        Only for generation: equal inputs of log-likelihoods run once, so their number says nothing
+        about memory.
         """
         if not self.generated:
             return None
@@ -84,7 +85,7 @@ class Decoded:
 
     @property
     def out_of_memory(self) -> int | None:
-        """How often a pass lacked memory; None for never."""
+        """How often a pass ran out of memory; None for never."""
         return sum(chunk.out_of_memory for chunk in self.chunks) or None
 
 
@@ -157,7 +158,7 @@ def summarize(
 
 
 def _decoding_figures(decoded: Decoded, *, one_device: bool) -> dict[str, Any]:
-    """What only generation has: passes, tokens per forward, latency, truncation, throughput."""
+    """The figures of generation: passes, tokens per forward, latency, truncation, throughput."""
     answers = decoded.generated
     if not answers:
         return {}
@@ -190,7 +191,7 @@ def _decoding_figures(decoded: Decoded, *, one_device: bool) -> dict[str, Any]:
 
 
 def _tokens_and_seconds(chunks: Sequence[Chunk]) -> list[tuple[int, float]]:
-    """Both of each chunk, or of runs of neighbours where there are many."""
+    """Tokens and seconds of each chunk, or of neighbours together if there are many."""
     width = -(-len(chunks) // MOST_CHUNKS)
     parts = [chunks[start : start + width] for start in range(0, len(chunks), width)]
     return [

@@ -1,4 +1,4 @@
-"""Signals sent to real processes: they stop well, and the same command goes on."""
+"""Signals sent to real processes: they stop well, and the same command resumes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_sigterm_drops_the_chunk_in_flight_and_the_same_command_goes_on(
     done = chunks(answers)
     assert code == 75, err
     assert err.splitlines()[-1] == (
-        f"fastdllm: stopped by SIGTERM with {done} of 10 chunks done; the same command goes on"
+        f"fastdllm: stopped by SIGTERM with {done} of 10 chunks done; the same command resumes"
     )
     assert before >= 2 and done in (before, before + 1), "one that ends within 2 s is finished"
     assert not (folder / "failed.json").exists()

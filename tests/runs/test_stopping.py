@@ -135,7 +135,7 @@ def test_work_that_is_done_is_not_stopped_but_nothing_new_is_begun() -> None:
 
 def test_sentence_counts_the_chunks() -> None:
     assert Stopped(USR1).with_chunks(3, 6).sentence == (
-        "stopped by SIGUSR1 (time limit ahead) with 3 of 6 chunks done; the same command goes on"
+        "stopped by SIGUSR1 (time limit ahead) with 3 of 6 chunks done; the same command resumes"
     )
 
 

@@ -58,11 +58,11 @@ def test_flipped_items_are_those_whose_bits_differ(runs: list[Summary]) -> None:
 
 def test_flips_are_read_from_the_samples(runs: list[Summary], results: Path) -> None:
     before, after = chosen(runs, "k1_first"), chosen(runs, "k2_first")
-    found = read_flips(before, after, 10, results=results)
+    flips = read_flips(before, after, 10, results=results)
     gained, lost = flipped_items(before, after)
-    assert (found.gained, found.lost) == (len(gained), len(lost)) and found.why_not is None
-    assert len(found.shown) == 10
-    for flip in found.shown:
+    assert (flips.gained, flips.lost) == (len(gained), len(lost)) and flips.why_not is None
+    assert len(flips.shown) == 10
+    for flip in flips.shown:
         right, wrong = (flip.after, flip.before) if flip.gained else (flip.before, flip.after)
         assert right.endswith(f"#### {flip.target}") and not wrong.endswith(f"#### {flip.target}")
         assert flip.first_step is not None and flip.first_token is not None

@@ -54,18 +54,18 @@ def test_names_decide_and_not_the_time_of_a_file(tmp_path: Path) -> None:
     paths = [written(tmp_path / f"{name}.json") for name in ("a", "b", "c")]
     other = written(tmp_path / "d.json", model_digest="other")
     os.utime(paths[0], (2e9, 2e9))
-    own = synthetic.sensitivity()["model_digest"]
-    for digest, expected in ((own, paths[2]), ("other", other), ("none of them", other)):
+    digest_here = synthetic.sensitivity()["model_digest"]
+    for digest, expected in ((digest_here, paths[2]), ("other", other), ("none of them", other)):
         chosen, problems = newest([other, *paths], digest)
         assert chosen is not None and chosen.path == expected and problems == []
 
 
 def test_cells_of_few_passes_are_faded_and_counts_stand_below(tmp_path: Path) -> None:
     passes = [1200, 9, 10, *[50] * 9]
-    found = read_sensitivity(written(tmp_path / "tiny.json", passes=passes))
-    faded = {cell["step"]: cell["is_faded"] for cell in found.cells("input_change")}
+    record = read_sensitivity(written(tmp_path / "tiny.json", passes=passes))
+    faded = {cell["step"]: cell["is_faded"] for cell in record.cells("input_change")}
     assert [step for step, is_faded in faded.items() if is_faded] == ["1"]
-    spec = charts.layer_heat_map("changes", found.layers, found.steps)
+    spec = charts.layer_heat_map("changes", record.layers, record.steps)
     assert '"0": "1,200", "1": "9"' in spec["encoding"]["x"]["axis"]["labelExpr"]
 
 

@@ -1,4 +1,4 @@
-"""What an experiment's README says it found, on made-up runs and on the published ones."""
+"""The sentences of an experiment's README, on made-up runs and on the published ones."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm.report.content import build_report
 from fastdllm.report.groups import grouped
-from fastdllm.report.sentences import NOTHING, answer_of
+from fastdllm.report.sentences import NOTHING, answer_of, main_sentences
 from fastdllm.report.standings import Standing, findings_of
 from scripts.update_answers import experiments, published, with_answer, with_findings
 from tests.support.made_up_runs import runs
@@ -65,6 +66,16 @@ def test_the_speed_is_told_beside_the_layers(summaries):
     assert 0 < len(timed) < len(findings)  # some were measured on another machine
     words = f"{len(faster)} of {len(timed)}" if faster else f"None of {len(timed)}"
     assert f"{words} computations decoded measurably faster than plain decoding" in answer
+
+
+@pytest.mark.parametrize("experiment", ["00_baseline", "03_controls", "04_lookahead"])
+def test_a_page_of_one_experiment_says_what_its_readme_says(summaries, experiment):
+    (task,) = build_report(summaries, experiments=[experiment]).tasks
+    answer = answer_of(experiment, summaries)
+    sentences = main_sentences(task.findings)
+    assert len(sentences) == 3
+    for sentence in sentences:
+        assert f"- {sentence}\n" in answer
 
 
 def test_spans_are_ranked_by_their_loss(summaries):

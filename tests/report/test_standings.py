@@ -20,7 +20,7 @@ def chosen(runs: list[Summary], config: str) -> Summary:
 
 
 def idea(like: Summary, cost: float, *, gained: int = 0, lost: int = 0, **fields: Any) -> Summary:
-    """A run of its own that differs from `like` in so many items, at another cost."""
+    """A separate run that differs from `like` in so many items, at another cost."""
     assert like.items is not None and like.passes is not None
     bits = unpack_bits(like.items)
     for value, count in ((False, gained), (True, lost)):

@@ -25,11 +25,11 @@ def changed(summary: Summary, **fields: Any) -> Summary:
 
 
 def a_run(summary: Summary, name: str, wrong: int, *, of: int = 200, **fields: Any) -> Summary:
-    """A run of its own whose first `wrong` items are wrong."""
+    """A separate run whose first `wrong` items are wrong."""
     right = [False] * wrong + [True] * (of - wrong)
     items = s.Items(n=of, correct_bits=s.pack_bits(right))
-    own = {"config": name, "fingerprint": name, "items": items, "timestamp": name}
-    return changed(summary, **{**own, **fields})
+    fixed = {"config": name, "fingerprint": name, "items": items, "timestamp": name}
+    return changed(summary, **{**fixed, **fields})
 
 
 def test_items_are_counted_pair_by_pair(a_summary: Summary) -> None:
@@ -83,8 +83,8 @@ def test_holm_corrects_a_table_and_its_words(a_summary: Summary) -> None:
     base = a_run(a_summary, "base", 20)
     others = [a_run(a_summary, f"c{wrong}", wrong) for wrong in (26, 25, 40, 22)]
     compared = compare_all(base, others)
-    p_values = [one.paired.p_value for one in compared]
-    assert [one.paired.p_holm for one in compared] == pytest.approx(holm(p_values))
+    p_values = [comparison.paired.p_value for comparison in compared]
+    assert [comparison.paired.p_holm for comparison in compared] == pytest.approx(holm(p_values))
     assert p_values[0] < 0.05 <= compared[0].paired.p_holm
     assert compared[0].verdict.startswith("no difference seen after correction; a loss")
     assert "worse" in compared[2].verdict
@@ -97,7 +97,7 @@ def test_one_computation_counts_once_in_the_correction(a_summary: Summary) -> No
     other = a_run(a_summary, "other", 40, computation="k3")
     compared = compare_all(base, [*twins, same_as_base, other])
     p_value = compared[0].paired.p_value
-    assert [one.paired.p_holm for one in compared[:3]] == [p_value] * 3
+    assert [comparison.paired.p_holm for comparison in compared[:3]] == [p_value] * 3
     assert compared[3].verdict == "the same computation"
     assert compare_all(base, twins)[0].paired.p_holm is None, "one question needs no correction"
 
@@ -107,10 +107,14 @@ def test_the_same_computation_is_no_evidence(a_summary: Summary) -> None:
     same_as = s.SameAs(experiment="e", task="t", config="k2_first", fingerprint="k2_first")
     twins = [a_run(a_summary, name, 30, same_as=same_as) for name in ("k2_middle", "k2_last")]
     for pair in ((origin, twins[0]), (twins[0], origin), tuple(twins), (origin, origin)):
-        found = compare(*pair)
+        comparison = compare(*pair)
         assert is_same_computation(*pair)
-        assert (found.verdict, found.paired, found.speed) == ("the same computation", None, None)
-        assert found.why_no_speed == "both have the speed of one measurement"
+        assert (comparison.verdict, comparison.paired, comparison.speed) == (
+            "the same computation",
+            None,
+            None,
+        )
+        assert comparison.why_no_speed == "both have the speed of one measurement"
     assert not is_same_computation(origin, a_run(a_summary, "k3_first", 30))
 
 
@@ -118,9 +122,9 @@ def test_the_same_computation_that_differs_says_so(a_summary: Summary) -> None:
     first, again = (
         a_run(a_summary, name, wrong, computation="c") for name, wrong in (("one", 3), ("two", 5))
     )
-    found = compare(first, again)
-    assert found.verdict == "the same computation, but 2 items differ"
-    assert found.paired.only_a == 2 and found.speed is not None
+    comparison = compare(first, again)
+    assert comparison.verdict == "the same computation, but 2 items differ"
+    assert comparison.paired.only_a == 2 and comparison.speed is not None
 
 
 @pytest.mark.parametrize(
@@ -136,9 +140,9 @@ def test_the_same_computation_that_differs_says_so(a_summary: Summary) -> None:
 def test_other_items_are_not_paired(a_summary: Summary, fields: Any, reason: str) -> None:
     if "eval_params" in fields:
         fields = {"eval_params": {**a_summary.eval_params, **fields["eval_params"]}}
-    found = compare(a_run(a_summary, "a", 3), a_run(a_summary, "b", 3, **fields))
-    assert (found.paired, found.why_not_paired) == (None, reason)
-    assert found.verdict == f"not compared: {reason}"
+    comparison = compare(a_run(a_summary, "a", 3), a_run(a_summary, "b", 3, **fields))
+    assert (comparison.paired, comparison.why_not_paired) == (None, reason)
+    assert comparison.verdict == f"not compared: {reason}"
 
 
 def test_metrics_must_be_the_same_and_right_or_wrong(a_summary: Summary) -> None:
@@ -149,15 +153,15 @@ def test_metrics_must_be_the_same_and_right_or_wrong(a_summary: Summary) -> None
         "different metrics: exact_match,number and exact_match,strict"
     )
     errors = [metric.model_copy(update={"higher_is_better": False})]
-    found = compare(changed(a, metrics=errors), changed(b, metrics=errors))
-    assert found.why_not_paired.startswith("less is better in exact_match")
+    comparison = compare(changed(a, metrics=errors), changed(b, metrics=errors))
+    assert comparison.why_not_paired.startswith("less is better in exact_match")
 
 
 def test_costs_and_truncated_answers_of_each(a_summary: Summary) -> None:
     passes = a_summary.passes.model_copy(update={"layer_forwards_computed": 150})
     a, b = a_run(a_summary, "a", 3), a_run(a_summary, "b", 3, passes=passes, truncation_rate=0.4)
-    found = compare(a, b)
-    assert found.layer_forwards == 0.5 and found.truncated == (0, 2)
+    comparison = compare(a, b)
+    assert comparison.layer_forwards == 0.5 and comparison.truncated == (0, 2)
     costs = {name: cost(a) for name, (_, cost) in COSTS.items()}
     assert costs == {
         "layer_forwards": 60.0,
@@ -209,9 +213,9 @@ def test_speeds_of_equal_conditions_are_compared_with_an_interval(a_summary: Sum
 def test_speeds_of_other_conditions_are_not_compared(
     a_summary: Summary, fields: Any, reason: str
 ) -> None:
-    found = compare(a_run(a_summary, "a", 3), a_run(a_summary, "b", 3, **fields))
-    assert (found.speed, found.why_no_speed) == (None, reason)
-    assert found.paired is not None
+    comparison = compare(a_run(a_summary, "a", 3), a_run(a_summary, "b", 3, **fields))
+    assert (comparison.speed, comparison.why_no_speed) == (None, reason)
+    assert comparison.paired is not None
 
 
 def test_errors_of_a_task_with_groups_are_clustered(a_summary: Summary) -> None:

@@ -39,8 +39,8 @@ def slow_clustered(groups: list[list[float]]) -> float:
 
 @given(groups=st.lists(st.lists(st.sampled_from([0, 1]), min_size=1), min_size=2, max_size=8))
 def test_clustered_error_equals_the_sum_over_pairs(groups: list[list[float]]) -> None:
-    found = clustered_stderr([(sum(group), len(group)) for group in groups])
-    assert found == pytest.approx(slow_clustered(groups), abs=1e-7)
+    stderr = clustered_stderr([(sum(group), len(group)) for group in groups])
+    assert stderr == pytest.approx(slow_clustered(groups), abs=1e-7)
 
 
 def test_groups_of_one_item_give_the_plain_standard_error() -> None:

@@ -1,4 +1,4 @@
-"""docs/architecture.md, the map of the code: it is up to date, and all that it names exists."""
+"""The map of the code in docs/architecture.md is up to date; what pages name and link to exists."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from tests.docs.test_commands import PAGES
 FOLDERS = r"fastdllm|scripts|tests|benchmarks|training|rules|snakemake_executor_plugin_\w+"
 FILE = re.compile(rf"`((?:{FOLDERS})/(?:[\w/.]+\.(?:py|smk)|[\w/]*/)?)`")
 NAMED = re.compile(FILE.pattern + r":((?:,? `[\w.]+`)+)")
+
+
+# A link to a file of this project, without its anchor.
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+MOST_BYTES_OF_A_PICTURE = 200_000
 
 
 def defined_in(path: Path) -> set[str]:
@@ -48,6 +53,18 @@ def test_an_arrow_that_follows_from_others_is_left_out() -> None:
 def test_every_file_that_a_page_names_exists(page: str) -> None:
     named = FILE.findall((ROOT / page).read_text(encoding="utf-8"))
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "benchmarks/README.md"])
+def test_every_link_leads_to_a_file(page: str) -> None:
+    links = LINK.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert not [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
+
+
+def test_pictures_are_small() -> None:
+    pictures = list((ROOT / "docs" / "images").iterdir())
+    assert pictures
+    assert max(path.stat().st_size for path in pictures) < MOST_BYTES_OF_A_PICTURE
 
 
 def test_every_function_that_the_map_names_exists() -> None:

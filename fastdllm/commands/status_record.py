@@ -18,7 +18,7 @@ runs            of each: experiment, task, config, limit, state, folder, log, fi
                   of a job that waits), time_left_s, restarts
   shards          of, at_work, queued, done, failed: numbers of shards
   ending          words, job, log: how its last SLURM job ended
-  goes_on         true where the same command takes up what failed or was interrupted
+  goes_on         true where the same command resumes what failed or was interrupted
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _run_record(status: RunStatus) -> dict[str, Any]:
         ending = status.ending
         log = None if ending.log is None else str(ending.log)
         record["ending"] = {"words": str(ending), "job": ending.job_id, "log": log}
-    if status.goes_on:
+    if status.resumes:
         record["goes_on"] = True
     return record
 

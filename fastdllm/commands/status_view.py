@@ -17,7 +17,7 @@ from fastdllm.workflow.main_process import Life, MainProcess, main_processes
 from fastdllm.workflow.project.runs import Project
 from fastdllm.workflow.shared_computations import assign_leaders
 from fastdllm.workflow.status.queue import MAX_AGE_S, Queue, read_queue
-from fastdllm.workflow.status.run_status import RunStatus, State, inspect, told_by_accounts
+from fastdllm.workflow.status.run_status import RunStatus, State, inspect, with_accounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def look(
     seen = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
     selected = [seen[run.name] for run in project.runs]
     statuses = assign_leaders(selected, project, look=lambda run: seen[run.name])
-    statuses = told_by_accounts(statuses, accounts)
+    statuses = with_accounts(statuses, accounts)
     processes = main_processes(max_age_s=MAX_AGE_S)
     is_main_alive = any(life is Life.ALIVE for _, life in processes)
     return View(
@@ -108,7 +108,7 @@ def suggest(
     going = counts[State.RUNNING] + counts[State.QUEUED]
     if going and going + counts[State.DONE] == len(statuses):
         return "fastdllm status --watch"
-    failed = [s for s in statuses if s.state is State.FAILED and not s.goes_on]
+    failed = [s for s in statuses if s.state is State.FAILED and not s.resumes]
     if failed and len(failed) + counts[State.DONE] == len(statuses):
         run = failed[0].run
         has_log = run.log_path.exists()

@@ -1,11 +1,11 @@
-"""Who else runs Snakemake in this folder, and whether the locks that it left still mean something.
+"""Which other Snakemake processes work in this folder, and whether locks are left of dead ones.
 
-Snakemake's locks do not say whose they are, and stay behind when it is killed. So each main process
-writes its name into a file of its own and holds an flock on it, which the operating system drops
-when the process dies, however it dies. Several may work in one folder, on different runs.
+Snakemake's locks name the files that are being made, but not by whom, and remain when it is killed.
+So each main process writes its name into a file and holds an flock on it, which the operating
+system releases when the process dies. Several may work in one folder, on different runs.
 
-An flock may not be seen from other hosts. What is not seen counts as possibly alive, unless it ran
-in a SLURM job: then the queue tells.
+An flock may not be visible from other hosts. Such a process counts as possibly alive, unless it ran
+in a SLURM job: then the queue decides.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from fastdllm.common.files import cannot
 from fastdllm.common.locks import is_locked
 
 RECORDS = Path(".snakemake/fastdllm")
+LOCKS = Path(".snakemake/locks")  # Snakemake's own
 UNLOCK, NO_LOCK = "--unlock", "--nolock"
 
 
@@ -59,7 +60,7 @@ class MainProcess:
 
     @property
     def look(self) -> str:
-        """The command that tells whether it lives."""
+        """The command that shows whether it lives."""
         if self.slurm_job:
             return f"squeue --job {self.slurm_job}"
         here = self.host == socket.gethostname()
@@ -67,10 +68,10 @@ class MainProcess:
 
 
 def claim_folder(*, is_dry_run: bool, arguments: Sequence[str] | None = None) -> None:
-    """Note that this process works here; clear the locks of a dead one.
+    """Record that this process works here; clear the locks of a dead one.
 
-    A dry run touches nothing and is never refused. `--unlock` is a person's word that whoever
-    cannot be seen is dead.
+    A dry run touches nothing and is never refused. With `--unlock`, a person asserts that processes
+    that cannot be seen are dead.
 
     Args:
         arguments: of `snakemake`; None: those of this process.
@@ -93,7 +94,7 @@ def claim_folder(*, is_dry_run: bool, arguments: Sequence[str] | None = None) ->
             was = ", ".join(process.words for _, process in dead)
             sys.stderr.write(f"fastdllm: cleared the locks of a dead {was}\n")
     else:
-        dead += unknown  # without locks nobody asks who they were
+        dead += unknown  # without locks they hinder nobody
     for path, _ in dead:
         path.unlink(missing_ok=True)
     if UNLOCK not in words:
@@ -104,7 +105,7 @@ def refuse_overlap(files: Iterable[str]) -> None:
     """Refuse to make what another main process is making.
 
     Raises:
-        UserError: who, what, and what to do. Snakemake's own message does not say who.
+        UserError: who makes what, and what to do. Snakemake's own message does not say who.
     """
     both = sorted(held_outputs().intersection(files))
     if not both:
@@ -120,15 +121,15 @@ def refuse_overlap(files: Iterable[str]) -> None:
 
 
 def living_processes() -> list[MainProcess]:
-    """The main processes in this folder that live, or may live on another host."""
+    """Return the main processes in this folder that live, or may live on another host."""
     return [process for process, life in main_processes() if life is not Life.DEAD]
 
 
 def main_processes(*, max_age_s: float = 0.0) -> list[tuple[MainProcess, Life]]:
-    """The other main processes that have their names here; those that ended well have not.
+    """Return the other main processes recorded here; those that ended well are not.
 
     Args:
-        max_age_s: how old what squeue says of those that run in a job may be.
+        max_age_s: maximum age of squeue's answer about those that run in a job.
     """
     return [(process, life) for _, process, life in _others(max_age_s=max_age_s)]
 
@@ -166,7 +167,7 @@ def _life_of_job(job_id: str, max_age_s: float) -> Life:
     except SlurmError:
         return Life.UNKNOWN
     states = [job.state for job in jobs if job.id == job_id and job.is_live]
-    # One that waits for its next start has no process.
+    # A job that waits for its next start has no process.
     return Life.ALIVE if any(state != "PENDING" for state in states) else Life.DEAD
 
 
@@ -174,7 +175,7 @@ def _read(path: Path) -> MainProcess | None:
     try:
         return MainProcess(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return None  # it ended just now, or was killed while it wrote its name
+        return None  # it has just ended, or was killed while it wrote its name
 
 
 def _path() -> Path:
@@ -209,16 +210,10 @@ def _unsign(path: Path, pid: int) -> None:
 
 def _perhaps_alive(process: MainProcess) -> str:
     return (
-        f"this folder is locked by {process.words}, and from {socket.gethostname()} nobody can "
-        f"tell whether it lives; look there: {process.look}; if it is dead: snakemake --unlock, "
-        "then the same command, which goes on with its jobs"
+        f"this folder is locked by {process.words}, and from {socket.gethostname()} it cannot "
+        f"be seen whether it lives; look there: {process.look}; if it is dead: snakemake --unlock, "
+        "then the same command, which adopts its jobs"
     )
-
-
-# What another Snakemake in this folder is making at the moment, from the locks that it keeps. A
-# Snakemake that was killed leaves its locks behind; main_process.py knows whether that is so.
-
-LOCKS = Path(".snakemake/locks")
 
 
 def held_outputs(folder: Path = LOCKS) -> frozenset[str]:
@@ -228,7 +223,7 @@ def held_outputs(folder: Path = LOCKS) -> frozenset[str]:
         try:
             held.update(file.read_text(encoding="utf-8").splitlines())
         except OSError:
-            continue  # released in this very moment
+            continue  # just released
     return frozenset(held)
 
 

@@ -98,10 +98,10 @@ def _first(members: Sequence[RunStatus]) -> RunStatus | None:
 
     One that has failed comes last: whatever it was may be its own, and must not hold up the others.
     """
-    hopeful = [m for m in members if m.state is not State.FAILED or m.goes_on] or members
+    hopeful = [m for m in members if m.state is not State.FAILED or m.resumes] or members
     replicated = [member for member in hopeful if member.run.is_replicated]
     # An eval that was killed has kept its finished chunks.
-    begun = [m for m in hopeful if m.state is State.INTERRUPTED or m.goes_on]
+    begun = [m for m in hopeful if m.state is State.INTERRUPTED or m.resumes]
     return next(iter(replicated or begun or hopeful), None)
 
 
@@ -116,7 +116,7 @@ def _origin_to_make(
     origin = next((member for member in members if member.run.name == name), None)
     if origin is None or origin.state.has_result:
         return None
-    if origin.state is State.FAILED and not origin.goes_on:
+    if origin.state is State.FAILED and not origin.resumes:
         return None
     is_made = origin in selected and is_wanted(origin.run)
     return origin if is_made or origin.state in (State.RUNNING, State.QUEUED) else None

@@ -27,7 +27,7 @@ from fastdllm.workflow.main_process import Life, MainProcess
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.reconcile import reconcile
 from fastdllm.workflow.status.queue import Queue, queue_of
-from fastdllm.workflow.status.run_status import RunStatus, State, inspect, told_by_accounts
+from fastdllm.workflow.status.run_status import RunStatus, State, inspect, with_accounts
 from tests.support.fake_slurm import log_of
 from tests.support.fakes import fake_summary
 from tests.support.small_project import edit, make_project
@@ -157,7 +157,7 @@ def test_a_job_that_was_taken_away_leaves_a_failed_run_that_goes_on(
 ) -> None:
     tell(run.folder / "progress.json", 3)
     status = look(run, job(12, state))
-    assert (status.state, status.goes_on, status.is_adopted) == (State.FAILED, True, False)
+    assert (status.state, status.resumes, status.is_adopted) == (State.FAILED, True, False)
     assert status.reason == f"{words}; 3 of 8 items; the same command resumes"
 
 
@@ -222,7 +222,7 @@ def test_a_silent_squeue_blames_no_job(run: Run) -> None:
 def test_the_exception_of_an_eval_says_more_than_its_job(run: Run) -> None:
     (run.folder / "failed.json").write_text('{"reason": "disk full", "log": "logs/x.log"}')
     status = look(run, job(12, "FAILED"))
-    assert (status.state, status.goes_on) == (State.FAILED, False)
+    assert (status.state, status.resumes) == (State.FAILED, False)
     assert status.reason == "disk full (log: logs/x.log)"
 
 
@@ -236,20 +236,20 @@ def test_the_accounts_are_asked_once_and_only_of_unclear_jobs(run: Run) -> None:
         asked.append(set(ids))  # type: ignore[call-overload]
         return {"12": Accounted("12", "NODE_FAIL")}
 
-    statuses = told_by_accounts([inspect(r, jobs=queue) for r in (run, other)], ask)
+    statuses = with_accounts([inspect(r, jobs=queue) for r in (run, other)], ask)
     assert asked == [{"12"}]
     assert [s.reason for s in statuses] == [
         "its node failed; the same command resumes",
         "stopped by its time limit; the same command resumes",
     ]
-    assert told_by_accounts([inspect(other, jobs=queue)], pytest.fail)
+    assert with_accounts([inspect(other, jobs=queue)], pytest.fail)
 
 
 def test_the_accounts_leave_the_name_of_a_shard(run: Run) -> None:
     (run.folder / "shards").mkdir()
     (run.folder / "shards" / "1-of-2.lock").write_text("")
     failed = look(run, job(12, "FAILED", f"{SHARD}1-of-2"))
-    (told,) = told_by_accounts([failed], lambda _: {"12": Accounted("12", "NODE_FAIL")})
+    (told,) = with_accounts([failed], lambda _: {"12": Accounted("12", "NODE_FAIL")})
     assert told.reason == "shard 1-of-2: its node failed; the same command resumes"
 
 
@@ -300,16 +300,16 @@ def test_what_a_pack_that_failed_never_came_to_goes_on() -> None:
     log.parent.mkdir(parents=True)
     log.write_text("At least one job did not complete successfully.\n")
     failed = job(12, "FAILED", comment_of("pack", ["p1"]))
-    assert "killed without a word" in look(begun, failed).reason
+    assert "killed (kill -9, or out of memory)" in look(begun, failed).reason
     own = Path("logs/pack/p1.log")
     own.parent.mkdir(parents=True, exist_ok=True)
     own.write_text(f"run 1 of 2, {begun.folder}: begins\n")
     status = look(untried, failed)
-    assert (status.state, status.goes_on) == (State.FAILED, True)
+    assert (status.state, status.resumes) == (State.FAILED, True)
     assert "its pack ended before its turn" in status.reason
     own.write_text("fastdllm: members.json: not JSON\n")
     status = look(untried, failed)
-    assert (status.state, status.goes_on) == (State.FAILED, False)
+    assert (status.state, status.resumes) == (State.FAILED, False)
     assert status.reason == f"its pack failed: fastdllm: members.json: not JSON (log: {own})"
 
 

@@ -38,7 +38,7 @@ def write(text: str, path: Path = Path("12.log")) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "words", "goes_on"),
+    ("text", "words", "resumes"),
     [
         (f"start\n{STAMP} ***\n", "cancelled", True),
         (f"{STAMP} DUE TO TIME LIMIT ***\n", "stopped by its time limit", True),
@@ -52,14 +52,14 @@ def write(text: str, path: Path = Path("12.log")) -> Path:
         ("srun: error: vm: task 0: Exited with exit code 2\nboo", "failed: boo", False),
     ],
 )
-def test_the_log_says_how_a_job_ended(text: str, words: str, goes_on: bool) -> None:
+def test_the_log_says_how_a_job_ended(text: str, words: str, resumes: bool) -> None:
     ending = ending_of(EndedJob("12", log=write(text)), [])
     assert ending is not None
-    assert (ending.words, ending.goes_on, ending.log) == (words, goes_on, Path("12.log"))
+    assert (ending.words, ending.resumes, ending.log) == (words, resumes, Path("12.log"))
 
 
 @pytest.mark.parametrize(
-    ("state", "words", "goes_on"),
+    ("state", "words", "resumes"),
     [
         ("TIMEOUT", "stopped by its time limit", True),
         ("NODE_FAIL", "its node failed", True),
@@ -68,10 +68,10 @@ def test_the_log_says_how_a_job_ended(text: str, words: str, goes_on: bool) -> N
         ("CANCELLED", "cancelled", True),
     ],
 )
-def test_squeue_says_how_a_job_ended(state: str, words: str, goes_on: bool) -> None:
+def test_squeue_says_how_a_job_ended(state: str, words: str, resumes: bool) -> None:
     ending = ending_of(EndedJob("12", state), [])
     assert ending is not None
-    assert (ending.words, ending.goes_on, ending.is_clear) == (words, goes_on, True)
+    assert (ending.words, ending.resumes, ending.is_clear) == (words, resumes, True)
 
 
 def test_one_that_never_ran_was_cancelled_while_it_waited() -> None:
@@ -90,7 +90,7 @@ def test_what_an_earlier_start_of_the_job_left_in_its_log_is_past() -> None:
     log = write(f"{STAMP} DUE TO PREEMPTION ***\nBuilding DAG of jobs...\nboo\n")
     ending = ending_of(EndedJob("12", "FAILED", "NonZeroExitCode", log=log), [])
     assert ending is not None
-    assert (ending.words, ending.goes_on) == ("failed: boo", False)
+    assert (ending.words, ending.resumes) == ("failed: boo", False)
 
 
 def test_nothing_is_made_up() -> None:
@@ -113,7 +113,7 @@ def test_the_journal_knows_more_than_a_failed_state(why: str, words: str) -> Non
     attempts = [Attempt(slurm_job="11", why="failed"), Attempt(slurm_job="12", why=why)]
     ending = ending_of(EndedJob("12", "FAILED", "NonZeroExitCode"), attempts)
     assert ending is not None
-    assert (ending.words, ending.goes_on) == (words, True)
+    assert (ending.words, ending.resumes) == (words, True)
 
 
 def test_a_job_that_failed_before_it_began_shows_the_last_line_of_its_own_log() -> None:
@@ -133,7 +133,7 @@ def test_only_the_end_of_a_log_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "exit_code", "words", "goes_on"),
+    ("state", "exit_code", "words", "resumes"),
     [
         ("TIMEOUT", 0, "stopped by its time limit", True),
         ("CANCELLED", 0, "cancelled", True),
@@ -144,8 +144,8 @@ def test_only_the_end_of_a_log_is_read() -> None:
     ],
 )
 def test_the_accounts_say_what_is_unclear(
-    state: str, exit_code: int | None, words: str, goes_on: bool
+    state: str, exit_code: int | None, words: str, resumes: bool
 ) -> None:
     unclear = Ending("failed: boo", False, "12", is_clear=False)
     told = accounted_ending(unclear, Accounted("12", state, exit_code))
-    assert (told.words, told.goes_on) == (words, goes_on)
+    assert (told.words, told.resumes) == (words, resumes)

@@ -1,8 +1,8 @@
 """What a person writes: workflow_config.yaml and experiments/<name>/experiment.yaml.
 
-Owns the first schema (experiment.py the second) and how both are loaded; runs.py turns them into
-runs. Every mistake becomes one line that names the file and the key. To write the JSON schemas to
-docs/schemas, so that editors complete the keys: `python -m scripts.write_schemas`.
+Owns both schemas and how they are loaded; runs.py turns them into runs. Every mistake becomes one
+line that names the file and the key. `python -m scripts.write_schemas` writes the JSON schemas to
+docs/schemas, so that editors complete the keys.
 """
 
 from __future__ import annotations
@@ -28,22 +28,13 @@ TASKS = Path("tasks")
 SCHEMAS = Path("docs/schemas")
 
 _DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+_POLICY_FILE = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.py$"
 
 
 def _check_device(device: str) -> str:
     if not re.fullmatch(_DEVICE, device):
         raise ValueError(f"{device!r} is not allowed; it should be auto, cpu, cuda or cuda:N")
     return device
-
-
-# The pattern is checked in our words, and shown to editors in the schema.
-Device = Annotated[
-    str, AfterValidator(_check_device), Field(json_schema_extra={"pattern": _DEVICE})
-]
-TaskName = Annotated[str, AfterValidator(check_task_name)]
-
-
-_POLICY_FILE = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\.py$"
 
 
 def _check_policy_file(name: str) -> str:
@@ -55,11 +46,15 @@ def _check_policy_file(name: str) -> str:
     return name
 
 
-# The pattern is checked in our words, and shown to editors in the schema.
+# Checked by functions, for error lines in plain words; the schema shows the patterns to editors.
+Device = Annotated[
+    str, AfterValidator(_check_device), Field(json_schema_extra={"pattern": _DEVICE})
+]
 PolicyFile = Annotated[
     str, AfterValidator(_check_policy_file), Field(json_schema_extra={"pattern": _POLICY_FILE})
 ]
 Name = Annotated[str, AfterValidator(check_name)]
+TaskName = Annotated[str, AfterValidator(check_task_name)]
 PlainValue = bool | int | float | str | None
 GridValue = PlainValue | list[PlainValue]
 
@@ -293,12 +288,12 @@ def load_experiment_config(experiment: str) -> ExperimentConfig:
 
 
 def experiment_file(experiment: str) -> Path:
-    """Where an experiment's grid is written down."""
+    """Return the path of an experiment's grid."""
     return EXPERIMENTS / experiment / "experiment.yaml"
 
 
 def task_file(task: str) -> Path:
-    """Where a task is defined for lm-eval."""
+    """Return the path of a task's definition for lm-eval."""
     return TASKS / f"{task}.yaml"
 
 

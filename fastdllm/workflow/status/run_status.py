@@ -1,7 +1,8 @@
-"""The state of a run, told from its files and, on a cluster, its SLURM jobs; nothing here writes.
+"""The state of a run, from its files and, on a cluster, its SLURM jobs; nothing here writes.
 
-Used by `fastdllm status`, by reconcile.py and by the table of a dry run, so that all three say the
-same. A run is valid when a summary with its fingerprint exists, in results/ or in artifacts/.
+Used by `fastdllm status`, by reconcile.py and by the table of a dry run, so that all three agree. A
+run is done when a summary with its fingerprint exists, in results/ or in artifacts/; of any other
+summary it is known, key by key, which settings differ.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class State(StrEnum):
 class RunStatus:
     """The state of one run, and why.
 
-    reason: one line for people, empty when the state says it all.
+    reason: one line for people, empty when the state says everything.
     changes: for a result of other settings, what differs.
     progress: the last numbers of a running or interrupted eval (items_done, items_total, ...).
     is_only_published: valid in artifacts/, but not (yet) in results/.
@@ -60,9 +61,9 @@ class RunStatus:
     is_repeated: to be made even with a valid result.
     leader: the run whose result it is, or will be, made from; None for one that is decoded.
     jobs: the SLURM jobs of this project that work on the run, or are going to.
-    shards: what becomes of the shards of a run that is cut.
-    ending: how its last SLURM job ended, where nobody goes on with it.
-    goes_on: failed or interrupted for no reason of its own: the same command takes it up again.
+    shards: the state of the shards of a split run.
+    ending: how its last SLURM job ended, where none follows it.
+    resumes: failed or interrupted for no reason of its own: the same command resumes it.
     """
 
     run: Run
@@ -77,7 +78,7 @@ class RunStatus:
     jobs: tuple[RunJob, ...] = ()
     shards: Shards | None = None
     ending: Ending | None = None
-    goes_on: bool = False
+    resumes: bool = False
 
     @property
     def is_adopted(self) -> bool:
@@ -99,15 +100,15 @@ class RunStatus:
 
     @property
     def why(self) -> str:
-        """What the title leaves unsaid: reason or changes, and the leader, in one line."""
+        """What the title does not say: reason or changes, and the leader, in one line."""
         is_copy = self.leader is not None and self.is_to_be_made and not self.is_adopted
         same = f"same as {self.leader.name}" if self.leader and is_copy else ""
         if same and self.state is State.MISSING:
             return same
-        told = self.reason
-        if not told and not (self.state is State.STALE and self._is_only_edited):
-            told = ", ".join(str(change) for change in self.changes)
-        return "; ".join(part for part in (told, same) if part)
+        reason = self.reason
+        if not reason and not (self.state is State.STALE and self._is_only_edited):
+            reason = ", ".join(str(change) for change in self.changes)
+        return "; ".join(part for part in (reason, same) if part)
 
     @property
     def _is_only_edited(self) -> bool:
@@ -115,7 +116,7 @@ class RunStatus:
 
 
 def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
-    """Tell the state of a run.
+    """Return the state of a run.
 
     Args:
         jobs: what SLURM knows of this project, where there is a SLURM.
@@ -156,13 +157,13 @@ def _has_failed_in(files: RunFiles, live: Sequence[RunJob]) -> bool:
     return files.failure is not None and last is not None and last.slurm_job in ids
 
 
-def told_by_accounts(
+def with_accounts(
     statuses: Sequence[RunStatus], ask: Callable[[Iterable[str]], Mapping[str, Accounted]]
 ) -> list[RunStatus]:
-    """The same states, with what the accounts say of jobs that ended without a clear reason.
+    """Return the states, with reasons from the accounting database where SLURM gave no clear one.
 
     Args:
-        ask: the jobs with these ids; called once, and only when there is something to ask.
+        ask: returns the jobs with these ids; called once, and only where needed.
     """
     unclear = {s.ending.job_id for s in statuses if s.ending is not None and not s.ending.is_clear}
     known = ask(unclear) if unclear else {}
@@ -173,8 +174,8 @@ def _with_account(status: RunStatus, known: Mapping[str, Accounted]) -> RunStatu
     ending = status.ending
     if ending is None or ending.is_clear or ending.job_id not in known:
         return status
-    told = accounted_ending(ending, known[ending.job_id])
-    return replace(status, ending=told, reason=_ended(told, status), goes_on=told.goes_on)
+    ending = accounted_ending(ending, known[ending.job_id])
+    return replace(status, ending=ending, reason=_ended(ending, status), resumes=ending.resumes)
 
 
 def _finished(
@@ -203,7 +204,7 @@ def _running(files: RunFiles, alive: Sequence[Part], live: tuple[RunJob, ...]) -
 
 
 def _repeat(files: RunFiles, live: Sequence[RunJob]) -> str:
-    """What became of a forced repeat that left the valid result in place; empty without one."""
+    """Return the state of a forced repeat beside a valid result; empty without one."""
     if any(job.is_waiting for job in live):
         return f"a repeat of it {queued_in_words(files, live, None)}"
     if files.failure is not None:
@@ -228,7 +229,7 @@ def _unfinished(
     ending = last_ending(files, jobs) if jobs is not None else None
     if ending is not None:
         status = RunStatus(
-            run, State.FAILED, progress=progress, ending=ending, goes_on=ending.goes_on
+            run, State.FAILED, progress=progress, ending=ending, resumes=ending.resumes
         )
         return replace(status, reason=_ended(ending, status))
     if progress is not None:
@@ -237,7 +238,7 @@ def _unfinished(
         line = "; ".join(
             part for part in (cause, progress_in_words(progress), SAME_COMMAND) if part
         )
-        return RunStatus(run, State.INTERRUPTED, line, progress=progress, goes_on=True)
+        return RunStatus(run, State.INTERRUPTED, line, progress=progress, resumes=True)
     old = result.record or artifact.record
     if old is not None:
         return RunStatus(run, State.STALE, _not_decoded(old, run))
@@ -245,25 +246,23 @@ def _unfinished(
 
 
 def _ended(ending: Ending, status: RunStatus) -> str:
-    """How a job ended, what is kept, and what that means for a person."""
+    """Return how a job ended, what is kept, and whether the same command resumes."""
     parts = [str(ending)]
-    if ending.goes_on:
+    if ending.resumes:
         parts += [progress_in_words(status.progress)] if status.progress else []
         parts.append(SAME_COMMAND)
     return "; ".join(parts) + (f" (log: {ending.log})" if ending.log is not None else "")
 
 
 def _not_decoded(old: Mapping[str, Any], run: Run) -> str:
-    """Why a copy under the run's own fingerprint is no result of it; empty for any other."""
+    """Return why a copy under the run's own fingerprint is not its result; empty for any other."""
     if old.get("fingerprint") != run.fingerprint:
         return ""
     wanted = "replicate: true asks for its own" if run.is_replicated else "no longer the same"
     return f"copied from {origin_of(old, run)}; {wanted}"
 
 
-# What of the settings differs between a stored result and a run, told key by key.
-
-# What was edited where the values, digests or a count, say nothing to people.
+# What was edited, for keys whose values, digests or a count, mean nothing to people.
 _EDITED = {
     "policy_digest": "policy",
     "task_digest": "task",
@@ -282,7 +281,7 @@ class Change:
 
     @property
     def is_edit(self) -> bool:
-        """Whether it says only what was edited, with no value to tell."""
+        """Whether it shows only what was edited, and no values."""
         # Of a model from the hub the digest is the name of a revision.
         is_name = self.key == "model_digest" and not (_is_digest(self.old) and _is_digest(self.new))
         return self.key in _EDITED and not is_name
@@ -294,7 +293,7 @@ class Change:
 
 
 def what_changed(old: Any, new: Mapping[str, Any]) -> tuple[Change, ...]:
-    """The settings that differ, key by key, in alphabetical order."""
+    """Return the settings that differ, in alphabetical order."""
     if not isinstance(old, Mapping):
         return (Change("decides", "not recorded", "recorded"),)
     keys = sorted(old.keys() | new.keys())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastdllm.common.errors import UserError
 from fastdllm.tools.estimate.budget import budget_of
-from fastdllm.tools.estimate.budget_text import Question, as_record, as_text
+from fastdllm.tools.estimate.budget_text import BudgetQuestion, as_record, as_text
 from fastdllm.tools.estimate.estimates import Estimates
 from fastdllm.tools.estimate.hardware import WORKFLOW_THREADS
 from fastdllm.workflow.prepare import gpu_of
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     budget = budget_of(
         [estimates.estimate(run, gpu=gpu) for run in runs], split_into_jobs(decoded, project.config)
     )
-    asked = Question(
+    asked = BudgetQuestion(
         hardware=str(estimates.hardware(runs[0], gpu)),
         model=project.config.model.path,
         dtype=project.config.model.dtype,

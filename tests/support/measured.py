@@ -9,12 +9,12 @@ from typing import Any
 
 from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
 from fastdllm.runs.answers import open_answers
-from fastdllm.tools.estimate.hardware import Hardware
+from fastdllm.tools.estimate.hardware import MeasuredHardware
 from fastdllm.workflow.project.digests import digest_of
 from fastdllm.workflow.project.runs import Run
 from tests.support.fakes import fake_summary
 
-RTX, V100 = Hardware("Quadro RTX 6000"), Hardware("Tesla V100-PCIE-16GB")
+RTX, V100 = MeasuredHardware("Quadro RTX 6000"), MeasuredHardware("Tesla V100-PCIE-16GB")
 CHUNK_SIZE = 10
 
 
@@ -55,7 +55,7 @@ def write_summary(
     run: Run,
     *,
     seconds: float | None,
-    hardware: Hardware = RTX,
+    hardware: MeasuredHardware = RTX,
     items: int = 100,
     batch_size: int = 4,
     published: bool = False,
@@ -82,7 +82,7 @@ def write_answers(
     run: Run,
     chunks: dict[int, float],
     *,
-    hardware: Hardware = RTX,
+    hardware: MeasuredHardware = RTX,
     name: str = "answers.jsonl",
     load_s: float | None = 20.0,
 ) -> Path:
@@ -96,7 +96,7 @@ def write_answers(
     return path
 
 
-def _session(hardware: Hardware, load_s: float | None) -> Session:
+def _session(hardware: MeasuredHardware, load_s: float | None) -> Session:
     return Session(
         device="cuda",
         device_name=hardware.name,
@@ -146,7 +146,7 @@ def write_trial(
     run: Run,
     *,
     seconds: float,
-    hardware: Hardware = RTX,
+    hardware: MeasuredHardware = RTX,
     items: int = 20,
     batch_size: int = 4,
 ) -> None:
@@ -160,5 +160,5 @@ def write_trial(
     write_summary(trial, seconds=seconds, hardware=hardware, items=items, batch_size=batch_size)
 
 
-def _device(hardware: Hardware) -> dict[str, Any]:
+def _device(hardware: MeasuredHardware) -> dict[str, Any]:
     return {key: value for key, value in asdict(hardware).items() if value is not None}

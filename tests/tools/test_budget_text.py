@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from fastdllm.tools.estimate.budget import Budget, budget_of
-from fastdllm.tools.estimate.budget_text import Question, as_record, as_text, hours
+from fastdllm.tools.estimate.budget_text import BudgetQuestion, as_record, as_text, hours
 from fastdllm.tools.estimate.estimates import Estimates
 from fastdllm.workflow.splitting import JobSplit
 from tests.support.measured import V100, make_run, write_plan, write_summary, write_trial
 
-ASKED = Question("RTX_6000", "models/tiny", "auto", jobs_at_once=2, busy=3, gpu="RTX_6000")
+ASKED = BudgetQuestion("RTX_6000", "models/tiny", "auto", jobs_at_once=2, busy=3, gpu="RTX_6000")
 
 KNOWN = """\
 on RTX_6000, models/tiny in auto
@@ -48,7 +48,7 @@ def _in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def known() -> tuple[Budget, Question, Estimates]:
+def known() -> tuple[Budget, BudgetQuestion, Estimates]:
     """100 items of 72 s, and 100 of 108 s; a start takes 30 s each."""
     first, second = make_run("a"), make_run("b")
     write_summary(first, seconds=7200.0)

@@ -11,7 +11,7 @@ import pytest
 
 from fastdllm.tools.estimate.budget import budget_of
 from fastdllm.tools.estimate.estimates import ALLOWANCE_S, LEAST_MINUTES, SAFETY, Estimates
-from fastdllm.tools.estimate.hardware import Hardware
+from fastdllm.tools.estimate.hardware import MeasuredHardware
 from fastdllm.tools.estimate.nearest import Basis
 from fastdllm.workflow.splitting import JobSplit
 from tests.support.measured import (
@@ -170,7 +170,7 @@ def test_finished_chunks_are_taken_off_and_set_the_speed_of_their_gpu() -> None:
     write_plan(run, 100)
     write_answers(run, {0: 40.0, 1: 20.0})
     write_answers(run, {2: 6.0}, hardware=V100)
-    write_trial(run, seconds=14.0, hardware=Hardware("NVIDIA H200"))
+    write_trial(run, seconds=14.0, hardware=MeasuredHardware("NVIDIA H200"))
     estimates = Estimates.load([run])
     rtx, v100, h200 = (estimates.estimate(run, gpu=gpu) for gpu in (GPU, "V100", "H200"))
     assert (rtx.items_left, v100.items_left, h200.items_left) == (70, 70, 70)

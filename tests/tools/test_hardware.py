@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from fastdllm.machine.process import cpu_name
-from fastdllm.tools.estimate.hardware import Hardware, Wanted, is_of_kind, this_machine
+from fastdllm.tools.estimate.hardware import (
+    MeasuredHardware,
+    WantedHardware,
+    is_of_kind,
+    this_machine,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,16 +46,16 @@ def test_another_card_is_not_of_the_kind(kind: str, device: str) -> None:
 
 
 def test_a_processor_is_the_same_with_the_same_threads_only() -> None:
-    wanted = Wanted("AMD EPYC", 1)
-    assert wanted.matches(Hardware("AMD EPYC", 1))
-    assert not wanted.matches(Hardware("AMD EPYC", 2))
-    assert not wanted.matches(Hardware("AMD EPYC 9004", 1))
+    wanted = WantedHardware("AMD EPYC", 1)
+    assert wanted.matches(MeasuredHardware("AMD EPYC", 1))
+    assert not wanted.matches(MeasuredHardware("AMD EPYC", 2))
+    assert not wanted.matches(MeasuredHardware("AMD EPYC 9004", 1))
 
 
 def test_this_machine_is_its_gpu_where_the_driver_knows_one(tmp_path: Path) -> None:
     card = tmp_path / "0000:01:00.0"
-    assert this_machine(driver=tmp_path) == Wanted(cpu_name(), 1)
+    assert this_machine(driver=tmp_path) == WantedHardware(cpu_name(), 1)
     card.mkdir()
     (card / "information").write_text("Model: \t\t NVIDIA H200\nIRQ:  1\n")
-    assert this_machine(driver=tmp_path) == Wanted("NVIDIA H200")
-    assert this_machine("cpu", threads=2, driver=tmp_path) == Wanted(cpu_name(), 2)
+    assert this_machine(driver=tmp_path) == WantedHardware("NVIDIA H200")
+    assert this_machine("cpu", threads=2, driver=tmp_path) == WantedHardware(cpu_name(), 2)

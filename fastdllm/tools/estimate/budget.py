@@ -18,7 +18,7 @@ HOUR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BudgetRow:
     """The runs of one experiment on one task; sums are of those that are known.
 
     jobs: whole jobs, of which a pack of several experiments counts for each.
@@ -41,7 +41,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class EstimatedJob:
     """One job: its runs, and its seconds on a GPU; None where one of its runs is not known."""
 
     names: tuple[str, ...]
@@ -52,8 +52,8 @@ class Job:
 class Budget:
     """Rows in the order of the runs, and all jobs."""
 
-    rows: tuple[Row, ...]
-    jobs: tuple[Job, ...]
+    rows: tuple[BudgetRow, ...]
+    jobs: tuple[EstimatedJob, ...]
     estimates: tuple[Estimate, ...]
 
     @property
@@ -89,7 +89,7 @@ def budget_of(estimates: Sequence[Estimate], split: JobSplit) -> Budget:
     return Budget(rows, tuple(jobs), tuple(estimates))
 
 
-def _jobs(estimates: Sequence[Estimate], split: JobSplit) -> list[Job]:
+def _jobs(estimates: Sequence[Estimate], split: JobSplit) -> list[EstimatedJob]:
     by_name = {estimate.run.name: estimate for estimate in estimates}
     packed = {
         run.name: pack
@@ -108,20 +108,20 @@ def _jobs(estimates: Sequence[Estimate], split: JobSplit) -> list[Job]:
     return jobs
 
 
-def _job(members: Sequence[Estimate], share: float = 1.0) -> Job:
+def _job(members: Sequence[Estimate], share: float = 1.0) -> EstimatedJob:
     names = tuple(member.run.name for member in members)
     shares_s = [
         None if member.decoding_s is None else member.decoding_s * share for member in members
     ]
     known_s = [seconds for seconds in shares_s if seconds is not None]
     if len(known_s) < len(members):
-        return Job(names, None)
+        return EstimatedJob(names, None)
     once_s = max(member.startup_s or 0.0 for member in members)
     once_s += max(member.outside_s or 0.0 for member in members)
-    return Job(names, once_s + sum(known_s))
+    return EstimatedJob(names, once_s + sum(known_s))
 
 
-def _row(own: Sequence[Estimate], jobs: Sequence[Job]) -> Row:
+def _row(own: Sequence[Estimate], jobs: Sequence[EstimatedJob]) -> BudgetRow:
     first = own[0].run
     names = {estimate.run.name for estimate in own}
     mine = [job for job in jobs if names & set(job.names)]
@@ -137,7 +137,7 @@ def _row(own: Sequence[Estimate], jobs: Sequence[Job]) -> Row:
         if job.seconds is not None
     ]
     sizes = {e.speed.batch_size for e in own if e.speed and e.speed.batch_size is not None}
-    return Row(
+    return BudgetRow(
         experiment=first.experiment,
         task_folder=first.task_folder,
         runs=len(own),

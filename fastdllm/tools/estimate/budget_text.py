@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastdllm.tools.estimate.budget import HOUR_S, Budget, Row
+from fastdllm.tools.estimate.budget import HOUR_S, Budget, BudgetRow
 from fastdllm.tools.estimate.estimates import Estimate, Estimates
 
 SCHEMA_VERSION = 1
@@ -26,7 +26,7 @@ UNKNOWN = "?"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class BudgetQuestion:
     """What was asked: for which hardware (in words), of which model, how many jobs at once.
 
     busy: runs with a process or a job already, not counted. gpu: as it was named, if it was.
@@ -42,7 +42,7 @@ class Question:
     profile: str | None = None
 
 
-def as_text(budget: Budget, asked: Question, estimates: Estimates) -> str:
+def as_text(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> str:
     """What a person sees."""
     lines = [f"on {asked.hardware}, {asked.model} in {asked.dtype}", ""]
     rows = [HEADER, *(_cells(row) for row in budget.rows), _total(budget)]
@@ -65,7 +65,7 @@ def hours(seconds: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: BudgetRow) -> tuple[str, ...]:
     return (
         row.experiment,
         row.task_folder,
@@ -79,7 +79,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _sources(row: Row) -> str:
+def _sources(row: BudgetRow) -> str:
     parts = [f"{name} ({count})" for name, count in row.sources.items()]
     if row.batch_sizes:
         parts.append(f"at batch size {', '.join(map(str, row.batch_sizes))}, not the runs' own")
@@ -95,7 +95,7 @@ def _total(budget: Budget) -> tuple[str, ...]:
     return (total, "", *numbers, "", "", hours(budget.gpu_s), "")
 
 
-def _notes(budget: Budget, asked: Question) -> list[str]:
+def _notes(budget: Budget, asked: BudgetQuestion) -> list[str]:
     notes = []
     wall_clock_s = budget.wall_clock_s(asked.jobs_at_once)
     if wall_clock_s is not None:
@@ -118,7 +118,7 @@ def _notes(budget: Budget, asked: Question) -> list[str]:
     return notes
 
 
-def _not_known(budget: Budget, asked: Question, estimates: Estimates) -> list[str]:
+def _not_known(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> list[str]:
     """Which runs the sums leave out, and what to type about it."""
     lines = []
     unplanned = [e for e in budget.unknown if e.items_left is None]
@@ -148,7 +148,7 @@ def _names(estimates: Sequence[Estimate]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
-def as_record(budget: Budget, asked: Question, estimates: Estimates) -> dict[str, Any]:
+def as_record(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> dict[str, Any]:
     """What --json prints; what is not known is absent."""
     wall_clock_s = budget.wall_clock_s(asked.jobs_at_once)
     totals = {
@@ -172,7 +172,7 @@ def as_record(budget: Budget, asked: Question, estimates: Estimates) -> dict[str
     }
 
 
-def _row_record(row: Row) -> dict[str, Any]:
+def _row_record(row: BudgetRow) -> dict[str, Any]:
     return _known(
         {
             "experiment": row.experiment,
@@ -189,7 +189,7 @@ def _row_record(row: Row) -> dict[str, Any]:
     )
 
 
-def _run_record(estimate: Estimate, asked: Question, estimates: Estimates) -> dict[str, Any]:
+def _run_record(estimate: Estimate, asked: BudgetQuestion, estimates: Estimates) -> dict[str, Any]:
     run, speed = estimate.run, estimate.speed
     return _known(
         {

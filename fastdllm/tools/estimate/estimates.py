@@ -1,7 +1,7 @@
 """How long runs will take: items left times measured seconds per item, on one kind of hardware.
 
 Only the same model in the same number format on the same hardware is used, and nothing of another
-task (nearest.py says what of that); what is not known is None, never a guess. Reads files once, in
+task (nearest.py chooses among them); what is not known is None, never a guess. Reads files once, in
 `load`; imports no torch.
 """
 
@@ -14,10 +14,15 @@ from statistics import median
 
 from fastdllm.tasks.plan import planned_sizes
 from fastdllm.tools.estimate.finished_chunks import FinishedChunk, finished_chunks
-from fastdllm.tools.estimate.hardware import WORKFLOW_THREADS, Hardware, Wanted, this_machine
-from fastdllm.tools.estimate.nearest import Basis, Measured, Speed
+from fastdllm.tools.estimate.hardware import (
+    WORKFLOW_THREADS,
+    MeasuredHardware,
+    WantedHardware,
+    this_machine,
+)
+from fastdllm.tools.estimate.nearest import Basis, Speed, TaskPaces
 from fastdllm.tools.estimate.paces import (
-    Finished,
+    FinishedRuns,
     Pace,
     paces_of_answers,
     read_finished,
@@ -25,7 +30,7 @@ from fastdllm.tools.estimate.paces import (
 from fastdllm.workflow.project.runs import Run
 
 # A job asks for half as much again: of the 87 decoded runs in artifacts/, 85 took less than 1.5
-# times the median of their task. The others go on in a second attempt, which asks for twice that.
+# times the median of their task. The others end in a second attempt, which asks for twice that.
 SAFETY = 1.5
 # For interpreter, imports and lm-eval's scoring on a slow file system.
 ALLOWANCE_S = 180.0
@@ -35,7 +40,7 @@ LEAST_MINUTES = 10
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run will cost on one kind of hardware; None where nothing is known.
+    """What a run will cost on one kind of hardware; None if nothing is known.
 
     items, items_left: requests to the model, all of them and those without an answer.
     outside_s: what a job takes besides loading, warm-up and decoding: imports and scoring.
@@ -70,21 +75,21 @@ class Estimate:
 
     @property
     def startup_s(self) -> float | None:
-        """Seconds of loading, warm-up and recording of shapes, where they were measured."""
+        """Seconds of loading, warm-up and recording of shapes, if they were measured."""
         return None if self.speed is None else self.speed.startup_s
 
 
 @dataclass(slots=True)
 class Estimates:
-    """All that was measured so far; ask it about any run of the project."""
+    """Everything measured so far, and the estimate of any run of the project from it."""
 
-    finished: Finished
+    finished: FinishedRuns
     chunks: dict[str, list[FinishedChunk]] = field(default_factory=dict)
     threads: int = WORKFLOW_THREADS
-    _measured: dict[Hashable, Measured] = field(default_factory=dict)
+    _of_task: dict[Hashable, TaskPaces] = field(default_factory=dict)
     _of_answers: dict[str, list[Pace]] = field(default_factory=dict)
     _items: dict[str, int | None] = field(default_factory=dict)
-    _here: dict[str, Wanted] = field(default_factory=dict)
+    _here: dict[str, WantedHardware] = field(default_factory=dict)
 
     @classmethod
     def load(cls, runs: Iterable[Run], *, threads: int = WORKFLOW_THREADS) -> Estimates:
@@ -105,7 +110,7 @@ class Estimates:
     def minutes(
         self, run: Run, *, gpu: str | None, share: float = 1.0, attempt: int = 1
     ) -> int | None:
-        """Minutes that a job should ask for; None when nothing is known.
+        """Return the minutes that a job should ask for; None if nothing is known.
 
         Args:
             gpu: kind of GPU, as in a site.yaml; None: the hardware of this machine.
@@ -118,36 +123,36 @@ class Estimates:
         self, runs: Sequence[Run], *, gpu: str | None, share: float = 1.0, attempt: int = 1
     ) -> int | None:
         """`minutes` of a job that decodes several runs and loads the model once."""
-        found = [self.estimate(run, gpu=gpu) for run in runs]
-        shares_s = [estimate.share_s(share) for estimate in found]
+        estimates = [self.estimate(run, gpu=gpu) for run in runs]
+        shares_s = [estimate.share_s(share) for estimate in estimates]
         known_s = [seconds for seconds in shares_s if seconds is not None]
         if not runs or len(known_s) < len(runs):
             return None
-        startup_s = max(one.startup_s or 0.0 for one in found)
-        outside_s = sum(one.outside_s or 0.0 for one in found)
+        startup_s = max(estimate.startup_s or 0.0 for estimate in estimates)
+        outside_s = sum(estimate.outside_s or 0.0 for estimate in estimates)
         seconds = startup_s + max(outside_s, ALLOWANCE_S) + SAFETY * sum(known_s)
         return max(math.ceil(seconds / 60), LEAST_MINUTES) * 2 ** (attempt - 1)
 
     def estimate(self, run: Run, *, gpu: str | None) -> Estimate:
-        """What one run will cost; see `minutes` for `gpu`."""
+        """Return what one run will cost; see `minutes` for `gpu`."""
         wanted = self.hardware(run, gpu)
         items, done = self.items_of(run), self.chunks.get(run.name, [])
         left = None if items is None else max(items - sum(chunk.items for chunk in done), 0)
-        own = [chunk for chunk in done if wanted.matches(chunk.hardware)]
-        speed = self._measured_on(wanted, run).speed(run, items, own)
+        here = [chunk for chunk in done if wanted.matches(chunk.hardware)]
+        speed = self._paces_on(wanted, run).speed(run, items, here)
         return Estimate(run, items, left, speed, self._outside_s(run.task))
 
-    def hardware(self, run: Run, gpu: str | None) -> Wanted:
-        """What the run is estimated for."""
+    def hardware(self, run: Run, gpu: str | None) -> WantedHardware:
+        """Return the hardware that the run is estimated for."""
         if gpu is not None:
-            return Wanted(gpu)
+            return WantedHardware(gpu)
         device = str(run.surroundings["device"])
         if device not in self._here:
             self._here[device] = this_machine(device, threads=self.threads)
         return self._here[device]
 
-    def measured_hardware(self) -> list[Hardware]:
-        """Everything that something was measured on, whatever it was."""
+    def measured_hardware(self) -> list[MeasuredHardware]:
+        """Return all hardware that anything was measured on."""
         found = [pace.hardware for pace in self.finished.paces]
         found += [chunk.hardware for own in self.chunks.values() for chunk in own]
         return list(dict.fromkeys(found))
@@ -159,16 +164,16 @@ class Estimates:
             self._items[run.task_folder] = planned or self.finished.items_of(run.task, run.limit)
         return self._items[run.task_folder]
 
-    def _measured_on(self, wanted: Wanted, run: Run) -> Measured:
+    def _paces_on(self, wanted: WantedHardware, run: Run) -> TaskPaces:
         model = (run.decides["model"], run.decides["model_digest"])
         dtype = run.decides["dtype"]
         key = (wanted, model, dtype, run.task)
-        if key not in self._measured:
+        if key not in self._of_task:
             if run.task not in self._of_answers:
                 untimed = [o for o in self.finished.untimed if o.record["task"] == run.task]
                 self._of_answers[run.task] = paces_of_answers(untimed)
             every = (*self.finished.paces, *self._of_answers[run.task])
-            self._measured[key] = Measured(
+            self._of_task[key] = TaskPaces(
                 [
                     pace
                     for pace in every
@@ -178,7 +183,7 @@ class Estimates:
                     and wanted.matches(pace.hardware)
                 ]
             )
-        return self._measured[key]
+        return self._of_task[key]
 
     def _outside_s(self, task: str) -> float | None:
         """Of jobs of this task, else of any: imports take most of it."""

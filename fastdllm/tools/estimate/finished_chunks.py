@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.runs.shards import FOLDER, split_name
-from fastdllm.tools.estimate.hardware import Hardware
+from fastdllm.tools.estimate.hardware import MeasuredHardware
 
 # How AnswerLog writes a chunk: numbers, answers with one id each, and more numbers.
 _ANSWERS, _ID, _END = b', "answers": [', b'{"id": "', b"}], "
@@ -33,7 +33,7 @@ class FinishedChunk:
     seconds: float
     recording_s: float
     batch_size: int
-    hardware: Hardware
+    hardware: MeasuredHardware
     startup_s: float | None
 
 
@@ -92,6 +92,6 @@ def _chunk(record: Mapping[str, Any], items: int, session: Mapping[str, Any]) ->
         seconds=float(record["seconds"]),
         recording_s=float(record["recording_s"]),
         batch_size=int(record["batch_size"]),
-        hardware=Hardware(session["device_name"], session["threads"]),
+        hardware=MeasuredHardware(session["device_name"], session["threads"]),
         startup_s=None if load_s is None else float(load_s) + float(session["warm_up_s"]),
     )

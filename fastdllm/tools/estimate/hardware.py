@@ -20,7 +20,7 @@ GENERATIONS = ("ada", "blackwell")
 
 
 @dataclass(frozen=True, slots=True)
-class Hardware:
+class MeasuredHardware:
     """What a speed was measured on; threads: only on a CPU."""
 
     name: str
@@ -33,20 +33,20 @@ class Hardware:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Hardware that is asked for: a kind of GPU, or with `threads` exactly this processor."""
+class WantedHardware:
+    """The hardware asked for: a kind of GPU, or with `threads` exactly this processor."""
 
     name: str
     threads: int | None = None
 
-    def matches(self, found: Hardware) -> bool:
+    def matches(self, found: MeasuredHardware) -> bool:
         """Whether a speed that was measured on `found` is one of this hardware."""
         if self.threads is not None:
-            return found == Hardware(self.name, self.threads)
+            return found == MeasuredHardware(self.name, self.threads)
         return is_of_kind(found.name, self.name)
 
     def __str__(self) -> str:
-        return str(Hardware(self.name, self.threads))
+        return str(MeasuredHardware(self.name, self.threads))
 
 
 def is_of_kind(device_name: str, kind: str) -> bool:
@@ -64,7 +64,7 @@ def _words(name: str) -> set[str]:
 
 def this_machine(
     device: str = "auto", *, threads: int = WORKFLOW_THREADS, driver: Path = DRIVER_FOLDER
-) -> Wanted:
+) -> WantedHardware:
     """The hardware that a run would take here.
 
     Args:
@@ -73,7 +73,7 @@ def this_machine(
         driver: where NVIDIA's driver tells of GPUs.
     """
     gpu = None if device == "cpu" else _gpu_here(driver)
-    return Wanted(cpu_name(), threads) if gpu is None else Wanted(gpu)
+    return WantedHardware(cpu_name(), threads) if gpu is None else WantedHardware(gpu)
 
 
 def _gpu_here(driver: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Which measurement tells most about a run: the choice among all paces of its task on one hardware.
+"""Which measurement predicts a run best, among all paces of its task on one kind of hardware.
 
 In this order: the run's own finished chunks; a finished run of the same settings, whole or limited;
 the median over all configs of the task. What was measured at another batch size comes last, as that
@@ -28,10 +28,10 @@ class Basis(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast a run is going to be.
+    """How fast a run is expected to be.
 
-    startup_s: loading, warm-up and recording of shapes; None where that was never measured.
-    batch_size: of the measurement, where it is not the run's.
+    startup_s: loading, warm-up and recording of shapes; None if never measured.
+    batch_size: of the measurement, if it is not that of the run.
     """
 
     basis: Basis
@@ -41,8 +41,8 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """How many requests a run decodes at once, as far as that can be told without its memory.
+class ExpectedBatch:
+    """How many requests a run will decode at once, as far as that is known before it starts.
 
     asked: as in workflow_config.yaml. most: requests in its largest chunk.
     """
@@ -51,8 +51,8 @@ class Batch:
     most: int
 
     @classmethod
-    def of(cls, run: Run, items: int | None) -> Batch:
-        """items: of the whole run, where known."""
+    def of(cls, run: Run, items: int | None) -> ExpectedBatch:
+        """Return that of a run; items: of the whole run, if known."""
         chunk_size = int(run.decides["chunk_size"])
         return cls(run.surroundings["batch_size"], min(chunk_size, items or chunk_size))
 
@@ -61,33 +61,33 @@ class Batch:
         if isinstance(self.asked, int):
             # Of log-likelihoods inputs are counted, and a request can have several.
             return measured in (self.asked, min(self.asked, self.most))
-        # A batch that took every item there was does not tell what memory would have allowed.
+        # A batch of all items there were does not show what memory would have allowed.
         return measured >= self.most or items > measured
 
 
-class Measured:
-    """What was measured of one task, with one model in one number format on one hardware."""
+class TaskPaces:
+    """The paces of one task, with one model in one number format on one kind of hardware."""
 
     def __init__(self, paces: Sequence[Pace]) -> None:
         self._same: dict[str, list[Pace]] = {}
         self._by_config: dict[tuple[str, str], list[Pace]] = {}
-        self._medians: dict[Batch, Speed | None] = {}
+        self._medians: dict[ExpectedBatch, Speed | None] = {}
         self._startup_s = _median_startup_s(paces)
         for pace in paces:
             self._by_config.setdefault((pace.experiment, pace.config), []).append(pace)
             for digest in {pace.settings, pace.computation} - {None}:
                 self._same.setdefault(str(digest), []).append(pace)
 
-    def speed(self, run: Run, items: int | None, own: Sequence[FinishedChunk]) -> Speed | None:
-        """The speed of a run; None when nothing was measured.
+    def speed(self, run: Run, items: int | None, done: Sequence[FinishedChunk]) -> Speed | None:
+        """Return the speed of a run; None if nothing was measured.
 
         Args:
-            items: of the whole run, where known.
-            own: its finished chunks on this hardware.
+            items: of the whole run, if known.
+            done: its finished chunks on this hardware.
         """
-        batch = Batch.of(run, items)
-        if own:
-            return self._of_chunks(own, batch)
+        batch = ExpectedBatch.of(run, items)
+        if done:
+            return self._of_chunks(done, batch)
         same = [
             pace
             for digest in (settings_digest(run.decides), run.computation)
@@ -102,23 +102,23 @@ class Measured:
         is_better = of_same is None or (of_task is not None and of_task.batch_size is None)
         return of_task if is_better else of_same
 
-    def _median(self, batch: Batch) -> Speed | None:
+    def _median(self, batch: ExpectedBatch) -> Speed | None:
         best = [_best(paces, batch) for paces in self._by_config.values()]
         fitting = [pace for pace in best if _fits(pace, batch)]
         return self._of_paces(Basis.TASK, fitting or best, batch) if best else None
 
-    def _of_chunks(self, own: Sequence[FinishedChunk], batch: Batch) -> Speed:
-        items = sum(chunk.items for chunk in own)
-        size = max(chunk.batch_size for chunk in own)
-        start_s = startup_s(own)
+    def _of_chunks(self, done: Sequence[FinishedChunk], batch: ExpectedBatch) -> Speed:
+        items = sum(chunk.items for chunk in done)
+        size = max(chunk.batch_size for chunk in done)
+        start_s = startup_s(done)
         return Speed(
             Basis.CHUNKS,
-            sum(chunk.seconds for chunk in own) / items,
+            sum(chunk.seconds for chunk in done) / items,
             self._startup_s if start_s is None else start_s,
             None if batch.is_like(size, items=items) else size,
         )
 
-    def _of_paces(self, basis: Basis, paces: Sequence[Pace], batch: Batch) -> Speed:
+    def _of_paces(self, basis: Basis, paces: Sequence[Pace], batch: ExpectedBatch) -> Speed:
         start_s = _median_startup_s(paces)
         return Speed(
             basis,
@@ -133,10 +133,10 @@ def _median_startup_s(paces: Sequence[Pace]) -> float | None:
     return median(known_s) if known_s else None
 
 
-def _best(paces: Sequence[Pace], batch: Batch) -> Pace:
+def _best(paces: Sequence[Pace], batch: ExpectedBatch) -> Pace:
     """Of the run's batch size, of most items, newest."""
     return max(paces, key=lambda pace: (_fits(pace, batch), pace.items, pace.time))
 
 
-def _fits(pace: Pace, batch: Batch) -> bool:
+def _fits(pace: Pace, batch: ExpectedBatch) -> bool:
     return batch.is_like(pace.batch_size, items=pace.items)

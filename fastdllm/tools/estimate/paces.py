@@ -13,7 +13,7 @@ from typing import Any
 
 from fastdllm.common.paths import ARTIFACTS, LOGS, RESULTS, task_folder
 from fastdllm.tools.estimate.finished_chunks import FinishedChunk, chunks_in
-from fastdllm.tools.estimate.hardware import Hardware
+from fastdllm.tools.estimate.hardware import MeasuredHardware
 from fastdllm.workflow.project.artifacts import stored_summary
 from fastdllm.workflow.project.digests import digest_of
 
@@ -32,7 +32,7 @@ class Untimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class TaskSize:
     """How large a task is: documents, and requests to the model. is_group: of several subtasks."""
 
     n_items: int
@@ -41,7 +41,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedRuns:
     """What all summaries tell, of whatever settings.
 
     sizes: of tasks, by name and limit. fingerprints: of the results here, by their folders.
@@ -49,7 +49,7 @@ class Finished:
 
     paces: list[Pace] = field(default_factory=list)
     untimed: list[Untimed] = field(default_factory=list)
-    sizes: dict[tuple[str, int | None], Size] = field(default_factory=dict)
+    sizes: dict[tuple[str, int | None], TaskSize] = field(default_factory=dict)
     fingerprints: dict[Path, str] = field(default_factory=dict)
 
     def items_of(self, task: str, limit: int | None) -> int | None:
@@ -64,9 +64,9 @@ class Finished:
         return round(min(limit, whole.n_items) * whole.n_requests / whole.n_items)
 
 
-def read_finished() -> Finished:
+def read_finished() -> FinishedRuns:
     """Read results/ and artifacts/; a summary that stands in both counts once."""
-    found = Finished()
+    found = FinishedRuns()
     seen: set[tuple[Any, ...]] = set()
     for folder in (RESULTS, ARTIFACTS):
         for path in sorted(folder.glob("[!_.]*/*/*/summary.json")):
@@ -82,10 +82,10 @@ def read_finished() -> Finished:
     return found
 
 
-def _add(found: Finished, record: Mapping[str, Any], path: Path) -> None:
+def _add(found: FinishedRuns, record: Mapping[str, Any], path: Path) -> None:
     try:
         how = record["eval_params"]
-        size = Size(int(how["n_items"]), int(how["n_requests"]), _is_group(record))
+        size = TaskSize(int(how["n_items"]), int(how["n_requests"]), _is_group(record))
         pace = _pace_of_run(record, path)
     except (KeyError, TypeError, ValueError, AttributeError):
         return  # edited by hand: nothing to go by
@@ -114,9 +114,9 @@ def paces_of_answers(untimed: Iterable[Untimed]) -> list[Pace]:
     return found
 
 
-def by_hardware(chunks: Iterable[FinishedChunk]) -> dict[Hardware, list[FinishedChunk]]:
+def by_hardware(chunks: Iterable[FinishedChunk]) -> dict[MeasuredHardware, list[FinishedChunk]]:
     """The chunks of each device that decoded some."""
-    found: dict[Hardware, list[FinishedChunk]] = {}
+    found: dict[MeasuredHardware, list[FinishedChunk]] = {}
     for chunk in chunks:
         found.setdefault(chunk.hardware, []).append(chunk)
     return found
@@ -187,8 +187,8 @@ def _pace(record: Mapping[str, Any], **measured: Any) -> Pace:
     )
 
 
-def _hardware(record: Mapping[str, Any]) -> Hardware:
-    return Hardware(record["name"], record.get("threads"))
+def _hardware(record: Mapping[str, Any]) -> MeasuredHardware:
+    return MeasuredHardware(record["name"], record.get("threads"))
 
 
 def _outside_s(record: Mapping[str, Any], path: Path, inside_s: float) -> float | None:
@@ -228,7 +228,7 @@ class Pace:
     task: str
     config: str
     limit: int | None
-    hardware: Hardware
+    hardware: MeasuredHardware
     model: tuple[str, str]
     dtypes: frozenset[str]
     settings: str

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
+from fastdllm.commands.options import (
+    add_decoding_options,
+    add_model_options,
+    decoding_settings,
+    positive_int,
+)
 from fastdllm.common.console import counting
 from fastdllm.common.errors import UserError
 from fastdllm.model.config import EMBEDDED_MODEL
@@ -43,18 +48,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"sequences in flight; auto: what memory allows (default: {BATCHES})",
     )
     parser.add_argument(
-        "--repeats", type=_count, default=3, metavar="N", help="timed runs of each (default: 3)"
+        "--repeats",
+        type=positive_int,
+        default=3,
+        metavar="N",
+        help="timed runs of each (default: 3)",
     )
     parser.add_argument(
         "--requests",
-        type=_count,
+        type=positive_int,
         metavar="N",
         help="requests of a run, at least (default: 16; never less than twice the batch), and of "
         "--mixed (default: 200)",
     )
     parser.add_argument(
         "--prompt-length",
-        type=_count,
+        type=positive_int,
         metavar="N",
         help="prompts of N random ids (default: word problems for a trained model, "
         f"{PROMPT_LENGTH} ids for random weights)",
@@ -72,7 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="also: write a trace of the first batch size, for ui.perfetto.dev or chrome://tracing",
     )
     parser.add_argument(
-        "--threads", type=_count, metavar="N", help="CPU threads (default: what it may use)"
+        "--threads", type=positive_int, metavar="N", help="CPU threads (default: what it may use)"
     )
     add_model_options(parser)
     add_decoding_options(parser)
@@ -137,14 +146,6 @@ def parse_batches(text: str) -> list[int | None]:
             raise UserError(f"--batch: {part} stands there twice; name each batch size once")
         batches.append(batch)
     return batches
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not allowed; it should be a whole number from 1"
-        )
-    return int(text)
 
 
 def _settings(options: argparse.Namespace) -> DecodingSettings:

@@ -1,6 +1,6 @@
-"""`fastdllm doctor`: one line about each thing that runs depend on, with the fix.
+"""`fastdllm doctor`: one line about each thing that runs depend on, with a fix.
 
-Works on a log-in node and inside a job. Exit code 1 when something would stop runs.
+Works on a log-in node and inside a job. Exit code 1 if something would stop runs.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fastdllm.tools.doctor.examine import examine
-    from fastdllm.tools.doctor.findings import State
+    from fastdllm.tools.doctor.finding import Verdict
 
     findings = examine()
     counts = Counter(finding.state for finding in findings)
     if args.json:
         record = {
             "schema_version": 1,
-            "totals": {str(state): counts[state] for state in State},
+            "totals": {str(state): counts[state] for state in Verdict},
             "findings": [asdict(finding) for finding in findings],
         }
         sys.stdout.write(json.dumps(record, indent=2) + "\n")
     else:
-        totals = f"{counts[State.OK]} ok, {counts[State.WARN]} to look at, "
-        lines = [*map(str, findings), f"{totals}{counts[State.PROBLEM]} in the way of runs"]
+        totals = f"{counts[Verdict.OK]} ok, {counts[Verdict.WARN]} to look at, "
+        lines = [*map(str, findings), f"{totals}{counts[Verdict.PROBLEM]} that stop runs"]
         sys.stdout.write("\n".join(lines) + "\n")
-    return 1 if counts[State.PROBLEM] else 0
+    return 1 if counts[Verdict.PROBLEM] else 0

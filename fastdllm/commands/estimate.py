@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+from fastdllm.commands.options import positive_int
 from fastdllm.common.errors import UserError
 from fastdllm.tools.estimate.budget import budget_of
 from fastdllm.tools.estimate.budget_text import BudgetQuestion, as_record, as_text
@@ -41,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--profile", type=Path, metavar="FOLDER", help="for the GPU that the jobs of it ask for"
     )
     parser.add_argument(
-        "--jobs", type=_count, default=1, metavar="N", help="jobs at a time (default: 1)"
+        "--jobs", type=positive_int, default=1, metavar="N", help="jobs at a time (default: 1)"
     )
     parser.add_argument(
         "--all", action="store_true", help="all runs from the start, those that are done as well"
@@ -49,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--threads",
-        type=_count,
+        type=positive_int,
         default=WORKFLOW_THREADS,
         metavar="N",
         help=f"CPU threads of a run (default: {WORKFLOW_THREADS}, as in the workflow)",
@@ -106,11 +107,3 @@ def _statuses(project: Project, *, from_the_start: bool) -> list[RunStatus]:
         seen = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
     own = [seen[run.name] for run in project.runs]
     return assign_leaders(own, project, look=lambda run: seen[run.name])
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not allowed; it should be a whole number from 1"
-        )
-    return int(text)

@@ -1,7 +1,7 @@
 """`fastdllm fetch`: bring model, tokenizer and data to where jobs without network find them.
 
-Run on a node with network. What is here already is compared and not fetched again; an interrupted
-download goes on. results/_fetched.json says what was fetched.
+Run on a node with network. Files that are here already are compared and not fetched again; an
+interrupted download resumes. results/_fetched.json records what was fetched.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from fastdllm.commands.options import print_now
 from fastdllm.common.files import now
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     write_json_atomically(FETCHED, record)
     for task in tasks:
         require(config.model.path, config.model.revision, task_file(task))
-    sys.stdout.write(f"all is here that {len(tasks)} tasks need -> {FETCHED}\n")
+    sys.stdout.write(f"everything that {len(tasks)} tasks need is here -> {FETCHED}\n")
     return 0
 
 
@@ -55,26 +56,26 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
 
     folder = local_folder(config.model.path)
     if folder is not None:
-        _say(f"model {folder}: a folder here, nothing to fetch")
+        print_now(f"model {folder}: a folder here, nothing to fetch")
         return None
     from fastdllm.machine.hub_cache import is_commit
     from fastdllm.tools.fetching.model import fetch_model
 
     digests = FileDigests.load()
-    model = fetch_model(config.model.path, config.model.revision, digests=digests, note=_say)
+    model = fetch_model(config.model.path, config.model.revision, digests=digests, note=print_now)
     size_gb = sum(file["bytes"] for file in model.files.values()) / 1e9
-    _say(f"model {model.id}: {len(model.files)} files, {size_gb:.2f} GB, as on the hub")
+    print_now(f"model {model.id}: {len(model.files)} files, {size_gb:.2f} GB, as on the hub")
     if not is_commit(model.revision):
         old = earlier.model or {}
         is_same = (old.get("id"), old.get("revision")) == (model.id, model.revision)
         if is_same and old["commit"] != model.commit:
-            _say(
-                f"warning: {model.revision} moved from {old['commit']} to {model.commit}; results "
-                "of both would be told apart by nothing"
+            print_now(
+                f"warning: {model.revision} moved from {old['commit']} to {model.commit}; nothing "
+                "would distinguish results of both"
             )
-        _say(f"pin it in workflow_config.yaml: model: revision: {model.commit}")
+        print_now(f"pin it in workflow_config.yaml: model: revision: {model.commit}")
     record = asdict(model)
-    del record["repaired"], record["folder"]
+    del record["folder"]
     return {**record, "time": now()}
 
 
@@ -85,10 +86,10 @@ def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]
     remote = []
     for task in tasks:
         if data_is_local(task, TASKS):
-            _say(f"task {task}: reads local files, nothing to fetch")
+            print_now(f"task {task}: reads local files, nothing to fetch")
         else:
             remote.append(task)
-    found: dict[str, dict[str, Any]] = {}
+    fetched: dict[str, dict[str, Any]] = {}
     # One local task is enough to prove that the tokenizer of the hub loads.
     to_prove = remote or ([] if is_model_local else tasks[:1])
     if not to_prove:
@@ -99,14 +100,9 @@ def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]
         for task in remote:
             files = fetch_data(task, TASKS)
             size_mb = sum(file["bytes"] for file in files) / 1e6
-            _say(f"task {task}: {len(files)} files of data, {size_mb:.1f} MB")
-            found[task] = {"files": files, "time": now()}
+            print_now(f"task {task}: {len(files)} files of data, {size_mb:.1f} MB")
+            fetched[task] = {"files": files, "time": now()}
         for task in to_prove:
             prove_offline(task)
-            _say(f"task {task}: loads without a network")
-    return found
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+            print_now(f"task {task}: loads without a network")
+    return fetched

@@ -1,8 +1,9 @@
-"""Command-line options of everything that decodes: the model, and one option per setting."""
+"""What several commands share: options of the model and the decoding, types, progress lines."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any, get_args
 
 from fastdllm.model.config import EMBEDDED_MODEL
@@ -38,13 +39,13 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
         if bool in kinds:
             options["action"] = argparse.BooleanOptionalAction
         else:
-            # Text goes through as it is: the settings say what is wrong with a value.
+            # Passed on as text: the settings report what is wrong with a value.
             options["metavar"] = "X"
         group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
 def decoding_settings(options: argparse.Namespace) -> DecodingSettings:
-    """The settings that the options ask for.
+    """Return the settings that the options ask for.
 
     Raises:
         UserError: a value is not allowed, or two do not fit together.
@@ -52,3 +53,31 @@ def decoding_settings(options: argparse.Namespace) -> DecodingSettings:
     fields = DecodingSettings.model_fields
     given = {name: value for name, value in vars(options).items() if name in fields}
     return validated(DecodingSettings, given, "options")
+
+
+def positive_int(text: str) -> int:
+    """Convert the text of an option to a whole number from 1."""
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; it should be a whole number from 1"
+        )
+    return int(text)
+
+
+def share(text: str) -> float:
+    """Convert the text of an option to a share above 0, up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; it should be a share above 0, up to 1, such as 0.3"
+        )
+    return value
+
+
+def print_now(line: str) -> None:
+    """Print a line at once, so that a log shows how far the command is."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastdllm.commands.options import print_now
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -82,7 +84,9 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
             return evaluation.evaluate().lines(folder)
 
         try:
-            members = evaluate_pack(specs, evaluate, stop=stop, say=_say, forget_model=models.drop)
+            members = evaluate_pack(
+                specs, evaluate, stop=stop, say=print_now, forget_model=models.drop
+            )
         except BrokenDevice as broken:
             sys.stderr.write(
                 f"fastdllm: {broken}; the GPU is of no use to this process any more: the same "
@@ -128,8 +132,3 @@ def _readable(specs: Sequence[Path]) -> list[RunSpec]:
         except UserError:
             continue
     return found
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
+from fastdllm.commands.options import (
+    add_decoding_options,
+    add_model_options,
+    decoding_settings,
+    positive_int,
+    share,
+)
 from fastdllm.common.console import counting
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
@@ -37,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
         "--items",
-        type=_count,
+        type=positive_int,
         default=ITEMS,
         metavar="N",
         help=f"calibration items, the first N (default: {ITEMS}, or all that there are)",
@@ -51,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--saving",
-        type=_share,
+        type=share,
         default=SAVING,
         metavar="X",
         help="choose the span of least damage that saves at least this share of a pass's layers "
@@ -59,7 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stride",
-        type=_count,
+        type=positive_int,
         metavar="N",
         help="spans begin and end at every N-th layer (default: each of up to 14 layers, every "
         "second of up to 28, and so on; single layers are always measured)",
@@ -77,7 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"also write it to {PUBLISHED}/, where the report finds it",
     )
     parser.add_argument(
-        "--threads", type=_count, metavar="N", help="CPU threads (default: what it may use)"
+        "--threads", type=positive_int, metavar="N", help="CPU threads (default: what it may use)"
     )
     add_model_options(parser)
     add_decoding_options(parser)
@@ -203,23 +209,3 @@ def _model_name(model: str) -> str:
     """The last part of a folder or hub id."""
     folder = Path(model)
     return folder.resolve().name if folder.is_dir() else folder.name
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not allowed; it should be a whole number from 1"
-        )
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not allowed; it should be a share above 0, up to 1, such as {SAVING}"
-        )
-    return value

@@ -17,9 +17,9 @@ from fastdllm.cluster.checks import check_link
 from fastdllm.cluster.site import ClusterOptions
 from fastdllm.common.errors import UserError
 from fastdllm.tools.doctor.examine import examine
-from fastdllm.tools.doctor.findings import Finding, State
+from fastdllm.tools.doctor.finding import DoctorFinding, Verdict
 from fastdllm.tools.doctor.gpu import Build, driver_finding, dtype_finding
-from fastdllm.tools.doctor.slurm import account_findings, partition_findings
+from fastdllm.tools.doctor.slurm_access import account_findings, partition_findings
 from fastdllm.tools.doctor.storage import clock_finding, look_at_disks
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +174,7 @@ def test_results_that_lead_to_a_purged_folder(
     monkeypatch.chdir(project)
     (project / "results").symlink_to("/scratch/gone")
     told = "results: is a link to /scratch/gone, which does not exist"
-    assert any(told in str(f) and f.state is State.PROBLEM for f in look_at_disks())
+    assert any(told in str(f) and f.state is Verdict.PROBLEM for f in look_at_disks())
     with pytest.raises(UserError, match=told):
         check_link(Path("results"))
 
@@ -182,14 +182,14 @@ def test_results_that_lead_to_a_purged_folder(
 def test_a_check_that_fails_itself_hides_no_other(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look_at_git() -> list[Finding]:
+    def look_at_git() -> list[DoctorFinding]:
         raise ValueError("of git,\nsomething new")
 
     monkeypatch.chdir(project)
     monkeypatch.setattr("fastdllm.tools.doctor.examine.look_at_git", look_at_git)
     findings = {finding.name: finding for finding in examine()}
-    assert findings["git"].text == "could not be looked at: ValueError: of git, something new"
-    assert findings["git"].state is State.PROBLEM
+    assert findings["git"].text == "could not be checked: ValueError: of git, something new"
+    assert findings["git"].state is Verdict.PROBLEM
     assert "python" in findings
 
 
@@ -203,62 +203,62 @@ def test_what_it_takes(project: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "state"),
     [
-        (ClusterOptions(), State.WARN),
-        (ClusterOptions(account="GTS-lab"), State.OK),
-        (ClusterOptions(account="gts-lab", qos="embers"), State.OK),
-        (ClusterOptions(account="gts-lab", qos="fast"), State.PROBLEM),
-        (ClusterOptions(account="gts-labs"), State.PROBLEM),
+        (ClusterOptions(), Verdict.WARN),
+        (ClusterOptions(account="GTS-lab"), Verdict.OK),
+        (ClusterOptions(account="gts-lab", qos="embers"), Verdict.OK),
+        (ClusterOptions(account="gts-lab", qos="fast"), Verdict.PROBLEM),
+        (ClusterOptions(account="gts-labs"), Verdict.PROBLEM),
     ],
 )
-def test_accounts(options: ClusterOptions, state: State) -> None:
+def test_accounts(options: ClusterOptions, state: Verdict) -> None:
     assert account_findings(ALLOWED, options)[0].state is state
-    assert account_findings({}, options)[0].state is State.OK
+    assert account_findings({}, options)[0].state is Verdict.OK
 
 
 def test_a_partition_that_is_not_there() -> None:
     there = {"gpu-a": {"A100"}, "cpu": set[str]()}
     (found,) = partition_findings(there, ClusterOptions(partition="gpu-b"))
-    assert found.state is State.PROBLEM
+    assert found.state is Verdict.PROBLEM
     assert "with GPUs are gpu-a: A100" in found.text
-    assert partition_findings(there, ClusterOptions(partition="gpu-a,cpu"))[0].state is State.OK
+    assert partition_findings(there, ClusterOptions(partition="gpu-a,cpu"))[0].state is Verdict.OK
     assert partition_findings({}, ClusterOptions(partition="gpu-b")) == []
 
 
 @pytest.mark.parametrize(
     ("newest", "build", "state"),
     [
-        ("12.4", Build("2.13.0", "12.6"), State.OK),
-        ("13.0", Build("2.13.0", "12.6"), State.OK),
-        ("12.4", Build("2.13.0", "13.0"), State.PROBLEM),
-        (None, Build("2.13.0", "13.0"), State.OK),
-        ("12.4", Build("2.13.0+cpu", None), State.PROBLEM),
-        ("12.4", None, State.PROBLEM),
+        ("12.4", Build("2.13.0", "12.6"), Verdict.OK),
+        ("13.0", Build("2.13.0", "12.6"), Verdict.OK),
+        ("12.4", Build("2.13.0", "13.0"), Verdict.PROBLEM),
+        (None, Build("2.13.0", "13.0"), Verdict.OK),
+        ("12.4", Build("2.13.0+cpu", None), Verdict.PROBLEM),
+        ("12.4", None, Verdict.PROBLEM),
     ],
 )
-def test_drivers(newest: str | None, build: Build | None, state: State) -> None:
+def test_drivers(newest: str | None, build: Build | None, state: Verdict) -> None:
     assert driver_finding("550", newest, build).state is state
 
 
 @pytest.mark.parametrize(
     ("capability", "dtype", "state"),
     [
-        (7.5, "bfloat16", State.PROBLEM),
-        (7.5, "float16", State.OK),
-        (7.5, "auto", State.OK),
-        (8.0, "bfloat16", State.OK),
-        (8.0, "float16", State.WARN),
-        (9.0, "float32", State.WARN),
-        (9.0, None, State.OK),
+        (7.5, "bfloat16", Verdict.PROBLEM),
+        (7.5, "float16", Verdict.OK),
+        (7.5, "auto", Verdict.OK),
+        (8.0, "bfloat16", Verdict.OK),
+        (8.0, "float16", Verdict.WARN),
+        (9.0, "float32", Verdict.WARN),
+        (9.0, None, Verdict.OK),
     ],
 )
-def test_number_formats(capability: float, dtype: str | None, state: State) -> None:
+def test_number_formats(capability: float, dtype: str | None, state: Verdict) -> None:
     assert dtype_finding(capability, dtype).state is state
 
 
 @pytest.mark.parametrize(
-    ("offset_s", "state"), [(0.5, State.OK), (30.0, State.WARN), (3600.0, State.PROBLEM)]
+    ("offset_s", "state"), [(0.5, Verdict.OK), (30.0, Verdict.WARN), (3600.0, Verdict.PROBLEM)]
 )
-def test_clocks(offset_s: float, state: State) -> None:
+def test_clocks(offset_s: float, state: Verdict) -> None:
     assert clock_finding(offset_s).state is state
 
 
@@ -273,4 +273,4 @@ def test_it_is_read_by_people(project: Path) -> None:
     )
     lines = done.stdout.splitlines()
     assert all(line.split()[0] in ("ok", "warn", "problem") for line in lines[:-1])
-    assert lines[-1].endswith("in the way of runs")
+    assert lines[-1].endswith("that stop runs")

@@ -231,7 +231,7 @@ def test_a_download_that_breaks_off_goes_on(folder: Path, hub: Hub, tmp_path: Pa
     hub.cut[WEIGHTS] = 20
     done = fetch(project, hub, tmp_path / "home")
     assert done.returncode == 2, done.stdout
-    assert "the same command goes on from there" in done.stderr.splitlines()[-1]
+    assert "the same command resumes there" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     hub.cut[WEIGHTS] = 1
     hub.served_bytes.clear()

@@ -1,4 +1,4 @@
-"""What would stop runs on this machine, a line each with the fix.
+"""What would stop runs on this machine, one line each with the fix.
 
 Changes nothing.
 """

@@ -1,4 +1,4 @@
-"""Everything at once: most checks wait for a command or a file server, not for each other."""
+"""All checks of the doctor, in parallel: most wait for a command or a file server."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from functools import partial
 
 from fastdllm.cluster.site import ClusterOptions
 from fastdllm.common.errors import error_line
-from fastdllm.tools.doctor.findings import Finding, problem
+from fastdllm.tools.doctor.finding import DoctorFinding, problem
 from fastdllm.tools.doctor.gpu import look_at_gpu
-from fastdllm.tools.doctor.project import look_at_git, look_at_limits, look_at_model, read_config
-from fastdllm.tools.doctor.slurm import look_at_slurm
+from fastdllm.tools.doctor.project_state import (
+    look_at_git,
+    look_at_limits,
+    look_at_model,
+    read_config,
+)
+from fastdllm.tools.doctor.slurm_access import look_at_slurm
 from fastdllm.tools.doctor.software import look_at_caches, look_at_environment, look_at_python
 from fastdllm.tools.doctor.storage import look_at_clock, look_at_disks, look_at_locks, look_at_quota
 
-Check = Callable[[], list[Finding]]
+Check = Callable[[], list[DoctorFinding]]
 
 
-def examine() -> list[Finding]:
-    """All findings about this machine and the project in the current folder, in a fixed order."""
+def examine() -> list[DoctorFinding]:
+    """Return all findings about this machine and the project here, in a fixed order."""
     config, findings = read_config()
     dtype = config.model.dtype if config is not None else None
     options = config.cluster if config is not None else ClusterOptions()
@@ -34,11 +39,11 @@ def examine() -> list[Finding]:
     return findings
 
 
-def _findings_of(check: Check) -> list[Finding]:
-    """What a check found; one that fails itself must not hide the others."""
+def _findings_of(check: Check) -> list[DoctorFinding]:
+    """Return what a check found; one that fails itself must not hide the others."""
     try:
         return check()
     except Exception as error:
         name = getattr(check, "func", check).__name__.removeprefix("look_at_")
-        text = f"could not be looked at: {error_line(error)}"
-        return [problem(name, text, "tell us, with this line")]
+        text = f"could not be checked: {error_line(error)}"
+        return [problem(name, text, "please report this line")]

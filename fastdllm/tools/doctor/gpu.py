@@ -1,7 +1,7 @@
-"""GPUs, their driver, torch's build, and the number format that fits them.
+"""Checks of GPUs, their driver, torch's build, and the dtype that fits them.
 
 torch is imported only where there is a GPU, and in a process of its own: a driver that hangs must
-not take the doctor along.
+not block the doctor.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastdllm.tools.doctor.findings import Finding, ok, printed_by, problem, warn
+from fastdllm.tools.doctor.finding import DoctorFinding, ok, printed_by, problem, warn
 
-# nvidia-smi loads the driver first where nothing keeps it loaded.
+# nvidia-smi loads the driver first if nothing keeps it loaded.
 DRIVER_PATIENCE_S = 20.0
 TORCH_PATIENCE_S = 90.0
 # bfloat16 needs NVIDIA Ampere (compute capability 8.0) or newer.
 BFLOAT16_CAPABILITY = 8.0
 _QUERY = "name,memory.total,driver_version,compute_cap"
-_PROBE = (
+_TORCH_PROGRAM = (
     "import json, torch\n"
     "x = torch.ones(2, device='cuda')\n"
     "print(json.dumps([torch.cuda.device_count(), float((x + x).sum())]))\n"
@@ -48,8 +48,8 @@ class Build:
     cuda: str | None
 
 
-def look_at_gpu(dtype: str | None) -> list[Finding]:
-    """Cards, driver, torch and number format; dtype: that of workflow_config.yaml, if known."""
+def look_at_gpu(dtype: str | None) -> list[DoctorFinding]:
+    """Check cards, driver, torch and dtype; dtype: that of workflow_config.yaml, if known."""
     gpus = read_gpus()
     if not gpus:
         return [_without_gpu()]
@@ -63,7 +63,7 @@ def look_at_gpu(dtype: str | None) -> list[Finding]:
 
 
 def read_gpus() -> list[Gpu]:
-    """The cards that nvidia-smi lists."""
+    """Return the cards that nvidia-smi lists."""
     text = printed_by(
         "nvidia-smi",
         f"--query-gpu={_QUERY}",
@@ -80,14 +80,14 @@ def read_gpus() -> list[Gpu]:
 
 
 def driver_cuda() -> str | None:
-    """The newest CUDA that the driver can run, as the head of nvidia-smi's table says it."""
+    """Return the newest CUDA that the driver can run, from the head of nvidia-smi's table."""
     text = printed_by("nvidia-smi", patience_s=DRIVER_PATIENCE_S)
     found = re.search(r"CUDA (?:UMD )?Version:\s*(\d+\.\d+)", text or "")
     return found[1] if found else None
 
 
 def torch_build() -> Build | None:
-    """What torch was built for, read from its version file; None where there is no torch."""
+    """Return what torch was built for, from its version file; None if torch is not installed."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -97,8 +97,8 @@ def torch_build() -> Build | None:
     return Build(version[1] if version else "?", cuda[1] if cuda else None)
 
 
-def driver_finding(driver: str, newest: str | None, build: Build | None) -> Finding:
-    """Whether the driver can run what torch was built for."""
+def driver_finding(driver: str, newest: str | None, build: Build | None) -> DoctorFinding:
+    """Check that the driver can run what torch was built for."""
     if build is None:
         return problem("driver", f"driver {driver}, but no torch here", "make setup-cluster")
     if build.cuda is None:
@@ -118,8 +118,8 @@ def driver_finding(driver: str, newest: str | None, build: Build | None) -> Find
     return ok("driver", text)
 
 
-def dtype_finding(capability: float, dtype: str | None) -> Finding:
-    """Whether the number format of workflow_config.yaml is one that the card is good at."""
+def dtype_finding(capability: float, dtype: str | None) -> DoctorFinding:
+    """Check that the card is fast with the dtype of workflow_config.yaml."""
     has = capability >= BFLOAT16_CAPABILITY
     best, other = ("bfloat16", "float16") if has else ("float16", "bfloat16")
     text = f"compute capability {capability:.1f}: {best}" + ("" if has else ", no bfloat16")
@@ -133,21 +133,21 @@ def dtype_finding(capability: float, dtype: str | None) -> Finding:
     return ok("dtype", f"{text}, as workflow_config.yaml has it" if dtype else text)
 
 
-def _without_gpu() -> Finding:
+def _without_gpu() -> DoctorFinding:
     asked = os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_GPUS_ON_NODE")
     if asked:
         return problem(
             "gpu",
             f"this job was given GPU {asked}, but nvidia-smi shows none",
-            "the node may be broken: sbatch --exclude it, and tell your site",
+            "the node may be broken: sbatch --exclude it, and report it to your site",
         )
     return ok("gpu", "none here; a log-in node has none (fastdllm doctor works in a job, too)")
 
 
-def _torch_finding() -> Finding:
+def _torch_finding() -> DoctorFinding:
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _PROBE],
+            [sys.executable, "-c", _TORCH_PROGRAM],
             capture_output=True,
             text=True,
             timeout=TORCH_PATIENCE_S,
@@ -168,4 +168,4 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        return 0.0  # nvidia-smi prints [N/A] for what a card does not tell
+        return 0.0  # nvidia-smi prints [N/A] for what a card does not report

@@ -1,4 +1,4 @@
-"""Python, the virtual environment, and where caches go."""
+"""Checks of Python, the virtual environment, and where caches go."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from fastdllm.cluster.build import CACHES
 from fastdllm.cluster.venv import cache_folders, problems
 from fastdllm.common.errors import UserError
 from fastdllm.launch import ARCHIVE_VARIABLE
-from fastdllm.tools.doctor.findings import Finding, ok, problem, warn
+from fastdllm.tools.doctor.finding import DoctorFinding, ok, problem, warn
 
 
-def look_at_python() -> list[Finding]:
-    """The interpreter itself."""
+def look_at_python() -> list[DoctorFinding]:
+    """Report the interpreter."""
     return [ok("python", f"{platform.python_version()}, {sys.executable}")]
 
 
-def look_at_environment() -> list[Finding]:
-    """Whether the packages are those of this project and all there; and their archive, if used."""
+def look_at_environment() -> list[DoctorFinding]:
+    """Check that all packages of this project are installed; and their archive, if used."""
     if sys.prefix == sys.base_prefix:
         return [problem("environment", "none: Python's own packages", "make setup-cluster")]
     venv = Path(sys.prefix)
@@ -35,18 +35,18 @@ def look_at_environment() -> list[Finding]:
     return [*(found or [ok("environment", f"{shown}, complete")]), *_archive(venv)]
 
 
-def _archive(venv: Path) -> list[Finding]:
+def _archive(venv: Path) -> list[DoctorFinding]:
     wanted = os.environ.get(ARCHIVE_VARIABLE)
     if not wanted:
         return []
     if find_archive(venv) != Path(wanted):
-        text = f"{wanted} is not that of this environment, so that jobs do without it"
+        text = f"{wanted} is not the archive of this environment, so jobs do not use it"
         return [warn("archive", text, f"fastdllm env --pack, or unset {ARCHIVE_VARIABLE}")]
     return [ok("archive", f"{wanted}, unpacked by jobs")]
 
 
-def look_at_caches() -> list[Finding]:
-    """Caches grow by gigabytes, and a home has little room."""
+def look_at_caches() -> list[DoctorFinding]:
+    """Check that caches, which grow by gigabytes, are not in a small home."""
     folders = cache_folders()
     text = ", ".join(f"{name} {folder}" for name, (folder, _) in folders.items())
     unset = [name for name, (_, is_set) in folders.items() if not is_set]
@@ -64,7 +64,7 @@ def look_at_caches() -> list[Finding]:
 
 
 def _device(folder: Path) -> int | None:
-    """The file system of a folder, or of the nearest one above that exists."""
+    """Return the file system of a folder, or of the nearest one above that exists."""
     for place in (folder, *folder.parents):
         try:
             return place.stat().st_dev

@@ -1,4 +1,4 @@
-"""Room on the disks, quotas, and what results/ needs of a file system: locks and a right clock."""
+"""Checks of disk space and quotas, and of the locks and the clock that results/ needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from fastdllm.cluster.checks import check_folder, check_link
 from fastdllm.common.errors import UserError
 from fastdllm.common.paths import RESULTS
-from fastdllm.tools.doctor.findings import Finding, ok, printed_by, problem, warn
+from fastdllm.tools.doctor.finding import DoctorFinding, ok, printed_by, problem, warn
 
 GIB = 2**30
 SCARCE_GIB = 5.0
@@ -24,8 +24,8 @@ HIGH_PERCENT, FULL_PERCENT = 90.0, 99.0
 CLOCK_WARN_S, CLOCK_PROBLEM_S = 2.0, 60.0
 
 
-def look_at_disks() -> list[Finding]:
-    """Free room of home, scratch and results, each file system once; and a trial of writing."""
+def look_at_disks() -> list[DoctorFinding]:
+    """Check the free space of home, scratch and results, each file system once; write a file."""
     places = {
         "results": nearest_folder(RESULTS),
         "scratch": Path.home() / "scratch",
@@ -41,12 +41,12 @@ def look_at_disks() -> list[Finding]:
         check_link(RESULTS)
         check_folder(nearest_folder(RESULTS))
     except UserError as error:
-        findings.append(problem("results", str(error), "no run can be kept until then"))
+        findings.append(problem("results", str(error), "no run can be stored until this is fixed"))
     return findings
 
 
-def look_at_quota() -> list[Finding]:
-    """What the site's own command says of quotas, else `quota`; nothing where there is neither."""
+def look_at_quota() -> list[DoctorFinding]:
+    """Check quotas with the site's own command, else with `quota`; nothing if there is neither."""
     text = printed_by("pace-quota")
     if text is not None:
         used = [
@@ -64,8 +64,8 @@ def look_at_quota() -> list[Finding]:
     return [_quota("quota", max(shares))] if shares else []
 
 
-def look_at_locks() -> list[Finding]:
-    """Whether the file system of results/ keeps two processes apart."""
+def look_at_locks() -> list[DoctorFinding]:
+    """Check that a lock in results/ excludes a second process."""
     folder = nearest_folder(RESULTS)
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".fastdllm.") as first:
@@ -82,8 +82,8 @@ def look_at_locks() -> list[Finding]:
     return [problem("locks", f"{folder.resolve()}: {what}", fix)]
 
 
-def look_at_clock() -> list[Finding]:
-    """This machine's clock against that of the file server."""
+def look_at_clock() -> list[DoctorFinding]:
+    """Compare this machine's clock with that of the file server."""
     try:
         with tempfile.NamedTemporaryFile(
             dir=nearest_folder(RESULTS), prefix=".fastdllm."
@@ -94,12 +94,12 @@ def look_at_clock() -> list[Finding]:
             os.fsync(stream.fileno())
             after, dated = time.time(), Path(stream.name).stat().st_mtime
     except OSError:
-        return []  # look_at_disks tells that nothing can be written
+        return []  # look_at_disks reports that nothing can be written
     return [clock_finding(max(before - dated, dated - after, 0.0))]
 
 
-def clock_finding(offset_s: float) -> Finding:
-    """What an offset of so many seconds means."""
+def clock_finding(offset_s: float) -> DoctorFinding:
+    """Judge an offset in seconds."""
     if offset_s <= CLOCK_WARN_S:
         return ok("clock", f"agrees with the file server (within {CLOCK_WARN_S:g} s)")
     make = problem if offset_s > CLOCK_PROBLEM_S else warn
@@ -111,11 +111,11 @@ def clock_finding(offset_s: float) -> Finding:
 
 
 def nearest_folder(path: Path) -> Path:
-    """A folder, or the nearest one above it that exists."""
+    """Return a folder, or the nearest one above it that exists."""
     return next(place for place in (path, *path.parents) if place.is_dir())
 
 
-def _room(name: str, folder: Path) -> Finding:
+def _room(name: str, folder: Path) -> DoctorFinding:
     status = os.statvfs(folder)
     free_gib = status.f_bavail * status.f_frsize / GIB
     text = f"{folder.resolve()}: {free_gib:,.1f} GiB free"
@@ -139,7 +139,7 @@ def _share(line: str) -> tuple[float, str] | None:
     return (100 * used / limit, line.strip()) if limit else None
 
 
-def _quota(command: str, fullest: tuple[float, str]) -> Finding:
+def _quota(command: str, fullest: tuple[float, str]) -> DoctorFinding:
     percent, line = fullest
     text = f"{percent:.0f} % of the fullest is used"
     if percent < HIGH_PERCENT:

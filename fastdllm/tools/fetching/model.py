@@ -1,4 +1,4 @@
-"""Bring a model of the hub into the cache, and hold each file against the hub's own digests.
+"""Download a model of the hub into the cache, and compare each file with the hub's own digests.
 
 huggingface_hub downloads and resumes; this adds what it leaves out: a file that is damaged in the
 cache (a full disk, a purge) is found and fetched again. Nothing here knows data sets (see
@@ -31,7 +31,7 @@ _LONGEST_REASON = 200
 class FetchedModel:
     """A model in the cache whose files are those of the hub.
 
-    files: bytes and sha256 by name. repaired: names of files that had to be fetched once more.
+    files: bytes and sha256 by name.
     """
 
     id: str
@@ -39,21 +39,20 @@ class FetchedModel:
     commit: str
     folder: Path
     files: dict[str, dict[str, Any]]
-    repaired: tuple[str, ...]
 
 
 def fetch_model(
     model: str, revision: str | None, *, digests: FileDigests, note: Callable[[str], None]
 ) -> FetchedModel:
-    """Download what is missing of a model, and compare every file with the hub's digests.
+    """Download missing files of a model, and compare every file with the hub's digests.
 
     Args:
         digests: remembers the sha256 of files, so that a second fetch reads none again.
-        note: told what is being done, where that takes long.
+        note: called with a line before each step that takes long.
 
     Raises:
-        UserError: no such model or revision, no network, a full disk, or a file that is still
-            another one after it was fetched again.
+        UserError: no such model or revision, no network, a full disk, or a file that still
+            differs after it was fetched again.
     """
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
@@ -91,7 +90,6 @@ def fetch_model(
         commit=folder.name,
         folder=folder,
         files=files,
-        repaired=tuple(file.path for file in damaged),
     )
 
 
@@ -103,7 +101,7 @@ def _download(model: str, revision: str | None, patterns: list[str]) -> Path:
 
 
 def _listed(model: str, commit: str, patterns: list[str]) -> list[RepoFile]:
-    """The files that are needed, with the digests that the hub itself gives."""
+    """Return the files needed, with the digests that the hub gives."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
     from huggingface_hub.utils import filter_repo_objects
@@ -126,7 +124,7 @@ def _is_the_hubs(path: Path, file: RepoFile, digests: FileDigests) -> bool:
 
 @contextmanager
 def _explained(model: str, revision: str | None) -> Iterator[None]:
-    """What the hub or the network refuses, in one line."""
+    """Turn errors of the hub or the network into one line."""
     from httpx2 import HTTPError
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -141,7 +139,7 @@ def _explained(model: str, revision: str | None) -> Iterator[None]:
         yield
     except GatedRepoError:
         raise UserError(
-            f"{where}: its owner has to let you in; ask on its page, then: hf auth login"
+            f"{where}: its owner has to grant you access; ask on its page, then: hf auth login"
         ) from None
     except RepositoryNotFoundError:
         raise UserError(
@@ -156,8 +154,8 @@ def _explained(model: str, revision: str | None) -> Iterator[None]:
         raise UserError(f"{where}: {_short(error)}") from None
     except (HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         raise UserError(
-            f"{where}: the hub cannot be reached or broke off ({_short(error)}); on a node with "
-            "network, the same command goes on from there"
+            f"{where}: the hub cannot be reached or the download broke off ({_short(error)}); on "
+            "a node with network, the same command resumes there"
         ) from None
     except OSError as error:
         raise cannot("write", error.filename or hub_cache(), error) from None

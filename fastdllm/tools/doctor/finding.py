@@ -1,4 +1,4 @@
-"""A finding: one line about one thing, and what to do when it is not well; asking commands."""
+"""A finding of the doctor: one line about one thing, with a fix; and the output of commands."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import subprocess
 from dataclasses import dataclass
 from enum import StrEnum
 
-# A person waits, and a command of the site may hang with a file system that does.
+# A person waits, and a command of the site may hang with its file system.
 PATIENCE_S = 2.5
 
 
-class State(StrEnum):
-    """How a thing is: a warning costs time or comfort, a problem stops runs."""
+class Verdict(StrEnum):
+    """How serious a finding is: a warning costs time or comfort, a problem stops runs."""
 
     OK = "ok"
     WARN = "warn"
@@ -19,11 +19,11 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """name: of the thing, one word. text: what was seen. fix: what to do; empty where nothing."""
+class DoctorFinding:
+    """name: of the thing, one word. text: what was seen. fix: what to do; empty if nothing."""
 
     name: str
-    state: State
+    state: Verdict
     text: str
     fix: str = ""
 
@@ -32,20 +32,20 @@ class Finding:
         return f"{self.state:<8} {self.name:<12} {self.text}{fix}"
 
 
-def ok(name: str, text: str) -> Finding:
-    return Finding(name, State.OK, text)
+def ok(name: str, text: str) -> DoctorFinding:
+    return DoctorFinding(name, Verdict.OK, text)
 
 
-def warn(name: str, text: str, fix: str) -> Finding:
-    return Finding(name, State.WARN, text, fix)
+def warn(name: str, text: str, fix: str) -> DoctorFinding:
+    return DoctorFinding(name, Verdict.WARN, text, fix)
 
 
-def problem(name: str, text: str, fix: str) -> Finding:
-    return Finding(name, State.PROBLEM, text, fix)
+def problem(name: str, text: str, fix: str) -> DoctorFinding:
+    return DoctorFinding(name, Verdict.PROBLEM, text, fix)
 
 
 def printed_by(*command: str, patience_s: float = PATIENCE_S) -> str | None:
-    """What a command prints; None where it is absent, silent for long, or fails without a word."""
+    """Return what a command prints; None if it is absent, too slow, or fails without output."""
     try:
         done = subprocess.run(
             command,

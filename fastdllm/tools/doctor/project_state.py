@@ -1,4 +1,4 @@
-"""The project: its configuration, model and data, the state of git; and the shell's limits."""
+"""Checks of the project: configuration, model and data, git; and the limits of the shell."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from functools import partial
 from fastdllm.common.errors import UserError
 from fastdllm.machine.provenance import git_state
 from fastdllm.runs.needs import require_data, require_model
-from fastdllm.tools.doctor.findings import Finding, ok, problem, warn
+from fastdllm.tools.doctor.finding import DoctorFinding, ok, problem, warn
 from fastdllm.workflow.project.config_files import WorkflowConfig, load_workflow_config, task_file
 
 # Weights in many shards, data sets, libraries and pipes are open at a time.
 LEAST_OPEN_FILES = 1024
 
 
-def read_config() -> tuple[WorkflowConfig | None, list[Finding]]:
-    """workflow_config.yaml, or what is wrong with it."""
+def read_config() -> tuple[WorkflowConfig | None, list[DoctorFinding]]:
+    """Return workflow_config.yaml, or a finding that says what is wrong with it."""
     try:
         return load_workflow_config(), []
     except UserError as error:
-        return None, [problem("config", str(error), "nothing can be run until then")]
+        return None, [problem("config", str(error), "no run can start until this is fixed")]
 
 
-def look_at_model(config: WorkflowConfig) -> list[Finding]:
-    """Whether jobs without a network find the model and the data of each task."""
+def look_at_model(config: WorkflowConfig) -> list[DoctorFinding]:
+    """Check that jobs without a network find the model and the data of each task."""
     findings = []
     model = partial(require_model, config.model.path, config.model.revision)
     checks: list[tuple[str, Callable[[], None]]] = [("model", model)]
@@ -43,8 +43,8 @@ def look_at_model(config: WorkflowConfig) -> list[Finding]:
     return findings
 
 
-def look_at_git() -> list[Finding]:
-    """Which code results will name as theirs."""
+def look_at_git() -> list[DoctorFinding]:
+    """Check which commit results will record."""
     state = git_state()
     if state is None:
         return [
@@ -58,8 +58,8 @@ def look_at_git() -> list[Finding]:
     return [ok("git", f"commit {state['commit'][:10]}, clean")]
 
 
-def look_at_limits() -> list[Finding]:
-    """What the shell allows a process."""
+def look_at_limits() -> list[DoctorFinding]:
+    """Check the limits of the shell on a process."""
     found = []
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY and files < LEAST_OPEN_FILES:

@@ -1,4 +1,4 @@
-"""SLURM from here: can jobs be submitted, charged to whom, on which GPUs; and the job we are in."""
+"""Checks of SLURM: can jobs be submitted, on which account and GPUs; and the current job."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import time
 from fastdllm.cluster.checks import associations, partitions
 from fastdllm.cluster.site import ClusterOptions
 from fastdllm.cluster.slurm import SlurmError, ask
-from fastdllm.tools.doctor.findings import PATIENCE_S, Finding, ok, problem, warn
+from fastdllm.tools.doctor.finding import PATIENCE_S, DoctorFinding, ok, problem, warn
 
 
-def look_at_slurm(options: ClusterOptions) -> list[Finding]:
+def look_at_slurm(options: ClusterOptions) -> list[DoctorFinding]:
     """Commands, controller, account, QOS and partitions; options: of workflow_config.yaml."""
     lacking = [name for name in ("sbatch", "squeue") if shutil.which(name) is None]
     if len(lacking) == 2:
@@ -22,10 +22,10 @@ def look_at_slurm(options: ClusterOptions) -> list[Finding]:
     try:
         ask("squeue", "--noheader", "--me", "--format=%i", patience_s=PATIENCE_S)
     except SlurmError as error:
-        # The last of several complaints is what the others led to.
+        # The last of several error lines is the result of the others.
         told = str(error).rpartition("squeue: ")[2]
         return [
-            warn("slurm", f"squeue: {told}", "jobs cannot be submitted while it is silent"),
+            warn("slurm", f"squeue: {told}", "jobs cannot be submitted until it answers"),
             *_this_job(),
         ]
     findings = [ok("slurm", "the controller answers"), *_this_job()]
@@ -33,10 +33,10 @@ def look_at_slurm(options: ClusterOptions) -> list[Finding]:
     return findings + partition_findings(partitions(patience_s=PATIENCE_S), options)
 
 
-def account_findings(allowed: dict[str, set[str]], options: ClusterOptions) -> list[Finding]:
-    """Account and QOS of workflow_config.yaml against those that this user may use.
+def account_findings(allowed: dict[str, set[str]], options: ClusterOptions) -> list[DoctorFinding]:
+    """Check account and QOS of workflow_config.yaml against those that this user may use.
 
-    allowed: QOS by account; empty where the cluster keeps no accounts.
+    allowed: QOS by account; empty if the cluster keeps no accounts.
     """
     if not allowed:
         return [ok("account", "the cluster lists no accounts of yours")]
@@ -66,8 +66,8 @@ def account_findings(allowed: dict[str, set[str]], options: ClusterOptions) -> l
     return [ok("account", may_use)]
 
 
-def partition_findings(there: dict[str, set[str]], options: ClusterOptions) -> list[Finding]:
-    """The GPUs that can be had, by partition, against the partition that was asked for."""
+def partition_findings(there: dict[str, set[str]], options: ClusterOptions) -> list[DoctorFinding]:
+    """Check the partition asked for, and list the GPUs of each partition."""
     with_gpus = {name: kinds for name, kinds in there.items() if kinds}
     shown = "; ".join(
         f"{name}: {', '.join(sorted(kinds))}" for name, kinds in sorted(with_gpus.items())
@@ -79,7 +79,7 @@ def partition_findings(there: dict[str, set[str]], options: ClusterOptions) -> l
     return [ok("partition", shown)] if shown else []
 
 
-def _this_job() -> list[Finding]:
+def _this_job() -> list[DoctorFinding]:
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return []

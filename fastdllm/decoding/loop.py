@@ -16,7 +16,7 @@ import torch
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.admission import start_sequences
 from fastdllm.decoding.events import Entered, Event, Observer, OutOfMemory, PassRecord, SlotsChosen
-from fastdllm.decoding.memory import choose_slots, is_out_of_memory
+from fastdllm.decoding.memory import choose_slots
 from fastdllm.decoding.outcomes import Step, denoised, results
 from fastdllm.decoding.passes import PassRunner
 from fastdllm.decoding.proposals import Proposals, propose, propose_again, with_ahead
@@ -25,6 +25,7 @@ from fastdllm.decoding.scheduler import Scheduler
 from fastdllm.decoding.sequence import Generation, Request
 from fastdllm.decoding.work import Work
 from fastdllm.engine.batch import Segment
+from fastdllm.machine.device import is_out_of_memory
 from fastdllm.model.fused import FusedModel, fused
 from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.policy import PassKind, Policy, default_policy

@@ -1,4 +1,4 @@
-"""How many sequences fit the memory at once, and how running out of memory is recognised.
+"""How many sequences fit the memory at once.
 
 Estimates from shapes and from the device's free memory; allocates nothing.
 """
@@ -6,14 +6,11 @@ Estimates from shapes and from the device's free memory; allocates nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-
-import torch
 
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.sequence import DecodedSequence
 from fastdllm.engine.cache import bytes_per_position
-from fastdllm.machine.cgroups import memory_left
+from fastdllm.machine.device import free_bytes
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import Policy
 
@@ -24,12 +21,6 @@ PREFILL_ROWS = 512
 MOST_SLOTS = 64
 # Share of the free memory that decoding plans with; other processes use a CPU's memory too.
 USABLE = {"cuda": 0.9, "cpu": 0.5}
-LACK_OF_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
 
 
 def choose_slots(
@@ -88,36 +79,6 @@ def _bytes_of_rows(model: FusedModel, rows: int) -> int:
     heads = 2 * (config.num_heads + config.num_kv_heads)
     widths = 3 * config.hidden_size + heads * config.head_dim + 3 * config.intermediate_size
     return rows * widths * model.dtype.itemsize
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the bytes that can still be allocated on `device`."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + cached
-    left = memory_left()
-    return _available() if left is None else min(_available(), left)
-
-
-def _available() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # not Linux: the limit is unknown
-    return 2**62
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a pass ran out of memory.
-
-    What does not use torch's own allocator (a CPU, graphs, cuBLAS) says so in its message only.
-    """
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in LACK_OF_MEMORY)
 
 
 def _gib(count: int) -> str:

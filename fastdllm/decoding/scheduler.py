@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fastdllm.common.errors import UserError
-from fastdllm.decoding.memory import PREFILL_ROWS, is_out_of_memory
+from fastdllm.decoding.memory import PREFILL_ROWS
 from fastdllm.decoding.passes import PassRunner
 from fastdllm.decoding.rules import check_pass, chosen_pass, violation
 from fastdllm.decoding.sequence import DecodedSequence
 from fastdllm.decoding.work import Work
 from fastdllm.engine.cache import KVCache
 from fastdllm.engine.engines import drop_idle, give_back, take_engine
+from fastdllm.machine.device import is_out_of_memory
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 

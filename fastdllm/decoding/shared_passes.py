@@ -16,12 +16,13 @@ from torch import Tensor
 
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.events import Observer, OutOfMemory, PassRecord, SlotsChosen
-from fastdllm.decoding.memory import USABLE, free_bytes, is_out_of_memory
+from fastdllm.decoding.memory import USABLE
 from fastdllm.decoding.prefix_tree import Branch, Tokens, grow, shared_blocks
 from fastdllm.engine.batch import Segment
 from fastdllm.engine.cache import bytes_per_position
 from fastdllm.engine.engines import Engine, drop_idle, make_engine
 from fastdllm.engine.static import run_directly
+from fastdllm.machine.device import free_bytes, is_out_of_memory
 from fastdllm.model.fused import FusedModel
 
 # More rows in a pass gain no more throughput, but their activations take memory.

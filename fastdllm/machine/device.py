@@ -1,16 +1,26 @@
-"""A torch device, CPU or GPU: its description, its queue of work and its peak memory."""
+"""A torch device, CPU or GPU: its description, its queue of work and its memory."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
+from fastdllm.machine.cgroups import memory_left
 from fastdllm.machine.process import (
     allowed_threads,
     cpu_name,
     peak_resident_gib,
     reset_peak_resident,
+)
+
+# What torch says in errors about memory that its own allocator does not manage.
+LACK_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
 )
 
 
@@ -42,3 +52,33 @@ def peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return peak_resident_gib()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the bytes that can still be allocated on `device`."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + cached
+    left = memory_left()
+    return _available() if left is None else min(_available(), left)
+
+
+def _available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux: the limit is unknown
+    return 2**62
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a pass ran out of memory.
+
+    What does not use torch's own allocator (a CPU, graphs, cuBLAS) says so in its message only.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in LACK_OF_MEMORY)

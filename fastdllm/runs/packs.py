@@ -181,7 +181,7 @@ def _breaks_device(error: Exception) -> bool:
     if not (isinstance(error, RuntimeError) and "CUDA error" in str(error)):
         return False
     # Imported here since it imports torch, which is loaded by now.
-    from fastdllm.decoding.memory import is_out_of_memory
+    from fastdllm.machine.device import is_out_of_memory
 
     return not is_out_of_memory(error)
 

@@ -19,6 +19,7 @@ from fastdllm.decoding.passes import PassRunner
 from fastdllm.decoding.scheduler import Scheduler
 from fastdllm.engine.eager import EagerEngine
 from fastdllm.engine.engines import make_engine
+from fastdllm.machine.device import is_out_of_memory
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import OutputReuse, PassKind, Policy, SpanAction, default_policy
 from tests.support.policies import DeltaReuse, StaggeredSpans
@@ -234,9 +235,9 @@ def test_out_of_memory_with_one_slot_is_one_clear_line(golden_model):
 def test_what_torch_says_when_memory_lacks_is_recognised():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**58)
-    assert memory.is_out_of_memory(caught.value)
-    assert memory.is_out_of_memory(RuntimeError("CUDA error: out of memory"))
-    assert not memory.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 @pytest.mark.parametrize("most", [200, 500])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.decoding.memory import free_bytes
+from fastdllm.machine.device import free_bytes
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.loading import resolve_device, resolve_dtype

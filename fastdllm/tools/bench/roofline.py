@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from fastdllm.decoding.events import PassRecord
-from fastdllm.decoding.memory import free_bytes
 from fastdllm.engine.cache import bytes_per_position
-from fastdllm.machine.device import synchronize
+from fastdllm.machine.device import free_bytes, synchronize
 from fastdllm.model.config import ModelConfig
 from fastdllm.tools.bench.floor import PassFloor
 

@@ -14,7 +14,6 @@ different files.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -26,7 +25,7 @@ from typing import IO, Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, now
-from fastdllm.common.locks import is_locked
+from fastdllm.common.locks import is_locked, take_lock
 
 # `fastdllm status` takes the lock as well, for a moment; only a longer holder is at work.
 PATIENCE_S, RETRY_S = 1.0, 0.05
@@ -59,7 +58,7 @@ def run_lock(
         UserError: folder not writable, or a file system without locks.
     """
     with _opened(folder / "lock") as handle:
-        _acquire(handle, fcntl.LOCK_EX, run=folder, wait=wait, awaits_finish=awaits_finish)
+        _acquire(handle, run=folder, wait=wait, awaits_finish=awaits_finish)
         with _named(handle, work):
             yield
 
@@ -73,9 +72,9 @@ def shard_lock(folder: Path, path: Path, *, wait: bool = False) -> Iterator[None
         UserError: as for `run_lock`.
     """
     with _opened(folder / "lock") as shared, _opened(path) as own:
-        _acquire(shared, fcntl.LOCK_SH, run=folder, wait=wait)
+        _acquire(shared, run=folder, wait=wait, shared=True)
         _write_name(shared, "")  # the name that a killed holder left would be taken for ours
-        _acquire(own, fcntl.LOCK_EX, run=folder, wait=wait)
+        _acquire(own, run=folder, wait=wait)
         with _named(own, "shard"):
             yield
 
@@ -117,21 +116,14 @@ def _named(handle: IO[bytes], work: str) -> Iterator[None]:
 
 
 def _acquire(
-    handle: IO[bytes], kind: int, *, run: Path, wait: bool, awaits_finish: bool = True
+    handle: IO[bytes], *, run: Path, wait: bool, shared: bool = False, awaits_finish: bool = True
 ) -> None:
     path = Path(handle.name)
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if awaits_finish and _holder(path).get("work") == FINISHING:
-                deadline = time.monotonic() + PATIENCE_S
-            if time.monotonic() > deadline:
-                others = holders(run)
-                raise Locked(run, others[0] if others else _describe(path)) from None
-            time.sleep(RETRY_S)
+            if take_lock(handle, shared=shared, wait=wait):
+                return
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise UserError(
@@ -139,6 +131,12 @@ def _acquire(
                     "two processes apart; put results/ on another one"
                 ) from None
             raise cannot("lock", path, error) from None
+        if awaits_finish and _holder(path).get("work") == FINISHING:
+            deadline = time.monotonic() + PATIENCE_S
+        if time.monotonic() > deadline:
+            others = holders(run)
+            raise Locked(run, others[0] if others else _describe(path))
+        time.sleep(RETRY_S)
 
 
 def _describe(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Between token ids and text: where an answer ends, how long it may get.
 
-`until`, `max_gen_toks`, `temperature`, `do_sample` and `top_p` are lm-eval's names for what a task
-asks of a generation; here they are checked and become what the decoder understands. Imports no
+`until`, `max_gen_toks`, `temperature`, `do_sample` and `top_p` are lm-eval's names for how a task
+wants its answers generated; here they are checked and translated for the decoder. Imports no
 transformers.
 """
 
@@ -18,9 +18,9 @@ from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.plan import PlannedRequest
 from fastdllm.validation import StrictModel, validated
 
-# What lm-eval takes for `max_gen_toks`. Not `max_length`: that counts the prompt as well.
+# Names that lm-eval accepts for `max_gen_toks`. Not `max_length`: that counts the prompt as well.
 BUDGET_ALIASES = ("max_new_tokens", "max_tokens", "max_completion_tokens")
-# What block diffusion has no counterpart of, with the value that asks for nothing.
+# Options without a counterpart in block diffusion, each with the value that means nothing.
 WITHOUT_COUNTERPART = {
     "num_beams": 1,
     "top_k": 0,
@@ -31,14 +31,14 @@ WITHOUT_COUNTERPART = {
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Digest of what turns text into ids and conversations into text."""
+    """Return the digest of the tokenizer and its chat template."""
     digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
     digest.update((tokenizer.chat_template or "").encode())
     return digest.hexdigest()
 
 
 def _setting(name: str) -> tuple[Any, Any]:
-    """Type and bounds of a decoding setting, for the same thing under a task's name."""
+    """Return type and bounds of a decoding setting, for the task's option that means the same."""
     field = DecodingSettings.model_fields[name]
     return field.annotation, field
 
@@ -89,15 +89,15 @@ def generation_wishes(gen_kwargs: Any, where: str) -> dict[str, Any]:
 
 
 def answer_budget(gen_kwargs: Mapping[str, Any], max_new_tokens: int) -> int:
-    """Most tokens of an answer: the task's `max_gen_toks`, else the setting."""
+    """Return the most tokens of an answer: the task's `max_gen_toks`, else the setting."""
     return int(gen_kwargs.get("max_gen_toks", max_new_tokens))
 
 
 def sampling_temperature(gen_kwargs: Mapping[str, Any], temperature: float) -> float:
-    """The temperature of an answer: the task's wish, else the setting `temperature`.
+    """Return the temperature of an answer: the task's, else the setting `temperature`.
 
     `do_sample: false` is greedy whatever the temperature; `do_sample: true` without a temperature
-    samples with the setting, or at 1.0 where the setting is greedy.
+    samples with the setting, or at 1.0 if the setting is greedy.
     """
     if gen_kwargs.get("do_sample") is False:
         return 0.0
@@ -111,10 +111,10 @@ def sampling_temperature(gen_kwargs: Mapping[str, Any], temperature: float) -> f
 def check_length(
     request: PlannedRequest, *, max_positions: int, max_new_tokens: int, block_size: int
 ) -> None:
-    """Refuse a request that does not fit; a prompt is never cut in silence.
+    """Refuse a request that does not fit; a prompt is never silently truncated.
 
-    `max_new_tokens` counts where the request itself names no `max_gen_toks`; a log-likelihood
-    request needs room for its target and one block.
+    `max_new_tokens` applies if the request itself has no `max_gen_toks`; a log-likelihood request
+    needs room for its target and one block.
 
     Raises:
         UserError: naming the item and the numbers.

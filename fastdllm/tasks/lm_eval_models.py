@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class PromptLM(LM):
-    """What both share: the chat template and the identity of a request."""
+    """Base of both: the chat template and the identity of a request."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Replay(PromptLM):
 
     @property
     def unused(self) -> int:
-        """How many stored answers nobody asked for."""
+        """How many stored answers were never requested."""
         return len((self._texts.keys() | self._likelihoods.keys()) - self._asked)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -112,7 +112,7 @@ class Replay(PromptLM):
 
 
 def request_ids(requests: Sequence[Instance]) -> list[str]:
-    """Identities of lm-eval requests in order; the n-th repeat of one gets its own.
+    """Return the identities of lm-eval requests in order; each repetition of one has its own.
 
     lm-eval lists a request with `repeats: n` n times in a row as the same object.
     """

@@ -22,8 +22,8 @@ from lm_eval.tasks import TaskManager
 
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
 
-# Draws the examples of few-shot prompts: lm-eval's own default. It is no setting, because planning
-# and scoring must ask the same prompts whatever the experiment.
+# Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
+# and scoring must produce the same prompts whatever the experiment.
 TASK_SEED = 1234
 
 
@@ -66,11 +66,11 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
     except UserError:
         raise
     except Exception as error:
-        # lm-eval, datasets and a task's own helpers raise anything; the cause stays attached.
+        # lm-eval, datasets and a task's own helpers may raise anything; the cause stays attached.
         config = entry.cfg or {}
         if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
             raise _no_items(name, config.get("dataset_kwargs")) from error
-        if error.args == (None,):  # what lm-eval says of a metric without a default aggregation
+        if error.args == (None,):  # as lm-eval raises for a metric without a default aggregation
             _complain_about_metrics(
                 config.get("metric_list"),
                 where=str(where),
@@ -99,9 +99,9 @@ def evaluate_task(
     apply_chat_template: bool,
     bootstrap_iters: int = 0,
 ) -> dict[str, Any]:
-    """Let lm-eval evaluate one task and return its result with the samples.
+    """Evaluate one task with lm-eval and return its result with the samples.
 
-    This does what lm-eval's `simple_evaluate` does with a loaded task, but for its record of the
+    Does what lm-eval's `simple_evaluate` does with a loaded task, except for its record of the
     machine: that calls pip, git and a compiler in each job, and the summary has its own.
     """
     random.seed(TASK_SEED)
@@ -137,7 +137,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _complain_about_broken_file(path: Path) -> None:
-    """Say what is wrong with a task file that lm-eval left out of its index."""
+    """Raise an error that explains why lm-eval left a task file out of its index."""
     if not path.is_file():
         return
     try:
@@ -177,7 +177,7 @@ def _check_columns(task: Task) -> None:
 
 
 def _check_metrics(task: Task) -> None:
-    """Refuse metrics and aggregations that lm-eval did not find, which it tells its log only."""
+    """Refuse metrics and aggregations that lm-eval did not find and only logged."""
     has_own_metrics = task.config.process_results is not None
     functions = {} if has_own_metrics else getattr(task, "_metric_fn_list", {})
     if None in functions.values() or None in task.aggregation().values():
@@ -189,7 +189,7 @@ def _check_metrics(task: Task) -> None:
 
 
 def _complain_about_metrics(metric_list: Any, *, where: str, has_own_metrics: bool) -> None:
-    """Name the entry of a metric_list that lm-eval does not know, if there is one."""
+    """Raise an error that names the entry of a metric_list unknown to lm-eval, if there is one."""
     where = f"{where}: metric_list"
     for entry in metric_list or ():
         metric, aggregation = entry.get("metric"), entry.get("aggregation")

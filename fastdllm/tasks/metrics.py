@@ -15,7 +15,7 @@ from fastdllm.tasks.lm_eval_tasks import LoadedTask
 def metrics_of(
     result: Mapping[str, Any], samples: Mapping[str, list[dict[str, Any]]], task: LoadedTask
 ) -> list[Metric]:
-    """Every score that lm-eval gives for the task, with interval and direction.
+    """Return every score that lm-eval computes for the task, with interval and direction.
 
     Raises:
         UserError: the primary metric is not among them, or is no finite number.
@@ -72,7 +72,7 @@ def is_finite(value: Any) -> bool:
 
 
 def right_or_wrong(values: Iterable[Any]) -> list[bool] | None:
-    """The values as booleans; None when one of them is neither 0 nor 1."""
+    """Return the values as booleans, None if one of them is neither 0 nor 1."""
     right = []
     for value in values:
         if isinstance(value, str | list | tuple | dict | type(None)) or value not in (0, 1):

@@ -1,8 +1,8 @@
 """The plan of a task: every request, tokenised once, in fixed chunks.
 
 Owns plan.json and requests.jsonl: their records, how requests are cut into chunks, and how both are
-written and read. A chunk is the unit of determinism and resume. Knows no lm-eval, no tokenizer and
-no model (see planning.py for where requests come from).
+written and read. A chunk is decoded, kept and resumed as a whole. Knows no lm-eval, no tokenizer
+and no model (see planning.py for where requests come from).
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from fastdllm.validation import StrictModel, validated
 
 RequestKind = Literal["generate_until", "loglikelihood"]
 SCHEMA_VERSION = 2  # of plan.json
+# Published models share whole blocks of 32 tokens. A plan serves any model; with other blocks it
+# is just as valid and shares nearly as much.
+SHARED_BLOCK = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Digest of the requests and of the chunks they form: what an answer file is bound to."""
+        """Digest of the requests and of the chunks they form; answers belong to one digest."""
         text = json.dumps([self.header.digest, self.header.chunks])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -117,6 +120,41 @@ def fixed_chunks(requests: Sequence[PlannedRequest], chunk_size: int) -> list[li
     return chunks + context_chunks(contexts, chunk_size)
 
 
+def context_chunks(options: Mapping[Tokens, Sequence[int]], chunk_size: int) -> list[list[int]]:
+    """Cut the options of contexts into chunks of at most `chunk_size`.
+
+    Scoring computes a shared prefix once per chunk, so contexts that begin alike belong together.
+    Options of one context stay together, even when they are more. Contexts with a common prefix
+    are neighbours, the longest first within each group and among groups. A group that does not fit
+    into the rest of a chunk begins a new one, unless its members have less in common with each
+    other than with those before them: then splitting it costs less.
+
+    Args:
+        options: per context its requests, as numbers.
+    """
+    contexts = list(options)
+    counts = [len(options[context]) for context in contexts]
+    chunks: list[list[int]] = [[]]
+    pending = [grow(contexts, SHARED_BLOCK)]
+    while pending:
+        branch = pending.pop()
+        taken = len(chunks[-1])
+        fits = taken + sum(counts[member] for member in branch.members) <= chunk_size
+        alone = len(branch.members) == 1
+        if taken and not fits and (alone or branch.stop - branch.start >= branch.start):
+            chunks.append([])
+        if alone:
+            chunks[-1] += options[contexts[branch.members[0]]]
+            continue
+        ending = [Branch(branch.stop, branch.stop, [member]) for member in branch.ending]
+        parts = [*branch.children, *ending]
+        # The stack returns the last first.
+        parts.sort(key=lambda part: part.members[0], reverse=True)
+        parts.sort(key=lambda part: max(len(contexts[member]) for member in part.members))
+        pending += parts
+    return chunks if chunks[0] else []
+
+
 def requests_text(requests: Sequence[PlannedRequest]) -> str:
     """The content of requests.jsonl: one request a line, keys without a value left out."""
     lines = []
@@ -133,7 +171,7 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 
 def plan_again(task: str, limit: int | None) -> str:
-    """What to do about a plan that does not fit: the end of an error line."""
+    """Return the end of an error line about a plan that does not fit: the command to run."""
     return f"run `fastdllm plan --task {task}{f' --limit {limit}' if limit else ''}`"
 
 
@@ -176,46 +214,3 @@ def _request(record: dict[str, Any]) -> PlannedRequest:
         if key in record:
             record[key] = tuple(record[key])
     return PlannedRequest(**record)
-
-
-# The order in which log-likelihood contexts are answered: what begins alike stands side by side.
-# Scoring computes a shared prefix once per chunk (likelihood.py), so contexts that share one belong
-# into one chunk. Plain arithmetic on token ids.
-
-# Published models share whole blocks of 32 tokens. A plan serves any model; with other blocks it
-# is just as valid and shares nearly as much.
-SHARED_BLOCK = 32
-
-
-def context_chunks(options: Mapping[Tokens, Sequence[int]], chunk_size: int) -> list[list[int]]:
-    """Cut the options of contexts into chunks of at most `chunk_size`.
-
-    Options of one context stay together, even when they are more. Contexts with a common prefix
-    stand side by side, the longest first within each group and among groups. A group that does not
-    fit what is left of a chunk begins a new one, unless its members have less in common with each
-    other than with what stands before them: then tearing it costs less.
-
-    Args:
-        options: per context its requests, as numbers.
-    """
-    contexts = list(options)
-    counts = [len(options[context]) for context in contexts]
-    chunks: list[list[int]] = [[]]
-    pending = [grow(contexts, SHARED_BLOCK)]
-    while pending:
-        branch = pending.pop()
-        taken = len(chunks[-1])
-        fits = taken + sum(counts[member] for member in branch.members) <= chunk_size
-        alone = len(branch.members) == 1
-        if taken and not fits and (alone or branch.stop - branch.start >= branch.start):
-            chunks.append([])
-        if alone:
-            chunks[-1] += options[contexts[branch.members[0]]]
-            continue
-        ending = [Branch(branch.stop, branch.stop, [member]) for member in branch.ending]
-        parts = [*branch.children, *ending]
-        # The stack gives the last first.
-        parts.sort(key=lambda part: part.members[0], reverse=True)
-        parts.sort(key=lambda part: max(len(contexts[member]) for member in part.members))
-        pending += parts
-    return chunks if chunks[0] else []

@@ -22,7 +22,7 @@ from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, 
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What a plan depends on besides the task file and the tokenizer.
+    """The options of a plan; it also depends on the task file and the tokenizer.
 
     limit: first n items of each task; None means all. chunk_size: most requests in a chunk.
     max_positions: most tokens that the model can hold, prompt and answer together.
@@ -62,7 +62,7 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
     except UserError:
         raise
     except Exception as error:
-        # The dummies cannot fail, so what does is the task file: a template, a filter, a metric.
+        # The dummies cannot fail, so the task file is to blame: a template, a filter, a metric.
         raise UserError(f"task {options.task!r} cannot be planned: {one_line(error)}") from error
     requests = _planned(lm.collected, tokenizer)
     for request in requests:
@@ -117,7 +117,7 @@ def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[Plann
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids of a prompt; nothing is added, since the chat template is already in the text."""
+    """Return the token ids of a prompt; nothing is added, as the text has the chat template."""
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -1,7 +1,7 @@
 """The local files that a task is read from: YAML, Python helpers, data.
 
-One reading for all that must agree on it: the fingerprint of a run counts these files, and a task
-that has no others is kept from the network. Follows lm-eval 0.4 (includes, groups, tags) and
+Read here only, since others must agree on it: these files enter the fingerprint of a run, and a
+task without any other is kept from the network. Follows lm-eval 0.4 (includes, groups, tags) and
 `datasets` (which files a name means), and imports neither.
 """
 
@@ -40,7 +40,7 @@ class TaskFiles:
 
 
 def find_task_files(file: Path) -> TaskFiles:
-    """Find all files behind a task file; members of a group are looked for in the same folder.
+    """Find all files behind a task file; members of a group are searched in the same folder.
 
     Raises:
         UserError: a file that is named is missing or broken, or a member is unknown.
@@ -57,7 +57,7 @@ def find_task_files(file: Path) -> TaskFiles:
 
 
 class _Folder:
-    """A folder of task files, each read once; `used` are those that the asked task is made of."""
+    """A folder of task files, each read once; `used` are those that the task consists of."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,9 +69,9 @@ class _Folder:
     def single_tasks(
         self, file: Path, given: Mapping[str, Any] | None = None, above: tuple[Path, ...] = ()
     ) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """The tasks in a file, one or a group's members, each as its file and merged keys.
+        """Yield the tasks in a file, one or a group's members, each as its file and merged keys.
 
-        given: what the groups above say about the data of their members.
+        given: keys about the data that the groups above set for their members.
         """
         if file in above:
             raise UserError(f"{file}: the group contains itself; take it out of its `task` list")
@@ -97,7 +97,7 @@ class _Folder:
             for found in files:
                 yield from self.single_tasks(found, with_own, above)
             if not files and own:
-                # lm-eval lets a new group yield to the one around it, and a new task not.
+                # In lm-eval a new group is overruled by the one around it, a new task is not.
                 yield from self._expand(own, given if "group" in own else with_own, above)
             elif not files and "dataset_path" in given:
                 yield file, dict(given)
@@ -144,7 +144,7 @@ class _Folder:
         try:
             values = _merged(self._layers(file))
         except UserError:
-            return  # of no concern unless it is the member that is missing in the end
+            return  # matters only if it turns out to be the missing member
         is_group = "group" in values and "class" not in values
         name = values.get("group" if is_group else "task")
         if isinstance(name, str) and name not in tasks:
@@ -187,7 +187,7 @@ def _helpers(layers: Mapping[Path, Mapping[str, Any]]) -> Iterator[Path]:
 
 
 def _functions(value: Any) -> Iterator[str]:
-    """The `!function module.name` references anywhere in a task."""
+    """Yield the `!function module.name` references anywhere in a task."""
     if isinstance(value, Mapping):
         if isinstance(value.get("!function"), str):
             yield value["!function"]
@@ -199,7 +199,7 @@ def _functions(value: Any) -> Iterator[str]:
 
 
 def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]], bool]:
-    """The local data files of a single task, and whether it has no other data."""
+    """Return the local data files of a single task, and whether it has no other data."""
     source, options = values.get("dataset_path"), values.get("dataset_kwargs")
     options = options if isinstance(options, Mapping) else {}
     root = None if values.get("custom_dataset") else _data_root(source, file)
@@ -209,7 +209,7 @@ def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]]
     base = root / Path(str(data_dir or "")).expanduser()
     if not base.is_dir():
         raise UserError(f"{file}: dataset_kwargs.data_dir: {data_dir}: no such folder; {_ROOT}")
-    # A data set folder may also say in its README.md what its files mean.
+    # The README.md of a data set's folder may also define what its files mean.
     folder = root if source not in LOCAL_BUILDERS else base if data_dir and not names else None
     if folder is None and not names:
         raise UserError(
@@ -259,7 +259,7 @@ def _data_root(source: Any, file: Path) -> Path | None:
 
 
 def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
-    """All files that `datasets` may read in a folder, by their path in it; links are followed."""
+    """Yield all files that `datasets` may read in a folder, by their path in it; follows links."""
     seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         # A link may lead back to a folder above.

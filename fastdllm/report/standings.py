@@ -7,8 +7,8 @@ least as cheap and as accurate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fastdllm.report.groups import CONTROL_EXPERIMENT, Group, RunKey, deviations, key_of
@@ -120,7 +120,8 @@ def findings_of(groups: Sequence[Group]) -> dict[str, list[ExperimentFinding]]:
     decoding is not a finding, and a control is one of its own experiment only. Comparisons with
     controls are corrected over the experiment (Holm).
     """
-    controls = _distinct(run for run, _ in _decoded(groups) if _is_of_controls(run))
+    runs = [run for run in _decoded(groups) if run.experiment == CONTROL_EXPERIMENT]
+    controls = [same[0] for same in _by_computation(runs)]
     return {group.experiment: _findings(group, controls) for group in groups if _decoded([group])}
 
 
@@ -132,7 +133,7 @@ def findings_by_run(groups: Sequence[Group]) -> dict[RunKey, ExperimentFinding]:
     by_run: dict[RunKey, ExperimentFinding] = {}
     for findings in findings_of(groups).values():
         for finding in findings:
-            for run, _ in _decoded(groups):
+            for run in _decoded(groups):
                 if is_same_computation(run, finding.summary):
                     by_run.setdefault(key_of(run), finding)
     return by_run
@@ -145,7 +146,7 @@ def standings_of(
 
     runs: those of all experiments on its task.
     """
-    controls = [other for other in runs if other.passes and _is_of_controls(other)]
+    controls = [other for other in runs if other.passes and other.experiment == CONTROL_EXPERIMENT]
     if not deviations(run) or any(is_same_computation(run, control) for control in controls):
         return dict.fromkeys(PLOTTED, Standing.CONTROL)
     at_equal_cost = finding.standing if finding else Standing.NO_CONTROL
@@ -178,46 +179,43 @@ def _findings(group: Group, controls: Sequence[Summary]) -> list[ExperimentFindi
     left_out = [group.baseline]
     if group.experiment != CONTROL_EXPERIMENT:
         left_out += controls
-    computations: list[list[tuple[Summary, Comparison]]] = []
-    for run, comparison in _decoded([group]):
-        if comparison is None or any(is_same_computation(run, other) for other in left_out):
-            continue
-        known = (same for same in computations if is_same_computation(same[0][0], run))
-        same = next(known, None)
-        if same is None:
-            computations.append(same := [])
-        same.append((run, comparison))
-    chosen = [_control_for(same[0][0], controls) for same in computations]
-    family = [
-        compare(control, same[0][0])
-        for same, (control, _) in zip(computations, chosen, strict=True)
-        if control is not None
+    runs = [
+        run
+        for run in _decoded([group])
+        if not any(is_same_computation(run, other) for other in left_out)
     ]
-    to_controls = iter(corrected(family))
+    to_baseline = {key_of(run): comparison for run, comparison in group.compared}
+    uncorrected = [
+        _finding(same, to_baseline[key_of(same[0])], controls) for same in _by_computation(runs)
+    ]
+    tests = [finding.to_control for finding in uncorrected if finding.to_control is not None]
+    to_control = {key_of(test.other): test for test in corrected(tests)}
     findings = [
-        ExperimentFinding(
-            runs=tuple(run for run, _ in same),
-            cost=_cost(same[0][0]),
-            to_baseline=same[0][1],
-            to_control=None if control is None else next(to_controls),
-            is_cheapest=is_cheapest,
-            n_tests=len(family),
-        )
-        for same, (control, is_cheapest) in zip(computations, chosen, strict=True)
+        replace(finding, to_control=to_control.get(key_of(finding.summary)), n_tests=len(tests))
+        for finding in uncorrected
     ]
     return sorted(findings, key=lambda finding: finding.cost)
 
 
-def _control_for(run: Summary, controls: Sequence[Summary]) -> tuple[Summary | None, bool]:
-    """Return the control to compare a run with, and whether every control costs more."""
+def _finding(
+    runs: Sequence[Summary], to_baseline: Comparison | None, controls: Sequence[Summary]
+) -> ExperimentFinding:
+    """Return the finding of one computation, as if it were the only one."""
+    assert to_baseline is not None, "only the baseline has no comparison"
+    run = runs[0]
     others = [control for control in controls if not is_same_computation(control, run)]
-    if not others:
-        return None, False
     affordable = [control for control in others if _cost(control) <= _cost(run)]
-    if not affordable:
-        return min(others, key=_cost), True
     # Of equally accurate ones the cheapest.
-    return max(affordable, key=lambda control: (control.accuracy, -_cost(control))), False
+    best = max(affordable, key=lambda control: (control.accuracy, -_cost(control)), default=None)
+    control = best or min(others, key=_cost, default=None)
+    return ExperimentFinding(
+        runs=tuple(runs),
+        cost=_cost(run),
+        to_baseline=to_baseline,
+        to_control=None if control is None else compare(control, run),
+        is_cheapest=bool(others) and not affordable,
+        n_tests=1,
+    )
 
 
 def _cost(run: Summary) -> float:
@@ -226,17 +224,17 @@ def _cost(run: Summary) -> float:
     return cost
 
 
-def _decoded(groups: Sequence[Group]) -> list[tuple[Summary, Comparison | None]]:
-    return [pair for group in groups for pair in group.compared if pair[0].passes is not None]
+def _decoded(groups: Sequence[Group]) -> list[Summary]:
+    return [run for group in groups for run in group.summaries if run.passes is not None]
 
 
-def _is_of_controls(run: Summary) -> bool:
-    return run.experiment == CONTROL_EXPERIMENT
-
-
-def _distinct(runs: Iterable[Summary]) -> list[Summary]:
-    kept: list[Summary] = []
+def _by_computation(runs: Sequence[Summary]) -> list[list[Summary]]:
+    """Group runs that are the same computation, in the order given."""
+    computations: list[list[Summary]] = []
     for run in runs:
-        if not any(is_same_computation(run, other) for other in kept):
-            kept.append(run)
-    return kept
+        same = next((c for c in computations if is_same_computation(c[0], run)), None)
+        if same is None:
+            computations.append([run])
+        else:
+            same.append(run)
+    return computations

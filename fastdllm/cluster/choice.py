@@ -52,7 +52,7 @@ class Choice:
 
     @property
     def text(self) -> str:
-        """What a person reads before the jobs are submitted, in whole lines."""
+        """The lines that a person reads before the jobs are submitted."""
         return "".join(f"fastdllm: {line}\n" for line in (self.words, *self.notes))
 
 

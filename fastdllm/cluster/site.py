@@ -62,17 +62,17 @@ class ClusterOptions(StrictModel):
 
 
 class GpuKind(StrictModel):
-    """One kind of GPU: what asks for it, and what it is."""
+    """One kind of GPU: how to request it, and its properties."""
 
     gres: SlurmName | None = Field(
         None, description="Its type in --gres=gpu:<type>:1; null: the name of the kind."
     )
     memory_gib: Gib | list[Gib] = Field(
-        description="Memory of the card in GiB; a list where it exists in several sizes."
+        description="Memory of the card in GiB; a list if it exists in several sizes."
     )
     constraints: dict[Gib, SlurmName] = Field(
         default={},
-        description="What asks for one of the sizes (sbatch -C), by its GiB; used where the model "
+        description="The constraint that selects a size (sbatch -C), by its GiB; used if the model "
         "does not fit the smaller ones.",
     )
     bfloat16: bool = Field(description="Whether it computes in bfloat16.")
@@ -101,26 +101,26 @@ class GpuKind(StrictModel):
 
     @property
     def words(self) -> str:
-        """What a person chooses by: memory and number format."""
+        """Memory and number format, by which a person chooses."""
         sizes = " or ".join(map(str, self.sizes_gib))
         return f"{sizes} GiB" + ("" if self.bfloat16 else ", no bfloat16")
 
 
 class Qos(StrictModel):
-    """One quality of service: how long, how many, at what price."""
+    """One quality of service: time limit, number of jobs, price."""
 
     max_hours: float = Field(gt=0, description="Longest time limit of a GPU job.")
     preempted_after_h: float | None = Field(
-        None, ge=0, description="Hours after which a job may be stopped for another; null: never."
+        None, ge=0, description="Hours after which a job may be preempted; null: never."
     )
-    charged: bool = Field(description="Whether its jobs cost the account something.")
+    charged: bool = Field(description="Whether the account is charged for its jobs.")
     max_jobs: int | None = Field(
         None, gt=0, description="Most jobs of one user, waiting ones included; null: not known."
     )
 
     @property
     def words(self) -> str:
-        """What a person chooses by: price, time, interruptions."""
+        """Price, time and interruptions, by which a person chooses."""
         price = "charged" if self.charged else "free"
         stop = self.preempted_after_h
         stopped = "" if stop is None else f", may be stopped after {stop:g} h"
@@ -130,29 +130,29 @@ class Qos(StrictModel):
 class Site(StrictModel):
     """site.yaml: one cluster."""
 
-    name: str = Field(min_length=1, description="What people call it.")
+    name: str = Field(min_length=1, description="Its name in messages.")
     gpus: dict[SlurmName, GpuKind] | None = Field(
         None,
         min_length=1,
-        description="Kinds of GPU; the first is taken when none is asked for. null: any name is "
-        "taken as written, and none means any GPU.",
+        description="Kinds of GPU; the first is the default. null: any name is used as written, "
+        "and without one any GPU will do.",
     )
     qos: dict[SlurmName, Qos] | None = Field(
         None,
         min_length=1,
-        description="Queues; the first is taken when none is asked for. null: none is asked for.",
+        description="Queues; the first is the default. null: none is requested.",
     )
     account_required: bool = Field(
         False, description="Whether SLURM refuses jobs that name no account."
     )
     accounts_command: str | None = Field(
-        None, description="The site's own command that lists one's accounts."
+        None, description="The site's own command that lists a person's accounts."
     )
     cpu_partition: SlurmNames | None = Field(
         None, description="Partition of small jobs without a GPU; null: SLURM's default."
     )
     max_hours: float | None = Field(
-        None, gt=0, description="Longest time limit, where no QOS says it."
+        None, gt=0, description="Longest time limit, if no QOS sets one."
     )
 
 

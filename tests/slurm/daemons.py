@@ -96,7 +96,7 @@ class Daemons:
 
 
 def new_folder() -> Path:
-    """A folder for a lab, with the folders that daemons expect."""
+    """Make a folder for a lab, with the folders that daemons expect."""
     LABS.mkdir(mode=0o755, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="", dir=LABS))
     for name in ("etc", "log", "run", "state", "spool", "dev", "database"):
@@ -119,7 +119,7 @@ def clean_up_the_dead() -> None:
 
 
 def processes_in(folder: Path, *, node: str = "", job: str = "") -> list[int]:
-    """The pids of what was started in a lab, or only in jobs on one node, or in one job."""
+    """Return the pids of what was started in a lab, in its jobs on one node, or in one job."""
     words = [f"SLURM_CONF={folder}/etc/slurm.conf"]
     words += [f"SLURMD_NODENAME={node}"] if node else []
     words += [f"SLURM_JOB_ID={job}"] if job else []

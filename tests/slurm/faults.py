@@ -16,9 +16,9 @@ from tests.slurm.projects import CONFIGS, ClusterProject
 
 # Finished chunks of a run when it is held: there is something to lose, and something left to do.
 HELD_AFTER = 2
-# Between two looks at the files of runs, and at processes and the queue.
+# Time between two looks at the files of runs, and at processes and the queue.
 LOOK_S, SEARCH_S = 0.05, 1.0
-# Status had the time to tell what became of a job that ended.
+# How long after the end of a job status may take to report what happened.
 GIVE_UP_S = 120.0
 # While a job is cleaned up, it has not ended.
 AT_WORK = {"RUNNING", "COMPLETING"}
@@ -73,7 +73,7 @@ class Attack:
     kept: dict[str, list[str]] = field(default_factory=dict)
 
     def waiting(self) -> list[Victim]:
-        """The victims that status has not told of, and may still."""
+        """Return the victims that status has not reported yet, and still may."""
         now = time.monotonic()
         return [
             victim

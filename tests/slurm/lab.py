@@ -1,6 +1,6 @@
 """A real SLURM of three nodes on this machine, with accounts, QOS and preemption.
 
-`python -m tests.slurm` stands one up to try things by hand.
+`python -m tests.slurm` starts one to try things by hand.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.slurm.ports import reserved_ports
 
 # Ends a hang; what is waited for takes seconds, on a busy machine some more.
 PATIENCE_S = 300.0
-# What a session around the lab would tell the commands in it.
+# Variables of the session around the lab that commands in it must not see.
 FOREIGN = ("SLURM", "SBATCH", "SALLOC", "SNAKEMAKE", "PYTEST", "FASTDLLM")
 ACCOUNTING = """\
 add cluster lab
@@ -54,14 +54,14 @@ class Lab:
 
     @classmethod
     def start(cls) -> Lab:
-        """Stand up a SLURM in some seconds; returns when all nodes are idle."""
+        """Start a SLURM, which takes some seconds; return when all nodes are idle."""
         clean_up_the_dead()
         folder = new_folder()
         kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
         environment = kept | {
             "SLURM_CONF": str(folder / "etc/slurm.conf"),
             "MYSQL_UNIX_PORT": str(folder / "database.socket"),
-            # What squeue said is cached there.
+            # Answers of squeue are cached there.
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
         client = environment | {supervisor.CLIENT: str(folder)}
@@ -118,7 +118,7 @@ class Lab:
         return self.ask(*words, f"--wrap={script}")
 
     def jobs(self) -> dict[str, dict[str, str]]:
-        """What SLURM still knows, by job: state, reason, node, comment, restarts, folder."""
+        """Return what SLURM still knows, by job: state, reason, node, comment, restarts, folder."""
         fields = "JobID:|,State:|,Reason:|,NodeList:|,Comment:200|,RestartCnt:|,WorkDir:300"
         rows = self.ask("squeue", "--noheader", "--states=all", "-O", fields).splitlines()
         keys = ("id", "state", "reason", "node", "comment", "restarts", "folder")
@@ -126,11 +126,11 @@ class Lab:
         return {job["id"]: job for job in found}
 
     def state(self, job: str) -> str:
-        """The state of a job, in squeue's word."""
+        """Return the state of a job as squeue prints it."""
         return self.jobs()[job]["state"]
 
     def accounted(self, job: str) -> str:
-        """The state of a job in the accounting database, as sacct words it."""
+        """Return the state of a job as sacct prints it."""
         return self.ask("sacct", "-X", "-n", "-P", f"--jobs={job}", "--format=State")
 
     def wait_until(
@@ -155,20 +155,19 @@ class Lab:
         )
 
     def end_in(self, job: str, *, seconds: int) -> None:
-        """Let a job's time limit come soon; SLURM looks every 30 s and counts in minutes."""
+        """Set a job's time limit to end soon; SLURM checks every 30 s and counts in minutes."""
         self.ask("scontrol", "update", f"jobid={job}", f"EndTime=now+{seconds}seconds")
 
     def node_down(self, name: str) -> None:
-        """The node dies with all that runs there, and SLURM notices at once."""
+        """Kill a node with all that runs there, and tell SLURM at once."""
         self.daemons.kill(name)
         self.ask("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
-        # Last: what watches over them here, and died with a real node, would tell SLURM that the
-        # jobs failed.
+        # Last: on a real node, slurmstepd dies too; here it would report the jobs as failed.
         for pid in processes_in(self.folder, node=name):
             kill(pid)
 
     def node_up(self, name: str) -> None:
-        """The node comes back, idle."""
+        """Bring a node back, idle."""
         if name not in self.daemons:
             self.daemons.start("slurmd", "-D", "-N", name, name=name)
         self.run("scontrol", "update", f"nodename={name}", "state=resume")
@@ -177,7 +176,7 @@ class Lab:
     def clear(self) -> None:
         """End all jobs and wait until they are gone; bring back nodes that are down.
 
-        Whoever still submits is ended first: nothing that was started outside of jobs may go on.
+        Commands that still submit jobs are ended first.
         """
         supervisor.kill_clients(self.folder)
         for node in NODES:

@@ -1,4 +1,4 @@
-"""SLURM's programs: there, installed by apt, or a reason why not."""
+"""SLURM's programs: found, installed by apt, or the reason why they are missing."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ SEARCHED = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
 def program(name: str) -> str:
-    """The path of a program that `missing_packages` found."""
+    """Return the path of a program that `missing_packages` found."""
     found = shutil.which(name, path=SEARCHED)
     assert found, f"{name} is not installed"
     return found
 
 
 def missing_packages() -> list[str]:
-    """The Debian packages whose programs are not there."""
+    """Return the Debian packages whose programs are missing."""
     return sorted({PROGRAMS[name] for name in PROGRAMS if not shutil.which(name, path=SEARCHED)})
 
 
 def why_absent() -> str:
-    """Install what is missing where that is possible; the reason where it is not, else ""."""
+    """Install what is missing if possible; return the reason if not, else ""."""
     if not missing_packages():
         return ""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -51,7 +51,7 @@ def why_absent() -> str:
 
 
 def _install(packages: list[str]) -> str:
-    """What apt said. Runlevel 1 keeps the packages from starting services of the machine."""
+    """Return the output of apt. In runlevel 1 the packages start no services of the machine."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     options = ["-y", "-qq", "--no-install-recommends"]
     said = ""

@@ -1,4 +1,4 @@
-"""Grids on the cluster that nothing happens to, and one whose Snakemake dies."""
+"""Grids on the cluster without faults, and one whose Snakemake dies."""
 
 from __future__ import annotations
 

@@ -18,19 +18,18 @@ MAIN_KILLED = "main killed"
 EVERY_FAULT = (MAIN_KILLED, *FAULTS)
 # Ends a hang.
 TRIAL_S = 900.0
-# Calls of the same command until the grid is complete: one goes on without a person, and a run that
-# a person cancelled needs a second one.
+# Most calls of the command until the grid is complete; a cancelled run needs a second one.
 MOST_CALLS = 3
 LOOK_EVERY_S = 2.0
 
 
 @dataclass
 class Trial:
-    """What a trial came to.
+    """The result of a trial.
 
     named_s: by fault, seconds until `fastdllm status` told what happened; None: it never did.
     late_s: those of them after SLURM had said that the job ended; 0 where status was first.
-    told: by fault, its last words of before. calls: how often the command was typed.
+    told: by fault, the last words of status before that. calls: how often the command was typed.
     missing: configs without a result. wrong: with other answers than the reference.
     lost: by config, finished chunks that were seen and are not in the end result.
     twice: by config, chunks that were finished twice.

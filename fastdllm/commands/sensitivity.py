@@ -1,7 +1,7 @@
 """`fastdllm sensitivity`: which layers can be reused in a pass, measured on calibration items.
 
-Prints heat maps and the span of least damage, and writes all of it as JSON. The items are never
-those of a test, so that a span chosen here can be judged there.
+Prints heat maps and the span of least damage, and writes everything as JSON. Test items are never
+used, so that a span chosen here can be judged on them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from fastdllm.settings import DecodingSettings
 
 if TYPE_CHECKING:
     from fastdllm.model.fused import FusedModel
-    from fastdllm.tools.sensitivity.measure import Measured
-    from fastdllm.tools.sensitivity.schema import Sensitivity
+    from fastdllm.tools.sensitivity.measurement import MeasuredPasses
+    from fastdllm.tools.sensitivity.record import SensitivityRecord
 
 ITEMS = 200
 SAVING = 0.3
 RESULTS, PUBLISHED = Path("results/sensitivity"), Path("artifacts/sensitivity")
-# What a log has for a terminal's width; the heat maps of 12 steps need 67 columns.
+# The width of a log, which has no terminal; the heat maps of 12 steps need 67 columns.
 LOG_WIDTH = 100
 
 
@@ -95,10 +95,14 @@ def run(options: argparse.Namespace) -> int:
 
     from fastdllm.machine.process import use_allowed_threads
     from fastdllm.model.loading import load_model
-    from fastdllm.tools.sensitivity.measure import check_measurable, measure
-    from fastdllm.tools.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
+    from fastdllm.tools.sensitivity.calibration import (
+        CALIBRATION,
+        read_questions,
+        refuse_test_items,
+    )
+    from fastdllm.tools.sensitivity.layer_spans import default_stride, spans_to_measure
+    from fastdllm.tools.sensitivity.measurement import check_measurable, measure_passes
     from fastdllm.tools.sensitivity.record import write_log, write_record
-    from fastdllm.tools.sensitivity.spans import default_stride, spans_to_measure
 
     check_measurable(settings)
     data = options.data or CALIBRATION
@@ -113,11 +117,11 @@ def run(options: argparse.Namespace) -> int:
     name = _model_name(options.model)
     output = options.output or RESULTS / f"{name}.json"
     published = PUBLISHED / f"{name}.json"
-    _make_room(output, "--output")
+    _check_place(output, "--output")
     if options.publish:
-        _make_room(published, "--publish")
+        _check_place(published, "--publish")
     with counting("sensitivity") as show:
-        measured = measure(model, _prompts(options, questions), settings, spans, show)
+        measured = measure_passes(model, _prompts(options, questions), settings, spans, show)
     _check_measured(measured)
     record = _record(options, measured, model, settings, questions, data)
     write_log(measured, layers, output.with_suffix(".passes.jsonl"))
@@ -132,22 +136,21 @@ def run(options: argparse.Namespace) -> int:
 
 def _record(
     options: argparse.Namespace,
-    measured: Measured,
+    measured: MeasuredPasses,
     model: FusedModel,
     settings: DecodingSettings,
     questions: list[str],
     data: Path,
-) -> Sensitivity:
+) -> SensitivityRecord:
     from fastdllm.machine.device import hardware
     from fastdllm.machine.provenance import git_state
     from fastdllm.model.checkpoint import find_checkpoint
-    from fastdllm.tools.sensitivity.record import damages, grids
-    from fastdllm.tools.sensitivity.schema import Sensitivity
+    from fastdllm.tools.sensitivity.record import SensitivityRecord, damages, grids
     from fastdllm.workflow.project.digests import FileDigests, digest_of, model_digest
 
     folder = find_checkpoint(options.model, options.revision)
     layers = model.config.num_layers
-    return Sensitivity(
+    return SensitivityRecord(
         model="models/tiny" if options.model == str(EMBEDDED_MODEL) else options.model,
         model_digest=options.revision or model_digest(folder, FileDigests()),
         n_items=len(measured.answers),
@@ -170,8 +173,8 @@ def _prompts(options: argparse.Namespace, questions: list[str]) -> list[list[int
     return [prompt_ids(tokenizer, question, chat_template=templated) for question in questions]
 
 
-def _check_measured(measured: Measured) -> None:
-    """Refuse a run of which there is nothing to tell; tell of what was left out."""
+def _check_measured(measured: MeasuredPasses) -> None:
+    """Refuse a measurement without any pass; report the items that were left out."""
     refused = measured.refused
     if refused and not measured.answers:
         raise UserError(f"no item can be decoded: {refused[0]}")
@@ -184,8 +187,8 @@ def _check_measured(measured: Measured) -> None:
         sys.stderr.write(f"items left out: {len(refused)}; the first: {refused[0]}\n")
 
 
-def _make_room(output: Path, option: str) -> None:
-    """Refuse a place that could only fail after minutes of measuring."""
+def _check_place(output: Path, option: str) -> None:
+    """Refuse a path that could only fail after minutes of measuring."""
     if output.is_dir():
         raise UserError(f"{option}: {output} is a folder; a file has to go there")
     try:
@@ -195,12 +198,12 @@ def _make_room(output: Path, option: str) -> None:
         raise cannot("write", output, error) from None
 
 
-def _print(record: Sensitivity, saving: float, written: list[Path]) -> None:
-    from fastdllm.tools.sensitivity.show import report
+def _print(record: SensitivityRecord, saving: float, written: list[Path]) -> None:
+    from fastdllm.tools.sensitivity.show import render
 
     is_terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if is_terminal else LOG_WIDTH)
-    for part in report(record, saving):
+    for part in render(record, saving):
         console.print(part)
     console.print(f"\nwritten: {', '.join(map(str, written))}", style="dim", markup=False)
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
-from fastdllm.tools.sensitivity.schema import MOST_STEPS, MeasuredSpan, Sensitivity
+from fastdllm.tools.sensitivity.record import MOST_STEPS, MeasuredSpan, SensitivityRecord
 
 # The fields that are shown, in this order, with their titles.
 MEASURES = (
@@ -28,7 +28,7 @@ class SensitivityMap:
     """The record of a sensitivity run, and where it was read."""
 
     path: Path
-    record: Sensitivity
+    record: SensitivityRecord
 
     @property
     def layers(self) -> int:
@@ -74,7 +74,7 @@ def read_sensitivity(path: Path) -> SensitivityMap:
         UserError: missing, not JSON, of another schema version, or without a field that is shown.
     """
     try:
-        return SensitivityMap(path, Sensitivity.model_validate(read_json(path)))
+        return SensitivityMap(path, SensitivityRecord.model_validate(read_json(path)))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

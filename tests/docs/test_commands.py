@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -62,12 +63,14 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, command: str, *more: str) -> subprocess.CompletedProcess[str]:
+    # One thread each: tests run side by side, and threads of several processes on the same cores
+    # wait for each other. No time limit: a busy machine would reach any.
     return subprocess.run(
         [sys.executable, "-m", *shlex.split(command), *more],
         cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
 

@@ -9,7 +9,7 @@ import pytest
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.sensitivity_map import SensitivityMap
 from fastdllm.results.summary import Summary
-from fastdllm.tools.sensitivity.schema import Sensitivity
+from fastdllm.tools.sensitivity.record import SensitivityRecord
 from tests.support import made_up_runs as synthetic
 from tests.support.run_project import a_summary  # noqa: F401
 
@@ -41,7 +41,7 @@ def report(runs: list[Summary], results: Path) -> Report:
         runs,
         titles={"00_baseline": "Does reuse keep accuracy?"},
         sensitivity=SensitivityMap(
-            Path("sensitivity.json"), Sensitivity.model_validate(synthetic.sensitivity())
+            Path("sensitivity.json"), SensitivityRecord.model_validate(synthetic.sensitivity())
         ),
         results=results,
     )

@@ -8,10 +8,10 @@ import torch
 from fastdllm import DecodingSettings, Policy, Request, decode, generate
 from fastdllm.model.fused import fused
 from fastdllm.policy import SpanAction
-from fastdllm.tools.sensitivity import measure as measuring
-from fastdllm.tools.sensitivity.measure import measure
+from fastdllm.tools.sensitivity import measurement
+from fastdllm.tools.sensitivity.layer_spans import spans_to_measure
+from fastdllm.tools.sensitivity.measurement import measure_passes
 from fastdllm.tools.sensitivity.probed_policy import ProbedPolicy
-from fastdllm.tools.sensitivity.spans import spans_to_measure
 from tests.support.slow_trace import slow_trace
 
 MASK, STOP = 255, 254
@@ -37,7 +37,7 @@ def test_changes_and_flags_are_those_of_the_slow_trace(golden_model, name, lengt
     settings = settings_for(threshold, small_block_size=size)
     spans = spans_to_measure(model.config.num_layers, 4)
     expected, _ = slow_trace(model, prompt_of(length), settings, spans, MASK, PASSES)
-    measured = measure(fused(model), [prompt_of(length)], settings, spans)
+    measured = measure_passes(fused(model), [prompt_of(length)], settings, spans)
     judged = flagged = 0
     for slow, log in zip(expected, measured.passes, strict=False):
         place = (slow.block, slow.sub_block, slow.step, slow.masked)
@@ -63,8 +63,8 @@ def steps_of(model, prompts, settings, spans, monkeypatch):
             steps.append(step)
             yield step
 
-    monkeypatch.setattr(measuring, "decode", recorded)
-    measured = measure(model, prompts, settings, spans)
+    monkeypatch.setattr(measurement, "decode", recorded)
+    measured = measure_passes(model, prompts, settings, spans)
     return steps, measured
 
 
@@ -95,10 +95,10 @@ class SameValues(ProbedPolicy):
 
 def test_values_of_the_same_pass_change_nothing(golden_model, monkeypatch):
     model = fused(golden_model("m6"))
-    monkeypatch.setattr(measuring, "ProbedPolicy", SameValues)
+    monkeypatch.setattr(measurement, "ProbedPolicy", SameValues)
     spans = spans_to_measure(6, 1)
     assert len(spans) == 21
-    measured = measure(model, [prompt_of(20)], settings_for(0.9), spans)
+    measured = measure_passes(model, [prompt_of(20)], settings_for(0.9), spans)
     assert len(measured.passes) > 10
     for log in measured.passes:
         assert not any(log.changed)
@@ -117,8 +117,8 @@ class LeavesNoTrace(ProbedPolicy):
 
 
 def test_replaced_passes_leave_the_cache_as_it_was(golden_model, monkeypatch):
-    monkeypatch.setattr(measuring, "ProbedPolicy", LeavesNoTrace)
-    measured = measure(fused(golden_model("m6")), [prompt_of(20)], settings_for(), [(1, 3)])
+    monkeypatch.setattr(measurement, "ProbedPolicy", LeavesNoTrace)
+    measured = measure_passes(fused(golden_model("m6")), [prompt_of(20)], settings_for(), [(1, 3)])
     assert measured.passes
 
 
@@ -143,9 +143,9 @@ def test_what_lies_ahead_of_a_sub_block_pass_is_not_replaced(golden_model, depth
             monkeypatch.setattr(self.inner, "accept", inner)
             return log
 
-    monkeypatch.setattr(measuring, "ProbedPolicy", Compared)
+    monkeypatch.setattr(measurement, "ProbedPolicy", Compared)
     settings = settings_for(0.7, lookahead_depth=depth, lookahead_threshold=0.4)
-    measure(fused(golden_model("m6")), [prompt_of(20)], settings, [(1, 3), (0, 6)])
+    measure_passes(fused(golden_model("m6")), [prompt_of(20)], settings, [(1, 3), (0, 6)])
     assert max(seen) > 8 if depth else set(seen) == {8}
 
 
@@ -164,7 +164,7 @@ def test_a_replaced_pass_commits_what_a_policy_that_reuses_commits(golden_model)
     settings = settings_for(0.6)
     prompt = prompt_of(20)
     spans = spans_to_measure(6, 3)
-    measured = measure(model, [prompt], settings, spans)
+    measured = measure_passes(model, [prompt], settings, spans)
     plain = _denoising(model, prompt, Policy(settings, Policy.Parameters(), 6))
     found = set()
     for log in measured.passes[:4]:

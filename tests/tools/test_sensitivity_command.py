@@ -10,8 +10,8 @@ import pytest
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.settings import DecodingSettings
-from fastdllm.tools.sensitivity.questions import CALIBRATION, read_questions, refuse_test_items
-from fastdllm.tools.sensitivity.schema import Sensitivity
+from fastdllm.tools.sensitivity.calibration import CALIBRATION, read_questions, refuse_test_items
+from fastdllm.tools.sensitivity.record import SensitivityRecord
 from training.make_calibration import calibration_items
 from training.make_tasks import to_jsonl
 from training.problems import is_held_out
@@ -20,7 +20,7 @@ TASKS = CALIBRATION.parent
 
 
 def read(path):
-    return Sensitivity.model_validate_json(path.read_text())
+    return SensitivityRecord.model_validate_json(path.read_text())
 
 
 def questions_of(path):
@@ -126,7 +126,8 @@ def test_the_place_to_publish_is_tried_before_measuring(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     (tmp_path / "artifacts").write_text("not a folder")
     monkeypatch.setattr(
-        "fastdllm.tools.sensitivity.measure.measure", lambda *_: pytest.fail("measured")
+        "fastdllm.tools.sensitivity.measurement.measure_passes",
+        lambda *_: pytest.fail("measured"),
     )
     assert main(["sensitivity", "--publish", "--items", "1"]) == 2
     assert "cannot write artifacts/sensitivity/tiny.json" in capsys.readouterr().err

@@ -8,12 +8,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdllm.tools.sensitivity.measure import Measured
-from fastdllm.tools.sensitivity.probed_policy import PassLog
-from fastdllm.tools.sensitivity.record import damages, grids, write_log, write_record
-from fastdllm.tools.sensitivity.schema import MOST_STEPS, Sensitivity
-from fastdllm.tools.sensitivity.show import report
-from fastdllm.tools.sensitivity.spans import (
+from fastdllm.tools.sensitivity.layer_spans import (
     SpanDamage,
     best_by_width,
     default_stride,
@@ -21,6 +16,17 @@ from fastdllm.tools.sensitivity.spans import (
     named_spans,
     spans_to_measure,
 )
+from fastdllm.tools.sensitivity.measurement import MeasuredPasses
+from fastdllm.tools.sensitivity.probed_policy import PassLog
+from fastdllm.tools.sensitivity.record import (
+    MOST_STEPS,
+    SensitivityRecord,
+    damages,
+    grids,
+    write_log,
+    write_record,
+)
+from fastdllm.tools.sensitivity.show import render
 
 
 def log(step, inputs=(0.0, 0.5), deltas=(0.25, 1.0), changed=(False, True, True)):
@@ -39,7 +45,7 @@ def log(step, inputs=(0.0, 0.5), deltas=(0.25, 1.0), changed=(False, True, True)
 
 
 def record_of(passes, **more):
-    measured = Measured(((0, 1), (1, 2), (0, 2)), passes)
+    measured = MeasuredPasses(((0, 1), (1, 2), (0, 2)), passes)
     values = {
         "model": "models/none",
         "model_digest": "0",
@@ -52,7 +58,7 @@ def record_of(passes, **more):
         "dtype": "float32",
         "hardware": "a machine",
     }
-    return Sensitivity(**values | more)
+    return SensitivityRecord(**values | more)
 
 
 def test_passes_are_binned_by_step_and_averaged():
@@ -125,7 +131,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "deep" / "tiny.json"
     write_record(record, path)
     values = json.loads(path.read_text())
-    assert Sensitivity.model_validate(values) == record
+    assert SensitivityRecord.model_validate(values) == record
     assert {"schema_version", "model", "layers", "steps", "spans", "passes", "git"} <= set(values)
     assert values["spans"][0] == {"layers": [0, 1], "saving": 0.5, "damage": 0.0}
     write_record(record_of([log(1)]), path)
@@ -133,7 +139,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 
 
 def test_the_log_has_a_line_per_pass_and_the_single_layers(tmp_path):
-    measured = Measured(((0, 1), (1, 2), (0, 2)), [log(1), log(2, deltas=(math.nan, 1.0))])
+    measured = MeasuredPasses(((0, 1), (1, 2), (0, 2)), [log(1), log(2, deltas=(math.nan, 1.0))])
     write_log(measured, 2, tmp_path / "x.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
@@ -145,7 +151,7 @@ def test_what_is_printed_names_the_span_to_paste():
     from rich.console import Console
 
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    for part in report(record_of([log(1), log(2, changed=(False, False, True))]), 0.5):
+    for part in render(record_of([log(1), log(2, changed=(False, False, True))]), 0.5):
         console.print(part)
     text = console.export_text()
     assert "layer_subset: [0, 1]" in text

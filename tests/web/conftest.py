@@ -13,7 +13,7 @@ import pytest
 from fastdllm.report.content import build_report
 from fastdllm.report.page import render_page
 from fastdllm.report.sensitivity_map import SensitivityMap
-from fastdllm.tools.sensitivity.schema import Sensitivity
+from fastdllm.tools.sensitivity.record import SensitivityRecord
 from tests.support import made_up_runs as synthetic
 
 # CHROMIUM names another one; CI sets it, so that a missing browser fails there instead.
@@ -43,7 +43,7 @@ def report_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     report = build_report(
         runs,
         sensitivity=SensitivityMap(
-            Path("sensitivity.json"), Sensitivity.model_validate(synthetic.sensitivity())
+            Path("sensitivity.json"), SensitivityRecord.model_validate(synthetic.sensitivity())
         ),
         results=folder / "results",
     )

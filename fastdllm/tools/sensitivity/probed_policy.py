@@ -1,4 +1,4 @@
-"""The plain policy under observation: what each sub-block pass would be worth with layers replaced.
+"""The plain policy under observation: what each sub-block pass would commit with layers replaced.
 
 Decides nothing itself: the tokens are those of the policy inside. Formulas: docs/sensitivity.md.
 """
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import LayerRange, PassKind, Policy, Predictions, SequenceState
-from fastdllm.tools.sensitivity.recording import Recorded, Recorder
-from fastdllm.tools.sensitivity.replacing import replaced_predictions
+from fastdllm.tools.sensitivity.shadow_passes import Recorded, Recorder, replaced_predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class PassLog:
 
 
 class ProbedPolicy(Policy):
-    """Decides like `inner`, one sequence at a time, and tells of each sub-block pass."""
+    """Decides like `inner`, one sequence at a time, and reports each sub-block pass."""
 
     def __init__(
         self,
@@ -51,14 +50,14 @@ class ProbedPolicy(Policy):
         spans: Sequence[LayerRange],
         *,
         mask_id: int,
-        tell: Callable[[PassLog], None],
+        on_pass: Callable[[PassLog], None],
     ) -> None:
-        """Watch `inner` while it decodes on an engine of `recorder`."""
+        """Wrap `inner`, which decodes on an engine of `recorder`; on_pass: called with each log."""
         super().__init__(inner.settings, inner.parameters, inner.num_layers)
         self.inner, self.model, self.recorder = inner, model, recorder
-        self.spans, self.mask_id, self.tell = tuple(spans), mask_id, tell
+        self.spans, self.mask_id, self.on_pass = tuple(spans), mask_id, on_pass
         self._kind, self._window = PassKind.FULL_BLOCK, (0, 0)
-        # [L + 1, block, H]: the states of each position of the block as of the last pass over it.
+        # [L + 1, block, H]: states of each position of the block at the last pass over it.
         self._stored: Tensor | None = None
 
     def next_pass(self, state: SequenceState) -> PassKind:
@@ -80,14 +79,14 @@ class ProbedPolicy(Policy):
         first = recorded.segment.first % self.settings.block_size
         offsets = slice(first, first + recorded.segment.width)
         if self._kind is PassKind.SUB_BLOCK:
-            self.tell(self._log(state, recorded, offsets, predictions, accepted))
+            self.on_pass(self._log(state, recorded, offsets, predictions, accepted))
         self._store(recorded, offsets)
         return accepted
 
     def _store(self, recorded: Recorded, offsets: slice) -> None:
         layers, _, hidden = recorded.states.shape
         if self._kind is PassKind.FULL_BLOCK:
-            # What an earlier block left is gone; a first pass of a block covers all of it.
+            # States of an earlier block are dropped; the first pass of a block covers all of it.
             size = (layers, self.settings.block_size, hidden)
             self._stored = recorded.states.new_full(size, torch.nan)
         assert self._stored is not None

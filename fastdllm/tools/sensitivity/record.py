@@ -1,4 +1,7 @@
-"""From the passes of a measurement to its record: means by layer and step, damage by span."""
+"""The record of a sensitivity measurement, made from its passes: written here, read by the report.
+
+Means by layer and step, damage by span. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,78 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from fastdllm.common.files import write_json_atomically, write_text_atomically
-from fastdllm.tools.sensitivity.measure import Measured
-from fastdllm.tools.sensitivity.probed_policy import PassLog
-from fastdllm.tools.sensitivity.schema import MOST_STEPS, MeasuredSpan, Sensitivity
+from fastdllm.tools.sensitivity.layer_spans import SpanDamage
+from fastdllm.validation import StrictModel
+
+if TYPE_CHECKING:
+    from fastdllm.tools.sensitivity.measurement import MeasuredPasses
+    from fastdllm.tools.sensitivity.probed_policy import PassLog
 
 DIGITS = 6
+# Columns: a block of 32 has up to 32 passes, and the last column is for all the others.
+MOST_STEPS = 12
+
+Value = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Grid = list[list[Value | None]]
+GRIDS = ("input_change", "delta_change", "token_changed")
+
+
+class MeasuredSpan(StrictModel):
+    """One span of layers."""
+
+    layers: tuple[int, int] = Field(description="Half-open range, as in layer_subset.")
+    saving: Value = Field(description="Share of the layers of a pass that are not run.")
+    damage: Value = Field(description="Share of sub-block passes whose committed tokens change.")
+
+
+class SensitivityRecord(StrictModel):
+    """What replacing layers does to single passes along the plain trajectory.
+
+    Grids are [layer][step], step being the denoising step in the block, the last one that or later;
+    null where no sub-block pass was measured.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str = Field(description="Folder as given, or hub id.")
+    model_digest: str = Field(description="Digest of the checkpoint, or its revision.")
+    n_items: int = Field(description="Calibration items decoded.")
+    data: str = Field(description="Name of the file of calibration items.")
+    data_digest: str = Field(description="Digest of the items used.")
+    layers: int = Field(ge=1, description="Number of layers, L.")
+    steps: int = Field(ge=1, description="Number of columns, S.")
+    passes: list[Annotated[int, Field(ge=0)]] = Field(
+        description="Sub-block passes measured per step, [S]."
+    )
+    input_change: Grid = Field(description="Mean relative change of the layer's input, [L x S].")
+    delta_change: Grid = Field(description="The same of its output minus input, [L x S].")
+    token_changed: Grid = Field(
+        description="Share of passes whose committed tokens change when the layer is replaced."
+    )
+    spans: list[MeasuredSpan] = Field(description="Spans of layers, single ones first.")
+    decoding: dict[str, Any] = Field(description="Decoding settings that differ from the default.")
+    dtype: str
+    hardware: str
+    git: dict[str, Any] | None = Field(None, description="Commit, and whether files differ.")
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if len(self.passes) != self.steps:
+            raise ValueError(f"passes has {len(self.passes)} entries for {self.steps} steps")
+        for name in GRIDS:
+            grid: Grid = getattr(self, name)
+            if len(grid) != self.layers or any(len(row) != self.steps for row in grid):
+                raise ValueError(f"{name} is not {self.layers} layers x {self.steps} steps")
+        return self
+
+    @property
+    def damages(self) -> list[SpanDamage]:
+        """The spans, for `least_damage`."""
+        return [SpanDamage(s.layers, s.saving, s.damage) for s in self.spans]
 
 
 def grids(passes: Sequence[PassLog], num_layers: int) -> dict[str, Any]:
@@ -39,7 +106,7 @@ def grids(passes: Sequence[PassLog], num_layers: int) -> dict[str, Any]:
     }
 
 
-def damages(measured: Measured, num_layers: int) -> list[MeasuredSpan]:
+def damages(measured: MeasuredPasses, num_layers: int) -> list[MeasuredSpan]:
     """Saving and damage of each measured span."""
     found = []
     for index, (start, stop) in enumerate(measured.spans):
@@ -55,7 +122,7 @@ def _mean(values: Iterable[float]) -> float | None:
     return round(sum(known) / len(known), DIGITS) if known else None
 
 
-def write_record(record: Sensitivity, path: Path) -> None:
+def write_record(record: SensitivityRecord, path: Path) -> None:
     """Write the record as JSON."""
     values = record.model_dump(mode="json")
     if record.git is None:
@@ -63,7 +130,7 @@ def write_record(record: Sensitivity, path: Path) -> None:
     write_json_atomically(path, values)
 
 
-def write_log(measured: Measured, num_layers: int, path: Path) -> None:
+def write_log(measured: MeasuredPasses, num_layers: int, path: Path) -> None:
     """Write one JSON line per sub-block pass, with the figures of every single layer."""
     lines = []
     for log in measured.passes:

@@ -1,4 +1,4 @@
-"""What a person sees of a measurement: heat maps, the best spans, the line to paste."""
+"""A measurement as text for a terminal: heat maps, the best spans, the line to paste."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from rich.table import Table
 from rich.text import Text
 
 from fastdllm.statistics.intervals import wilson_interval
-from fastdllm.tools.sensitivity.schema import MOST_STEPS, Grid, Sensitivity
-from fastdllm.tools.sensitivity.spans import SpanDamage, best_by_width, least_damage, named_spans
+from fastdllm.tools.sensitivity.layer_spans import (
+    SpanDamage,
+    best_by_width,
+    least_damage,
+    named_spans,
+)
+from fastdllm.tools.sensitivity.record import MOST_STEPS, Grid, SensitivityRecord
 
 CELL = 5
 # From good to bad: readable with black text, so in light and dark terminals.
 COLOURS = ((166, 217, 150), (254, 224, 139), (253, 174, 97), (239, 108, 90))
 
 
-def report(record: Sensitivity, saving: float) -> Iterator[RenderableType]:
-    """All of it, part by part; `saving` is what the chosen span should save at least, 0..1."""
-    yield heading(record)
-    yield heat_map(
+def render(record: SensitivityRecord, saving: float) -> Iterator[RenderableType]:
+    """Yield all parts in order; `saving`: the least share that the chosen span saves, 0..1."""
+    yield header_line(record)
+    yield text_heat_map(
         "passes that commit other tokens when the layer is replaced, %",
         record.token_changed,
         passes=record.passes,
@@ -30,12 +35,12 @@ def report(record: Sensitivity, saving: float) -> Iterator[RenderableType]:
         ("relative change of the layer's input, %", record.input_change),
         ("relative change of its output minus input, %", record.delta_change),
     ):
-        yield heat_map(title, grid)
+        yield text_heat_map(title, grid)
     yield span_table(record)
-    yield from choice(record, saving)
+    yield from chosen_span(record, saving)
 
 
-def heading(record: Sensitivity) -> Text:
+def header_line(record: SensitivityRecord) -> Text:
     """One line: what was measured on what."""
     parts = [
         f"{record.model}: {record.n_items} calibration items ({record.data})",
@@ -47,10 +52,10 @@ def heading(record: Sensitivity) -> Text:
     return Text(" | ".join(parts), style="dim")
 
 
-def heat_map(title: str, grid: Grid, *, passes: Sequence[int] | None = None) -> Text:
-    """Rows are layers, columns the denoising steps in the block; values in 0..1 as per cent.
+def text_heat_map(title: str, grid: Grid, *, passes: Sequence[int] | None = None) -> Text:
+    """Rows are layers, columns the denoising steps in the block; values in 0..1 in per cent.
 
-    passes: how many passes stand behind each column, to be shown below.
+    passes: number of passes of each column, shown below.
     """
     steps = len(grid[0])
     text = Text(f"\n{title}\n", style="bold")
@@ -82,7 +87,7 @@ def _style(value: float) -> Style:
     return Style(color="black", bgcolor=f"rgb({mixed[0]},{mixed[1]},{mixed[2]})", bold=False)
 
 
-def span_table(record: Sensitivity) -> Table:
+def span_table(record: SensitivityRecord) -> Table:
     """The best span of each width, and the named ones."""
     n, names = sum(record.passes), named_spans(record.layers)
     table = Table(
@@ -113,7 +118,7 @@ def span_table(record: Sensitivity) -> Table:
     return table
 
 
-def choice(record: Sensitivity, saving: float) -> Iterator[Text]:
+def chosen_span(record: SensitivityRecord, saving: float) -> Iterator[Text]:
     """The span of least damage that saves enough, as it is written in an experiment.yaml."""
     best = least_damage(record.damages, saving)
     assert best is not None, "the span of all layers saves everything"

@@ -1,4 +1,4 @@
-"""The questions that are decoded to calibrate: of a JSON-lines file, and never those of a test."""
+"""The questions decoded for calibration: from a JSON-lines file, and never those of a test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CALIBRATION = PROJECT_TASKS / "calibration.jsonl"
 
 
 def read_questions(path: Path, count: int | None = None) -> list[str]:
-    """The first `count` questions of a file with one JSON object with the key `question` a line.
+    """Return the first `count` questions of a file with a JSON object {"question": ...} per line.
 
     Raises:
         UserError: the file cannot be read, a line has no question, or there is none at all.
@@ -32,12 +32,12 @@ def read_questions(path: Path, count: int | None = None) -> list[str]:
             break
         questions.append(_question(line, f"{path}, line {number}"))
     if not questions:
-        raise UserError(f"{path}: no questions in it; give one JSON object a line")
+        raise UserError(f"{path}: no questions in it; give one JSON object per line")
     return questions
 
 
 def refuse_test_items(questions: list[str], path: Path, tasks: Path = PROJECT_TASKS) -> None:
-    """Refuse questions that an embedded task asks: what is tuned on them cannot be tested on them.
+    """Refuse questions of an embedded task: a choice made on them cannot be tested on them.
 
     Raises:
         UserError: naming the file that has them.
@@ -49,7 +49,7 @@ def refuse_test_items(questions: list[str], path: Path, tasks: Path = PROJECT_TA
         if shared:
             raise UserError(
                 f"{path}: {len(shared)} of its questions are test items of {file.name}; a span "
-                "chosen on them would be judged on them, so give other questions"
+                "chosen on them could not be judged on them, so give other questions"
             )
 
 

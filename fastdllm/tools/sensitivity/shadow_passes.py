@@ -1,22 +1,26 @@
-"""An engine that keeps, of passes that are awaited, the hidden states between all layers.
+"""Passes whose hidden states are kept, and what they would predict with a span of layers replaced.
 
-Computes what the engine inside computes, operation for operation, so that a recorded decoding has
-the logits of a plain one. Knows nothing of what the states are good for.
+A recorded pass computes what the engine computes, operation for operation, so a recorded decoding
+has the logits of a plain one. A replaced span adds its stored difference to its fresh input and
+runs none of its layers; the layers before and after it run (docs/sensitivity.md). Such a shadow
+pass leaves no trace in the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from fastdllm.decoding.sampling import greedy
 from fastdllm.engine.batch import Segment
 from fastdllm.engine.cache import KVCache
 from fastdllm.engine.eager import EagerEngine
 from fastdllm.engine.engines import OpenPass
 from fastdllm.model.fused import FusedModel
+from fastdllm.policy import LayerRange, Predictions
 
 
 @dataclass(slots=True)
@@ -33,16 +37,16 @@ class Recorded:
 
     @property
     def rows(self) -> slice:
-        """Where the keys and values of the segment stand in the cache."""
+        """Where the keys and values of the segment are in the cache."""
         first = self.segment.cache_start + self.segment.first
         return slice(first, first + self.segment.width)
 
     def keys_and_values(self) -> list[Tensor]:
-        """Copies of what the segment's rows left in the cache, per layer."""
+        """Return copies of the segment's rows in the cache, per layer."""
         return [layer[self.rows].clone() for layer in self.cache.rows]
 
     def restore(self, saved: Sequence[Tensor]) -> None:
-        """Write what `keys_and_values` gave back to the cache."""
+        """Write the result of `keys_and_values` back to the cache."""
         for layer, rows in zip(self.cache.rows, saved, strict=True):
             layer[self.rows] = rows
 
@@ -64,7 +68,7 @@ class Recorder:
 
 
 class RecordingEngine(EagerEngine):
-    """Runs each pass in its own shape, on any device: recorded shapes have no states to look at."""
+    """Runs each pass in its own shape on any device, so that the states between layers exist."""
 
     def __init__(self, model: FusedModel, cache: KVCache, recorder: Recorder) -> None:
         super().__init__(model, cache)
@@ -107,3 +111,59 @@ class _RecordingPass:
     def read_rows(self, x: Tensor) -> Tensor:
         """The rows of `x` [R, ...] whose logits are read, [M, ...]."""
         return self.inner.read_rows(x)
+
+
+def replaced_logits(
+    model: FusedModel, recorded: Recorded, stored: Tensor, span: LayerRange
+) -> Tensor:
+    """Logits [M, V] of the rows that the pass reads, with `span` replaced.
+
+    Overwrites keys and values of the pass's rows in the layers behind the span.
+
+    Args:
+        stored: [L + 1, R, H], the states of these positions when the layers last ran before.
+    """
+    (start, stop), states = span, recorded.states
+    hidden = states[start] + (stored[stop] - stored[start])
+    if stop == len(states) - 1:
+        return model.logits(recorded.opened.read_rows(hidden))
+    return model.logits(recorded.opened.layers(hidden, stop, len(states) - 1, only_read=True))
+
+
+def replaced_predictions(
+    model: FusedModel,
+    recorded: Recorded,
+    stored: Tensor,
+    spans: Sequence[LayerRange],
+    *,
+    plain: Predictions,
+    places: Sequence[int],
+    mask_id: int,
+) -> Predictions:
+    """`plain` (of one sequence) as it would be with each of `spans` replaced, one row per span.
+
+    Args:
+        places: which of the rows read predicts each position of the window; of those behind them,
+            which the pass does not run (look-ahead), the predictions stay.
+    """
+    saved = recorded.keys_and_values()
+    try:
+        found = []
+        for span in spans:
+            logits = replaced_logits(model, recorded, stored, span)
+            logits[:, mask_id] = -torch.inf
+            found.append(torch.stack([part.double() for part in greedy(logits)]))
+    finally:
+        recorded.restore(saved)
+    # float64 holds token ids and float32 probabilities exactly; one transfer to the host.
+    replaced = torch.stack(found, dim=1)[..., list(places)].cpu()
+    kept = torch.stack((plain.tokens.double(), plain.confidence.double()))[..., len(places) :]
+    tokens, confidence = torch.cat((replaced, kept.expand(-1, len(spans), -1)), dim=-1)
+    masked = plain.masked.expand(len(spans), -1)
+    return replace(
+        plain,
+        tokens=tokens.long(),
+        confidence=confidence.float().masked_fill(~masked, -torch.inf),
+        masked=masked,
+        offsets=plain.offsets.expand(len(spans)),
+    )

@@ -1,4 +1,4 @@
-"""Which spans of layers are measured, and which one is best for a given saving."""
+"""The spans of layers that are measured, and the best one for a given saving."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class SpanDamage(NamedTuple):
 
 
 def default_stride(num_layers: int) -> int:
-    """Every how many layers a span may begin or end."""
+    """Return the distance between layers at which a span may begin or end."""
     return -(-num_layers // MOST_ENDS)
 
 
 def spans_to_measure(num_layers: int, stride: int) -> list[LayerRange]:
-    """Every single layer, every range with ends at multiples of `stride`, and the named spans.
+    """Return all single layers, all ranges with ends at multiples of `stride`, and named spans.
 
     Single layers come first, in order.
     """
@@ -42,7 +42,7 @@ def spans_to_measure(num_layers: int, stride: int) -> list[LayerRange]:
 
 
 def named_spans(num_layers: int) -> dict[str, LayerRange]:
-    """The published spans by name; none where the model is too shallow for them."""
+    """Return the published spans by name; none if the model is too shallow for them."""
     try:
         return {name: layer_span(name, num_layers) for name in LAYER_SUBSETS}
     except ValueError:
@@ -50,7 +50,7 @@ def named_spans(num_layers: int) -> dict[str, LayerRange]:
 
 
 def least_damage(spans: Iterable[SpanDamage], saving: float) -> SpanDamage | None:
-    """The span that changes the fewest passes of those that save at least `saving`.
+    """Return the span that changes the fewest passes of those that save at least `saving`.
 
     Of equals the one that saves more, then the first; None if no span saves as much.
     """
@@ -60,7 +60,7 @@ def least_damage(spans: Iterable[SpanDamage], saving: float) -> SpanDamage | Non
 
 
 def best_by_width(spans: Sequence[SpanDamage]) -> list[SpanDamage]:
-    """The span of least damage of each width, narrow ones first."""
+    """Return the span of least damage of each width, narrow ones first."""
     widths = sorted({stop - start for (start, stop), _, _ in spans})
     return [
         min((s for s in spans if s.layers[1] - s.layers[0] == width), key=lambda s: s[2])

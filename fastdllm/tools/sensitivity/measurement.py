@@ -16,17 +16,17 @@ from fastdllm.model.fused import FusedModel
 from fastdllm.policy import LayerRange, default_policy
 from fastdllm.settings import DecodingSettings
 from fastdllm.tools.sensitivity.probed_policy import PassLog, ProbedPolicy
-from fastdllm.tools.sensitivity.recording import Recorder
+from fastdllm.tools.sensitivity.shadow_passes import Recorder
 
 Show = Callable[[int, int], None]
 
 
 @dataclass(slots=True)
-class Measured:
-    """What was found.
+class MeasuredPasses:
+    """The passes of one decoding, and what replacing each span changes in them.
 
     spans: the measured spans, in the order of `PassLog.changed`. answers: of the requests that were
-    decoded, by their place in the list. refused: why others were not.
+    decoded, by their place in the list. refused: why the others were not.
     """
 
     spans: tuple[LayerRange, ...]
@@ -52,22 +52,22 @@ def check_measurable(settings: DecodingSettings) -> None:
         )
 
 
-def measure(
+def measure_passes(
     model: FusedModel,
     prompts: Sequence[Sequence[int]],
     settings: DecodingSettings,
     spans: Sequence[LayerRange],
     show: Show | None = None,
-) -> Measured:
+) -> MeasuredPasses:
     """Decode `prompts` (token ids) one by one and examine every sub-block pass.
 
-    show: told how many requests are done, and of how many.
+    show: called with the number of requests done, and of all.
 
     Raises:
-        UserError: the settings do not suit (`check_measurable`), or do not fit the model.
+        UserError: the settings do not suit (`check_measurable`) or do not fit the model.
     """
     check_measurable(settings)
-    measured = Measured(tuple(spans))
+    measured = MeasuredPasses(tuple(spans))
     recorder = Recorder()
     observed = copy.copy(model)
     observed.make_engine, observed.idle_engines = recorder.engine, []
@@ -80,7 +80,7 @@ def measure(
         recorder,
         spans,
         mask_id=mask_id,
-        tell=measured.passes.append,
+        on_pass=measured.passes.append,
     )
     requests = [Request(tuple(prompt)) for prompt in prompts]
     for step in decode(observed, requests, policy, slots=1):

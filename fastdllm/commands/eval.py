@@ -69,11 +69,10 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         from fastdllm.workflow.project.digests import FileDigests, check_sources
 
         use_allowed_threads(args.threads)
-        label = f"{spec.experiment}/{spec.task}/{spec.config}"
         evaluation = Evaluation(
             spec,
             folder,
-            display=open_display(label if shard is None else f"{label} {shard}"),
+            display=open_display(spec.label if shard is None else f"{spec.label} {shard}"),
             check_sources=partial(check_sources, digests=FileDigests.load()),
             device=args.device,
             stop=stop,

@@ -53,7 +53,7 @@ def _finish(spec: RunSpec, folder: Path) -> list[str]:
         evaluation = Evaluation(
             spec,
             folder,
-            display=open_display(f"{spec.experiment}/{spec.task}/{spec.config}"),
+            display=open_display(spec.label),
             check_sources=partial(check_sources, digests=FileDigests.load()),
         )
         return evaluation.finish().lines(folder)

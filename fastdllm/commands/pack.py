@@ -74,7 +74,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
             evaluation = Evaluation(
                 spec,
                 folder,
-                display=open_display(f"{spec.experiment}/{spec.task}/{spec.config}"),
+                display=open_display(spec.label),
                 check_sources=partial(check_sources, digests=digests),
                 device=args.device,
                 stop=stop,

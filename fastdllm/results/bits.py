@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 def packed(correct: Sequence[bool]) -> str:
-    """Base64 of one bit per item."""
+    """Return Base64 of one bit per item."""
     n_bytes = (len(correct) + 7) // 8
     number = int("".join("1" if right else "0" for right in correct) or "0", 2)
     number <<= 8 * n_bytes - len(correct)
@@ -19,23 +19,23 @@ def packed(correct: Sequence[bool]) -> str:
 
 
 def as_number(n: int, text: str) -> int:
-    """The bits of `n` items as one number whose lowest bit is the last item."""
+    """Return the bits of `n` items as one number whose lowest bit is the last item."""
     content = base64.b64decode(text)
     return int.from_bytes(content, "big") >> (8 * len(content) - n)
 
 
 def unpacked(n: int, text: str) -> list[bool]:
-    """The bits of `n` items, in their order."""
+    """Return the bits of `n` items in order."""
     return [digit == "1" for digit in f"{as_number(n, text):0{n}b}"] if n else []
 
 
 def ones(n: int, number: int) -> list[int]:
-    """Places of the items whose bit is 1, counted from 0."""
+    """Return the indices of the items whose bit is 1."""
     return [place for place, digit in enumerate(f"{number:0{n}b}") if digit == "1"] if n else []
 
 
 def in_groups(number: int, sizes: Sequence[int]) -> list[int]:
-    """How many bits of each group are 1; groups follow one another from the first item on."""
+    """Return how many bits of each group are 1; groups follow each other from the first item on."""
     counts, left = [], sum(sizes)
     for size in sizes:
         left -= size

@@ -1,7 +1,7 @@
-"""The result files of runs as plain records: where they are, which belong together, what is odd.
+"""The result files of a run, and what identifies a result.
 
-One result makes room for another under a name of its own: nothing is deleted. Imports no pydantic
-and no torch, so that status stays fast.
+A result that is replaced is kept under another name: nothing is deleted. Imports no pydantic and no
+torch, so that status stays fast.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from fastdllm.common.files import cannot, read_json
 # Version of the layout of summary.json; summary.py owns the layout itself.
 SUMMARY_SCHEMA_VERSION = 2
 RESULT_FILES = ("summary.json", "results.json", "samples.jsonl")
-# What tells one result of a run from another, for the tables made of them.
+# The keys that identify one result of a run, for the tables made of results.
 TABLE_KEYS = ("task", "config", "fingerprint", "timestamp")
-# The first letters of a fingerprint are enough to tell two results of a run apart.
+# The first letters of a fingerprint are enough to distinguish two results of a run.
 MARK_LETTERS = 8
 
 
 def stored_fingerprint(summary: Path) -> str | None:
-    """The fingerprint that a summary carries; None without a summary that can be read."""
+    """Return the fingerprint in a summary, None without a summary that can be read."""
     try:
         record: Any = read_json(summary)
     except UserError:
@@ -35,7 +35,7 @@ def stored_fingerprint(summary: Path) -> str | None:
 
 
 def table_mark(records: Iterable[Mapping[str, Any]]) -> str:
-    """A comment that says which summaries a table was made from, in which order."""
+    """Return a comment that identifies the summaries of a table, in their order."""
     text = json.dumps([[record.get(key) for key in TABLE_KEYS] for record in records])
     return f"<!-- summaries: {hashlib.sha256(text.encode()).hexdigest()[:16]} -->"
 

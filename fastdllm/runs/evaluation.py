@@ -186,7 +186,7 @@ class Evaluation:
             UserError: a chunk is missing (which, and what decodes it), or was decoded in two ways,
                 or the run cannot be scored.
         """
-        # A result that is there is to be repeated, or nobody would ask for another one.
+        # The caller has found no result to keep, so one that is stored is to be repeated.
         reuse = stored_result(self.folder, self.spec) is None
         self.header, held = complete_header(self.spec, self.folder, self.plan, reuse=reuse)
         with failure_record(self.files, log=finish_log(self.spec)):

@@ -56,6 +56,7 @@ class Member:
 
 
 def members_path(pack: str) -> Path:
+    """Return the file that lists the runs of a pack."""
     return PACKS / pack / "members.json"
 
 

@@ -75,6 +75,11 @@ class RunSpec(StrictModel):
         return self._part(PARAMETERS)
 
     @property
+    def label(self) -> str:
+        """The run's name for people: experiment/task/config."""
+        return f"{self.experiment}/{self.task}/{self.config}"
+
+    @property
     def log_path(self) -> Path:
         """Where the workflow keeps this run's log."""
         folder = task_folder(self.task, self.limit)

@@ -67,6 +67,18 @@ def to_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def read_text(path: str | Path) -> str:
+    """Read a text file.
+
+    Raises:
+        UserError: it is missing or not readable.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise cannot("read", path, error) from None
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 

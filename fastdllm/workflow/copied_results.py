@@ -1,6 +1,6 @@
-"""The result of a run that is the same computation as another: made from that one's.
+"""The result of a run that is the same computation as its leader, copied from the leader's.
 
-Everything measured is the other's, and `same_as` says so; names and settings are the run's own.
+All measurements are the leader's, which `same_as` names; names and settings are the run's own.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot, write_text_atomically
+from fastdllm.common.files import read_text, write_text_atomically
 from fastdllm.common.paths import ARTIFACTS, RESULTS
 from fastdllm.results.result_files import (
     MARK_LETTERS,
@@ -26,7 +26,7 @@ SUMMARY, *DATA_FILES = RESULT_FILES
 
 
 def write_copy(leader: Path, folder: Path, spec: RunSpec) -> Summary:
-    """Make the result of the run in `folder` from the one in `leader` (results/E/T/C).
+    """Write the result of the run in `folder`, copied from the one in `leader` (results/E/T/C).
 
     results.json and samples.jsonl are copied where the leader has them; one that was taken back
     from artifacts/ has none.
@@ -45,9 +45,9 @@ def write_copy(leader: Path, folder: Path, spec: RunSpec) -> Summary:
             keep_result_aside(folder)
         for name in DATA_FILES:
             if (source.parent / name).exists():
-                write_text_atomically(folder / name, _text(source.parent / name))
+                write_text_atomically(folder / name, read_text(source.parent / name))
             else:
-                # An earlier one is not of this result.
+                # An earlier file belongs to another result.
                 keep_aside(folder / name, spec.fingerprint[:MARK_LETTERS])
         write_summary(path, summary)
         for name in ("failed.json", "progress.json"):
@@ -56,7 +56,7 @@ def write_copy(leader: Path, folder: Path, spec: RunSpec) -> Summary:
 
 
 def copied_summary(source: Summary, spec: RunSpec) -> Summary:
-    """The summary of `spec` with the measured values of `source`."""
+    """Return the summary of `spec` with the measured values of `source`."""
     origin = source.same_as or SameAs(
         experiment=source.experiment,
         task=source.task,
@@ -79,7 +79,7 @@ def copied_summary(source: Summary, spec: RunSpec) -> Summary:
 
 
 def _refuse_own(summary: Summary, leader: Path, spec: RunSpec) -> None:
-    """Refuse a copy of the run itself, which would then have been decoded by nobody."""
+    """Refuse a copy of the run itself, which would then never have been decoded."""
     origin = summary.same_as
     names = (spec.experiment, spec.task, spec.config)
     if origin is not None and (origin.experiment, origin.task, origin.config) == names:
@@ -90,7 +90,7 @@ def _refuse_own(summary: Summary, leader: Path, spec: RunSpec) -> None:
 
 
 def _result_of(leader: Path, spec: RunSpec) -> Path:
-    """The leader's summary of this computation, in results/ or else in artifacts/."""
+    """Return the leader's summary of this computation, in results/ or else in artifacts/."""
     places = [leader / SUMMARY]
     if leader.is_relative_to(RESULTS):
         places.append(ARTIFACTS / leader.relative_to(RESULTS) / SUMMARY)
@@ -101,10 +101,3 @@ def _result_of(leader: Path, spec: RunSpec) -> Path:
         f"{leader}: has no result of the same computation as "
         f"{spec.experiment}/{spec.task}/{spec.config}; type the same snakemake command again"
     )
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise cannot("read", path, error) from None

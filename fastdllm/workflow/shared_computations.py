@@ -1,12 +1,12 @@
-"""Of runs that are the same computation one is decoded, the leader; the others are made from it.
+"""Of runs that are the same computation one is decoded, the leader; the others are copied from it.
 
-Leader is the first run with a valid result of its own (or else a valid copy), wherever it belongs;
-without one the first run that has begun, or that is asked for, and that has not failed. A run is
+The leader is the first run with a valid result of its own (or else a valid copy), selected or not;
+without one, the first run that has begun, or that is a target, and that has not failed. A run is
 never made from its own copy: where only copies are left of a run that is to be made, it is decoded,
 and they follow. A run that is forced leads the others that are.
 
-A run of an experiment with `replicate: true` is always decoded. The only one of a computation leads
-nobody, so that one of the others is decoded beside it.
+A run of an experiment with `replicate: true` is always decoded. If it is the only
+one of a computation, it is no leader, so that one of the others is decoded beside it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def assign_leaders(
     look: Callable[[Run], RunStatus] = inspect,
     is_wanted: Callable[[Run], bool] = lambda _: True,
 ) -> list[RunStatus]:
-    """Tell of each selected run whether it is decoded or made from another, and what follows.
+    """Return the states of the selected runs, with the leader of each that is not decoded itself.
 
     Args:
         statuses: of the selected runs, with `is_repeated` where a run is forced.
-        look: tells the status of a run outside of the selection.
+        look: returns the status of a run outside the selection.
         is_wanted: whether a run is among the targets; such a one is decoded first.
     """
     selected = {status.run.name: status for status in statuses}
@@ -42,29 +42,29 @@ def assign_leaders(
             classes.setdefault(run.computation, []).append(status)
     for members in classes.values():
         lone = _lone_replicate(members)
-        others = [_parted(member, lone) for member in members if member is not lone]
-        own = [member for member in others if member.run.name in selected]
-        leader = _leader(others, own, is_wanted)
+        others = [_without_replicate(member, lone) for member in members if member is not lone]
+        chosen = [member for member in others if member.run.name in selected]
+        leader = _leader(others, chosen, is_wanted)
         by_name = {member.run.name: member for member in others}
-        for member in own:
+        for member in chosen:
             is_selected = leader is not None and leader.run.name in selected
             placed = (
                 member
                 if leader is None
-                else _placed(member, leader, by_name, is_selected=is_selected)
+                else _with_leader(member, leader, by_name, is_selected=is_selected)
             )
             selected[member.run.name] = placed
     return list(selected.values())
 
 
 def _lone_replicate(members: Sequence[RunStatus]) -> RunStatus | None:
-    """The member to be held against others, where it is the only one decoded in any case."""
+    """Return the only member with `replicate: true`, None if there are none or several."""
     replicated = [member for member in members if member.run.is_replicated]
     return replicated[0] if len(replicated) == 1 else None
 
 
-def _parted(status: RunStatus, lone: RunStatus | None) -> RunStatus:
-    """A copy of the lone replicate shows nothing beside it: it is no result."""
+def _without_replicate(status: RunStatus, lone: RunStatus | None) -> RunStatus:
+    """Return the status as stale if it is a copy of the lone replicate, which confirms nothing."""
     is_copy = lone is not None and origin_of(status.record, status.run) == lone.run.name
     if lone is None or not is_copy:
         return status
@@ -82,7 +82,7 @@ def _leader(
     current = next(iter(decoded or usable), None)
     forced = [member for member in selected if member.is_repeated]
     if forced:
-        return current if current in forced else _first(forced)
+        return current if current in forced else _first_to_decode(forced)
     if current is not None:
         return _origin_to_make(current, members, selected, is_wanted) or current
     for state in (State.RUNNING, State.QUEUED):
@@ -90,17 +90,17 @@ def _leader(
         if busy is not None:
             return busy
     missing = [member for member in selected if not member.state.has_result]
-    return _first([member for member in missing if is_wanted(member.run)] or missing)
+    return _first_to_decode([member for member in missing if is_wanted(member.run)] or missing)
 
 
-def _first(members: Sequence[RunStatus]) -> RunStatus | None:
-    """The first that is decoded in any case, or else has begun, or else the first of all.
+def _first_to_decode(members: Sequence[RunStatus]) -> RunStatus | None:
+    """Return the first that is always decoded, or else has begun, or else the first of all.
 
-    One that has failed comes last: whatever it was may be its own, and must not hold up the others.
+    Failed ones come last: the cause may be their own, and must not hold up the others.
     """
     hopeful = [m for m in members if m.state is not State.FAILED or m.resumes] or members
     replicated = [member for member in hopeful if member.run.is_replicated]
-    # An eval that was killed has kept its finished chunks.
+    # A killed eval has kept its finished chunks.
     begun = [m for m in hopeful if m.state is State.INTERRUPTED or m.resumes]
     return next(iter(replicated or begun or hopeful), None)
 
@@ -111,7 +111,7 @@ def _origin_to_make(
     selected: Sequence[RunStatus],
     is_wanted: Callable[[Run], bool],
 ) -> RunStatus | None:
-    """The run that `current` was copied from, where that one is to be decoded (again)."""
+    """Return the run that `current` was copied from if it is to be decoded (again)."""
     name = origin_of(current.record, current.run)
     origin = next((member for member in members if member.run.name == name), None)
     if origin is None or origin.state.has_result:
@@ -123,25 +123,29 @@ def _origin_to_make(
 
 
 def _is_usable(status: RunStatus) -> bool:
-    """Whether others can be made from its result, which says itself what was computed."""
+    """Whether others can be copied from its result, by the computation recorded in it."""
     is_same = (status.record or {}).get("computation") == status.run.computation
     return status.state.has_result and is_same
 
 
-def _placed(
+def _with_leader(
     status: RunStatus,
     leader: RunStatus,
     by_name: Mapping[str, RunStatus],
     *,
     is_selected: bool,
 ) -> RunStatus:
-    """Args: is_selected: whether this call knows of the leader."""
+    """Return a member with its leader, unless it is decoded itself.
+
+    Args:
+        is_selected: whether the leader is among the selected runs.
+    """
     origin_name = origin_of(status.record, status.run)
     is_own = status.state.has_result and origin_name is None and not status.is_repeated
     is_leader = status.run.name == leader.run.name
     is_origin = status.run.name == origin_of(leader.record, leader.run)
     is_decoded = is_leader or is_own or status.run.is_replicated
-    # Made from its own copy, it would have been decoded by nobody.
+    # Copied from its own copy, it would never have been decoded.
     is_decoded |= is_origin and not leader.is_to_be_made
     if is_decoded or status.state is State.RUNNING:
         return status

@@ -1,8 +1,8 @@
 """How the work is split into jobs: one for each run, several for one run, or one for several runs.
 
 Shards share the chunks of one run; the runs of a pack share one process and one loading of the
-model. Neither touches the answers. What a job that still lives is working on stays split as it was
-when that job was submitted, whatever the configuration says by now.
+model. Neither touches the answers. The work of a live job stays split as it was when that job was
+submitted, whatever the configuration says by now.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class JobSplit:
     """Which runs are split into shards, and which are packed; all others have a job each.
 
     shards: number of jobs by the name of a run. packs: runs by the id of a pack.
-    followed: the packs that a living job works on; it was told its members already.
+    followed: the packs that a live job works on; it has read its members already.
     """
 
     shards: Mapping[str, int] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class JobSplit:
     followed: frozenset[str] = frozenset()
 
     def parts(self, runs: Iterable[Run]) -> dict[str, list[str]]:
-        """For the summary of each run that is split or packed, the files that tell of its parts."""
+        """Return the files of the parts of each split or packed run, by its summary."""
         found = {
             str(run.summary_path): [str(path) for path in stamp_paths(run, self.shards[run.name])]
             for run in runs
@@ -49,7 +49,7 @@ class JobSplit:
         return found
 
     def jobs(self, runs: Iterable[Run]) -> int:
-        """How many jobs decode `runs`."""
+        """Return the number of jobs that decode `runs`."""
         packed = {run.name: pack for pack, members in self.packs.items() for run in members}
         names = [run.name for run in runs]
         alone = sum(self.shards.get(name, 1) for name in names if name not in packed)
@@ -57,7 +57,7 @@ class JobSplit:
 
 
 def split_into_jobs(statuses: Sequence[RunStatus], config: WorkflowConfig) -> JobSplit:
-    """Cut the runs that are going to be decoded."""
+    """Split the runs that are going to be decoded, and pack those that share a job."""
     shards: dict[str, int] = {}
     packs: dict[str, list[Run]] = {}
     loose: dict[tuple[str, int], list[Run]] = {}
@@ -91,7 +91,7 @@ def _shards(run: Run, wanted: int) -> int:
 
 
 def stamp_paths(run: Run, shards: int) -> list[Path]:
-    """The files that tell Snakemake which shards of a run are done."""
+    """Return the files that show Snakemake which shards of a run are done."""
     return [stamp_path(run.folder, Shard(i, shards)) for i in range(1, shards + 1)]
 
 
@@ -99,7 +99,7 @@ def update_part_files(split: JobSplit, runs: Sequence[Run]) -> None:
     """Write the members of packs; remove or date the files of parts to be made again."""
     for run in runs:
         if run.name in split.shards:
-            for stamp in _untrue(stamp_paths(run, split.shards[run.name]), run):
+            for stamp in _invalid(stamp_paths(run, split.shards[run.name]), run):
                 stamp.unlink(missing_ok=True)
     for pack, members in split.packs.items():
         if pack in split.followed:
@@ -111,16 +111,16 @@ def update_part_files(split: JobSplit, runs: Sequence[Run]) -> None:
             date_after(path, report_path(pack))
 
 
-def _untrue(paths: Sequence[Path], run: Run) -> list[Path]:
-    """Stamps of answers that are gone, of other settings, or not in the number format of the last.
+def _invalid(paths: Sequence[Path], run: Run) -> list[Path]:
+    """Return stamps of answers that are gone, of other settings, or of another dtype than the last.
 
-    With dtype: auto, another type of GPU may decode in another format, and answers are never mixed.
+    With dtype: auto, another type of GPU may decode in another dtype, and answers are never mixed.
     """
     records = {path: _stamp(path) for path in paths}
-    there = [path for path, record in records.items() if _speaks_of(path, record, run)]
-    last = max(there, key=lambda path: path.stat().st_mtime, default=None)
+    valid = [path for path, record in records.items() if _is_valid(path, record, run)]
+    last = max(valid, key=lambda path: path.stat().st_mtime, default=None)
     dtype = records[last].get("dtype") if last is not None else None
-    fitting = {path for path in there if records[path].get("dtype") in (dtype, None)}
+    fitting = {path for path in valid if records[path].get("dtype") in (dtype, None)}
     return [path for path in paths if path not in fitting]
 
 
@@ -132,8 +132,8 @@ def _stamp(path: Path) -> Mapping[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _speaks_of(stamp: Path, record: Mapping[str, Any], run: Run) -> bool:
-    """Whether the answers that a stamp speaks of are still there, for the settings of the run."""
+def _is_valid(stamp: Path, record: Mapping[str, Any], run: Run) -> bool:
+    """Whether the answers of a stamp still exist, for the settings of the run."""
     if record.get("fingerprint") != run.fingerprint:
         return False
     return stamp.with_suffix(".jsonl").exists() or _fingerprint_in(run.answers_path) == (
@@ -142,7 +142,7 @@ def _speaks_of(stamp: Path, record: Mapping[str, Any], run: Run) -> bool:
 
 
 def _fingerprint_in(answers: Path) -> str | None:
-    """What the header of an answers.jsonl says."""
+    """Return the fingerprint in the header of an answers.jsonl."""
     try:
         with answers.open(encoding="utf-8") as stream:
             header = json.loads(stream.readline())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot, read_json, write_text_atomically
+from fastdllm.common.files import read_json, read_text, write_text_atomically
 from fastdllm.common.paths import ARTIFACTS, task_folder
 from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, table_mark
 from fastdllm.results.summary import Summary
@@ -31,8 +31,8 @@ class StoredSummary:
     def belongs_to(self, run: Run) -> bool:
         """Whether it was made with exactly the run's current settings.
 
-        A copy of another run's result is none of a run that is to be decoded itself, or of one that
-        is another computation by the rules of today.
+        A copy of another run's result does not count for a run that must be decoded itself, or that
+        is another computation by the current rules.
         """
         if self.record is None or self.record.get("fingerprint") != run.fingerprint:
             return False
@@ -60,7 +60,7 @@ def stored_summary(path: Path) -> StoredSummary:
 
 
 def origin_of(record: Mapping[str, Any] | None, run: Run) -> str | None:
-    """The name of the run that a summary of `run` was made from; None for one that was decoded."""
+    """Return the name of the run that a summary was copied from, None if it was decoded."""
     same_as = (record or {}).get("same_as")
     if not isinstance(same_as, Mapping):
         return None
@@ -69,7 +69,7 @@ def origin_of(record: Mapping[str, Any] | None, run: Run) -> str | None:
 
 
 def is_older(copy: Mapping[str, Any] | None, origin: Mapping[str, Any] | None) -> bool:
-    """Whether the run that a copy was made from was decoded again since.
+    """Whether the run that a copy was made from has been decoded again since.
 
     Args:
         origin: the valid summary of that run, where there is one.
@@ -81,12 +81,12 @@ def is_older(copy: Mapping[str, Any] | None, origin: Mapping[str, Any] | None) -
 
 
 def current_summary(run: Run, runs: Iterable[Run]) -> Path | None:
-    """The summary of the run's current settings, in results/ or else in artifacts/.
+    """Return the summary of the run's current settings, in results/ or else in artifacts/.
 
     Args:
-        runs: of the whole project, to tell whether what it was copied from was decoded again.
+        runs: of the whole project, to find the run that it was copied from.
     """
-    by_name = {one.name: one for one in runs}
+    by_name = {other.name: other for other in runs}
     return next((path for path in _places(run) if _is_current(path, run, by_name, _places)), None)
 
 
@@ -125,15 +125,15 @@ def publish(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         if run.limit is not None or not _is_current(run.summary_path, run, by_name, _places):
             continue
-        text = _text(run.summary_path)
-        if not run.artifact_path.exists() or _text(run.artifact_path) != text:
+        text = read_text(run.summary_path)
+        if not run.artifact_path.exists() or read_text(run.artifact_path) != text:
             write_text_atomically(run.artifact_path, text)
             changed.append(run)
     return changed
 
 
 def published(runs: Sequence[Run]) -> list[Run]:
-    """Of all runs those whose artifact belongs to their current settings, in their order."""
+    """Return the runs whose artifact belongs to their current settings, in order."""
     by_name = {run.name: run for run in runs}
     return [run for run in runs if _is_current(run.artifact_path, run, by_name, _published_place)]
 
@@ -142,8 +142,10 @@ def tables_are_current(runs: Sequence[Run], experiments: Iterable[str]) -> bool:
     """Whether the tables of `experiments` show the artifacts of `runs` (all runs) as they are."""
     shown = published(runs)
     for experiment in experiments:
-        own = [stored_summary(run.artifact_path) for run in shown if run.experiment == experiment]
-        records = [found.record for found in own if found.record is not None]
+        summaries = [
+            stored_summary(run.artifact_path) for run in shown if run.experiment == experiment
+        ]
+        records = [summary.record for summary in summaries if summary.record is not None]
         table, csv = (ARTIFACTS / experiment / name for name in ("table.md", "table.csv"))
         try:
             if table_mark(records) not in table.read_text(encoding="utf-8") or not csv.exists():
@@ -154,15 +156,8 @@ def tables_are_current(runs: Sequence[Run], experiments: Iterable[str]) -> bool:
 
 
 def left_over(runs: Sequence[Run]) -> list[Path]:
-    """Artifacts of the runs' experiments that belong to no run (a renamed config, an old task)."""
+    """Return artifacts of the runs' experiments that belong to no run (a renamed config, ...)."""
     current = {run.artifact_path for run in runs}
     folders = sorted({ARTIFACTS / run.experiment for run in runs})
     found = [path for folder in folders for path in sorted(folder.glob("*/*/summary.json"))]
     return [path for path in found if path not in current]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise cannot("read", path, error) from None

@@ -4,12 +4,13 @@ The settings of a run are normalised: what cannot touch its answers is left out.
 equal are one class, whichever experiments they belong to. The rules:
 
 - Log-likelihood tasks denoise nothing: of the decoding settings only those count that
-  `fastdllm.decoding.loop.likelihood.score` is given, and no policy does.
-- A policy says of each config what has no effect on it (`Policy.computation`), or that it decides
-  exactly like plain Fast-dLLM v2; then neither its code nor its parameters count. Only of such a
-  plain config is it known what look-ahead does: never beyond the end of a block, and at depth 0 its
-  threshold has no effect. A policy that says nothing may read any setting, so all of them count.
-- Where a policy says something, a named span of layers is the range that it stands for.
+  `fastdllm.decoding.likelihood.score` is given, and no policy does.
+- A policy declares for each config what has no effect on it (`Policy.computation`), or that it
+  decides exactly like plain Fast-dLLM v2; then neither its code nor its parameters count. Only of
+  such a plain config is it known what look-ahead does: never beyond the end of a block, and at
+  depth 0 its threshold has no effect. A policy that declares nothing may read any setting, so all
+  of them count.
+- Where a policy declares something, a named span of layers counts as its range.
 
 Names of experiments and configs never count.
 """
@@ -29,7 +30,7 @@ from fastdllm.tasks.task_files import TaskFiles
 from fastdllm.workflow.project.digests import digest_of
 from fastdllm.workflow.project.grid import Config
 
-# lm-eval's kinds of task that only ask for log-likelihoods; what a task does not say is generation.
+# lm-eval's kinds of task that only ask for log-likelihoods; the default is generation.
 LIKELIHOOD_TYPES = frozenset({"multiple_choice", "loglikelihood"})
 # What `score` is given of the settings (fastdllm/runs/chunk_engine.py).
 LIKELIHOOD_SETTINGS = frozenset({"block_size", "mask_id", "stop_token"})
@@ -74,18 +75,18 @@ def normal_in_generation(
         UserError: the policy's `computation` fails, or names what is no setting.
     """
     if "computation" not in vars(policy):
-        # What a class above says is about its own decisions, not about those that override them.
+        # A base class declares about its own decisions, not about those that override them.
         return NormalForm()
-    said = _asked(policy, config, where)
+    declared = _declared(policy, config, where)
     settings = config.settings
-    idle = {_key(name, config) for name in said.ignored}
+    idle = {_key(name, config) for name in declared.ignored}
     instead: dict[str, Any] = {}
-    if "seed" in said.ignored:
+    if "seed" in declared.ignored:
         idle.add("seed")
     if shape is not None and settings.layer_subset is not None:
         span = layer_span(settings.layer_subset, shape.num_layers)
         instead[f"{DECODING}layer_subset"] = list(span)
-    if said.is_plain:
+    if declared.is_plain:
         idle |= {f"{DECODING}reuse_k", f"{DECODING}layer_subset", *_POLICY_KEYS}
         idle |= {f"{PARAMETERS}{name}" for name in type(config.parameters).model_fields}
         ahead = settings.block_size // settings.small_block_size - 1
@@ -95,25 +96,25 @@ def normal_in_generation(
     return NormalForm(frozenset(idle), instead)
 
 
-def _asked(policy: type[Policy], config: Config, where: str) -> Computation:
+def _declared(policy: type[Policy], config: Config, where: str) -> Computation:
     place = f"{where}: config {config.name}: computation"
     try:
-        said = policy.computation(config.settings, config.parameters)
+        declared = policy.computation(config.settings, config.parameters)
     except (Exception, SystemExit) as error:
         # A user's code may raise anything; the cause stays attached. A SystemExit would end the
-        # whole command without a word.
+        # whole command silently.
         line = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         raise UserError(f"{place}: {line}") from error
-    if not isinstance(said, Computation):
-        raise UserError(f"{place}: must return a fastdllm.policy.Computation, not {said!r}")
+    if not isinstance(declared, Computation):
+        raise UserError(f"{place}: must return a fastdllm.policy.Computation, not {declared!r}")
     # Not a text, whose letters would be taken for names.
-    is_set = isinstance(said.ignored, frozenset | set)
-    if not is_set or not all(isinstance(name, str) for name in said.ignored):
-        raise UserError(f"{place}: ignored: must be a frozenset of names, not {said.ignored!r}")
+    is_set = isinstance(declared.ignored, frozenset | set)
+    if not is_set or not all(isinstance(name, str) for name in declared.ignored):
+        raise UserError(f"{place}: ignored: must be a frozenset of names, not {declared.ignored!r}")
     known = DecodingSettings.model_fields.keys() | type(config.parameters).model_fields.keys()
-    for name in sorted(said.ignored - known):
+    for name in sorted(declared.ignored - known):
         raise unknown_name("setting", name, known, place)
-    return said
+    return declared
 
 
 def _key(name: str, config: Config) -> str:
@@ -122,9 +123,9 @@ def _key(name: str, config: Config) -> str:
 
 
 def is_likelihood_task(files: TaskFiles) -> bool:
-    """Whether no part of a task generates; where that takes more than a look, it counts as if.
+    """Whether certainly no part of a task generates.
 
-    To decode one run too many costs time only.
+    Where its files do not show that, the answer is no: one run too many costs time only.
     """
     return all(_asks_likelihoods(values) for _, values in files.layers)
 
@@ -142,5 +143,5 @@ def _asks_likelihoods(values: Mapping[str, Any]) -> bool:
             isinstance(member, str) or (isinstance(member, Mapping) and _asks_likelihoods(member))
             for member in members
         )
-    # What a file includes is looked at by itself.
+    # Included files are checked separately.
     return kind is not None or "include" in values

@@ -49,7 +49,7 @@ class FileDigests:
 
     @classmethod
     def load(cls, path: Path = DIGEST_CACHE) -> FileDigests:
-        """Read the memory; one that is missing or damaged is only an empty one."""
+        """Read the cache; a missing or damaged one is empty."""
         try:
             known = read_json(path)
         except UserError:
@@ -72,7 +72,7 @@ class FileDigests:
         return digest
 
     def save(self) -> None:
-        """Keep what was learnt, where that is possible; nothing is written when nothing was."""
+        """Write the cache where possible, and only if it changed."""
         if self.is_changed:
             # Only a speed-up: `fastdllm status` has to work on a full disk, or in somebody else's
             # read-only folder, where the files are then hashed each time.
@@ -127,7 +127,7 @@ def task_files_digest(files: TaskFiles, digests: FileDigests) -> str:
 
 
 def _with_text_keys(value: Any) -> Any:
-    """The value with text for keys, which alone can be sorted whatever they are in YAML."""
+    """Return the value with keys as text, since keys of mixed types in YAML cannot be sorted."""
     if isinstance(value, Mapping):
         return {str(key): _with_text_keys(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -135,13 +135,10 @@ def _with_text_keys(value: Any) -> Any:
     return value
 
 
-# Do the files that a run is about to use still mean what its spec says? A spec names digests of the
-# policy's code, the task with its data, and a local model. Between its writing and the run, which
-# may wait in a queue for hours, any of them may have been edited.
-
-
 def check_sources(spec: RunSpec, digests: FileDigests) -> None:
-    """Compare the run's files with the digests of its spec.
+    """Compare policy, task and local model with the digests of the run's spec.
+
+    Any of them may have been edited while the run waited in a queue.
 
     Args:
         digests: kept from one check of a run to the next, so that only a file whose size or time
@@ -153,7 +150,7 @@ def check_sources(spec: RunSpec, digests: FileDigests) -> None:
     if digest_of(spec.decides) != spec.fingerprint:
         raise UserError(
             f"spec.json of {spec.experiment}/{spec.task}/{spec.config}: its settings are not those "
-            "of its fingerprint; `snakemake -n` writes it anew"
+            "of its fingerprint; `snakemake -n` writes it again"
         )
     policy, task = Path(spec.run.policy_file), Path(spec.run.task_file)
     if not policy.exists():

@@ -24,7 +24,7 @@ from fastdllm.workflow.project.digests import (
 )
 from fastdllm.workflow.project.grid import Config
 
-# Options of a task that say only how the work is cut.
+# Options of a task that say only how the work is split.
 UNDECIDING_OPTIONS = {"batch_size", "shards", "group"}
 
 

@@ -48,7 +48,7 @@ def expand_grid(
     shape: ModelShape | None,
     where: str,
 ) -> list[Config]:
-    """Every config of an experiment, in the order of its grid.
+    """Return every config of an experiment, in the order of its grid.
 
     Args:
         defaults: decoding settings of the level above (workflow_config.yaml).
@@ -86,10 +86,10 @@ def _config(
     where: str,
 ) -> Config:
     place = f"{where}: config {name}"
-    own = {key: value for key, value in point.items() if key in policy.Parameters.model_fields}
-    swept = {key: value for key, value in point.items() if key not in own}
+    of_policy = {key: v for key, v in point.items() if key in policy.Parameters.model_fields}
+    swept = {key: value for key, value in point.items() if key not in of_policy}
     settings = validated(DecodingSettings, {**given, **swept}, place)
-    parameters = validated(policy.Parameters, own, place)
+    parameters = validated(policy.Parameters, of_policy, place)
     if shape is not None:
         try:
             check_block_size(settings, shape.block_size)

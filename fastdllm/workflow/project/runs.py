@@ -1,8 +1,8 @@
 """Runs: every (experiment, task, config) of the project, with its paths and its fingerprint.
 
 `load_project` reads the configuration, checks all of it and expands it; nothing here looks at
-results (see status.py) or writes any (see reconcile.py). Imports no torch: a node without a GPU, or
-`fastdllm status`, needs a fraction of a second.
+results (see workflow/status) or writes any (see reconcile.py). Imports no torch, so that a node
+without a GPU, or `fastdllm status`, needs a fraction of a second.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SCHEMA_VERSION = 1  # of spec.json, of runs and of plans
 class Run:
     """One config of one experiment on one task.
 
-    decides: everything that decides the answers, flat, so that a change can be told key by key.
+    decides: everything that decides the answers, flat, so that changes are known key by key.
     surroundings: what a run needs besides: paths, device, batch size; not in the fingerprint.
     computation: digest that all runs share which are the same computation (computations.py).
     is_replicated: decoded even where another run is the same computation.
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What tells a run from every other: experiment/task folder/config."""
+        """The unique name of a run: experiment/task folder/config."""
         return f"{self.experiment}/{self.task_folder}/{self.config}"
 
     @property
@@ -101,7 +101,7 @@ class Run:
         return ARTIFACTS / self.name / "summary.json"
 
     def spec(self) -> dict[str, Any]:
-        """The content of spec.json: all that `fastdllm eval` is told."""
+        """Return the content of spec.json, the input of `fastdllm eval`."""
         return {
             "schema_version": SCHEMA_VERSION,
             "experiment": self.experiment,
@@ -140,7 +140,7 @@ class TaskPlan:
         return PLANS / self.task_folder / "made_from.json"
 
     def spec(self) -> dict[str, Any]:
-        """What the plan is made from; another content makes the plan invalid."""
+        """Return the content of the plan's spec.json; a plan made from another is invalid."""
         return {"schema_version": SCHEMA_VERSION, "decides": self.decides}
 
 
@@ -158,7 +158,7 @@ class Project:
 def load_project(selection: Selection | None = None) -> Project:
     """Read, check and expand the project in the current folder.
 
-    The whole configuration is checked even when the selection is small: a mistake is told at once.
+    The whole configuration is checked, even if the selection is small: mistakes show at once.
 
     Raises:
         UserError: any mistake in the configuration or the selection.
@@ -231,8 +231,8 @@ def _expand(
             "batch_size": config.task_options(task).batch_size,
         }
         shared = {**task_decides(config, model, tasks[task]), **policy_decides, "limit": limit}
-        for point, own, normal in points:
-            decides = {**shared, **own}
+        for point, of_config, normal in points:
+            decides = {**shared, **of_config}
             is_likelihood = tasks[task].is_likelihood
             counted = normal_in_likelihoods(decides) if is_likelihood else normal
             runs.append(

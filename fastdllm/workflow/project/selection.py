@@ -1,9 +1,9 @@
-"""What a person asks for in words: `task=... experiment=... config=... limit=... restore=...`.
+"""What a person selects: `task=... experiment=... config=... limit=... restore=...`.
 
-The first four words restrict Snakemake (`--config task=a,b limit=10`) and `fastdllm status`. Values
+The first four restrict Snakemake (`--config task=a,b limit=10`) and `fastdllm status`. Values
 are comma lists of names; a limit takes the first n items of each task and keeps such runs apart.
 `restore=false` decodes here what is published but not in results/, instead of taking it back. The
-words of `ClusterOptions` (account, gpu, qos, partition) win over workflow_config.yaml.
+keys of `ClusterOptions` (account, gpu, qos, partition) win over workflow_config.yaml.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Selection:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Selection:
-        """Read Snakemake's `--config` words.
+        """Read the keys and values of Snakemake's `--config`.
 
         Raises:
-            UserError: an unknown word, one without a value, an empty list, a limit that is not 1,
+            UserError: an unknown key, one without a value, an empty list, a limit that is not 1,
                 2, 3, ..., or a `restore` that is neither true nor false.
         """
         for key, value in options.items():
@@ -92,7 +92,7 @@ def _restore(value: Any) -> bool:
 def keep(
     kind: str, wanted: Iterable[str] | None, valid: Iterable[str], *, where: str = WHERE
 ) -> list[str]:
-    """The names of `valid` that are wanted, in the order of `valid`; an unknown one is refused."""
+    """Return the names of `valid` that are wanted, in the order of `valid`; refuse unknown ones."""
     valid = list(valid)
     if wanted is None:
         return valid

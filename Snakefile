@@ -10,7 +10,7 @@
 #   report     the published results as one page and plots; only by name: snakemake report
 #   train      make the embedded model again; only by name: snakemake train
 #
-# The decisions are taken in fastdllm/workflow, which is tested; the rules only name files.
+# All decisions are made in fastdllm/workflow, which is tested; the rules only name files.
 
 include: "rules/common.smk"
 

@@ -26,17 +26,17 @@ from fastdllm.version import __version__
 COMMANDS = {
     "generate": "answer one prompt and show how it was decoded",
     "bench": "measure speed here, and how far it is from the least time needed",
-    "estimate": "how many hours of a GPU the runs to be made will take",
+    "estimate": "estimate the GPU hours of the runs to be made",
     "submit": "run snakemake as a SLURM job of its own",
     "status": "which runs are done, missing, stale, running or failed",
     "table": "print the tables of the published results",
-    "compare": "tell whether two runs differ",
+    "compare": "compare two runs item by item",
     "report": "write the HTML report, plots and tables",
     "sensitivity": "measure which layers can be reused",
     "new-experiment": "copy the template of an experiment",
-    "doctor": "look at what runs depend on here, and say what to mend",
+    "doctor": "check what would stop runs on this machine",
     "env": "show the environment and its caches; pack it for jobs",
-    "fetch": "bring model and data to where jobs without network find them",
+    "fetch": "download model and data for jobs without network",
     "plan": "write the requests of a task (what the workflow's plan rule runs)",
     "eval": "decode and score one run (what the workflow's eval rule runs)",
     "finish": "score a run that was decoded in shards or in a pack",
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fastdllm: {error}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:
-        print("fastdllm: interrupted; the same command goes on from here", file=sys.stderr)
+        print("fastdllm: interrupted; the same command resumes", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
         # The reader of a pipe went away (such as `| head`): nobody is left to tell.
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Let what is still buffered go nowhere, or Python would fail on it once more at its end."""
+    """Discard buffered output, on which Python would otherwise fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

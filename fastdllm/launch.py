@@ -1,9 +1,9 @@
 """`python -m fastdllm.launch eval ...`: `python -m fastdllm eval ...`, from a copy on this node.
 
 With FASTDLLM_ENV_ARCHIVE set (an archive that `fastdllm env --pack` wrote), the environment is
-unpacked to $TMPDIR once per node and job, and the command goes on with that copy's Python, so that
-thousands of small files are read from the node's own disk. Where that cannot be done, one line says
-why, and the environment on scratch is used, as it is without the variable. The process is replaced,
+unpacked to $TMPDIR once per node and job, and the command runs with that copy's Python, so that
+thousands of small files are read from the node's own disk. Where that fails, one line says why, and
+the environment on scratch is used, as without the variable. The process is replaced,
 so signals reach the command itself.
 """
 
@@ -18,7 +18,7 @@ ARCHIVE_VARIABLE = "FASTDLLM_ENV_ARCHIVE"
 
 
 def main(arguments: list[str]) -> None:
-    """Go on as `fastdllm`, with the best Python there is; does not return."""
+    """Replace this process by `fastdllm` with the right Python; does not return."""
     archive = os.environ.get(ARCHIVE_VARIABLE)
     python = _unpacked_python(archive) if archive else _own_python()
     os.execv(python, [python, "-m", "fastdllm", *arguments])
@@ -42,7 +42,7 @@ def _unpacked_python(archive: str) -> str:
             raise NotUnpacked(f"no folder TMPDIR here ({place})" if place else "TMPDIR is not set")
         copy = unpack(Path(archive), Path(sys.prefix).resolve(), Path(place))
     except NotUnpacked as error:
-        _say(f"the environment's archive: {error}; going on with {sys.prefix}")
+        _say(f"the environment's archive: {error}; using {sys.prefix}")
         return _own_python()
     _say(f"the environment is {copy}, ready in {time.monotonic() - started:.1f} s")
     return str(copy / "bin" / "python")

@@ -65,4 +65,4 @@ localrules:
 
 onerror:
     sys.stderr.write("fastdllm: `fastdllm status` shows what failed and why; the same command "
-        "goes on where it stopped; `fastdllm aggregate` publishes what is done\n")
+        "resumes; `fastdllm aggregate` publishes what is done\n")

@@ -1,4 +1,4 @@
-"""`fastdllm new-experiment NAME`: copy the template of an experiment, tell what comes next."""
+"""`fastdllm new-experiment NAME`: copy the template of an experiment and print the next steps."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def as_record(
     queue: Queue | None = None,
     config: WorkflowConfig | None = None,
 ) -> dict[str, Any]:
-    """What --json prints; found: the alarms."""
+    """Return the object that --json prints; found: the alarms."""
     counts = Counter(status.state for status in statuses)
     return {
         "schema_version": 1,
@@ -66,10 +66,10 @@ class ToMake:
 
 
 def to_make(statuses: Sequence[RunStatus], config: WorkflowConfig | None = None) -> ToMake:
-    """What the next call has to do.
+    """Return what the next call has to do.
 
     Args:
-        config: says how runs are split into jobs; without one each has its own.
+        config: how runs are split into jobs; by default each has its own.
     """
     made = [s for s in statuses if s.is_to_be_made and not s.is_adopted]
     decoded = [status for status in made if status.leader is None]
@@ -128,7 +128,7 @@ def _job_record(run_job: RunJob) -> dict[str, Any]:
 
 
 def _same_as(status: RunStatus) -> str | None:
-    """The run whose result this one is made from; None for one that is decoded."""
+    """Return the run that this one is copied from, None if it is decoded."""
     if status.leader is not None and status.is_to_be_made:
         return status.leader.name
     return origin_of(status.record, status.run)

@@ -38,11 +38,11 @@ def as_text(
     config: WorkflowConfig | None = None,
     color: bool,
 ) -> str:
-    """What a person sees: grids, reasons, alarms (`found`), notes, totals, places, next command."""
+    """Return the text: grids, reasons, alarms (`found`), notes, totals, folders, next command."""
     lines: list[str] = []
     for experiment in dict.fromkeys(status.run.experiment for status in statuses):
-        own = [status for status in statuses if status.run.experiment == experiment]
-        lines += [*_grid(experiment, own, color=color), ""]
+        group = [status for status in statuses if status.run.experiment == experiment]
+        lines += [*_grid(experiment, group, color=color), ""]
     shown = reasons(statuses)
     if shown:
         lines += [_styled_line(state, title, rest, color=color) for state, title, rest in shown]
@@ -60,16 +60,16 @@ def as_text(
 
 
 def totals(statuses: Sequence[RunStatus], *, color: bool) -> str:
-    """How many runs there are, and in which states."""
+    """Return how many runs there are, and in which states."""
     counts = Counter(status.state for status in statuses)
     parts = [styled(f"{counts[s]} {s}", s, color=color) for s in State if counts[s]]
     copies = sum(origin_of(status.record, status.run) is not None for status in statuses)
-    told = f" ({copies} the same computation as another)" if copies else ""
-    return f"{len(statuses)} runs: {', '.join(parts)}{told}"
+    shared = f" ({copies} the same computation as another)" if copies else ""
+    return f"{len(statuses)} runs: {', '.join(parts)}{shared}"
 
 
 def reasons(statuses: Sequence[RunStatus]) -> list[tuple[State, str, str]]:
-    """State, title and the rest of a line per reason, the urgent first.
+    """Return state, title and the rest of a line per reason, the urgent first.
 
     Runs that share a reason (a changed threshold, a full partition) are counted, not repeated.
     """
@@ -92,7 +92,7 @@ def reasons(statuses: Sequence[RunStatus]) -> list[tuple[State, str, str]]:
 
 
 def first_start(statuses: Sequence[RunStatus]) -> str:
-    """When the first of the waiting jobs is expected to start, where SLURM says so."""
+    """Return when the first of the waiting jobs should start; empty if SLURM does not know."""
     now = datetime.now()
     starts = [
         datetime.fromisoformat(job.job.start)
@@ -107,13 +107,13 @@ def first_start(statuses: Sequence[RunStatus]) -> str:
 
 
 def clock_time(moment: datetime, now: datetime) -> str:
-    """`14:32` of today, `Fri 14:32` of the days to come, with the date beyond a week."""
+    """Return `14:32` today, `Fri 14:32` in the coming days, with the date beyond a week."""
     days = (moment.date() - now.date()).days
     return moment.strftime("%H:%M" if days == 0 else "%a %H:%M" if days < 7 else "%Y-%m-%d %H:%M")
 
 
 def styled(text: str, state: State, *, color: bool) -> str:
-    """The text in the colour of a state."""
+    """Return the text in the colour of a state."""
     return f"\033[{STYLES[state]}m{text}\033[0m" if color else text
 
 

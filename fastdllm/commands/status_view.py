@@ -1,4 +1,4 @@
-"""What one look at the project tells: states of runs, what to type next, alarms, notes."""
+"""One look at the project: states of runs, what to type next, alarms, notes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastdllm.workflow.status.run_status import RunStatus, State, inspect, with_
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that one look at the project tells.
+    """The result of one look at the project.
 
     notes: lines about SLURM and Snakemake, rather than about a run.
     is_main_alive: whether a Snakemake is at work here, as far as can be seen.
@@ -38,7 +38,7 @@ class View:
 
 @dataclass(slots=True)
 class Accounts:
-    """What sacct said of jobs that ended: asked once, since it stays as it is."""
+    """Answers of sacct about jobs that ended; asked once for each, as they never change."""
 
     _known: dict[str, Accounted] = field(default_factory=dict)
     _asked: set[str] = field(default_factory=set)
@@ -46,7 +46,7 @@ class Accounts:
     def __call__(self, ids: Iterable[str]) -> Mapping[str, Accounted]:
         new = set(ids) - self._asked
         self._asked |= new
-        with suppress(SlurmError):  # they only tell in other words what is known anyway
+        with suppress(SlurmError):  # their reasons are only an addition
             self._known |= accounted(new)
         return self._known
 
@@ -80,7 +80,7 @@ def notes(
     queue: Queue | None,
     processes: Sequence[tuple[MainProcess, Life]],
 ) -> list[str]:
-    """What is to be said about SLURM, and about the Snakemake that submits the jobs."""
+    """Return lines about SLURM, and about the Snakemake that submits the jobs."""
     if queue is None:
         return []
     if queue.problem:
@@ -90,17 +90,21 @@ def notes(
         return []
     last = max((p for p, _ in processes), key=lambda process: process.since, default=None)
     if last is None:
-        return ["no snakemake is at work here: the jobs go on; the same command submits the rest"]
+        return [
+            "no snakemake is at work here: the jobs continue; the same command submits the rest"
+        ]
     unsure = next((p for p, life in processes if life is Life.UNKNOWN), None)
     if unsure is not None:
-        return [f"{unsure.words} may have died (look: {unsure.look}); the jobs go on in any case"]
-    return [f"{last.words} has died: the jobs go on; what submits the rest: {last.command}"]
+        return [
+            f"{unsure.words} may have died (look: {unsure.look}); the jobs continue in any case"
+        ]
+    return [f"{last.words} has died: the jobs continue; what submits the rest: {last.command}"]
 
 
 def suggest(
     statuses: Sequence[RunStatus], options: Mapping[str, Any], *, profile: str | None = None
 ) -> str:
-    """The next command to type; profile: what Snakemake needs to submit jobs to this cluster."""
+    """Return the next command to type; profile: Snakemake's, to submit jobs to this cluster."""
     words = " ".join(f"{key}={value}" for key, value in options.items() if value is not None)
     counts = Counter(status.state for status in statuses)
     if counts[State.DONE] == len(statuses):
@@ -118,7 +122,7 @@ def suggest(
 
 
 def profile_of(queue: Queue | None, processes: Sequence[tuple[MainProcess, Life]]) -> str | None:
-    """The profile of the last Snakemake here, else one that describes a site; None outside SLURM.
+    """Return the profile of the last Snakemake here, else one of a site, None outside SLURM.
 
     Without one, the runs would be decoded on the log-in node.
     """
@@ -132,5 +136,5 @@ def profile_of(queue: Queue | None, processes: Sequence[tuple[MainProcess, Life]
 
 
 def alarms(statuses: Sequence[RunStatus]) -> list[str]:
-    """Results of the current settings that contradict each other."""
+    """Return disagreements between results of the current settings."""
     return disagreements([status.record for status in statuses if status.record is not None])

@@ -1,8 +1,8 @@
 """`fastdllm submit ARGUMENTS`: run `snakemake ARGUMENTS` as a small SLURM job of its own.
 
-So nothing has to stay alive on the log-in node. The command is checked here first, by a dry run and
-as far as account and GPU go, so that mistakes are told at once. The job puts itself back into the
-queue before its time limit and goes on; one that is cancelled leaves the jobs it submitted alone.
+So nothing has to stay alive on the log-in node. Account, GPU and a dry run of the command are
+checked here first, so that mistakes show at once. The job requeues itself before its time limit and
+resumes; cancelling it leaves the jobs that it submitted alone.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastdllm.cluster.choice import Choice
 
-# What it does not know goes on to Snakemake.
+# Unknown arguments are passed on to Snakemake.
 PASSES_ON = True
-# Where the queue gives that much; the job goes on by itself after that.
+# Where the queue allows that much; the job resumes automatically after that.
 HOURS = 8.0
 MEMORY_MB = 4000
-# How long before its time limit SLURM tells the job; it needs a second.
+# How long before its time limit SLURM signals the job, which needs a second.
 WARNING_S = 120
 
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             return code
         MAIN_LOGS.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "fastdllm.cluster.main_job", *args.passed_on]
-        told = ask(
+        answer = ask(
             *("sbatch", "--parsable", "--requeue", "--open-mode=append"),
             *("--job-name=fastdllm-main", f"--comment={MAIN_COMMENT}"),
             *(f"--chdir={Path.cwd()}", f"--output={MAIN_LOGS}/%j.log"),
@@ -72,12 +72,12 @@ def run(args: argparse.Namespace) -> int:
         )
     except SlurmError as error:
         raise UserError(str(error)) from None
-    job_id = told.strip().partition(";")[0]
+    job_id = answer.strip().partition(";")[0]
     sys.stdout.write(
         f"submitted SLURM job {job_id}: snakemake {shlex.join(args.passed_on)}\n"
         f"  log:   tail -f {MAIN_LOGS / f'{job_id}.log'}\n"
         f"  runs:  fastdllm status\n"
-        f"  end:   scancel {job_id}   (the jobs that it submitted go on)\n"
+        f"  end:   scancel {job_id}   (the jobs that it submitted continue)\n"
     )
     return 0
 
@@ -89,13 +89,13 @@ def _refuse_beside_another() -> None:
     for process in living_processes():
         raise UserError(
             f"{process.words} works in this folder; wait for it, or end it there with `kill -KILL "
-            f"{process.pid}` and submit again: its jobs go on and are adopted; only if it is dead "
-            f"already ({process.look}): snakemake --unlock"
+            f"{process.pid}` and submit again: its jobs continue and are adopted; only if it is "
+            f"dead already ({process.look}): snakemake --unlock"
         )
 
 
 def _choice(args: argparse.Namespace) -> Choice:
-    """What the jobs of the workflow ask for.
+    """Return what the jobs of the workflow ask for.
 
     Raises:
         UserError: whatever would make them fail.
@@ -123,7 +123,7 @@ def _choice(args: argparse.Namespace) -> Choice:
 
 
 def _resources(args: argparse.Namespace, choice: Choice) -> list[str]:
-    """Account, queue, partition and time limit of the main process, as options of sbatch.
+    """Return account, queue, partition and time limit of the main process as options of sbatch.
 
     Raises:
         UserError: more time than the queue gives, or a partition that is not there.
@@ -139,7 +139,7 @@ def _resources(args: argparse.Namespace, choice: Choice) -> list[str]:
     if args.hours is not None and most is not None and args.hours * 60 > most:
         raise UserError(
             f"--hours {args.hours:g}: {limiter(choice)} allows {most / 60:g}; ask for less: the "
-            "job goes back into the queue before its time limit and goes on"
+            "job requeues itself before its time limit and resumes"
         )
     minutes = args.hours * 60 if args.hours is not None else min(HOURS * 60, most or HOURS * 60)
     asked = {
@@ -160,7 +160,7 @@ def _config_words(arguments: Sequence[str]) -> Mapping[str, str]:
 
 
 def _dry_run(arguments: Sequence[str]) -> int:
-    """Show what is going to be made; Snakemake's list of jobs only where something is wrong."""
+    """Print what is going to be made; Snakemake's list of jobs only after an error."""
     # The option first, as `--config` takes every word that follows.
     command = [sys.executable, "-m", "snakemake", "--dry-run", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

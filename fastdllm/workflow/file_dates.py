@@ -1,4 +1,7 @@
-"""Files whose dates speak to Snakemake: written when they change, dated by what is to be done."""
+"""Files whose dates decide what Snakemake makes: written when they change, dated as required.
+
+Shared by runs and plans (reconcile.py) and by shards and packs (splitting.py).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def write_if_changed(path: Path, text: str) -> None:
 
 
 def date(path: Path, seconds: float) -> None:
-    """Give a file a modification time, in seconds since the epoch.
+    """Set the modification time of a file, in seconds since the epoch.
 
     Raises:
         OSError: the file system refused.
@@ -38,7 +41,7 @@ def date(path: Path, seconds: float) -> None:
     try:
         os.utime(path, (seconds, seconds))
     except PermissionError:
-        # Only the owner of a file may date it; a group's folder lets us take its place.
+        # Only the owner may date a file; in a group's folder another file can replace it.
         write_text_atomically(path, path.read_text(encoding="utf-8"))
         os.utime(path, (seconds, seconds))
 
@@ -47,5 +50,5 @@ def date_after(path: Path, output: Path) -> None:
     """Make a file newer than what was made from it, so that Snakemake makes that again."""
     output_s = output.stat().st_mtime
     if path.stat().st_mtime <= output_s:
-        # The clock of another machine may have dated the output to our future.
+        # By the clock of another machine the output may be dated in the future.
         date(path, max(time.time(), output_s + 1))

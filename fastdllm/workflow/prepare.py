@@ -1,7 +1,7 @@
-"""Before a call submits anything: choose what its jobs ask for, check it, and tell Snakemake.
+"""Choose and check what the jobs of a call ask for, before it submits any.
 
-The resources in the profiles are made of environment variables, which Snakemake expands job by job,
-so that a person says account and GPU once: in workflow_config.yaml, or with `--config`.
+The resources in the profiles are environment variables, which Snakemake expands job by job, so that
+account and GPU are given once: in workflow_config.yaml, or with `--config`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def prepare(
     """Choose and check what the jobs ask for, and set FASTDLLM_ACCOUNT and so on for the profile.
 
     Args:
-        cluster_words: those of `--config` that win over `cluster:` in workflow_config.yaml.
+        cluster_words: keys of `--config` that win over `cluster:` in workflow_config.yaml.
         arguments: of `snakemake`, without its name.
         is_dry_run: asks nothing of SLURM, and a missing account is a note only.
         folder: the project, which the results go to.
-        other_jobs: those that are in the queue beside the ones of Snakemake.
+        other_jobs: the number of jobs in the queue besides those of Snakemake.
 
     Returns:
         None where no jobs go to SLURM, or the profile has no site.yaml.
@@ -73,10 +73,10 @@ def prepare(
 
 
 def gpu_of(profile: Path, config: WorkflowConfig) -> str | None:
-    """The kind of GPU that the jobs of a profile ask for; None: any that there is.
+    """Return the kind of GPU that the jobs of a profile ask for, None for any.
 
     Raises:
-        UserError: the profile has no site.yaml, or nothing there will do.
+        UserError: the profile has no site.yaml, or none of its GPUs fits.
     """
     if not (profile / SITE_FILE).is_file():
         raise UserError(
@@ -104,8 +104,8 @@ def _check_limits(command: CommandLine, choice: Choice, site: Site, other_jobs: 
         if most is not None and minutes > most:
             raise UserError(
                 f"runtime of {f'rule {rule}' if rule else 'jobs'}: {minutes} minutes, but "
-                f"{limiter(choice)} allows {most}; ask for less: a job that runs into its limit "
-                "goes on by itself"
+                f"{limiter(choice)} allows {most}; ask for less: a job that reaches its limit "
+                "resumes automatically"
             )
     qos = site.qos[choice.qos] if site.qos is not None and choice.qos is not None else None
     if qos is None or qos.max_jobs is None or command.jobs is None:
@@ -120,5 +120,5 @@ def _check_limits(command: CommandLine, choice: Choice, site: Site, other_jobs: 
 
 
 def limiter(choice: Choice) -> str:
-    """What sets the limits, to be read in a sentence."""
+    """Return what sets the limits: the QOS or the site."""
     return f"QOS {choice.qos}" if choice.qos is not None else choice.site

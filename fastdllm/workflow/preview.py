@@ -1,7 +1,7 @@
-"""What a Snakemake call is going to do with the runs, told before it starts.
+"""The text printed before a Snakemake call starts: what it is going to do with the runs.
 
-A dry run lists every run that would be made, and why; a real one says only how many. Snakemake
-itself tells counts and file dates, which do not say what changed.
+A dry run lists every run that would be made, and why; a real call prints only their number.
+Snakemake itself prints counts and file dates, which do not show what changed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST_LINES = 40
 
 
 def made_by(statuses: Sequence[RunStatus], targets: Targets) -> list[RunStatus]:
-    """The runs that a call makes: its targets, and what they are made from."""
+    """Return the runs that a call makes: its targets, and the leaders that they need."""
     wanted = [status for status in statuses if targets.wants(status.run)]
     needed = {s.leader.name for s in wanted if s.leader is not None and s.is_to_be_made}
     return [
@@ -37,7 +37,7 @@ def preview(
     *,
     is_dry_run: bool,
 ) -> str:
-    """The text to print: one line of counts, and in a dry run the table of runs.
+    """Return the text: one line of counts, and in a dry run the table of runs.
 
     Args:
         made: the runs that this call makes (`made_by`).
@@ -68,12 +68,12 @@ def preview(
 
 
 def counted(number: int, what: str) -> str:
-    """1 GPU job, 2 GPU jobs."""
+    """Return a number with its noun, such as `1 GPU job` or `2 GPU jobs`."""
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def copies_in_words(number: int) -> str:
-    """How many runs are made from another's result."""
+    """Return how many runs are copied from another's result."""
     return f"{number} the same as another"
 
 

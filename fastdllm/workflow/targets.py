@@ -1,4 +1,4 @@
-"""What a Snakemake command line asks for: which runs, and which of them in any case.
+"""The targets of a Snakemake command line: which runs, and which of them are forced.
 
 Snakemake knows its targets only after the rules are read, too late for one-line errors and for the
 table of a dry run; so they are read from the command line with Snakemake's own parser.
@@ -73,8 +73,8 @@ def check_targets(targets: Targets, project: Project) -> None:
     """Refuse a target that no rule makes.
 
     Raises:
-        UserError: in one line with the nearest name, where Snakemake would tell of a missing input;
-            or the target publishes, and the runs are limited.
+        UserError: with the nearest name, where Snakemake would report a missing input; or the
+            target publishes, and the runs are limited.
     """
     runs = {str(run.summary_path) for run in project.runs}
     made = {*WHOLE_RULES, TRAIN_RULE, *runs}

@@ -454,7 +454,7 @@ def snakemake(**values: str) -> MainProcess:
     [
         (Life.ALIVE, None),
         (Life.UNKNOWN, "may have died (look: ssh login-1 ps -p 7)"),
-        (Life.DEAD, "has died: the jobs go on; what submits the rest: snakemake --profile x"),
+        (Life.DEAD, "has died: the jobs continue; what submits the rest: snakemake --profile x"),
     ],
 )
 def test_jobs_without_a_living_snakemake_are_told(run: Run, life: Life, told: str | None) -> None:

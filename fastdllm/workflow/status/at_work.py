@@ -1,7 +1,7 @@
-"""Who is at work on a run, or is going to be: its processes and its SLURM jobs, in words.
+"""The processes and SLURM jobs that work on a run, or wait to, in words.
 
-A process is seen by its lock. Locks of another node may not be seen; then its job tells whether it
-lives, or, without SLURM, how long ago it told its progress.
+A process is known by its lock. Locks of another node may not be visible; then its job decides
+whether it lives, or, without SLURM, the age of its last progress.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastdllm.workflow.status.run_files import Part, RunFiles
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """What becomes of the shards of a run; those left over are still to be submitted."""
+    """Numbers of shards of a run by state; the rest are still to be submitted."""
 
     of: int
     at_work: int = 0
@@ -32,25 +32,25 @@ class Shards:
 
 
 def parts_at_work(files: RunFiles, queue: Queue | None) -> list[Part]:
-    """The parts of a run whose processes are at work."""
+    """Return the parts of a run whose processes are at work."""
     return [p for p in files.parts if p.is_locked or _lives_elsewhere(p, files, queue)]
 
 
 def unfinished(jobs: tuple[RunJob, ...], files: RunFiles) -> tuple[RunJob, ...]:
-    """Without the jobs of shards that are done, unless there are no others: those are ending."""
+    """Return the jobs without those of finished shards, unless only these are left."""
     done = _indices(part for part in files.shards if part.is_done)
     return tuple(job for job in jobs if job.shard is None or job.shard.index not in done) or jobs
 
 
 def shards_of(files: RunFiles, alive: Collection[Part], jobs: Sequence[RunJob]) -> Shards | None:
-    """What becomes of the shards of a run; None for a run that is not cut."""
+    """Return the states of the shards of a run, None if it is not split."""
     if files.of is None:
         return None
-    cut = [job for job in jobs if job.shard is not None]
+    of_shards = [job for job in jobs if job.shard is not None]
     done = _indices(part for part in files.shards if part.is_done)
     at_work = _indices(alive)
-    at_work |= {job.shard.index for job in cut if job.shard is not None and job.is_at_work}
-    queued = {job.shard.index for job in cut if job.shard is not None and job.is_waiting}
+    at_work |= {job.shard.index for job in of_shards if job.shard is not None and job.is_at_work}
+    queued = {job.shard.index for job in of_shards if job.shard is not None and job.is_waiting}
     failed = _indices(part for part in files.shards if part.failure is not None)
     return Shards(
         files.of,
@@ -64,7 +64,7 @@ def shards_of(files: RunFiles, alive: Collection[Part], jobs: Sequence[RunJob]) 
 def running_in_words(
     files: RunFiles, alive: Collection[Part], jobs: Sequence[RunJob], shards: Shards | None
 ) -> str:
-    """How far a run is, and where it runs."""
+    """Return how far a run is, and where it runs."""
     progress = progress_of(files, alive)
     parts = [str(shards)] if shards is not None else []
     parts += [progress_in_words(progress)] if progress is not None else []
@@ -83,7 +83,7 @@ def running_in_words(
 
 
 def queued_in_words(files: RunFiles, jobs: Sequence[RunJob], shards: Shards | None) -> str:
-    """What a run waits for, what is kept of it, and why it failed before."""
+    """Return what a run waits for, what is stored of it, and why it failed before."""
     waiting = [job for job in jobs if job.is_waiting]
     packs = [job for job in jobs if job.pack is not None and not job.is_waiting]
     parts = [str(shards)] if shards is not None else []
@@ -112,16 +112,16 @@ def _lives_elsewhere(part: Part, files: RunFiles, queue: Queue | None) -> bool:
         return False
     # squeue shows no jobs of other users, who may share this folder.
     if queue is None or queue.problem or not part.is_mine:
-        return part.is_heard
+        return part.has_recent_progress
     pid = (part.progress or {}).get("pid")
-    own = [a for a in files.attempts() if a.shard == part.name and a.pid == pid]
-    if own and own[-1].slurm_job is not None:
-        return own[-1].ended is None and own[-1].slurm_job in queue.live_ids
-    return part.is_heard
+    attempts = [a for a in files.attempts() if a.shard == part.name and a.pid == pid]
+    if attempts and attempts[-1].slurm_job is not None:
+        return attempts[-1].ended is None and attempts[-1].slurm_job in queue.live_ids
+    return part.has_recent_progress
 
 
 def _phase(job: RunJob, files: RunFiles) -> str:
-    """What a job does that runs, without a process at work on the run."""
+    """Return what a running job does without a process at work on the run."""
     this_time = job.job.id, job.job.restarts
     ended = {(a.slurm_job, a.restart) for a in files.attempts() if a.ended is not None}
     return " is ending" if this_time in ended else " is starting"

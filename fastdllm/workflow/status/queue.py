@@ -1,7 +1,7 @@
 """The runs of a project joined with this user's SLURM jobs: which job works on which run.
 
 A job is known by its comment (rule and wildcards) and its working directory, this project. It makes
-one run, one shard of a run, or a pack of runs. Outside SLURM there is nothing to ask, and no cost.
+one run, one shard of a run, or a pack of runs. Outside SLURM squeue is not called.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def queue_of(jobs: Iterable[Job]) -> Queue:
 
 
 def names_of(run: Run) -> tuple[str, str, str]:
-    """The values of the wildcards of a run's jobs."""
+    """Return the values of the wildcards of a run's jobs."""
     return run.experiment, run.task_folder, run.config
 
 
@@ -162,11 +162,11 @@ def refuse_ambiguous(runs: Iterable[Run]) -> None:
 
 
 def pack_members(pack: str) -> list[str]:
-    """The folders of the runs in a pack; none when its list cannot be read."""
+    """Return the folders of the runs in a pack, none if its list cannot be read."""
     try:
         return [str(spec.parent) for spec in read_members(members_path(pack))]
     except UserError:
-        return []  # nobody knows what it works on; locks still tell which of its runs are at work
+        return []  # locks still show which of its runs are at work
 
 
 def _log_folders() -> Mapping[str, Path]:
@@ -185,7 +185,7 @@ def _is_in(folder: str, job: Job) -> bool:
 
 
 def reason_in_words(job: Job) -> str:
-    """Why a job waits, in a few words."""
+    """Return why a job waits."""
     if job.reason == "BeginTime" and job.restarts:
         return "waits for its next turn after a requeue"
     reason = waiting_reason(job.state, job.reason)
@@ -193,7 +193,7 @@ def reason_in_words(job: Job) -> str:
 
 
 def requeues_in_words(job: Job, attempts: Sequence[Attempt]) -> str:
-    """How often a job lost its node, and to what as far as its processes noted it; may be empty."""
+    """Return how often a job lost its node, and why if recorded; may be empty."""
     whys = [attempt.why for attempt in attempts if attempt.slurm_job == job.id]
     preempted = min(whys.count("SIGTERM"), job.restarts)
     limits = min(whys.count(TIME_LIMIT), job.restarts - preempted)
@@ -207,7 +207,7 @@ def _times(count: int) -> str:
 
 
 def _current(jobs: list[RunJob]) -> tuple[RunJob, ...]:
-    """Of several jobs for the same thing the one that counts."""
+    """Return one job for each rule and shard: the one that counts."""
     found: dict[tuple[Any, ...], RunJob] = {}
     for job in jobs:
         key = job.rule, job.shard
@@ -217,7 +217,7 @@ def _current(jobs: list[RunJob]) -> tuple[RunJob, ...]:
 
 
 def _rank(job: RunJob) -> tuple[bool, bool, int]:
-    """One with a node counts, else the first that waits, else the one that ended last."""
+    """Rank jobs: first one with a node, then the first that waits, then the one that ended last."""
     digits = job.job.id.partition("_")[0]
     number = int(digits) if digits.isdigit() else 0
     return job.is_at_work, job.is_live, -number if job.is_live else number

@@ -1,7 +1,7 @@
-"""What the processes of a run leave in its folder: progress, failures, locks; nothing here writes.
+"""The files that the processes of a run keep in its folder: progress, failures, locks; read only.
 
 A run is decoded by one process (progress.json, lock), or by one for each of its shards
-(shards/I-of-N.progress.json, .lock), whose numbers are added up.
+(shards/I-of-N.progress.json, .lock).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fastdllm.runs.shards import Shard, split_name
 from fastdllm.workflow.project.runs import Run
 
 # A process on another machine, whose lock cannot be seen from here, counts as running this long
-# after it last told its progress (at least every second while it decodes; scoring takes longer).
+# after it last wrote its progress (every second while it decodes; scoring takes longer).
 REMOTE_SILENCE_S = 300.0
 _KINDS = ("json", "lock", "progress.json", "failed.json")
 
@@ -61,14 +61,14 @@ class Part:
         return host not in (None, socket.gethostname())
 
     @property
-    def is_heard(self) -> bool:
-        """Whether it told its progress from another machine a moment ago."""
+    def has_recent_progress(self) -> bool:
+        """Whether it wrote its progress on another machine within the last minutes."""
         return self.is_elsewhere and self.age_s < REMOTE_SILENCE_S
 
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """All parts of a run. of: into how many shards it is cut, if it is."""
+    """All parts of a run. of: into how many shards it is split, if it is."""
 
     run: Run
     names: frozenset[str]
@@ -82,7 +82,7 @@ class RunFiles:
 
     @property
     def failure(self) -> str | None:
-        """Why the run, or a shard of it, failed; None when none did."""
+        """Why the run, or a shard of it, failed; None if none did."""
         for part in self.parts:
             if part.failure is not None:
                 return part.failure if part.shard is None else f"shard {part.name}: {part.failure}"
@@ -94,10 +94,10 @@ class RunFiles:
 
 
 def read_run_files(run: Run, *, cut: int | None = None) -> RunFiles:
-    """Look into the folder of a run.
+    """Read the folder of a run.
 
     Args:
-        cut: into how many shards it is cut, where that is known; else as its newest files say.
+        cut: into how many shards it is split, where known; by default as its newest files are.
     """
     names = _listing(run.folder)
     of, shards = (cut, ()) if "shards" not in names else _shards(run, cut)
@@ -121,7 +121,7 @@ def _whole(run: Run, names: frozenset[str], *, is_cut: bool) -> Part:
         age_s=age_s,
         is_mine=is_mine,
         failure=read_failure(run.folder / "failed.json") if "failed.json" in names else None,
-        # Who finishes a run that was cut holds the lock as well, and may tell no progress.
+        # The process that finishes a split run holds the lock as well, and may write no progress.
         is_locked=(has_progress or is_cut) and bool(is_locked(run.folder / "lock")),
     )
 
@@ -155,7 +155,7 @@ def _shard(run: Run, folder: Path, shard: Shard, kinds: set[str]) -> Part:
 
 
 def _newest_cut(folder: Path, kinds: Mapping[Shard, Collection[str]]) -> int | None:
-    """Of several cuts that left their files, the one of the file that was changed last."""
+    """Return the number of shards of the file that was changed last."""
     cuts = {shard.count for shard in kinds}
     if len(cuts) < 2:
         return next(iter(cuts), None)
@@ -164,7 +164,7 @@ def _newest_cut(folder: Path, kinds: Mapping[Shard, Collection[str]]) -> int | N
 
 
 def _record(path: Path) -> Mapping[str, Any] | None:
-    """What a file holds; empty when it cannot be read, None when it has just been removed."""
+    """Return the content of a file: empty if it is damaged, None if it has just been removed."""
     try:
         record = read_json(path)
     except UserError:
@@ -173,7 +173,7 @@ def _record(path: Path) -> Mapping[str, Any] | None:
 
 
 def _age_and_owner(path: Path) -> tuple[float, bool]:
-    """Seconds since a file was written, and whether this user did."""
+    """Return the seconds since a file was written, and whether this user owns it."""
     try:
         found = path.stat()
     except OSError:

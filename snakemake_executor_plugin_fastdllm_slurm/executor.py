@@ -1,9 +1,9 @@
 """The executor: what it does differently from Snakemake's SLURM plugin, version 2.8.0.
 
-There a job that was cancelled, or preempted for good, counts as running for ever; after a restart
-each job is submitted a second time; up to three minutes lie between two looks at the queue; jobs
+There, a job that was cancelled, or preempted for good, counts as running for ever; after a restart
+each job is submitted a second time; up to three minutes pass between two looks at the queue; jobs
 that wait for submission are still submitted after an interrupt; and inside a SLURM job SLURM_CONF
-is lost. What became of a job is told by fastdllm.cluster.jobs.
+is lost. fastdllm.cluster.jobs finds out how a job ended.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Executor(SubmittingExecutor):
 def was_only_stopped(end: JobEnd, outputs: Sequence[Path]) -> bool:
     """Whether a job was preempted, or stopped itself ahead of its time limit, in good order.
 
-    A job that would be stopped for ever without finishing a chunk fails by itself instead. A job
+    A job that would be stopped for ever without finishing a chunk fails instead. A job
     that a person cancelled stays cancelled, whatever its journal says: it may have waited in the
     queue again after a time limit.
 

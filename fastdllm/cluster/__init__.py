@@ -1,4 +1,4 @@
-"""SLURM and sites as data: what is on offer, how jobs stand, the environment of nodes.
+"""SLURM and sites as data: what a cluster offers, the state of jobs, the environment on nodes.
 
 Knows no run and imports no torch.
 """

@@ -1,4 +1,4 @@
-"""Why jobs wait: what is told of it, and of which jobs a person has to hear."""
+"""Why jobs wait, and which of them a person is told about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fastdllm env`: which environment this is, whether it is whole, and where caches go.
+"""`fastdllm env`: which environment this is, whether it is complete, and where caches go.
 
 `make setup-cluster` builds it on scratch. --pack writes it into one archive, which jobs unpack on
 their node when FASTDLLM_ENV_ARCHIVE names it.
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="look at each file of each package (a minute on scratch)",
+        help="check each file of each package (a minute on scratch)",
     )
 
 
@@ -95,7 +95,7 @@ def _check(venv: Path) -> int:
 
     damaged = damaged_files(venv)
     if damaged:
-        # So that the next set-up begins anew; pip itself would see all packages installed.
+        # So that the next set-up starts from scratch; pip itself would see all packages installed.
         (venv / UNFINISHED).touch()
         (venv / READY).unlink(missing_ok=True)
         remedy = "make setup-cluster" if Path(".venv").is_symlink() else "make setup"
@@ -111,14 +111,14 @@ def _is_shared(place: Path) -> bool:
 
 
 def use_line(archive: Path) -> str:
-    """The line that makes jobs unpack an archive."""
+    """Return the shell line that makes jobs unpack an archive."""
     from fastdllm.launch import ARCHIVE_VARIABLE
 
     return f"export {ARCHIVE_VARIABLE}={shlex.quote(str(archive))}"
 
 
 def readable(size: float) -> str:
-    """Bytes with a unit, in powers of 1,000 as disks are sold: 812 MB."""
+    """Return bytes with a unit, in powers of 1,000 as disks are sold: 812 MB."""
     for suffix in SUFFIXES:
         if size < 1000 or suffix == SUFFIXES[-1]:
             break

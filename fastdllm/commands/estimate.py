@@ -28,7 +28,7 @@ from fastdllm.workflow.status.run_status import RunStatus, State, inspect
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Options: the words of Snakemake's `--config`, and what to estimate for."""
+    """Declare the options: the keys of Snakemake's `--config`, and what to estimate for."""
     for kind in ("experiment", "task", "config"):
         parser.add_argument(f"--{kind}", metavar="NAME[,NAME]", help=f"only this {kind}")
     parser.add_argument("--limit", metavar="N", help="the trial runs over the first N items")
@@ -68,15 +68,15 @@ def run(args: argparse.Namespace) -> int:
     if args.profile is not None:
         gpu = gpu_of(args.profile, project.config)
     statuses = _statuses(project, from_the_start=args.all)
-    # Copies of another run's result cost nothing; what has a job is submitted already.
+    # Copies of another run's result cost nothing; runs with a job are submitted already.
     decoded = [s for s in statuses if s.is_to_be_made and s.leader is None and not s.is_adopted]
     busy = sum(status.state in (State.RUNNING, State.QUEUED) for status in statuses)
     if not decoded:
-        told = f"; {busy} running or queued" if busy else " (--all estimates what is done as well)"
-        sys.stdout.write(f"nothing is to be made{told}\n")
+        hint = f"; {busy} running or queued" if busy else " (--all estimates what is done as well)"
+        sys.stdout.write(f"nothing is to be made{hint}\n")
         return 0
     runs = [status.run for status in decoded]
-    # With --all, chunks that are there count as not decoded.
+    # With --all, finished chunks count as not decoded.
     begun = [] if args.all else runs
     estimates = Estimates.load(begun, threads=args.threads)
     budget = budget_of(
@@ -99,11 +99,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _statuses(project: Project, *, from_the_start: bool) -> list[RunStatus]:
-    """Of each selected run whether it is to be made, and decoded or copied."""
+    """Return of each selected run whether it is to be made, and decoded or copied."""
     if from_the_start:
         seen = {run.name: RunStatus(run, State.MISSING) for run in project.all_runs}
     else:
         queue = read_queue()
         seen = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
-    own = [seen[run.name] for run in project.runs]
-    return assign_leaders(own, project, look=lambda run: seen[run.name])
+    selected = [seen[run.name] for run in project.runs]
+    return assign_leaders(selected, project, look=lambda run: seen[run.name])

@@ -80,7 +80,7 @@ def _decode(
     request = [Request(tuple(ids))]
     begun = decode(model, request, policy)
     any(step.kind is PassKind.COMMIT or step.finished is not None for step in begun)
-    del begun  # what it prepared is free for the next
+    del begun  # its cache is free for the timed run
     steps = decode(model, request, policy)
     elapsed_s = 0.0
     while True:

@@ -1,7 +1,7 @@
 """What a set of runs costs in all: jobs, hours, GPU-hours, and the time until the last one ends.
 
-Adds up the estimates of single runs by how they are cut into jobs. What is not known is counted,
-and left out of every sum, which is then a lower bound. Arithmetic only.
+Adds up the estimates of single runs by how they are cut into jobs. Unknown runs are counted and
+left out of every sum, which is then a lower bound. Arithmetic only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class BudgetRow:
 
 @dataclass(frozen=True, slots=True)
 class EstimatedJob:
-    """One job: its runs, and its seconds on a GPU; None where one of its runs is not known."""
+    """One job: its runs, and its seconds on a GPU; None if one of its runs is unknown."""
 
     names: tuple[str, ...]
     seconds: float | None
@@ -58,12 +58,12 @@ class Budget:
 
     @property
     def unknown(self) -> list[Estimate]:
-        """The runs that nothing, or not enough, is known of."""
+        """The runs without an estimate."""
         return [estimate for estimate in self.estimates if estimate.decoding_s is None]
 
     @property
     def gpu_s(self) -> float | None:
-        """Seconds of all jobs that are known; None where none is."""
+        """Seconds of all known jobs; None if there is none."""
         known_s = [job.seconds for job in self.jobs if job.seconds is not None]
         return sum(known_s) if known_s else None
 
@@ -85,7 +85,7 @@ def budget_of(estimates: Sequence[Estimate], split: JobSplit) -> Budget:
     for estimate in estimates:
         key = (estimate.run.experiment, estimate.run.task_folder)
         by_row.setdefault(key, []).append(estimate)
-    rows = tuple(_row(own, jobs) for own in by_row.values())
+    rows = tuple(_row(members, jobs) for members in by_row.values())
     return Budget(rows, tuple(jobs), tuple(estimates))
 
 
@@ -121,12 +121,12 @@ def _job(members: Sequence[Estimate], share: float = 1.0) -> EstimatedJob:
     return EstimatedJob(names, once_s + sum(known_s))
 
 
-def _row(own: Sequence[Estimate], jobs: Sequence[EstimatedJob]) -> BudgetRow:
-    first = own[0].run
-    names = {estimate.run.name for estimate in own}
+def _row(members: Sequence[Estimate], jobs: Sequence[EstimatedJob]) -> BudgetRow:
+    first = members[0].run
+    names = {estimate.run.name for estimate in members}
     mine = [job for job in jobs if names & set(job.names)]
-    known = [estimate for estimate in own if estimate.decoding_s is not None]
-    items = [estimate.items_left for estimate in own]
+    known = [estimate for estimate in members if estimate.decoding_s is not None]
+    items = [estimate.items_left for estimate in members]
     counted = [number for number in items if number is not None]
     decoding_s = sum(estimate.decoding_s or 0.0 for estimate in known)
     to_decode = sum(estimate.items_left or 0 for estimate in known)
@@ -136,17 +136,17 @@ def _row(own: Sequence[Estimate], jobs: Sequence[EstimatedJob]) -> BudgetRow:
         for job in mine
         if job.seconds is not None
     ]
-    sizes = {e.speed.batch_size for e in own if e.speed and e.speed.batch_size is not None}
+    sizes = {e.speed.batch_size for e in members if e.speed and e.speed.batch_size is not None}
     return BudgetRow(
         experiment=first.experiment,
         task_folder=first.task_folder,
-        runs=len(own),
-        unknown=len(own) - len(known),
+        runs=len(members),
+        unknown=len(members) - len(known),
         jobs=len(mine),
         items_left=sum(counted) if len(counted) == len(items) else None,
         seconds_per_item=decoding_s / to_decode if to_decode else None,
         longest_job_s=max((j.seconds for j in mine if j.seconds is not None), default=None),
         gpu_s=sum(gpu_s) if gpu_s else None,
-        sources=dict(Counter(estimate.basis.value for estimate in own)),
+        sources=dict(Counter(estimate.basis.value for estimate in members)),
         batch_sizes=tuple(sorted(size for size in sizes if size is not None)),
     )

@@ -27,10 +27,10 @@ UNKNOWN = "?"
 
 @dataclass(frozen=True, slots=True)
 class BudgetQuestion:
-    """What was asked: for which hardware (in words), of which model, how many jobs at once.
+    """What a budget is asked for: hardware (in words), model, and jobs at once.
 
-    busy: runs with a process or a job already, not counted. gpu: as it was named, if it was.
-    profile: the folder of the profile that was named.
+    busy: runs with a process or a job already, not counted. gpu: as named by the user, if any.
+    profile: folder of the profile, if one was named.
     """
 
     hardware: str
@@ -43,7 +43,7 @@ class BudgetQuestion:
 
 
 def as_text(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> str:
-    """What a person sees."""
+    """Return the budget as a table with notes."""
     lines = [f"on {asked.hardware}, {asked.model} in {asked.dtype}", ""]
     rows = [HEADER, *(_cells(row) for row in budget.rows), _total(budget)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
@@ -58,7 +58,7 @@ def as_text(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> str:
 
 
 def hours(seconds: float | None) -> str:
-    """Seconds as hours with three digits that count."""
+    """Return seconds as hours with three significant digits."""
     if seconds is None:
         return UNKNOWN
     value = seconds / HOUR_S
@@ -119,7 +119,7 @@ def _notes(budget: Budget, asked: BudgetQuestion) -> list[str]:
 
 
 def _not_known(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> list[str]:
-    """Which runs the sums leave out, and what to type about it."""
+    """List the runs that the sums leave out, with the command that helps."""
     lines = []
     unplanned = [e for e in budget.unknown if e.items_left is None]
     for task in dict.fromkeys(e.run.task_folder for e in unplanned):
@@ -149,7 +149,7 @@ def _names(estimates: Sequence[Estimate]) -> str:
 
 
 def as_record(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> dict[str, Any]:
-    """What --json prints; what is not known is absent."""
+    """Return what --json prints; unknown values are absent."""
     wall_clock_s = budget.wall_clock_s(asked.jobs_at_once)
     totals = {
         "runs": len(budget.estimates),

@@ -1,8 +1,8 @@
 """How long the finished chunks of a run took, read from its answers without reading the answers.
 
 A line of answers.jsonl may hold thousands of token ids; the numbers of its chunk stand before and
-behind them, so only these ends are parsed. Knows neither pydantic nor torch: `fastdllm status` is
-quick.
+after them, so only these ends are parsed. Imports neither pydantic nor torch, so that
+`fastdllm status` is quick.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FinishedChunk:
     """One chunk: its number in the plan, and what it cost.
 
     startup_s: seconds that its process had spent on loading the model and on the warm-up; None
-    where the model was there already.
+    if the model was loaded already.
     """
 
     index: int
@@ -38,13 +38,13 @@ class FinishedChunk:
 
 
 def finished_chunks(folder: Path, fingerprint: str) -> list[FinishedChunk]:
-    """The chunks of a run (or of its shards) that are decoded, each once, in order of the plan.
+    """Return the decoded chunks of a run (or of its shards), each once, in the order of the plan.
 
     Args:
         folder: results/<experiment>/<task>/<config>.
-        fingerprint: answers to other settings count as none.
+        fingerprint: answers with other settings are ignored.
     """
-    # Answers of shards that other settings pushed aside have more in their name.
+    # Answers of shards set aside under other settings have more parts in their name.
     shards = [p for p in (folder / FOLDER).glob("*.jsonl") if split_name(p.name)[1] == "jsonl"]
     files = [folder / "answers.jsonl", *sorted(shards)]
     found: dict[int, FinishedChunk] = {}
@@ -55,15 +55,15 @@ def finished_chunks(folder: Path, fingerprint: str) -> list[FinishedChunk]:
 
 
 def chunks_in(path: Path, fingerprint: str) -> list[FinishedChunk]:
-    """The finished chunks in one file of answers; none where it is missing or of other settings."""
+    """Return the finished chunks in a file of answers; none if missing or of other settings."""
     try:
-        # What stands behind the last line break is a line torn by a kill.
+        # What follows the last line break is a line torn by a kill.
         lines = path.read_bytes().split(b"\n")[:-1]
         if not lines or json.loads(lines[0]).get("fingerprint") != fingerprint:
             return []
         return list(_chunks(lines[1:]))
     except (OSError, ValueError, AttributeError):
-        return []  # an eval mends or refuses the file; here it tells nothing
+        return []  # an eval repairs or refuses the file; here it counts as empty
 
 
 def _chunks(lines: Iterable[bytes]) -> Iterable[FinishedChunk]:
@@ -81,7 +81,7 @@ def _chunks(lines: Iterable[bytes]) -> Iterable[FinishedChunk]:
             session = sessions[record.get("session", -1)]
             yield _chunk(record, (answers if is_more else rest).count(_ID), session)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            continue  # damaged: as good as not decoded
+            continue  # damaged: counts as not decoded
 
 
 def _chunk(record: Mapping[str, Any], items: int, session: Mapping[str, Any]) -> FinishedChunk:

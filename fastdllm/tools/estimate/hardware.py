@@ -1,6 +1,6 @@
-"""Names of hardware: what a site calls a kind of GPU, what torch calls a device, what is here.
+"""Names of hardware: a site's kinds of GPU, torch's devices, and this machine.
 
-The one place that matches them. Imports no torch: a log-in node asks as well.
+The only place that matches them. Imports no torch: a log-in node asks as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastdllm.machine.process import cpu_name
 DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
 # Threads of a run without a GPU (profiles/local); a speed on a CPU belongs to a number of them.
 WORKFLOW_THREADS = 1
-# Words that make another card of one with the same number: "RTX 6000 Ada" is no "RTX 6000".
+# Words that distinguish cards of the same number: "RTX 6000 Ada" is no "RTX 6000".
 GENERATIONS = ("ada", "blackwell")
 
 
@@ -40,7 +40,7 @@ class WantedHardware:
     threads: int | None = None
 
     def matches(self, found: MeasuredHardware) -> bool:
-        """Whether a speed that was measured on `found` is one of this hardware."""
+        """Return whether a speed measured on `found` holds for this hardware."""
         if self.threads is not None:
             return found == MeasuredHardware(self.name, self.threads)
         return is_of_kind(found.name, self.name)
@@ -50,7 +50,7 @@ class WantedHardware:
 
 
 def is_of_kind(device_name: str, kind: str) -> bool:
-    """Whether torch's name of a device ("Quadro RTX 6000") belongs to a site's kind ("RTX_6000").
+    """Return whether torch's device name ("Quadro RTX 6000") is of a site's kind ("RTX_6000").
 
     All words of the kind must appear in the name, in any order.
     """
@@ -65,12 +65,12 @@ def _words(name: str) -> set[str]:
 def this_machine(
     device: str = "auto", *, threads: int = WORKFLOW_THREADS, driver: Path = DRIVER_FOLDER
 ) -> WantedHardware:
-    """The hardware that a run would take here.
+    """Return the hardware that a run would use here.
 
     Args:
-        device: the run's; auto takes a GPU where there is one.
-        threads: of the run, should it be without a GPU.
-        driver: where NVIDIA's driver tells of GPUs.
+        device: the run's; auto takes a GPU if there is one.
+        threads: of the run, if it has no GPU.
+        driver: where NVIDIA's driver lists GPUs.
     """
     gpu = None if device == "cpu" else _gpu_here(driver)
     return WantedHardware(cpu_name(), threads) if gpu is None else WantedHardware(gpu)
@@ -81,7 +81,7 @@ def _gpu_here(driver: Path) -> str | None:
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
         except OSError:
-            continue  # the next GPU of the machine is as good an answer
+            continue  # another GPU of the machine answers as well
         found = re.search(r"^Model:\s*(\S.*?)\s*$", text, flags=re.MULTILINE)
         if found:
             return found[1]

@@ -17,7 +17,7 @@ from fastdllm.tools.estimate.hardware import MeasuredHardware
 from fastdllm.workflow.project.artifacts import stored_summary
 from fastdllm.workflow.project.digests import digest_of
 
-# Answers of a task are as large as the task, and the newest few tell enough.
+# Answers of a task are as large as the task, and the newest few are enough.
 MOST_ANSWER_FILES = 5
 # Snakemake writes its clock right after the job, whose last act is the summary.
 MOST_SECONDS_APART = 120.0
@@ -25,7 +25,7 @@ MOST_SECONDS_APART = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Untimed:
-    """A finished run whose summary tells no speed (log-likelihoods); its answers do, if here."""
+    """A finished run whose summary has no speed (log-likelihoods); its answers have, if here."""
 
     record: Mapping[str, Any]
     answers_path: Path
@@ -42,7 +42,7 @@ class TaskSize:
 
 @dataclass(frozen=True, slots=True)
 class FinishedRuns:
-    """What all summaries tell, of whatever settings.
+    """What all summaries say, whatever their settings.
 
     sizes: of tasks, by name and limit. fingerprints: of the results here, by their folders.
     """
@@ -53,12 +53,12 @@ class FinishedRuns:
     fingerprints: dict[Path, str] = field(default_factory=dict)
 
     def items_of(self, task: str, limit: int | None) -> int | None:
-        """Requests of a task as an earlier run counted them; of a limit also by proportion."""
+        """Return the requests of a task as an earlier run counted them, else in proportion."""
         same = self.sizes.get((task, limit))
         if same is not None:
             return same.n_requests
         whole = self.sizes.get((task, None))
-        # Of a group of tasks each has its limit; its summary does not tell how large each is.
+        # The limit holds for each task of a group, and its summary does not say how large each is.
         if whole is None or limit is None or whole.is_group or whole.n_items < 1:
             return None
         return round(min(limit, whole.n_items) * whole.n_requests / whole.n_items)
@@ -88,7 +88,7 @@ def _add(found: FinishedRuns, record: Mapping[str, Any], path: Path) -> None:
         size = TaskSize(int(how["n_items"]), int(how["n_requests"]), _is_group(record))
         pace = _pace_of_run(record, path)
     except (KeyError, TypeError, ValueError, AttributeError):
-        return  # edited by hand: nothing to go by
+        return  # edited by hand, not usable
     found.sizes.setdefault((record["task"], how.get("limit")), size)
     if pace is not None:
         found.paces.append(pace)
@@ -101,7 +101,7 @@ def _is_group(record: Mapping[str, Any]) -> bool:
 
 
 def paces_of_answers(untimed: Iterable[Untimed]) -> list[Pace]:
-    """The speeds of the newest of these runs from their answers, one for each device."""
+    """Return the paces of the newest of these runs from their answers, one for each device."""
     newest = sorted(untimed, key=lambda one: str(one.record["timestamp"]), reverse=True)
     found: list[Pace] = []
     n_files = 0
@@ -115,7 +115,7 @@ def paces_of_answers(untimed: Iterable[Untimed]) -> list[Pace]:
 
 
 def by_hardware(chunks: Iterable[FinishedChunk]) -> dict[MeasuredHardware, list[FinishedChunk]]:
-    """The chunks of each device that decoded some."""
+    """Return the chunks by the device that decoded them."""
     found: dict[MeasuredHardware, list[FinishedChunk]] = {}
     for chunk in chunks:
         found.setdefault(chunk.hardware, []).append(chunk)
@@ -141,11 +141,11 @@ def _pace_of_run(record: Mapping[str, Any], path: Path) -> Pace | None:
 
 
 def _decoding_s(record: Mapping[str, Any]) -> float | None:
-    """Seconds in which all answers of a run were made; None where they were not measured."""
+    """Return the seconds in which all answers of a run were made; None if not measured."""
     if "decoding_s" in record:
         return float(record["decoding_s"])
     throughput = record.get("throughput")
-    # Older summaries know the seconds of generation only, and a group may hold both kinds of task.
+    # Older summaries have the seconds of generation only, and a group may hold both kinds of task.
     if throughput is None or "n_answers" in record["eval_params"]:
         return None
     return float(throughput["total_time_s"])
@@ -163,7 +163,7 @@ def _pace_of_answers(record: Mapping[str, Any], chunks: list[FinishedChunk]) -> 
 
 
 def startup_s(chunks: Sequence[FinishedChunk]) -> float | None:
-    """Loading, warm-up and recording of shapes on one device, as its slowest start took them."""
+    """Return the seconds of loading, warm-up and recording of shapes, of the slowest start."""
     starts_s = [chunk.startup_s for chunk in chunks if chunk.startup_s is not None]
     if not starts_s:
         return None
@@ -192,13 +192,13 @@ def _hardware(record: Mapping[str, Any]) -> MeasuredHardware:
 
 
 def _outside_s(record: Mapping[str, Any], path: Path, inside_s: float) -> float | None:
-    """What Snakemake's clock counted beyond the run's own (logs/eval/....benchmark.tsv)."""
+    """Return what Snakemake's clock counted beyond the run's own (logs/eval/....benchmark.tsv)."""
     if record["resumed"] or path.parts[0] != RESULTS.name:
         return None
     folder = task_folder(record["task"], record["eval_params"].get("limit"))
     clock = LOGS / "eval" / record["experiment"] / folder / f"{record['config']}.benchmark.tsv"
     try:
-        # A summary that was taken back from artifacts/ is later than the clock of any job here.
+        # A summary restored from artifacts/ is later than the clock of any job here.
         if not 0 <= clock.stat().st_mtime - path.stat().st_mtime < MOST_SECONDS_APART:
             return None
         names, values = clock.read_text(encoding="utf-8").splitlines()[:2]
@@ -206,7 +206,7 @@ def _outside_s(record: Mapping[str, Any], path: Path, inside_s: float) -> float 
         outside_s = float(row["s"]) - inside_s
     except (OSError, ValueError, KeyError):
         return None
-    # Less than nothing: the file is of another job than the summary.
+    # Negative: the file is of another job than the summary.
     return outside_s if outside_s > 0 else None
 
 

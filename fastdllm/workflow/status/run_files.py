@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,9 @@ def read_run_files(run: Run, *, cut: int | None = None) -> RunFiles:
     """
     names = _listing(run.folder)
     of, shards = (cut, ()) if "shards" not in names else _shards(run, cut)
-    return RunFiles(run, names, _whole(run, names, is_cut=bool(shards)), shards, of)
+    # The process that finishes a split run holds the lock as well, and may write no progress.
+    whole = _part(run.folder, "", names, has_lock="progress.json" in names or bool(shards))
+    return RunFiles(run, names, whole, shards, of)
 
 
 def _listing(folder: Path) -> frozenset[str]:
@@ -110,20 +112,6 @@ def _listing(folder: Path) -> frozenset[str]:
             return frozenset(entry.name for entry in entries)
     except OSError:
         return frozenset()
-
-
-def _whole(run: Run, names: frozenset[str], *, is_cut: bool) -> Part:
-    path = run.folder / "progress.json"
-    has_progress = "progress.json" in names
-    age_s, is_mine = _age_and_owner(path) if has_progress else (math.inf, True)
-    return Part(
-        progress=_record(path) if has_progress else None,
-        age_s=age_s,
-        is_mine=is_mine,
-        failure=read_failure(run.folder / "failed.json") if "failed.json" in names else None,
-        # The process that finishes a split run holds the lock as well, and may write no progress.
-        is_locked=(has_progress or is_cut) and bool(is_locked(run.folder / "lock")),
-    )
 
 
 def _shards(run: Run, cut: int | None) -> tuple[int | None, tuple[Part, ...]]:
@@ -138,19 +126,30 @@ def _shards(run: Run, cut: int | None) -> tuple[int | None, tuple[Part, ...]]:
     return of, tuple(_shard(run, folder, shard, kinds[shard]) for shard in shards)
 
 
-def _shard(run: Run, folder: Path, shard: Shard, kinds: set[str]) -> Part:
-    path = folder / f"{shard}.progress.json"
+def _shard(run: Run, folder: Path, shard: Shard, kinds: Collection[str]) -> Part:
+    stamp = _record(folder / f"{shard}.json") if "json" in kinds else {}
+    part = _part(folder, f"{shard}.", kinds, has_lock="lock" in kinds)
+    is_done = (stamp or {}).get("fingerprint") == run.fingerprint
+    return replace(part, shard=shard, is_done=is_done)
+
+
+def _part(folder: Path, prefix: str, kinds: Collection[str], *, has_lock: bool) -> Part:
+    """Read the files of one process.
+
+    Args:
+        prefix: of their names, before progress.json and so on.
+        kinds: names without the prefix that are in the folder.
+    """
+    path = folder / f"{prefix}progress.json"
     has_progress = "progress.json" in kinds
     age_s, is_mine = _age_and_owner(path) if has_progress else (math.inf, True)
-    stamp = _record(folder / f"{shard}.json") if "json" in kinds else {}
+    has_failed = "failed.json" in kinds
     return Part(
-        shard=shard,
         progress=_record(path) if has_progress else None,
         age_s=age_s,
         is_mine=is_mine,
-        is_locked="lock" in kinds and bool(is_locked(folder / f"{shard}.lock")),
-        is_done=(stamp or {}).get("fingerprint") == run.fingerprint,
-        failure=read_failure(folder / f"{shard}.failed.json") if "failed.json" in kinds else None,
+        failure=read_failure(folder / f"{prefix}failed.json") if has_failed else None,
+        is_locked=has_lock and bool(is_locked(folder / f"{prefix}lock")),
     )
 
 

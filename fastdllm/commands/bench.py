@@ -1,4 +1,4 @@
-"""`fastdllm bench`: how fast this machine decodes, and how far from the least time that it needs.
+"""`fastdllm bench`: how fast this machine decodes, and how near to the least possible time.
 
 Prints tables for people and one JSON line last. Needs no download: the embedded model by default,
 or random weights in the shapes of a larger one.
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     settings = _settings(options)
     _check(options, batches)
     if options.profile is not None:
-        # The profiler tells of its start and end on stderr; read when torch is imported.
+        # The profiler reports its start and end on stderr; read when torch is imported.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
     from fastdllm.machine.device import hardware
@@ -130,7 +130,7 @@ def parse_batches(text: str) -> list[int | None]:
     """Batch sizes from text such as "1,8,auto"; None stands for auto.
 
     Raises:
-        UserError: a part is no batch size, or stands there twice.
+        UserError: a part is no batch size, or is listed twice.
     """
     batches: list[int | None] = []
     for part in (part.strip() for part in text.split(",")):
@@ -143,7 +143,7 @@ def parse_batches(text: str) -> list[int | None]:
         if batch is not None and batch > MOST_BATCH:
             raise UserError(f"--batch: {part} is more than the {MOST_BATCH} that bench measures")
         if batch in batches:
-            raise UserError(f"--batch: {part} stands there twice; name each batch size once")
+            raise UserError(f"--batch: {part} is listed twice; name each batch size once")
         batches.append(batch)
     return batches
 
@@ -163,7 +163,7 @@ def _settings(options: argparse.Namespace) -> DecodingSettings:
 
 
 def _check(options: argparse.Namespace, batches: list[int | None]) -> None:
-    """Refuse what could only fail after minutes of measuring."""
+    """Refuse options that could only fail after minutes of measuring."""
     if options.mixed and not any(batch is not None and batch > 1 for batch in batches):
         raise UserError("--mixed needs a batch size above 1 in --batch, such as --batch 8")
     file = options.profile
@@ -199,11 +199,11 @@ def _prompts(options: argparse.Namespace, model: FusedModel, count: int) -> Prom
 
 
 def _print(record: dict[str, Any], profile: Path | None) -> None:
-    """Show the figures as tables; of those not asked for there are none."""
+    """Print the tables of what was asked for."""
     from fastdllm.tools.bench import tables as report
 
     console = Console(highlight=False, width=WIDTH)
-    console.print(report.heading(record), markup=False, soft_wrap=True)
+    console.print(report.title_line(record), markup=False, soft_wrap=True)
     console.print(report.speed_table(record["runs"]))
     console.print(report.pass_table(record["runs"]))
     for line in report.notes(record["runs"]):

@@ -17,7 +17,7 @@ from fastdllm.cli import main
             "--batch: 'x' is not a batch size; give whole numbers from 1",
         ),
         (["--batch", "0"], "--batch: '0' is not a batch size"),
-        (["--batch", "8,8"], "--batch: 8 stands there twice"),
+        (["--batch", "8,8"], "--batch: 8 is listed twice"),
         (["--repeats", "0"], "argument --repeats: '0' is not allowed; it should be a whole number"),
         (["--threads", "two"], "argument --threads: 'two' is not allowed"),
         (["--model", "random:8b"], "unknown random model 'random:8b'; did you mean 'random:7b'?"),

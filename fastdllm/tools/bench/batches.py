@@ -1,4 +1,4 @@
-"""The runs of the table: one workload at several batch sizes, each with its floor."""
+"""The runs of the first two tables: one workload at several batch sizes, each with its floor."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def bench_batches(
     least: int,
     floor: Floor,
 ) -> list[BatchResult]:
-    """Warm up, timed_run memory, then time all batch sizes in turn; floors follow their runs.
+    """Warm up, measure memory, then time all batch sizes in turn; floors follow their runs.
 
     least: requests of a run at least.
     """
@@ -105,7 +105,7 @@ def bench_batches(
 
 
 def batch_figures(result: BatchResult, alone: BatchResult | None) -> dict[str, Any]:
-    """The figures of one batch size, as they stand in the JSON line.
+    """Return the figures of one batch size, as in the JSON line.
 
     Speeds are those of the run of median speed; times of answers are over all runs. alone: the
     result of batch 1, to count the answers that differ.

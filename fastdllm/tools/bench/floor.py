@@ -1,7 +1,7 @@
-"""The floor of a run: what its passes would take if nothing but the unavoidable was done.
+"""The floor of a run: the least time in which the device could run its passes.
 
-On a CPU the bare matrix products (products.py), on a GPU the bytes or operations at measured rates
-(roofline.py). The share of the floor is its seconds over those of the run: 1 cannot be beaten.
+On a CPU the matrix products alone (products_floor.py), on a GPU the bytes or operations at measured
+rates (roofline.py). The share of the floor is its seconds over those of the run, 1 at most.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PassFloor:
 
 
 class Floor(Protocol):
-    """Knows the least time of a pass.
+    """The least time of a pass on a device.
 
     most_passes: how many passes of a run it should be asked for.
     """
@@ -40,7 +40,7 @@ class Floor(Protocol):
 class RunFloor:
     """Least seconds of all passes of a run.
 
-    passes_timed: how many different passes that stands on. bound: what bounds most of the time.
+    passes_timed: how many different passes it is based on. bound: what bounds most of the time.
     """
 
     seconds: float
@@ -49,7 +49,7 @@ class RunFloor:
 
 
 def floor_of(passes: Sequence[PassRecord], floor: Floor) -> RunFloor:
-    """The floor of a run with `passes`; at least one."""
+    """Return the floor of a run with `passes`, at least one."""
     seconds: dict[Bound, float] = {}
     chosen = representatives(passes, floor.most_passes)
     for record, weight in chosen:
@@ -59,7 +59,7 @@ def floor_of(passes: Sequence[PassRecord], floor: Floor) -> RunFloor:
 
 
 def representatives(passes: Sequence[PassRecord], most: int) -> list[tuple[PassRecord, float]]:
-    """At most `most` passes, each with the number of passes that it stands for.
+    """Return at most `most` passes, each with the number of passes that it stands for.
 
     One per shape where there are so few shapes; else evenly spaced ones in the order of their work.
     """

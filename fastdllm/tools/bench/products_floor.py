@@ -1,4 +1,4 @@
-"""The floor on a CPU: the matrix products of a pass, with the model's own weights, and no more.
+"""The floor on a CPU: the time of a pass's matrix products alone, with the model's own weights.
 
 Every layer is walked in turn, so that weights and keys come from where they lie in a real pass.
 """
@@ -18,7 +18,7 @@ from fastdllm.decoding.events import PassRecord
 from fastdllm.model.fused import FusedModel
 from fastdllm.tools.bench.floor import PassFloor
 
-# The first replay of a shape finds its kernels and cold weights; the median of three forgets it.
+# The first replay of a shape loads kernels and cold weights; the median of three ignores it.
 REPLAYS = 3
 
 
@@ -42,7 +42,7 @@ def attention_shapes(record: PassRecord, *, only_read: bool) -> list[AttentionSh
 
 
 class ProductsFloor:
-    """`Floor` by timing products of the same shapes on tensors that are there beforehand."""
+    """`Floor` by timing products of the same shapes on tensors made beforehand."""
 
     most_passes = 64
 
@@ -52,7 +52,7 @@ class ProductsFloor:
 
     @torch.inference_mode()
     def of_pass(self, record: PassRecord) -> PassFloor:
-        """Median time of a few replays of the products of one pass."""
+        """Return the median time of a few replays of the products of one pass."""
         replay = self._prepared(record)
         times = []
         for _ in range(REPLAYS):
@@ -62,7 +62,7 @@ class ProductsFloor:
         return PassFloor(median(times), "products")
 
     def _prepared(self, record: PassRecord) -> Callable[[], None]:
-        """What runs the products of one pass; all its inputs exist already."""
+        """Return a function that runs the products of one pass; its inputs are made beforehand."""
         config, layers = self.model.config, self.model.layers
         hidden = self._inputs(record.rows, config.hidden_size)
         mixed = self._inputs(record.rows, config.num_heads * config.head_dim)
@@ -91,7 +91,7 @@ class ProductsFloor:
         return replay
 
     def _attention(self, layer: int, shapes: Sequence[AttentionShape]) -> list[tuple[Tensor, ...]]:
-        """Queries, keys, values and room for both products; heads of a group side by side."""
+        """Return queries, keys, values and two buffers; heads of a group side by side."""
         config = self.model.config
         d, kv_heads = config.head_dim, config.num_kv_heads
         group = config.num_heads // kv_heads

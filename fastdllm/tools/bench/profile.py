@@ -25,7 +25,7 @@ GROUPS = {
 
 
 def group_of(name: str) -> str:
-    """The group of an operator or kernel."""
+    """Return the group of an operator or kernel."""
     lowered = name.lower()
     for group, parts in GROUPS.items():
         if any(part in lowered for part in parts.split()):
@@ -34,7 +34,7 @@ def group_of(name: str) -> str:
 
 
 def write_profile(run: Callable[[], object], device: torch.device, file: Path) -> dict[str, float]:
-    """Run `run` under the profiler, write its Chrome trace, and give seconds by group.
+    """Run `run` under the profiler, write its Chrome trace, and return seconds by group.
 
     The profiler itself costs time, most of it in the last group: what the processor spent outside
     of operators, or, on a GPU, what the device waited. Groups add up to the wall time.

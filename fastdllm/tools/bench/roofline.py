@@ -24,7 +24,7 @@ COPY_BYTES, PRODUCT_SIZE, TRIALS, CALLS = 2**30, 8192, 5, 10
 
 @dataclass(frozen=True, slots=True)
 class DeviceRates:
-    """What the device was measured to do: bytes read and written by a copy, and operations.
+    """Measured rates of a device: bytes read and written by a copy, and operations.
 
     flop_per_s: of a large matrix product; a multiplication and an addition are two.
     """
@@ -65,7 +65,7 @@ class RooflineFloor:
         self.weights = WeightCounts.of(config)
 
     def of_pass(self, record: PassRecord) -> PassFloor:
-        """The larger of the time to read and the time to multiply."""
+        """Return the larger of the time to read and the time to multiply."""
         reading_s = self.bytes_read(record) / self.rates.copy_bytes_per_s
         multiplying_s = self.operations(record) / self.rates.flop_per_s
         if reading_s >= multiplying_s:
@@ -73,7 +73,7 @@ class RooflineFloor:
         return PassFloor(multiplying_s, "compute")
 
     def bytes_read(self, record: PassRecord) -> int:
-        """Bytes of the weights and of the cache that the pass cannot do without.
+        """Return the bytes of weights and cache that the pass must read.
 
         A segment of which nothing is read is a block of a prompt: mostly the next block sees its
         positions too, so they are not counted.
@@ -87,7 +87,7 @@ class RooflineFloor:
         return count * self.dtype.itemsize + cache
 
     def operations(self, record: PassRecord) -> int:
-        """Multiplications and additions of the products; the last layer ends with rows read."""
+        """Count multiplications and additions; the last layer ends with the rows read."""
         weights, layers = self.weights, self.config.num_layers
         products = record.rows * (layers * weights.qkv + (layers - 1) * weights.rest)
         products += record.rows_read * (weights.rest + weights.head)
@@ -124,7 +124,7 @@ def _flop_per_s(device: torch.device, dtype: torch.dtype, side: int) -> float:
 
 
 def _median_s(device: torch.device, call: Callable[[], Tensor]) -> float:
-    """Median time of one call, of several trials of several calls."""
+    """Return the median time of one call over several trials of several calls."""
     times = []
     for _ in range(TRIALS + 1):
         synchronize(device)

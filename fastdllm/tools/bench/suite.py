@@ -27,7 +27,7 @@ LEAST_REQUESTS = 16
 
 @dataclass(frozen=True, slots=True)
 class BenchPlan:
-    """What to timed_run.
+    """What to measure.
 
     requests: of a run at least, and of the mixed comparison; None: their defaults. profile: where
     a trace goes.
@@ -41,12 +41,12 @@ class BenchPlan:
 
     @property
     def least(self) -> int:
-        """Requests of a run at least."""
+        """Least number of requests of a run."""
         return self.requests or LEAST_REQUESTS
 
     @property
     def prompts_needed(self) -> int:
-        """Requests of the largest run."""
+        """Number of requests of the largest run."""
         return max(requests_for(batch, self.least) for batch in self.batches)
 
     @property
@@ -55,7 +55,7 @@ class BenchPlan:
         return [batch for batch in self.batches if batch is not None and batch > 1]
 
     def runs(self, warm_up_rounds: int) -> int:
-        """How many runs that is."""
+        """Return the number of runs."""
         count, pair = len(self.batches), 2 * (1 + self.repeats)
         runs = count * (1 + warm_up_rounds + self.repeats)
         return runs + (pair * len(self.mixed_batches) if self.mixed else 0)
@@ -68,7 +68,7 @@ def run_suite(
     prompts: Prompts,
     show: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """Take all measurements of `plan`; what was not asked for is not in the record.
+    """Take all measurements of `plan`; the record holds only what was asked for.
 
     Takes the stop token from the model's config, so that each answer has the length asked for.
 
@@ -111,7 +111,7 @@ def run_suite(
 
 
 def floor_for(model: FusedModel) -> tuple[Floor, dict[str, Any]]:
-    """The floor that suits the device, and what it stands on."""
+    """Return the floor that suits the device, and what it is based on."""
     if model.device.type == "cpu":
         return ProductsFloor(model), {"kind": "matrix products"}
     rates = measured_rates(model.device, model.dtype)

@@ -10,8 +10,8 @@ from rich.table import Table
 Figures = Mapping[str, Any]
 
 
-def heading(record: Figures) -> str:
-    """What was measured, where, in one line."""
+def title_line(record: Figures) -> str:
+    """Return one line: what was measured on what."""
     shortest, longest = record["prompt_tokens"]
     prompts = f"{shortest}" if shortest == longest else f"{shortest}-{longest}"
     parts = [
@@ -86,7 +86,7 @@ def profile_table(seconds: Mapping[str, float]) -> Table:
 
 
 def notes(runs: Sequence[Figures]) -> list[str]:
-    """What the columns of the first two tables mean, and what they stand on."""
+    """Explain the columns of the first two tables, and what they are based on."""
     lines = [
         "first: median time to the first token; first, p50 and p95 count from the entry into a "
         "slot.",
@@ -96,7 +96,7 @@ def notes(runs: Sequence[Figures]) -> list[str]:
     bounds = ", ".join(dict.fromkeys(run["floor_bound"] for run in runs))
     timed = max(run["floor_passes_timed"] for run in runs)
     lines.append(
-        f"floor: least time of the passes over the time of the run, bound by {bounds}; stands on "
+        f"floor: least time of the passes over the time of the run, bound by {bounds}; based on "
         f"up to {timed} different passes of a run."
     )
     if any("share_differing_from_batch_1" in run for run in runs):
@@ -106,7 +106,7 @@ def notes(runs: Sequence[Figures]) -> list[str]:
 
 
 def rounded(value: Any) -> Any:
-    """The same record with its fractions at five significant digits, more than a clock gives."""
+    """Return the record with fractions at five significant digits, more than a clock gives."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, Mapping):

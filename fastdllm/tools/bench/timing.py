@@ -72,7 +72,7 @@ class Watch:
     passes: list[PassRecord] = field(default_factory=list)
 
     def observe(self, event: Event) -> None:
-        """Hear of the engine: an `Observer`."""
+        """Record an event of the engine (an `Observer`)."""
         if isinstance(event, PassRecord):
             self.passes.append(event)
         elif isinstance(event, Entered):
@@ -81,7 +81,7 @@ class Watch:
             self.slots = event.slots
 
     def step(self, step: Step) -> None:
-        """Hear of one pass of one sequence.
+        """Record one pass of one sequence.
 
         Raises:
             UserError: the request was refused.
@@ -99,7 +99,7 @@ class Watch:
             self.answers[step.request] = step.finished
 
     def since_admission(self, moments: Mapping[int, float]) -> list[float]:
-        """Seconds from the entry of each request to its moment, in the order of the requests."""
+        """Return seconds from the entry of each request to its moment, in the order of requests."""
         return [moments[index] - self.entered[index] for index in sorted(self.entered)]
 
 
@@ -145,7 +145,7 @@ def timed_run(
 def interleaved(
     variants: Mapping[Key, Callable[[], Value]], repeats: int, tick: Callable[[], None]
 ) -> dict[Key, list[Value]]:
-    """TimedRun each variant `repeats` times, in turn, so that a slow spell of the machine hits all.
+    """Run each variant `repeats` times, in turn, so that a slow spell of the machine hits all.
 
     tick: called after each run.
     """

@@ -36,7 +36,7 @@ def random_prompts(config: ModelConfig, lengths: Sequence[int]) -> Prompts:
 def question_prompts(
     model: str, revision: str | None, count: int, questions: Path = QUESTIONS
 ) -> Prompts:
-    """The first `count` word problems as the model's tokenizer writes them; they repeat if need be.
+    """Return the first `count` word problems as token ids, repeated if there are fewer.
 
     Raises:
         UserError: the model has no usable tokenizer, or the questions are not there.
@@ -73,7 +73,7 @@ def mixed_requests(config: ModelConfig, count: int) -> list[Request]:
 
 
 def requests_for(slots: int | None, least: int) -> int:
-    """How many requests a run takes: at least `least`, and twice the slots, so that they refill.
+    """Return the requests of a run: at least `least`, and twice the slots, so that they refill.
 
     slots: None means as many as memory allows.
     """

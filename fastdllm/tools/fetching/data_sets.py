@@ -1,4 +1,4 @@
-"""Bring the data sets of tasks into the cache, and prove that they load without a network.
+"""Download the data sets of tasks into the cache, and check that they load without a network.
 
 lm-eval and `datasets` load and cache them, exactly as planning and scoring do. Import this module
 only after `environment.prepare`.

@@ -25,7 +25,7 @@ COLOURS = ((166, 217, 150), (254, 224, 139), (253, 174, 97), (239, 108, 90))
 
 def render(record: SensitivityRecord, saving: float) -> Iterator[RenderableType]:
     """Yield all parts in order; `saving`: the least share that the chosen span saves, 0..1."""
-    yield header_line(record)
+    yield describe_measurement(record)
     yield text_heat_map(
         "passes that commit other tokens when the layer is replaced, %",
         record.token_changed,
@@ -40,7 +40,7 @@ def render(record: SensitivityRecord, saving: float) -> Iterator[RenderableType]
     yield from chosen_span(record, saving)
 
 
-def header_line(record: SensitivityRecord) -> Text:
+def describe_measurement(record: SensitivityRecord) -> Text:
     """One line: what was measured on what."""
     parts = [
         f"{record.model}: {record.n_items} calibration items ({record.data})",

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("fastdllm: interrupted; the same command resumes", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
-        # The reader of a pipe went away (such as `| head`): nobody is left to tell.
+        # The reader of a pipe has closed it (such as `| head`).
         _drop_output()
         return 0
     except OSError as error:

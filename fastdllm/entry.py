@@ -141,7 +141,7 @@ def _queue(*, is_needed: bool) -> Queue | None:
     if is_needed and (queue is None or queue.problem):
         problem = queue.problem if queue is not None else "squeue: belongs to no cluster here"
         raise UserError(
-            f"{problem}; without it nobody knows which runs have a job already; try again later"
+            f"{problem}; without it, runs that have a job already are unknown; try again later"
         )
     return queue
 

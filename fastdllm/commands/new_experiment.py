@@ -57,7 +57,7 @@ def copy_template(name: str) -> Path:
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=EXPERIMENTS) as scratch:
             copy = Path(scratch, name)
             shutil.copytree(template, copy, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-            # Fails when somebody made the folder meanwhile, unless it is empty.
+            # Fails if the folder was made meanwhile, unless it is empty.
             copy.rename(folder)
     except OSError as error:
         raise cannot("write", folder, error) from None

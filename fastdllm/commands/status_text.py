@@ -23,7 +23,7 @@ STYLES = {
     State.STALE: "33",
     State.MISSING: "2",
 }
-# More reasons than fit on a screen help nobody; --json has them all.
+# What fits on a screen; --json has all reasons.
 MOST_REASONS = 30
 # Where not all are shown, these are.
 URGENT = (State.FAILED, State.INTERRUPTED, State.RUNNING, State.QUEUED)

@@ -94,7 +94,7 @@ def claim_folder(*, is_dry_run: bool, arguments: Sequence[str] | None = None) ->
             was = ", ".join(process.words for _, process in dead)
             sys.stderr.write(f"fastdllm: cleared the locks of a dead {was}\n")
     else:
-        dead += unknown  # without locks they hinder nobody
+        dead += unknown  # without locks they block no other process
     for path, _ in dead:
         path.unlink(missing_ok=True)
     if UNLOCK not in words:

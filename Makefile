@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: setup setup-cluster run experiments report test lint format train clean help
+.PHONY: setup setup-cluster run experiments report test test-fast lint format train clean help
 
 .venv/.ready: pyproject.toml constraints.txt
 	@scripts/setup.sh $(PYTHON)
@@ -27,6 +27,9 @@ report: .venv/.ready ## write artifacts/report.html, the plots and comparisons.c
 
 test: .venv/.ready ## test the decoder against recorded traces, and everything else
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-fast: .venv/.ready ## the tests that start no process, no Snakemake and no SLURM (under 2 minutes)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 lint: .venv/.ready ## check style and types
 	@$(BIN)/ruff check .

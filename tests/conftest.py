@@ -1,31 +1,83 @@
-"""Fixtures that more than one folder of tests uses."""
+"""Fixtures that more than one folder of tests uses, the order of tests, and what `slow` means."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
-from fastdllm.model.loading import load_plain_model
-from fastdllm.model.plain import BlockDiffusionModel
+if TYPE_CHECKING:
+    from fastdllm.model.plain import BlockDiffusionModel
 
 GOLDEN = Path(__file__).parent / "golden"
+# Read by torch when it is imported, and by the commands that tests start. Tests run side by side;
+# more threads than cores make tiny matrix products crawl.
+os.environ["OMP_NUM_THREADS"] = "1"
+# What any test may start, beside scripts of sh, with which tests imitate other programs.
+QUICK_PROGRAMS = {"git", "lscpu", "tar", "uname"}
+# The longest first: nothing long begins when the other workers are done already.
+LONGEST_FIRST = ("tests/slurm/", "tests/workflow/test_experiments_resume.py", "tests/docs/")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Tests run side by side; more threads than cores make tiny matrix products crawl."""
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the commands, which set their own number
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put slow tests first, those of SLURM before all others. The order is otherwise kept."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        starts = [item.nodeid.startswith(folder) for folder in LONGEST_FIRST]
+        return (not is_slow(item), (*starts, True).index(True))
+
+    items.sort(key=place)
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Whether a test may start processes that take seconds."""
+    return item.get_closest_marker("slow") is not None
+
+
+class _Processes:
+    """Whether the test at work, its fixtures included, may start processes."""
+
+    are_allowed = True
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    """Fail a test that starts a process though it is not marked slow."""
+    if event == "subprocess.Popen" and not _Processes.are_allowed:
+        program, words = arguments[:2]
+        first = words if isinstance(words, str) else words[0]
+        name = os.fsdecode(program or first)
+        if Path(name).name not in QUICK_PROGRAMS and not _is_script_or_absent(name):
+            pytest.fail(f"mark this test slow: it starts {name}")
+
+
+def _is_script_or_absent(name: str) -> bool:
+    path = shutil.which(name)
+    return path is None or Path(path).read_bytes()[:9] == b"#!/bin/sh"
+
+
+# An audit hook sees every start, whoever asks for it, and does not change how it is done.
+sys.addaudithook(_refuse)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let slow tests alone start processes."""
+    _Processes.are_allowed = is_slow(item)
+    yield
+    _Processes.are_allowed = True
 
 
 @pytest.fixture(scope="session")
 def golden_model() -> Callable[[str], BlockDiffusionModel]:
     """Load a golden model ("m6", "m14", "m28") as a plain float32 module, once per process."""
+
+    from fastdllm.model.loading import load_plain_model
 
     @cache
     def load(name: str) -> BlockDiffusionModel:

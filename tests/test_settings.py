@@ -169,6 +169,7 @@ def test_a_model_of_one_layer_is_too_shallow():
         layer_span("first", 1)
 
 
+@pytest.mark.slow
 def test_settings_and_policies_import_without_torch():
     code = "import fastdllm.policy, fastdllm.settings, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

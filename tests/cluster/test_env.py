@@ -16,6 +16,8 @@ from fastdllm.cluster.build import record
 from fastdllm.cluster.venv import READY, UNFINISHED, damaged_files, problems, read_record
 from fastdllm.common.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

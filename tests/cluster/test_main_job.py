@@ -89,6 +89,7 @@ def is_dead(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_before_the_time_limit_the_job_goes_back_into_the_queue(
     start: Start, tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ def test_before_the_time_limit_the_job_goes_back_into_the_queue(
     assert err.startswith(told)
 
 
+@pytest.mark.slow
 def test_a_refused_requeue_says_how_to_go_on(start: Start, tmp_path: Path) -> None:
     script(tmp_path / "bin", "scontrol", "echo Requested operation is disabled >&2; exit 1")
     process = start("--profile", "p")
@@ -115,6 +117,7 @@ def test_a_refused_requeue_says_how_to_go_on(start: Start, tmp_path: Path) -> No
     assert "`fastdllm submit --profile p` follows them again" in err
 
 
+@pytest.mark.slow
 def test_cancelled_it_leaves_its_jobs_alone_and_says_so(start: Start, tmp_path: Path) -> None:
     process = start("--profile", "p")
     pid = begun(process)
@@ -127,11 +130,13 @@ def test_cancelled_it_leaves_its_jobs_alone_and_says_so(start: Start, tmp_path: 
     assert "scancel" not in (tmp_path / "bin/calls").read_text()
 
 
+@pytest.mark.slow
 def test_the_exit_code_is_that_of_snakemake(start: Start) -> None:
     process = start("--fail")
     assert process.wait(timeout=30) == 3
 
 
+@pytest.mark.slow
 def test_a_signal_while_snakemake_is_being_started_ends_it(start: Start, tmp_path: Path) -> None:
     # Read by Python at its start: SIGTERM comes within the call that starts Snakemake.
     (tmp_path / "fake/sitecustomize.py").write_text(

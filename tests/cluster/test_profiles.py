@@ -70,6 +70,7 @@ def resources(folder: Path, profile: str, chosen: dict[str, str]) -> dict[str, d
 
 
 # An account of digits stays a name.
+@pytest.mark.slow
 @pytest.mark.parametrize(("profile", "account"), [("pace", "007"), ("slurm", "gts-lab")])
 def test_a_job_asks_for_what_was_chosen(tmp_path: Path, profile: str, account: str) -> None:
     made = resources(tmp_path, profile, {**CHOSEN, "FASTDLLM_ACCOUNT": account})
@@ -97,6 +98,7 @@ def test_a_job_asks_for_what_was_chosen(tmp_path: Path, profile: str, account: s
     }
 
 
+@pytest.mark.slow
 def test_what_was_not_chosen_is_not_asked_for(tmp_path: Path) -> None:
     nothing = {**dict.fromkeys(CHOSEN, ""), "FASTDLLM_ACCOUNT": "", "FASTDLLM_GRES": "gpu:1"}
     assert resources(tmp_path, "slurm", nothing) == {

@@ -92,6 +92,7 @@ def test_help_lists_every_command(capsys):
         assert "usage: fastdllm" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m fastdllm --help | head -n 1"
     done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)

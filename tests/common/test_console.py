@@ -39,6 +39,7 @@ def test_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
     assert last.startswith("run: 3/10 items") and " in 0 s" in last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "what"), [("ENOSPC", "space"), ("EDQUOT", "quota")])
 def test_output_that_finds_no_room_is_one_line(number: str, what: str) -> None:
     program = (
@@ -121,6 +122,7 @@ def test_finished_run_shows_its_last_line_once(tmp_path: Path) -> None:
     assert len(stream.getvalue().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_terminated_run_gives_the_cursor_back_and_dies_of_the_signal() -> None:
     program = (
         "import os, time; from fastdllm.common.console import ProgressNumbers, open_display\n"

@@ -191,11 +191,17 @@ def failing_model(plain, failing):
     return FusedModel(plain, make_engine=make)
 
 
+@pytest.fixture(scope="module")
+def undisturbed():
+    """The steps of runs that had memory enough, by what was decoded."""
+    return {}
+
+
 @pytest.mark.parametrize(("temperature", "lookahead_depth"), [(0.0, 0), (0.8, 0), (0.8, 2)])
 @pytest.mark.parametrize("policy_class", [Policy, StaggeredSpans, OutputReuse])
 @pytest.mark.parametrize("failing", [{1}, {9}, {9, 10}, {3, 30}, {14}, {18}])
 def test_out_of_memory_halves_the_slots_and_nothing_is_lost(
-    golden_model, failing, policy_class, temperature, lookahead_depth
+    golden_model, undisturbed, failing, policy_class, temperature, lookahead_depth
 ):
     plain = golden_model("m6")
     chosen = CHOSEN.model_copy(
@@ -211,7 +217,10 @@ def test_out_of_memory_halves_the_slots_and_nothing_is_lost(
     def policy():
         return policy_class(chosen, policy_class.Parameters(), 6)
 
-    expected, _ = run(plain, REQUESTS, slots=8, chosen=chosen, policy=policy())
+    key = (policy_class, temperature, lookahead_depth)
+    if key not in undisturbed:
+        undisturbed[key], _ = run(plain, REQUESTS, slots=8, chosen=chosen, policy=policy())
+    expected = undisturbed[key]
     model = failing_model(plain, failing)
     steps, told = run(model, REQUESTS, slots=8, chosen=chosen, policy=policy())
     halvings = [record for record in told if isinstance(record, OutOfMemory)]

@@ -202,6 +202,7 @@ def test_two_jobs_have_two_cards_and_the_third_waits_for_the_one_that_is_free_fi
             assert third.card() == freed
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_leaves_its_card_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +215,7 @@ def test_a_job_that_is_killed_leaves_its_card_to_the_next(
             assert second.card() == "3"
 
 
+@pytest.mark.slow
 def test_many_jobs_never_share_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     held: list[str] = []

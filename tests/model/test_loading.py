@@ -189,6 +189,7 @@ def test_a_named_dtype_needs_no_reason_and_a_cpu_is_exact():
     assert dtype_reason("auto", cpu).startswith("float32: exact")
 
 
+@pytest.mark.slow
 def test_decoding_on_a_cpu_does_not_load_the_compiler_of_torch():
     """It would take each job, command and test a second."""
     code = (

@@ -248,6 +248,7 @@ def test_answers_in_another_dtype_are_kept_aside_and_the_log_says_why(
     assert not outcome.summary.resumed
 
 
+@pytest.mark.slow
 def test_what_was_not_fetched_is_said_by_name_before_torch_is_imported(make_spec, project) -> None:
     spec = make_spec()
     record = json.loads(spec.read_text())
@@ -398,6 +399,7 @@ def test_plan_of_other_options_is_refused(make_spec, make_plan_on_disk) -> None:
     assert not (spec.parent / "failed.json").exists()
 
 
+@pytest.mark.slow
 def test_kill_and_rerun_gives_the_same_answers(
     make_spec, make_plan_on_disk, project, running
 ) -> None:
@@ -439,6 +441,7 @@ def test_kill_and_rerun_gives_the_same_answers(
     assert answers_in(spec.parent) == after
 
 
+@pytest.mark.slow
 def test_missing_spec_is_one_line_and_code_2(project, running) -> None:
     process = start_fastdllm("eval", "results/nowhere/spec.json", cwd=project)
     running.append(process)
@@ -447,6 +450,7 @@ def test_missing_spec_is_one_line_and_code_2(project, running) -> None:
     assert err.count("\n") == 1 and "results/nowhere/spec.json" in err
 
 
+@pytest.mark.slow
 def test_full_disk_is_one_line_and_leaves_nothing_half_written(
     make_spec, make_plan_on_disk, project
 ) -> None:

@@ -364,6 +364,7 @@ def test_shard_that_is_none_is_refused(text: str) -> None:
         parse_shard(text)
 
 
+@pytest.mark.slow
 def test_shard_without_chunks_is_done_at_once_without_torch(spec: Path) -> None:
     program = (
         "import sys\nfrom fastdllm.cli import main\n"

@@ -88,6 +88,7 @@ def end(process: Any) -> tuple[int, str]:
     return process.returncode, err
 
 
+@pytest.mark.slow
 def test_sigterm_drops_the_chunk_in_flight_and_the_same_command_goes_on(
     long_run: Path, start: Any
 ) -> None:
@@ -117,6 +118,7 @@ def test_sigterm_drops_the_chunk_in_flight_and_the_same_command_goes_on(
     assert first.device == second.device is not None
 
 
+@pytest.mark.slow
 def test_time_limit_ahead_begins_no_chunk_and_requeues_the_job(
     long_run: Path, start: Any, scontrol: Path
 ) -> None:
@@ -136,6 +138,7 @@ def test_time_limit_ahead_begins_no_chunk_and_requeues_the_job(
     assert (attempt.why, attempt.slurm_job) == ("time limit", "7")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_nothing_is_requeued_after_sigterm_or_before_the_work_began(
     scontrol: Path, number: int
@@ -192,6 +195,7 @@ def test_job_whose_run_is_done_when_the_warning_comes_is_done(
     assert [attempt.why for attempt in read_attempts(spec.parent)] == ["done"]
 
 
+@pytest.mark.slow
 def test_signal_before_the_first_chunk_ends_at_once(long_run: Path, start: Any) -> None:
     process = start(long_run)
     wait_until(lambda: bool(read_attempts(long_run.parent)), process)
@@ -225,6 +229,7 @@ def test_job_that_gets_nowhere_fails_instead_of_being_requeued(
     assert "longer runtime" in json.loads((spec.parent / "failed.json").read_text())["reason"]
 
 
+@pytest.mark.slow
 def test_shards_that_run_and_end_side_by_side_finish_the_run_once(
     long_run: Path, start: Any
 ) -> None:
@@ -241,6 +246,7 @@ def test_shards_that_run_and_end_side_by_side_finish_the_run_once(
     ]
 
 
+@pytest.mark.slow
 def test_stopped_shard_goes_on(long_run: Path, start: Any) -> None:
     folder = long_run.parent
     answers = folder / "shards/1-of-2.jsonl"

@@ -75,6 +75,7 @@ def doctor(
     return done.returncode, found
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_well(project: Path) -> None:
     code, found = doctor(project, WELL)
     problems = [f for group in found.values() for f in group if f["state"] == "problem"]
@@ -86,6 +87,7 @@ def test_a_machine_that_is_well(project: Path) -> None:
         assert found[name][0]["state"] == "ok", name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("commands", "name", "state", "says"),
     [
@@ -106,6 +108,7 @@ def test_a_cluster_that_is_not_well(
     assert code == (1 if state == "problem" else 0)
 
 
+@pytest.mark.slow
 def test_without_slurm_and_with_a_quota_of_the_system(project: Path) -> None:
     quota = "echo 'Filesystem blocks quota limit grace files quota limit'; "
     quota += "echo '/dev/x 9500* 9000 10000 6days 12 0 0'; exit 1"
@@ -116,6 +119,7 @@ def test_without_slurm_and_with_a_quota_of_the_system(project: Path) -> None:
     assert "95 %" in found["quota"][0]["text"]
 
 
+@pytest.mark.slow
 def test_a_gpu_that_torch_was_not_built_for(project: Path) -> None:
     smi = 'case "$*" in *query*) echo "Quadro RTX 6000, 24220, 550.54, 7.5" ;; '
     smi += '*) echo "| NVIDIA-SMI 550.54  Driver Version: 550.54  CUDA Version: 12.4 |" ;; esac'
@@ -130,12 +134,14 @@ def test_a_gpu_that_torch_was_not_built_for(project: Path) -> None:
     assert "float16 or auto" in found["dtype"][0]["fix"]
 
 
+@pytest.mark.slow
 def test_an_archive_that_no_job_can_use(project: Path) -> None:
     code, found = doctor(project, WELL, FASTDLLM_ENV_ARCHIVE="/nowhere/venv-1.tar.zst")
     assert code == 0
     assert found["archive"][0]["state"] == "warn"
 
 
+@pytest.mark.slow
 def test_a_job_without_the_gpu_it_was_given(project: Path) -> None:
     code, found = doctor(project, WELL, SLURM_JOB_ID="7", SLURM_JOB_GPUS="0")
     assert code == 1
@@ -143,6 +149,7 @@ def test_a_job_without_the_gpu_it_was_given(project: Path) -> None:
     assert found["job"][0]["text"].startswith("7 on ")
 
 
+@pytest.mark.slow
 def test_a_model_that_was_not_fetched_and_a_broken_configuration(project: Path) -> None:
     config = project / "workflow_config.yaml"
     config.write_text(config.read_text().replace("models/tiny", "lab/none"))
@@ -157,6 +164,7 @@ def test_a_model_that_was_not_fetched_and_a_broken_configuration(project: Path) 
     assert found["locks"][0]["state"] == "ok", "the rest is looked at all the same"
 
 
+@pytest.mark.slow
 def test_results_that_cannot_be_written(project: Path) -> None:
     if os.geteuid() == 0:
         # Nothing is read-only for root but what is no folder.
@@ -179,6 +187,7 @@ def test_results_that_lead_to_a_purged_folder(
         check_link(Path("results"))
 
 
+@pytest.mark.slow
 def test_a_check_that_fails_itself_hides_no_other(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +202,7 @@ def test_a_check_that_fails_itself_hides_no_other(
     assert "python" in findings
 
 
+@pytest.mark.slow
 def test_what_it_takes(project: Path) -> None:
     program = "import sys; from fastdllm.tools.doctor import examine; "
     program += "heavy = {'torch', 'transformers', 'snakemake'} & set(sys.modules); assert not heavy"
@@ -262,6 +272,7 @@ def test_clocks(offset_s: float, state: Verdict) -> None:
     assert clock_finding(offset_s).state is state
 
 
+@pytest.mark.slow
 def test_it_is_read_by_people(project: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fastdllm", "doctor"],

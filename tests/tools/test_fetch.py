@@ -120,6 +120,7 @@ def only_model(project: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_fetch_is_recorded_with_digests(fetched: Path) -> None:
     record = json.loads((fetched / FETCHED).read_text())
     assert record["model"]["commit"] == COMMIT
@@ -139,6 +140,7 @@ def test_a_second_fetch_downloads_nothing(fetched: Path, hub: Hub) -> None:
     assert hub.served_bytes == before
 
 
+@pytest.mark.slow
 def test_what_is_fetched_is_enough(copy: Path) -> None:
     require("lab/tiny", None, Path("tasks/remote.yaml"))
     require("lab/tiny", COMMIT, Path("tasks/local.yaml"))
@@ -146,6 +148,7 @@ def test_what_is_fetched_is_enough(copy: Path) -> None:
     require("lab/tiny", "main", Path("tasks/remote.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_recorded", [True, False])
 @pytest.mark.parametrize(
     ("lost", "says"),
@@ -175,6 +178,7 @@ def test_what_is_missing_is_named(copy: Path, *, is_recorded: bool, lost: str, s
     assert "on a node with network: fastdllm fetch" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_another_cache_than_the_one_fetched_to_is_said(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,12 +187,14 @@ def test_another_cache_than_the_one_fetched_to_is_said(
         require("lab/tiny", None, Path("tasks/local.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("copy")
 def test_a_revision_that_was_not_fetched_is_refused() -> None:
     with pytest.raises(UserError, match=r"revision v2: is not in the cache"):
         require("lab/tiny", "v2", Path("tasks/local.yaml"))
 
 
+@pytest.mark.slow
 def test_the_check_is_quick_and_needs_no_torch(copy: Path) -> None:
     program = (
         "import sys, pathlib\n"
@@ -274,6 +280,7 @@ def test_a_hub_that_sends_something_else_is_refused(folder: Path, hub: Hub, tmp_
     assert f"{WEIGHTS} differs from the hub's digest" in done.stderr
 
 
+@pytest.mark.slow
 def test_local_models_and_tasks_need_nothing(folder: Path, hub: Hub, tmp_path: Path) -> None:
     project = only_model(folder / "project", tmp_path / "small")
     config = CONFIG.replace("lab/tiny", str(ROOT / "models" / "tiny"))

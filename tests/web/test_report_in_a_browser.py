@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 WORDS = "section#word_problems"
 PARETO = f"{WORDS} [data-chart=pareto]"
 Open = Callable[..., Any]

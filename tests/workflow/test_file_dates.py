@@ -62,6 +62,7 @@ def test_status_shows_each_run_and_the_next_command() -> None:
     assert json.loads(json.dumps(record)) == record
 
 
+@pytest.mark.slow
 def test_status_imports_nothing_heavy(project: SmallProject) -> None:
     code = (
         "import sys; import fastdllm.commands.status as s; "

@@ -111,6 +111,7 @@ def queue(monkeypatch: pytest.MonkeyPatch, *jobs: Job) -> None:
     monkeypatch.setattr(main_process, "own_jobs", lambda **_: list(jobs))
 
 
+@pytest.mark.slow
 def test_the_locks_of_a_killed_process_are_cleared(
     start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +128,7 @@ def test_the_locks_of_a_killed_process_are_cleared(
     ]
 
 
+@pytest.mark.slow
 def test_the_locks_of_a_living_process_stay(
     start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +148,7 @@ def test_the_locks_of_a_living_process_stay(
         refuse_overlap([SUMMARY])
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_leaves_no_record(start: Start) -> None:
     process = start()
     assert len(list(RECORDS.iterdir())) == 1

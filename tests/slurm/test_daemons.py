@@ -14,6 +14,8 @@ from tests.slurm import ports as lab_ports
 from tests.slurm.daemons import Daemons
 from tests.slurm.ports import outgoing_ports, reserved_ports
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def not_those_of_real_labs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -19,8 +18,18 @@ GOLDEN = Path(__file__).parent / "golden"
 # Read by torch when it is imported, and by the commands that tests start. Tests run side by side;
 # more threads than cores make tiny matrix products crawl.
 os.environ["OMP_NUM_THREADS"] = "1"
-# What any test may start, beside scripts of sh, with which tests imitate other programs.
-QUICK_PROGRAMS = {"git", "lscpu", "tar", "uname"}
+# How the programs begin that only a slow test may start: interpreters, a browser, SLURM's daemons.
+SLOW_PROGRAMS = (
+    "python",
+    "snakemake",
+    "fastdllm",
+    "bash",
+    "node",
+    "chrom",
+    "slurm",
+    "munge",
+    "maria",
+)
 # The longest first: nothing long begins when the other workers are done already.
 LONGEST_FIRST = ("tests/slurm/", "tests/workflow/test_experiments_resume.py", "tests/docs/")
 
@@ -51,14 +60,9 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "subprocess.Popen" and not _Processes.are_allowed:
         program, words = arguments[:2]
         first = words if isinstance(words, str) else words[0]
-        name = os.fsdecode(program or first)
-        if Path(name).name not in QUICK_PROGRAMS and not _is_script_or_absent(name):
+        name = Path(os.fsdecode(program or first)).name
+        if name.startswith(SLOW_PROGRAMS):
             pytest.fail(f"mark this test slow: it starts {name}")
-
-
-def _is_script_or_absent(name: str) -> bool:
-    path = shutil.which(name)
-    return path is None or Path(path).read_bytes()[:9] == b"#!/bin/sh"
 
 
 # An audit hook sees every start, whoever asks for it, and does not change how it is done.

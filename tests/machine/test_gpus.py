@@ -162,6 +162,7 @@ def test_the_only_card_of_a_slurm_job_is_its_own(
     assert not list(tmp_path.glob("*.lock"))
 
 
+@pytest.mark.slow
 def test_several_cards_of_a_slurm_job_are_shared_among_its_processes_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_folder_that_cannot_be_used_is_one_line(
         pass
 
 
+@pytest.mark.slow
 def test_two_jobs_have_two_cards_and_the_third_waits_for_the_one_that_is_free_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

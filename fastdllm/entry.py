@@ -19,6 +19,7 @@ from typing import Any
 
 from fastdllm.cluster.checks import check_link
 from fastdllm.cluster.choice import Choice
+from fastdllm.common.console import notice
 from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.common.paths import PLANS, RESULTS
 from fastdllm.runs.attempts import RESTARTS_VARIABLE
@@ -65,7 +66,7 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
             return Call()
         return _planned_call(Selection.from_options(options), targets, is_dry_run=is_dry_run)
     except UserError as error:
-        sys.stderr.write(f"fastdllm: {error}\n")
+        notice(str(error))
         sys.exit(USER_ERROR_EXIT_CODE)
 
 

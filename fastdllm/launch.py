@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from fastdllm.common.console import notice
+
 ARCHIVE_VARIABLE = "FASTDLLM_ENV_ARCHIVE"
 
 
@@ -42,15 +44,10 @@ def _unpacked_python(archive: str) -> str:
             raise NotUnpacked(f"no folder TMPDIR here ({place})" if place else "TMPDIR is not set")
         copy = unpack(Path(archive), Path(sys.prefix).resolve(), Path(place))
     except NotUnpacked as error:
-        _say(f"the environment's archive: {error}; using {sys.prefix}")
+        notice(f"the environment's archive: {error}; using {sys.prefix}")
         return _own_python()
-    _say(f"the environment is {copy}, ready in {time.monotonic() - started:.1f} s")
+    notice(f"the environment is {copy}, ready in {time.monotonic() - started:.1f} s")
     return str(copy / "bin" / "python")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"fastdllm: {text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fastdllm.cluster.jobs import live_jobs
 from fastdllm.cluster.slurm import SlurmError, own_jobs, requeue
+from fastdllm.common.console import notice
 from fastdllm.common.errors import RESUME_EXIT_CODE
 
 
@@ -42,17 +43,19 @@ def main(arguments: Sequence[str]) -> int:
         return code
     if received[0] == signal.SIGUSR1:
         return _requeue(arguments)
-    _say(f"ended by SIGTERM (scancel, or a preemption); {_others(arguments)}")
+    notice(f"ended by SIGTERM (scancel, or a preemption); {_others(arguments)}")
     return 128 + signal.SIGTERM
 
 
 def _requeue(arguments: Sequence[str]) -> int:
     job_id = os.environ.get("SLURM_JOB_ID", "")
-    _say(f"the time limit is near; job {job_id} goes back into the queue and adopts its jobs there")
+    notice(
+        f"the time limit is near; job {job_id} goes back into the queue and adopts its jobs there"
+    )
     try:
         requeue(job_id)
     except SlurmError as error:
-        _say(f"SLURM refuses ({error}); {_others(arguments)}")
+        notice(f"SLURM refuses ({error}); {_others(arguments)}")
     return RESUME_EXIT_CODE
 
 
@@ -67,11 +70,6 @@ def _others(arguments: Sequence[str]) -> str:
     if not ids:
         return "no job of this folder is left"
     return f"{len(ids)} jobs of this folder continue; {again}, `scancel {' '.join(ids)}` ends them"
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"fastdllm: {text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -55,6 +55,12 @@ class Display(Protocol):
     def close(self, numbers: ProgressNumbers | None) -> None: ...
 
 
+def notice(line: str) -> None:
+    """Write one line of fastdllm's own to stderr, at once."""
+    sys.stderr.write(f"fastdllm: {line}\n")
+    sys.stderr.flush()
+
+
 def duration(seconds: float) -> str:
     """Format seconds as `45 s`, `3 min 05 s` or `2 h 07 min`."""
     whole = max(0, round(seconds))

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
 from fastdllm.common.locks import take_lock
@@ -107,7 +108,7 @@ def _taken(cards: Sequence[str], folder: Path) -> Iterator[str]:
                 return
         if not is_reported:
             what = "the GPU is" if len(cards) == 1 else f"all {len(cards)} GPUs are"
-            sys.stderr.write(f"fastdllm: {what} taken by other runs; waiting for one\n")
+            notice(f"{what} taken by other runs; waiting for one")
             sys.stderr.flush()
             is_reported = True
         time.sleep(RETRY_S)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import cannot, read_json, to_json, write_json_atomically
 from fastdllm.common.paths import RESULTS
@@ -200,7 +201,7 @@ def _log_of(spec: RunSpec) -> Iterator[None]:
         try:
             yield
         except (UserError, Stopped) as error:
-            sys.stderr.write(f"fastdllm: {error}\n")
+            notice(str(error))
             raise
         except Exception:
             traceback.print_exc()

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from fastdllm.cluster.slurm import SlurmError, requeue
+from fastdllm.common.console import notice
 from fastdllm.common.errors import RESUME_EXIT_CODE, UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -216,20 +216,15 @@ def end_of(stopped: Stopped, *, was_terminated: bool) -> int:
     (`was_terminated`). A job that met the limit before its run began is not requeued either, as
     that could go on forever. SLURM ends the job at once.
     """
-    _say(stopped.sentence)
+    notice(stopped.sentence)
     job = slurm_job()
     if stopped.is_time_limit and not was_terminated and job and stopped.has_begun:
-        _say(f"SLURM job {job} goes back into the queue")
+        notice(f"SLURM job {job} goes back into the queue")
         try:
             requeue(job)
         except SlurmError as error:
-            _say(f"it does not ({error}); the same command submits it again")
+            notice(f"it does not ({error}); the same command submits it again")
     return RESUME_EXIT_CODE
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"fastdllm: {line}\n")
-    sys.stderr.flush()
 
 
 def slurm_job() -> str:

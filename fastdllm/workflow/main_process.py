@@ -25,6 +25,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from fastdllm.cluster.slurm import SlurmError, has_slurm, own_jobs
+from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
 from fastdllm.common.locks import is_locked
@@ -92,7 +93,7 @@ def claim_folder(*, is_dry_run: bool, arguments: Sequence[str] | None = None) ->
         if dead and len(dead) == len(others):
             clear_locks()
             was = ", ".join(process.words for _, process in dead)
-            sys.stderr.write(f"fastdllm: cleared the locks of a dead {was}\n")
+            notice(f"cleared the locks of a dead {was}")
     else:
         dead += unknown  # without locks they block no other process
     for path, _ in dead:

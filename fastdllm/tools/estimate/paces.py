@@ -24,6 +24,37 @@ MOST_SECONDS_APART = 120.0
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How long `items` requests of one run took on one device, and the start of the process.
+
+    model: name and digest. dtypes: the number format that was asked for, and what it came to.
+    settings: digest of everything that decides the answers except the limit.
+    startup_s: loading, warm-up and recording of shapes; None if another run of the same job had
+    loaded the model. outside_s: what the job took besides (imports, scoring), if the workflow
+    measured it.
+    """
+
+    experiment: str
+    task: str
+    config: str
+    hardware: MeasuredHardware
+    model: tuple[str, str]
+    dtypes: frozenset[str]
+    settings: str
+    computation: str | None
+    batch_size: int
+    items: int
+    seconds: float
+    startup_s: float | None
+    time: str
+    outside_s: float | None = None
+
+    @property
+    def seconds_per_item(self) -> float:
+        return self.seconds / self.items
+
+
+@dataclass(frozen=True, slots=True)
 class Untimed:
     """A finished run whose summary has no speed (log-likelihoods); its answers have, if here."""
 
@@ -176,7 +207,6 @@ def _pace(record: Mapping[str, Any], **measured: Any) -> Pace:
         experiment=record["experiment"],
         task=record["task"],
         config=record["config"],
-        limit=record["eval_params"].get("limit"),
         model=(decides["model"], decides["model_digest"]),
         dtypes=frozenset({decides["dtype"], record["dtype"]}),
         settings=settings_digest(decides),
@@ -210,41 +240,6 @@ def _outside_s(record: Mapping[str, Any], path: Path, inside_s: float) -> float 
     return outside_s if outside_s > 0 else None
 
 
-# How fast one run was: the record that all measurements come to.
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """What one measurement tells: how long `items` requests took, and the start of the process.
-
-    model: name and digest. dtypes: the number format that was asked for, and what it came to.
-    settings: digest of all that decides the answers but the limit.
-    startup_s: loading, warm-up and recording of shapes; None where another run of the same job had
-    loaded the model. outside_s: what the job took besides (imports, scoring), where the
-    workflow has measured it.
-    """
-
-    experiment: str
-    task: str
-    config: str
-    limit: int | None
-    hardware: MeasuredHardware
-    model: tuple[str, str]
-    dtypes: frozenset[str]
-    settings: str
-    computation: str | None
-    batch_size: int
-    items: int
-    seconds: float
-    startup_s: float | None
-    time: str
-    outside_s: float | None = None
-
-    @property
-    def seconds_per_item(self) -> float:
-        return self.seconds / self.items
-
-
 def settings_digest(decides: Mapping[str, Any]) -> str:
-    """What runs share that differ in their limit only."""
+    """Return the digest that runs share if they differ only in their limit."""
     return digest_of({key: value for key, value in decides.items() if key != "limit"})

@@ -26,7 +26,7 @@ from fastdllm.commands.status_view import View
 from fastdllm.common.console import duration
 from fastdllm.common.errors import INTERRUPTED_EXIT_CODE, UserError
 from fastdllm.tasks.plan import planned_sizes
-from fastdllm.workflow.status.progress import is_number, item_counts
+from fastdllm.workflow.status.run_progress import is_number, item_counts
 from fastdllm.workflow.status.run_status import RunStatus, State
 
 LEAST_S = 1.0

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from fastdllm.common.console import duration
-from fastdllm.workflow.status.progress import progress_in_words, progress_of, stored_progress
 from fastdllm.workflow.status.queue import Queue, RunJob, reason_in_words, requeues_in_words
 from fastdllm.workflow.status.run_files import Part, RunFiles
+from fastdllm.workflow.status.run_progress import progress_in_words, progress_of, stored_progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,9 @@ from fastdllm.workflow.status.at_work import (
     unfinished,
 )
 from fastdllm.workflow.status.endings import STOPPED, Ending, accounted_ending, last_ending
-from fastdllm.workflow.status.progress import progress_in_words, progress_of, stored_progress
 from fastdllm.workflow.status.queue import Queue, RunJob
 from fastdllm.workflow.status.run_files import Part, RunFiles, read_run_files
+from fastdllm.workflow.status.run_progress import progress_in_words, progress_of, stored_progress
 
 SAME_COMMAND = "the same command resumes"
 

@@ -68,6 +68,7 @@ def engine_answers(plan: Any, tokenizer: Any) -> list[Answer]:
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task_name", "num_fewshot"), [("sums", None), ("choices", None), ("sums", 2)]
 )

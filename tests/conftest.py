@@ -30,18 +30,42 @@ SLOW_PROGRAMS = (
     "munge",
     "maria",
 )
-# The longest first: nothing long begins when the other workers are done already.
-LONGEST_FIRST = ("tests/slurm/", "tests/workflow/test_experiments_resume.py", "tests/docs/")
+# Modules that take longest; each begins at once, on a process of its own.
+LONGEST_FIRST = (
+    "tests/slurm/test_faults.py",
+    "tests/slurm/test_grid.py",
+    "tests/slurm/test_submit.py",
+    "tests/slurm/",
+    "tests/workflow/test_experiments_resume.py",
+    "tests/workflow/test_same.py",
+    "tests/tools/test_fetch.py",
+    "tests/docs/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put slow tests first, those of SLURM before all others. The order is otherwise kept."""
+    """Deal the slow modules to the processes of xdist, the longest first, then fill up.
 
-    def place(item: pytest.Item) -> tuple[bool, int]:
-        starts = [item.nodeid.startswith(folder) for folder in LONGEST_FIRST]
-        return (not is_slow(item), (*starts, True).index(True))
+    xdist gives each process an equal piece of the list to begin with, in order, and a module stays
+    together because its tests share fixtures.
+    """
+    queues: list[list[pytest.Item]] = [
+        [] for _ in range(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    ]
+    modules: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if is_slow(item):
+            modules.setdefault(item.nodeid.partition("::")[0], []).append(item)
 
-    items.sort(key=place)
+    def place(module: str) -> int:
+        return (*(module.startswith(name) for name in LONGEST_FIRST), True).index(True)
+
+    for index, module in enumerate(sorted(modules, key=place)):
+        queues[index % len(queues)] += modules[module]
+    for item in items:
+        if not is_slow(item):
+            min(queues, key=len).append(item)
+    items[:] = [item for queue in queues for item in queue]
 
 
 def is_slow(item: pytest.Item) -> bool:

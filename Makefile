@@ -28,7 +28,7 @@ report: .venv/.ready ## write artifacts/report.html, the plots and comparisons.c
 test: .venv/.ready ## test the decoder against recorded traces, and everything else
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-test-fast: .venv/.ready ## the tests that start no process, no Snakemake and no SLURM (under 2 minutes)
+test-fast: .venv/.ready ## the tests that start no process, no Snakemake and no SLURM
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 lint: .venv/.ready ## check style and types

@@ -95,7 +95,7 @@ sys.addaudithook(_refuse)
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let slow tests alone start processes."""
+    """Allow processes in slow tests only."""
     _Processes.are_allowed = is_slow(item)
     yield
     _Processes.are_allowed = True

@@ -129,14 +129,14 @@ class Attack:
             send(victim.pids, signal.SIGSTOP)
 
     def release(self) -> None:
-        """Let all held runs go on."""
+        """Release all held runs."""
         for victim in (*self.held.values(), *self.paused):
             send(victim.pids, signal.SIGCONT)
         self.held.clear()
         self.paused.clear()
 
     def thaw(self) -> None:
-        """Let a victim go on that has got SIGUSR1; SLURM sends it up to half a minute late."""
+        """Release a victim that has got SIGUSR1; SLURM sends it up to half a minute late."""
         for victim in self.waiting():
             if not any(map(is_undisturbed, victim.pids)):
                 send(victim.pids, signal.SIGCONT)

@@ -20,9 +20,13 @@ from tests.support import made_up_runs as synthetic
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """One browser for all tests of a process; without any they are skipped."""
+    """One browser for all tests of a module; without any they are skipped.
+
+    Not for a whole process: while it is open, asyncio takes its loop for a running one, also in
+    tests that come later.
+    """
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:

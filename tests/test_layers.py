@@ -74,7 +74,6 @@ MODULES_WITHOUT_TORCH = (
     "machine.gpus",
     "machine.hub_cache",
     "machine.process",
-    "machine.provenance",
     "model.checkpoint",
     "model.config",
     "decoding.events",

@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from fastdllm.commands.options import positive_int
+from fastdllm.commands.options import add_selection_options, positive_int, selected
 from fastdllm.common.errors import UserError
 from fastdllm.tools.estimate.budget import budget_of
 from fastdllm.tools.estimate.budget_text import BudgetQuestion, as_record, as_text
@@ -29,9 +29,7 @@ from fastdllm.workflow.status.run_status import RunStatus, State, inspect
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options: the keys of Snakemake's `--config`, and what to estimate for."""
-    for kind in ("experiment", "task", "config"):
-        parser.add_argument(f"--{kind}", metavar="NAME[,NAME]", help=f"only this {kind}")
-    parser.add_argument("--limit", metavar="N", help="the trial runs over the first N items")
+    add_selection_options(parser)
     parser.add_argument(
         "--gpu",
         metavar="KIND",
@@ -61,9 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what the selected runs cost."""
     if args.profile is not None and args.gpu is not None:
         raise UserError("--profile: says which GPU, as does --gpu; give one of them")
-    options = {key: getattr(args, key) for key in ("experiment", "task", "config", "limit")}
-    selection = Selection.from_options({k: v for k, v in options.items() if v is not None})
-    project = load_project(selection)
+    project = load_project(Selection.from_options(selected(args)))
     gpu = args.gpu or project.config.cluster.gpu
     if args.profile is not None:
         gpu = gpu_of(args.profile, project.config)

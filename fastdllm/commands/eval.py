@@ -58,10 +58,9 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         sys.stdout.write(f"{shard.words}: no chunks\n")
         return 0
     check_needs(spec, folder, shard, again=args.again)
-    private_cache = data_is_local(spec.task, Path(spec.run.task_file).parent)
     with (
         card_for(args.device or spec.run.device),
-        lm_eval_environment(offline=True, private_cache=private_cache),
+        lm_eval_environment(offline=True, private_cache=data_is_local(spec.run.task_file)),
     ):
         # Nothing before this may import torch: it sees only the cards visible when it is imported.
         from fastdllm.machine.process import use_allowed_threads

@@ -81,11 +81,11 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
 
 def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]]:
     from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
-    from fastdllm.workflow.project.config_files import TASKS
+    from fastdllm.workflow.project.config_files import TASKS, task_file
 
     remote = []
     for task in tasks:
-        if data_is_local(task, TASKS):
+        if data_is_local(task_file(task)):
             print_now(f"task {task}: reads local files, nothing to fetch")
         else:
             remote.append(task)

@@ -55,6 +55,19 @@ def decoding_settings(options: argparse.Namespace) -> DecodingSettings:
     return validated(DecodingSettings, given, "options")
 
 
+def add_selection_options(parser: argparse.ArgumentParser) -> None:
+    """Add --experiment, --task, --config and --limit, the keys of Snakemake's `--config`."""
+    for kind in ("experiment", "task", "config"):
+        parser.add_argument(f"--{kind}", metavar="NAME[,NAME]", help=f"only this {kind}")
+    parser.add_argument("--limit", metavar="N", help="the trial runs over the first N items")
+
+
+def selected(options: argparse.Namespace) -> dict[str, str]:
+    """Return what was given of the selection, by its keys."""
+    keys = ("experiment", "task", "config", "limit")
+    return {key: value for key in keys if (value := getattr(options, key)) is not None}
+
+
 def positive_int(text: str) -> int:
     """Convert the text of an option to a whole number from 1."""
     if not (text.isdecimal() and int(text) >= 1):

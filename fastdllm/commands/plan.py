@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fastdllm.common.paths import PLANS, task_folder
-    from fastdllm.workflow.project.config_files import TASKS, load_workflow_config
+    from fastdllm.workflow.project.config_files import TASKS, load_workflow_config, task_file
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for all items")
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
     from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
 
-    data_here = data_is_local(args.task, TASKS)
+    data_here = data_is_local(task_file(args.task))
     offline = data_here and Path(config.model.path).is_dir()
     with lm_eval_environment(offline=offline, private_cache=data_here):
         from fastdllm.model.checkpoint import find_checkpoint

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, the plots and the table, and print where they are."""
-    from fastdllm.common.errors import UserError, unknown_name
+    from fastdllm.common.errors import UserError
     from fastdllm.common.files import write_text_atomically
     from fastdllm.common.paths import ARTIFACTS, RESULTS
     from fastdllm.report.content import build_report
@@ -40,13 +40,12 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.results.summary import read_summary
     from fastdllm.workflow.project.artifacts import published
     from fastdllm.workflow.project.runs import load_project
+    from fastdllm.workflow.project.selection import keep
 
     if args.output.suffix != ".html":
         raise UserError(f"--output {args.output}: the name of a page must end in .html")
     project = load_project()
-    for name in args.experiment or ():
-        if name not in project.experiments:
-            raise unknown_name("experiment", name, project.experiments, "--experiment")
+    chosen = keep("experiment", args.experiment, project.experiments, where="--experiment")
     summaries, problems = [], []
     for published_run in published(project.runs):
         try:
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     problems += unreadable
     report = build_report(
         summaries,
-        experiments=args.experiment,
+        experiments=chosen,
         titles={name: experiment.question for name, experiment in project.experiments.items()},
         missing=len(project.runs) - len(summaries),
         sensitivity=sensitivity,

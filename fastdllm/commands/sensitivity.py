@@ -143,7 +143,7 @@ def _record(
     data: Path,
 ) -> SensitivityRecord:
     from fastdllm.machine.device import hardware
-    from fastdllm.machine.provenance import git_state
+    from fastdllm.machine.process import git_state
     from fastdllm.model.checkpoint import find_checkpoint
     from fastdllm.tools.sensitivity.record import SensitivityRecord, damages, grids
     from fastdllm.workflow.project.digests import FileDigests, digest_of, model_digest

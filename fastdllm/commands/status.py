@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 
+from fastdllm.commands.options import add_selection_options, selected
 from fastdllm.commands.status_record import as_record
 from fastdllm.commands.status_text import as_text
 from fastdllm.commands.status_view import Accounts, look
@@ -21,9 +22,7 @@ WATCH_S = 5.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options: the words of Snakemake's `--config`, --json and --watch."""
-    for kind in ("experiment", "task", "config"):
-        parser.add_argument(f"--{kind}", metavar="NAME[,NAME]", help=f"show only this {kind}")
-    parser.add_argument("--limit", metavar="N", help="show the trial runs over the first N items")
+    add_selection_options(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print one JSON object")
     how.add_argument(
@@ -38,9 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the status of the selected runs."""
-    options = {key: getattr(args, key) for key in ("experiment", "task", "config", "limit")}
-    selection = Selection.from_options({k: v for k, v in options.items() if v is not None})
-    project, accounts = load_project(selection), Accounts()
+    options = selected(args)
+    project, accounts = load_project(Selection.from_options(options)), Accounts()
     if args.watch is not None:
         from fastdllm.commands.status_watch import watch
 

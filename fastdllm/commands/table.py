@@ -18,22 +18,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastdllm.common.errors import UserError, unknown_name
+    from fastdllm.common.errors import UserError
     from fastdllm.common.paths import ARTIFACTS
     from fastdllm.report.groups import grouped
     from fastdllm.report.text_tables import terminal_table
     from fastdllm.results.summary import read_summary
     from fastdllm.workflow.project.artifacts import current_summary
     from fastdllm.workflow.project.runs import load_project
-    from fastdllm.workflow.project.selection import Selection
+    from fastdllm.workflow.project.selection import Selection, keep
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for full runs")
     project = load_project(Selection(limit=args.limit))
-    chosen = args.experiment or list(project.experiments)
-    for name in chosen:
-        if name not in project.experiments:
-            raise unknown_name("experiment", name, project.experiments, "--experiment")
+    chosen = keep("experiment", args.experiment, project.experiments, where="--experiment")
     runs = [run for run in project.runs if run.experiment in chosen]
     paths = [path for run in runs if (path := current_summary(run, project.all_runs))]
     summaries, problems, missing = [], [], len(runs) - len(paths)

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,47 @@ def to_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def write_if_changed(path: Path, text: str) -> bool:
+    """Write a text file, unless that is what it holds; return whether it was written.
+
+    Raises:
+        UserError: the file system refused.
+    """
+    try:
+        if path.read_text(encoding="utf-8") == text:
+            return False
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
+    except OSError as error:
+        raise cannot("read", path, error) from None
+    write_text_atomically(path, text)
+    return True
+
+
+def date(path: Path, seconds: float) -> None:
+    """Set the modification time of a file, in seconds since the epoch.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    if path.stat().st_mtime == seconds:
+        return
+    try:
+        os.utime(path, (seconds, seconds))
+    except PermissionError:
+        # Only the owner may date a file; in a group's folder another file can replace it.
+        write_text_atomically(path, path.read_text(encoding="utf-8"))
+        os.utime(path, (seconds, seconds))
+
+
+def date_after(path: Path, output: Path) -> None:
+    """Make a file newer than what was made from it, so that Snakemake makes that again."""
+    output_s = output.stat().st_mtime
+    if path.stat().st_mtime <= output_s:
+        # By the clock of another machine the output may be dated in the future.
+        date(path, max(time.time(), output_s + 1))
+
+
 def read_text(path: str | Path) -> str:
     """Read a text file.
 
@@ -95,6 +137,15 @@ def read_json(path: str | Path) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def json_object(path: str | Path) -> dict[str, Any]:
+    """Return the JSON object in a file; {} if it is missing, damaged, or holds something else."""
+    try:
+        value = read_json(path)
+    except UserError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def now(timespec: str = "seconds") -> str:

@@ -6,8 +6,6 @@ alone, so that the same model always rounds alike.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,19 +16,7 @@ from torch import Tensor
 PACKED_FROM = 65_536
 
 
-class Product(Protocol):
-    """x -> x W^T + b for rows x [R, in]."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The product, [R, out]."""
-        ...
-
-    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        """The product plus `residual` [R, out], as a new tensor."""
-        ...
-
-
-def product(weight: Tensor, bias: Tensor | None = None) -> Product:
+def product(weight: Tensor, bias: Tensor | None = None) -> PlainProduct | PackedProduct:
     """Return the product with `weight` [out, in]."""
     return PackedProduct(weight, bias) if is_packed(weight) else PlainProduct(weight, bias)
 
@@ -47,7 +33,7 @@ def is_packed(weight: Tensor) -> bool:
 
 
 class PlainProduct:
-    """A `Product` with the weight as it is."""
+    """x -> x W^T + b for rows x [R, in], with the weight as it is."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight, bias
@@ -63,7 +49,7 @@ class PlainProduct:
 
 
 class PackedProduct:
-    """A `Product` with the weight in oneDNN's own layout."""
+    """The same with the weight in oneDNN's own layout."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
@@ -76,6 +62,9 @@ class PackedProduct:
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """The product plus `residual` [R, out], as a new tensor."""
         return self(x).add_(residual)
+
+
+Product = PlainProduct | PackedProduct
 
 
 class GatedProduct:

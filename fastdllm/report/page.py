@@ -20,8 +20,7 @@ from fastdllm.report import plot_rows as rows
 from fastdllm.report import plot_specs as charts
 from fastdllm.report.content import Report, TaskReport
 from fastdllm.report.groups import run_name
-from fastdllm.report.origins import origins
-from fastdllm.report.page_tables import headings, table_rows
+from fastdllm.report.page_tables import headings, origins, table_rows
 from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.sensitivity_map import FEW_PASSES, MEASURES, SensitivityMap
 from fastdllm.report.sentences import baseline_sentence, likelihood_sentence, main_sentences

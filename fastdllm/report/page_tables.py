@@ -1,7 +1,8 @@
-"""The tables of the page: cells with text to read and a key to sort by."""
+"""The tables of the page: runs, as cells with text to read and a key to sort by; and origins."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastdllm.report.content import RunReport, TaskReport
@@ -11,7 +12,7 @@ from fastdllm.report.standings import Standing
 from fastdllm.report.words import cost_words, difference_words, interval_of, verdict_words
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison, Ratio
-from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, cost_of
+from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, cost_of, speed_conditions
 from fastdllm.statistics.verdicts import SAME, SIGNIFICANT, p_words, signed
 
 # Differences are drawn up to this many points; a larger loss ends in an arrow.
@@ -189,3 +190,54 @@ def _ratio(ratio: Ratio) -> str:
 
 def _number(value: float | None) -> float | str:
     return "" if value is None else float(f"{value:.6g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a number of runs share; a run made from another one counts as made the same way."""
+
+    runs: int
+    commit: str
+    dirty: bool | None
+    model: str
+    model_digest: str
+    conditions: str
+    versions: str
+    first: str
+    last: str
+
+
+def origins(summaries: Sequence[Summary]) -> list[Origin]:
+    """Return the distinct ways, those of the most runs first."""
+    by_origin: dict[tuple[object, ...], list[Summary]] = {}
+    for run in summaries:
+        key = (
+            (run.git.commit, run.git.dirty) if run.git else None,
+            _model(run),
+            speed_conditions(run),
+            tuple(sorted(run.environment.items())),
+        )
+        by_origin.setdefault(key, []).append(run)
+    return [_origin(runs) for runs in sorted(by_origin.values(), key=len, reverse=True)]
+
+
+def _origin(runs: Sequence[Summary]) -> Origin:
+    run = runs[0]
+    dates = sorted(run.timestamp for run in runs)
+    name, digest = _model(run)
+    return Origin(
+        runs=len(runs),
+        commit=run.git.commit if run.git else "",
+        dirty=run.git.dirty if run.git else None,
+        model=name,
+        model_digest=digest,
+        conditions=", ".join(speed_conditions(run)),
+        versions=", ".join(f"{name} {version}" for name, version in run.environment.items()),
+        first=dates[0],
+        last=dates[-1],
+    )
+
+
+def _model(run: Summary) -> tuple[str, str]:
+    path = run.model_args.get("model_path", run.decides.get("model", ""))
+    return str(path), str(run.decides.get("model_digest", ""))

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot, read_json
+from fastdllm.common.files import cannot, json_object
 
 # Version of the layout of summary.json; summary.py owns the layout itself.
 SUMMARY_SCHEMA_VERSION = 2
@@ -26,11 +25,7 @@ MARK_LETTERS = 8
 
 def stored_fingerprint(summary: Path) -> str | None:
     """Return the fingerprint in a summary, None without a summary that can be read."""
-    try:
-        record: Any = read_json(summary)
-    except UserError:
-        return None
-    fingerprint = record.get("fingerprint") if isinstance(record, dict) else None
+    fingerprint = json_object(summary).get("fingerprint")
     return fingerprint if isinstance(fingerprint, str) else None
 
 

@@ -22,7 +22,7 @@ from fastdllm.machine.device import peak_memory_gib, synchronize
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 from fastdllm.runs.answer_records import Answer
-from fastdllm.runs.chunks import Answered, Listener
+from fastdllm.runs.chunk_in_flight import ChunkInFlight
 from fastdllm.runs.commits import Commits
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.generation import AnswerText, answer_budget, sampling_temperature
@@ -32,14 +32,26 @@ from fastdllm.tasks.plan import PlannedRequest
 LIKELIHOOD_INPUTS = 32
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answers to a chunk, in request order; the rest as in `Chunk`."""
+
+    answers: tuple[Answer, ...]
+    recording_s: float
+    batch_size: int
+    smallest_batch_size: int
+    out_of_memory: int
+    confidence_counts: tuple[int, ...] | None = None
+
+
 class _Watch:
     """Collects what the decoder reports about one chunk besides its answers.
 
     halved: what a lack of memory halves. entered: when each request entered a slot.
     """
 
-    def __init__(self, listener: Listener, halved: Literal["sequences", "blocks"]) -> None:
-        self._listener, self._halved = listener, halved
+    def __init__(self, flight: ChunkInFlight, halved: Literal["sequences", "blocks"]) -> None:
+        self._flight, self._halved = flight, halved
         self.batch_size = self.smallest_batch_size = self.out_of_memory = 0
         self.recording_s = 0.0
         self.entered: dict[int, float] = {}
@@ -47,7 +59,7 @@ class _Watch:
     def __call__(self, event: Event) -> None:
         if isinstance(event, PassRecord):
             self.recording_s += event.recording_s
-            self._listener.step()
+            self._flight.step()
         elif isinstance(event, Entered):
             self.entered[event.request] = time.perf_counter()
         elif isinstance(event, SlotsChosen):
@@ -56,7 +68,7 @@ class _Watch:
             self.out_of_memory += 1
             if self._halved == "sequences":
                 self.smallest_batch_size = event.slots
-            self._listener.note(
+            self._flight.note(
                 f"out of memory with {event.slots_before} {self._halved} at once; going on with "
                 f"{event.slots}"
             )
@@ -93,14 +105,14 @@ class DecodingEngine:
     likelihood_mode: LikelihoodMode
     batch_size: int | None = None
 
-    def answer(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered:
-        """Answer one chunk; `listener` gets each answer as soon as it is complete.
+    def answer(self, requests: Sequence[PlannedRequest], flight: ChunkInFlight) -> Answered:
+        """Answer one chunk; `flight` gets each answer as soon as it is complete.
 
         All requests must be of one kind, as in a planned chunk.
         """
         if requests[0].kind == "loglikelihood":
-            return self._score(requests, listener)
-        return self._decode(requests, listener)
+            return self._score(requests, flight)
+        return self._decode(requests, flight)
 
     def warm_up(self, requests: Sequence[PlannedRequest]) -> None:
         """Decode the beginning of a chunk, so that no timed chunk pays for first use.
@@ -123,8 +135,8 @@ class DecodingEngine:
         """Most memory so far: allocated tensors on a GPU, the whole process on a CPU."""
         return peak_memory_gib(self.model.device)
 
-    def _decode(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered:
-        watch = _Watch(listener, "sequences")
+    def _decode(self, requests: Sequence[PlannedRequest], flight: ChunkInFlight) -> Answered:
+        watch = _Watch(flight, "sequences")
         commits = Commits()
         answers: dict[int, Answer] = {}
         for step in self._steps(requests, watch):
@@ -147,7 +159,7 @@ class DecodingEngine:
                 latency_s=round(watch.seconds_in_slot(step.request), 6),
             )
             answers[step.request] = answer
-            listener.answered(answer)
+            flight.answered(answer)
         in_order = [answers[index] for index in range(len(requests))]
         return watch.answered(in_order, commits.confidence_counts)
 
@@ -162,15 +174,15 @@ class DecodingEngine:
             observe=observe,
         )
 
-    def _score(self, requests: Sequence[PlannedRequest], listener: Listener) -> Answered:
-        watch = _Watch(listener, "blocks")
+    def _score(self, requests: Sequence[PlannedRequest], flight: ChunkInFlight) -> Answered:
+        watch = _Watch(flight, "blocks")
         likelihoods = self._likelihoods(requests, watch)
         answers = [
             Answer(id=r.id, logprob=likelihood.logprob, is_greedy=bool(likelihood.is_greedy))
             for r, likelihood in zip(requests, likelihoods, strict=True)
         ]
         for answer in answers:
-            listener.answered(answer)
+            flight.answered(answer)
         return watch.answered(answers)
 
     def _likelihoods(

@@ -17,7 +17,7 @@ from typing import Any
 
 from fastdllm.common.console import Display
 from fastdllm.common.errors import UserError
-from fastdllm.machine.provenance import git_state, package_versions
+from fastdllm.machine.process import git_state, package_versions
 from fastdllm.runs.answer_records import Chunk, Header, Session
 from fastdllm.runs.answer_sources import (
     complete_header,

@@ -20,8 +20,7 @@ from fastdllm.decoding.admission import usable_positions
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.engine.engines import drop_idle
 from fastdllm.machine.device import reset_peak_memory
-from fastdllm.machine.process import cpu_name, host_name
-from fastdllm.machine.provenance import package_versions
+from fastdllm.machine.process import cpu_name, host_name, package_versions
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.loading import dtype_reason, load_model, resolve_device, resolve_dtype
 from fastdllm.model.tokenizer import load_tokenizer

@@ -21,10 +21,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot, now
+from fastdllm.common.files import cannot, json_object, now
 from fastdllm.common.locks import is_locked, take_lock
 
 # `fastdllm status` takes the lock as well, for a moment; only a longer holder is at work.
@@ -131,7 +131,7 @@ def _acquire(
                     "two processes apart; put results/ on another one"
                 ) from None
             raise cannot("lock", path, error) from None
-        if awaits_finish and _holder(path).get("work") == FINISHING:
+        if awaits_finish and json_object(path).get("work") == FINISHING:
             deadline = time.monotonic() + PATIENCE_S
         if time.monotonic() > deadline:
             others = holders(run)
@@ -140,22 +140,13 @@ def _acquire(
 
 
 def _describe(path: Path) -> str:
-    holder = _holder(path)
+    holder = json_object(path)
     try:
         return (
             f"process {holder['pid']} on host {holder['host']} (since {holder['since'][:19]} UTC)"
         )
     except (KeyError, TypeError):
         return "another process"  # it holds the lock but has not written its name yet
-
-
-def _holder(path: Path) -> dict[str, Any]:
-    """Return the content of a lock's file, empty if no holder has written its name."""
-    try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return holder if isinstance(holder, dict) else {}
 
 
 def _write_name(handle: IO[bytes], text: str) -> None:

@@ -21,11 +21,9 @@ from fastdllm.common.console import Display, ProgressNumbers
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import (
     cannot,
+    json_object,
     now,
-    read_json,
-    to_json,
     write_json_atomically,
-    write_text_atomically,
 )
 from fastdllm.machine.process import host_name
 from fastdllm.runs.answer_records import Answer, Chunk
@@ -163,19 +161,16 @@ def failure_record(files: JobFiles, *, log: Path | None = None) -> Iterator[None
         record = {"reason": error_line(error), "time": now("auto")}
         if log.is_file():
             record["log"] = str(log)
-        _write_if_possible(files.failure, to_json(record))
+        with suppress(UserError):  # a full disk is often the cause
+            write_json_atomically(files.failure, record)
         raise
 
 
 def read_failure(path: Path) -> str | None:
     """Return the reason in a failed.json, with its log; None without the file."""
-    try:
-        record = read_json(path)
-    except UserError:
-        if not path.exists():
-            return None
-        record = {}
-    values = record if isinstance(record, dict) else {}
+    values = json_object(path)
+    if not values and not path.exists():
+        return None
     reason = " ".join(str(values.get("reason") or "no reason recorded").split())
     return f"{reason} (log: {values['log']})" if values.get("log") else reason
 
@@ -190,10 +185,3 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise cannot("remove", path, error) from None
-
-
-def _write_if_possible(path: Path, text: str) -> None:
-    try:
-        write_text_atomically(path, text)
-    except UserError:
-        return  # a full disk is often the cause of the failure itself, which is raised anyway

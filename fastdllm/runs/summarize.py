@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from fastdllm.common.files import now
 from fastdllm.decoding.sequence import PassCounts
 from fastdllm.results.summary import (
@@ -22,7 +24,6 @@ from fastdllm.runs.answer_records import Answer, Chunk, Session
 from fastdllm.runs.commits import EDGES
 from fastdllm.runs.scoring import Scores
 from fastdllm.runs.spec import RunSpec
-from fastdllm.statistics.intervals import percentile
 from fastdllm.tasks.plan import PlanHeader
 
 # Most parts of a run whose speeds a summary records separately.
@@ -176,9 +177,8 @@ def _decoding_figures(decoded: Decoded, *, one_device: bool) -> dict[str, Any]:
     if passes.forwards:
         figures["tokens_per_forward"] = round(tokens / passes.forwards, 4)
     if one_device:
-        figures["latency_s"] = Latency(
-            p50=round(percentile(latencies, 50), 4), p95=round(percentile(latencies, 95), 4)
-        )
+        p50, p95 = np.percentile(latencies, (50, 95)).tolist()
+        figures["latency_s"] = Latency(p50=round(p50, 4), p95=round(p95, 4))
         seconds = sum(chunk.seconds for chunk in chunks)
         figures["throughput"] = Throughput(
             tokens_generated=tokens,

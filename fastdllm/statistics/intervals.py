@@ -90,24 +90,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return a percentile (0..100) with linear interpolation between neighbours.
-
-    Source: type 7 of Hyndman and Fan, "Sample quantiles in statistical packages", The American
-    Statistician 50 (1996), 361-365; the default of NumPy and R.
-
-    Raises:
-        ValueError: `values` is empty.
-    """
-    if not values:
-        raise ValueError("no values")
-    ordered = sorted(values)
-    place = (len(ordered) - 1) * percent / 100
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
-
-
 def difference_interval(n: int, only_a: int, only_b: int, z: float = Z_95) -> tuple[float, float]:
     """Return the score interval of a paired difference of proportions, (low, high) in -1..1.
 

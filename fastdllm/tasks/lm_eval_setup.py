@@ -43,12 +43,11 @@ def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]
         yield
 
 
-def data_is_local(task: str, tasks_folder: Path | str = "tasks") -> bool:
+def data_is_local(task_file: Path | str) -> bool:
     """Whether a task, or each member of a group, reads local files only."""
-    path = Path(tasks_folder) / f"{task}.yaml"
-    if not path.is_file():
+    if not Path(task_file).is_file():
         return False
     try:
-        return find_task_files(path).is_local
+        return find_task_files(Path(task_file)).is_local
     except UserError:
         return True  # load_task says what is wrong with it; that needs no network either

@@ -1,7 +1,7 @@
 """Everything that asks lm-eval to load or evaluate a task.
 
 lm-eval skips a broken task file in silence and raises whatever the data loader raised; here each of
-these becomes one line that names the file. Import this module only after `environment.prepare`.
+these becomes one line that names the file. Import this module only within `lm_eval_environment`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ in a SLURM job: then the queue decides.
 from __future__ import annotations
 
 import atexit
-import fcntl
 import json
 import os
 import shlex
@@ -28,7 +27,7 @@ from fastdllm.cluster.slurm import SlurmError, has_slurm, own_jobs
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
-from fastdllm.common.locks import is_locked
+from fastdllm.common.locks import is_locked, take_lock
 
 RECORDS = Path(".snakemake/fastdllm")
 LOCKS = Path(".snakemake/locks")  # Snakemake's own
@@ -197,7 +196,7 @@ def _sign(words: Sequence[str]) -> None:
         # Never closed: the lock lasts as long as the process, and is not inherited by its jobs.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         with suppress(OSError):  # without locks on this file system pid and host must do
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            take_lock(handle, wait=True)
         os.write(handle, json.dumps(asdict(process)).encode())
     except OSError as error:
         raise cannot("write", path, error) from None
@@ -217,10 +216,10 @@ def _perhaps_alive(process: MainProcess) -> str:
     )
 
 
-def held_outputs(folder: Path = LOCKS) -> frozenset[str]:
+def held_outputs() -> frozenset[str]:
     """The files that are being made by Snakemake processes of this folder."""
     held: set[str] = set()
-    for file in folder.glob("*.output.lock"):
+    for file in LOCKS.glob("*.output.lock"):
         try:
             held.update(file.read_text(encoding="utf-8").splitlines())
         except OSError:
@@ -228,12 +227,12 @@ def held_outputs(folder: Path = LOCKS) -> frozenset[str]:
     return frozenset(held)
 
 
-def has_locks(folder: Path = LOCKS) -> bool:
+def has_locks() -> bool:
     """Whether a Snakemake works in this folder, or was killed there."""
-    return any(folder.glob("*.lock"))
+    return any(LOCKS.glob("*.lock"))
 
 
-def clear_locks(folder: Path = LOCKS) -> None:
+def clear_locks() -> None:
     """Remove the locks of a Snakemake that is certainly dead."""
-    for file in folder.glob("*.lock"):
+    for file in LOCKS.glob("*.lock"):
         file.unlink(missing_ok=True)

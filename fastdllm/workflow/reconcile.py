@@ -13,10 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot, read_json, to_json, write_text_atomically
+from fastdllm.common.files import (
+    cannot,
+    date,
+    date_after,
+    json_object,
+    to_json,
+    write_if_changed,
+    write_text_atomically,
+)
 from fastdllm.common.paths import RESULTS
 from fastdllm.results.result_files import keep_aside, keep_result_aside
-from fastdllm.workflow.file_dates import EPOCH_S, date, date_after, write_if_changed
 from fastdllm.workflow.project.artifacts import stored_summary, tables_are_current
 from fastdllm.workflow.project.digests import FileDigests
 from fastdllm.workflow.project.runs import Project, Run, TaskPlan
@@ -26,6 +33,8 @@ from fastdllm.workflow.status.run_status import RunStatus, State, inspect
 
 # The reason of a run whose job has read a spec that was changed since.
 EARLIER_SETTINGS = "works with earlier settings"
+# An input of this date is older than any output.
+EPOCH_S = 0
 # Output of `aggregate` for Snakemake; newer than every summary when all of them are published.
 PUBLISHED_STAMP = RESULTS / ".published"
 
@@ -104,13 +113,11 @@ def _reconcile_plan(plan: TaskPlan, digests: FileDigests, *, is_dry_run: bool) -
 
 def _is_plan_of(plan: TaskPlan, spec_text: str, digests: FileDigests) -> bool:
     try:
-        header = read_json(plan.plan_path)
         requests = digests.of(plan.plan_path.with_name("requests.jsonl"))
         made_from = plan.made_from_path.read_text(encoding="utf-8")
     except (UserError, OSError, UnicodeDecodeError):
         return False
-    is_whole = isinstance(header, dict) and header.get("digest") == requests
-    return is_whole and made_from == spec_text
+    return json_object(plan.plan_path).get("digest") == requests and made_from == spec_text
 
 
 def _of_these_settings(status: RunStatus) -> RunStatus:
@@ -125,11 +132,7 @@ def _of_these_settings(status: RunStatus) -> RunStatus:
 
 def _has_read(run: Run) -> bool:
     """Whether the spec.json that a job has read is the one of today's settings."""
-    try:
-        spec = read_json(run.spec_path)
-    except UserError:
-        return True
-    return isinstance(spec, dict) and spec.get("fingerprint") == run.fingerprint
+    return json_object(run.spec_path).get("fingerprint") in (None, run.fingerprint)
 
 
 def _reconcile_run(status: RunStatus) -> None:

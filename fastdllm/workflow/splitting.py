@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdllm.common.errors import UserError
-from fastdllm.common.files import read_json
+from fastdllm.common.files import date_after, json_object, write_if_changed
 from fastdllm.runs.packs import members_path, members_text, report_path
 from fastdllm.runs.shards import Shard, stamp_path
 from fastdllm.tasks.plan import planned_sizes
-from fastdllm.workflow.file_dates import date_after, write_if_changed
 from fastdllm.workflow.project.config_files import WorkflowConfig
 from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.status.run_status import RunStatus
@@ -116,20 +114,12 @@ def _invalid(paths: Sequence[Path], run: Run) -> list[Path]:
 
     With dtype: auto, another type of GPU may decode in another dtype, and answers are never mixed.
     """
-    records = {path: _stamp(path) for path in paths}
+    records = {path: json_object(path) for path in paths}
     valid = [path for path, record in records.items() if _is_valid(path, record, run)]
     last = max(valid, key=lambda path: path.stat().st_mtime, default=None)
     dtype = records[last].get("dtype") if last is not None else None
     fitting = {path for path in valid if records[path].get("dtype") in (dtype, None)}
     return [path for path in paths if path not in fitting]
-
-
-def _stamp(path: Path) -> Mapping[str, Any]:
-    try:
-        record = read_json(path)
-    except UserError:
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _is_valid(stamp: Path, record: Mapping[str, Any], run: Run) -> bool:

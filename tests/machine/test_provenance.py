@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from fastdllm.machine.provenance import git_state
+from fastdllm.machine.process import git_state
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -18,7 +18,9 @@ from fastdllm.decoding.sequence import PassCounts
 from fastdllm.runs import progress as progress_module
 from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
 from fastdllm.runs.answers import AnswerLog, open_answers
-from fastdllm.runs.chunks import Answered, Listener, decode_missing, missing_chunks
+from fastdllm.runs.chunk_engine import Answered
+from fastdllm.runs.chunk_in_flight import ChunkInFlight
+from fastdllm.runs.chunks import decode_missing, missing_chunks
 from fastdllm.runs.progress import Progress
 from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks
@@ -55,13 +57,13 @@ class Engine:
     def __init__(self, seconds: float, recording_s: float = 0.0) -> None:
         self.seconds, self.recording_s = seconds, recording_s
 
-    def answer(self, requests: list[PlannedRequest], listener: Listener) -> Answered:
+    def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
         answers = [
             Answer(id=r.id, token_ids=(1,), finish_reason="stop", passes=PassCounts(full_block=1))
             for r in requests
         ]
         for answer in answers:
-            listener.answered(answer)
+            flight.answered(answer)
         time.sleep(self.seconds)
         return Answered(tuple(answers), self.recording_s, 2, 2, 0)
 
@@ -160,12 +162,12 @@ class Interrupted(Engine):
         super().__init__(seconds=0.0)
         self.stop, self.number, self.request = stop, number, request
 
-    def answer(self, requests: list[PlannedRequest], listener: Listener) -> Answered:
+    def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
         for request in requests:
             if request.id == self.request:
                 self.stop.handle(self.number)
-            listener.step()
-        return super().answer(requests, listener)
+            flight.step()
+        return super().answer(requests, flight)
 
 
 @pytest.mark.parametrize(
@@ -194,10 +196,10 @@ def test_chunk_that_takes_longer_than_the_time_left_is_dropped(
     log: AnswerLog, tmp_path: Path
 ) -> None:
     class Slow(Interrupted):
-        def answer(self, requests: list[PlannedRequest], listener: Listener) -> Answered:
+        def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
             if requests[0].id == "r0":
                 time.sleep(0.5)
-            return super().answer(requests, listener)
+            return super().answer(requests, flight)
 
     progress = Progress(tmp_path / "progress.json", silent(), total=4)
     stop = Stop(warning_s=0.6)  # half of it is left to decode

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from fastdllm.common.errors import UserError
 from fastdllm.runs import evaluation
 from fastdllm.runs.answer_records import Answer, Session
-from fastdllm.runs.chunks import Answered, Listener
+from fastdllm.runs.chunk_engine import Answered
+from fastdllm.runs.chunk_in_flight import ChunkInFlight
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.lock import Locked, holders, run_lock, shard_lock
 from fastdllm.runs.result import Outcome, ShardOutcome, result_dated_after
@@ -120,7 +121,7 @@ def test_merged_file_is_that_of_one_process_but_for_sessions_and_times(spec: Pat
 class Pretended:
     """An engine that answers in no time, always the same."""
 
-    def answer(self, requests: list[PlannedRequest], listener: Listener) -> Answered:
+    def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
         answers = [Answer(id=r.id, logprob=float(int(r.id[0], 16))) for r in requests]
         return Answered(tuple(answers), 0.0, 1, 1, 0)
 

@@ -1,4 +1,4 @@
-"""Intervals, errors, corrections and percentiles against published values and slow formulas."""
+"""Intervals, errors and corrections against published values and slow formulas."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdllm.statistics.intervals import clustered_stderr, holm, percentile, wilson_interval
+from fastdllm.statistics.intervals import clustered_stderr, holm, wilson_interval
 
 
 def test_wilson_interval_equals_the_published_example() -> None:
@@ -22,11 +22,6 @@ def test_wilson_interval_stays_within_0_and_1() -> None:
     assert wilson_interval(7, 7)[1] == 1.0
     with pytest.raises(ValueError, match="8 successes of 7"):
         wilson_interval(8, 7)
-
-
-def test_percentile_interpolates_between_neighbours() -> None:
-    assert percentile([4.0, 1.0, 3.0, 2.0], 50) == 2.5
-    assert percentile([5.0], 95) == 5.0
 
 
 def slow_clustered(groups: list[list[float]]) -> float:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdllm.tools.sensitivity.layer_spans import (
-    SpanDamage,
+    MeasuredSpan,
     best_by_width,
     default_stride,
     least_damage,
@@ -81,14 +81,19 @@ def test_what_cannot_be_measured_is_left_out_of_the_mean():
 
 
 def test_damage_is_the_share_of_passes_and_saving_the_share_of_layers():
-    spans = record_of([log(1), log(2, changed=(False, False, True))]).damages
-    assert spans == [((0, 1), 0.5, 0.0), ((1, 2), 0.5, 0.5), ((0, 2), 1.0, 1.0)]
+    spans = record_of([log(1), log(2, changed=(False, False, True))]).spans
+    values = [(span.layers, span.saving, span.damage) for span in spans]
+    assert values == [((0, 1), 0.5, 0.0), ((1, 2), 0.5, 0.5), ((0, 2), 1.0, 1.0)]
 
 
 ranges = st.tuples(st.integers(0, 9), st.integers(1, 10)).filter(lambda r: r[0] < r[1])
 measured_spans = st.lists(
     st.tuples(ranges, st.integers(0, 20)), min_size=1, unique_by=lambda pair: pair[0]
-).map(lambda pairs: [SpanDamage(r, (r[1] - r[0]) / 10, d / 20) for r, d in pairs])
+).map(
+    lambda pairs: [
+        MeasuredSpan(layers=r, saving=(r[1] - r[0]) / 10, damage=d / 20) for r, d in pairs
+    ]
+)
 
 
 @given(measured_spans, st.integers(1, 10))
@@ -105,8 +110,10 @@ def test_the_chosen_span_saves_enough_and_none_that_does_is_better(spans, tenths
 
 @given(measured_spans)
 def test_each_width_has_one_best_span(spans):
-    widths = [stop - start for (start, stop), _, _ in best_by_width(spans)]
-    assert widths == sorted({stop - start for (start, stop), _, _ in spans})
+    def width(span):
+        return span.layers[1] - span.layers[0]
+
+    assert [width(span) for span in best_by_width(spans)] == sorted(set(map(width, spans)))
 
 
 @given(st.integers(1, 60), st.integers(1, 9))

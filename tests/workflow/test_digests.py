@@ -79,7 +79,7 @@ def test_data_counts_however_it_is_named(task: str) -> None:
 @pytest.mark.parametrize("task", READS_TEST.values(), ids=READS_TEST)
 def test_a_task_of_local_files_needs_no_network(task: str) -> None:
     write("tasks/words.yaml", task)
-    assert data_is_local("words")
+    assert data_is_local("tasks/words.yaml")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_task_of_local_files_needs_no_network(task: str) -> None:
 )
 def test_a_task_with_data_from_elsewhere_is_not_local(task: str) -> None:
     digest(task)
-    assert not data_is_local("words")
+    assert not data_is_local("tasks/words.yaml")
 
 
 def test_the_way_a_file_is_named_leaves_the_digest_of_a_plain_task_as_it_was() -> None:

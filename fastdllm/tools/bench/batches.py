@@ -1,4 +1,4 @@
-"""The runs of the first two tables: one workload at several batch sizes, each with its floor."""
+"""The runs of the tables: batch sizes, each with its floor; continuous against fixed batches."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from fastdllm.decoding.sequence import Request
 from fastdllm.engine.engines import drop_idle
 from fastdllm.machine.device import peak_memory_gib, reset_peak_memory
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 from fastdllm.settings import DecodingSettings
-from fastdllm.statistics.intervals import percentile
 from fastdllm.tools.bench.floor import Floor, RunFloor, floor_of
 from fastdllm.tools.bench.timing import (
     TimedRun,
@@ -134,9 +135,9 @@ def batch_figures(result: BatchResult, alone: BatchResult | None) -> dict[str, A
             for kind in PassKind
             if run.sequence_passes[kind]
         },
-        "time_to_first_token_p50_s": percentile(waits, 50),
-        "latency_p50_s": percentile(latencies, 50),
-        "latency_p95_s": percentile(latencies, 95),
+        "time_to_first_token_p50_s": median(waits),
+        "latency_p50_s": median(latencies),
+        "latency_p95_s": float(np.percentile(latencies, 95)),
         "peak_memory_gib": result.peak_memory_gib,
         "share_of_floor": median(
             floor.seconds / run.elapsed_s for run, floor in zip(runs, result.floors, strict=True)
@@ -152,3 +153,48 @@ def batch_figures(result: BatchResult, alone: BatchResult | None) -> dict[str, A
         figures["answers_compared_with_batch_1"] = min(len(run.answers), len(others))
         figures["share_differing_from_batch_1"] = share_differing(run.answers, others)
     return figures
+
+
+def compare_mixed(
+    bench: Bench, requests: Sequence[Request], batch: int, floor: Floor
+) -> dict[str, Any]:
+    """Continuous batching over fixed batches, for requests of mixed length.
+
+    Fixed batches start together and wait for their slowest answer; both run `batch` slots, and no
+    rows of answers that are finished. So continuous batching makes fewer passes with more rows.
+    The ratio of their floors is what the hardware allows to gain.
+    """
+    fixed = [requests[start : start + batch] for start in range(0, len(requests), batch)]
+
+    def run(groups: Sequence[Sequence[Request]]) -> TimedRun:
+        return timed_run(bench.model, groups, bench.policy, slots=batch)
+
+    continuous, waiting = _timed(bench, lambda: run([requests]), lambda: run(fixed))
+    return {
+        "batch": batch,
+        "requests": len(requests),
+        "tokens": continuous[0].tokens,
+        "passes_continuous": len(continuous[0].passes),
+        "passes_fixed": len(waiting[0].passes),
+        "tokens_per_s_continuous": _speed(continuous),
+        "tokens_per_s_fixed": _speed(waiting),
+        "ratio": _speed(continuous) / _speed(waiting),
+        "ratio_of_floors": (
+            floor_of(waiting[0].passes, floor).seconds
+            / floor_of(continuous[0].passes, floor).seconds
+        ),
+    }
+
+
+def _timed(
+    bench: Bench, one: Callable[[], TimedRun], other: Callable[[], TimedRun]
+) -> tuple[list[TimedRun], list[TimedRun]]:
+    """Timed runs of both, in turn, after an untimed one of each."""
+    variants = {"one": one, "other": other}
+    interleaved(variants, 1, bench.tick)
+    timed = interleaved(variants, bench.repeats, bench.tick)
+    return timed["one"], timed["other"]
+
+
+def _speed(runs: Sequence[TimedRun]) -> float:
+    return median(run.tokens_per_s for run in runs)

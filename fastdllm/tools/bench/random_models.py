@@ -20,17 +20,20 @@ SEED, STANDARD_DEVIATION = 0, 0.02
 
 
 def _shape(
-    *,
     layers: int,
     hidden: int,
     intermediate: int,
     heads: tuple[int, int],
     head_dim: int,
     vocab: int,
-    tied: bool,
     positions: int,
+    *,
+    tied: bool,
 ) -> ModelConfig:
-    """A config without a stop token, so that every answer has the length asked for."""
+    """A config without a stop token, so that every answer has the length asked for.
+
+    heads: of queries, and of keys and values.
+    """
     return ModelConfig(
         num_layers=layers,
         hidden_size=hidden,
@@ -50,36 +53,9 @@ def _shape(
 
 # 1.5b and 7b: the shapes of Fast-dLLM v2 (Qwen2.5); 42m: what a CPU runs in float32.
 SHAPES = {
-    "42m": _shape(
-        layers=12,
-        hidden=512,
-        intermediate=1536,
-        heads=(8, 8),
-        head_dim=64,
-        vocab=8192,
-        tied=True,
-        positions=2048,
-    ),
-    "1.5b": _shape(
-        layers=28,
-        hidden=1536,
-        intermediate=8960,
-        heads=(12, 2),
-        head_dim=128,
-        vocab=151_936,
-        tied=True,
-        positions=32_768,
-    ),
-    "7b": _shape(
-        layers=28,
-        hidden=3584,
-        intermediate=18_944,
-        heads=(28, 4),
-        head_dim=128,
-        vocab=152_064,
-        tied=False,
-        positions=32_768,
-    ),
+    "42m": _shape(12, 512, 1536, (8, 8), 64, 8192, 2048, tied=True),
+    "1.5b": _shape(28, 1536, 8960, (12, 2), 128, 151_936, 32_768, tied=True),
+    "7b": _shape(28, 3584, 18_944, (28, 4), 128, 152_064, 32_768, tied=False),
 }
 
 

@@ -13,9 +13,8 @@ from fastdllm.decoding.sequence import Request
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import default_policy
 from fastdllm.settings import DecodingSettings
-from fastdllm.tools.bench.batches import Batch, Bench, batch_figures, bench_batches
+from fastdllm.tools.bench.batches import Batch, Bench, batch_figures, bench_batches, compare_mixed
 from fastdllm.tools.bench.floor import Floor
-from fastdllm.tools.bench.mixed_lengths import compare_mixed
 from fastdllm.tools.bench.products_floor import ProductsFloor
 from fastdllm.tools.bench.profile import write_profile
 from fastdllm.tools.bench.roofline import RooflineFloor, measured_rates

@@ -10,14 +10,16 @@ from fastdllm.cluster.site import ClusterOptions
 from fastdllm.common.errors import error_line
 from fastdllm.tools.doctor.finding import DoctorFinding, problem
 from fastdllm.tools.doctor.gpu import look_at_gpu
-from fastdllm.tools.doctor.project_state import (
+from fastdllm.tools.doctor.installation import (
+    look_at_caches,
+    look_at_environment,
     look_at_git,
     look_at_limits,
     look_at_model,
+    look_at_python,
     read_config,
 )
 from fastdllm.tools.doctor.slurm_access import look_at_slurm
-from fastdllm.tools.doctor.software import look_at_caches, look_at_environment, look_at_python
 from fastdllm.tools.doctor.storage import look_at_clock, look_at_disks, look_at_locks, look_at_quota
 
 Check = Callable[[], list[DoctorFinding]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from fastdllm.cluster.checks import check_folder, check_link
 from fastdllm.common.errors import UserError
+from fastdllm.common.locks import is_locked, take_lock
 from fastdllm.common.paths import RESULTS
 from fastdllm.tools.doctor.finding import DoctorFinding, ok, printed_by, problem, warn
 
@@ -69,12 +69,9 @@ def look_at_locks() -> list[DoctorFinding]:
     folder = nearest_folder(RESULTS)
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".fastdllm.") as first:
-            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with Path(first.name).open("rb") as second:
-                try:
-                    fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return [ok("locks", f"files in {folder.resolve()} can be locked")]
+            take_lock(first.fileno())
+            if is_locked(Path(first.name)):
+                return [ok("locks", f"files in {folder.resolve()} can be locked")]
         what = "locks are granted to everybody"
     except OSError as error:
         what = error.strerror or "no locks"

@@ -1,7 +1,7 @@
 """Download the data sets of tasks into the cache, and check that they load without a network.
 
 lm-eval and `datasets` load and cache them, exactly as planning and scoring do. Import this module
-only after `environment.prepare`.
+only within `lm_eval_environment`.
 """
 
 from __future__ import annotations

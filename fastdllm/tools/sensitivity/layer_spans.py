@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Annotated
+
+from pydantic import Field
 
 from fastdllm.policy import LayerRange
 from fastdllm.settings import LAYER_SUBSETS, layer_span
+from fastdllm.validation import StrictModel
 
 # Ranges grow with the square of the layers, and each costs a pass of its own: deeper models take
 # every second layer as an end, and so on.
 MOST_ENDS = 14
 
+Value = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-class SpanDamage(NamedTuple):
-    """A half-open range of layers, and what replacing it saves and changes.
 
-    saving: share of the layers of a pass. damage: share of the passes whose tokens change.
-    """
+class MeasuredSpan(StrictModel):
+    """A span of layers, and what replacing it saves and changes."""
 
-    layers: LayerRange
-    saving: float
-    damage: float
+    layers: LayerRange = Field(description="Half-open range, as in layer_subset.")
+    saving: Value = Field(description="Share of the layers of a pass that are not run.")
+    damage: Value = Field(description="Share of sub-block passes whose committed tokens change.")
 
 
 def default_stride(num_layers: int) -> int:
@@ -49,7 +51,7 @@ def named_spans(num_layers: int) -> dict[str, LayerRange]:
         return {}
 
 
-def least_damage(spans: Iterable[SpanDamage], saving: float) -> SpanDamage | None:
+def least_damage(spans: Iterable[MeasuredSpan], saving: float) -> MeasuredSpan | None:
     """Return the span that changes the fewest passes of those that save at least `saving`.
 
     Of equals the one that saves more, then the first; None if no span saves as much.
@@ -59,10 +61,9 @@ def least_damage(spans: Iterable[SpanDamage], saving: float) -> SpanDamage | Non
     return min(enough, key=lambda s: (s.damage, -s.saving, s.layers), default=None)
 
 
-def best_by_width(spans: Sequence[SpanDamage]) -> list[SpanDamage]:
+def best_by_width(spans: Sequence[MeasuredSpan]) -> list[MeasuredSpan]:
     """Return the span of least damage of each width, narrow ones first."""
-    widths = sorted({stop - start for (start, stop), _, _ in spans})
-    return [
-        min((s for s in spans if s.layers[1] - s.layers[0] == width), key=lambda s: s[2])
-        for width in widths
-    ]
+    by_width: dict[int, list[MeasuredSpan]] = {}
+    for span in spans:
+        by_width.setdefault(span.layers[1] - span.layers[0], []).append(span)
+    return [min(by_width[width], key=lambda s: s.damage) for width in sorted(by_width)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fastdllm.common.files import write_json_atomically, write_text_atomically
-from fastdllm.tools.sensitivity.layer_spans import SpanDamage
+from fastdllm.tools.sensitivity.layer_spans import MeasuredSpan, Value
 from fastdllm.validation import StrictModel
 
 if TYPE_CHECKING:
@@ -26,17 +26,8 @@ DIGITS = 6
 # Columns: a block of 32 has up to 32 passes, and the last column is for all the others.
 MOST_STEPS = 12
 
-Value = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Grid = list[list[Value | None]]
 GRIDS = ("input_change", "delta_change", "token_changed")
-
-
-class MeasuredSpan(StrictModel):
-    """One span of layers."""
-
-    layers: tuple[int, int] = Field(description="Half-open range, as in layer_subset.")
-    saving: Value = Field(description="Share of the layers of a pass that are not run.")
-    damage: Value = Field(description="Share of sub-block passes whose committed tokens change.")
 
 
 class SensitivityRecord(StrictModel):
@@ -77,11 +68,6 @@ class SensitivityRecord(StrictModel):
             if len(grid) != self.layers or any(len(row) != self.steps for row in grid):
                 raise ValueError(f"{name} is not {self.layers} layers x {self.steps} steps")
         return self
-
-    @property
-    def damages(self) -> list[SpanDamage]:
-        """The spans, for `least_damage`."""
-        return [SpanDamage(s.layers, s.saving, s.damage) for s in self.spans]
 
 
 def grids(passes: Sequence[PassLog], num_layers: int) -> dict[str, Any]:

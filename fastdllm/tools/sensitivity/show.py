@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fastdllm.statistics.intervals import wilson_interval
 from fastdllm.tools.sensitivity.layer_spans import (
-    SpanDamage,
+    MeasuredSpan,
     best_by_width,
     least_damage,
     named_spans,
@@ -99,11 +99,11 @@ def span_table(record: SensitivityRecord) -> Table:
     )
     for name in ("layers", "saving %", "damage %", "95 % interval", "layer_subset"):
         table.add_column(name, justify="left" if name == "layer_subset" else "right")
-    rows = [(span, str(list(span.layers))) for span in best_by_width(record.damages)]
+    rows = [(span, str(list(span.layers))) for span in best_by_width(record.spans)]
     rows += [
         (span, name)
         for name, layers in names.items()
-        for span in record.damages
+        for span in record.spans
         if span.layers == layers
     ]
     for span, subset in rows:
@@ -120,7 +120,7 @@ def span_table(record: SensitivityRecord) -> Table:
 
 def chosen_span(record: SensitivityRecord, saving: float) -> Iterator[Text]:
     """The span of least damage that saves enough, as it is written in an experiment.yaml."""
-    best = least_damage(record.damages, saving)
+    best = least_damage(record.spans, saving)
     assert best is not None, "the span of all layers saves everything"
     yield Text(
         f"\nLeast damage at a saving of {100 * saving:g} % of a pass or more: layers "
@@ -131,6 +131,6 @@ def chosen_span(record: SensitivityRecord, saving: float) -> Iterator[Text]:
     yield Text(f"    layer_subset: [{start}, {stop}]", style="bold")
 
 
-def _layers(span: SpanDamage) -> str:
+def _layers(span: MeasuredSpan) -> str:
     start, stop = span.layers
     return str(start) if stop == start + 1 else f"{start}-{stop - 1}"

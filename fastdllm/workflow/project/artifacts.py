@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import read_json, read_text, write_text_atomically
+from fastdllm.common.files import read_json, read_text, write_if_changed
 from fastdllm.common.paths import ARTIFACTS, task_folder
 from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, table_mark
 from fastdllm.results.summary import Summary
@@ -125,9 +125,7 @@ def publish(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         if run.limit is not None or not _is_current(run.summary_path, run, by_name, _places):
             continue
-        text = read_text(run.summary_path)
-        if not run.artifact_path.exists() or read_text(run.artifact_path) != text:
-            write_text_atomically(run.artifact_path, text)
+        if write_if_changed(run.artifact_path, read_text(run.summary_path)):
             changed.append(run)
     return changed
 

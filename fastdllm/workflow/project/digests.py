@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot, read_json, write_json_atomically
+from fastdllm.common.files import cannot, json_object, write_json_atomically
 from fastdllm.common.paths import RESULTS
 from fastdllm.decoding.policy_files import policy_code_digest
 from fastdllm.runs.spec import RunSpec
@@ -50,11 +50,7 @@ class FileDigests:
     @classmethod
     def load(cls, path: Path = DIGEST_CACHE) -> FileDigests:
         """Read the cache; a missing or damaged one is empty."""
-        try:
-            known = read_json(path)
-        except UserError:
-            known = {}
-        return cls(path=path, known=known if isinstance(known, dict) else {})
+        return cls(path=path, known=json_object(path))
 
     def of(self, file: Path) -> str:
         """The sha256 of a file's bytes."""

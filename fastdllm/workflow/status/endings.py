@@ -19,8 +19,8 @@ from pathlib import Path
 
 from fastdllm.cluster.slurm import Accounted
 from fastdllm.cluster.states import END_STATES
-from fastdllm.common.errors import RESUME_EXIT_CODE, UserError
-from fastdllm.common.files import read_json
+from fastdllm.common.errors import RESUME_EXIT_CODE
+from fastdllm.common.files import json_object
 from fastdllm.common.paths import LOGS
 from fastdllm.runs.attempts import Attempt
 from fastdllm.runs.shards import Shard, shard_log
@@ -158,11 +158,7 @@ def _specified_s(run: Run) -> float | None:
 
     None if its spec holds other settings, so that no job can have been its own.
     """
-    try:
-        spec = read_json(run.spec_path)
-    except UserError:
-        return None
-    is_own = isinstance(spec, dict) and spec.get("fingerprint") == run.fingerprint
+    is_own = json_object(run.spec_path).get("fingerprint") == run.fingerprint
     return _date_s(run.spec_path) if is_own else None
 
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastdllm.common.errors import UserError
-from fastdllm.common.files import read_json
+from fastdllm.common.files import json_object
 from fastdllm.common.locks import is_locked
 from fastdllm.runs.attempts import NAME as ATTEMPTS
 from fastdllm.runs.attempts import Attempt, read_attempts
@@ -164,11 +163,8 @@ def _newest_cut(folder: Path, kinds: Mapping[Shard, Collection[str]]) -> int | N
 
 def _record(path: Path) -> Mapping[str, Any] | None:
     """Return the content of a file: empty if it is damaged, None if it has just been removed."""
-    try:
-        record = read_json(path)
-    except UserError:
-        return {} if path.exists() else None
-    return record if isinstance(record, dict) else {}
+    record = json_object(path)
+    return record if record or path.exists() else None
 
 
 def _age_and_owner(path: Path) -> tuple[float, bool]:

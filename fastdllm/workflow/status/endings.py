@@ -125,7 +125,7 @@ def last_ending(files: RunFiles, queue: Queue) -> Ending | None:
 def _ended_jobs(files: RunFiles, queue: Queue) -> Iterator[tuple[str | None, EndedJob]]:
     """Yield the last job of the whole run, as None, and of each shard that is not done, by name."""
     run = files.run
-    ended = [job for job in queue.of(run) if not job.is_live]
+    ended = [job for job in queue.of(run) if not job.job.is_live]
     whole = _last([job for job in ended if job.shard is None], queue.logs_of(run))
     if whole is not None:
         of_pack = None if whole.pack is None else LOGS / "pack" / f"{whole.pack}.log"

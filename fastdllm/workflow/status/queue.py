@@ -43,11 +43,6 @@ class RunJob:
     pack: str | None = None
 
     @property
-    def is_live(self) -> bool:
-        """Whether it waits, runs, or is about to go back into the queue."""
-        return self.job.is_live
-
-    @property
     def is_waiting(self) -> bool:
         """Whether it has no node (yet, or again)."""
         return self.job.state in WAITING
@@ -55,7 +50,7 @@ class RunJob:
     @property
     def is_at_work(self) -> bool:
         """Whether it has a node."""
-        return self.is_live and not self.is_waiting
+        return self.job.is_live and not self.is_waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,4 +215,4 @@ def _rank(job: RunJob) -> tuple[bool, bool, int]:
     """Rank jobs: first one with a node, then the first that waits, then the one that ended last."""
     digits = job.job.id.partition("_")[0]
     number = int(digits) if digits.isdigit() else 0
-    return job.is_at_work, job.is_live, -number if job.is_live else number
+    return job.is_at_work, job.job.is_live, -number if job.job.is_live else number

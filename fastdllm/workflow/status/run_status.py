@@ -122,7 +122,7 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
         jobs: what SLURM knows of this project, where there is a SLURM.
     """
     known = jobs.of(run) if jobs is not None else ()
-    live = tuple(job for job in known if job.is_live)
+    live = tuple(job for job in known if job.job.is_live)
     files = read_run_files(run, cut=next((job.shard.count for job in live if job.shard), None))
     live = unfinished(live, files)
     alive = parts_at_work(files, jobs)

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastdllm.common.paths import ARTIFACTS, RESULTS
+
 if TYPE_CHECKING:
     from fastdllm.report.content import Report
 
-OUTPUT = Path("artifacts/report.html")
+OUTPUT = ARTIFACTS / "report.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +33,6 @@ def run(args: argparse.Namespace) -> int:
     """Write the page, the plots and the table, and print where they are."""
     from fastdllm.common.errors import UserError
     from fastdllm.common.files import write_text_atomically
-    from fastdllm.common.paths import ARTIFACTS, RESULTS
     from fastdllm.report.content import build_report
     from fastdllm.report.csv_tables import csv_table
     from fastdllm.report.page import render_page

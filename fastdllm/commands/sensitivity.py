@@ -24,6 +24,7 @@ from fastdllm.commands.options import (
 from fastdllm.common.console import counting
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
+from fastdllm.common.paths import ARTIFACTS, RESULTS
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.settings import DecodingSettings
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 ITEMS = 200
 SAVING = 0.3
-RESULTS, PUBLISHED = Path("results/sensitivity"), Path("artifacts/sensitivity")
+RECORDS, PUBLISHED = RESULTS / "sensitivity", ARTIFACTS / "sensitivity"
 # The width of a log, which has no terminal; the heat maps of 12 steps need 67 columns.
 LOG_WIDTH = 100
 
@@ -74,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FILE.json",
-        help=f"where the result goes (default: {RESULTS}/<model name>.json); one line per pass "
+        help=f"where the result goes (default: {RECORDS}/<model name>.json); one line per pass "
         "goes to a .passes.jsonl beside it",
     )
     parser.add_argument(
@@ -115,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
     layers = model.config.num_layers
     spans = spans_to_measure(layers, options.stride or default_stride(layers))
     name = _model_name(options.model)
-    output = options.output or RESULTS / f"{name}.json"
+    output = options.output or RECORDS / f"{name}.json"
     published = PUBLISHED / f"{name}.json"
     _check_place(output, "--output")
     if options.publish:

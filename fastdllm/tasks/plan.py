@@ -17,7 +17,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import read_json, write_json_atomically, write_text_atomically
+from fastdllm.common.files import (
+    json_object,
+    read_json,
+    write_json_atomically,
+    write_text_atomically,
+)
 from fastdllm.common.paths import split_task_folder
 from fastdllm.decoding.prefix_tree import Branch, Tokens, grow
 from fastdllm.validation import StrictModel, validated
@@ -199,14 +204,21 @@ def read_plan(folder: Path, task: str) -> Plan:
 
 
 def planned_sizes(folder: Path) -> list[int] | None:
-    """Return the number of requests in each chunk of the plan in a folder, None without a plan.
-
-    Reads plan.json only and does not check that it belongs to its requests.
-    """
+    """Return the number of requests in each chunk of the plan in a folder, None without a plan."""
     try:
-        return [len(chunk) for chunk in read_json(folder / "plan.json")["chunks"]]
-    except (UserError, KeyError, TypeError):
+        return [len(chunk) for chunk in _header(folder)["chunks"]]
+    except (KeyError, TypeError):
         return None
+
+
+def planned_digest(folder: Path) -> str | None:
+    """Return the digest of the requests that plan.json in a folder belongs to, None without one."""
+    return _header(folder).get("digest")
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    """Return plan.json as it is, without a check that it belongs to its requests."""
+    return json_object(folder / "plan.json")
 
 
 def _request(record: dict[str, Any]) -> PlannedRequest:

@@ -24,6 +24,7 @@ from fastdllm.common.files import (
 )
 from fastdllm.common.paths import RESULTS
 from fastdllm.results.result_files import keep_aside, keep_result_aside
+from fastdllm.tasks.plan import planned_digest
 from fastdllm.workflow.project.artifacts import stored_summary, tables_are_current
 from fastdllm.workflow.project.digests import FileDigests
 from fastdllm.workflow.project.runs import Project, Run, TaskPlan
@@ -117,7 +118,7 @@ def _is_plan_of(plan: TaskPlan, spec_text: str, digests: FileDigests) -> bool:
         made_from = plan.made_from_path.read_text(encoding="utf-8")
     except (UserError, OSError, UnicodeDecodeError):
         return False
-    return json_object(plan.plan_path).get("digest") == requests and made_from == spec_text
+    return planned_digest(plan.plan_path.parent) == requests and made_from == spec_text
 
 
 def _of_these_settings(status: RunStatus) -> RunStatus:

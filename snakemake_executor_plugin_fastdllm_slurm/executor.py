@@ -19,8 +19,8 @@ from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
 from snakemake_interface_executor_plugins.logging import LoggerExecutorInterface
 from snakemake_interface_executor_plugins.workflow import WorkflowExecutorInterface
 
-from fastdllm.cluster.jobs import GONE, JobEnd, JobFollower
-from fastdllm.cluster.slurm import Job, SlurmError, ask, own_jobs
+from fastdllm.cluster.jobs import GONE, JobFollower, end_in_words
+from fastdllm.cluster.slurm import Job, JobState, SlurmError, ask, own_jobs
 from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import read_attempts
 from fastdllm.runs.packs import members_path, read_members, report_path
@@ -81,10 +81,10 @@ class Executor(SubmittingExecutor):
             else:
                 await self._end(info, end)
 
-    async def _end(self, info: SubmittedJobInfo, end: JobEnd) -> None:
-        self._ended.add(end.job_id)
-        self._followed.pop(end.job_id, None)
-        log = Path(info.aux["slurm_logfile"])
+    async def _end(self, info: SubmittedJobInfo, end: JobState) -> None:
+        self._ended.add(end.id)
+        self._followed.pop(end.id, None)
+        log, how = Path(info.aux["slurm_logfile"]), f"SLURM job {end.id}: {end_in_words(end)}"
         is_done = end.state == "COMPLETED"
         if end.state == GONE:
             is_done = await self._is_made(info.job)
@@ -92,19 +92,19 @@ class Executor(SubmittingExecutor):
             self.report_job_success(info)
             if not self.workflow.executor_settings.keep_successful_logs:
                 log.unlink(missing_ok=True)
-        elif end.job_id in self._adopted_ending:
+        elif end.id in self._adopted_ending:
             # It was about to end when this call began: it neither failed nor was cancelled here.
             self._submit_again(info.job)
         elif was_only_stopped(end, [Path(output) for output in info.job.output]):
             # Where SLURM itself puts such a job back into the queue, that costs no attempt either.
-            self.logger.warning(f"SLURM job {end.job_id}: {end.words}; another job continues it")
+            self.logger.warning(f"{how}; another job continues it")
             self._submit_again(info.job)
         else:
-            message = f"SLURM job {end.job_id}: {end.words}. "
+            message = f"{how}. "
             if end.state == "CANCELLED":
                 # A person wanted that: no attempts are left.
                 info.job.attempt = info.job.restart_times + 1
-                message = f"{message.rstrip('. ')}; this call does not submit it again. "
+                message = f"{how}; this call does not submit it again. "
             self.report_job_error(info, msg=message, aux_logs=[str(log)])
 
     def _submit_again(self, job: JobExecutorInterface) -> None:
@@ -167,7 +167,7 @@ class Executor(SubmittingExecutor):
             Path(self.tmpdir).mkdir(exist_ok=True)
 
 
-def was_only_stopped(end: JobEnd, outputs: Sequence[Path]) -> bool:
+def was_only_stopped(end: JobState, outputs: Sequence[Path]) -> bool:
     """Whether a job was preempted, or stopped itself ahead of its time limit, in good order.
 
     A job that would be stopped for ever without finishing a chunk fails instead. A job
@@ -182,7 +182,7 @@ def was_only_stopped(end: JobEnd, outputs: Sequence[Path]) -> bool:
         return end.state == "PREEMPTED"
     for output in outputs:
         for folder, shard in _journals(output):
-            attempts = [a for a in read_attempts(folder) if a.slurm_job == end.job_id]
+            attempts = [a for a in read_attempts(folder) if a.slurm_job == end.id]
             of_shard = [attempt for attempt in attempts if attempt.shard == shard]
             if of_shard and of_shard[-1].why == TIME_LIMIT:
                 return True

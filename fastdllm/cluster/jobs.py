@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastdllm.cluster.slurm import Accounted, Job, SlurmError, accounted
+from fastdllm.cluster.slurm import Job, JobState, SlurmError, accounted
 from fastdllm.cluster.states import END_STATES, waiting_reason
 from fastdllm.common.paths import LOGS
 
@@ -69,20 +69,11 @@ def _rank(job: Job) -> tuple[bool, int, str]:
     return job.state != "RUNNING", len(job.id), job.id  # shorter ids are older
 
 
-@dataclass(frozen=True, slots=True)
-class JobEnd:
-    """How a job ended. state: SLURM's word for it, or GONE."""
-
-    job_id: str
-    state: str
-    exit_code: int | None = None
-
-    @property
-    def words(self) -> str:
-        """What happened to the job."""
-        known = END_STATES.get(self.state)
-        words = known.words if known else _OTHER_ENDS.get(self.state, f"ended as {self.state}")
-        return f"{words} (exit code {self.exit_code})" if self.exit_code else words
+def end_in_words(job: JobState) -> str:
+    """Return how a job ended."""
+    known = END_STATES.get(job.state)
+    words = known.words if known else _OTHER_ENDS.get(job.state, f"ended as {job.state}")
+    return f"{words} (exit code {job.exit_code})" if job.exit_code else words
 
 
 @dataclass
@@ -103,7 +94,7 @@ class JobFollower:
     """
 
     def __init__(
-        self, accounts: Callable[[Iterable[str]], Mapping[str, Accounted]] = accounted
+        self, accounts: Callable[[Iterable[str]], Mapping[str, JobState]] = accounted
     ) -> None:
         self._accounts = accounts
         self._memories: dict[str, _Memory] = {}
@@ -112,7 +103,7 @@ class JobFollower:
         """Follow a job of an earlier call; its requeues until now are no news."""
         self._memories[job.id] = _Memory(job.state, now_s, job.restarts)
 
-    def ended(self, ids: Iterable[str], queue: Iterable[Job], now_s: float) -> dict[str, JobEnd]:
+    def ended(self, ids: Iterable[str], queue: Iterable[Job], now_s: float) -> dict[str, JobState]:
         """Return how those jobs among `ids` ended that have ended.
 
         Args:
@@ -120,7 +111,7 @@ class JobFollower:
             now_s: a clock that never goes back.
         """
         known = {job.id: job for job in queue}
-        ends: dict[str, JobEnd] = {}
+        ends: dict[str, JobState] = {}
         ages_s: dict[str, float] = {}
         for job_id in ids:
             job = known.get(job_id)
@@ -131,7 +122,7 @@ class JobFollower:
             elif job is None or job.is_live:
                 continue
             elif state not in MAYBE_REQUEUED or age_s >= SECOND_LOOK_S:
-                ends[job_id] = JobEnd(job_id, state)
+                ends[job_id] = JobState(job_id, state)
         ends |= self._from_accounts(ages_s, known)
         for job_id in ends:
             del self._memories[job_id]
@@ -167,7 +158,7 @@ class JobFollower:
 
     def _from_accounts(
         self, ages_s: Mapping[str, float], known: Mapping[str, Job]
-    ) -> dict[str, JobEnd]:
+    ) -> dict[str, JobState]:
         if not ages_s:
             return {}
         try:
@@ -178,9 +169,9 @@ class JobFollower:
         for job_id, age_s in ages_s.items():
             account = accounts.get(job_id)
             if account is not None and not account.is_live:
-                ends[job_id] = JobEnd(job_id, account.state, account.exit_code)
+                ends[job_id] = account
             elif job_id in known:
-                ends[job_id] = JobEnd(job_id, "COMPLETING")
+                ends[job_id] = JobState(job_id, "COMPLETING")
             elif age_s >= UNKNOWN_PATIENCE_S:
-                ends[job_id] = JobEnd(job_id, GONE)
+                ends[job_id] = JobState(job_id, GONE)
         return ends

@@ -77,8 +77,8 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Accounted:
-    """One job of sacct. exit_code: of the batch script."""
+class JobState:
+    """How a job stands, or ended. state: SLURM's word for it. exit_code: of the batch script."""
 
     id: str
     state: str
@@ -115,7 +115,7 @@ def own_jobs(*, max_age_s: float = 0.0) -> list[Job]:
     return jobs
 
 
-def accounted(ids: Iterable[str]) -> dict[str, Accounted]:
+def accounted(ids: Iterable[str]) -> dict[str, JobState]:
     """Return the jobs with these ids from the accounting database; one call of sacct.
 
     Of a job that went back into the queue, its last start. Jobs that the database does not know
@@ -211,10 +211,10 @@ def _job(record: str) -> Job | None:
     )
 
 
-def _accounted(fields: list[str]) -> Accounted:
+def _accounted(fields: list[str]) -> JobState:
     job_id, state, exit_code = fields
     code = exit_code.partition(":")[0]
-    return Accounted(
+    return JobState(
         id=job_id,
         state=bare_state(state),
         exit_code=int(code) if code.isdigit() else None,

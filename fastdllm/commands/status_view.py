@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdllm.cluster.slurm import Accounted, SlurmError, accounted
+from fastdllm.cluster.slurm import JobState, SlurmError, accounted
 from fastdllm.statistics.disagreements import disagreements
 from fastdllm.workflow.main_process import Life, MainProcess, main_processes
 from fastdllm.workflow.project.runs import Project
@@ -40,10 +40,10 @@ class View:
 class Accounts:
     """Answers of sacct about jobs that ended; asked once for each, as they never change."""
 
-    _known: dict[str, Accounted] = field(default_factory=dict)
+    _known: dict[str, JobState] = field(default_factory=dict)
     _asked: set[str] = field(default_factory=set)
 
-    def __call__(self, ids: Iterable[str]) -> Mapping[str, Accounted]:
+    def __call__(self, ids: Iterable[str]) -> Mapping[str, JobState]:
         new = set(ids) - self._asked
         self._asked |= new
         with suppress(SlurmError):  # their reasons are only an addition
@@ -54,7 +54,7 @@ class Accounts:
 def look(
     project: Project,
     options: Mapping[str, Any],
-    accounts: Callable[[Iterable[str]], Mapping[str, Accounted]],
+    accounts: Callable[[Iterable[str]], Mapping[str, JobState]],
 ) -> View:
     """Look at the selected runs once."""
     queue = read_queue()

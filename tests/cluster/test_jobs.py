@@ -12,12 +12,12 @@ from fastdllm.cluster.jobs import (
     GONE,
     SECOND_LOOK_S,
     UNKNOWN_PATIENCE_S,
-    JobEnd,
     JobFollower,
     comment_of,
+    end_in_words,
     live_jobs,
 )
-from fastdllm.cluster.slurm import LIVE, Accounted, Job, SlurmError
+from fastdllm.cluster.slurm import LIVE, Job, JobState, SlurmError
 
 VALUES = ("00_baseline", "words", "k1_first")
 COMMENT = "rule_eval_wildcards_00_baseline_words_k1_first"
@@ -59,12 +59,12 @@ def test_of_two_jobs_the_one_that_runs_counts_then_the_older(order: int) -> None
 class Accounts:
     """A database with what is put into it; counts its calls."""
 
-    def __init__(self, *jobs: Accounted) -> None:
+    def __init__(self, *jobs: JobState) -> None:
         self.jobs = list(jobs)
         self.calls = 0
         self.is_down = False
 
-    def __call__(self, ids: Iterable[str]) -> Mapping[str, Accounted]:
+    def __call__(self, ids: Iterable[str]) -> Mapping[str, JobState]:
         self.calls += 1
         if self.is_down:
             raise SlurmError("sacct: connection refused")
@@ -113,23 +113,23 @@ def test_a_state_on_the_way_back_into_the_queue_is_looked_at_twice(state: str) -
 
 
 def test_a_job_that_left_squeue_is_looked_up_at_once() -> None:
-    accounts = Accounts(Accounted("1", "COMPLETED", 0))
+    accounts = Accounts(JobState("1", "COMPLETED", 0))
     assert states(JobFollower(accounts), (0.0, [])) == ["COMPLETED"]
-    accounts = Accounts(Accounted("1", "PREEMPTED", 0))
+    accounts = Accounts(JobState("1", "PREEMPTED", 0))
     assert states(JobFollower(accounts), (0.0, [])) == ["PREEMPTED"]
 
 
 def test_one_call_of_sacct_serves_all_jobs() -> None:
-    accounts = Accounts(Accounted("1", "FAILED", 2), Accounted("2", "COMPLETED", 0))
+    accounts = Accounts(JobState("1", "FAILED", 2), JobState("2", "COMPLETED", 0))
     found = JobFollower(accounts).ended(["1", "2", "3"], [], 0.0)
-    assert found == {"1": JobEnd("1", "FAILED", 2), "2": JobEnd("2", "COMPLETED", 0)}
+    assert found == {"1": JobState("1", "FAILED", 2), "2": JobState("2", "COMPLETED", 0)}
     assert accounts.calls == 1
-    assert found["1"].words == "failed (exit code 2)"
+    assert end_in_words(found["1"]) == "failed (exit code 2)"
 
 
-@pytest.mark.parametrize("account", [None, Accounted("1", "RUNNING", 0)])
+@pytest.mark.parametrize("account", [None, JobState("1", "RUNNING", 0)])
 @pytest.mark.parametrize("is_down", [False, True])
-def test_a_job_that_nobody_knows_is_given_up(account: Accounted | None, is_down: bool) -> None:
+def test_a_job_that_nobody_knows_is_given_up(account: JobState | None, is_down: bool) -> None:
     accounts = Accounts(*([account] if account else []))
     accounts.is_down = is_down
     before, after = 100.0 + UNKNOWN_PATIENCE_S - 1, 100.0 + UNKNOWN_PATIENCE_S
@@ -146,7 +146,7 @@ def test_a_job_that_comes_back_was_never_gone() -> None:
 def test_a_job_that_does_not_get_through_with_its_end_is_given_up() -> None:
     polls = [(0.0, [job("COMPLETING")]), (COMPLETING_PATIENCE_S, [job("COMPLETING")])]
     assert states(JobFollower(Accounts()), *polls) == [None, "COMPLETING"]
-    accounts = Accounts(Accounted("1", "COMPLETED", 0))
+    accounts = Accounts(JobState("1", "COMPLETED", 0))
     assert states(JobFollower(accounts), *polls) == [None, "COMPLETED"]
 
 
@@ -214,4 +214,4 @@ def test_waiting_for_its_turn_is_not_told() -> None:
     ],
 )
 def test_an_ending_is_told_in_words(state: str, words: str) -> None:
-    assert JobEnd("1", state).words == words
+    assert end_in_words(JobState("1", state)) == words

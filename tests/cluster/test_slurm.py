@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cluster import slurm
-from fastdllm.cluster.slurm import Accounted, Job, SlurmError
+from fastdllm.cluster.slurm import Job, JobState, SlurmError
 
 Fake = Callable[..., Path]
 
@@ -180,8 +180,8 @@ def test_accounts_are_read_with_one_call(fake: Fake) -> None:
     text = "7|CANCELLED by 1000|0:15\n8|RUNNING|0:0\n"
     asked = fake("sacct", text)
     assert slurm.accounted(["8", "7", "9", "8"]) == {
-        "7": Accounted("7", "CANCELLED", 0),
-        "8": Accounted("8", "RUNNING", 0),
+        "7": JobState("7", "CANCELLED", 0),
+        "8": JobState("8", "RUNNING", 0),
     }
     assert len(calls(asked)) == 1
     assert calls(asked)[0].endswith("--jobs=7,8,9")

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fastdllm.cli import main
 from fastdllm.cluster.jobs import comment_of
-from fastdllm.cluster.slurm import Accounted, Job
+from fastdllm.cluster.slurm import Job, JobState
 from fastdllm.commands.status import as_record, as_text
 from fastdllm.commands.status_view import View, notes, profile_of, suggest
 from fastdllm.commands.status_watch import is_over, picture, seconds_left, watch
@@ -232,9 +232,9 @@ def test_the_accounts_are_asked_once_and_only_of_unclear_jobs(run: Run) -> None:
     queue = queue_of([job(12, "FAILED"), job(13, "TIMEOUT", comment)])
     asked: list[set[str]] = []
 
-    def ask(ids: object) -> dict[str, Accounted]:
+    def ask(ids: object) -> dict[str, JobState]:
         asked.append(set(ids))  # type: ignore[call-overload]
-        return {"12": Accounted("12", "NODE_FAIL")}
+        return {"12": JobState("12", "NODE_FAIL")}
 
     statuses = with_accounts([inspect(r, jobs=queue) for r in (run, other)], ask)
     assert asked == [{"12"}]
@@ -249,7 +249,7 @@ def test_the_accounts_leave_the_name_of_a_shard(run: Run) -> None:
     (run.folder / "shards").mkdir()
     (run.folder / "shards" / "1-of-2.lock").write_text("")
     failed = look(run, job(12, "FAILED", f"{SHARD}1-of-2"))
-    (told,) = with_accounts([failed], lambda _: {"12": Accounted("12", "NODE_FAIL")})
+    (told,) = with_accounts([failed], lambda _: {"12": JobState("12", "NODE_FAIL")})
     assert told.reason == "shard 1-of-2: its node failed; the same command resumes"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.cluster.jobs import JobEnd
+from fastdllm.cluster.slurm import JobState
 from snakemake_executor_plugin_fastdllm_slurm.executor import was_only_stopped
 from tests.plugin.rig import FakeJob, Rig, logged
 from tests.support.fake_slurm import COMMENT
@@ -72,7 +72,7 @@ def test_what_a_job_that_ended_made_is_told_by_the_journals(
     whole, shard = run / "summary.json", run / "shards/1-of-2.json"
 
     def stopped(job: str, output: Path, state: str = "FAILED") -> bool:
-        return was_only_stopped(JobEnd(job, state), [output])
+        return was_only_stopped(JobState(job, state), [output])
 
     assert stopped("5", whole) and stopped("5", pack / "report.json") and stopped("6", shard)
     assert not stopped("5", shard) and not stopped("6", whole)

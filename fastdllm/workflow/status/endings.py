@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from fastdllm.cluster.slurm import Accounted
+from fastdllm.cluster.slurm import JobState
 from fastdllm.cluster.states import END_STATES
 from fastdllm.common.errors import RESUME_EXIT_CODE
 from fastdllm.common.files import json_object
@@ -190,7 +190,7 @@ def ending_of(job: EndedJob, attempts: Sequence[Attempt]) -> Ending | None:
     return _by_exit(job, log, lines, is_begun=last is not None)
 
 
-def accounted_ending(ending: Ending, job: Accounted) -> Ending:
+def accounted_ending(ending: Ending, job: JobState) -> Ending:
     """Return the ending as the accounting database has it, where that says more."""
     if job.state in END_STATES:
         end = END_STATES[job.state]

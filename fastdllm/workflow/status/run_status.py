@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from fastdllm.cluster.slurm import Accounted
+from fastdllm.cluster.slurm import JobState
 from fastdllm.workflow.project.artifacts import StoredSummary, origin_of, stored_summary
 from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.status.at_work import (
@@ -158,7 +158,7 @@ def _has_failed_in(files: RunFiles, live: Sequence[RunJob]) -> bool:
 
 
 def with_accounts(
-    statuses: Sequence[RunStatus], ask: Callable[[Iterable[str]], Mapping[str, Accounted]]
+    statuses: Sequence[RunStatus], ask: Callable[[Iterable[str]], Mapping[str, JobState]]
 ) -> list[RunStatus]:
     """Return the states, with reasons from the accounting database where SLURM gave no clear one.
 
@@ -170,7 +170,7 @@ def with_accounts(
     return [_with_account(status, known) for status in statuses]
 
 
-def _with_account(status: RunStatus, known: Mapping[str, Accounted]) -> RunStatus:
+def _with_account(status: RunStatus, known: Mapping[str, JobState]) -> RunStatus:
     ending = status.ending
     if ending is None or ending.is_clear or ending.job_id not in known:
         return status

@@ -33,11 +33,6 @@ class PassCounts:
     layer_forwards_skipped: int = 0
 
     @property
-    def denoising(self) -> int:
-        """Denoising steps: passes that committed tokens by confidence, reused ones included."""
-        return self.full_block + self.sub_block + self.reused
-
-    @property
     def forwards(self) -> int:
         """NFE: forward evaluations after the prefill; a reused pass evaluates nothing."""
         return self.full_block + self.sub_block + self.commit

@@ -183,12 +183,3 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary positions to `x` [B, heads, T, d]."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def block_causal_mask(length: int, block_size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Bool [T, T]: query p may attend to key q iff q's block is not later than p's.
-
-    Source: Fast-dLLM v2 (arXiv 2509.26328); blocks are aligned to absolute position 0.
-    """
-    block = torch.arange(length, device=device) // block_size
-    return block[:, None] >= block[None, :]

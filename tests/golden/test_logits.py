@@ -14,7 +14,7 @@ from fastdllm.engine.batch import FlatBatch, Segment
 from fastdllm.engine.cache import KVCache
 from fastdllm.engine.eager import SegmentAttention
 from fastdllm.model.fused import fused
-from fastdllm.model.plain import block_causal_mask
+from tests.support.likelihoods import block_causal_mask
 from tests.support.traces import GOLDEN
 
 TOLERANCE = 1e-3  # the recording's own float32 noise reaches 5e-4

@@ -10,8 +10,9 @@ from fastdllm.engine.cache import KVCache
 from fastdllm.engine.eager import GATHER_UP_TO, SegmentAttention
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.fused import FusedModel, norm
-from fastdllm.model.plain import BlockDiffusionModel, RMSNorm, block_causal_mask
+from fastdllm.model.plain import BlockDiffusionModel, RMSNorm
 from fastdllm.model.products import PACKED_FROM
+from tests.support.likelihoods import block_causal_mask
 
 BLOCK = 8
 

@@ -7,7 +7,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fastdllm.model.loading import load_plain_model
-from fastdllm.model.plain import block_causal_mask
+from tests.support.likelihoods import block_causal_mask
 
 BLOCK = 32
 

@@ -10,7 +10,7 @@ import torch
 from fastdllm.decoding.events import PassRecord, SlotsChosen
 from fastdllm.decoding.likelihood import LikelihoodRequest
 from fastdllm.model.config import ModelConfig
-from fastdllm.model.plain import BlockDiffusionModel, block_causal_mask
+from fastdllm.model.plain import BlockDiffusionModel
 
 MASK, STOP = 255, 254
 EXACT = 1e-5
@@ -107,3 +107,12 @@ def rows_run(records):
 
 def slots(records):
     return [record.slots for record in records if isinstance(record, SlotsChosen)]
+
+
+def block_causal_mask(length: int, block_size: int) -> torch.Tensor:
+    """Bool [T, T]: query p may attend to key q iff q's block is not later than p's.
+
+    Source: Fast-dLLM v2 (arXiv 2509.26328); blocks are aligned to absolute position 0.
+    """
+    block = torch.arange(length) // block_size
+    return block[:, None] >= block[None, :]

@@ -1,6 +1,7 @@
 # Two commands for a newcomer: `make run` and `make test`. Each sets up what it needs.
 PYTHON ?= python3
-JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+# Test processes: one more than there are cores, as the tests of SLURM mostly wait.
+JOBS ?= $(shell expr 1 + $$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2))
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help

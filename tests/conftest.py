@@ -18,6 +18,8 @@ GOLDEN = Path(__file__).parent / "golden"
 # Read by torch when it is imported, and by the commands that tests start. Tests run side by side;
 # more threads than cores make tiny matrix products crawl.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Hundreds of commands would each compile all modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # How the programs begin that only a slow test may start: interpreters, a browser, SLURM's daemons.
 SLOW_PROGRAMS = (
     "python",

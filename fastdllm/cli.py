@@ -51,11 +51,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
-            given = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+            argument = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
             options = [option for action in self._actions for option in action.option_strings]
-            near = nearest_name(given, options)
+            near = nearest_name(argument, options)
             hint = f"; did you mean {near}?" if near else ""
-            message = f"unknown argument {given}{hint}"
+            message = f"unknown argument {argument}{hint}"
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
@@ -113,17 +113,17 @@ def _run(arguments: list[str]) -> int:
         raise unknown_name("command", chosen.command, COMMANDS)
     module = chosen.command.replace("-", "_")
     command = importlib.import_module(f"fastdllm.commands.{module}")
-    own = Parser(
+    command_parser = Parser(
         prog=f"fastdllm {chosen.command}",
         description=f"{COMMANDS[chosen.command].capitalize()}.",
         allow_abbrev=False,
     )
-    command.configure(own)
+    command.configure(command_parser)
     if getattr(command, "PASSES_ON", False):
-        options, passed_on = own.parse_known_args(chosen.rest)
+        options, passed_on = command_parser.parse_known_args(chosen.rest)
         options.passed_on = passed_on
     else:
-        options = own.parse_args(chosen.rest)
+        options = command_parser.parse_args(chosen.rest)
     if chosen.directory is not None:
         try:
             os.chdir(chosen.directory)

@@ -168,9 +168,9 @@ def _remove(folder: Path) -> None:
 
 def _run(command: list[str], what: str) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise UserError(f"{what}: no tar here") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    if completed.returncode:
+        lines = completed.stderr.strip().splitlines() or [f"exit code {completed.returncode}"]
         raise UserError(f"{what}: {lines[0]}")

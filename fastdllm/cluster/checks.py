@@ -93,52 +93,53 @@ def check_account(choice: Choice, site: Site) -> None:
 
 def check_partition(choice: Choice, site: Site) -> Choice:
     """Refuse a GPU or a partition that does not exist; return the choice in SLURM's spelling."""
-    known = partitions(patience_s=PATIENCE_S)
-    if not known:
+    kinds_of = partitions(patience_s=PATIENCE_S)
+    if not kinds_of:
         return choice
     # Without any kind of GPU in SLURM's answer nothing can be checked.
-    kind = _type(choice) if any(known.values()) else None
-    if kind is not None and not _having(kind, known):
+    kind = _type(choice) if any(kinds_of.values()) else None
+    if kind is not None and not _having(kind, kinds_of):
         raise UserError(
             f"cluster: gpu: {choice.site} has no {kind} now; it has "
-            f"{', '.join(sorted(set().union(*known.values())))}: --config gpu=..."
+            f"{', '.join(sorted(set().union(*kinds_of.values())))}: --config gpu=..."
         )
+    usual = _usual(choice, site)
     wanted = choice.partition.split(",") if choice.partition is not None else []
     for name in wanted:
-        if name not in known:
-            rest = _where(kind, known, usual=_usual(choice, site)) if kind else _listed(name, known)
-            raise UserError(f"cluster: partition: {choice.site} has no {name!r}; {rest}")
+        if name not in kinds_of:
+            hint = _where(kind, kinds_of, usual=usual) if kind else _listed(name, kinds_of)
+            raise UserError(f"cluster: partition: {choice.site} has no {name!r}; {hint}")
     if kind is None:
         return choice
-    offered = set().union(*(known[name] for name in wanted or known))
+    offered = set().union(*(kinds_of[name] for name in wanted or kinds_of))
     spelled = next((name for name in sorted(offered) if _same(name, kind)), None)
     if spelled is None:
         has = f"only {', '.join(sorted(offered))}" if offered else "no GPU of a known kind"
         raise UserError(
             f"cluster: gpu: partition {choice.partition} has {has}; "
-            f"{_where(kind, known, usual=_usual(choice, site))}"
+            f"{_where(kind, kinds_of, usual=usual)}"
         )
     return replace(choice, gres=f"gpu:{spelled}:1")
 
 
 def check_small_job(partition: str, site: str) -> None:
     """Refuse a partition that does not exist, for the job of `fastdllm submit`."""
-    known = partitions(patience_s=PATIENCE_S)
-    for name in partition.split(",") if known else ():
-        if name not in known:
+    existing = partitions(patience_s=PATIENCE_S)
+    for name in partition.split(",") if existing else ():
+        if name not in existing:
             raise UserError(
-                f"--partition {name}: {site} has no such partition; {_listed(name, known)}"
+                f"--partition {name}: {site} has no such partition; {_listed(name, existing)}"
             )
 
 
-def _listed(name: str, known: Iterable[str]) -> str:
-    near = nearest_name(name, known)
+def _listed(name: str, names: Iterable[str]) -> str:
+    near = nearest_name(name, names)
     hint = f"did you mean {near}? " if near else ""
-    return f"{hint}there are: {', '.join(sorted(known))}"
+    return f"{hint}there are: {', '.join(sorted(names))}"
 
 
-def _where(kind: str, known: Mapping[str, set[str]], *, usual: str | None) -> str:
-    having = _having(kind, known)
+def _where(kind: str, kinds_of: Mapping[str, set[str]], *, usual: str | None) -> str:
+    having = _having(kind, kinds_of)
     best = usual if usual in having else having[0]
     return f"{kind} is in: {', '.join(having)}; add it to the command: --config partition={best}"
 
@@ -149,8 +150,8 @@ def _usual(choice: Choice, site: Site) -> str | None:
     return kind.partition if kind is not None else None
 
 
-def _having(kind: str, known: Mapping[str, set[str]]) -> list[str]:
-    return sorted(name for name, kinds in known.items() if any(_same(kind, k) for k in kinds))
+def _having(kind: str, kinds_of: Mapping[str, set[str]]) -> list[str]:
+    return sorted(name for name, kinds in kinds_of.items() if any(_same(kind, k) for k in kinds))
 
 
 def _same(kind: str, other: str) -> bool:

@@ -102,9 +102,9 @@ def choose(site: Site, options: ClusterOptions, model: ModelNeeds) -> Choice:
 
 def missing_account(site: Site, accounts: Iterable[str] = ()) -> str:
     """Return the line for a person who named no account where one is needed."""
-    known = ", ".join(sorted(accounts))
-    if known:
-        listed = f"yours: {known}"
+    names = ", ".join(sorted(accounts))
+    if names:
+        listed = f"yours: {names}"
     elif site.accounts_command is not None:
         listed = f"`{site.accounts_command}` lists yours"
     else:
@@ -116,25 +116,25 @@ def missing_account(site: Site, accounts: Iterable[str] = ()) -> str:
     )
 
 
-def _qos(site: Site, asked: str | None) -> tuple[str | None, Qos | None]:
+def _qos(site: Site, requested: str | None) -> tuple[str | None, Qos | None]:
     if site.qos is None:
-        return asked, None
-    name = asked or next(iter(site.qos))
+        return requested, None
+    name = requested or next(iter(site.qos))
     if name not in site.qos:
-        listed = "; ".join(f"{known}: {qos.words}" for known, qos in site.qos.items())
+        listed = "; ".join(f"{option}: {qos.words}" for option, qos in site.qos.items())
         raise UserError(
             f"cluster: qos: unknown QOS {name!r} on {site.name}; {_hint(name, site.qos)}{listed}"
         )
     return name, site.qos[name]
 
 
-def _gpu(site: Site, asked: str | None, model: ModelNeeds) -> tuple[str | None, GpuKind | None]:
+def _gpu(site: Site, requested: str | None, model: ModelNeeds) -> tuple[str | None, GpuKind | None]:
     if site.gpus is None:
-        return asked, None
-    name = asked or next(iter(site.gpus))
+        return requested, None
+    name = requested or next(iter(site.gpus))
     kind = site.gpus.get(name)
     if kind is None:
-        listed = "; ".join(f"{known}: {kind.words}" for known, kind in site.gpus.items())
+        listed = "; ".join(f"{option}: {kind.words}" for option, kind in site.gpus.items())
         raise UserError(
             f"cluster: gpu: unknown GPU {name!r} on {site.name}; {_hint(name, site.gpus)}"
             f"{listed}; {_advice(site.gpus, model)}"
@@ -192,7 +192,7 @@ def _advice(kinds: Mapping[str, GpuKind], model: ModelNeeds) -> str:
 
 def _hint(name: str, valid: Iterable[str]) -> str:
     # People write names of hardware in either case, and with a blank, a dash or nothing between.
-    plain = {_plain(known): known for known in valid}
+    plain = {_plain(option): option for option in valid}
     near = nearest_name(_plain(name), plain)
     return f"did you mean {plain[near]}? " if near else ""
 

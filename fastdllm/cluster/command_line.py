@@ -46,19 +46,19 @@ class CommandLine:
         folders = tuple(folder for folder, _ in reversed(read) if (folder / SITE_FILE).exists())
         if not folders:
             return cls()
-        known, _ = get_argument_parser(profiles=profiles).parse_known_args(words)
+        parsed, _ = get_argument_parser(profiles=profiles).parse_known_args(words)
         return cls(
             folders=folders,
-            executor=known.executor,
-            jobs=known.jobs if isinstance(known.jobs, int) else None,
-            minutes=_minutes({"": known.default_resources or {}, **(known.set_resources or {})}),
+            executor=parsed.executor,
+            jobs=parsed.jobs if isinstance(parsed.jobs, int) else None,
+            minutes=_minutes({"": parsed.default_resources or {}, **(parsed.set_resources or {})}),
         )
 
 
 def _minutes(resources: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     minutes = {}
-    for rule, given in resources.items():
-        runtime = given.get("runtime")
+    for rule, values in resources.items():
+        runtime = values.get("runtime")
         # An expression has a value only for a job; SLURM checks that one.
         if runtime is not None and not runtime.is_evaluable() and isinstance(runtime.value, int):
             minutes[rule] = runtime.value

@@ -71,8 +71,8 @@ def _rank(job: Job) -> tuple[bool, int, str]:
 
 def end_in_words(job: JobState) -> str:
     """Return how a job ended."""
-    known = END_STATES.get(job.state)
-    words = known.words if known else _OTHER_ENDS.get(job.state, f"ended as {job.state}")
+    end = END_STATES.get(job.state)
+    words = end.words if end else _OTHER_ENDS.get(job.state, f"ended as {job.state}")
     return f"{words} (exit code {job.exit_code})" if job.exit_code else words
 
 
@@ -110,11 +110,11 @@ class JobFollower:
             queue: the present answer of squeue.
             now_s: a clock that never goes back.
         """
-        known = {job.id: job for job in queue}
+        in_queue = {job.id: job for job in queue}
         ends: dict[str, JobState] = {}
         ages_s: dict[str, float] = {}
         for job_id in ids:
-            job = known.get(job_id)
+            job = in_queue.get(job_id)
             state = job.state if job else GONE
             age_s = self._age_s(job_id, state, now_s)
             if state == GONE or (state == "COMPLETING" and age_s >= COMPLETING_PATIENCE_S):
@@ -123,7 +123,7 @@ class JobFollower:
                 continue
             elif state not in MAYBE_REQUEUED or age_s >= SECOND_LOOK_S:
                 ends[job_id] = JobState(job_id, state)
-        ends |= self._from_accounts(ages_s, known)
+        ends |= self._from_accounts(ages_s, in_queue)
         for job_id in ends:
             del self._memories[job_id]
         return ends
@@ -157,7 +157,7 @@ class JobFollower:
         return now_s - memory.since_s
 
     def _from_accounts(
-        self, ages_s: Mapping[str, float], known: Mapping[str, Job]
+        self, ages_s: Mapping[str, float], in_queue: Mapping[str, Job]
     ) -> dict[str, JobState]:
         if not ages_s:
             return {}
@@ -170,7 +170,7 @@ class JobFollower:
             account = accounts.get(job_id)
             if account is not None and not account.is_live:
                 ends[job_id] = account
-            elif job_id in known:
+            elif job_id in in_queue:
                 ends[job_id] = JobState(job_id, "COMPLETING")
             elif age_s >= UNKNOWN_PATIENCE_S:
                 ends[job_id] = JobState(job_id, GONE)

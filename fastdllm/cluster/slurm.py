@@ -160,7 +160,7 @@ def ask(*command: str, patience_s: float = PATIENCE_S) -> str:
     """
     name = command[0]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             env=_plain_environment(os.environ),
             stdin=subprocess.DEVNULL,
@@ -174,10 +174,11 @@ def ask(*command: str, patience_s: float = PATIENCE_S) -> str:
         raise SlurmError(f"{name}: no answer for {patience_s:.0f} s") from None
     except OSError as error:
         raise SlurmError(f"{name}: {error.strerror}") from None
-    if done.returncode != 0:
-        words = " ".join(done.stderr.decode(errors="replace").split())
-        raise SlurmError(f"{name}: {words.removeprefix(f'{name}: ') or f'exit {done.returncode}'}")
-    return done.stdout.decode(errors="replace")
+    if process.returncode != 0:
+        words = " ".join(process.stderr.decode(errors="replace").split())
+        reason = words.removeprefix(f"{name}: ") or f"exit {process.returncode}"
+        raise SlurmError(f"{name}: {reason}")
+    return process.stdout.decode(errors="replace")
 
 
 def bare_state(state: str) -> str:
@@ -223,8 +224,8 @@ def _accounted(fields: list[str]) -> JobState:
 
 def span_seconds(span: str) -> float | None:
     """Return the seconds of squeue's [days-][[hours:]minutes:]seconds; None for UNLIMITED etc."""
-    days, dash, rest = span.rpartition("-")
-    parts = rest.split(":")
+    days, dash, clock = span.rpartition("-")
+    parts = clock.split(":")
     if not all(part.isdigit() for part in parts) or (dash and not days.isdigit()):
         return None
     total = 0.0

@@ -120,11 +120,11 @@ def score(
     scores = []
     for request, parts in zip(requests, terms, strict=True):
         values = [results[row][token] for row, token in parts]
-        whole = len(parts) == len(request.target_ids)
+        is_complete = len(parts) == len(request.target_ids)
         scores.append(
             Likelihood(
                 logprob=sum(logprob for logprob, _ in values),
-                is_greedy=whole and all(best for _, best in values),
+                is_greedy=is_complete and all(best for _, best in values),
             )
         )
     return scores
@@ -143,14 +143,14 @@ def _input_row(
 
     Rows see no later block, so what would follow cannot change the logits.
     """
-    known = len(request.prefix_ids) + revealed
+    n_known = len(request.prefix_ids) + revealed
     if mode == "published":
         # The rest of the target stays visible, followed by the stop token.
         tokens = [*request.prefix_ids, mask_id, *request.target_ids[1:], stop_token]
     else:
         tokens = [*request.prefix_ids, *request.target_ids[:revealed], mask_id]
     # Token shift: the row before the masked position predicts it (row 0 when there is none).
-    read_at = max(known - 1, 0)
+    read_at = max(n_known - 1, 0)
     length = (read_at // block_size + 1) * block_size
     tokens += [mask_id] * (length - len(tokens))
     return _Row(tuple(tokens[:length]), read_at)
@@ -175,16 +175,16 @@ def _run_rows(
 
     def take(read: Sequence[tuple[Tokens, int]], logits: Tensor) -> None:
         logprobs = logits.log_softmax(dim=-1)
-        asked = [
+        entries = [
             (index, row, token)
             for index, row in enumerate(_Row(*which) for which in read)
             for token in wanted.get(row, ())
         ]
-        cells = torch.tensor([(index, token) for index, _, token in asked], dtype=torch.long)
+        cells = torch.tensor([(index, token) for index, _, token in entries], dtype=torch.long)
         rows, columns = cells.view(-1, 2).to(logits.device).unbind(1)
         values = logprobs[rows, columns].tolist()
         best = logits.argmax(dim=-1).tolist()
-        for (index, row, token), value in zip(asked, values, strict=True):
+        for (index, row, token), value in zip(entries, values, strict=True):
             results.setdefault(row, {})[token] = (value, token == best[index])
 
     if inputs:

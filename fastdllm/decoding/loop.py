@@ -101,7 +101,7 @@ def decode(
     sequences = admitted.sequences
     if not sequences:
         return
-    chosen = choose_slots(model, sequences, policy=policy, asked=slots)
+    chosen = choose_slots(model, sequences, policy=policy, requested=slots)
     scheduler = Scheduler(model, sequences, policy=policy, slots=chosen)
     notify = observe or _ignore
     notify(SlotsChosen(scheduler.slots))

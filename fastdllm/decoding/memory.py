@@ -28,16 +28,16 @@ def choose_slots(
     sequences: Sequence[DecodedSequence],
     *,
     policy: Policy,
-    asked: int | None,
+    requested: int | None,
 ) -> int:
-    """Return the slots for `sequences`: `asked`, or as many as fit the memory up to `MOST_SLOTS`.
+    """Return `requested` slots, or as many as fit the memory, up to `MOST_SLOTS`.
 
     Raises:
-        UserError: `asked` is not positive or does not fit, or not even one sequence fits.
+        UserError: `requested` is not positive or does not fit, or not even one sequence fits.
     """
-    if asked is not None and asked < 1:
-        raise UserError(f"slots: {asked} is not allowed; it should be at least 1")
-    most = min(asked if asked is not None else MOST_SLOTS, len(sequences))
+    if requested is not None and requested < 1:
+        raise UserError(f"slots: {requested} is not allowed; it should be at least 1")
+    most = min(requested if requested is not None else MOST_SLOTS, len(sequences))
     idle = sum(engine.cache.bytes for engine in model.idle_engines)
     usable = int((free_bytes(model.device) + idle) * USABLE.get(model.device.type, 0.5))
     lengths = sorted((sequence.capacity for sequence in sequences), reverse=True)
@@ -52,10 +52,10 @@ def choose_slots(
             f"a sequence of {lengths[0]} positions needs {_gib(needed)}, but {model.device} has "
             f"{_gib(usable)} to use; shorten the prompt or max_new_tokens"
         )
-    if asked is not None and fitting < most:
+    if requested is not None and fitting < most:
         raise UserError(
-            f"{asked} sequences at once need more than the {_gib(usable)} that {model.device} has "
-            f"to use; {fitting} fit: ask for fewer, or let memory decide (batch_size: auto)"
+            f"{requested} sequences at once need more than the {_gib(usable)} that {model.device} "
+            f"has to use; {fitting} fit: ask for fewer, or let memory decide (batch_size: auto)"
         )
     return fitting
 

@@ -77,34 +77,34 @@ class PassRunner:
     ) -> tuple[Tensor, list[int]]:
         """Do with one span what the policy asks; returns also the works it was not computed for."""
         places = self.spans.places(works)
-        reused, given = {}, hidden
-        asked = [i for i, work in enumerate(works) if work.kind is PassKind.SUB_BLOCK]
-        if asked:
-            sub_blocks = [works[i] for i in asked]
+        reused, inputs = {}, hidden
+        sub_block_indices = [i for i, work in enumerate(works) if work.kind is PassKind.SUB_BLOCK]
+        if sub_block_indices:
+            sub_blocks = [works[i] for i in sub_block_indices]
             signals = SpanSignalsOfPass(
-                self.spans, span, hidden, sub_blocks, [places[i] for i in asked]
+                self.spans, span, hidden, sub_blocks, [places[i] for i in sub_block_indices]
             )
             states = [work.state for work in sub_blocks if work.state is not None]
             actions = chosen_actions(self.policy, span, states, signals)
-            pairs = zip(asked, actions, strict=True)
+            pairs = zip(sub_block_indices, actions, strict=True)
             reused = {i: action for i, action in pairs if action is not SpanAction.COMPUTE}
         if reused:
             hidden = hidden.clone()
             for index, action in reused.items():
                 place = places[index]
-                hidden[place.rows] = self.spans.value(span, action, given, place)
+                hidden[place.rows] = self.spans.value(span, action, inputs, place)
             computing = [i for i in range(len(works)) if i not in reused]
             if computing:
                 parts = [torch.arange(places[i].rows.start, places[i].rows.stop) for i in computing]
                 rows = torch.cat(parts).to(hidden.device)
                 segments = [s for i in computing for s in works[i].segments()]
                 part = self.engine.open(segments, part=True)
-                hidden[rows] = part.layers(given[rows], *span)
+                hidden[rows] = part.layers(inputs[rows], *span)
         else:
             hidden = opened.layers(hidden, *span)
         for index, work in enumerate(works):
             if work.denoises and index not in reused:
-                self.spans.remember(span, given, hidden, places[index])
+                self.spans.remember(span, inputs, hidden, places[index])
         return hidden, list(reused)
 
 

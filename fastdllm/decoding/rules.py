@@ -61,23 +61,23 @@ def check_pass(policy: Policy, *, kind: PassKind, window: Window, state: Sequenc
 
 def chosen_pass(policy: Policy, state: SequenceState) -> PassKind:
     """Return the pass that the policy asks for, by its name or as a `PassKind`."""
-    asked = policy.next_pass(state)
+    kind = policy.next_pass(state)
     try:
-        return PassKind(asked)
+        return PassKind(kind)
     except ValueError:
         kinds = ", ".join(PassKind)
-        raise violation(policy, f"next_pass gave {asked!r}; it should be one of {kinds}") from None
+        raise violation(policy, f"next_pass gave {kind!r}; it should be one of {kinds}") from None
 
 
 def chosen_actions(
     policy: Policy, span: LayerRange, states: list[SequenceState], signals: SpanSignals
 ) -> list[SpanAction]:
     """Return what the policy does with `span`, one action per sequence."""
-    asked = policy.span_actions(span, states, signals)
-    if len(asked) != len(states):
-        raise violation(policy, f"span_actions gave {len(asked)} for {len(states)} sequences")
+    actions = policy.span_actions(span, states, signals)
+    if len(actions) != len(states):
+        raise violation(policy, f"span_actions gave {len(actions)} for {len(states)} sequences")
     try:
-        return [SpanAction(action) for action in asked]
+        return [SpanAction(action) for action in actions]
     except ValueError as error:
         kinds = ", ".join(SpanAction)
         raise violation(policy, f"span_actions: {error}; it should be one of {kinds}") from None

@@ -66,8 +66,8 @@ class Scheduler:
             slots //= 2
 
     def _try_open(self, slots: int) -> bool:
-        left = [*self._waiting, *(parked.sequence for parked in self._parked)]
-        lengths = sorted((sequence.capacity for sequence in left), reverse=True)[:slots]
+        remaining = [*self._waiting, *(parked.sequence for parked in self._parked)]
+        lengths = sorted((sequence.capacity for sequence in remaining), reverse=True)[:slots]
         try:
             engine = take_engine(self.model, sum(lengths))
         except RuntimeError as error:

@@ -102,9 +102,9 @@ class SharedPasses:
         while ready or stretches:
             while ready:
                 branch = ready.pop()
-                known = resident if branch.members[0] == 0 else 0
-                if known < branch.stop:
-                    stretches.append(_Stretch(branch, max(branch.start, known)))
+                cached = resident if branch.members[0] == 0 else 0
+                if cached < branch.stop:
+                    stretches.append(_Stretch(branch, max(branch.start, cached)))
                 else:
                     ready += self._parted(branch)
             pieces = self._pieces(stretches)

@@ -81,16 +81,16 @@ class SpanStores:
             return hidden[place.rows] + (output - self.inputs[span][where])
         return output
 
-    def remember(self, span: LayerRange, given: Tensor, result: Tensor, place: Placement) -> None:
+    def remember(self, span: LayerRange, inputs: Tensor, outputs: Tensor, place: Placement) -> None:
         """Take note of input and output [R, H] of a computed span; `keep` stores them."""
-        self._pending.append((span, given[place.rows], result[place.rows], place))
+        self._pending.append((span, inputs[place.rows], outputs[place.rows], place))
 
     def keep(self) -> None:
         """Store what was noted, once the pass has succeeded."""
-        for span, given, result, place in self._pending:
+        for span, inputs, outputs, place in self._pending:
             where = (place.slot, place.offsets)
-            self.inputs[span][where] = given
-            self.outputs[span][where] = result
+            self.inputs[span][where] = inputs
+            self.outputs[span][where] = outputs
             self.valid[span][where] = True
         self.forget()
 

@@ -95,11 +95,11 @@ class PaddedAttention(StaticAttention):
         tables, shape = self.tables, self.tables.shape
         device = tables.starts.device
         offsets = torch.arange(shape.visible, device=device)
-        seen = offsets < tables.visible[:, None]
+        is_visible = offsets < tables.visible[:, None]
         # Positions that are not seen read the segment's first one, which always exists.
-        places = tables.starts[:, None] + torch.where(seen, offsets, 0)
+        places = tables.starts[:, None] + torch.where(is_visible, offsets, 0)
         self._places = places.view(-1)
-        self._mask = seen[:, None, None, :]
+        self._mask = is_visible[:, None, None, :]
         columns = torch.arange(shape.width, device=device)
         self._rows = (tables.bounds[:-1, None] + columns).clamp_(max=shape.rows - 1).view(-1)
         read = (tables.read_bounds[:-1, None] + columns).clamp_(max=shape.read - 1)

@@ -106,17 +106,17 @@ class StaticTables:
             bounds.append(len(tokens))
             read_bounds.append(len(read))
         spare, spare_read = shape.rows - len(tokens), shape.read - len(read)
-        rest = shape.segments - len(segments)
+        spare_segments = shape.segments - len(segments)
         base = len(segments) * width
-        starts += [scratch] * rest
-        visible += [1] * rest
+        starts += [scratch] * spare_segments
+        visible += [1] * spare_segments
         tokens += [0] * spare
         positions += [0] * spare
         write += [scratch] * spare
         place += range(base, base + spare)
         read += [0] * spare_read
         read_place += range(base, base + spare_read)
-        for n in range(1, rest + 1):
+        for n in range(1, spare_segments + 1):
             bounds.append(min(shape.rows - spare + n * width, shape.rows))
             read_bounds.append(min(shape.read - spare_read + n * width, shape.read))
         parts = (tokens, positions, write, place, read, read_place)

@@ -22,14 +22,14 @@ def memory_left(root: Path = Path("/")) -> int | None:
         "": ("memory.max", "memory.current", "inactive_file"),
         "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     }
-    left = []
+    free = []
     for controller, (limit_file, used_file, reclaimable_key) in files.items():
         for group in _groups(root, controller):
             limit, used = _number(group / limit_file), _number(group / used_file)
             if limit is None or used is None or limit >= NO_LIMIT:
                 continue
-            left.append(max(limit - used + _statistic(group / "memory.stat", reclaimable_key), 0))
-    return min(left, default=None)
+            free.append(max(limit - used + _statistic(group / "memory.stat", reclaimable_key), 0))
+    return min(free, default=None)
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:

@@ -60,8 +60,8 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + cached
-    left = memory_left()
-    return _available() if left is None else min(_available(), left)
+    remaining = memory_left()
+    return _available() if remaining is None else min(_available(), remaining)
 
 
 def _available() -> int:

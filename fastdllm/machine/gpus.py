@@ -72,9 +72,9 @@ def visible_cards() -> tuple[str, ...]:
     Those of CUDA_VISIBLE_DEVICES if it is set, else all that nvidia-smi lists (slices of a card
     that MIG divides), else all that have a device file.
     """
-    given = os.environ.get(VISIBLE)
-    if given is not None:
-        names = [name.strip() for name in given.split(",")]
+    variable = os.environ.get(VISIBLE)
+    if variable is not None:
+        names = [name.strip() for name in variable.split(",")]
         # CUDA ends the list at the first name that names no card.
         stop = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))
         return tuple(dict.fromkeys(names[:stop]))

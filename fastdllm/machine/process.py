@@ -59,14 +59,14 @@ def allowed_threads(root: Path = Path("/")) -> int:
     return max(min(allowed), 1)
 
 
-def chosen_threads(asked: int | None = None, *, allowed: int) -> int:
-    """Return `asked`, else OMP_NUM_THREADS, else `allowed`; never more than `allowed`.
+def chosen_threads(requested: int | None = None, *, allowed: int) -> int:
+    """Return `requested`, else OMP_NUM_THREADS, else `allowed`; never more than `allowed`.
 
     Raises:
         UserError: OMP_NUM_THREADS is no positive number.
     """
     written = os.environ.get("OMP_NUM_THREADS")
-    if asked is None and written:
+    if requested is None and written:
         # It may be a list, one number per level of nesting.
         first = written.split(",")[0].strip()
         if not first.isdecimal() or int(first) == 0:
@@ -74,15 +74,15 @@ def chosen_threads(asked: int | None = None, *, allowed: int) -> int:
                 f"OMP_NUM_THREADS={written!r} is not allowed; it should be a number of threads, at "
                 "least 1; unset it, and all that the process may use are taken"
             )
-        asked = int(first)
-    return min(asked, allowed) if asked is not None else allowed
+        requested = int(first)
+    return min(requested, allowed) if requested is not None else allowed
 
 
-def use_allowed_threads(asked: int | None = None) -> int:
-    """Set torch to `asked` threads (see `chosen_threads`); return how many it uses."""
+def use_allowed_threads(requested: int | None = None) -> int:
+    """Set torch to `requested` threads (see `chosen_threads`); return how many it uses."""
     import torch
 
-    count = chosen_threads(asked, allowed=allowed_threads())
+    count = chosen_threads(requested, allowed=allowed_threads())
     torch.set_num_threads(count)
     return count
 

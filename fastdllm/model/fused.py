@@ -216,5 +216,5 @@ def _interleaved(config: ModelConfig) -> Tensor:
     d = config.head_dim
     pairs = torch.arange(d).view(2, d // 2).t().reshape(-1)
     turned = (torch.arange(config.num_heads + config.num_kv_heads)[:, None] * d + pairs).view(-1)
-    rest = torch.arange(config.num_kv_heads * d) + turned.numel()
-    return torch.cat((turned, rest))
+    value_rows = torch.arange(config.num_kv_heads * d) + turned.numel()
+    return torch.cat((turned, value_rows))

@@ -54,8 +54,8 @@ def control_curve(summaries: Sequence[Summary], cost: str) -> dict[Dot, float]:
         dot = dot_of(summary, cost)
         if dot is None or summary.experiment != CONTROL_EXPERIMENT:
             continue
-        known = best.get(dot.cost)
-        is_best = known is None or known[0].accuracy < dot.accuracy
+        previous = best.get(dot.cost)
+        is_best = previous is None or previous[0].accuracy < dot.accuracy
         if is_best and deviations(summary).keys() <= {"threshold"}:
             best[dot.cost] = dot, float(str(summary.decides.get("decoding.threshold", "nan")))
     return dict(best[value] for value in sorted(best))
@@ -98,12 +98,12 @@ def close(dots: Sequence[Dot], baseline: Dot, *, more_is_better: bool) -> Window
         cheap = dot.cost >= limit if more_is_better else dot.cost <= limit
         return cheap and dot.accuracy >= floor
 
-    seen = [dot for dot in dots if near(dot)]
-    if len(seen) in (0, len(dots)):
+    near_dots = [dot for dot in dots if near(dot)]
+    if len(near_dots) in (0, len(dots)):
         return None
-    window = whole(seen)
+    window = whole(near_dots)
     low = max(window.low, floor - 1)
-    return Window(window.left, window.right, low, window.high, len(dots) - len(seen))
+    return Window(window.left, window.right, low, window.high, len(dots) - len(near_dots))
 
 
 def cut_line(dots: Sequence[Dot], window: Window) -> list[Dot]:

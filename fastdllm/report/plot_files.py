@@ -63,7 +63,7 @@ def _pareto(report: Report, task: TaskReport) -> Iterator[tuple[str, Mapping[str
     for cost in PLOTTED:
         of_machine = cost in OF_THE_MACHINE
         for number, views in enumerate(rows.views(task, cost)):
-            seen = [p for p in points if p["conditions"] == number] if of_machine else points
+            shown = [p for p in points if p["conditions"] == number] if of_machine else points
             for name, view in views.items():
                 spec = charts.pareto(cost, report.experiments)
                 params = [
@@ -80,7 +80,7 @@ def _pareto(report: Report, task: TaskReport) -> Iterator[tuple[str, Mapping[str
                     _finished(
                         spec | {"params": params},
                         {"text": title, "subtitle": subtitle},
-                        points=seen,
+                        points=shown,
                         curve=view["curve"],
                     ),
                 )
@@ -112,10 +112,10 @@ def _bars(task: TaskReport, experiment: str, count: int) -> charts.Spec:
 
 
 def _finished(spec: charts.Spec, title: object, **datasets: rows.Rows) -> charts.Spec:
-    whole = charts.with_data(spec, **datasets)
-    whole |= {"width": WIDTH, "title": title, "config": config("light"), "padding": 12}
-    whole.pop("autosize")
-    return whole
+    chart = charts.with_data(spec, **datasets)
+    chart |= {"width": WIDTH, "title": title, "config": config("light"), "padding": 12}
+    chart.pop("autosize")
+    return chart
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

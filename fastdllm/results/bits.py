@@ -36,8 +36,8 @@ def ones(n: int, number: int) -> list[int]:
 
 def in_groups(number: int, sizes: Sequence[int]) -> list[int]:
     """Return how many bits of each group are 1; groups follow each other from the first item on."""
-    counts, left = [], sum(sizes)
+    counts, remaining = [], sum(sizes)
     for size in sizes:
-        left -= size
-        counts.append((number >> left & (1 << size) - 1).bit_count())
+        remaining -= size
+        counts.append((number >> remaining & (1 << size) - 1).bit_count())
     return counts

@@ -293,7 +293,7 @@ def write_summary(path: Path | str, summary: Summary) -> None:
 def _text(summary: Summary) -> str:
     """Sorted keys, a line each; a list of plain values takes one line."""
     text = to_json(summary.model_dump(mode="json", exclude_none=True))
-    return _SPREAD_OUT.sub(lambda found: f"[{_LINE_BREAK.sub(' ', found[1])[1:]}]", text)
+    return _SPREAD_OUT.sub(lambda match: f"[{_LINE_BREAK.sub(' ', match[1])[1:]}]", text)
 
 
 def _without(summary: Summary, part: str) -> Summary:

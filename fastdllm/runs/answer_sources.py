@@ -48,8 +48,8 @@ def run_sources(folder: Path, header: Header, *, reuse: bool) -> list[Source]:
 
     reuse: as for `open_answers`, which would use the same answers.
     """
-    whole = _run_source(folder / "answers.jsonl", header, reuse=reuse)
-    return [*([whole] if whole else []), *shard_sources(folder, header)]
+    run_source = _run_source(folder / "answers.jsonl", header, reuse=reuse)
+    return [*([run_source] if run_source else []), *shard_sources(folder, header)]
 
 
 def _run_source(path: Path, header: Header, *, reuse: bool) -> Source | None:
@@ -77,8 +77,8 @@ def check_requests(plan: Plan, source: Source) -> None:
     """
     planned = range(len(plan.header.chunks))
     for index, chunk in source.chunks.items():
-        asked = [request.id for request in plan.chunk(index)] if index in planned else None
-        if [answer.id for answer in chunk.answers] != asked:
+        planned_ids = [request.id for request in plan.chunk(index)] if index in planned else None
+        if [answer.id for answer in chunk.answers] != planned_ids:
             raise UserError(
                 f"{source.path}: chunk {index} answers other requests than the plan asks; rename "
                 "the file, and its chunks are decoded anew"
@@ -91,11 +91,11 @@ def held_chunks(plan: Plan, sources: Iterable[Source]) -> dict[int, Chunk]:
     Raises:
         UserError: a file answers other requests than the plan asks.
     """
-    found: dict[int, Chunk] = {}
+    chunks: dict[int, Chunk] = {}
     for source in sources:
         check_requests(plan, source)
-        found |= source.chunks
-    return found
+        chunks |= source.chunks
+    return chunks
 
 
 def combined(sources: Iterable[Source]) -> dict[int, tuple[Source, Chunk]]:
@@ -104,16 +104,16 @@ def combined(sources: Iterable[Source]) -> dict[int, tuple[Source, Chunk]]:
     Raises:
         UserError: two files hold a chunk with different answers.
     """
-    found: dict[int, tuple[Source, Chunk]] = {}
+    merged: dict[int, tuple[Source, Chunk]] = {}
     for source in sources:
         for index, chunk in source.chunks.items():
-            first, known = found.setdefault(index, (source, chunk))
-            if known is not chunk and _essence(known) != _essence(chunk):
+            first, first_chunk = merged.setdefault(index, (source, chunk))
+            if first_chunk is not chunk and _essence(first_chunk) != _essence(chunk):
                 raise UserError(
                     f"{first.path} and {source.path}: chunk {index} has different answers in them; "
                     "rename the one that is not to count, and type the same command again"
                 )
-    return found
+    return merged
 
 
 def _essence(chunk: Chunk) -> list[tuple[Any, ...]]:

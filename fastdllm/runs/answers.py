@@ -300,9 +300,9 @@ def _aside(path: Path, name: str) -> Path:
 def kept_aside(path: Path, header: Header) -> Path | None:
     """Return the newest file kept aside from `path` under exactly this header, None without one."""
     marks = rf"\.{re.escape(header.fingerprint[:8])}\.\d{{8}}T\d+Z\.jsonl"
-    own = re.compile(re.escape(path.stem) + marks)
-    found = sorted((p for p in path.parent.iterdir() if own.fullmatch(p.name)), reverse=True)
-    return next((p for p in found if read_content(p).belongs_to(header)), None)
+    pattern = re.compile(re.escape(path.stem) + marks)
+    files = sorted((p for p in path.parent.iterdir() if pattern.fullmatch(p.name)), reverse=True)
+    return next((p for p in files if read_content(p).belongs_to(header)), None)
 
 
 def mark_as_scored(path: Path, result: Summary) -> None:

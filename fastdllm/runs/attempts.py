@@ -70,8 +70,8 @@ class Journal:
         Raises:
             UserError: the file cannot be written.
         """
-        known = {key: value for key, value in values.items() if value not in (None, "", 0)}
-        line = json.dumps({"attempt": self.id, **known}, ensure_ascii=False) + "\n"
+        recorded = {key: value for key, value in values.items() if value not in (None, "", 0)}
+        line = json.dumps({"attempt": self.id, **recorded}, ensure_ascii=False) + "\n"
         try:
             _append(self.path, line.encode())
         except OSError as error:
@@ -119,12 +119,12 @@ def read_attempts(folder: Path) -> list[Attempt]:
         lines = (folder / NAME).read_bytes().splitlines()
     except OSError:
         return []
-    found: dict[str, dict[str, Any]] = {}
+    by_id: dict[str, dict[str, Any]] = {}
     for line in lines:
         record = _record(line)
         if record is not None:
-            found.setdefault(record["attempt"], {}).update(record)
-    return [_attempt(values) for values in found.values()]
+            by_id.setdefault(record["attempt"], {}).update(record)
+    return [_attempt(values) for values in by_id.values()]
 
 
 def is_stuck(folder: Path, shard: str | None = None) -> bool:
@@ -132,8 +132,8 @@ def is_stuck(folder: Path, shard: str | None = None) -> bool:
 
     One that was ended by SIGTERM in between before it finished a chunk does not count.
     """
-    own = [attempt for attempt in read_attempts(folder) if attempt.shard == shard]
-    telling = [attempt for attempt in own if attempt.why != "SIGTERM" or attempt.chunks][-2:]
+    of_shard = [attempt for attempt in read_attempts(folder) if attempt.shard == shard]
+    telling = [attempt for attempt in of_shard if attempt.why != "SIGTERM" or attempt.chunks][-2:]
     return len(telling) == 2 and all(a.why == TIME_LIMIT and a.chunks == 0 for a in telling)
 
 

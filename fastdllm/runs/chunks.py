@@ -20,20 +20,20 @@ from fastdllm.tasks.plan import Plan
 
 
 def missing_chunks(
-    plan: Plan, log: AnswerLog, own: Sequence[int] | None = None, held: Container[int] = ()
+    plan: Plan, log: AnswerLog, chunks: Sequence[int] | None = None, held: Container[int] = ()
 ) -> list[int]:
     """Return the chunks without answers, in the order in which they are decoded.
 
     Args:
-        own: the chunks of this job; default: all of the plan.
+        chunks: the chunks of this job; default: all of the plan.
         held: chunks that another file has.
 
     Raises:
         UserError: the log holds answers to other requests than the plan asks.
     """
     check_requests(plan, Source(log.path, log.sessions, log.chunks))
-    asked = range(len(plan.header.chunks)) if own is None else own
-    return [index for index in asked if index not in log.chunks and index not in held]
+    indices = range(len(plan.header.chunks)) if chunks is None else chunks
+    return [index for index in indices if index not in log.chunks and index not in held]
 
 
 def decode_missing(

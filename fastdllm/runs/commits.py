@@ -49,9 +49,9 @@ class Commits:
             self._passes[step.request] += 1
         number = self._passes[step.request]
         confidences = step.confidences or (None,) * len(step.positions)
-        own = self._committed.setdefault(step.request, {})
+        committed = self._committed.setdefault(step.request, {})
         for position, confidence in zip(step.positions, confidences, strict=True):
-            own[position] = (number, confidence)
+            committed[position] = (number, confidence)
         if step.input_changes:
             changes = (round(c, DIGITS) if math.isfinite(c) else None for c in step.input_changes)
             self._changes.setdefault(step.request, []).append((number, *changes))
@@ -61,8 +61,8 @@ class Commits:
 
         Tokens committed after the answer's end are not counted.
         """
-        own = self._committed.pop(request)
-        answer = [own[position] for position in range(prompt_length, prompt_length + n_tokens)]
+        committed = self._committed.pop(request)
+        answer = [committed[at] for at in range(prompt_length, prompt_length + n_tokens)]
         for _, confidence in answer:
             if confidence is not None:
                 self._counts[bin_of(confidence)] += 1

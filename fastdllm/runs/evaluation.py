@@ -145,23 +145,23 @@ class Evaluation:
             UserError: a wrong input, a locked or unwritable folder; the failure file records it.
             Stopped: by a signal; the same call resumes.
         """
-        own = job_files(self.folder, self.spec, shard)
+        shard_files = job_files(self.folder, self.spec, shard)
         lock = shard_lock(self.folder, lock_path(self.folder, shard), wait=wait)
-        with lock, failure_record(own):
+        with lock, failure_record(shard_files):
             self.check_sources(self.spec)
             for path in (self.files.failure, self.files.progress):
                 remove(path)  # of an earlier try in one piece
             kept = None if again else kept_result(self.folder, self.spec)
             chunks = shard.chunks(len(self._all_chunks))
             if kept is not None:
-                remove(own.progress)
+                remove(shard_files.progress)
                 write_stamp(self.folder, shard, self.spec, chunks)
                 return ShardOutcome(shard, len(chunks), run=Outcome(kept, is_new=False))
             self.header = self._header_here()
             reuse = stored_result(self.folder, self.spec) is None
             with guarded_attempt(self.folder, shard=str(shard)) as journal:
                 held = held_chunks(self.plan, run_sources(self.folder, self.header, reuse=reuse))
-                with self._opened(own, chunks), self._stop_counted(chunks, held):
+                with self._opened(shard_files, chunks), self._stop_counted(chunks, held):
                     self._decode(chunks, held, journal)
                     # What is decoded is stamped and scored, unless SIGTERM forbids the latter.
                     self.stop.settle()
@@ -169,7 +169,7 @@ class Evaluation:
             self.progress.remove()
         try:
             with run_lock(self.folder, work=FINISHING, awaits_finish=False):
-                run = self._finish_after_shard(stamp, reuse=reuse, log=own.log)
+                run = self._finish_after_shard(stamp, reuse=reuse, log=shard_files.log)
         except Locked as locked:
             run = locked.holder
         if isinstance(run, str):
@@ -196,11 +196,11 @@ class Evaluation:
 
     def _finish_after_shard(self, stamp: Path, *, reuse: bool, log: Path) -> Outcome | str:
         """The result of the run, or what it lacks; log: where the workflow keeps our output."""
-        done = stored_result(self.folder, self.spec)
-        if done is not None:
+        result = stored_result(self.folder, self.spec)
+        if result is not None:
             made = (self.folder / "summary.json").stat().st_mtime_ns
             if reuse or made >= stamp.stat().st_mtime_ns:
-                return Outcome(done, is_new=False)
+                return Outcome(result, is_new=False)
         held = held_chunks(self.plan, run_sources(self.folder, self.header, reuse=reuse))
         missing = [index for index in self._all_chunks if index not in held]
         if missing:
@@ -229,13 +229,13 @@ class Evaluation:
 
     @contextmanager
     def _opened(
-        self, own: JobFiles, chunks: Sequence[int] | None = None, *, reuse: bool = True
+        self, files: JobFiles, chunks: Sequence[int] | None = None, *, reuse: bool = True
     ) -> Iterator[None]:
         """Open the files of answers and progress; chunks: those worked on (default: all)."""
         sizes = [len(chunk) for chunk in self.plan.header.chunks]
         n_requests = sum(sizes if chunks is None else (sizes[index] for index in chunks))
-        self.log = open_answers(own.answers, self.header, reuse=reuse)
-        self.progress = Progress(own.progress, self.display, total=n_requests)
+        self.log = open_answers(files.answers, self.header, reuse=reuse)
+        self.progress = Progress(files.progress, self.display, total=n_requests)
         with closing(self.log), closing(self.progress):
             for line in self.log.history():
                 self.display.note(line)
@@ -256,8 +256,8 @@ class Evaluation:
         except Stopped as stopped:
             with suppress(UserError):  # a full disk must not hide why the work ends
                 self.progress.stopped(stopped.cause)
-            done = sum(index in log.chunks or index in held for index in chunks)
-            raise stopped.with_chunks(done, len(chunks)) from None
+            n_done = sum(index in log.chunks or index in held for index in chunks)
+            raise stopped.with_chunks(n_done, len(chunks)) from None
 
     def _decode(self, chunks: Sequence[int], held: Mapping[int, Chunk], journal: Journal) -> None:
         """Answer those of `chunks` that neither the log nor another file, `held`, has.
@@ -266,10 +266,10 @@ class Evaluation:
             Stopped: by a signal.
             UserError: what cannot be loaded, or does not fit.
         """
-        known = {**held, **self.log.chunks}
-        self.progress.loading(earlier=[known[index] for index in chunks if index in known])
+        answered = {**held, **self.log.chunks}
+        self.progress.loading(earlier=[answered[index] for index in chunks if index in answered])
         self.tokenizer = load_plan_tokenizer(self.spec, self.plan)
-        missing = missing_chunks(self.plan, self.log, own=chunks, held=held)
+        missing = missing_chunks(self.plan, self.log, chunks, held=held)
         if not missing:
             return
         before = len(self.log.chunks)

@@ -49,8 +49,8 @@ def load_plan_tokenizer(spec: RunSpec, plan: Plan) -> Any:
 
 def dtype_name(spec: RunSpec, device: str) -> str:
     """Return the number format that the run decodes in, resolved from `auto` for the device."""
-    asked = str(spec.decides.get("dtype", "auto"))
-    return str(resolve_dtype(asked, resolve_device(device))).removeprefix("torch.")
+    dtype = str(spec.decides.get("dtype", "auto"))
+    return str(resolve_dtype(dtype, resolve_device(device))).removeprefix("torch.")
 
 
 def load_engine(

@@ -71,11 +71,11 @@ def shard_lock(folder: Path, path: Path, *, wait: bool = False) -> Iterator[None
         Locked: another process works on the shard, or on the whole run.
         UserError: as for `run_lock`.
     """
-    with _opened(folder / "lock") as shared, _opened(path) as own:
+    with _opened(folder / "lock") as shared, _opened(path) as exclusive:
         _acquire(shared, run=folder, wait=wait, shared=True)
         _write_name(shared, "")  # the name that a killed holder left would be taken for ours
-        _acquire(own, run=folder, wait=wait)
-        with _named(own, "shard"):
+        _acquire(exclusive, run=folder, wait=wait)
+        with _named(exclusive, "shard"):
             yield
 
 
@@ -84,12 +84,12 @@ def holders(folder: Path) -> list[str]:
 
     A holder that cannot be seen from this machine, as locks do not cross nodes, is left out.
     """
-    found = []
+    descriptions = []
     for path in [folder / "lock", *sorted((folder / "shards").glob("*-of-*.lock"))]:
         if is_locked(path):
             shard = "" if path.parent == folder else f"shard {path.stem}: "
-            found.append(f"{shard}{_describe(path)}")
-    return found
+            descriptions.append(f"{shard}{_describe(path)}")
+    return descriptions
 
 
 @contextmanager

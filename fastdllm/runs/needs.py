@@ -132,8 +132,8 @@ def _is_there(file: dict[str, Any]) -> bool:
 def _elsewhere(kind: str) -> str:
     """Return a hint at the most common cause: the variables that name the caches are not set."""
     fetched_to = read_fetched().caches.get(kind)
-    here = str(hub_cache() if kind == "hub" else data_cache())
-    if fetched_to is None or fetched_to == here:
+    cache = str(hub_cache() if kind == "hub" else data_cache())
+    if fetched_to is None or fetched_to == cache:
         return ""
     return f" (it was fetched to {fetched_to}: is HF_HOME set? source .venv/fastdllm-env.sh)"
 
@@ -158,14 +158,14 @@ def check_needs(
             raise
 
 
-def check_threads(asked: int | None) -> None:
+def check_threads(threads: int | None) -> None:
     """Refuse a number of threads below 1.
 
     Raises:
         UserError: it is one.
     """
-    if asked is not None and asked < 1:
-        raise UserError(f"--threads {asked}: must be at least 1")
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads {threads}: must be at least 1")
 
 
 def stamped_without_chunks(spec: RunSpec, folder: Path, shard: Shard, *, wait: bool) -> bool:
@@ -182,8 +182,8 @@ def stamped_without_chunks(spec: RunSpec, folder: Path, shard: Shard, *, wait: b
     sizes = planned_sizes(Path(spec.run.plan_folder))
     if sizes is None or shard.chunks(len(sizes)):
         return False  # a plan that cannot be read is refused where it is read as a whole
-    own = job_files(folder, spec, shard)
-    with shard_lock(folder, lock_path(folder, shard), wait=wait), failure_record(own):
+    files = job_files(folder, spec, shard)
+    with shard_lock(folder, lock_path(folder, shard), wait=wait), failure_record(files):
         check_plan(spec, read_plan(Path(spec.run.plan_folder), spec.task))
         write_stamp(folder, shard, spec, [])
     return True

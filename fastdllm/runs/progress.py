@@ -100,13 +100,13 @@ class Progress:
 
     def numbers(self) -> ProgressNumbers:
         elapsed_s = time.monotonic() - self._started
-        left = self._total - self._done
+        remaining = self._total - self._done
         return ProgressNumbers(
             items_done=self._done,
             items_total=self._total,
             tokens_per_s=self._tokens / elapsed_s if self._tokens and elapsed_s > 0 else None,
             tokens_per_forward=self._tokens / self._forwards if self._forwards else None,
-            time_left_s=elapsed_s / self._here * left if self._here and left else None,
+            time_left_s=elapsed_s / self._here * remaining if self._here and remaining else None,
         )
 
     def _tick(self, stop: Event) -> None:

@@ -106,19 +106,19 @@ def check_plan(spec: RunSpec, plan: Plan) -> None:
     Raises:
         UserError: naming the option and both values.
     """
-    asked = {
+    options = {
         "task": spec.task,
         "limit": spec.limit,
         "chunk_size": spec.decides.get("chunk_size"),
         "num_fewshot": spec.decides.get("num_fewshot"),
         "apply_chat_template": spec.decides.get("apply_chat_template"),
     }
-    if asked["chunk_size"] is None:
+    if options["chunk_size"] is None:
         raise UserError(
             f"{spec.log_path.stem}: its spec.json was written by another version of fastdllm; "
             "`snakemake -n` writes it anew"
         )
-    for key, value in asked.items():
+    for key, value in options.items():
         planned = getattr(plan.header, key)
         if planned != value:
             raise UserError(

@@ -65,8 +65,8 @@ class Decoded:
     @property
     def _of_main_kind(self) -> list[Chunk]:
         """The chunks of generation, as for throughput; all of a run without generation."""
-        own = [chunk for chunk in self.chunks if chunk.answers[0].token_ids is not None]
-        return own or list(self.chunks)
+        generated = [chunk for chunk in self.chunks if chunk.answers[0].token_ids is not None]
+        return generated or list(self.chunks)
 
     @property
     def smallest_batch_size(self) -> int | None:

@@ -26,15 +26,15 @@ def of_difference(
         limits = f"{signed(low, digits)} to {signed(high, digits)}"
         return f"{points(abs(difference), digits)} {word} (95 % interval {limits})"
     if not differing:
-        seen = "no item differs"
+        finding = "no item differs"
     elif p_value < SIGNIFICANT:
-        seen = "no difference seen after correction"
+        finding = "no difference seen after correction"
     else:
-        seen = "no difference seen"
+        finding = "no difference seen"
     # Rounded up, so that the loss named really is excluded.
     loss = math.ceil(max(0.0, -low) * 1000 - 1e-6) / 1000
     most = f" of more than {points(loss)}" if loss else ""
-    return f"{seen}; a loss{most} is excluded"
+    return f"{finding}; a loss{most} is excluded"
 
 
 def of_the_same(differing: int) -> str:

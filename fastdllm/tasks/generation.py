@@ -183,9 +183,9 @@ class AnswerText:
 
 def special_tokens(tokenizer: Any) -> dict[str, int]:
     """Text to id of the tokenizer's special tokens."""
-    known = set(tokenizer.all_special_ids)
+    special_ids = set(tokenizer.all_special_ids)
     return {
         str(token): token_id
         for token_id, token in tokenizer.added_tokens_decoder.items()
-        if token.special or token_id in known
+        if token.special or token_id in special_ids
     }

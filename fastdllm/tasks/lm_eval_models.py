@@ -99,7 +99,7 @@ class Replay(PromptLM):
         return self._look_up(requests, self._likelihoods)
 
     def _look_up(self, requests: list[Instance], answers: Mapping[str, Any]) -> list[Any]:
-        found = []
+        results = []
         for key, request in zip(request_ids(requests), requests, strict=True):
             if key not in answers:
                 raise UserError(
@@ -107,8 +107,8 @@ class Replay(PromptLM):
                     "the task gives other prompts than when it was planned; plan it again"
                 )
             self._asked.add(key)
-            found.append(answers[key])
-        return found
+            results.append(answers[key])
+        return results
 
 
 def request_ids(requests: Sequence[Instance]) -> list[str]:

@@ -31,11 +31,11 @@ def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]
     if offline:
         defaults["HF_HUB_OFFLINE"] = "1"
     try:
-        own = TemporaryDirectory(prefix="fastdllm-datasets-", ignore_cleanup_errors=True)
+        folder = TemporaryDirectory(prefix="fastdllm-datasets-", ignore_cleanup_errors=True)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"no temporary folder: {reason}; set TMPDIR to one with room") from None
-    with own as cache:
+    with folder as cache:
         if private_cache:
             defaults["HF_DATASETS_CACHE"] = cache
         for name, value in defaults.items():

@@ -122,11 +122,11 @@ def evaluate_task(
     return dict(result)
 
 
-def _set_fewshot(task: Task, asked: int | None) -> None:
+def _set_fewshot(task: Task, requested: int | None) -> None:
     """Set the number of examples and their seed; a 0 in the task file is never overruled."""
-    own = task.get_config("num_fewshot")
-    if own is None or (asked is not None and own != 0):
-        task.set_config(key="num_fewshot", value=asked or 0)
+    from_file = task.get_config("num_fewshot")
+    if from_file is None or (requested is not None and from_file != 0):
+        task.set_config(key="num_fewshot", value=requested or 0)
     task.set_fewshot_seed(seed=TASK_SEED)
 
 
@@ -205,9 +205,9 @@ def _primary_metric(group: Any, leaves: Mapping[str, Task], where: str) -> tuple
     """Read `metadata.primary_metric` ("metric,filter"), else take the first metric and filter."""
     first = next(iter(leaves.values()))
     owner = group if group is not None else first.config
-    asked = (owner.metadata or {}).get("primary_metric")
-    if asked is not None:
-        metric, _, chosen_filter = str(asked).partition(",")
+    declared = (owner.metadata or {}).get("primary_metric")
+    if declared is not None:
+        metric, _, chosen_filter = str(declared).partition(",")
         return metric.strip(), chosen_filter.strip() or "none"
     if group is not None and group.aggregate_metric_list:
         aggregate = group.aggregate_metric_list[0]

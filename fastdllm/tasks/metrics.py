@@ -23,7 +23,7 @@ def metrics_of(
     scores = result.get("groups", {}).get(task.name) or result["results"].get(task.name, {})
     directions = result["higher_is_better"].get(task.name, {})
     n = sum(result["n-samples"][name]["effective"] for name in task.leaves)
-    found = []
+    metrics = []
     for key, value in scores.items():
         metric, comma, filter_name = key.partition(",")
         if not comma or metric.endswith("_stderr") or not is_finite(value):
@@ -42,7 +42,7 @@ def metrics_of(
             interval, method = wilson_interval(sum(right), len(right)), "wilson"
         elif stderr is not None:
             interval, method = normal_interval(float(value), stderr), "normal"
-        found.append(
+        metrics.append(
             Metric(
                 metric=metric,
                 filter=filter_name,
@@ -57,14 +57,14 @@ def metrics_of(
                 primary=(metric, filter_name) == task.primary,
             )
         )
-    if not any(metric.primary for metric in found):
+    if not any(metric.primary for metric in metrics):
         raise unknown_name(
             "primary metric",
             ",".join(task.primary),
-            [f"{metric.metric},{metric.filter}" for metric in found],
+            [f"{metric.metric},{metric.filter}" for metric in metrics],
             where=f"task {task.name!r}: metadata.primary_metric",
         )
-    return found
+    return metrics
 
 
 def is_finite(value: Any) -> bool:

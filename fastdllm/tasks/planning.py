@@ -130,5 +130,5 @@ def encode_pair(
     Only spaces: a line break that ends a chat prompt stays, or every option would begin with it.
     """
     stem = context.rstrip(" ")
-    whole, prefix = encode(tokenizer, context + continuation), encode(tokenizer, stem)
-    return prefix, whole[len(prefix) :]
+    tokens, prefix = encode(tokenizer, context + continuation), encode(tokenizer, stem)
+    return prefix, tokens[len(prefix) :]

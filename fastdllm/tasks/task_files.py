@@ -47,12 +47,12 @@ def find_task_files(file: Path) -> TaskFiles:
     """
     folder = _Folder(file.parent)
     tasks = list(folder.single_tasks(file))
-    found = [_data(task, values) for task, values in tasks]
+    data = [_data(task, values) for task, values in tasks]
     return TaskFiles(
         layers=tuple(folder.used.items()),
         helpers=tuple(dict.fromkeys(_helpers(folder.used))),
-        data=tuple(dict.fromkeys(item for items, _ in found for item in items)),
-        is_local=all(is_local for _, is_local in found),
+        data=tuple(dict.fromkeys(item for items, _ in data for item in items)),
+        is_local=all(is_local for _, is_local in data),
     )
 
 
@@ -67,40 +67,40 @@ class _Folder:
         self._tags: dict[str, list[Path]] = {}
 
     def single_tasks(
-        self, file: Path, given: Mapping[str, Any] | None = None, above: tuple[Path, ...] = ()
+        self, file: Path, inherited: Mapping[str, Any] | None = None, above: tuple[Path, ...] = ()
     ) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield the tasks in a file, one or a group's members, each as its file and merged keys.
 
-        given: keys about the data that the groups above set for their members.
+        inherited: keys about the data that the groups above set for their members.
         """
         if file in above:
             raise UserError(f"{file}: the group contains itself; take it out of its `task` list")
         layers = self._layers(file)
         self.used |= dict(layers)
-        yield from self._expand(_merged(layers), given or {}, (*above, file))
+        yield from self._expand(_merged(layers), inherited or {}, (*above, file))
 
     def _expand(
-        self, values: Mapping[str, Any], given: Mapping[str, Any], above: tuple[Path, ...]
+        self, values: Mapping[str, Any], inherited: Mapping[str, Any], above: tuple[Path, ...]
     ) -> Iterator[tuple[Path, dict[str, Any]]]:
         members, file = values.get("task"), above[-1]
         if not isinstance(members, list):
-            yield file, {**values, **given}
+            yield file, {**values, **inherited}
             return
-        given = {**_about_data(values), **given}
+        inherited = {**_about_data(values), **inherited}
         for member in members:
-            own = member if isinstance(member, dict) else {}
-            name = own.get("group", own.get("task")) if own else member
+            inline = member if isinstance(member, dict) else {}
+            name = inline.get("group", inline.get("task")) if inline else member
             if not isinstance(name, str):
                 raise UserError(f"{file}: task: {name!r} is not allowed; name a task or a group")
-            with_own = {**given, **_about_data(own)}
+            merged = {**inherited, **_about_data(inline)}
             files = self._files_of(name)
-            for found in files:
-                yield from self.single_tasks(found, with_own, above)
-            if not files and own:
+            for path in files:
+                yield from self.single_tasks(path, merged, above)
+            if not files and inline:
                 # In lm-eval a new group is overruled by the one around it, a new task is not.
-                yield from self._expand(own, given if "group" in own else with_own, above)
-            elif not files and "dataset_path" in given:
-                yield file, dict(given)
+                yield from self._expand(inline, inherited if "group" in inline else merged, above)
+            elif not files and "dataset_path" in inherited:
+                yield file, dict(inherited)
             elif not files:
                 raise self._unknown_member(name, file)
 
@@ -216,8 +216,8 @@ def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]]
             f"{file}: dataset_path: {source} needs dataset_kwargs.data_files or "
             "dataset_kwargs.data_dir"
         )
-    found = list(_files_below(folder)) if folder else []
-    if folder and not found:
+    data_files = list(_files_below(folder)) if folder else []
+    if folder and not data_files:
         raise UserError(f"{file}: {folder}: holds no file; put the data there")
     local_names = [name for name in names if "://" not in _outer(name)]
     for name in local_names:
@@ -225,8 +225,8 @@ def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]]
         if not matches:
             start = f"a path starts at {base}" if base != Path() else _ROOT
             raise UserError(f"{file}: dataset_kwargs.data_files: {name}: no such file; {start}")
-        found += [(path.name, path) for path in matches]
-    return found, local_names == names
+        data_files += [(path.name, path) for path in matches]
+    return data_files, local_names == names
 
 
 def _outer(name: str) -> str:
@@ -236,8 +236,8 @@ def _outer(name: str) -> str:
 
 def _matches(base: Path, name: str) -> list[Path]:
     # Path.glob knows no absolute patterns, and finds only folders for `**`.
-    there = glob.glob(_outer(name), root_dir=base, recursive=True)  # noqa: PTH207
-    return [path for path in sorted(base / match for match in there) if path.is_file()]
+    matches = glob.glob(_outer(name), root_dir=base, recursive=True)  # noqa: PTH207
+    return [path for path in sorted(base / match for match in matches) if path.is_file()]
 
 
 def _data_root(source: Any, file: Path) -> Path | None:

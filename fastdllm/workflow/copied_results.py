@@ -65,7 +65,7 @@ def copied_summary(source: Summary, spec: RunSpec) -> Summary:
     )
     settings = spec.settings.model_dump(mode="json", exclude_none=True)
     others = {k: v for k, v in source.model_args.items() if k not in DecodingSettings.model_fields}
-    own = {
+    updates = {
         "experiment": spec.experiment,
         "task": spec.task,
         "config": spec.config,
@@ -75,7 +75,7 @@ def copied_summary(source: Summary, spec: RunSpec) -> Summary:
         "eval_params": {**source.eval_params, "seed": spec.settings.seed},
         "same_as": origin,
     }
-    return source.model_copy(update=own)
+    return source.model_copy(update=updates)
 
 
 def _refuse_own(summary: Summary, leader: Path, spec: RunSpec) -> None:

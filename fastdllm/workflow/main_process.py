@@ -63,8 +63,8 @@ class MainProcess:
         """The command that shows whether it lives."""
         if self.slurm_job:
             return f"squeue --job {self.slurm_job}"
-        here = self.host == socket.gethostname()
-        return f"ps -p {self.pid}" if here else f"ssh {self.host} ps -p {self.pid}"
+        is_here = self.host == socket.gethostname()
+        return f"ps -p {self.pid}" if is_here else f"ssh {self.host} ps -p {self.pid}"
 
 
 def claim_folder(*, is_dry_run: bool, arguments: Sequence[str] | None = None) -> None:
@@ -135,9 +135,9 @@ def main_processes(*, max_age_s: float = 0.0) -> list[tuple[MainProcess, Life]]:
 
 
 def _others(*, max_age_s: float = 0.0) -> Iterator[tuple[Path, MainProcess, Life]]:
-    own = _path()
+    own_path = _path()
     for path in sorted(RECORDS.glob("main-*.json")):
-        if path == own and is_locked(path) is not False:
+        if path == own_path and is_locked(path) is not False:
             continue
         process = _read(path)
         if process is not None:

@@ -55,8 +55,8 @@ def prepare(
     if not command.submits:
         return None
     site = load_site(command.folders[0])
-    given = {**config.cluster.model_dump(exclude_none=True), **cluster_words}
-    options = validated(ClusterOptions, given, "cluster")
+    values = {**config.cluster.model_dump(exclude_none=True), **cluster_words}
+    options = validated(ClusterOptions, values, "cluster")
     choice = choose(site, options, _model(config))
     _check_limits(command, choice, site, other_jobs)
     if not is_dry_run:

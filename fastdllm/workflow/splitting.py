@@ -37,14 +37,14 @@ class JobSplit:
 
     def parts(self, runs: Iterable[Run]) -> dict[str, list[str]]:
         """Return the files of the parts of each split or packed run, by its summary."""
-        found = {
+        files = {
             str(run.summary_path): [str(path) for path in stamp_paths(run, self.shards[run.name])]
             for run in runs
             if run.name in self.shards
         }
         for pack, members in self.packs.items():
-            found |= {str(run.summary_path): [str(report_path(pack))] for run in members}
-        return found
+            files |= {str(run.summary_path): [str(report_path(pack))] for run in members}
+        return files
 
     def jobs(self, runs: Iterable[Run]) -> int:
         """Return the number of jobs that decode `runs`."""

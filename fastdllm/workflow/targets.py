@@ -40,13 +40,13 @@ class Targets:
         """Read the arguments of `snakemake`, without its name."""
         from snakemake.cli import get_argument_parser
 
-        known, _ = get_argument_parser().parse_known_args(list(arguments))
+        parsed, _ = get_argument_parser().parse_known_args(list(arguments))
         return cls(
-            names=tuple(sorted(known.targets)),
-            forced=tuple(sorted(known.forcerun or ())),
-            is_all_forced=bool(known.forceall),
-            are_targets_forced=bool(known.force),
-            is_forced_without_names=not known.forcerun
+            names=tuple(sorted(parsed.targets)),
+            forced=tuple(sorted(parsed.forcerun or ())),
+            is_all_forced=bool(parsed.forceall),
+            are_targets_forced=bool(parsed.force),
+            is_forced_without_names=not parsed.forcerun
             and any(argument in ("-R", "--forcerun") for argument in arguments),
         )
 

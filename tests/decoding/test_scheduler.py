@@ -346,7 +346,7 @@ def test_memory_decides_and_short_requests_leave_room_for_more(golden_model, mon
         monkeypatch.setattr(memory, "free_bytes", lambda _: free_mib * 2**20)
         many = [Request((1,), max_new_tokens=length)] * 100
         sequences = start_sequences(model.config, many, CHOSEN).sequences
-        return memory.choose_slots(model, sequences, policy=policy, asked=None)
+        return memory.choose_slots(model, sequences, policy=policy, requested=None)
 
     assert slots(30, 40) > slots(700, 40) > slots(2000, 40) >= 1
     assert slots(700, 80) > slots(700, 40)

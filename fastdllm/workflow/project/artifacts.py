@@ -102,15 +102,15 @@ def _is_current(
     path: Path, run: Run, by_name: Mapping[str, Run], places: Callable[[Run], Iterable[Path]]
 ) -> bool:
     """Whether a summary is valid, and no copy of an earlier result than the one in `places`."""
-    found = stored_summary(path)
-    if not found.belongs_to(run):
+    summary = stored_summary(path)
+    if not summary.belongs_to(run):
         return False
-    origin = by_name.get(origin_of(found.record, run) or "")
+    origin = by_name.get(origin_of(summary.record, run) or "")
     if origin is None:
         return True
     stored = (stored_summary(place) for place in places(origin))
     return not is_older(
-        found.record, next((s.record for s in stored if s.belongs_to(origin)), None)
+        summary.record, next((s.record for s in stored if s.belongs_to(origin)), None)
     )
 
 
@@ -157,5 +157,5 @@ def left_over(runs: Sequence[Run]) -> list[Path]:
     """Return artifacts of the runs' experiments that belong to no run (a renamed config, ...)."""
     current = {run.artifact_path for run in runs}
     folders = sorted({ARTIFACTS / run.experiment for run in runs})
-    found = [path for folder in folders for path in sorted(folder.glob("*/*/summary.json"))]
-    return [path for path in found if path not in current]
+    summaries = [path for folder in folders for path in sorted(folder.glob("*/*/summary.json"))]
+    return [path for path in summaries if path not in current]

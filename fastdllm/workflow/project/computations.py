@@ -111,9 +111,9 @@ def _declared(policy: type[Policy], config: Config, where: str) -> Computation:
     is_set = isinstance(declared.ignored, frozenset | set)
     if not is_set or not all(isinstance(name, str) for name in declared.ignored):
         raise UserError(f"{place}: ignored: must be a frozenset of names, not {declared.ignored!r}")
-    known = DecodingSettings.model_fields.keys() | type(config.parameters).model_fields.keys()
-    for name in sorted(declared.ignored - known):
-        raise unknown_name("setting", name, known, place)
+    names = DecodingSettings.model_fields.keys() | type(config.parameters).model_fields.keys()
+    for name in sorted(declared.ignored - names):
+        raise unknown_name("setting", name, names, place)
     return declared
 
 

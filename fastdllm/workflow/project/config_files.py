@@ -263,13 +263,13 @@ def load_workflow_config(path: Path = WORKFLOW_CONFIG) -> WorkflowConfig:
     config = validated(WorkflowConfig, read_yaml_mapping(path, what=what), str(path))
     for experiment in config.experiments:
         if not (EXPERIMENTS / experiment / "experiment.yaml").is_file():
-            there = [p.parent.name for p in EXPERIMENTS.glob("[!_.]*/experiment.yaml")]
-            raise unknown_name("experiment", experiment, there, f"{path}: experiments")
+            existing = [p.parent.name for p in EXPERIMENTS.glob("[!_.]*/experiment.yaml")]
+            raise unknown_name("experiment", experiment, existing, f"{path}: experiments")
     _refuse_repeated(config.experiments, f"{path}: experiments")
     for task in config.tasks:
         if not task_file(task).is_file():
-            there = [p.stem for p in TASKS.glob("[!_.]*.yaml")]
-            raise unknown_name("task", task, there, f"{path}: tasks")
+            existing = [p.stem for p in TASKS.glob("[!_.]*.yaml")]
+            raise unknown_name("task", task, existing, f"{path}: tasks")
     return config
 
 

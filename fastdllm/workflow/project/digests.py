@@ -154,14 +154,14 @@ def check_sources(spec: RunSpec, digests: FileDigests) -> None:
             f"{policy}: not found from here; type the command in the project's folder, or give "
             "--directory before it"
         )
-    found = {
+    current = {
         "policy_digest": (policy, policy_code_digest(policy)),
         "task_digest": (task, task_digest(task, digests)),
     }
     if spec.decides.get("model") == "local":
         folder = Path(spec.run.model_path).expanduser()
-        found["model_digest"] = (folder, model_digest(folder, digests))
-    for key, (path, digest) in found.items():
+        current["model_digest"] = (folder, model_digest(folder, digests))
+    for key, (path, digest) in current.items():
         if spec.decides.get(key) != digest:
             raise UserError(
                 f"{path}: changed since the run was planned; type the same snakemake command again"

@@ -62,15 +62,13 @@ def expand_grid(
     configs: dict[str, Config] = {}
     for place, grid in experiment.parts().items():
         _check_keys(grid.grid, policy, f"{where}: {place}grid")
-        given = {**defaults, **experiment.decoding.given(), **grid.decoding.given()}
+        base = {**defaults, **experiment.decoding.given(), **grid.decoding.given()}
         for values in itertools.product(*grid.grid.values()):
             point = dict(zip(grid.grid, values, strict=True))
             name = _config_name(grid.config_name, point, f"{where}: {place}config_name")
             if name in configs:
                 raise _repeated_name(name, experiment, place, where)
-            configs[name] = _config(
-                name, point, policy=policy, given=given, shape=shape, where=where
-            )
+            configs[name] = _config(name, point, policy=policy, base=base, shape=shape, where=where)
     if experiment.baseline is not None and experiment.baseline not in configs:
         raise unknown_name("config", experiment.baseline, configs, f"{where}: baseline")
     return list(configs.values())
@@ -81,14 +79,14 @@ def _config(
     point: Mapping[str, Any],
     *,
     policy: type[Policy],
-    given: Mapping[str, Any],
+    base: Mapping[str, Any],
     shape: ModelShape | None,
     where: str,
 ) -> Config:
     place = f"{where}: config {name}"
     of_policy = {key: v for key, v in point.items() if key in policy.Parameters.model_fields}
     swept = {key: value for key, value in point.items() if key not in of_policy}
-    settings = validated(DecodingSettings, {**given, **swept}, place)
+    settings = validated(DecodingSettings, {**base, **swept}, place)
     parameters = validated(policy.Parameters, of_policy, place)
     if shape is not None:
         try:
@@ -113,14 +111,14 @@ def _repeated_name(name: str, experiment: ExperimentConfig, place: str, where: s
 
 
 def _check_keys(grid: Mapping[str, Any], policy: type[Policy], where: str) -> None:
-    decoding, own = set(DecodingSettings.model_fields), set(policy.Parameters.model_fields)
-    for key in sorted(decoding & own):
+    decoding, parameters = set(DecodingSettings.model_fields), set(policy.Parameters.model_fields)
+    for key in sorted(decoding & parameters):
         raise UserError(
             f"{where}: the policy's parameter {key!r} has the name of a decoding setting; rename it"
         )
     for key in grid:
-        if key not in decoding | own:
-            raise unknown_name("key", key, decoding | own, where)
+        if key not in decoding | parameters:
+            raise unknown_name("key", key, decoding | parameters, where)
 
 
 def _config_name(template: str, point: Mapping[str, Any], place: str) -> str:

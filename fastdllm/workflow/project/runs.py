@@ -254,6 +254,6 @@ def _expand(
 def _selected(runs: list[Run], selection: Selection, config: WorkflowConfig) -> list[Run]:
     experiments = keep("experiment", selection.experiments, config.experiments)
     tasks = keep("task", selection.tasks, config.tasks)
-    left = [run for run in runs if run.experiment in experiments and run.task in tasks]
-    configs = set(keep("config", selection.configs, dict.fromkeys(run.config for run in left)))
-    return [run for run in left if run.config in configs]
+    kept = [run for run in runs if run.experiment in experiments and run.task in tasks]
+    configs = set(keep("config", selection.configs, dict.fromkeys(run.config for run in kept)))
+    return [run for run in kept if run.config in configs]

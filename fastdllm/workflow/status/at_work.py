@@ -133,5 +133,5 @@ def _place(job: RunJob, phase: str) -> str:
         return f"{where} is ending"
     if job.job.state not in ("RUNNING", "CONFIGURING"):
         return f"{where} is {job.job.state.lower()}"
-    left = job.job.time_left_s
-    return f"{where}{phase}" + (f", {duration(left)} left of its time" if left is not None else "")
+    left_s = job.job.time_left_s
+    return f"{where}{phase}" + ("" if left_s is None else f", {duration(left_s)} left of its time")

@@ -107,50 +107,50 @@ def last_ending(files: RunFiles, queue: Queue) -> Ending | None:
         # Without squeue: it may be in the queue again, which its log does not show.
         return None
     attempts = files.attempts()
-    found: dict[str | None, Ending] = {}
+    endings: dict[str | None, Ending] = {}
     for shard, job in _ended_jobs(files, queue):
         shard_attempts = [attempt for attempt in attempts if attempt.shard == shard]
         since_s = max([specified_s, *(_began_s(attempt) for attempt in shard_attempts[-1:])])
         ending = ending_of(job, shard_attempts)
         if ending is not None and (job.log is None or _date_s(job.log) >= since_s):
-            found[shard] = replace(ending, shard=shard)
-    newest = max(found, key=lambda shard: _order(found[shard].job_id), default=None)
+            endings[shard] = replace(ending, shard=shard)
+    newest = max(endings, key=lambda shard: _order(endings[shard].job_id), default=None)
     if newest is not None:
         # The run was cut after any job that made it in one piece.
-        found.pop(None, None)
-        newest = max(found, key=lambda s: (not found[s].resumes, _order(found[s].job_id)))
-    return found.get(newest)
+        endings.pop(None, None)
+        newest = max(endings, key=lambda s: (not endings[s].resumes, _order(endings[s].job_id)))
+    return endings.get(newest)
 
 
 def _ended_jobs(files: RunFiles, queue: Queue) -> Iterator[tuple[str | None, EndedJob]]:
     """Yield the last job of the whole run, as None, and of each shard that is not done, by name."""
     run = files.run
     ended = [job for job in queue.of(run) if not job.job.is_live]
-    whole = _last([job for job in ended if job.shard is None], queue.logs_of(run))
-    if whole is not None:
-        of_pack = None if whole.pack is None else LOGS / "pack" / f"{whole.pack}.log"
-        yield None, replace(whole, own_log=of_pack or run.log_path)
+    run_job = _last([job for job in ended if job.shard is None], queue.logs_of(run))
+    if run_job is not None:
+        of_pack = None if run_job.pack is None else LOGS / "pack" / f"{run_job.pack}.log"
+        yield None, replace(run_job, own_log=of_pack or run.log_path)
     done = {part.shard for part in files.shards if part.is_done}
     of = files.of or 0
     for shard in [Shard(index, of) for index in range(1, of + 1)]:
-        own = [job for job in ended if job.shard == shard]
-        last = None if shard in done else _last(own, queue.logs_of(run, shard))
+        shard_jobs = [job for job in ended if job.shard == shard]
+        last = None if shard in done else _last(shard_jobs, queue.logs_of(run, shard))
         if last is not None:
             yield str(shard), replace(last, own_log=shard_log(run.log_path, shard))
 
 
 def _last(ended: Sequence[RunJob], folders: Sequence[Path]) -> EndedJob | None:
     """Return the newest of the jobs that squeue still knows and of those that left a log."""
-    found = [
+    jobs = [
         EndedJob(log.stem, log=log, pack=folder.name if folder.parent.name == "rule_pack" else None)
         for folder in folders
         for log in _logs(folder)
     ]
     for job in ended:
-        log = next((other.log for other in found if other.id == job.job.id), None)
-        known = EndedJob(job.job.id, job.job.state, job.job.reason, not job.job.node, log)
-        found.append(replace(known, pack=job.pack))
-    return max(found, key=lambda job: (_order(job.id), job.state), default=None)
+        log = next((other.log for other in jobs if other.id == job.job.id), None)
+        ended_job = EndedJob(job.job.id, job.job.state, job.job.reason, not job.job.node, log)
+        jobs.append(replace(ended_job, pack=job.pack))
+    return max(jobs, key=lambda job: (_order(job.id), job.state), default=None)
 
 
 def _specified_s(run: Run) -> float | None:
@@ -211,20 +211,20 @@ def _by_exit(
         return Ending(KILLED, True, job.id, log, is_clear=False)
     if not job.state and not from_slurm:
         return None
-    own = job.own_log if job.own_log is not None and job.own_log.is_file() else log
-    own_lines = [] if own is None else _last_lines(own)
+    own_log = job.own_log if job.own_log is not None and job.own_log.is_file() else log
+    own_lines = [] if own_log is None else _last_lines(own_log)
     last = _shortened(next(iter(reversed(own_lines)), "no message"))
     if job.pack is not None and not is_begun:
         if any(_TURN.match(line) for line in own_lines):
-            return Ending("its pack ended before its turn", True, job.id, own, is_clear=False)
-        return Ending(f"its pack failed: {last}", False, job.id, own, is_clear=False)
-    return Ending(f"failed: {last}", False, job.id, own, is_clear=False)
+            return Ending("its pack ended before its turn", True, job.id, own_log, is_clear=False)
+        return Ending(f"its pack failed: {last}", False, job.id, own_log, is_clear=False)
+    return Ending(f"failed: {last}", False, job.id, own_log, is_clear=False)
 
 
 def _state_of(lines: Sequence[str]) -> str | None:
-    own = [line for line in lines if _FROM_SLURM.match(line)]
+    slurm_lines = [line for line in lines if _FROM_SLURM.match(line)]
     for pattern, state in _LINES:
-        if any(re.search(pattern, line, flags=re.IGNORECASE) for line in own):
+        if any(re.search(pattern, line, flags=re.IGNORECASE) for line in slurm_lines):
             return state
     return None
 

@@ -99,7 +99,7 @@ def read_queue(*, max_age_s: float = MAX_AGE_S) -> Queue | None:
 
 def queue_of(jobs: Iterable[Job]) -> Queue:
     """Sort the jobs of the project in the current folder by the runs that they make."""
-    here = str(Path.cwd())
+    folder = str(Path.cwd())
     by_comment: dict[str, list[RunJob]] = {}
     by_folder: dict[str, list[RunJob]] = {}
     packs: dict[str, list[str]] = {}
@@ -108,7 +108,7 @@ def queue_of(jobs: Iterable[Job]) -> Queue:
     for job in jobs:
         if job.is_live:
             live_ids.add(job.id)
-        if not job.comment.startswith((_EVAL, _SHARD, _PACK)) or not _is_in(here, job):
+        if not job.comment.startswith((_EVAL, _SHARD, _PACK)) or not _is_in(folder, job):
             continue
         if job.comment.startswith(_EVAL):
             by_comment.setdefault(job.comment, []).append(RunJob(job, "eval"))
@@ -129,9 +129,9 @@ def queue_of(jobs: Iterable[Job]) -> Queue:
     return Queue(
         live_ids=frozenset(live_ids),
         logs=logs,
-        _by_comment={key: _current(found) for key, found in by_comment.items()},
-        _by_folder={key: _current(found) for key, found in by_folder.items()},
-        _packs={key: tuple(found) for key, found in packs.items()},
+        _by_comment={key: _current(run_jobs) for key, run_jobs in by_comment.items()},
+        _by_folder={key: _current(run_jobs) for key, run_jobs in by_folder.items()},
+        _packs={key: tuple(names) for key, names in packs.items()},
     )
 
 
@@ -165,14 +165,14 @@ def pack_members(pack: str) -> list[str]:
 
 
 def _log_folders() -> Mapping[str, Path]:
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for rule in ("eval", "shard", "pack"):
         folder = SLURM_LOGS / f"rule_{rule}"
         try:
-            found |= {comment_of(rule, [path.name]): path for path in folder.iterdir()}
+            folders |= {comment_of(rule, [path.name]): path for path in folder.iterdir()}
         except OSError:
             continue
-    return found
+    return folders
 
 
 def _is_in(folder: str, job: Job) -> bool:
@@ -203,12 +203,12 @@ def _times(count: int) -> str:
 
 def _current(jobs: list[RunJob]) -> tuple[RunJob, ...]:
     """Return one job for each rule and shard: the one that counts."""
-    found: dict[tuple[Any, ...], RunJob] = {}
+    chosen: dict[tuple[Any, ...], RunJob] = {}
     for job in jobs:
         key = job.rule, job.shard
-        if key not in found or _rank(job) > _rank(found[key]):
-            found[key] = job
-    return tuple(found[key] for key in sorted(found, key=str))
+        if key not in chosen or _rank(job) > _rank(chosen[key]):
+            chosen[key] = job
+    return tuple(chosen[key] for key in sorted(chosen, key=str))
 
 
 def _rank(job: RunJob) -> tuple[bool, bool, int]:

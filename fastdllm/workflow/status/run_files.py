@@ -101,8 +101,8 @@ def read_run_files(run: Run, *, cut: int | None = None) -> RunFiles:
     names = _listing(run.folder)
     of, shards = (cut, ()) if "shards" not in names else _shards(run, cut)
     # The process that finishes a split run holds the lock as well, and may write no progress.
-    whole = _part(run.folder, "", names, has_lock="progress.json" in names or bool(shards))
-    return RunFiles(run, names, whole, shards, of)
+    whole_run = _part(run.folder, "", names, has_lock="progress.json" in names or bool(shards))
+    return RunFiles(run, names, whole_run, shards, of)
 
 
 def _listing(folder: Path) -> frozenset[str]:
@@ -170,7 +170,7 @@ def _record(path: Path) -> Mapping[str, Any] | None:
 def _age_and_owner(path: Path) -> tuple[float, bool]:
     """Return the seconds since a file was written, and whether this user owns it."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return math.inf, True
-    return time.time() - found.st_mtime, found.st_uid == os.getuid()
+    return time.time() - status.st_mtime, status.st_uid == os.getuid()

@@ -121,8 +121,8 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     Args:
         jobs: what SLURM knows of this project, where there is a SLURM.
     """
-    known = jobs.of(run) if jobs is not None else ()
-    live = tuple(job for job in known if job.job.is_live)
+    run_jobs = jobs.of(run) if jobs is not None else ()
+    live = tuple(job for job in run_jobs if job.job.is_live)
     files = read_run_files(run, cut=next((job.shard.count for job in live if job.shard), None))
     live = unfinished(live, files)
     alive = parts_at_work(files, jobs)
@@ -131,15 +131,15 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     result = stored_summary(run.summary_path)
     artifact = StoredSummary() if run.limit is not None else stored_summary(run.artifact_path)
     # A pack may hold runs that were finished in another way since.
-    own = [job for job in live if job.rule != "pack"]
-    if artifact.belongs_to(run) and not result.belongs_to(run) and not own:
+    own_jobs = [job for job in live if job.rule != "pack"]
+    if artifact.belongs_to(run) and not result.belongs_to(run) and not own_jobs:
         return RunStatus(run, State.DONE, is_only_published=True, record=artifact.record)
     if result.belongs_to(run):
-        found = _finished(run, result, artifact, repeat=_repeat(files, own))
-        return replace(found, jobs=live)
+        status = _finished(run, result, artifact, repeat=_repeat(files, own_jobs))
+        return replace(status, jobs=live)
     old = result.record or artifact.record
     changes = () if old is None else what_changed(old.get("decides"), run.decides)
-    if any(job.is_at_work for job in own):
+    if any(job.is_at_work for job in own_jobs):
         return replace(_running(files, alive, live), changes=changes)
     if live and not _has_failed_in(files, live):
         shards = shards_of(files, alive, live)
@@ -166,15 +166,15 @@ def with_accounts(
         ask: returns the jobs with these ids; called once, and only where needed.
     """
     unclear = {s.ending.job_id for s in statuses if s.ending is not None and not s.ending.is_clear}
-    known = ask(unclear) if unclear else {}
-    return [_with_account(status, known) for status in statuses]
+    accounts = ask(unclear) if unclear else {}
+    return [_with_account(status, accounts) for status in statuses]
 
 
-def _with_account(status: RunStatus, known: Mapping[str, JobState]) -> RunStatus:
+def _with_account(status: RunStatus, accounts: Mapping[str, JobState]) -> RunStatus:
     ending = status.ending
-    if ending is None or ending.is_clear or ending.job_id not in known:
+    if ending is None or ending.is_clear or ending.job_id not in accounts:
         return status
-    ending = accounted_ending(ending, known[ending.job_id])
+    ending = accounted_ending(ending, accounts[ending.job_id])
     return replace(status, ending=ending, reason=_ended(ending, status), resumes=ending.resumes)
 
 

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         if summary is not None:
             mark_as_scored(folder / "answers.jsonl", summary)
             value = f"{summary.primary.metric} {summary.accuracy:.4f}"
-            sys.stdout.write(f"{value} -> {folder / 'summary.json'} (was done already)\n")
+            sys.stdout.write(f"{value} -> {folder / 'summary.json'} (already done)\n")
             return 0
         lines = _finish(spec, folder)
     sys.stdout.write("\n".join(lines) + "\n")

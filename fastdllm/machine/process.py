@@ -72,7 +72,7 @@ def chosen_threads(requested: int | None = None, *, allowed: int) -> int:
         if not first.isdecimal() or int(first) == 0:
             raise UserError(
                 f"OMP_NUM_THREADS={written!r} is not allowed; it should be a number of threads, at "
-                "least 1; unset it, and all that the process may use are taken"
+                "least 1; unset it to use all that the process may use"
             )
         requested = int(first)
     return min(requested, allowed) if requested is not None else allowed
@@ -148,7 +148,7 @@ def git_state(folder: Path | str = ".") -> dict[str, Any] | None:
 
 
 def _git(folder: Path | str, *arguments: str) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True
     )
-    return done.stdout.strip()
+    return completed.stdout.strip()

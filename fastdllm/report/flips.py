@@ -18,7 +18,7 @@ from fastdllm.common.paths import RESULTS
 from fastdllm.results.summary import Summary, unpack_bits
 from fastdllm.statistics.comparison import right_only_in
 
-# Longer questions and answers are cut; samples.jsonl has all of them.
+# Longer questions and answers are truncated; samples.jsonl has them in full.
 MOST_CHARACTERS = 900
 
 
@@ -129,17 +129,17 @@ def _flip(item: int, a: Mapping[str, Any], b: Mapping[str, Any], *, gained: bool
     return Flip(
         item=item,
         gained=gained,
-        question=_cut(str(a["prompt"]), from_end=True),
-        target=_cut(str(a["target"])),
-        before=_cut(str(a["answer"])),
-        after=_cut(str(b["answer"])),
+        question=_truncated(str(a["prompt"]), from_end=True),
+        target=_truncated(str(a["target"])),
+        before=_truncated(str(a["answer"])),
+        after=_truncated(str(b["answer"])),
         first_step=first_differing_step(a, b),
         first_token=first_differing_token(a, b),
     )
 
 
-def _cut(text: str, *, from_end: bool = False) -> str:
-    """Cut a long text; a prompt at its start, where the worked examples are."""
+def _truncated(text: str, *, from_end: bool = False) -> str:
+    """Truncate a long text; a prompt at its start, which holds the worked examples."""
     text = text.strip()
     if len(text) <= MOST_CHARACTERS:
         return text

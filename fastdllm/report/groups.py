@@ -17,7 +17,7 @@ from fastdllm.statistics.comparison import Comparison, compare_all
 from fastdllm.statistics.costs import speed_conditions
 
 CONTROL_EXPERIMENT = "03_controls"
-# Settings that follow from a task or a model; changing them is not an idea of an experiment.
+# Settings that a task or a model dictates; changing them is not an idea of an experiment.
 NO_IDEA = frozenset(["max_new_tokens", "seed", "mask_id", "stop_token"])
 PASS_KINDS = ("prefill", "full_block", "sub_block", "commit", "reused")
 
@@ -165,7 +165,7 @@ def passes_per_answer(summary: Summary) -> dict[str, float]:
 
 
 def layer_forwards_saved(summary: Summary) -> float | None:
-    """Share of its own layer-forwards that the policy left out, in 0..1."""
+    """Share of the layer-forwards that the policy skipped, in 0..1."""
     if summary.passes is None:
         return None
     skipped = summary.passes.layer_forwards_skipped

@@ -45,13 +45,13 @@ class Cell:
 class Forest:
     """A difference drawn as a dot with its interval: places in % of the width.
 
-    is_cut: it lies beyond the left end, where a larger loss is not drawn.
+    is_beyond: it lies beyond the left end, where a larger loss is not drawn.
     """
 
     left: float
     right: float
     middle: float
-    is_cut: bool
+    is_beyond: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def headings(task: TaskReport) -> list[tuple[str, str]]:
         *columns,
         *((COSTS[cost][0], "") for cost in PLOTTED),
         ("tokens per forward", "generated tokens per forward evaluation"),
-        ("cut, %", "answers cut at their length limit"),
+        ("truncated, %", "answers truncated at their length limit"),
     ]
 
 
@@ -139,8 +139,8 @@ def _forest(difference: float, low: float, high: float) -> Forest:
         points = max(-MOST_POINTS, min(MOST_POINTS, 100 * share))
         return round(50 + 50 * points / MOST_POINTS, 1)
 
-    is_cut = 100 * difference < -MOST_POINTS
-    return Forest(place(low), place(high), place(difference), is_cut)
+    is_beyond = 100 * difference < -MOST_POINTS
+    return Forest(place(low), place(high), place(difference), is_beyond)
 
 
 def _p(comparison: Comparison | None) -> Cell:

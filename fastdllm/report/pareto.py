@@ -106,11 +106,11 @@ def close(dots: Sequence[Dot], baseline: Dot, *, more_is_better: bool) -> Window
     return Window(window.left, window.right, low, window.high, len(dots) - len(near_dots))
 
 
-def cut_line(dots: Sequence[Dot], window: Window) -> list[Dot]:
+def clipped_line(dots: Sequence[Dot], window: Window) -> list[Dot]:
     """Return a line through dots, with its band, from the left to the right edge of a window.
 
     It gets a corner wherever it or its band crosses an edge, so that what lies outside can be moved
-    to the edge and nothing needs clipping, which takes images a second each.
+    to the edge; letting the renderer clip it would take a second per image.
     """
     corners = [dot for dot in dots if window.left <= dot.cost <= window.right]
     for a, b in pairwise(dots):

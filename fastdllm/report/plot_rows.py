@@ -9,7 +9,7 @@ from typing import Any
 
 from fastdllm.report.content import RunReport, TaskReport
 from fastdllm.report.groups import PASS_KINDS, passes_per_answer, run_name
-from fastdllm.report.pareto import PLOTTED, Dot, Window, close, cut_line, dot_of, whole
+from fastdllm.report.pareto import PLOTTED, Dot, Window, clipped_line, close, dot_of, whole
 from fastdllm.report.words import (
     KIND_WORDS,
     accuracy_words,
@@ -135,7 +135,7 @@ def _curve(thresholds: Mapping[Dot, float], cost: str, window: Window) -> Rows:
             "high": window.nearest(dot.high),
             "floor": window.low,
         }
-        for dot in cut_line(list(thresholds), window)
+        for dot in clipped_line(list(thresholds), window)
     ]
     labels = [
         {cost: dot.cost, "at": dot.accuracy, "label": f"{threshold:g}"}

@@ -38,10 +38,10 @@ ROW_HEIGHT = 20
 
 @cache
 def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
-    """Accuracy against one cost: data `points`, and `curve`, cut to the window.
+    """Accuracy against one cost: data `points`, and `curve`, clipped to the window.
 
     The parameters `left`, `right`, `low` and `high` set the window (see pareto.py). No mark is
-    clipped or has an opacity as a whole, for which images would take a second each.
+    clipped or translucent as a whole: either would take a second per image.
 
     Args:
         cost: the field that holds the cost; `standing_<cost>` holds the standing at that cost.

@@ -87,8 +87,8 @@ def newest(
 ) -> tuple[SensitivityMap | None, list[str]]:
     """Return the record to show, and why others cannot be shown.
 
-    A record has no date, and the dates of files change with a checkout, so of several the last by
-    name is taken; those of this model before others.
+    Records are undated, and a checkout changes the dates of files, so the last by name is taken;
+    records of this model come before others.
     """
     readable, problems = [], []
     for path in sorted(paths):

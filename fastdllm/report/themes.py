@@ -1,6 +1,6 @@
 """Colours and fonts of the plots, light and dark; those of the page are in assets/page.css.
 
-Experiments have the Okabe-Ito palette, which colour-blind readers can distinguish (M. Okabe and
+Experiments use the Okabe-Ito palette, which colour-blind readers can distinguish (M. Okabe and
 K. Ito, "Color universal design", 2008), made lighter for a dark background.
 """
 

@@ -65,6 +65,6 @@ def cost_words(value: float | None) -> str:
 
 
 def markdown_rows(headings: Mapping[str, str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Return the lines of a Markdown table; `headings` maps each one to its alignment."""
+    """Return the lines of a Markdown table; `headings` maps each to its alignment."""
     lines = [f"| {' | '.join(headings)} |", f"|{'|'.join(headings.values())}|"]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]

@@ -1,6 +1,6 @@
-"""Which items were right, as one bit each: packed for files, compared as whole numbers.
+"""Which items were right, as one bit each: packed for files, compared as integers.
 
-The first item is the most significant bit of the first byte; the last byte is filled with 0.
+The first item is the most significant bit of the first byte; the last byte is padded with 0.
 Imports nothing heavy, so that status can use it.
 """
 

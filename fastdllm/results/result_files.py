@@ -14,7 +14,7 @@ from typing import Any
 
 from fastdllm.common.files import cannot, json_object
 
-# Version of the layout of summary.json; summary.py owns the layout itself.
+# Version of the layout of summary.json; summary.py defines the layout itself.
 SUMMARY_SCHEMA_VERSION = 2
 RESULT_FILES = ("summary.json", "results.json", "samples.jsonl")
 # The keys that identify one result of a run, for the tables made of results.

@@ -21,7 +21,7 @@ from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION
 from fastdllm.validation import StrictModel, validated
 
 MAX_BYTES = 8_000
-# Left out in this order where a summary would be larger: what grows with the task.
+# What grows with the task; left out in this order if a summary would be larger.
 LARGE_PARTS = ("group_results", "throughput.chunks", "items.groups", "items")
 # A list of numbers and texts that takes a line each; no text in JSON holds a line break.
 _SPREAD_OUT = re.compile(r"\[((?:\n +[^\[\]{}\n ][^\[\]{}\n]*)+)\n *\]")
@@ -59,8 +59,8 @@ class Throughput(StrictModel):
     tokens_per_s: float = Field(description="tokens_generated / total_time_s.")
     recording_s: float | None = Field(
         None,
-        description="Seconds, not in total_time_s, in which a GPU recorded shapes of passes at "
-        "their first use, which the warm-up left over; absent when none.",
+        description="Seconds, not in total_time_s, in which a GPU recorded shapes of passes that "
+        "the warm-up had not met; absent if none.",
     )
     chunks: list[tuple[int, float]] | None = Field(
         None,
@@ -97,7 +97,7 @@ class PeakMemory(StrictModel):
         description="`cuda_allocated`: tensors on the GPU. `process_resident`: the whole process."
     )
     slots: int | None = Field(
-        None, description="Sequences in flight at most when it was reached; only for generation."
+        None, description="Most sequences in flight when it was reached; only for generation."
     )
 
 
@@ -113,7 +113,7 @@ class Items(StrictModel):
 
     n: int = Field(description="Number of items, in the order of the task's documents.")
     correct_bits: str = Field(
-        description="One bit per item, 1 = right, most significant bit first, filled with 0 to "
+        description="One bit per item, 1 = right, most significant bit first, padded with 0 to "
         "whole bytes, in base64."
     )
     groups: list[ItemGroup] | None = Field(
@@ -157,7 +157,7 @@ class Git(StrictModel):
 
     commit: str = Field(description="Commit hash.")
     dirty: bool = Field(
-        description="Whether tracked files (artifacts/ apart) differed from it, or experiments/, "
+        description="Whether tracked files (not in artifacts/) differed from it, or experiments/, "
         "tasks/ or fastdllm/ held files that are not in git."
     )
 
@@ -179,13 +179,13 @@ class Summary(StrictModel):
     )
     computation: str | None = Field(
         None,
-        description="Digest of what is computed, once settings that cannot matter are left out: "
-        "runs that share it must give the same answers.",
+        description="Digest of what is computed, without settings that cannot matter: runs that "
+        "share it must give the same answers.",
     )
     same_as: SameAs | None = Field(
         None,
-        description="Only where nothing was decoded for this run, as another one is the same "
-        "computation; every measured value is that run's.",
+        description="Only if nothing was decoded for this run because another is the same "
+        "computation; every measured value is from that run.",
     )
     accuracy: float = Field(description="Value of the primary metric.")
     metrics: list[Metric] = Field(description="Every score of the task.")
@@ -203,7 +203,7 @@ class Summary(StrictModel):
     decoding_s: float | None = Field(
         None,
         description="Seconds of decoding of all chunks, log-likelihoods included; without loading "
-        "and warm-up. Absent for mixed hardware, and in summaries of before it was measured.",
+        "and warm-up. Absent for mixed hardware, and in older summaries.",
     )
     tokens_per_forward: float | None = Field(
         None,
@@ -216,18 +216,18 @@ class Summary(StrictModel):
         None, description="Only for generation; absent for mixed hardware."
     )
     truncation_rate: float | None = Field(
-        None, description="Share of answers cut at their length limit; only for generation."
+        None, description="Share of answers truncated at their length limit; only for generation."
     )
     out_of_memory: int | None = Field(
         None,
-        description="Times that a pass lacked memory, so that the rest of its chunk was decoded in "
-        "smaller passes; absent when none.",
+        description="How often a pass ran out of memory, so that the rest of its chunk was decoded "
+        "in smaller passes; absent if never.",
     )
     peak_memory: PeakMemory = Field(description="Most memory during decoding.")
     load_time_s: float | None = Field(
         None,
-        description="Seconds to load the model, apart from decoding; absent where the run before "
-        "it in the same process had loaded it.",
+        description="Seconds to load the model, apart from decoding; absent if an earlier run in "
+        "the same process had loaded it.",
     )
     warm_up_s: float = Field(description="Seconds of the unmeasured warm-up.")
     resumed: bool = Field(description="Whether more than one process decoded the answers.")
@@ -261,12 +261,12 @@ class Summary(StrictModel):
 
     @property
     def n_answers(self) -> int:
-        """Answers that were generated, of a run that generates: what passes and seconds are of."""
+        """Generated answers, of a run that generates; its passes and seconds are for these."""
         return int(str(self.eval_params.get("n_answers", self.n_requests)))
 
     @property
     def primary(self) -> Metric:
-        """The metric that `accuracy` is the value of."""
+        """The metric whose value is `accuracy`."""
         return next(metric for metric in self.metrics if metric.primary)
 
 
@@ -277,7 +277,7 @@ def write_summary(path: Path | str, summary: Summary) -> None:
     and samples.jsonl have them.
 
     Raises:
-        ValueError: it would exceed 8,000 bytes all the same.
+        ValueError: it would still exceed 8,000 bytes.
         UserError: the file cannot be written.
     """
     text = _text(summary)

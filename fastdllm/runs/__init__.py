@@ -1,4 +1,4 @@
-"""One run at work: from its spec over stored answers and signals to its score.
+"""One run: its spec, its stored answers, its reaction to signals, and its score.
 
 Knows neither Snakemake nor the other runs of the grid.
 """

@@ -40,8 +40,8 @@ class Header:
             return "of another plan"
         if record.get("dtype") != self.dtype:
             return (
-                f"decoded in {record.get('dtype')}, and this device takes {self.dtype}; with a "
-                "dtype named in workflow_config.yaml all take the same"
+                f"decoded in {record.get('dtype')}, but this device uses {self.dtype}; with a "
+                "dtype named in workflow_config.yaml all devices use the same"
             )
         return None
 
@@ -76,11 +76,11 @@ class Session:
 class Answer:
     """The answer to one request; generation fills the first group, log-likelihood the second.
 
-    committed_at: of each token the number of the pass that committed it, counted from 1 after the
+    committed_at: the number of the pass that committed each token, counted from 1 after the
     prefill; 0: the prefill itself.
-    input_changes: one entry for each pass in which the policy measured them: the pass's number, and
-    of each span the relative change of its input (`Step.input_changes`); None for a change from
-    nothing stored. Absent where nothing was measured.
+    input_changes: one entry for each pass in which the policy measured them: the pass's number,
+    then the relative change of each span's input (`Step.input_changes`), None if no earlier input
+    was stored. Absent if nothing was measured.
     latency_s: from when the request entered a slot until this answer was complete.
     """
 
@@ -102,10 +102,9 @@ class Chunk:
     recording_s: seconds, not among `seconds`, in which a GPU recorded shapes of passes at their
     first use.
     batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
-    smallest_batch_size: at the end; fewer after a lack of memory. out_of_memory: how often.
-    confidence_counts: how many tokens of the answers had which confidence (see commits.py); None
-    for log-likelihoods.
-    session: which of the file's sessions decoded it; a line without it means the last one before.
+    smallest_batch_size: at the end; fewer after memory ran out. out_of_memory: how often it did.
+    confidence_counts: histogram of the tokens' confidences (commits.py); None for log-likelihoods.
+    session: which of the file's sessions decoded it; default: the last one before the chunk.
     """
 
     __pydantic_config__ = STRICT

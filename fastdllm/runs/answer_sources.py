@@ -1,6 +1,6 @@
 """The answers of a run in all its files: answers.jsonl, and those of its shards.
 
-How a run was cut when a chunk was decoded does not matter: every chunk under the run's header is
+How a run was split when a chunk was decoded does not matter: every chunk under its header is
 used, and a chunk that two files hold must have the same answers in both. Files are read while other
 processes append to them. `merge` puts the answers of shards into the one answers.jsonl of the run:
 what one process would have left, but for sessions and seconds.
@@ -64,7 +64,7 @@ def _run_source(path: Path, header: Header, *, reuse: bool) -> Source | None:
 
 
 def shard_sources(folder: Path, header: Header) -> list[Source]:
-    """Return the answers of the shards of a run, into however many it was cut."""
+    """Return the answers of all shards of a run, however it was split."""
     contents = ((path, _content(path)) for path in answer_files(folder))
     return [_source(path, content) for path, content in contents if content.belongs_to(header)]
 
@@ -80,8 +80,8 @@ def check_requests(plan: Plan, source: Source) -> None:
         planned_ids = [request.id for request in plan.chunk(index)] if index in planned else None
         if [answer.id for answer in chunk.answers] != planned_ids:
             raise UserError(
-                f"{source.path}: chunk {index} answers other requests than the plan asks; rename "
-                "the file, and its chunks are decoded anew"
+                f"{source.path}: chunk {index} answers other requests than the plan's; rename the "
+                "file to decode its chunks again"
             )
 
 
@@ -89,7 +89,7 @@ def held_chunks(plan: Plan, sources: Iterable[Source]) -> dict[int, Chunk]:
     """Return the chunks in some files, each checked against the plan.
 
     Raises:
-        UserError: a file answers other requests than the plan asks.
+        UserError: a file answers other requests than the plan's.
     """
     chunks: dict[int, Chunk] = {}
     for source in sources:
@@ -111,7 +111,7 @@ def combined(sources: Iterable[Source]) -> dict[int, tuple[Source, Chunk]]:
             if first_chunk is not chunk and _essence(first_chunk) != _essence(chunk):
                 raise UserError(
                     f"{first.path} and {source.path}: chunk {index} has different answers in them; "
-                    "rename the one that is not to count, and type the same command again"
+                    "rename the wrong one, and type the same command again"
                 )
     return merged
 
@@ -128,7 +128,7 @@ def _essence_of(answer: Answer) -> tuple[Any, ...]:
 def complete_header(
     spec: RunSpec, folder: Path, plan: Plan, *, reuse: bool
 ) -> tuple[Header, dict[int, Chunk]]:
-    """Return the header under which every chunk is there, and the chunks.
+    """Return the header under which all chunks exist, and the chunks.
 
     Raises:
         UserError: there is none; what is missing, and the command that decodes it.
@@ -192,8 +192,8 @@ def _source(path: Path, content: Content) -> Source:
 def merge(log: AnswerLog, shards: Sequence[Source], *, plan: Plan, header: Header) -> AnswerLog:
     """Put the chunks of `shards` into the log of their run, and remove their files.
 
-    Together they must hold every chunk. The merged file is on the disk as a whole before those of
-    the shards are removed, so a kill at any moment loses nothing. Returns the log to continue with.
+    Together they must hold every chunk. The merged file is complete on disk before those of the
+    shards are removed, so a kill at any moment loses nothing. Returns the log to continue with.
 
     Raises:
         UserError: two files hold a chunk with different answers, or one cannot be written.
@@ -227,7 +227,7 @@ def _text(sources: Sequence[Source], header: Header) -> str:
     """The merged file: header, sessions by their start, chunks in the order of the plan."""
     sessions: list[Session] = []
     for source in sources:
-        # After a kill between merging and removing, a session stands in two files.
+        # After a kill between merging and removing, a session is in two files.
         sessions += [session for session in source.sessions if session not in sessions]
     sessions.sort(key=lambda session: session.started)
     chunks = combined(sources)

@@ -2,7 +2,7 @@
 
 Records, one JSON object a line: a `header` (what the answers depend on), a `session` for each
 process that worked on the run, a `chunk` with its answers as soon as it is finished, and an `end`
-once the run was scored and its summary written. A chunk is there as a whole or not at all, so a
+once the run was scored and its summary written. A chunk is written whole or not at all, so a
 killed run loses at most the chunk in flight. A file is never deleted: one that is no longer used is
 kept aside in the same folder. Knows no model and no task.
 """
@@ -27,13 +27,13 @@ from fastdllm.results.summary import Summary
 from fastdllm.runs.answer_records import SCHEMA_VERSION, Chunk, Header, Session
 
 DAMAGED = "with damaged lines"
-# Bytes of the line of an end, at most.
+# Most bytes in the line of an `end`.
 _LONGEST_END = 200
 
 
 @dataclass(slots=True)
 class AnswerLog:
-    """An open answers.jsonl: what it holds, and how to append to it.
+    """An open answers.jsonl: its content, and how to append to it.
 
     ended: the run was scored after its last chunk. set_aside: where earlier answers were moved, and
     why_aside: how they differ. taken_up: the file kept aside that was renamed to this one.
@@ -49,7 +49,7 @@ class AnswerLog:
     taken_up: Path | None = None
 
     def history(self) -> list[str]:
-        """The lines to print about answers that were here before."""
+        """The lines to print about earlier answers."""
         lines = []
         if self.set_aside is not None:
             lines.append(f"earlier answers are kept in {self.set_aside}: {self.why_aside}")
@@ -199,10 +199,10 @@ def records_of(path: Path, content: Content) -> tuple[list[Session], dict[int, C
             sessions.append(_validated(Session, values, where))
         elif kind == "chunk":
             if not sessions:
-                raise _wrong_shape(where, "a chunk stands before any session")
+                raise _wrong_shape(where, "a chunk comes before any session")
             chunk = _validated(Chunk, {"session": len(sessions) - 1, **values}, where)
             if not 0 <= chunk.session < len(sessions):
-                raise _wrong_shape(where, f"session {chunk.session} does not stand before it")
+                raise _wrong_shape(where, f"session {chunk.session} does not come before it")
             chunks[chunk.index] = chunk
         elif kind != "end":
             raise _wrong_shape(where, f"record is {kind!r}, not session, chunk or end")
@@ -220,7 +220,7 @@ def _validated(kind: type[Record], values: Mapping[str, Any], where: str) -> Rec
 
 def _wrong_shape(where: str, problem: str) -> UserError:
     return UserError(
-        f"{where}: {problem}; mend the line, or rename the file, and everything is decoded anew"
+        f"{where}: {problem}; correct the line, or rename the file to decode everything again"
     )
 
 
@@ -250,7 +250,7 @@ class Content:
 
 
 def read_content(path: Path) -> Content:
-    """Read records up to the first line that is not JSON, or not whole."""
+    """Read records up to the first line that is not JSON, or is incomplete."""
     if not path.exists():
         return Content()
     records, size, rest = [], 0, b""
@@ -279,7 +279,7 @@ def move_aside(path: Path, content: Content) -> Path:
 
 
 def copy_aside(path: Path) -> Path:
-    """Keep a damaged file as it is, before its own is cut to what can be read."""
+    """Copy a damaged file aside, before it is truncated to what can be read."""
     target = _aside(path, "damaged")
     try:
         with path.open("rb") as old, target.open("xb") as new:
@@ -306,7 +306,7 @@ def kept_aside(path: Path, header: Header) -> Path | None:
 
 
 def mark_as_scored(path: Path, result: Summary) -> None:
-    """Append the end to the answers of a result if a kill left it out; the caller holds the lock.
+    """Append a missing `end` to the answers of a result, after a kill; the caller holds the lock.
 
     Without it a repetition would take them for its own and decode nothing. Answers of a repetition
     that began after the result are left as they are.

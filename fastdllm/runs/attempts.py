@@ -26,7 +26,7 @@ from fastdllm.runs.stopping import (
     slurm_job,
 )
 
-# How the processes of a job hand on SLURM_RESTART_COUNT, which Snakemake drops for the job step.
+# Passes SLURM_RESTART_COUNT on within a job; Snakemake drops that variable for the job step.
 RESTARTS_VARIABLE = "FASTDLLM_RESTART_COUNT"
 NAME = "attempts.jsonl"
 
@@ -64,7 +64,7 @@ class Journal:
     id: str
     chunks: int = 0
 
-    def tell(self, **values: Any) -> None:
+    def add(self, **values: Any) -> None:
         """Append values of the attempt, now that they are known.
 
         Raises:
@@ -89,7 +89,7 @@ def attempt(
     """
     journal = Journal(folder / NAME, secrets.token_hex(4))
     restart = os.environ.get("SLURM_RESTART_COUNT") or os.environ.get(RESTARTS_VARIABLE, "")
-    journal.tell(
+    journal.add(
         time=now(),
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -110,7 +110,7 @@ def attempt(
         raise
     finally:
         with suppress(UserError):  # a full disk is often why the run ended, which is reported
-            journal.tell(why=why, chunks=journal.chunks, ended=now())
+            journal.add(why=why, chunks=journal.chunks, ended=now())
 
 
 def read_attempts(folder: Path) -> list[Attempt]:

@@ -69,7 +69,7 @@ class _Watch:
             if self._halved == "sequences":
                 self.smallest_batch_size = event.slots
             self._flight.note(
-                f"out of memory with {event.slots_before} {self._halved} at once; going on with "
+                f"out of memory with {event.slots_before} {self._halved} at once; continuing with "
                 f"{event.slots}"
             )
 
@@ -212,6 +212,6 @@ class DecodingEngine:
 
 
 def answer_seed(seed: int, request_id: str) -> int:
-    """Return the seed of one answer: from the run's seed and the request, not batch or order."""
+    """Derive the seed of one answer from the run's seed and the request, not batch or order."""
     digest = hashlib.sha256(json.dumps([seed, request_id]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

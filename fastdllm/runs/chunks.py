@@ -29,7 +29,7 @@ def missing_chunks(
         held: chunks that another file has.
 
     Raises:
-        UserError: the log holds answers to other requests than the plan asks.
+        UserError: the log holds answers to other requests than the plan's.
     """
     check_requests(plan, Source(log.path, log.sessions, log.chunks))
     indices = range(len(plan.header.chunks)) if chunks is None else chunks

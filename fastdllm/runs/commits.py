@@ -1,7 +1,7 @@
 """When each token of an answer was committed, with which confidence, and what policies measured.
 
-Follows the steps of the decoder; knows nothing of models or files. How sure the model was of the
-tokens that it committed is kept as a histogram, fine where thresholds lie.
+Follows the steps of the decoder; knows nothing of models or files. Confidences of committed tokens
+are kept as a histogram, fine where thresholds lie.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fastdllm.decoding.loop import Step
 from fastdllm.policy import PassKind
 
-# Of a relative change; more would be noise of the arithmetic.
+# Of a relative change; more would be rounding noise.
 DIGITS = 6
 # A confidence belongs to the bin whose lower edge is the last one that it reaches.
 EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
@@ -23,7 +23,7 @@ BINS = len(EDGES) - 1
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How one answer came about: see `Answer` for both."""
+    """How one answer came about; both fields as in `Answer`."""
 
     committed_at: tuple[int, ...]
     input_changes: tuple[tuple[int | float | None, ...], ...] | None

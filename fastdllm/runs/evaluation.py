@@ -1,8 +1,8 @@
-"""One run at work: decode what is missing, as a whole or in shards, then merge, score and write.
+"""Finishes one run: decode what is missing, whole or in shards, then merge, score and write.
 
 Resumable at any moment: answers.jsonl keeps finished chunks, and summary.json is written last. A
-chunk that any file of the run holds is not decoded again, however the run was cut when it was
-decoded. Ties the other modules of this package together.
+chunk that any file of the run holds is not decoded again, however the run was split when it
+was decoded. Ties the other modules of this package together.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from fastdllm.tasks.plan import Plan, read_plan
 
 @dataclass
 class Evaluation:
-    """A run in `folder` (results/E/T/C), and what the process at work on it brings along.
+    """A run in `folder` (results/E/T/C), and what the process that works on it needs.
 
     check_sources: raises a UserError when the files of the run are no longer those of its spec;
         called first, again when all is loaded, and before the result is written.
@@ -64,7 +64,7 @@ class Evaluation:
     models: where the model is kept for the next run of the same process.
     pack: the id of the pack that the run is decoded in.
 
-    header, log, progress and tokenizer are set as the work gets there; log and progress are those
+    header, log, progress and tokenizer are set as work proceeds; log and progress are those
     of the shard while a shard is decoded.
     """
 
@@ -102,12 +102,11 @@ class Evaluation:
         return range(len(self.plan.header.chunks))
 
     def evaluate(self, *, wait: bool = False, again: bool = False) -> Outcome:
-        """Finish the run and return its result; what shards of it have decoded is taken over.
+        """Finish the run and return its result; what its shards have decoded is used.
 
         Args:
             wait: wait for a process that works on the same run.
-            again: decode a run that has its result once more; so does a spec dated after the
-                result.
+            again: repeat a run that has a result; a spec dated after the result does the same.
 
         Raises:
             UserError: a wrong input, a locked or unwritable folder; failed.json records it.
@@ -179,8 +178,8 @@ class Evaluation:
     def finish(self) -> Outcome:
         """Merge, score and write a run that has no result (or is to be repeated).
 
-        Decodes nothing and needs no GPU: the files of answers say what they were decoded in (their
-        dtype). The caller holds the run's lock.
+        Decodes nothing and needs no GPU: the files of answers name the dtype they were decoded in.
+        The caller holds the run's lock.
 
         Raises:
             UserError: a chunk is missing (which, and what decodes it), or was decoded in two ways,
@@ -195,7 +194,7 @@ class Evaluation:
             return self._finish(held, reuse=reuse)
 
     def _finish_after_shard(self, stamp: Path, *, reuse: bool, log: Path) -> Outcome | str:
-        """The result of the run, or what it lacks; log: where the workflow keeps our output."""
+        """The result of the run, or what it lacks; log: where this process's output is kept."""
         result = stored_result(self.folder, self.spec)
         if result is not None:
             made = (self.folder / "summary.json").stat().st_mtime_ns
@@ -209,7 +208,7 @@ class Evaluation:
             return self._finish(held, reuse=reuse)
 
     def _finish(self, held: Mapping[int, Chunk], *, reuse: bool) -> Outcome:
-        """Finish the run from the chunks in its files, which hold all."""
+        """Finish the run from the chunks in its files, which are complete."""
         with self._opened(self.files, reuse=reuse):
             self.progress.loading(earlier=held.values())
             return self._conclude()
@@ -243,7 +242,7 @@ class Evaluation:
 
     @contextmanager
     def _stop_counted(self, chunks: Sequence[int], held: Container[int]) -> Iterator[None]:
-        """Add to a stop how far the work came.
+        """Add the number of finished chunks to a stop.
 
         chunks: those of this job. held: those that another file has.
 
@@ -276,7 +275,7 @@ class Evaluation:
 
         def start_session(warm_up_s: float) -> Session:
             session = session_of(engine, self.spec, load_s=load_s, warm_up_s=warm_up_s)
-            journal.tell(device=session.device_name)
+            journal.add(device=session.device_name)
             return session
 
         try:
@@ -287,7 +286,7 @@ class Evaluation:
                 device=self.device or self.spec.run.device,
                 models=self.models,
             )
-            # Policy and model are in memory now: what they were is what decodes.
+            # Policy and model are in memory now; later changes to their files have no effect.
             self.check_sources(self.spec)
             self.progress.decoding()
             decode_missing(
@@ -303,7 +302,7 @@ class Evaluation:
             journal.chunks = len(self.log.chunks) - before
 
     def _conclude(self) -> Outcome:
-        """Make the result from the chunks in the log and in those of shards, which are all there.
+        """Make the result from the chunks in the logs of run and shards, which are complete.
 
         Closes the log. SIGUSR1 is only noted meanwhile, since a run that is decoded is soon done;
         one that is stopped or killed here loses nothing. After the result is written, nothing is

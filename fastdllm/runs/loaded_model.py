@@ -1,7 +1,7 @@
 """Everything a run needs before it can decode: tokenizer, model, policy.
 
-Loads and checks; decodes nothing and writes nothing. A process keeps its model for all runs in a
-row that need the same. A run that finds it loaded still starts from a clean state: nothing that an
+Loads and checks; decodes nothing and writes nothing. A process keeps its model for consecutive
+runs that need the same. A run that finds it loaded still starts from a clean state: nothing that an
 earlier run left behind, caches or recorded shapes, may change its answers, its memory or its speed.
 """
 

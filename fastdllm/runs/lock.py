@@ -2,9 +2,9 @@
 
 A lock is an flock on a file, so the operating system releases it when its holder dies, however it
 dies. `lock` is held exclusively by an unsharded eval and by the process that finishes a run. Shards
-share it, and each also holds `shards/<I>-of-<N>.lock` exclusively. So it takes the run's lock and
-those of its shards to see whether any process is at work (`holders`): testing the run's lock with a
-shared lock does not reveal those that share it.
+share it, and each also holds `shards/<I>-of-<N>.lock` exclusively. So `holders` tests the run's
+lock and those of its shards: testing the former alone, with a shared lock, would not reveal those
+that share it.
 
 A file that is held exclusively contains pid and host, for people: on a network file system the
 holder may be on another node. The file itself stays; removing it would let two processes lock two
@@ -29,7 +29,7 @@ from fastdllm.common.locks import is_locked, take_lock
 
 # `fastdllm status` takes the lock as well, for a moment; only a longer holder is at work.
 PATIENCE_S, RETRY_S = 1.0, 0.05
-# The work of a holder that merges and scores: it ends soon, and is waited for.
+# The work of a holder that merges and scores: it ends soon, so others wait for it.
 FINISHING = "finish"
 
 

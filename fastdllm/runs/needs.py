@@ -57,7 +57,7 @@ def require_fetched(spec: RunSpec) -> None:
 
 
 def require(model: str, revision: str | None, task_file: Path) -> None:
-    """Refuse a model or a task that is neither local nor whole in the caches.
+    """Refuse a model or a task that is neither local nor complete in the caches.
 
     Args:
         model: a folder or a hub id; revision: of a hub id, None for main.
@@ -93,7 +93,7 @@ def require_data(task_file: Path) -> None:
         gone = next((file for file in entry["files"] if not _is_there(file)), None)
         if gone is None:
             return
-        raise UserError(f"task {task!r}: {gone['path']} is gone or cut off; {_REMEDY}")
+        raise UserError(f"task {task!r}: {gone['path']} is missing or truncated; {_REMEDY}")
     for name, config in data_sets(files):
         if not has_data_set(name, config):
             raise UserError(
@@ -159,11 +159,7 @@ def check_needs(
 
 
 def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads below 1.
-
-    Raises:
-        UserError: it is one.
-    """
+    """Raise a UserError for a number of threads below 1."""
     if threads is not None and threads < 1:
         raise UserError(f"--threads {threads}: must be at least 1")
 
@@ -177,7 +173,7 @@ def stamped_without_chunks(spec: RunSpec, folder: Path, shard: Shard, *, wait: b
     wait: wait for a process that works on the same shard, or on the whole run.
 
     Raises:
-        UserError: the plan is missing or another one's, or the folder is locked or unwritable.
+        UserError: the plan is missing or does not fit, or the folder is locked or unwritable.
     """
     sizes = planned_sizes(Path(spec.run.plan_folder))
     if sizes is None or shard.chunks(len(sizes)):

@@ -62,7 +62,7 @@ def members_path(pack: str) -> Path:
 
 
 def report_path(pack: str) -> Path:
-    """The file that tells Snakemake that a pack has run through."""
+    """The file that tells Snakemake that a pack has finished."""
     return PACKS / pack / REPORT
 
 
@@ -94,7 +94,7 @@ def member_specs(pack: str) -> list[str]:
 
 
 def in_order(specs: Sequence[Path]) -> list[Path]:
-    """Put those that failed before last: a run that broke the GPU may do so again."""
+    """Put runs that failed before last: one that broke the GPU may do so again."""
     return sorted(specs, key=lambda path: (path.parent / "failed.json").exists())
 
 

@@ -45,12 +45,12 @@ class Progress:
     def loading(self, earlier: Iterable[Chunk]) -> None:
         """Report that the model is being loaded; `earlier` chunks were answered before."""
         self._done = self._stored = sum(len(chunk.answers) for chunk in earlier)
-        self._tell("loading")
+        self._report("loading")
 
     def decoding(self) -> None:
         """Report that decoding starts."""
         self._started = time.monotonic()
-        self._tell("decoding")
+        self._report("decoding")
 
     @contextmanager
     def ticking(self) -> Iterator[None]:
@@ -67,7 +67,7 @@ class Progress:
     def scoring(self) -> None:
         """Report that everything is decoded; the display ends here."""
         self._end_display(self.numbers())
-        self._tell("scoring")
+        self._report("scoring")
 
     def answered(self, answer: Answer) -> None:
         """Count one complete answer."""
@@ -84,7 +84,7 @@ class Progress:
     def stopped(self, why: str) -> None:
         """Report that a signal ended this process; the file stays and records why."""
         self._end_display(None)
-        self._tell("stopped", why)
+        self._report("stopped", why)
 
     def note(self, text: str) -> None:
         """Show a line that stays."""
@@ -112,16 +112,16 @@ class Progress:
     def _tick(self, stop: Event) -> None:
         while not stop.wait(TICK_S):
             try:
-                self._tell("decoding")
+                self._report("decoding")
             except (UserError, OSError):
-                continue  # a full disk fails the answers as well; a closed terminal is no matter
+                continue  # a full disk fails the answers as well; a closed terminal does not matter
 
     def _end_display(self, numbers: ProgressNumbers | None) -> None:
         if self._display_open:
             self._display_open = False
             self._display.close(numbers)
 
-    def _tell(self, state: str, why: str = "") -> None:
+    def _report(self, state: str, why: str = "") -> None:
         numbers = self.numbers()
         if self._display_open:
             self._display.show(numbers)

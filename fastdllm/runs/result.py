@@ -1,4 +1,4 @@
-"""The result of a run: whether it is there and stays, how it is written, what a person reads of it.
+"""The result of a run: whether it exists and stays, how it is written, what is printed about it.
 
 Imports no torch.
 """
@@ -35,7 +35,7 @@ class Outcome:
         primary = self.summary.primary
         lines = [f"{primary.metric} {self.summary.accuracy:.4f} -> {folder / 'summary.json'}"]
         if not self.is_new:
-            lines[0] += " (was done already; --again repeats it)"
+            lines[0] += " (already done; --again repeats it)"
         if self.unused_answers:
             lines.append(f"warning: {self.unused_answers} answers belong to no item of the task")
         return lines
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """What became of a shard.
+    """The outcome of a shard.
 
     n_chunks: chunks of the shard. n_decoded: how many of them this process decoded.
     run: the result of the run, if this shard finished it or it had one; otherwise `waits_for`
@@ -94,8 +94,8 @@ def kept_result(folder: Path, spec: RunSpec) -> Summary | None:
 def result_dated_after(spec_path: Path, spec: RunSpec) -> Summary | None:
     """Return the result of a run, dated after its parts; None if it is still to be made.
 
-    The workflow holds summary.json against the spec, the stamps of the shards and the report of the
-    pack, and takes it for old when one of them is newer. The caller holds the run's lock.
+    The workflow compares summary.json with the spec, the stamps of the shards and the report of the
+    pack, and considers it outdated if one of them is newer. The caller holds the run's lock.
 
     Raises:
         UserError: it cannot be dated.

@@ -83,7 +83,7 @@ def score_answers(
 
 
 def answer_texts(plan: Plan, by_id: Mapping[str, Answer], tokenizer: Any) -> dict[str, str]:
-    """Return the text of each generated answer, cut at the first `until` of its request."""
+    """Return the text of each generated answer, truncated at the first `until` of its request."""
     cutters: dict[str, AnswerText] = {}
     texts = {}
     for request in plan.requests:

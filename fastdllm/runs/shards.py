@@ -1,6 +1,6 @@
 """Shards: which chunks of a run a job decodes, and the files that it writes.
 
-Answers do not depend on the shards, so a run may be cut differently half-way. Imports no torch and
+Answers do not depend on the shards, so a run may be split differently halfway. Imports no torch and
 no pydantic.
 """
 
@@ -39,7 +39,7 @@ class Shard:
         return f"shard {self.index} of {self.count}"
 
     def chunks(self, total: int) -> list[int]:
-        """The chunks of a plan of `total` chunks that are its own."""
+        """Return its chunks, out of the `total` of the plan."""
         return list(range(self.index - 1, total, self.count))
 
 
@@ -123,19 +123,19 @@ def write_stamp(
 
 
 def stamps(folder: Path) -> list[Path]:
-    """Return the stamps of a run, however it was cut."""
+    """Return the stamps of a run, however it was split."""
     return [path for path, _, kind in _files(folder) if kind == "json"]
 
 
 def answer_files(folder: Path) -> list[Path]:
-    """Return the answer files of a run's shards, however it was cut; those kept aside last."""
+    """Return the answer files of a run's shards, however it was split; those kept aside last."""
     answers = [file for file in _files(folder) if _ANSWERS.fullmatch(file[2])]
     answers.sort(key=lambda file: (file[2] != "jsonl", file[2], file[1].count, file[1].index))
     return [path for path, *_ in answers]
 
 
 def newest_count(folder: Path) -> int | None:
-    """Return into how many shards a run was cut last, by its newest file; None if never."""
+    """Return into how many shards a run was last split, by its newest file; None if never."""
     telling = [
         (path.stat().st_mtime_ns, shard.count)
         for path, shard, kind in _files(folder)

@@ -1,6 +1,6 @@
 """Stopping a run from outside: SIGUSR1 means that the time limit is near, SIGTERM the end.
 
-SLURM sends both; a process that stops in good order loses at most the chunk in flight, and its exit
+SLURM sends both; an orderly stop loses at most the chunk in flight, and its exit
 code says that the same command resumes. While a run decodes, the first signal is only noted, and
 checked between the steps (`Stop.deferred`); while it scores, so is SIGUSR1, as scoring takes only
 seconds. At any other time (while a model is loaded, say) and for a second signal, `Stopped` is
@@ -187,7 +187,7 @@ def _warning_s() -> float:
     if not 0 < seconds < float("inf"):
         raise UserError(
             f"FASTDLLM_WARNING_S={text!r}: should be the seconds between SIGUSR1 and the time "
-            "limit, more than 0; unset it, and 120 are taken"
+            "limit, more than 0; unset it to use 120"
         )
     return seconds
 
@@ -223,7 +223,7 @@ def end_of(stopped: Stopped, *, was_terminated: bool) -> int:
         try:
             requeue(job)
         except SlurmError as error:
-            notice(f"it does not ({error}); the same command submits it again")
+            notice(f"SLURM refuses ({error}); the same command submits it again")
     return RESUME_EXIT_CODE
 
 

@@ -1,4 +1,4 @@
-"""From answers, scores and surroundings to the summary of a run; pure arithmetic, no files."""
+"""From answers, scores and environment to the summary of a run; pure arithmetic, no files."""
 
 from __future__ import annotations
 

@@ -66,8 +66,7 @@ class Ratio:
 class Comparison:
     """One run against the baseline.
 
-    layer_forwards: ratio of the layer-forwards per answer. truncated: answers of each that were cut
-    at their length limit.
+    layer_forwards: ratio per answer. truncated: answers of each that reached their length limit.
     """
 
     baseline: Summary

@@ -57,13 +57,13 @@ OF_THE_MACHINE = frozenset(["seconds", "tokens_per_s"])
 
 
 def cost_of(summary: Summary, cost: str) -> float | None:
-    """The cost of that name in `COSTS`."""
+    """Return the cost named `cost` in `COSTS`."""
     _, function = COSTS[cost]
     return function(summary)
 
 
 def truncated_answers(summary: Summary) -> int | None:
-    """Answers that were cut at their length limit."""
+    """Answers truncated at their length limit."""
     rate = summary.truncation_rate
     return None if rate is None else round(rate * summary.n_answers)
 
@@ -71,8 +71,7 @@ def truncated_answers(summary: Summary) -> int | None:
 def speed_conditions(summary: Summary) -> tuple[str, ...]:
     """What two throughputs must share to be compared: hardware, dtype and batch size.
 
-    A run that ran out of memory and was decoded with fewer sequences in parts differs in its batch
-    size.
+    A run that decoded parts with fewer sequences, for lack of memory, differs in its batch size.
     """
     hardware = "; ".join(
         f"{device.name}, {device.threads} CPU thread(s)" if device.threads else device.name

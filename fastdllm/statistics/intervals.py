@@ -2,7 +2,7 @@
 
 Of two runs on the same n items, `only_a` are right in run a alone and `only_b` in run b alone;
 differences are b - a. A throughput is a ratio of sums, so its interval is that of the ratio
-estimator over its chunks: how far each lies from the mean speed, weighed by its size. It covers how
+estimator over its chunks: how far each is from the mean speed, weighted by its size. It covers how
 much chunks vary, not how much a machine varies from day to day.
 
 Knows nothing of tasks or files; SciPy is imported in functions, so that tables and status start
@@ -59,7 +59,7 @@ def clustered_stderr(groups: Sequence[tuple[float, int]]) -> float | None:
     fewer than two groups.
 
     Args:
-        groups: of each group the sum of its values and its number of items.
+        groups: the sum of values and the number of items of each group.
 
     Source: K.-Y. Liang and S. L. Zeger, "Longitudinal data analysis using generalized linear
     models", Biometrika 73 (1986), 13-22; G / (G - 1) for few groups as in A. C. Cameron and
@@ -210,7 +210,7 @@ def ratio_interval(
 
 
 def _deviations(chunks: Chunks) -> list[float] | None:
-    """Return of each chunk how far its tokens and seconds move the logarithm of the rate."""
+    """Return how far the tokens and seconds of each chunk move the logarithm of the rate."""
     tokens, seconds = sum(t for t, _ in chunks), sum(s for _, s in chunks)
     if len(chunks) < 2 or not tokens or not seconds:
         return None

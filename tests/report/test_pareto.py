@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdllm.report.groups import baseline_of, deviations
-from fastdllm.report.pareto import Dot, Window, close, control_curve, cut_line, whole
+from fastdllm.report.pareto import Dot, Window, clipped_line, close, control_curve, whole
 from fastdllm.results.summary import Summary
 
 BASELINE = Dot(130, 95, 93, 97)
@@ -78,11 +78,11 @@ percents = st.floats(0, 100).map(lambda value: round(value, 3))
     left=st.integers(0, 40),
     low=st.integers(0, 40),
 )
-def test_cut_line_is_the_line_inside_and_turns_at_every_edge(
+def test_clipped_line_is_the_line_inside_and_turns_at_every_edge(
     dots: list[Dot], left: int, low: int
 ) -> None:
     window = Window(left, left + 50, low, low + 50, 0)
-    corners = cut_line(dots, window)
+    corners = clipped_line(dots, window)
     assert all(window.left - 1e-9 <= corner.cost <= window.right + 1e-9 for corner in corners)
     for corner in corners:
         assert corner.accuracy == pytest.approx(value_at(dots, corner.cost), abs=1e-6)

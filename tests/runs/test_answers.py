@@ -194,7 +194,7 @@ def test_record_of_a_wrong_shape_names_file_and_line(
         line |= {"index": "x"} if "index" in message else {"colour": "red"}
     whole = b"".join([*lines[:3], json.dumps(line).encode() + b"\n", lines[3]])
     path.write_bytes(whole)
-    with pytest.raises(UserError, match=rf"answers.jsonl, line 4: {message}.*; mend the line"):
+    with pytest.raises(UserError, match=rf"answers.jsonl, line 4: {message}.*; correct the line"):
         open_answers(path, HEADER)
     assert path.read_bytes() == whole
 
@@ -203,7 +203,7 @@ def test_chunk_before_any_session_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     lines = write_two_chunks(path).splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[2])
-    with pytest.raises(UserError, match="line 2: a chunk stands before any session"):
+    with pytest.raises(UserError, match="line 2: a chunk comes before any session"):
         open_answers(path, HEADER)
 
 

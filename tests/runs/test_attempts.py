@@ -56,7 +56,7 @@ def test_attempt_that_runs_or_was_killed_has_no_end(
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     with attempt(tmp_path, shard="2-of-5", pack="p") as journal:
-        journal.tell(device="a GPU")
+        journal.add(device="a GPU")
         (found,) = read_attempts(tmp_path)
     assert found == Attempt(
         time=found.time,

@@ -166,7 +166,7 @@ def test_a_lack_of_memory_is_told_counted_and_changes_no_answer(
     assert answers_in(spec.parent) == expected
     assert batch_sizes_in(spec.parent) == [(5, 2), (5, 2)]
     assert notes[0].startswith("earlier answers are kept in ")
-    assert notes[1:] == ["out of memory with 5 sequences at once; going on with 2"] * 2
+    assert notes[1:] == ["out of memory with 5 sequences at once; continuing with 2"] * 2
     assert summary.out_of_memory == 2
     assert summary.eval_params["batch_size"] == 5
     assert summary.eval_params["smallest_batch_size"] == 2
@@ -202,7 +202,7 @@ def test_the_batch_size_of_likelihoods_is_inputs_in_memory(
     assert asked["batch_size"] == most
     assert (answered.batch_size, answered.smallest_batch_size) == (5, 5)
     assert (answered.out_of_memory, answered.recording_s) == (1, 0.75)
-    assert heard.notes == ["out of memory with 64 blocks at once; going on with 32"]
+    assert heard.notes == ["out of memory with 64 blocks at once; continuing with 32"]
     assert len(heard.answers) == len(answered.answers) == len(plan.chunk(0))
 
 

@@ -242,8 +242,8 @@ def test_answers_in_another_dtype_are_kept_aside_and_the_log_says_why(
     display.note = notes.append
     outcome = finish(spec, display=display)
     assert notes == [
-        f"earlier answers are kept in {kept_aside(spec.parent)[0]}: decoded in float16, and this "
-        "device takes float32; with a dtype named in workflow_config.yaml all take the same"
+        f"earlier answers are kept in {kept_aside(spec.parent)[0]}: decoded in float16, but this "
+        "device uses float32; with a dtype named in workflow_config.yaml all devices use the same"
     ]
     assert not outcome.summary.resumed
 
@@ -286,7 +286,7 @@ def test_run_with_a_result_needs_nothing_that_was_fetched(
     monkeypatch.setattr("fastdllm.runs.needs.require_fetched", missing)
     for part in ((), ("--shard", "1/2")):
         assert main(["eval", str(spec), *part]) == 0
-        assert "was done already" in capsys.readouterr().out
+        assert "already done" in capsys.readouterr().out
     assert main(["eval", str(spec), "--again"]) == 2
     assert capsys.readouterr().err == "fastdllm: model 'nobody/nothing' is not here\n"
 

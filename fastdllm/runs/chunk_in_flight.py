@@ -43,7 +43,7 @@ class ChunkInFlight:
         self._stop.check(self._remaining_s)
 
     def _remaining_s(self) -> float | None:
-        """Estimate what the chunk still takes, at least, from the one before and its own answers.
+        """Return a low estimate of the seconds left, from the chunk before and this one's answers.
 
         Requests are decoded side by side, so the first answers say little about the others: they
         count only once half of them are there.

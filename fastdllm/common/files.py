@@ -69,7 +69,7 @@ def to_json(value: Any) -> str:
 
 
 def write_if_changed(path: Path, text: str) -> bool:
-    """Write a text file, unless that is what it holds; return whether it was written.
+    """Write a text file, unless it already has that content; return whether it was written.
 
     Raises:
         UserError: the file system refused.
@@ -96,7 +96,7 @@ def date(path: Path, seconds: float) -> None:
     try:
         os.utime(path, (seconds, seconds))
     except PermissionError:
-        # Only the owner may date a file; in a group's folder another file can replace it.
+        # Only the owner may set the date of a file; in a group's folder a new file can replace it.
         write_text_atomically(path, path.read_text(encoding="utf-8"))
         os.utime(path, (seconds, seconds))
 
@@ -105,7 +105,7 @@ def date_after(path: Path, output: Path) -> None:
     """Make a file newer than what was made from it, so that Snakemake makes that again."""
     output_s = output.stat().st_mtime
     if path.stat().st_mtime <= output_s:
-        # By the clock of another machine the output may be dated in the future.
+        # The clock of another machine may have dated the output in the future.
         date(path, max(time.time(), output_s + 1))
 
 

@@ -28,7 +28,7 @@ SUMMARY, *DATA_FILES = RESULT_FILES
 def write_copy(leader: Path, folder: Path, spec: RunSpec) -> Summary:
     """Write the result of the run in `folder`, copied from the one in `leader` (results/E/T/C).
 
-    results.json and samples.jsonl are copied where the leader has them; one that was taken back
+    results.json and samples.jsonl are copied where the leader has them; one that was restored
     from artifacts/ has none.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which other Snakemake processes work in this folder, and whether locks are left of dead ones.
+"""Which other Snakemake processes work in this folder, and whether dead ones left locks.
 
 Snakemake's locks name the files that are being made, but not by whom, and remain when it is killed.
 So each main process writes its name into a file and holds an flock on it, which the operating
@@ -54,13 +54,13 @@ class MainProcess:
 
     @property
     def words(self) -> str:
-        """Who and where it is, and since when."""
+        """Which process it is, where, and since when."""
         job = f"SLURM job {self.slurm_job}, " if self.slurm_job else ""
         return f"snakemake ({job}process {self.pid} on {self.host} since {self.since} UTC)"
 
     @property
     def look(self) -> str:
-        """The command that shows whether it lives."""
+        """The command that shows whether it is alive."""
         if self.slurm_job:
             return f"squeue --job {self.slurm_job}"
         is_here = self.host == socket.gethostname()
@@ -77,8 +77,8 @@ def claim_folder(*, is_dry_run: bool, arguments: Sequence[str] | None = None) ->
         arguments: of `snakemake`; None: those of this process.
 
     Raises:
-        UserError: there are locks, perhaps of a process that lives on another host; or the note
-            cannot be written.
+        UserError: there are locks, perhaps of a process that is alive on another host; or the
+            record cannot be written.
     """
     words = sys.argv[1:] if arguments is None else arguments
     if is_dry_run or NO_LOCK in words:
@@ -121,7 +121,7 @@ def refuse_overlap(files: Iterable[str]) -> None:
 
 
 def living_processes() -> list[MainProcess]:
-    """Return the main processes in this folder that live, or may live on another host."""
+    """Return the main processes in this folder that are alive, or may be on another host."""
     return [process for process, life in main_processes() if life is not Life.DEAD]
 
 
@@ -159,7 +159,7 @@ def _life(path: Path, process: MainProcess, max_age_s: float) -> Life:
 
 def _life_of_job(job_id: str, max_age_s: float) -> Life:
     if job_id == os.environ.get("SLURM_JOB_ID"):
-        return Life.DEAD  # this very job, before it went back into the queue
+        return Life.DEAD  # this job itself, before it was requeued
     if not has_slurm():
         return Life.UNKNOWN
     try:
@@ -167,7 +167,7 @@ def _life_of_job(job_id: str, max_age_s: float) -> Life:
     except SlurmError:
         return Life.UNKNOWN
     states = [job.state for job in jobs if job.id == job_id and job.is_live]
-    # A job that waits for its next start has no process.
+    # A job that waits to start again has no process.
     return Life.ALIVE if any(state != "PENDING" for state in states) else Life.DEAD
 
 
@@ -195,7 +195,7 @@ def _sign(words: Sequence[str]) -> None:
         RECORDS.mkdir(parents=True, exist_ok=True)
         # Never closed: the lock lasts as long as the process, and is not inherited by its jobs.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        with suppress(OSError):  # without locks on this file system pid and host must do
+        with suppress(OSError):  # without locks on this file system, pid and host have to do
             take_lock(handle, wait=True)
         os.write(handle, json.dumps(asdict(process)).encode())
     except OSError as error:
@@ -211,7 +211,7 @@ def _unsign(path: Path, pid: int) -> None:
 def _perhaps_alive(process: MainProcess) -> str:
     return (
         f"this folder is locked by {process.words}, and from {socket.gethostname()} it cannot "
-        f"be seen whether it lives; look there: {process.look}; if it is dead: snakemake --unlock, "
+        f"be seen whether it is alive; check: {process.look}; if it is dead: snakemake --unlock, "
         "then the same command, which adopts its jobs"
     )
 

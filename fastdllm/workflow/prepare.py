@@ -36,8 +36,8 @@ def prepare(
     Args:
         cluster_words: keys of `--config` that win over `cluster:` in workflow_config.yaml.
         arguments: of `snakemake`, without its name.
-        is_dry_run: asks nothing of SLURM, and a missing account is a note only.
-        folder: the project, which the results go to.
+        is_dry_run: SLURM is not asked, and a missing account is only a note.
+        folder: the project, where the results go.
         other_jobs: the number of jobs in the queue besides those of Snakemake.
 
     Returns:
@@ -98,7 +98,7 @@ def _model(config: WorkflowConfig) -> ModelNeeds:
 
 
 def _check_limits(command: CommandLine, choice: Choice, site: Site, other_jobs: int) -> None:
-    """Refuse numbers given by hand that the QOS does not allow."""
+    """Refuse numbers on the command line that the QOS does not allow."""
     most = choice.max_minutes
     for rule, minutes in command.minutes.items():
         if most is not None and minutes > most:

@@ -1,9 +1,9 @@
 """Date files by what the fingerprints say, so that Snakemake plans the right jobs.
 
-For each run: write spec.json when its content changed, take a finished run back from artifacts/,
-and date the spec to the epoch when the result is valid, or after the result when the run is to be
-made. Safe in dry runs and idempotent; only the main Snakemake process may call it, and what another
-one is making is left alone. No result is ever deleted: what does not belong to the current settings
+For each run: write spec.json when its content changed, restore a finished run from artifacts/, and
+date the spec to the epoch when the result is valid, or after the result when the run is to be made.
+Safe in dry runs and idempotent; only the main Snakemake process may call it, and it leaves alone
+what another one is making. No result is ever deleted: what does not belong to the current settings
 is kept aside under the first letters of its fingerprint when something has to take its place.
 """
 
@@ -54,7 +54,7 @@ def reconcile(
 
     Args:
         jobs: what SLURM knows of this project, where there is a SLURM.
-        restore: take finished runs back from artifacts/; otherwise they count as missing.
+        restore: restore finished runs from artifacts/; otherwise they count as missing.
         is_repeated: whether a run is to be made even with a valid result.
         is_wanted: whether a run is among the targets.
         held: files that another Snakemake is making; their runs and plans are only looked at.
@@ -96,7 +96,7 @@ def reconcile(
 
 
 def _is_decoded_here(status: RunStatus) -> bool:
-    # An eval writes results.json just before the summary; one that was taken back has none.
+    # An eval writes results.json just before the summary; a restored run has none.
     return not status.is_only_published and (status.run.folder / "results.json").exists()
 
 
@@ -132,7 +132,7 @@ def _of_these_settings(status: RunStatus) -> RunStatus:
 
 
 def _has_read(run: Run) -> bool:
-    """Whether the spec.json that a job has read is the one of today's settings."""
+    """Whether the spec.json that a job has read has the current settings."""
     return json_object(run.spec_path).get("fingerprint") in (None, run.fingerprint)
 
 
@@ -155,7 +155,7 @@ def _reconcile_run(status: RunStatus) -> None:
 
 
 def _restore(run: Run) -> None:
-    """Take the summary of a finished run back from artifacts/."""
+    """Restore the summary of a finished run from artifacts/."""
     if run.summary_path.exists():
         keep_result_aside(run.folder)
     write_text_atomically(run.summary_path, run.artifact_path.read_text(encoding="utf-8"))

@@ -1,12 +1,12 @@
-"""Of runs that are the same computation one is decoded, the leader; the others are copied from it.
+"""Decides which of the runs that are the same computation, the leader, is decoded; others copy it.
 
-The leader is the first run with a valid result of its own (or else a valid copy), selected or not;
-without one, the first run that has begun, or that is a target, and that has not failed. A run is
-never made from its own copy: where only copies are left of a run that is to be made, it is decoded,
-and they follow. A run that is forced leads the others that are.
+The leader is the first with a valid result of its own (or else a valid copy), selected or not;
+without one, the first run that has begun, or that is a target, and that has not failed. A run
+is never made from its own copy: where only copies are left of a run that is to be made, it is
+decoded, and they follow. A run that is forced leads the others that are.
 
-A run of an experiment with `replicate: true` is always decoded. If it is the only
-one of a computation, it is no leader, so that one of the others is decoded beside it.
+A run of an experiment with `replicate: true` is always decoded. If it is the only one of a
+computation, it is not a leader, so that one of the others is decoded as well.
 """
 
 from __future__ import annotations

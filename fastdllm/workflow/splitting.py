@@ -1,7 +1,7 @@
 """How the work is split into jobs: one for each run, several for one run, or one for several runs.
 
 Shards share the chunks of one run; the runs of a pack share one process and one loading of the
-model. Neither touches the answers. The work of a live job stays split as it was when that job was
+model. Neither affects the answers. The work of a live job stays split as it was when that job was
 submitted, whatever the configuration says by now.
 """
 
@@ -82,7 +82,7 @@ def split_into_jobs(statuses: Sequence[RunStatus], config: WorkflowConfig) -> Jo
 
 
 def _shards(run: Run, wanted: int) -> int:
-    """In how many jobs a run is split: at most one per chunk, unless a larger split has begun."""
+    """Into how many jobs a run is split: at most one per chunk, unless a larger split has begun."""
     sizes = planned_sizes(run.plan_folder) if wanted > 1 else None
     has_begun = sizes is not None and any((run.folder / "shards").glob(f"*-of-{wanted}.*"))
     return wanted if sizes is None or has_begun else min(wanted, len(sizes))

@@ -74,7 +74,7 @@ def check_targets(targets: Targets, project: Project) -> None:
 
     Raises:
         UserError: with the nearest name, where Snakemake would report a missing input; or the
-            target publishes, and the runs are limited.
+            target publishes, but the runs are limited.
     """
     runs = {str(run.summary_path) for run in project.runs}
     made = {*WHOLE_RULES, TRAIN_RULE, *runs}

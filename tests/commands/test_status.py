@@ -366,7 +366,7 @@ def test_a_run_whose_shards_are_put_together_is_running(run: Run) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         status = look(run)
     assert status.state is State.RUNNING
-    words = "0 of 1 shards at work, 1 done; 3 of 3 items; its shards are put together"
+    words = "0 of 1 shards at work, 1 done; 3 of 3 items; its shards are being merged"
     assert status.reason == words
     elsewhere = look(run, job(12, comment=f"{SHARD}1-of-1"))
     assert (elsewhere.state, elsewhere.reason) == (State.RUNNING, f"{words}; job 12 on node-1")

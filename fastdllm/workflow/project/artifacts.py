@@ -1,7 +1,7 @@
 """The git-tracked copies of finished summaries: read, publish, list.
 
-A summary in artifacts/ is what a fresh clone takes a finished run from. Files are replaced as a
-whole, and only when their content differs, so git shows a change only where there is one.
+A fresh clone restores finished runs from the summaries in artifacts/. Files are replaced whole, and
+only when their content differs, so git shows real changes only.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def stored_summary(path: Path) -> StoredSummary:
         wanted = f"is not {SUMMARY_SCHEMA_VERSION}"
         return StoredSummary(problem=f"{path}: schema_version {version!r} {wanted}")
     if missing:
-        return StoredSummary(problem=f"{path}: not a whole summary (it has no {missing[0]})")
+        return StoredSummary(problem=f"{path}: not a complete summary (it has no {missing[0]})")
     return StoredSummary(record=record)
 
 
@@ -118,7 +118,7 @@ def publish(runs: Sequence[Run]) -> list[Run]:
     """Copy the valid summaries of `runs` into artifacts/; return the runs whose copy changed.
 
     Limited runs stay in results/: a handful of items is a trial, not a result to keep. So does a
-    copy of one of them that was decoded again since.
+    copy whose origin was decoded again since.
     """
     changed = []
     by_name = {run.name: run for run in runs}

@@ -1,13 +1,13 @@
 """Which runs are the same computation, so that one of them is decoded for all.
 
-The settings of a run are normalised: what cannot touch its answers is left out. Runs whose rest is
-equal are one class, whichever experiments they belong to. The rules:
+The settings of a run are normalised: what cannot affect its answers is left out. Runs that are then
+equal form one class, whichever experiments they belong to. The rules:
 
-- Log-likelihood tasks denoise nothing: of the decoding settings only those count that
-  `fastdllm.decoding.likelihood.score` is given, and no policy does.
+- Log-likelihood tasks denoise nothing: only the decoding settings that are passed to
+  `fastdllm.decoding.likelihood.score` count, and no policy does.
 - A policy declares for each config what has no effect on it (`Policy.computation`), or that it
-  decides exactly like plain Fast-dLLM v2; then neither its code nor its parameters count. Only of
-  such a plain config is it known what look-ahead does: never beyond the end of a block, and at
+  decides exactly like plain Fast-dLLM v2; then neither its code nor its parameters count. Only for
+  such a plain config is the effect of look-ahead known: never beyond the end of a block, and at
   depth 0 its threshold has no effect. A policy that declares nothing may read any setting, so all
   of them count.
 - Where a policy declares something, a named span of layers counts as its range.
@@ -42,7 +42,7 @@ class NormalForm:
     """How the keys of `decides` are normalised for one config.
 
     idle: keys without effect on its answers.
-    instead: values that stand for others of the same effect.
+    instead: values that replace others of the same effect.
     """
 
     idle: frozenset[str] = frozenset()
@@ -72,10 +72,10 @@ def normal_in_generation(
         where: the policy's file, for error lines.
 
     Raises:
-        UserError: the policy's `computation` fails, or names what is no setting.
+        UserError: the policy's `computation` fails, or names something that is not a setting.
     """
     if "computation" not in vars(policy):
-        # A base class declares about its own decisions, not about those that override them.
+        # A base class declares for its own decisions, not for those that override them.
         return NormalForm()
     declared = _declared(policy, config, where)
     settings = config.settings
@@ -107,7 +107,7 @@ def _declared(policy: type[Policy], config: Config, where: str) -> Computation:
         raise UserError(f"{place}: {line}") from error
     if not isinstance(declared, Computation):
         raise UserError(f"{place}: must return a fastdllm.policy.Computation, not {declared!r}")
-    # Not a text, whose letters would be taken for names.
+    # Not a string, whose letters would be taken for names.
     is_set = isinstance(declared.ignored, frozenset | set)
     if not is_set or not all(isinstance(name, str) for name in declared.ignored):
         raise UserError(f"{place}: ignored: must be a frozenset of names, not {declared.ignored!r}")
@@ -125,14 +125,14 @@ def _key(name: str, config: Config) -> str:
 def is_likelihood_task(files: TaskFiles) -> bool:
     """Whether certainly no part of a task generates.
 
-    Where its files do not show that, the answer is no: one run too many costs time only.
+    False where its files do not show that: one run too many only costs time.
     """
     return all(_asks_likelihoods(values) for _, values in files.layers)
 
 
 def _asks_likelihoods(values: Mapping[str, Any]) -> bool:
     if "class" in values:
-        # A task in Python makes its own requests, whatever its file says.
+        # A task in Python makes its own requests, regardless of its file.
         return False
     kind, members = values.get("output_type"), values.get("task")
     if kind is not None and kind not in LIKELIHOOD_TYPES:

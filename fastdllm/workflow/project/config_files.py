@@ -46,7 +46,7 @@ def _check_policy_file(name: str) -> str:
     return name
 
 
-# Checked by functions, for error lines in plain words; the schema shows the patterns to editors.
+# Checked by functions, for readable error lines; the schema shows the patterns to editors.
 Device = Annotated[
     str, AfterValidator(_check_device), Field(json_schema_extra={"pattern": _DEVICE})
 ]
@@ -95,7 +95,7 @@ class ExperimentConfig(StrictModel):
     """experiments/<name>/experiment.yaml: the grid that is executed."""
 
     title: str = Field(description="One line for tables and plots.")
-    question: str = Field(description="What the experiment is to find out.")
+    question: str = Field(description="The question that the experiment answers.")
     policy: PolicyFile = Field(
         "generation_functions.py",
         description="File in this folder with exactly one subclass of fastdllm.policy.Policy.",
@@ -127,7 +127,7 @@ class ExperimentConfig(StrictModel):
     replicate: bool = Field(
         False,
         description="Decode every run, even where another is the same computation, so that they "
-        "can be held against each other; the only one of a computation leads no other.",
+        "can be compared; the only one of a computation leads no other.",
     )
     tasks: list[Name] | None = Field(
         None, min_length=1, description="Enabled tasks to run; null: all of them."
@@ -161,7 +161,7 @@ class ModelChoice(StrictModel):
     revision: str | None = Field(
         None,
         description="Branch, tag or commit of a Hugging Face id; null: main. Name a commit to make "
-        "results repeatable. Without meaning for a folder.",
+        "results repeatable. Not allowed for a folder.",
     )
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
         "auto",
@@ -169,19 +169,19 @@ class ModelChoice(StrictModel):
     )
     device: Device = Field(
         "auto",
-        description="auto, cpu, cuda or cuda:N; auto takes the GPU where there is one. Does not "
+        description="auto, cpu, cuda or cuda:N; auto uses the GPU if there is one. Does not "
         "count as a change of the run.",
     )
 
 
 class TaskOptions(StrictModel):
-    """How one task is asked; the task itself is tasks/<name>.yaml."""
+    """How one task is run; the task itself is tasks/<name>.yaml."""
 
     chunk_size: int = Field(
         200,
         ge=1,
-        description="Most requests in a chunk, which is kept as soon as it is finished: what a "
-        "killed run loses at most.",
+        description="Most requests in a chunk, which is kept as soon as it is finished: a killed "
+        "run loses at most one.",
     )
     batch_size: BatchSize = Field(
         "auto",
@@ -216,7 +216,7 @@ class TaskOptions(StrictModel):
     def _shared_in_one_way(self) -> TaskOptions:
         if self.shards > 1 and self.group > 1:
             raise ValueError(
-                "shards and group cannot both be more than 1: a run is cut into several jobs, or "
+                "shards and group cannot both be more than 1: a run is split into several jobs, or "
                 "several runs share one"
             )
         return self
@@ -249,7 +249,7 @@ class WorkflowConfig(StrictModel):
     )
 
     def task_options(self, task: str) -> TaskOptions:
-        """The options of an enabled task; a task that is only named has the defaults."""
+        """The options of an enabled task; the defaults if it is only named."""
         return self.tasks[task] or TaskOptions()
 
 

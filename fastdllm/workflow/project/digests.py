@@ -1,7 +1,7 @@
-"""Digests of what decides the answers but lives in files: model weights, task files, their data.
+"""Digests of files that decide the answers: model weights, task files, their data.
 
 A digest says what a file means, not where or when it was written: comments and layout of YAML and
-Python do not count. Big files are hashed once per (size, mtime); results/.digests.json remembers.
+Python do not count. Files are hashed once per (size, mtime); results/.digests.json is the cache.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastdllm.tasks.task_files import TaskFiles, find_task_files
 
 DIGEST_CACHE = RESULTS / ".digests.json"
 
-# What decides a model's answers; its card, its curves and the like do not.
+# What decides a model's answers, unlike its card and its curves.
 MODEL_FILES = (
     "config.json",
     "*.safetensors",
@@ -70,7 +70,7 @@ class FileDigests:
     def save(self) -> None:
         """Write the cache where possible, and only if it changed."""
         if self.is_changed:
-            # Only a speed-up: `fastdllm status` has to work on a full disk, or in somebody else's
+            # Only a speed-up: `fastdllm status` must work on a full disk, and in somebody else's
             # read-only folder, where the files are then hashed each time.
             with suppress(UserError):
                 write_json_atomically(self.path, self.known)
@@ -78,7 +78,7 @@ class FileDigests:
 
 
 def digest_of(value: Any) -> str:
-    """sha256 of a plain value in its one JSON form."""
+    """sha256 of a plain value in canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -141,7 +141,7 @@ def check_sources(spec: RunSpec, digests: FileDigests) -> None:
             differs is read again; weights may be many gigabytes.
 
     Raises:
-        UserError: one of them was changed since, or the spec itself was edited.
+        UserError: one of them has changed since, or the spec itself was edited.
     """
     if digest_of(spec.decides) != spec.fingerprint:
         raise UserError(

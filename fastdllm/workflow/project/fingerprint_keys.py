@@ -30,7 +30,7 @@ UNDECIDING_OPTIONS = {"batch_size", "shards", "group"}
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """What runs need to know of the model: its identity, and its shape where it is at hand."""
+    """What runs need to know of the model: its identity, and its shape if it is on this machine."""
 
     decides: dict[str, Any]
     shape: ModelShape | None

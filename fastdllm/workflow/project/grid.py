@@ -1,7 +1,7 @@
 """From an experiment's grid to its configs: names, decoding settings, policy parameters.
 
 A key of the grid is a decoding setting or a field of the policy's Parameters. Every combination of
-values is checked here, once, so that a typing error costs a second and not hours in a queue.
+values is checked here, once, so that a typo costs a second and not hours in a queue.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _repeated_name(name: str, experiment: ExperimentConfig, place: str, where: s
     swept = ", ".join(f"{{{key}}}" for key, values in grid.grid.items() if len(values) > 1)
     advice = f"every grid key with several values must appear in it: {swept}"
     if experiment.grids is not None:
-        advice = "each grid of the list needs names of its own" + (f"; {advice}" if swept else "")
+        advice = "each grid of the list needs its own names" + (f"; {advice}" if swept else "")
     return UserError(
         f"{where}: {place}config_name: {grid.config_name!r} gives two configs the name {name!r}; "
         f"{advice}"

@@ -47,7 +47,7 @@ SCHEMA_VERSION = 1  # of spec.json, of runs and of plans
 class Run:
     """One config of one experiment on one task.
 
-    decides: everything that decides the answers, flat, so that changes are known key by key.
+    decides: everything that decides the answers, flat, so that changes show key by key.
     surroundings: what a run needs besides: paths, device, batch size; not in the fingerprint.
     computation: digest that all runs share which are the same computation (computations.py).
     is_replicated: decoded even where another run is the same computation.

@@ -2,7 +2,7 @@
 
 The first four restrict Snakemake (`--config task=a,b limit=10`) and `fastdllm status`. Values
 are comma lists of names; a limit takes the first n items of each task and keeps such runs apart.
-`restore=false` decodes here what is published but not in results/, instead of taking it back. The
+`restore=false` decodes what is published but not in results/, instead of restoring it. The
 keys of `ClusterOptions` (account, gpu, qos, partition) win over workflow_config.yaml.
 """
 
@@ -24,7 +24,7 @@ WHERE = "selection"
 class Selection:
     """Names to keep per kind, None for all; limit: items per task, None for all.
 
-    restore: whether finished runs are taken back from artifacts/.
+    restore: whether finished runs are restored from artifacts/.
     cluster: what was given of `ClusterOptions`.
     """
 

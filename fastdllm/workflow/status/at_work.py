@@ -69,7 +69,7 @@ def running_in_words(
     parts = [str(shards)] if shards is not None else []
     parts += [progress_in_words(progress)] if progress is not None else []
     if shards is not None and shards.done == shards.of:
-        parts.append("its shards are put together")
+        parts.append("its shards are being merged")
     at_work = [job for job in jobs if job.is_at_work]
     if len(at_work) == 1:
         is_put_together = shards is not None and shards.done == shards.of
@@ -91,7 +91,7 @@ def queued_in_words(files: RunFiles, jobs: Sequence[RunJob], shards: Shards | No
         job = packs[0].job
         parts.append(f"waits for its turn in pack {packs[0].pack}, job {job.id} on {job.node}")
     else:
-        # Of several shards the one that is going to start first.
+        # Of several shards, the first to start.
         first = min(waiting, key=lambda job: (job.job.start is None, job.job.start))
         parts.append(reason_in_words(first.job))
     attempts = files.attempts()

@@ -98,7 +98,7 @@ class EndedJob:
 
 
 def last_ending(files: RunFiles, queue: Queue) -> Ending | None:
-    """Return how the last job of a run ended that is not at work, None if not recorded.
+    """Return how the last job of a run that is not at work ended, None if not recorded.
 
     Of a split run it is a shard that would fail again, else the newest.
     """
@@ -116,7 +116,7 @@ def last_ending(files: RunFiles, queue: Queue) -> Ending | None:
             endings[shard] = replace(ending, shard=shard)
     newest = max(endings, key=lambda shard: _order(endings[shard].job_id), default=None)
     if newest is not None:
-        # The run was cut after any job that made it in one piece.
+        # The run was split after any job that made it in one piece.
         endings.pop(None, None)
         newest = max(endings, key=lambda s: (not endings[s].resumes, _order(endings[s].job_id)))
     return endings.get(newest)

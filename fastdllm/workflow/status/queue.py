@@ -141,7 +141,7 @@ def names_of(run: Run) -> tuple[str, str, str]:
 
 
 def refuse_ambiguous(runs: Iterable[Run]) -> None:
-    """Refuse runs whose SLURM jobs could not be told apart.
+    """Refuse runs whose SLURM jobs could not be distinguished.
 
     Raises:
         UserError: names that are the same text once they are joined, as in a job's comment.
@@ -152,7 +152,7 @@ def refuse_ambiguous(runs: Iterable[Run]) -> None:
         if other is not run:
             raise UserError(
                 f"runs {other.name} and {run.name}: their names joined by _ are the same, so that "
-                "their SLURM jobs could not be told apart; rename a config or an experiment"
+                "their SLURM jobs could not be distinguished; rename a config or an experiment"
             )
 
 

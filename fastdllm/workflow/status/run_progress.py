@@ -18,7 +18,7 @@ from fastdllm.workflow.status.run_files import Part, RunFiles
 def progress_of(files: RunFiles, alive: Collection[Part] = ()) -> Mapping[str, Any] | None:
     """Return the numbers of a run over all its parts, None if there are none.
 
-    A shard that has ended well has left no numbers; its items are those of its chunks.
+    A finished shard has left no numbers; its items are those of its chunks.
 
     Args:
         alive: the parts that are at work, whose speeds count.

@@ -1,8 +1,8 @@
 """The state of a run, from its files and, on a cluster, its SLURM jobs; nothing here writes.
 
 Used by `fastdllm status`, by reconcile.py and by the table of a dry run, so that all three agree. A
-run is done when a summary with its fingerprint exists, in results/ or in artifacts/; of any other
-summary it is known, key by key, which settings differ.
+run is done when a summary with its fingerprint exists, in results/ or in artifacts/; any other
+summary shows, key by key, which settings differ.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class RunStatus:
     is_only_published: valid in artifacts/, but not (yet) in results/.
     record: the summary of the current settings, where there is one.
     is_repeated: to be made even with a valid result.
-    leader: the run whose result it is, or will be, made from; None for one that is decoded.
+    leader: the run that its result is, or will be, copied from; None for one that is decoded.
     jobs: the SLURM jobs of this project that work on the run, or are going to.
     shards: the state of the shards of a split run.
-    ending: how its last SLURM job ended, where none follows it.
+    ending: how its last SLURM job ended, if none follows it.
     resumes: failed or interrupted for no reason of its own: the same command resumes it.
     """
 
@@ -93,7 +93,7 @@ class RunStatus:
 
     @property
     def title(self) -> str:
-        """The state, with what was edited where that is all that made the result stale."""
+        """The state, with what was edited if that alone made the result stale."""
         if self.state is State.STALE and self._is_only_edited:
             return f"{self.state} ({', '.join(str(change) for change in self.changes)})"
         return str(self.state)
@@ -130,7 +130,7 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
         return _running(files, alive, live)
     result = stored_summary(run.summary_path)
     artifact = StoredSummary() if run.limit is not None else stored_summary(run.artifact_path)
-    # A pack may hold runs that were finished in another way since.
+    # A pack may include runs that have finished in another way since.
     own_jobs = [job for job in live if job.rule != "pack"]
     if artifact.belongs_to(run) and not result.belongs_to(run) and not own_jobs:
         return RunStatus(run, State.DONE, is_only_published=True, record=artifact.record)
@@ -307,7 +307,7 @@ def what_changed(old: Any, new: Mapping[str, Any]) -> tuple[Change, ...]:
 def _short(value: Any) -> str:
     if value is None:
         return "none"
-    # The first letters are enough to tell two digests apart.
+    # The first letters are enough to distinguish two digests.
     return value[:8] if _is_digest(value) else str(value)
 
 

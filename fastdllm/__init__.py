@@ -1,4 +1,4 @@
-"""fastdllm: experiments on block-diffusion language models, fast and trustworthily.
+"""fastdllm: experiments on block-diffusion language models, fast and trustworthy.
 
 The public names load torch only when they are used, so that `fastdllm status` answers at once.
 """

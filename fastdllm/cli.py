@@ -27,7 +27,7 @@ COMMANDS = {
     "generate": "answer one prompt and show how it was decoded",
     "bench": "measure speed here, and how far it is from the least time needed",
     "estimate": "estimate the GPU hours of the runs to be made",
-    "submit": "run snakemake as a SLURM job of its own",
+    "submit": "run snakemake in a SLURM job",
     "status": "which runs are done, missing, stale, running or failed",
     "table": "print the tables of the published results",
     "compare": "compare two runs item by item",
@@ -95,7 +95,7 @@ def _run(arguments: list[str]) -> int:
         description="Experiments on block-diffusion language models.",
         epilog="commands:\n"
         + "\n".join(f"  {name:<14} {text}" for name, text in COMMANDS.items())
-        + "\n\nfastdllm COMMAND --help tells more.",
+        + "\n\nfastdllm COMMAND --help shows its options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -3,8 +3,7 @@
 A policy sees the state of one sequence and chooses (1) the next pass, (2) for each span of layers
 that it names: compute, reuse the output, or add the stored delta, (3) which masked positions to
 commit. It never touches caches, batches or loops, and needs no torch import: tensors reach it
-through `Predictions`. decoding/rules.py refuses what block
-diffusion does not allow.
+through `Predictions`. decoding/rules.py refuses what block diffusion does not allow.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class DecodingSettings(StrictModel):
         description="Confidence threshold: a token is committed when its probability exceeds it. "
         "1.0 commits exactly one token per denoising step.",
     )
-    block_size: int = Field(32, ge=1, description="Tokens per block, in tokens.")
+    block_size: int = Field(32, ge=1, description="Tokens per block.")
     small_block_size: int = Field(
         8, ge=1, description="Tokens per sub-block; must divide block_size."
     )
@@ -44,7 +44,7 @@ class DecodingSettings(StrictModel):
     max_new_tokens: int = Field(
         256,
         ge=1,
-        description="Most tokens to generate, kept exactly; a request may have its own.",
+        description="Most tokens to generate, an exact limit; a request may set its own.",
     )
     temperature: float = Field(
         0.0,
@@ -70,7 +70,7 @@ class DecodingSettings(StrictModel):
         0,
         ge=0,
         description="How many sub-blocks ahead confident tokens are committed once all before them "
-        "is known; 0 commits in the current sub-block only, as published.",
+        "are known; 0 commits in the current sub-block only, as published.",
     )
     lookahead_threshold: float = Field(
         0.95,

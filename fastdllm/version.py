@@ -2,6 +2,6 @@
 
 __version__ = "0.1.0"
 
-# Part of every fingerprint. Raise it by hand whenever decoded tokens may change for the same
+# Part of every fingerprint. Raise it whenever decoded tokens may change for the same
 # settings; the golden traces in tests/golden guard it.
 DECODER_VERSION = 1

@@ -168,7 +168,7 @@ class Executor(SubmittingExecutor):
 
 
 def was_only_stopped(end: JobState, outputs: Sequence[Path]) -> bool:
-    """Whether a job was preempted, or stopped itself ahead of its time limit, in good order.
+    """Whether a job was preempted, or stopped itself cleanly ahead of its time limit.
 
     A job that would be stopped for ever without finishing a chunk fails instead. A job
     that a person cancelled stays cancelled, whatever its journal says: it may have waited in the

@@ -1,7 +1,7 @@
-"""An environment as one file: packed once on scratch, unpacked by each job on its node's own disk.
+"""An environment as one file: packed once on scratch, unpacked by each job on its local disk.
 
-A virtual environment finds its packages from where its `python` lies, so a copy works as long as it
-is called by `bin/python -m ...` (the first lines of other scripts in bin/ name the original). Uses
+A virtual environment finds its packages by the location of its `python`, so a copy works if it is
+called by `bin/python -m ...` (the first lines of other scripts in bin/ name the original). Uses
 only the standard library and `tar`, and zstd if it is installed, as it unpacks several times as
 fast as gzip. Both formats carry checksums, so a damaged archive fails when it is unpacked.
 """

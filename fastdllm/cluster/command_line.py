@@ -1,4 +1,4 @@
-"""What a Snakemake command line says about the cluster: profile, executor, limits given by hand.
+"""What a Snakemake command line says about the cluster: profile, executor, limits.
 
 Read with Snakemake's own parser, profiles included, so nothing that Snakemake accepts is missed.
 """

@@ -1,4 +1,4 @@
-"""How much memory of a GPU a model needs at the least, from its config.json alone.
+"""The least memory of a GPU that a model needs, from its config.json alone.
 
 Weights, one sequence, and what CUDA itself takes; the rest decides how many sequences are decoded
 at once, which decoding/memory.py finds out on the card. Imports no torch, as it runs on a log-in
@@ -17,7 +17,7 @@ from fastdllm.model.config import ModelConfig, read_config
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# An allowance for what is no tensor of ours: the CUDA context with its kernels, the workspaces of
+# An allowance for what is not our tensors: the CUDA context with its kernels, the workspaces of
 # the matrix library, the captured graphs.
 RUNTIME_GIB = 1.0
 # A card has less than its name says: an L40S of 48 GB shows 45 GiB.

@@ -3,9 +3,9 @@
 A job's comment holds the rule and its wildcards, as Snakemake's SLURM plugin writes them, and its
 working directory is the project; together they say what it makes, whoever submitted it.
 
-squeue decides how a job stands as long as it lists it, then sacct. Two states are believed only at
+squeue gives the state of a job as long as it lists it, then sacct. Two states are believed only at
 the second look, as SLURM passes through them on the way back into the queue. A job that neither
-knows any more has ended; the caller has to find out how. No job is followed for ever.
+knows any more has ended; the caller has to find out how. No job is followed forever.
 """
 
 from __future__ import annotations
@@ -100,11 +100,11 @@ class JobFollower:
         self._memories: dict[str, _Memory] = {}
 
     def adopt(self, job: Job, now_s: float) -> None:
-        """Follow a job of an earlier call; its requeues until now are no news."""
+        """Follow a job of an earlier call; its requeues until now are not reported."""
         self._memories[job.id] = _Memory(job.state, now_s, job.restarts)
 
     def ended(self, ids: Iterable[str], queue: Iterable[Job], now_s: float) -> dict[str, JobState]:
-        """Return how those jobs among `ids` ended that have ended.
+        """Return how the jobs with these ids ended, of those that have ended.
 
         Args:
             queue: the present answer of squeue.

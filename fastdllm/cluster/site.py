@@ -39,7 +39,7 @@ Gib = Annotated[int, Field(gt=0)]
 
 
 class ClusterOptions(StrictModel):
-    """Whom a job is charged to and what it runs on; nothing of it makes a result stale."""
+    """Whom a job is charged to and what it runs on; none of it makes a result stale."""
 
     account: SlurmName | None = Field(
         None, min_length=1, description="Who is charged (sbatch -A); null: the site's default."

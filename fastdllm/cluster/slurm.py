@@ -2,8 +2,8 @@
 
 With checks.py the only module that knows their options and output. Knows nothing of runs or of
 Snakemake. The fields they print are separated by control characters that no name contains, as
---json is missing before SLURM 23, and widths cut names off. A state is one bare word, also where
-SLURM adds who caused it.
+--json is missing before SLURM 23, and fixed widths truncate names. A state is one bare word, even
+where SLURM adds who caused it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an observer of decoding is told: slots, requests that enter them, and each pass."""
+"""The events that an observer of decoding receives: slots, requests that enter them, passes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PassRecord:
 
 @dataclass(frozen=True, slots=True)
 class SlotsChosen:
-    """How many sequences are in flight at most."""
+    """The number of slots was chosen: the most sequences in flight."""
 
     slots: int
 

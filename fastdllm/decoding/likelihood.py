@@ -139,7 +139,7 @@ def _input_row(
     mask_id: int,
     stop_token: int,
 ) -> _Row:
-    """Return the input that predicts target token `revealed`, cut after the block that is read.
+    """Return the input that predicts target token `revealed`, up to the block that is read.
 
     Rows see no later block, so what would follow cannot change the logits.
     """

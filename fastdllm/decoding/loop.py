@@ -115,7 +115,7 @@ def decode(
 
 
 def _ignore(event: Event) -> None:
-    """The `Observer` of callers without one."""
+    """The `Observer` of callers that pass none."""
 
 
 def _tick(
@@ -123,7 +123,7 @@ def _tick(
 ) -> Iterator[Step]:
     """One pass of the engine, after the reused passes of its sequences.
 
-    If memory runs out, it ends early with fewer slots, and the next tick does what is left.
+    If memory runs out, it ends early with fewer slots, and the next tick does the rest.
     """
     works = scheduler.works(scheduler.running)
     while reused := [work for work in works if work.kind is PassKind.REUSED]:

@@ -75,7 +75,7 @@ class PassRunner:
     def _run_span(
         self, span: LayerRange, hidden: Tensor, works: Sequence[Work], opened: OpenPass
     ) -> tuple[Tensor, list[int]]:
-        """Do with one span what the policy asks; returns also the works it was not computed for."""
+        """Apply the policy's actions to one span; also return the works it was not computed for."""
         places = self.spans.places(works)
         reused, inputs = {}, hidden
         sub_block_indices = [i for i, work in enumerate(works) if work.kind is PassKind.SUB_BLOCK]

@@ -33,7 +33,7 @@ class Branch:
 
 
 def grow(sequences: Sequence[Tokens], block_size: int) -> Branch:
-    """Return the root of the prefix tree of `sequences`, cut into blocks of `block_size` tokens.
+    """Return the root of the prefix tree of `sequences`, split into blocks of `block_size` tokens.
 
     Tokens after the last whole block of a sequence do not count. Does not recurse.
     """

@@ -52,7 +52,7 @@ def request_seed(seed: int, prompt_ids: Sequence[int], occurrence: int) -> int:
     """Return the seed of one request's generator, which does not depend on other prompts.
 
     `occurrence` counts earlier requests with the same prompt, so that copies differ, and the n-th
-    copy is sampled alike in every list.
+    copy is sampled the same way in every list.
     """
     text = f"{seed}/{occurrence}/" + ",".join(map(str, prompt_ids))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

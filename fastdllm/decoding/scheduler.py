@@ -59,7 +59,7 @@ class Scheduler:
         self._open(slots)
 
     def _open(self, slots: int) -> None:
-        """Allocate `slots` for the sequences that are left, or half as many until they fit."""
+        """Allocate `slots` for the remaining sequences, or half as many until they fit."""
         while not self._try_open(slots):
             if slots == 1:
                 raise _too_little_memory()

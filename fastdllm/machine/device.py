@@ -77,7 +77,7 @@ def _available() -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a pass ran out of memory.
 
-    What does not use torch's own allocator (a CPU, graphs, cuBLAS) says so in its message only.
+    Errors from outside torch's own allocator (a CPU, graphs, cuBLAS) show it in their message only.
     """
     if isinstance(error, torch.OutOfMemoryError):
         return True

@@ -56,7 +56,7 @@ def find_checkpoint(path: str | Path, revision: str | None = None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         line = " ".join(str(error).split())[:200]
         raise UserError(
-            f"model {name!r}: no such folder here, and the hub did not give it ({line}); "
+            f"model {name!r}: no such folder here, and the hub did not deliver it ({line}); "
             "fetch it on a machine with network access first: hf download " + name
         ) from error
 

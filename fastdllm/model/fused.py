@@ -1,4 +1,4 @@
-"""The network in the form that is decoded: fused weights, on flat rows.
+"""The network in the form that decoding uses: fused weights, on flat rows.
 
 The layers of plain.py, on rows [R, H] of any number of sequences at once; `Attend` knows which rows
 belong together. Knows nothing of caches, blocks or policies.

@@ -1,7 +1,7 @@
 """Matrix products with fixed weights, in the layout that was measured to be fastest.
 
 On a CPU, large float32 weights are packed for oneDNN. The layout of a weight depends on its size
-alone, so that the same model always rounds alike.
+alone, so that the same model always rounds the same way.
 """
 
 from __future__ import annotations

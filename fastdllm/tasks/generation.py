@@ -20,7 +20,7 @@ from fastdllm.validation import StrictModel, validated
 
 # Names that lm-eval accepts for `max_gen_toks`. Not `max_length`: that counts the prompt as well.
 BUDGET_ALIASES = ("max_new_tokens", "max_tokens", "max_completion_tokens")
-# Options without a counterpart in block diffusion, each with the value that means nothing.
+# Options without a counterpart in block diffusion, each with the value that has no effect.
 WITHOUT_COUNTERPART = {
     "num_beams": 1,
     "top_k": 0,
@@ -59,9 +59,9 @@ GenerationWishes = create_model(
 
 
 def generation_wishes(gen_kwargs: Any, where: str) -> dict[str, Any]:
-    """A task's `generation_kwargs`, checked, as `GenerationWishes` names and types them.
+    """Check a task's `generation_kwargs`; return them as `GenerationWishes` names and types them.
 
-    Keys without a value and keys that ask for nothing (`num_beams: 1`) are left out, and another
+    Keys without a value and keys without effect (`num_beams: 1`) are left out, and another
     name of the token budget becomes `max_gen_toks`. `where` opens the error line.
 
     Raises:
@@ -133,7 +133,7 @@ def check_length(
 
 
 class AnswerText:
-    """Cuts answers at the first `until` string of a task.
+    """Truncates answers at the first `until` string of a task.
 
     An `until` that is one special token (such as the stop token's text) is compared by id, since
     special tokens do not show in the text; any other is searched in the text.
@@ -152,7 +152,7 @@ class AnswerText:
     def stop_when(self) -> Callable[[Sequence[int]], bool] | None:
         """The test that ends decoding early; None when only the model's stop token can.
 
-        It is asked after each token, so it looks at the end of the answer only.
+        It is called after each token, so it looks at the end of the answer only.
         """
         if not self._stop_texts and not self._stop_ids:
             return None
@@ -182,7 +182,7 @@ class AnswerText:
 
 
 def special_tokens(tokenizer: Any) -> dict[str, int]:
-    """Text to id of the tokenizer's special tokens."""
+    """Return the ids of the tokenizer's special tokens by their text."""
     special_ids = set(tokenizer.all_special_ids)
     return {
         str(token): token_id

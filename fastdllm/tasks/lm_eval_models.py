@@ -1,7 +1,7 @@
 """The two language models that lm-eval sees: one collects requests, one replays answers.
 
-Neither holds weights. Both render prompts with the same tokenizer and chat template, so a request
-that was planned is found again, to the letter, when it is scored; a prompt that changed in between
+Neither holds weights. Both render prompts with the same tokenizer and chat template, so scoring
+finds exactly the requests that were planned; a prompt that changed in between
 is a missing answer, never a wrong score.
 """
 

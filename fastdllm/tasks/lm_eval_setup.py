@@ -14,9 +14,9 @@ from fastdllm.tasks.task_files import find_task_files
 
 @contextmanager
 def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]:
-    """Quieten lm-eval and keep it from the network; the user's own variables win.
+    """Silence lm-eval and keep it off the network; the user's own variables win.
 
-    To be entered before lm-eval, datasets or transformers are imported, which read their
+    Enter this before lm-eval, datasets or transformers are imported, which read their
     environment variables once.
 
     offline: no attempt to reach the hub (even local data tries it otherwise).

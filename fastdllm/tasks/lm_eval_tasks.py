@@ -1,6 +1,6 @@
 """Everything that asks lm-eval to load or evaluate a task.
 
-lm-eval skips a broken task file in silence and raises whatever the data loader raised; here each of
+lm-eval silently skips a broken task file and raises whatever the data loader raised; here each of
 these becomes one line that names the file. Import this module only within `lm_eval_environment`.
 """
 
@@ -34,7 +34,7 @@ class LoadedTask:
     name: as asked for.
     root: the lm-eval Task or Group.
     leaves: the single tasks, in lm-eval's order.
-    primary: (metric, filter) that the score of this task means.
+    primary: (metric, filter) of the task's score.
     """
 
     name: str
@@ -158,7 +158,7 @@ def _no_items(task_name: str, dataset_kwargs: Mapping[str, Any] | None) -> UserE
 
 
 def _check_columns(task: Task) -> None:
-    """Refuse a plain name that is no column: lm-eval would take it as the text of every item."""
+    """Refuse a plain name that is not a column: lm-eval would take it as the text of every item."""
     columns = getattr(task, "features", None)
     if columns is None:
         return  # a task written in Python reads its data itself

@@ -1,8 +1,8 @@
 """The plan of a task: every request, tokenised once, in fixed chunks.
 
-Owns plan.json and requests.jsonl: their records, how requests are cut into chunks, and how both are
-written and read. A chunk is decoded, kept and resumed as a whole. Knows no lm-eval, no tokenizer
-and no model (see planning.py for where requests come from).
+Owns plan.json and requests.jsonl: their records, how requests are split into chunks, and how both
+are written and read. A chunk is decoded, kept and resumed as a whole. Knows no lm-eval, tokenizer
+or model (see planning.py for where requests come from).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def request_id(kind: str, args: Sequence[Any], repeat: int = 0) -> str:
 
 
 def fixed_chunks(requests: Sequence[PlannedRequest], chunk_size: int) -> list[list[int]]:
-    """Cut requests into chunks of at most `chunk_size`, longest prompts first.
+    """Split requests into chunks of at most `chunk_size`, longest prompts first.
 
     The longest come first so that a lack of memory shows at once and the time left is never
     underestimated. Generation requests share a chunk only with equal gen_kwargs. Log-likelihood
@@ -126,7 +126,7 @@ def fixed_chunks(requests: Sequence[PlannedRequest], chunk_size: int) -> list[li
 
 
 def context_chunks(options: Mapping[Tokens, Sequence[int]], chunk_size: int) -> list[list[int]]:
-    """Cut the options of contexts into chunks of at most `chunk_size`.
+    """Split the options of contexts into chunks of at most `chunk_size`.
 
     Scoring computes a shared prefix once per chunk, so contexts that begin alike belong together.
     Options of one context stay together, even when they are more. Contexts with a common prefix

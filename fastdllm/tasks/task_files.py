@@ -1,7 +1,7 @@
 """The local files that a task is read from: YAML, Python helpers, data.
 
 Read here only, since others must agree on it: these files enter the fingerprint of a run, and a
-task without any other is kept from the network. Follows lm-eval 0.4 (includes, groups, tags) and
+task without any other is kept off the network. Follows lm-eval 0.4 (includes, groups, tags) and
 `datasets` (which files a name means), and imports neither.
 """
 
@@ -235,7 +235,7 @@ def _outer(name: str) -> str:
 
 
 def _matches(base: Path, name: str) -> list[Path]:
-    # Path.glob knows no absolute patterns, and finds only folders for `**`.
+    # Path.glob refuses absolute patterns, and finds only folders for `**`.
     matches = glob.glob(_outer(name), root_dir=base, recursive=True)  # noqa: PTH207
     return [path for path in sorted(base / match for match in matches) if path.is_file()]
 

@@ -40,7 +40,7 @@ from fastdllm.workflow.targets import Targets, check_targets
 
 # A regular expression that nothing matches.
 NEVER = "(?!)"
-# What a job asks for where neither an estimate nor a queue says anything: 8 hours.
+# What a job asks for if neither an estimate nor a queue gives a time: 8 hours.
 DEFAULT_MINUTES = 480
 
 

@@ -204,7 +204,7 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as a person wrote it, cut if it is long."""
+    """Return a value as the user wrote it, truncated if it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)

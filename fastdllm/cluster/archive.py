@@ -129,7 +129,7 @@ def unpack(archive: Path, venv: Path, folder: Path) -> Path:
 
 @contextmanager
 def _private(folder: Path) -> Iterator[Path]:
-    """Yield a locked folder of this user; in /tmp, somebody else may have made one of its name."""
+    """Yield a locked folder of this user; in /tmp, another user may have made one of its name."""
     place = folder / f"fastdllm-env-{os.getuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     status = place.lstat()

@@ -21,7 +21,7 @@ from fastdllm.cluster.slurm import SlurmError, ask
 from fastdllm.common.errors import UserError, nearest_name
 from fastdllm.common.files import cannot
 
-# A person waits for the answer.
+# The user waits for the answer.
 PATIENCE_S = 15.0
 # A run leaves some megabytes, and a grid some hundred; below this something else is wrong.
 LEAST_FREE_GIB = 1.0

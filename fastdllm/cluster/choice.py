@@ -1,4 +1,4 @@
-"""What the jobs of one call ask for: chosen from the person's options and what the site has.
+"""What the jobs of one call ask for: chosen from the user's options and what the site has.
 
 Checks everything that can be known without the cluster: names, and whether the model fits the card.
 """
@@ -19,7 +19,7 @@ class Choice:
 
     gpu: kind of GPU; gres: requests one. constraint: requests one of its sizes. mem_per_gpu: main
     memory with each GPU, as sbatch reads it. cpu_partition: for jobs without a GPU. max_minutes:
-    longest time limit of a job. notes: what a person should know, one line each.
+    longest time limit of a job. notes: what the user should know, one line each.
     """
 
     site: str
@@ -52,7 +52,7 @@ class Choice:
 
     @property
     def text(self) -> str:
-        """The lines that a person reads before the jobs are submitted."""
+        """The lines to print before the jobs are submitted."""
         return "".join(f"fastdllm: {line}\n" for line in (self.words, *self.notes))
 
 
@@ -101,7 +101,7 @@ def choose(site: Site, options: ClusterOptions, model: ModelNeeds) -> Choice:
 
 
 def missing_account(site: Site, accounts: Iterable[str] = ()) -> str:
-    """Return the line for a person who named no account where one is needed."""
+    """Return the error line for a missing account."""
     names = ", ".join(sorted(accounts))
     if names:
         listed = f"yours: {names}"

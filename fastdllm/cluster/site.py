@@ -1,4 +1,4 @@
-"""What a person and a site say about a cluster, as data. Knows nothing of models or of jobs.
+"""The options of the user and the facts of a site, as data. Knows nothing of models or of jobs.
 
 `cluster:` in workflow_config.yaml, or words of `--config`, say whom jobs are charged to and what
 they run on. `site.yaml` beside the `config.yaml` of a Snakemake profile says what can be had: kinds
@@ -101,7 +101,7 @@ class GpuKind(StrictModel):
 
     @property
     def words(self) -> str:
-        """Memory and number format, by which a person chooses."""
+        """Memory and number format, by which users choose."""
         sizes = " or ".join(map(str, self.sizes_gib))
         return f"{sizes} GiB" + ("" if self.bfloat16 else ", no bfloat16")
 
@@ -120,7 +120,7 @@ class Qos(StrictModel):
 
     @property
     def words(self) -> str:
-        """Price, time and interruptions, by which a person chooses."""
+        """Price, time and interruptions, by which users choose."""
         price = "charged" if self.charged else "free"
         stop = self.preempted_after_h
         stopped = "" if stop is None else f", may be stopped after {stop:g} h"
@@ -146,7 +146,7 @@ class Site(StrictModel):
         False, description="Whether SLURM refuses jobs that name no account."
     )
     accounts_command: str | None = Field(
-        None, description="The site's own command that lists a person's accounts."
+        None, description="The site's own command that lists a user's accounts."
     )
     cpu_partition: SlurmNames | None = Field(
         None, description="Partition of small jobs without a GPU; null: SLURM's default."

@@ -78,7 +78,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """How a job stands, or ended. state: SLURM's word for it. exit_code: of the batch script."""
+    """The state of a job. state: SLURM's word for it. exit_code: of the batch script."""
 
     id: str
     state: str
@@ -188,7 +188,7 @@ def bare_state(state: str) -> str:
 
 
 def _plain_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    # A person's own defaults (SQUEUE_STATES, SACCT_FORMAT, ...) would hide jobs and move columns.
+    # A user's own defaults (SQUEUE_STATES, SACCT_FORMAT, ...) would hide jobs and move columns.
     kept = {k: v for k, v in environment.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
     return kept | {"SLURM_TIME_FORMAT": "standard"}
 

@@ -144,5 +144,5 @@ def _own_folder(slurm_job: str = "") -> Path:
     except OSError as error:
         raise cannot("make", folder, error) from None
     if owner != user:
-        raise UserError(f"{folder}: belongs to somebody else; ask them to remove it")
+        raise UserError(f"{folder}: belongs to another user; ask them to remove it")
     return folder

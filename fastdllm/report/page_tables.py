@@ -99,10 +99,10 @@ def _table_row(task: TaskReport, run: RunReport) -> TableRow:
     cells = [_accuracy(summary), _difference(comparison), _p(comparison), _verdict(comparison)]
     if task.is_generation:
         cells = [_standing(run), *cells, *(_cost(run, cost) for cost in PLOTTED)]
-        forwards, cut = summary.tokens_per_forward, summary.truncation_rate
+        forwards, truncated = summary.tokens_per_forward, summary.truncation_rate
         cells += [
             Cell("" if forwards is None else f"{forwards:.2f}", key=_number(forwards)),
-            Cell("" if cut is None else f"{100 * cut:.1f}", key=_number(cut)),
+            Cell("" if truncated is None else f"{100 * truncated:.1f}", key=_number(truncated)),
         ]
     return TableRow(
         experiment=summary.experiment,

@@ -173,7 +173,7 @@ class Summary(StrictModel):
     task: str = Field(description="Task, as in tasks/<task>.yaml.")
     config: str = Field(description="Configuration, one point of the experiment's grid.")
     timestamp: str = Field(description="When the run was scored, UTC, ISO 8601.")
-    fingerprint: str = Field(description="Digest of `decides`; tells done from stale.")
+    fingerprint: str = Field(description="Digest of `decides`; distinguishes done from stale.")
     decides: dict[str, JsonValue] = Field(
         description="Everything that decides the answers, key by key, as in spec.json."
     )

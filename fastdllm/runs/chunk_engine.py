@@ -1,7 +1,7 @@
 """The engine of a run: takes the planned requests of a chunk and returns their answers.
 
 Built on `decode` and `score`; knows nothing of lm-eval, files or scoring. An answer depends on its
-request and the settings only, never on how the run was cut or resumed.
+request and the settings only, never on how the run was split or resumed.
 """
 
 from __future__ import annotations

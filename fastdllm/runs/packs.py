@@ -145,7 +145,7 @@ def evaluate_pack(
 
 
 def write_report(path: Path, members: Sequence[Member]) -> None:
-    """Write the outcome of each run; tells Snakemake that the pack has run through."""
+    """Write the outcome of each run; tells Snakemake that the pack has finished."""
     records = [{k: v for k, v in asdict(member).items() if v} for member in members]
     write_json_atomically(path, {"schema_version": SCHEMA_VERSION, "members": records})
 

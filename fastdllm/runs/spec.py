@@ -116,7 +116,7 @@ def check_plan(spec: RunSpec, plan: Plan) -> None:
     if options["chunk_size"] is None:
         raise UserError(
             f"{spec.log_path.stem}: its spec.json was written by another version of fastdllm; "
-            "`snakemake -n` writes it anew"
+            "`snakemake -n` writes it again"
         )
     for key, value in options.items():
         planned = getattr(plan.header, key)

@@ -166,12 +166,12 @@ def _decoding_figures(decoded: Decoded, *, one_device: bool) -> dict[str, Any]:
     passes = sum((answer.passes for answer in answers if answer.passes), PassCounts())
     tokens = sum(len(answer.token_ids or ()) for answer in answers)
     latencies = [answer.latency_s for answer in answers if answer.latency_s is not None]
-    cut = sum(answer.finish_reason == "length" for answer in answers)
+    n_truncated = sum(answer.finish_reason == "length" for answer in answers)
     chunks = [chunk for chunk in decoded.chunks if chunk.answers[0].token_ids is not None]
     counts = zip(*(chunk.confidence_counts or () for chunk in chunks), strict=True)
     figures: dict[str, Any] = {
         "passes": Passes(**asdict(passes)),
-        "truncation_rate": round(cut / len(answers), 6),
+        "truncation_rate": round(n_truncated / len(answers), 6),
         "confidences": Confidences(edges=list(EDGES), counts=[sum(bin_) for bin_ in counts]),
     }
     if passes.forwards:

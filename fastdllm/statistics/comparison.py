@@ -94,7 +94,7 @@ def compare(baseline: Summary, other: Summary) -> Comparison:
         verdict = _verdict(paired)
     why_no_speed = _why_no_speed(baseline, other)
     ours, theirs = layer_forwards_per_answer(other), layer_forwards_per_answer(baseline)
-    cut = truncated_answers(baseline), truncated_answers(other)
+    a, b = truncated_answers(baseline), truncated_answers(other)
     return Comparison(
         baseline=baseline,
         other=other,
@@ -103,7 +103,7 @@ def compare(baseline: Summary, other: Summary) -> Comparison:
         speed=None if why_no_speed else _speed(baseline, other),
         why_no_speed=why_no_speed,
         layer_forwards=ours / theirs if ours is not None and theirs else None,
-        truncated=(cut[0], cut[1]) if cut[0] is not None and cut[1] is not None else None,
+        truncated=None if a is None or b is None else (a, b),
         verdict=verdict,
     )
 

@@ -170,8 +170,8 @@ class AnswerText:
     def text(self, token_ids: Sequence[int]) -> str:
         """The answer without special tokens, up to and without the first `until`."""
         ids = list(token_ids)
-        cut = next((i for i, token in enumerate(ids) if token in self._stop_ids), len(ids))
-        text = self._decode(ids[:cut])
+        end = next((i for i, token in enumerate(ids) if token in self._stop_ids), len(ids))
+        text = self._decode(ids[:end])
         ends = [at for stop in self._stop_texts if (at := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text
 

@@ -70,7 +70,7 @@ class MainProcess:
 def claim_folder(*, is_dry_run: bool, arguments: Sequence[str] | None = None) -> None:
     """Record that this process works here; clear the locks of a dead one.
 
-    A dry run touches nothing and is never refused. With `--unlock`, a person asserts that processes
+    A dry run touches nothing and is never refused. With `--unlock`, the user asserts that processes
     that cannot be seen are dead.
 
     Args:

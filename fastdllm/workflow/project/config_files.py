@@ -1,4 +1,4 @@
-"""What a person writes: workflow_config.yaml and experiments/<name>/experiment.yaml.
+"""What users write: workflow_config.yaml and experiments/<name>/experiment.yaml.
 
 Owns both schemas and how they are loaded; runs.py turns them into runs. Every mistake becomes one
 line that names the file and the key. `python -m scripts.write_schemas` writes the JSON schemas to

@@ -44,36 +44,36 @@ class FileDigests:
     """sha256 of files, remembered by size and modification time."""
 
     path: Path = DIGEST_CACHE
-    known: dict[str, list[Any]] = field(default_factory=dict)
+    cached: dict[str, list[Any]] = field(default_factory=dict)
     is_changed: bool = False
 
     @classmethod
     def load(cls, path: Path = DIGEST_CACHE) -> FileDigests:
         """Read the cache; a missing or damaged one is empty."""
-        return cls(path=path, known=json_object(path))
+        return cls(path=path, cached=json_object(path))
 
     def of(self, file: Path) -> str:
         """The sha256 of a file's bytes."""
         try:
             stat = file.stat()
-            stamp, entry = [stat.st_size, stat.st_mtime_ns], self.known.get(str(file))
+            stamp, entry = [stat.st_size, stat.st_mtime_ns], self.cached.get(str(file))
             if isinstance(entry, list) and len(entry) == 3 and entry[:2] == stamp:
                 return str(entry[2])
             with file.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise cannot("read", file, error) from None
-        self.known[str(file)] = [*stamp, digest]
+        self.cached[str(file)] = [*stamp, digest]
         self.is_changed = True
         return digest
 
     def save(self) -> None:
         """Write the cache where possible, and only if it changed."""
         if self.is_changed:
-            # Only a speed-up: `fastdllm status` must work on a full disk, and in somebody else's
+            # Only a speed-up: `fastdllm status` must work on a full disk, and in another user's
             # read-only folder, where the files are then hashed each time.
             with suppress(UserError):
-                write_json_atomically(self.path, self.known)
+                write_json_atomically(self.path, self.cached)
             self.is_changed = False
 
 

@@ -1,4 +1,4 @@
-"""What a person selects: `task=... experiment=... config=... limit=... restore=...`.
+"""What the user selects: `task=... experiment=... config=... limit=... restore=...`.
 
 The first four restrict Snakemake (`--config task=a,b limit=10`) and `fastdllm status`. Values
 are comma lists of names; a limit takes the first n items of each task and keeps such runs apart.

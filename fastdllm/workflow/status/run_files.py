@@ -67,17 +67,17 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """All parts of a run. of: into how many shards it is split, if it is."""
+    """All parts of a run. whole: that without shards. of: the number of shards, if it is split."""
 
     run: Run
     names: frozenset[str]
-    own: Part
+    whole: Part
     shards: tuple[Part, ...] = ()
     of: int | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return (self.own, *self.shards)
+        return (self.whole, *self.shards)
 
     @property
     def failure(self) -> str | None:
@@ -92,17 +92,17 @@ class RunFiles:
         return read_attempts(self.run.folder) if ATTEMPTS in self.names else []
 
 
-def read_run_files(run: Run, *, cut: int | None = None) -> RunFiles:
+def read_run_files(run: Run, *, count: int | None = None) -> RunFiles:
     """Read the folder of a run.
 
     Args:
-        cut: into how many shards it is split, where known; by default as its newest files are.
+        count: the number of its shards, if known; by default that of its newest files.
     """
     names = _listing(run.folder)
-    of, shards = (cut, ()) if "shards" not in names else _shards(run, cut)
+    of, shards = (count, ()) if "shards" not in names else _shards(run, count)
     # The process that finishes a split run holds the lock as well, and may write no progress.
-    whole_run = _part(run.folder, "", names, has_lock="progress.json" in names or bool(shards))
-    return RunFiles(run, names, whole_run, shards, of)
+    whole = _part(run.folder, "", names, has_lock="progress.json" in names or bool(shards))
+    return RunFiles(run, names, whole, shards, of)
 
 
 def _listing(folder: Path) -> frozenset[str]:
@@ -113,14 +113,14 @@ def _listing(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _shards(run: Run, cut: int | None) -> tuple[int | None, tuple[Part, ...]]:
+def _shards(run: Run, count: int | None) -> tuple[int | None, tuple[Part, ...]]:
     folder = run.folder / "shards"
     kinds: dict[Shard, set[str]] = {}
     for name in _listing(folder):
         shard, kind = split_name(name)
         if shard is not None and kind in _KINDS:
             kinds.setdefault(shard, set()).add(kind)
-    of = cut or _newest_cut(folder, kinds)
+    of = count or _newest_count(folder, kinds)
     shards = sorted((shard for shard in kinds if shard.count == of), key=lambda s: s.index)
     return of, tuple(_shard(run, folder, shard, kinds[shard]) for shard in shards)
 
@@ -152,11 +152,11 @@ def _part(folder: Path, prefix: str, kinds: Collection[str], *, has_lock: bool) 
     )
 
 
-def _newest_cut(folder: Path, kinds: Mapping[Shard, Collection[str]]) -> int | None:
+def _newest_count(folder: Path, kinds: Mapping[Shard, Collection[str]]) -> int | None:
     """Return the number of shards of the file that was changed last."""
-    cuts = {shard.count for shard in kinds}
-    if len(cuts) < 2:
-        return next(iter(cuts), None)
+    counts = {shard.count for shard in kinds}
+    if len(counts) < 2:
+        return next(iter(counts), None)
     files = [(shard, folder / f"{shard}.{kind}") for shard in kinds for kind in kinds[shard]]
     return max(files, key=lambda file: -_age_and_owner(file[1])[0])[0].count
 

@@ -24,7 +24,7 @@ def progress_of(files: RunFiles, alive: Collection[Part] = ()) -> Mapping[str, A
         alive: the parts that are at work, whose speeds count.
     """
     if not files.shards:
-        return files.own.progress
+        return files.whole.progress
     recorded = [part.progress for part in files.parts if part.progress is not None]
     if not recorded and not any(part.is_done for part in files.shards):
         return None

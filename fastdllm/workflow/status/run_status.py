@@ -32,7 +32,7 @@ SAME_COMMAND = "the same command resumes"
 
 
 class State(StrEnum):
-    """What a person can do about a run follows from its state."""
+    """The state of a run, which determines what the user can do about it."""
 
     DONE = "done"
     UNPUBLISHED = "unpublished"
@@ -123,7 +123,7 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     """
     run_jobs = jobs.of(run) if jobs is not None else ()
     live = tuple(job for job in run_jobs if job.job.is_live)
-    files = read_run_files(run, cut=next((job.shard.count for job in live if job.shard), None))
+    files = read_run_files(run, count=next((job.shard.count for job in live if job.shard), None))
     live = unfinished(live, files)
     alive = parts_at_work(files, jobs)
     if alive:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm.cli import main
 from tests.support.small_project import NINE, REUSE, SmallProject, add_experiment, edit
 
 pytestmark = pytest.mark.slow
@@ -47,7 +48,15 @@ def told(project: SmallProject, *arguments: str) -> str:
     return next(line for line in text.splitlines() if line.startswith("fastdllm:"))
 
 
-def test_the_life_of_runs_that_are_one_computation(reuse: SmallProject) -> None:
+def status(capsys: pytest.CaptureFixture[str]) -> str:
+    """What `fastdllm status` prints."""
+    assert main(["status"]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_life_of_runs_that_are_one_computation(
+    reuse: SmallProject, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One project through its usual changes; each step costs a Snakemake start."""
     rows = reuse.planned()
     assert [row[2:] for row in rows] == [
@@ -59,7 +68,7 @@ def test_the_life_of_runs_that_are_one_computation(reuse: SmallProject) -> None:
     assert told(reuse) == "fastdllm: 4 targets, 2 GPU jobs (2 missing), 2 the same as another"
     line = "fastdllm: 2 targets, 1 GPU job (1 missing), 1 the same as another"
     assert told(reuse, "--config", "config=k2_first,k2_last") == line
-    assert "to make: 2 GPU jobs, 2 the same as another" in reuse.fastdllm("status")
+    assert "to make: 2 GPU jobs, 2 the same as another" in status(capsys)
     assert make(reuse) == ["k2_first", "k3_first"]
 
     leader, member = read(LEADER), read(MEMBER)
@@ -75,7 +84,7 @@ def test_the_life_of_runs_that_are_one_computation(reuse: SmallProject) -> None:
     assert Path(MEMBER).with_name("results.json").exists()
     assert read(MEMBER.replace("results", "artifacts", 1)) == member
     assert reuse.planned() == []
-    assert "4 done (2 the same computation as another)" in reuse.fastdllm("status")
+    assert "4 done (2 the same computation as another)" in status(capsys)
     assert "Nothing to be done" in reuse.snakemake("-n").stdout
 
     assert [row[2:] for row in reuse.planned("-R", LEADER)] == [
@@ -168,7 +177,9 @@ def test_the_members_of_a_leader_that_failed_are_missing(reuse: SmallProject) ->
     assert read(MEMBER) == before, "an old copy stays, as an old result does"
 
 
-def test_replicates_are_decoded_and_must_agree(reuse: SmallProject) -> None:
+def test_replicates_are_decoded_and_must_agree(
+    reuse: SmallProject, capsys: pytest.CaptureFixture[str]
+) -> None:
     make(reuse)
     edit("experiments/reuse/experiment.yaml", "tasks:", "replicate: true\ntasks:")
     assert [row[2:] for row in reuse.planned()] == [
@@ -179,8 +190,7 @@ def test_replicates_are_decoded_and_must_agree(reuse: SmallProject) -> None:
     assert make(reuse) == ["k2_last", "k3_last"]
     assert "same_as" not in read("artifacts/reuse/words/k2_last/summary.json")
     assert reuse.planned() == []
-    status = reuse.fastdllm("status")
-    alarms = [line for line in status.splitlines() if line.startswith("ALARM")]
+    alarms = [line for line in status(capsys).splitlines() if line.startswith("ALARM")]
     assert len(alarms) == 1
     assert "k2_first" in alarms[0]
     assert "k2_last" in alarms[0]

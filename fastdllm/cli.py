@@ -53,8 +53,8 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: "):
             argument = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
             options = [option for action in self._actions for option in action.option_strings]
-            near = nearest_name(argument, options)
-            hint = f"; did you mean {near}?" if near else ""
+            nearest = nearest_name(argument, options)
+            hint = f"; did you mean {nearest}?" if nearest else ""
             message = f"unknown argument {argument}{hint}"
         raise UserError(f"{message} (see {self.prog} --help)")
 

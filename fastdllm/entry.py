@@ -158,12 +158,12 @@ def left_out_of(statuses: Sequence[RunStatus], *, is_submitted: bool) -> frozens
         if status.state in (State.RUNNING, State.QUEUED)
         and not (is_submitted and status.is_adopted)
     }
-    behind = {
+    followers = {
         status.run.name
         for status in statuses
         if status.leader is not None and status.is_to_be_made and status.leader.name in busy
     }
-    return frozenset(busy | behind)
+    return frozenset(busy | followers)
 
 
 @dataclass(frozen=True, slots=True)

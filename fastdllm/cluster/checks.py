@@ -75,8 +75,8 @@ def check_account(choice: Choice, site: Site) -> None:
     # SLURM writes accounts in lower case and accepts them in any.
     account = choice.account.lower() if choice.account is not None else None
     if account is not None and account not in allowed:
-        near = nearest_name(account, allowed)
-        hint = f"did you mean {near}? " if near else ""
+        nearest = nearest_name(account, allowed)
+        hint = f"did you mean {nearest}? " if nearest else ""
         raise UserError(
             f"cluster: account: {choice.account!r} is none of yours on {choice.site}; {hint}"
             f"yours: {', '.join(sorted(allowed))}"
@@ -133,15 +133,15 @@ def check_small_job(partition: str, site: str) -> None:
 
 
 def _listed(name: str, names: Iterable[str]) -> str:
-    near = nearest_name(name, names)
-    hint = f"did you mean {near}? " if near else ""
+    nearest = nearest_name(name, names)
+    hint = f"did you mean {nearest}? " if nearest else ""
     return f"{hint}there are: {', '.join(sorted(names))}"
 
 
 def _where(kind: str, kinds_of: Mapping[str, set[str]], *, usual: str | None) -> str:
-    having = _having(kind, kinds_of)
-    best = usual if usual in having else having[0]
-    return f"{kind} is in: {', '.join(having)}; add it to the command: --config partition={best}"
+    names = _having(kind, kinds_of)
+    best = usual if usual in names else names[0]
+    return f"{kind} is in: {', '.join(names)}; add it to the command: --config partition={best}"
 
 
 def _usual(choice: Choice, site: Site) -> str | None:

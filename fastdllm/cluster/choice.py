@@ -193,8 +193,8 @@ def _advice(kinds: Mapping[str, GpuKind], model: ModelNeeds) -> str:
 def _hint(name: str, valid: Iterable[str]) -> str:
     # People write names of hardware in either case, and with a blank, a dash or nothing between.
     plain = {_plain(option): option for option in valid}
-    near = nearest_name(_plain(name), plain)
-    return f"did you mean {plain[near]}? " if near else ""
+    nearest = nearest_name(_plain(name), plain)
+    return f"did you mean {plain[nearest]}? " if nearest else ""
 
 
 def _plain(name: str) -> str:

@@ -60,16 +60,16 @@ def _requeue(arguments: Sequence[str]) -> int:
 
 
 def _others(arguments: Sequence[str]) -> str:
-    again = f"`fastdllm submit {shlex.join(arguments)}` follows them again"
+    hint = f"`fastdllm submit {shlex.join(arguments)}` follows them again"
     try:
         live = live_jobs(own_jobs(), Path.cwd())
     except SlurmError:
-        return f"the jobs of this folder continue; {again}"
+        return f"the jobs of this folder continue; {hint}"
     of_rules = [job.id for comment, job in live.items() if comment.startswith("rule_")]
     ids = sorted(of_rules, key=lambda job_id: (len(job_id), job_id))
     if not ids:
         return "no job of this folder is left"
-    return f"{len(ids)} jobs of this folder continue; {again}, `scancel {' '.join(ids)}` ends them"
+    return f"{len(ids)} jobs of this folder continue; {hint}, `scancel {' '.join(ids)}` ends them"
 
 
 if __name__ == "__main__":

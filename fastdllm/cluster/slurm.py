@@ -104,11 +104,11 @@ def own_jobs(*, max_age_s: float = 0.0) -> list[Job]:
     Raises:
         SlurmError: squeue is absent, failed, or silent for a minute.
     """
-    kept = _kept_jobs(max_age_s)
-    if kept is not None:
-        return kept
-    last = _QUEUE_FIELDS[-1]
-    columns = ",".join(f"{name}:{_END if name == last else _FIELD}" for name in _QUEUE_FIELDS)
+    cached = _kept_jobs(max_age_s)
+    if cached is not None:
+        return cached
+    last_field = _QUEUE_FIELDS[-1]
+    columns = ",".join(f"{name}:{_END if name == last_field else _FIELD}" for name in _QUEUE_FIELDS)
     text = ask("squeue", "--me", "--states=all", "--noheader", f"--Format={columns}")
     jobs = [job for record in text.split(_END) if (job := _job(record)) is not None]
     _keep(jobs)

@@ -104,13 +104,13 @@ def problems(venv: Path, project: Path) -> list[str]:
             faults.append("pyproject.toml or constraints.txt changed since it was built")
         if Path(built.project) != project.resolve():
             faults.append(f"it runs the code of another folder, {built.project}")
-        lost = [p for p in built.packages if _normal(p.rpartition("-")[0]) not in installed]
-        if lost:
-            faults.append(f"{_counted(lost)} no longer there (scratch is purged after some time)")
+        absent = [p for p in built.packages if _normal(p.rpartition("-")[0]) not in installed]
+        if absent:
+            faults.append(f"{_counted(absent)} no longer there (scratch is purged after some time)")
     else:
-        lost = [name for name in _dependencies(project) if name not in installed]
-        if lost:
-            faults.append(f"{_counted(lost)} not installed")
+        absent = [name for name in _dependencies(project) if name not in installed]
+        if absent:
+            faults.append(f"{_counted(absent)} not installed")
     pins = _pins(project)
     unpinned = [
         f"{name} {version} instead of {pins[name]}"

@@ -59,11 +59,11 @@ def generate(
     elif settings is not None and settings != policy.settings:
         raise UserError("the policy was made for other settings; give settings or a policy")
     requests = [p if isinstance(p, Request) else Request(tuple(p)) for p in prompts]
-    finished: dict[int, Generation] = {}
+    answers: dict[int, Generation] = {}
     for step in decode(model, requests, policy, slots=slots):
         if step.finished is not None:
-            finished[step.request] = step.finished
-    return [finished[index] for index in range(len(requests))]
+            answers[step.request] = step.finished
+    return [answers[index] for index in range(len(requests))]
 
 
 @torch.inference_mode()
@@ -179,7 +179,7 @@ def _guarded(
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
     # After the handler, whose traceback holds what the pass had allocated.
-    before = scheduler.slots
+    slots_before = scheduler.slots
     scheduler.halve()
-    notify(OutOfMemory(before, scheduler.slots))
+    notify(OutOfMemory(slots_before, scheduler.slots))
     return None

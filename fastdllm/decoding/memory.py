@@ -65,9 +65,9 @@ def slot_bytes(model: FusedModel, length: int, policy: Policy) -> int:
     settings = policy.settings
     cache = length * bytes_per_position(model.config, model.dtype)
     # Logits in the model's dtype, in float32, and their softmax.
-    ahead = settings.small_block_size * (1 + settings.lookahead_depth)
-    read = min(ahead, settings.block_size)
-    logits = read * model.config.vocab_size * (model.dtype.itemsize + 8)
+    window = settings.small_block_size * (1 + settings.lookahead_depth)
+    rows_read = min(window, settings.block_size)
+    logits = rows_read * model.config.vocab_size * (model.dtype.itemsize + 8)
     block = settings.block_size * model.config.hidden_size * model.dtype.itemsize
     spans = 2 * len(policy.layer_spans) * block
     return cache + logits + spans + _bytes_of_rows(model, settings.block_size)

@@ -83,11 +83,11 @@ def with_ahead(work: Work, proposed: Proposals) -> Proposals:
     if not work.denoises or stop == end:
         return proposed
     sequence = work.sequence
-    kept = slice(stop - sequence.ahead_start, end - sequence.ahead_start)
+    ahead = slice(stop - sequence.ahead_start, end - sequence.ahead_start)
     return Proposals(
         work.window,
-        proposed.tokens + sequence.ahead_tokens[kept],
-        proposed.confidences + sequence.ahead_confidences[kept],
+        proposed.tokens + sequence.ahead_tokens[ahead],
+        proposed.confidences + sequence.ahead_confidences[ahead],
         proposed.logits,
     )
 

@@ -109,9 +109,9 @@ class Scheduler:
             self.cache.release(sequence.cache_start, sequence.capacity)
             self.runner.spans.drop(sequence.slot)
         self.entered = []
-        taken = {sequence.slot for sequence in self.running}
+        used_slots = {sequence.slot for sequence in self.running}
         for slot in range(self.slots):
-            if slot in taken:
+            if slot in used_slots:
                 continue
             if not self._enter(slot):
                 break

@@ -54,16 +54,16 @@ def card_for(device: str, *, folder: Path | None = None) -> Iterator[None]:
     if len(cards) <= (1 if slurm_job else 0):
         yield
         return
-    before = os.environ.get(VISIBLE)
+    previous = os.environ.get(VISIBLE)
     with _taken(cards, folder or _own_folder(slurm_job)) as card:
         os.environ[VISIBLE] = card
         try:
             yield
         finally:
-            if before is None:
+            if previous is None:
                 del os.environ[VISIBLE]
             else:
-                os.environ[VISIBLE] = before
+                os.environ[VISIBLE] = previous
 
 
 def visible_cards() -> tuple[str, ...]:

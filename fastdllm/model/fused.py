@@ -168,12 +168,12 @@ class FusedModel:
             pairs = qkv.as_strided((rows, heads, half, 2), (width, 2 * half, 2, 1))
             torch.view_as_complex(pairs).mul_(rotation)
             return
-        turned = qkv.as_strided((rows, heads, 2 * half), (width, 2 * half, 1))
+        view = qkv.as_strided((rows, heads, 2 * half), (width, 2 * half, 1))
         cos, sin = rotation[..., : 2 * half], rotation[..., 2 * half :]
-        rotated = turned * cos
-        rotated[..., :half].addcmul_(turned[..., half:], sin, value=-1)
-        rotated[..., half:].addcmul_(turned[..., :half], sin)
-        turned.copy_(rotated)
+        rotated = view * cos
+        rotated[..., :half].addcmul_(view[..., half:], sin, value=-1)
+        rotated[..., half:].addcmul_(view[..., :half], sin)
+        view.copy_(rotated)
 
 
 def fused(model: BlockDiffusionModel | FusedModel) -> FusedModel:

@@ -245,12 +245,12 @@ def added_to_lookahead(findings: Sequence[ExperimentFinding]) -> list[str]:
     ]
     if not pairs:
         return []
-    best, alone = min(pairs, key=lambda pair: pair[0].loss)
+    best, lookahead_only = min(pairs, key=lambda pair: pair[0].loss)
     return [
         f"Reuse on top of look-ahead, at its best: `{best.summary.config}` "
         f"{100 * best.summary.accuracy:.1f} % at {best.cost:.1f} layer-forwards, against "
-        f"{100 * alone.summary.accuracy:.1f} % at {alone.cost:.1f} without reuse "
-        f"(`{alone.summary.config}`)."
+        f"{100 * lookahead_only.summary.accuracy:.1f} % at {lookahead_only.cost:.1f} without reuse "
+        f"(`{lookahead_only.summary.config}`)."
     ]
 
 

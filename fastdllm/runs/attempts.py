@@ -133,8 +133,8 @@ def is_stuck(folder: Path, shard: str | None = None) -> bool:
     One that was ended by SIGTERM in between before it finished a chunk does not count.
     """
     of_shard = [attempt for attempt in read_attempts(folder) if attempt.shard == shard]
-    telling = [attempt for attempt in of_shard if attempt.why != "SIGTERM" or attempt.chunks][-2:]
-    return len(telling) == 2 and all(a.why == TIME_LIMIT and a.chunks == 0 for a in telling)
+    relevant = [attempt for attempt in of_shard if attempt.why != "SIGTERM" or attempt.chunks][-2:]
+    return len(relevant) == 2 and all(a.why == TIME_LIMIT and a.chunks == 0 for a in relevant)
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -115,11 +115,11 @@ class Evaluation:
         with run_lock(self.folder, wait=wait), failure_record(self.files):
             self.check_sources(self.spec)
             remove_traces(self.folder)
-            kept = None if again else kept_result(self.folder, self.spec)
-            if kept is not None:
+            result = None if again else kept_result(self.folder, self.spec)
+            if result is not None:
                 remove(self.files.progress)
-                mark_as_scored(self.files.answers, kept)
-                return Outcome(kept, is_new=False)
+                mark_as_scored(self.files.answers, result)
+                return Outcome(result, is_new=False)
             self.header = self._header_here()
             reuse = not again and stored_result(self.folder, self.spec) is None
             with guarded_attempt(self.folder, pack=self.pack) as journal:
@@ -150,12 +150,12 @@ class Evaluation:
             self.check_sources(self.spec)
             for path in (self.files.failure, self.files.progress):
                 remove(path)  # of an earlier try in one piece
-            kept = None if again else kept_result(self.folder, self.spec)
+            result = None if again else kept_result(self.folder, self.spec)
             chunks = shard.chunks(len(self._all_chunks))
-            if kept is not None:
+            if result is not None:
                 remove(shard_files.progress)
                 write_stamp(self.folder, shard, self.spec, chunks)
-                return ShardOutcome(shard, len(chunks), run=Outcome(kept, is_new=False))
+                return ShardOutcome(shard, len(chunks), run=Outcome(result, is_new=False))
             self.header = self._header_here()
             reuse = stored_result(self.folder, self.spec) is None
             with guarded_attempt(self.folder, shard=str(shard)) as journal:
@@ -197,8 +197,8 @@ class Evaluation:
         """The result of the run, or what it lacks; log: where this process's output is kept."""
         result = stored_result(self.folder, self.spec)
         if result is not None:
-            made = (self.folder / "summary.json").stat().st_mtime_ns
-            if reuse or made >= stamp.stat().st_mtime_ns:
+            made_ns = (self.folder / "summary.json").stat().st_mtime_ns
+            if reuse or made_ns >= stamp.stat().st_mtime_ns:
                 return Outcome(result, is_new=False)
         held = held_chunks(self.plan, run_sources(self.folder, self.header, reuse=reuse))
         missing = [index for index in self._all_chunks if index not in held]
@@ -271,7 +271,7 @@ class Evaluation:
         missing = missing_chunks(self.plan, self.log, chunks, held=held)
         if not missing:
             return
-        before = len(self.log.chunks)
+        n_before = len(self.log.chunks)
 
         def start_session(warm_up_s: float) -> Session:
             session = session_of(engine, self.spec, load_s=load_s, warm_up_s=warm_up_s)
@@ -299,7 +299,7 @@ class Evaluation:
                 stop=self.stop,
             )
         finally:
-            journal.chunks = len(self.log.chunks) - before
+            journal.chunks = len(self.log.chunks) - n_before
 
     def _conclude(self) -> Outcome:
         """Make the result from the chunks in the logs of run and shards, which are complete.

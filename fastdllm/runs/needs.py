@@ -77,9 +77,9 @@ def require_model(model: str, revision: str | None) -> None:
     folder = snapshot(model, revision)
     if folder is None:
         raise UserError(f"{shown}: is not in the cache {hub_cache()}{_elsewhere('hub')}; {_REMEDY}")
-    lack = lacking(folder) or _differs(folder, read_fetched().model)
-    if lack is not None:
-        raise UserError(f"{shown}: {lack} in the cache ({folder}); {_REMEDY}")
+    problem = lacking(folder) or _differs(folder, read_fetched().model)
+    if problem is not None:
+        raise UserError(f"{shown}: {problem} in the cache ({folder}); {_REMEDY}")
 
 
 def require_data(task_file: Path) -> None:
@@ -90,10 +90,10 @@ def require_data(task_file: Path) -> None:
     task = task_file.stem
     entry = read_fetched().tasks.get(task)
     if entry is not None:
-        gone = next((file for file in entry["files"] if not _is_there(file)), None)
-        if gone is None:
+        damaged = next((file for file in entry["files"] if not _is_there(file)), None)
+        if damaged is None:
             return
-        raise UserError(f"task {task!r}: {gone['path']} is missing or truncated; {_REMEDY}")
+        raise UserError(f"task {task!r}: {damaged['path']} is missing or truncated; {_REMEDY}")
     for name, config in data_sets(files):
         if not has_data_set(name, config):
             raise UserError(

@@ -136,12 +136,12 @@ def answer_files(folder: Path) -> list[Path]:
 
 def newest_count(folder: Path) -> int | None:
     """Return into how many shards a run was last split, by its newest file; None if never."""
-    telling = [
+    dated_counts = [
         (path.stat().st_mtime_ns, shard.count)
         for path, shard, kind in _files(folder)
         if kind in ("json", "failed.json") or _ANSWERS.fullmatch(kind)
     ]
-    return max(telling)[1] if telling else None
+    return max(dated_counts)[1] if dated_counts else None
 
 
 def _files(folder: Path) -> list[tuple[Path, Shard, str]]:

@@ -97,11 +97,11 @@ class Stop:
         if self._number is not None and self._number not in numbers:
             raise self._over()
         self._is_settled = False
-        before, self._deferred = self._deferred, numbers
+        previous, self._deferred = self._deferred, numbers
         try:
             yield
         finally:
-            self._deferred = before
+            self._deferred = previous
 
     def settle(self) -> None:
         """Mark the work as done: a signal is only noted until something new begins."""

@@ -140,11 +140,11 @@ class AnswerText:
     """
 
     def __init__(self, tokenizer: Any, until: Sequence[str] | str | None) -> None:
-        wanted = [until] if isinstance(until, str) else list(until or ())
+        stops = [until] if isinstance(until, str) else list(until or ())
         special = special_tokens(tokenizer)
         self._tokenizer = tokenizer
-        self._stop_ids = {special[text] for text in wanted if text in special}
-        self._stop_texts = [text for text in wanted if text and text not in special]
+        self._stop_ids = {special[text] for text in stops if text in special}
+        self._stop_texts = [text for text in stops if text and text not in special]
         # A token has at least one byte, so a stop text ends within this many tokens; a few more,
         # because the first of them may be the tail of a character.
         self._reach = 4 + max((len(text.encode()) for text in self._stop_texts), default=0)

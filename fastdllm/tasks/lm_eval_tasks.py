@@ -168,10 +168,10 @@ def _check_columns(task: Task) -> None:
             continue
         if isinstance(choices, list) and name in choices:
             continue  # the same option is right for all items
-        near = nearest_name(name, columns)
+        nearest = nearest_name(name, columns)
         raise UserError(
             f"task {task.task_name!r}: {key} {name!r} is no column of its data; "
-            + (f"did you mean {near!r}? " if near else "")
+            + (f"did you mean {nearest!r}? " if nearest else "")
             + f"columns: {', '.join(columns)} (a fixed text is written as \"{{{{ '{name}' }}}}\")"
         )
 

@@ -143,12 +143,12 @@ def context_chunks(options: Mapping[Tokens, Sequence[int]], chunk_size: int) -> 
     pending = [grow(contexts, SHARED_BLOCK)]
     while pending:
         branch = pending.pop()
-        taken = len(chunks[-1])
-        fits = taken + sum(counts[member] for member in branch.members) <= chunk_size
-        alone = len(branch.members) == 1
-        if taken and not fits and (alone or branch.stop - branch.start >= branch.start):
+        n_taken = len(chunks[-1])
+        fits = n_taken + sum(counts[member] for member in branch.members) <= chunk_size
+        is_single = len(branch.members) == 1
+        if n_taken and not fits and (is_single or branch.stop - branch.start >= branch.start):
             chunks.append([])
-        if alone:
+        if is_single:
             chunks[-1] += options[contexts[branch.members[0]]]
             continue
         ending = [Branch(branch.stop, branch.stop, [member]) for member in branch.ending]
@@ -188,17 +188,17 @@ def read_plan(folder: Path, task: str) -> Plan:
     """
     path, requests_path = folder / "plan.json", folder / "requests.jsonl"
     # The plan itself may be what is missing, so its folder tells the limit.
-    again = plan_again(task, split_task_folder(folder.name)[1])
+    advice = plan_again(task, split_task_folder(folder.name)[1])
     for needed in (path, requests_path):
         if not needed.is_file():
-            raise UserError(f"{needed}: the plan of task {task!r} is missing; {again}")
+            raise UserError(f"{needed}: the plan of task {task!r} is missing; {advice}")
     values = read_json(path)
     if isinstance(values, dict) and values.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{path}: made by another version of fastdllm; {again}")
+        raise UserError(f"{path}: made by another version of fastdllm; {advice}")
     header = validated(PlanHeader, values, str(path))
     content = requests_path.read_bytes()
     if hashlib.sha256(content).hexdigest() != header.digest:
-        raise UserError(f"{requests_path}: does not belong to {path.name}; {again}")
+        raise UserError(f"{requests_path}: does not belong to {path.name}; {advice}")
     requests = tuple(_request(json.loads(line)) for line in content.splitlines())
     return Plan(header=header, requests=requests)
 

@@ -36,9 +36,9 @@ def write_copy(leader: Path, folder: Path, spec: RunSpec) -> Summary:
             run, or the folder is locked or not writable; nothing is changed then.
     """
     source = _result_of(leader, spec)
-    made = read_summary(source)
-    _refuse_own(made, leader, spec)
-    summary = copied_summary(made, spec)
+    leader_summary = read_summary(source)
+    _refuse_own(leader_summary, leader, spec)
+    summary = copied_summary(leader_summary, spec)
     with run_lock(folder):
         path = folder / SUMMARY
         if path.exists() and stored_fingerprint(path) != spec.fingerprint:

@@ -107,15 +107,15 @@ def refuse_overlap(files: Iterable[str]) -> None:
     Raises:
         UserError: who makes what, and what to do. Snakemake's own message does not say who.
     """
-    both = sorted(held_outputs().intersection(files))
-    if not both:
+    contested = sorted(held_outputs().intersection(files))
+    if not contested:
         return
     others = living_processes()
     who = " and ".join(process.words for process in others) or "another snakemake"
     look = others[0].look if others else "ps -u $USER"
-    more = f" and {len(both) - 1} more" if len(both) > 1 else ""
+    more = f" and {len(contested) - 1} more" if len(contested) > 1 else ""
     raise UserError(
-        f"{who} is making {both[0]}{more}; wait for it, or ask for other runs; only if it is "
+        f"{who} is making {contested[0]}{more}; wait for it, or ask for other runs; only if it is "
         f"dead ({look}): snakemake --unlock, then the same command"
     )
 

@@ -50,8 +50,8 @@ class JobSplit:
         """Return the number of jobs that decode `runs`."""
         packed = {run.name: pack for pack, members in self.packs.items() for run in members}
         names = [run.name for run in runs]
-        alone = sum(self.shards.get(name, 1) for name in names if name not in packed)
-        return alone + len({packed[name] for name in names if name in packed})
+        n_unpacked = sum(self.shards.get(name, 1) for name in names if name not in packed)
+        return n_unpacked + len({packed[name] for name in names if name in packed})
 
 
 def split_into_jobs(statuses: Sequence[RunStatus], config: WorkflowConfig) -> JobSplit:

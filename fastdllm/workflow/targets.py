@@ -104,8 +104,8 @@ def _unknown_target(target: str, project: Project) -> UserError:
     limit = split_task_folder(parts[2])[1] if len(parts) > 2 else None
     if limit is not None and not any(run.limit == limit for run in project.runs):
         return UserError(f"target {target}: add its limit to the command: --config limit={limit}")
-    made = [str(run.summary_path) for run in project.runs]
-    names = [*WHOLE_RULES, TRAIN_RULE, *made]
-    near = nearest_name(target, names)
-    hint = f"did you mean {near}" if near else "`fastdllm status` lists the runs"
+    summaries = [str(run.summary_path) for run in project.runs]
+    names = [*WHOLE_RULES, TRAIN_RULE, *summaries]
+    nearest = nearest_name(target, names)
+    hint = f"did you mean {nearest}" if nearest else "`fastdllm status` lists the runs"
     return UserError(f"target {target}: no selected run makes this; {hint}")

@@ -89,8 +89,8 @@ def normal_in_generation(
     if declared.is_plain:
         idle |= {f"{DECODING}reuse_k", f"{DECODING}layer_subset", *_POLICY_KEYS}
         idle |= {f"{PARAMETERS}{name}" for name in type(config.parameters).model_fields}
-        ahead = settings.block_size // settings.small_block_size - 1
-        depth = instead[f"{DECODING}lookahead_depth"] = min(settings.lookahead_depth, ahead)
+        most = settings.block_size // settings.small_block_size - 1
+        depth = instead[f"{DECODING}lookahead_depth"] = min(settings.lookahead_depth, most)
         if depth == 0:
             idle.add(f"{DECODING}lookahead_threshold")
     return NormalForm(frozenset(idle), instead)

@@ -39,7 +39,6 @@ LONGEST_FIRST = (
     "tests/slurm/test_submit.py",
     "tests/slurm/",
     "tests/workflow/test_experiments_resume.py",
-    "tests/workflow/test_same.py",
     "tests/tools/test_fetch.py",
     "tests/docs/",
 )

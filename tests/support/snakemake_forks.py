@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # Only a guard against waiting forever.
-MOST_SECONDS = 300
+MOST_SECONDS = 600
 
 
 def run_snakemake(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

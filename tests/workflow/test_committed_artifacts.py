@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def git(*arguments: str) -> str:
     return done.stdout
 
 
+@cache
 def from_git(path: str) -> str:
     """The committed content of a file."""
     return git("show", f"HEAD:{path}")

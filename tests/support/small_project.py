@@ -231,6 +231,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallProject:
     return made
 
 
+def copy_project(project: SmallProject, path: Path) -> SmallProject:
+    """Copy a project with all that is made in it; the dates of files stay."""
+    return SmallProject(shutil.copytree(project.path, path))
+
+
 def add_experiment(name: str, grid: str, policy: str = POLICY) -> None:
     """Add and enable an experiment in the current folder; grid: the YAML of its configs."""
     folder = Path("experiments", name)

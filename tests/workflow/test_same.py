@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 
 from fastdllm.cli import main
-from tests.support.small_project import NINE, REUSE, SmallProject, add_experiment, edit
+from tests.support.small_project import (
+    NINE,
+    REUSE,
+    SmallProject,
+    add_experiment,
+    copy_project,
+    edit,
+    make_project,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -26,9 +35,31 @@ config_name: "k{reuse_k}_{layer_subset}"
 @pytest.fixture
 def reuse(project: SmallProject) -> SmallProject:
     """The small project with one experiment whose runs share computations."""
+    share_computations()
+    return project
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> SmallProject:
+    """The same after its first call."""
+    project = make_project(tmp_path_factory.mktemp("made") / "project")
+    with chdir(project.path):
+        share_computations()
+        assert make(project) == ["k2_first", "k3_first"]
+    return project
+
+
+@pytest.fixture
+def made(made_once: SmallProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallProject:
+    """A copy of it, which is also the working directory."""
+    project = copy_project(made_once, tmp_path / "project")
+    monkeypatch.chdir(project.path)
+    return project
+
+
+def share_computations() -> None:
     add_experiment("reuse", FOUR, REUSE)
     edit("workflow_config.yaml", "[demo, reuse]", "[reuse]")
-    return project
 
 
 def make(project: SmallProject, *arguments: str) -> list[str]:
@@ -54,10 +85,9 @@ def status(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_the_life_of_runs_that_are_one_computation(
+def test_one_run_of_each_computation_is_to_be_decoded(
     reuse: SmallProject, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One project through its usual changes; each step costs a Snakemake start."""
     rows = reuse.planned()
     assert [row[2:] for row in rows] == [
         ["k2_first", "missing"],
@@ -69,8 +99,12 @@ def test_the_life_of_runs_that_are_one_computation(
     line = "fastdllm: 2 targets, 1 GPU job (1 missing), 1 the same as another"
     assert told(reuse, "--config", "config=k2_first,k2_last") == line
     assert "to make: 2 GPU jobs, 2 the same as another" in status(capsys)
-    assert make(reuse) == ["k2_first", "k3_first"]
 
+
+def test_the_life_of_runs_that_are_one_computation(
+    made: SmallProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One project through its usual changes; each step costs a Snakemake start."""
     leader, member = read(LEADER), read(MEMBER)
     own = {"config", "fingerprint", "decides", "model_args", "same_as"}
     assert {key for key in member if member.get(key) != leader.get(key)} == own
@@ -83,60 +117,58 @@ def test_the_life_of_runs_that_are_one_computation(
     }
     assert Path(MEMBER).with_name("results.json").exists()
     assert read(MEMBER.replace("results", "artifacts", 1)) == member
-    assert reuse.planned() == []
+    assert made.planned() == []
     assert "4 done (2 the same computation as another)" in status(capsys)
-    assert "Nothing to be done" in reuse.snakemake("-n").stdout
+    assert "Nothing to be done" in made.snakemake("-n").stdout
 
-    assert [row[2:] for row in reuse.planned("-R", LEADER)] == [
+    assert [row[2:] for row in made.planned("-R", LEADER)] == [
         ["k2_first", "forced"],
         ["k2_last", "same as reuse/words/k2_first"],
     ]
-    assert make(reuse, "-R", LEADER) == ["k2_first"]
+    assert make(made, "-R", LEADER) == ["k2_first"]
     assert read(MEMBER)["timestamp"] == read(LEADER)["timestamp"] != leader["timestamp"]
-    assert reuse.planned() == []
-    assert "4 targets, 2 GPU jobs (2 forced), 2 the same" in told(reuse, "--forcerun")
-    assert "4 targets, 2 GPU jobs (2 forced), 2 the same" in told(reuse, "-R", "eval")
+    assert made.planned() == []
+    assert "4 targets, 2 GPU jobs (2 forced), 2 the same" in told(made, "--forcerun")
+    assert "4 targets, 2 GPU jobs (2 forced), 2 the same" in told(made, "-R", "eval")
 
-    assert make(reuse, LEADER, "-R", LEADER) == ["k2_first"]
+    assert make(made, LEADER, "-R", LEADER) == ["k2_first"]
     why = "stale: copied from an earlier result of reuse/words/k2_first; same as "
-    assert reuse.planned() == [["reuse", "words", "k2_last", why + "reuse/words/k2_first"]]
-    assert make(reuse) == []
+    assert made.planned() == [["reuse", "words", "k2_last", why + "reuse/words/k2_first"]]
+    assert make(made) == []
 
     edit("workflow_config.yaml", "threshold: 0.9", "threshold: 0.8")
-    assert "4 targets, 2 GPU jobs (2 stale), 2 the same as another" in told(reuse)
+    assert "4 targets, 2 GPU jobs (2 stale), 2 the same as another" in told(made)
     edit("workflow_config.yaml", "threshold: 0.8", "threshold: 0.9")
-    assert reuse.planned() == []
+    assert made.planned() == []
 
 
-def test_a_fresh_clone_of_copies_has_nothing_to_do(reuse: SmallProject) -> None:
-    assert len(make(reuse)) == 2
+def test_a_fresh_clone_of_copies_has_nothing_to_do(made: SmallProject) -> None:
     for leftover in ("results", ".snakemake", "logs"):
         shutil.rmtree(leftover)
-        done = reuse.snakemake("-n")
+        done = made.snakemake("-n")
         assert "Nothing to be done" in done.stdout, f"without {leftover}: {done.stdout}"
     shutil.rmtree("results")
     edit("experiments/reuse/experiment.yaml", "[first, last]", "[first, middle, last, [3, 8]]")
-    rows = reuse.planned()
+    rows = made.planned()
     assert [row[2:] for row in rows] == [
         [f"k{k}_{name}", f"same as reuse/words/k{k}_first"]
         for k in (2, 3)
         for name in ("middle", "3-8")
     ]
-    assert make(reuse) == [], "made from leaders that were taken back themselves"
+    assert make(made) == [], "made from leaders that were taken back themselves"
     assert read("results/reuse/words/k2_3-8/summary.json")["model_args"]["layer_subset"] == [3, 8]
-    assert reuse.planned() == []
+    assert made.planned() == []
     line = "8 targets, 2 GPU jobs (2 missing), 6 the same as another"
-    assert line in told(reuse, "--config", "restore=false")
-    assert make(reuse, "--config", "restore=false") == ["k2_first", "k3_first"]
-    assert make(reuse, "--config", "restore=false") == []
+    assert line in told(made, "--config", "restore=false")
+    assert make(made, "--config", "restore=false") == ["k2_first", "k3_first"]
+    assert make(made, "--config", "restore=false") == []
 
 
-def test_a_forced_copy_is_decoded_itself(reuse: SmallProject) -> None:
-    make(reuse)
-    assert [row[2:] for row in reuse.planned("-R", MEMBER)] == [["k2_last", "forced"]]
-    assert make(reuse, "-R", MEMBER) == ["k2_last"]
+def test_a_forced_copy_is_decoded_itself(made: SmallProject) -> None:
+    assert [row[2:] for row in made.planned("-R", MEMBER)] == [["k2_last", "forced"]]
+    assert make(made, "-R", MEMBER) == ["k2_last"]
     assert "same_as" not in read(MEMBER)
-    assert reuse.planned() == []
+    assert made.planned() == []
 
 
 def test_a_leader_of_another_experiment(project: SmallProject) -> None:
@@ -178,24 +210,23 @@ def test_the_members_of_a_leader_that_failed_are_missing(reuse: SmallProject) ->
 
 
 def test_replicates_are_decoded_and_must_agree(
-    reuse: SmallProject, capsys: pytest.CaptureFixture[str]
+    made: SmallProject, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make(reuse)
     edit("experiments/reuse/experiment.yaml", "tasks:", "replicate: true\ntasks:")
-    assert [row[2:] for row in reuse.planned()] == [
+    assert [row[2:] for row in made.planned()] == [
         [config, f"stale: copied from reuse/words/{leader}; replicate: true asks for its own"]
         for config, leader in (("k2_last", "k2_first"), ("k3_last", "k3_first"))
     ]
     Path("turn_k2_last").touch()
-    assert make(reuse) == ["k2_last", "k3_last"]
+    assert make(made) == ["k2_last", "k3_last"]
     assert "same_as" not in read("artifacts/reuse/words/k2_last/summary.json")
-    assert reuse.planned() == []
+    assert made.planned() == []
     alarms = [line for line in status(capsys).splitlines() if line.startswith("ALARM")]
     assert len(alarms) == 1
     assert "k2_first" in alarms[0]
     assert "k2_last" in alarms[0]
     edit("experiments/reuse/experiment.yaml", "replicate: true\n", "")
-    assert reuse.planned() == [], "what was decoded stays"
+    assert made.planned() == [], "what was decoded stays"
 
 
 def test_a_selection_of_nine_configs_and_a_target(project: SmallProject) -> None:

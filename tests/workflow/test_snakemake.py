@@ -7,17 +7,33 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.small_project import SmallProject, edit
+from tests.support.small_project import SmallProject, copy_project, edit, make_project
 
 pytestmark = pytest.mark.slow
 
 ALL = ["choices k1_first", "choices k2_first", "words k1_first", "words k2_first"]
 
 
-def test_the_life_of_a_project(project: SmallProject) -> None:
-    """One project through its usual changes; each step costs a Snakemake start."""
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> SmallProject:
+    """A project after its first call."""
+    project = make_project(tmp_path_factory.mktemp("made") / "project")
     done = project.snakemake()
     assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.fixture
+def made(made_once: SmallProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallProject:
+    """A copy of it, which is also the working directory."""
+    project = copy_project(made_once, tmp_path / "project")
+    monkeypatch.chdir(project.path)
+    return project
+
+
+def test_the_life_of_a_project(made: SmallProject) -> None:
+    """One project through its usual changes; each step costs a Snakemake start."""
+    project = made
     assert project.evals() == ALL, "everything runs once"
     assert Path("artifacts/demo/words/k1_first/summary.json").exists()
     assert project.planned() == [], "a second call has nothing to do"
@@ -56,8 +72,8 @@ def test_the_life_of_a_project(project: SmallProject) -> None:
     assert project.evals() == ["words k1_first"], "--forcerun on one run runs that one"
 
 
-def test_a_fresh_clone_with_artifacts_has_nothing_to_do(project: SmallProject) -> None:
-    assert project.snakemake().returncode == 0
+def test_a_fresh_clone_with_artifacts_has_nothing_to_do(made: SmallProject) -> None:
+    project = made
     for leftover in ("results", ".snakemake", "logs"):
         # Old logs beside new results are no reason to run either.
         shutil.rmtree(leftover)

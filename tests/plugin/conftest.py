@@ -36,7 +36,6 @@ def rig(
     monkeypatch.setattr(submission, "RETRY_S", 0.02)
     monkeypatch.setattr(submission, "SNAPSHOT_S", 0.0)
     monkeypatch.setattr("fastdllm.cluster.jobs.SECOND_LOOK_S", 0.05)
-    monkeypatch.setattr("fastdllm.cluster.jobs.UNKNOWN_PATIENCE_S", 1.0)
     monkeypatch.setattr(Executor, "format_job_exec", lambda *_: "true")
     slurm = FakeSlurm(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")

@@ -176,8 +176,9 @@ def test_a_second_attempt_does_not_adopt_the_first(rig: Rig) -> None:
 
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_a_job_that_slurm_forgot_is_judged_by_the_mark_on_its_output(
-    rig: Rig, is_complete: bool
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, is_complete: bool
 ) -> None:
+    monkeypatch.setattr("fastdllm.cluster.jobs.UNKNOWN_PATIENCE_S", 0.1)
     rig.submit()
     Path(rig.job.output[0]).touch()
     if is_complete:

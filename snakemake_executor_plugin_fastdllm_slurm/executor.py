@@ -27,9 +27,6 @@ from fastdllm.runs.packs import members_path, read_members, report_path
 from fastdllm.runs.stopping import TIME_LIMIT
 from snakemake_executor_plugin_fastdllm_slurm.submission import SubmittingExecutor
 
-# The documentation promises at most 15 s from the end of a job to the next step; squeue takes some
-# 10 ms.
-POLL_S = 10.0
 # How soon the thread that looks at the queue notices the end of the workflow.
 END_POLL_S = 0.25
 
@@ -61,7 +58,7 @@ class Executor(SubmittingExecutor):
         try:
             queue = own_jobs()
         except SlurmError as error:
-            self._notices.outage(str(error), retry_s=POLL_S)
+            self._notices.outage(str(error), retry_s=self._poll_s)
             for info in active_jobs:
                 yield info
             return
@@ -123,9 +120,14 @@ class Executor(SubmittingExecutor):
         is_there = all(Path(output).exists() for output in job.output)
         return is_there and not await persistence.incomplete(job)
 
+    @property
+    def _poll_s(self) -> float:
+        """Seconds between two looks at the queue: Snakemake's option, which is 10 by default."""
+        return self.workflow.remote_execution_settings.seconds_between_status_checks
+
     async def sleep(self) -> None:
         """Wait until it is time to look at the queue again, or for the end of the workflow."""
-        due_s = time.monotonic() + POLL_S
+        due_s = time.monotonic() + self._poll_s
         while self.wait and time.monotonic() < due_s:
             await asyncio.sleep(END_POLL_S)
 

@@ -31,7 +31,6 @@ def rig(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("SLURM_CONF", raising=False)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.setattr(looking, "POLL_S", 0.02)
     monkeypatch.setattr(looking, "END_POLL_S", 0.01)
     monkeypatch.setattr(submission, "RETRY_S", 0.02)
     monkeypatch.setattr(submission, "SNAPSHOT_S", 0.0)
@@ -55,7 +54,7 @@ def rig(
         storage_settings=SimpleNamespace(shared_fs_usage=()),
         remote_execution_settings=SimpleNamespace(
             max_status_checks_per_second=100,
-            seconds_between_status_checks=10,
+            seconds_between_status_checks=0.02,
             jobname="job.{jobid}",
             jobscript=None,
             immediate_submit=False,

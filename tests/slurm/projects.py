@@ -35,8 +35,8 @@ decoding: {{threshold: 0.9, max_new_tokens: 96}}
 """
 # Twelve chunks, enough to be hit between two of them.
 N_ITEMS, CHUNK_SIZE = 24, 2
-# The made-up nodes share the processors of one machine.
-ONE_THREAD = ("--set-threads", "eval=1", "shard=1", "pack=1")
+# The made-up nodes share the processors of one machine, and their SLURM may be asked often.
+IN_LAB = ("--set-threads", "eval=1", "shard=1", "pack=1", "--seconds-between-status-checks", "1")
 # A grid takes a minute on two processors of one's own.
 GRID_S = 900.0
 
@@ -57,7 +57,7 @@ class ClusterProject:
         """What a user types, with the site values of the lab."""
         cluster = [] if profile == "local" else ["account=gts-lab", "gpu=RTX_6000", f"qos={qos}"]
         words = [sys.executable, "-m", "snakemake", "--profile", f"profiles/{profile}"]
-        return [*words, *ONE_THREAD, *(["--config"] if [*cluster, *more] else []), *cluster, *more]
+        return [*words, *IN_LAB, *(["--config"] if [*cluster, *more] else []), *cluster, *more]
 
     def snakemake(self, *more: str, **how: str) -> subprocess.CompletedProcess[str]:
         """Run the command to its end."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.lab import Lab
-from tests.slurm.projects import CONFIGS, ONE_THREAD, ROOT, ClusterProject, make_project
+from tests.slurm.projects import CONFIGS, IN_LAB, ROOT, ClusterProject, make_project
 
 pytestmark = pytest.mark.slow
 # SLURM looks at time limits every 30 s, and warns the job two minutes before its own.
@@ -22,7 +22,7 @@ PAGES = ("docs/reference/pace-cluster.md", "docs/operations.md", "docs/troublesh
 
 def test_the_main_process_as_a_job_that_meets_its_time_limit(lab: Lab, tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", lab)
-    words = ("--profile", "profiles/pace", *ONE_THREAD)
+    words = ("--profile", "profiles/pace", *IN_LAB)
     site = ("--config", "account=gts-lab", "gpu=RTX_6000", "qos=embers")
     submit = (sys.executable, "-m", "fastdllm", "submit", "--hours", "0.5", *words, *site)
     done = lab.run(*submit, cwd=project.path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.slurm.daemons import kill, processes_in
 from tests.slurm.projects import CONFIGS, ClusterProject
 
-# Finished chunks of a run when it is held: there is something to lose, and something left to do.
+# Chunks that a process has finished when its run is held: there is something to lose, and to do.
 HELD_AFTER = 2
 # Time between two looks at the files of runs, and at processes and the queue.
 LOOK_S, SEARCH_S = 0.05, 1.0
@@ -63,6 +63,7 @@ class Victim:
 class Attack:
     """Holds runs of a project when they are half decoded, and hits them one after the other.
 
+    begun_with: by process, the finished chunks of its run when it was first seen.
     kept: all finished chunks that were seen at any time, by config, as they stand in the file.
     """
 
@@ -70,6 +71,7 @@ class Attack:
     victims: list[Victim] = field(default_factory=list)
     held: dict[str, Victim] = field(default_factory=dict)
     paused: list[Victim] = field(default_factory=list)
+    begun_with: dict[int, int] = field(default_factory=dict)
     kept: dict[str, list[str]] = field(default_factory=dict)
 
     def waiting(self) -> list[Victim]:
@@ -116,11 +118,12 @@ class Attack:
                 found.append(Victim(config, job, node, eval_processes(self.project, job)))
         self.paused = [victim for victim in found if victim.pids]
         for victim in self.paused:
+            self.begun_with.setdefault(victim.pids[0], self._chunks(victim))
             send(victim.pids, signal.SIGCONT)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             for victim in list(self.paused):
-                if len(self.project.chunk_lines(victim.config)) >= HELD_AFTER:
+                if self._chunks(victim) >= self.begun_with[victim.pids[0]] + HELD_AFTER:
                     send(victim.pids, signal.SIGSTOP)
                     self.held[victim.config] = victim
                     self.paused.remove(victim)
@@ -157,6 +160,9 @@ class Attack:
             victim.told = f"{run['state']}: {run.get('reason', '')}"
             if re.search(FAULTS[victim.fault].words, victim.told, flags=re.IGNORECASE):
                 victim.named_at = now
+
+    def _chunks(self, victim: Victim) -> int:
+        return len(self.project.chunk_lines(victim.config))
 
     def _running(self) -> dict[str, tuple[str, str]]:
         """The running jobs that make one run of the project: its config, their node."""
@@ -203,12 +209,13 @@ def lose_node(project: ClusterProject, victim: Victim) -> None:
     lab.node_up(victim.node)
 
 
+# Those that hit a node come before the slow ones, whose victims would keep it from being hit.
 FAULTS = {
     "killed": Fault(kill_eval, "killed"),
-    "time limit ahead": Fault(warn, "out of time|time limit", is_slow=True),
-    "time limit met": Fault(meet_time_limit, "out of time|time limit", is_slow=True),
     "preempted": Fault(preempt, "preempted", hits_node=True),
     "node lost": Fault(lose_node, "requeued|node failed", hits_node=True),
+    "time limit ahead": Fault(warn, "out of time|time limit", is_slow=True),
+    "time limit met": Fault(meet_time_limit, "out of time|time limit", is_slow=True),
     "cancelled": Fault(cancel, "cancelled"),
 }
 

@@ -35,6 +35,8 @@ SLOW_PROGRAMS = (
 # Modules that take longest; each begins at once, on a process of its own.
 LONGEST_FIRST = (
     "tests/slurm/test_faults.py",
+    # It does not wait for the reference, which the process above makes meanwhile.
+    "tests/slurm/test_lab.py",
     "tests/slurm/test_grid.py",
     "tests/slurm/test_submit.py",
     "tests/slurm/",

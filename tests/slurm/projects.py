@@ -174,3 +174,18 @@ def make_reference(path: Path, lab: Lab) -> ClusterProject:
     done = project.snakemake(profile="local")
     assert done.returncode == 0, done.stdout + done.stderr
     return project
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """What a summary says of the answers, without times and machine."""
+    record = json.loads((folder / "summary.json").read_text())
+    keys = ("fingerprint", "decides", "accuracy", "metrics", "items", "passes", "dtype")
+    return {key: record[key] for key in keys}
+
+
+def assert_equal(made: ClusterProject, reference: ClusterProject, config: str) -> None:
+    """Answers, samples and figures of a run are those of the reference."""
+    assert made.answers(config) == reference.answers(config), config
+    samples = [(p.folder(config) / "samples.jsonl").read_bytes() for p in (made, reference)]
+    assert samples[0] == samples[1], config
+    assert facts(made.folder(config)) == facts(reference.folder(config)), config

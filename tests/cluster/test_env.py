@@ -143,10 +143,10 @@ def test_a_run_keeps_the_environment_that_it_began_with(project: Path, tmp_path:
 
 def test_jobs_of_one_node_unpack_once(project: Path, tmp_path: Path) -> None:
     packed = pack(venv_of(project))
-    left = tmp_path / f"fastdllm-env-{os.getuid()}" / f"{venv_of(project).name}.part"
-    left.mkdir(parents=True, mode=0o700)
-    left.parent.chmod(0o700)
-    (left / "of a killed one").touch()
+    remains = tmp_path / f"fastdllm-env-{os.getuid()}" / f"{venv_of(project).name}.part"
+    remains.mkdir(parents=True, mode=0o700)
+    remains.parent.chmod(0o700)
+    (remains / "of a killed one").touch()
     command = [str(venv_of(project) / "bin" / "python"), "-m", "fastdllm.launch", "--version"]
     environment = {"FASTDLLM_ENV_ARCHIVE": str(packed.path), "TMPDIR": str(tmp_path)}
     processes = [
@@ -159,12 +159,12 @@ def test_jobs_of_one_node_unpack_once(project: Path, tmp_path: Path) -> None:
         )
         for _ in range(6)
     ]
-    copy = left.with_name(venv_of(project).name)
+    copy = remains.with_name(venv_of(project).name)
     for process in processes:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0
         assert f"the environment is {copy}" in err, "nobody fell back"
-    assert not left.exists()
+    assert not remains.exists()
 
 
 @pytest.mark.parametrize(
@@ -224,11 +224,11 @@ def test_where_it_cannot_be_unpacked_the_original_is_used(
         monkeypatch.setenv(name, value)
     launch.main(["env"])
     assert started == [[str(venv / "bin/python"), "-m", "fastdllm", "env"]]
-    said = capsys.readouterr().err
-    assert says in said
-    assert len(said.splitlines()) == 1
-    left = [path.name for path in node.glob("*/*")] if node.exists() else []
-    assert left in ([], ["lock"])
+    message = capsys.readouterr().err
+    assert says in message
+    assert len(message.splitlines()) == 1
+    remains = [path.name for path in node.glob("*/*")] if node.exists() else []
+    assert remains in ([], ["lock"])
 
 
 def test_a_node_without_zstd_is_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,13 +70,13 @@ def test_longer_answers_need_more() -> None:
 
 
 def test_tied_embeddings_count_once(tmp_path: Path) -> None:
-    apart, tied = (
+    untied, tied = (
         known_config(model(tmp_path)),
         known_config(model(tmp_path / "tied", tie_word_embeddings=True)),
     )
-    assert apart is not None
+    assert untied is not None
     assert tied is not None
-    assert n_parameters(apart) - n_parameters(tied) == 152064 * 3584
+    assert n_parameters(untied) - n_parameters(tied) == 152064 * 3584
 
 
 def test_auto_takes_the_half_precision_that_the_card_has() -> None:

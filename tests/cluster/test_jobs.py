@@ -121,10 +121,10 @@ def test_a_job_that_left_squeue_is_looked_up_at_once() -> None:
 
 def test_one_call_of_sacct_serves_all_jobs() -> None:
     accounts = Accounts(JobState("1", "FAILED", 2), JobState("2", "COMPLETED", 0))
-    found = JobFollower(accounts).ended(["1", "2", "3"], [], 0.0)
-    assert found == {"1": JobState("1", "FAILED", 2), "2": JobState("2", "COMPLETED", 0)}
+    ends = JobFollower(accounts).ended(["1", "2", "3"], [], 0.0)
+    assert ends == {"1": JobState("1", "FAILED", 2), "2": JobState("2", "COMPLETED", 0)}
     assert accounts.calls == 1
-    assert end_in_words(found["1"]) == "failed (exit code 2)"
+    assert end_in_words(ends["1"]) == "failed (exit code 2)"
 
 
 @pytest.mark.parametrize("account", [None, JobState("1", "RUNNING", 0)])
@@ -159,13 +159,13 @@ def test_only_the_jobs_asked_for_are_told() -> None:
 
 def test_a_return_to_the_queue_is_told_once() -> None:
     follower = JobFollower(Accounts())
-    told = []
+    notices = []
     for restarts in (0, 1, 1, 2):
         queue = [job("PENDING", restarts=restarts)]
         follower.ended(["1"], queue, 0.0)
-        told.append(follower.notices(["1"], queue))
+        notices.append(follower.notices(["1"], queue))
     line = "SLURM put job 1 back into the queue; it resumes from there"
-    assert told == [[], [line], [], [line]]
+    assert notices == [[], [line], [], [line]]
 
 
 def test_the_past_of_an_adopted_job_is_no_news() -> None:
@@ -187,11 +187,11 @@ def test_the_past_of_an_adopted_job_is_no_news() -> None:
 )
 def test_a_job_that_waits_for_a_person_is_told_once(held: Job) -> None:
     follower = JobFollower(Accounts())
-    told = []
+    notices = []
     for _ in range(3):
         follower.ended(["1"], [held], 0.0)
-        told += follower.notices(["1"], [held])
-    (line,) = told
+        notices += follower.notices(["1"], [held])
+    (line,) = notices
     assert line.startswith("SLURM job 1 does not start: ")
     assert "`scontrol release 1`" in line
 

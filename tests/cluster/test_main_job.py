@@ -101,8 +101,8 @@ def test_before_the_time_limit_the_job_goes_back_into_the_queue(
     assert is_dead(pid)
     assert "graceful" not in out, "an interrupt would cancel the jobs"
     assert (tmp_path / "bin/calls").read_text() == "scontrol requeue 5\n"
-    told = "fastdllm: the time limit is near; job 5 goes back into the queue and adopts its jobs"
-    assert err.startswith(told)
+    notice = "fastdllm: the time limit is near; job 5 goes back into the queue and adopts its jobs"
+    assert err.startswith(notice)
 
 
 @pytest.mark.slow

@@ -62,11 +62,11 @@ def resources(folder: Path, profile: str, chosen: dict[str, str]) -> dict[str, d
     )
     assert done.returncode == 0, done.stderr
     made = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("eval", "train")}
-    asked = (
+    options = (
         *("slurm_account", "slurm_partition", "qos", "gres", "constraint", "slurm_extra"),
         *("mem_mb", "runtime", "cpus"),
     )
-    return {name: {key: all_[key] for key in asked if key in all_} for name, all_ in made.items()}
+    return {name: {key: all_[key] for key in options if key in all_} for name, all_ in made.items()}
 
 
 # An account of digits stays a name.
@@ -116,15 +116,15 @@ def test_what_was_not_chosen_is_not_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("profile", ["pace", "slurm"])
 def test_snakemake_knows_every_entry(profile: str) -> None:
     path = PROFILES / profile / "config.yaml"
-    known, unknown = get_argument_parser([str(path)]).parse_known_args([])
+    parsed, unknown = get_argument_parser([str(path)]).parse_known_args([])
     assert unknown == []
-    assert known.executor == "fastdllm-slurm"
+    assert parsed.executor == "fastdllm-slurm"
 
 
 def test_an_entry_that_snakemake_does_not_know_would_be_noticed(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("jobs: 3\nfastdllm-slurm-no-such: 4\n")
-    known, unknown = get_argument_parser([str(tmp_path)]).parse_known_args([])
-    assert known.jobs == 3
+    parsed, unknown = get_argument_parser([str(tmp_path)]).parse_known_args([])
+    assert parsed.jobs == 3
     assert unknown == ["--fastdllm-slurm-no-such=4"]
 
 
@@ -147,8 +147,8 @@ def test_a_workstation_has_as_many_slots_as_cards(
     monkeypatch: pytest.MonkeyPatch, visible: str, slots: int
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    known, _ = get_argument_parser([str(PROFILES / "local")]).parse_known_args([])
-    assert known.resources["gpu_slot"].value == slots
+    parsed, _ = get_argument_parser([str(PROFILES / "local")]).parse_known_args([])
+    assert parsed.resources["gpu_slot"].value == slots
 
 
 @pytest.mark.parametrize("path", sorted(PROFILES.glob("*/*.yaml")), ids=lambda p: p.parent.name)

@@ -66,7 +66,7 @@ def test_the_commented_example_is_a_valid_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("gpu: null", "unknown key 'gpu'; did you mean 'gpus'?"),
         (f"gpus: {{A: {{{KIND}, memory: 3}}}}", "unknown key 'gpus.A.memory'"),
@@ -77,10 +77,10 @@ def test_the_commented_example_is_a_valid_one(tmp_path: Path) -> None:
         ("qos: {fast: {charged: true}}", "qos.fast.max_hours: this key is required"),
     ],
 )
-def test_a_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, told: str) -> None:
+def test_a_mistake_is_one_line_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         load_site(written(tmp_path, text))
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "site.yaml" in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -69,8 +69,8 @@ def test_reusing_the_output_of_the_last_layers_equals_output_mode(golden_model):
     """When the last span answers from storage, what came before it is dead computation."""
     model = golden_model("m14")
     chosen = REUSE.model_copy(update={"layer_subset": "last"})
-    whole = answer(run(model, OutputReuse, chosen))
-    assert answer(run(model, SpanOutputReuse, chosen)).token_ids == whole.token_ids
+    output_reuse = answer(run(model, OutputReuse, chosen))
+    assert answer(run(model, SpanOutputReuse, chosen)).token_ids == output_reuse.token_ids
 
 
 def test_full_block_passes_and_commits_run_every_layer(golden_model):

@@ -49,8 +49,8 @@ def test_no_pass_is_run_after_the_last_token_that_is_wanted(golden_model):
 
 def test_a_stop_condition_ends_at_the_first_prefix_that_it_accepts(golden_model):
     model = golden_model("m6")
-    whole = generate(model, [PROMPT], CHOSEN)[0]
-    target = whole.token_ids[:11]
+    full_answer = generate(model, [PROMPT], CHOSEN)[0]
+    target = full_answer.token_ids[:11]
     seen = []
 
     def stop_when(tokens):
@@ -60,7 +60,7 @@ def test_a_stop_condition_ends_at_the_first_prefix_that_it_accepts(golden_model)
     answer = generate(model, [Request(PROMPT, stop_when=stop_when)], CHOSEN)[0]
     assert answer.token_ids == target
     assert answer.finish_reason == "stop_when"
-    assert answer.passes.forwards < whole.passes.forwards
+    assert answer.passes.forwards < full_answer.passes.forwards
     assert seen == list(range(1, 12))
 
 

@@ -30,10 +30,10 @@ REQUESTS = [Request(tuple(range(n)), max_new_tokens=10 + n) for n in (5, 70, 0, 
 
 def run(model, requests, *, slots=None, chosen=CHOSEN, policy=None):
     """Steps and what the engine told."""
-    told = []
+    events = []
     policy = policy or default_policy(chosen, model.config.num_layers)
-    steps = list(decode(model, requests, policy, slots=slots, observe=told.append))
-    return steps, told
+    steps = list(decode(model, requests, policy, slots=slots, observe=events.append))
+    return steps, events
 
 
 @pytest.fixture
@@ -90,10 +90,10 @@ def test_any_number_of_slots_gives_the_tokens_of_each_request_alone(
 def test_slots_are_refilled_as_soon_as_they_are_free_and_never_exceeded(
     golden_model, kinds_of_passes
 ):
-    steps, told = run(golden_model("m6"), REQUESTS, slots=3)
-    assert told[0] == SlotsChosen(3)
+    steps, events = run(golden_model("m6"), REQUESTS, slots=3)
+    assert events[0] == SlotsChosen(3)
     busy = [kinds.total() for kinds in kinds_of_passes]
-    assert len(busy) == sum(isinstance(record, PassRecord) for record in told)
+    assert len(busy) == sum(isinstance(record, PassRecord) for record in events)
     assert max(busy) == 3
     # Only the tail, when nobody waits any more, runs with fewer.
     tail = [n for n in busy if n < 3]
@@ -104,8 +104,8 @@ def test_slots_are_refilled_as_soon_as_they_are_free_and_never_exceeded(
 
 @pytest.mark.parametrize("failing", [set(), {9}])
 def test_each_request_enters_once_in_the_order_of_the_list(golden_model, failing):
-    _, told = run(failing_model(golden_model("m6"), failing), REQUESTS, slots=3)
-    entered = [event.request for event in told if isinstance(event, Entered)]
+    _, events = run(failing_model(golden_model("m6"), failing), REQUESTS, slots=3)
+    entered = [event.request for event in events if isinstance(event, Entered)]
     assert entered == list(range(len(REQUESTS)))
 
 
@@ -118,15 +118,15 @@ def test_a_long_prompt_enters_in_pieces_and_counts_as_one_prefill(golden_model, 
     model = golden_model("m6")
     long = Request(tuple(i % 250 for i in range(3 * PREFILL_ROWS + 7)), max_new_tokens=3)
     requests = [REQUESTS[0], long, REQUESTS[3]]
-    steps, told = run(model, requests, slots=3)
-    records = [record for record in told if isinstance(record, PassRecord)]
+    steps, events = run(model, requests, slots=3)
+    records = [record for record in events if isinstance(record, PassRecord)]
     assert max(record.rows for record in records) <= PREFILL_ROWS + 2 * 32
     pieces = [kinds for kinds in kinds_of_passes if kinds[PassKind.PREFILL]]
     assert len(pieces) == 4
     # The others go on meanwhile.
     assert all(kinds.total() > 1 for kinds in pieces[1:3])
-    own = [step for step in steps if step.request == 1]
-    assert [step.kind for step in own].count(PassKind.PREFILL) == 1
+    steps_of_prompt = [step for step in steps if step.request == 1]
+    assert [step.kind for step in steps_of_prompt].count(PassKind.PREFILL) == 1
     assert answers(steps)[1].passes.prefill == 1
     assert answers(steps)[1] == generate(model, [long], CHOSEN)[0]
 
@@ -222,8 +222,8 @@ def test_out_of_memory_halves_the_slots_and_nothing_is_lost(
         undisturbed[key], _ = run(plain, REQUESTS, slots=8, chosen=chosen, policy=policy())
     expected = undisturbed[key]
     model = failing_model(plain, failing)
-    steps, told = run(model, REQUESTS, slots=8, chosen=chosen, policy=policy())
-    halvings = [record for record in told if isinstance(record, OutOfMemory)]
+    steps, events = run(model, REQUESTS, slots=8, chosen=chosen, policy=policy())
+    halvings = [record for record in events if isinstance(record, OutOfMemory)]
     # Half of those in flight, which are fewer than the slots once nobody waits.
     assert [record.slots_before for record in halvings] == [8, *(r.slots for r in halvings[:-1])]
     assert all(record.slots <= record.slots_before // 2 for record in halvings)
@@ -258,8 +258,8 @@ def test_a_cache_that_cannot_be_had_is_made_for_fewer_sequences(golden_model, mo
             raise torch.OutOfMemoryError("out of memory (as told)")
         return make_engine(model, capacity)
 
-    steps, told = run(FusedModel(plain, make_engine=make), REQUESTS, slots=8)
-    assert told[0].slots < 8
+    steps, events = run(FusedModel(plain, make_engine=make), REQUESTS, slots=8)
+    assert events[0].slots < 8
     assert answers(steps) == answers(run(plain, REQUESTS, slots=8)[0])
 
 

@@ -34,7 +34,7 @@ LEFT_OUT = re.compile(
 
 def documented_commands(program: str) -> list[str]:
     """Commands of `program` in code blocks and in backticks, each once."""
-    found: dict[str, None] = {}
+    commands: dict[str, None] = {}
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
         lines = [line for block in FENCED.findall(text) for line in block.splitlines()]
@@ -43,8 +43,8 @@ def documented_commands(program: str) -> list[str]:
             command = re.sub(r"^(\.venv/bin/|python -m )", "", command)
             is_run = re.match(rf"{program} [-a-z]", command) and not LEFT_OUT.search(command)
             if is_run and command != NEW_EXPERIMENT:
-                found[command] = None
-    return list(found)
+                commands[command] = None
+    return list(commands)
 
 
 @pytest.fixture(scope="module")

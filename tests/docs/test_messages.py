@@ -25,15 +25,15 @@ def explained_messages() -> list[str]:
 def texts() -> list[str]:
     """All texts of the code; of an f-string what stands between its values, with a gap for each."""
     folders = (ROOT / "fastdllm", ROOT / "snakemake_executor_plugin_fastdllm_slurm")
-    found = []
+    texts_found = []
     for path in chain.from_iterable(folder.rglob("*.py") for folder in folders):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = [getattr(part, "value", None) for part in node.values]
-                found.append("\0".join(part for part in parts if isinstance(part, str)))
+                texts_found.append("\0".join(part for part in parts if isinstance(part, str)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return found
+                texts_found.append(node.value)
+    return texts_found
 
 
 def test_enough_messages_are_found() -> None:

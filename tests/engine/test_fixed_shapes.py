@@ -152,9 +152,9 @@ def test_a_shape_holds_its_segments_and_what_is_left_over_works_on_the_scratch_p
 
 
 def test_sizes_are_few_and_never_too_small():
-    found = [sized(n, 8) for n in range(1, 1025)]
-    assert all(size >= n for n, size in enumerate(found, 1))
-    assert sorted(set(found)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+    sizes = [sized(n, 8) for n in range(1, 1025)]
+    assert all(size >= n for n, size in enumerate(sizes, 1))
+    assert sorted(set(sizes)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8])

@@ -20,11 +20,11 @@ RECORDED = [
 @pytest.mark.parametrize(("reuse_k", "saved"), [(2, 0.2442), (3, 0.3407)])
 @pytest.mark.parametrize("subset", ["first", "middle", "last"])
 def test_a_reused_pass_saves_every_layer(golden_model, reuse_k, saved, subset):
-    own = [c for c in RECORDED if c["params"]["reuse_k"] == reuse_k]
-    own = [c for c in own if c["params"]["layer_subset"] == subset]
-    assert len(own) == 2
+    cases = [c for c in RECORDED if c["params"]["reuse_k"] == reuse_k]
+    cases = [c for c in cases if c["params"]["layer_subset"] == subset]
+    assert len(cases) == 2
     model, skipped, every = golden_model("m28"), 0, 0
-    for case in own:
+    for case in cases:
         request = Request(tuple(case["prompts"][0]))
         chosen = traces.settings_of(case, max_new_tokens=len(traces.recorded_answer(case)))
         passes = traces.run(model, [request], chosen)[0].generation.passes

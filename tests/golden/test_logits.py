@@ -88,9 +88,9 @@ LIKELIHOODS = json.loads((GOLDEN / "loglikelihood.json").read_text())
 
 @pytest.mark.parametrize("name", ["m6", "m14"])
 def test_published_log_likelihoods(golden_model, name):
-    own = [case for case in LIKELIHOODS if case["model"] == name]
-    assert own
-    requests = [LikelihoodRequest(tuple(c["prefix"]), tuple(c["target"])) for c in own]
+    cases = [case for case in LIKELIHOODS if case["model"] == name]
+    assert cases
+    requests = [LikelihoodRequest(tuple(c["prefix"]), tuple(c["target"])) for c in cases]
     scores = score(golden_model(name), requests, mask_id=255, stop_token=254)
-    for case, likelihood in zip(own, scores, strict=True):
+    for case, likelihood in zip(cases, scores, strict=True):
         assert likelihood.logprob == pytest.approx(case["loglikelihood"], abs=TOLERANCE)

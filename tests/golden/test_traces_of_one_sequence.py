@@ -75,10 +75,10 @@ def test_decoding_ends_at_the_first_stop_with_the_same_tokens_and_no_later_pass(
     assert case["call_order"].startswith(trace.order)
     # The stop and everything before it was known only after our last pass.
     end = len(case["prompts"][0]) + len(answer)
-    known = {position for step in trace.steps[:-1] for position in step[2]}
+    committed = {position for step in trace.steps[:-1] for position in step[2]}
     by_denoising = {position for step in trace.steps for position in step[2] if position < end}
     if trace.order[-1] not in "PC":
-        assert by_denoising - known, "the last pass filled nothing that was still needed"
+        assert by_denoising - committed, "the last pass filled nothing that was still needed"
 
 
 def test_recordings_hold_both_kinds_of_stop():

@@ -53,17 +53,17 @@ def test_no_limit_in_words_or_in_a_huge_number_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "left"),
+    ("level", "free"),
     [("system.slice/job_7/step_0", 3), ("system.slice/job_7", 2), ("system.slice", 1)],
 )
 def test_the_least_that_is_left_on_the_way_to_the_root_counts(
-    tmp_path: Path, level: str, left: int
+    tmp_path: Path, level: str, free: int
 ) -> None:
     for other in ("system.slice/job_7/step_0", "system.slice/job_7", "system.slice", ""):
         write(tmp_path, v2(other, memory_max=10 * GIB, memory_current=2 * GIB))
-    write(tmp_path, V2_JOB | v2(level, memory_max=4 * GIB, memory_current=(4 - left) * GIB))
+    write(tmp_path, V2_JOB | v2(level, memory_max=4 * GIB, memory_current=(4 - free) * GIB))
     write(tmp_path, v2("other.slice", memory_max=1, memory_current=1))
-    assert memory_left(tmp_path) == left * GIB
+    assert memory_left(tmp_path) == free * GIB
 
 
 def test_a_group_that_is_over_its_limit_has_nothing_left(tmp_path: Path) -> None:

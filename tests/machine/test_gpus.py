@@ -93,13 +93,13 @@ def jobs(folder: Path, n: int) -> Iterator[list[Job]]:
 
 
 @pytest.mark.parametrize(
-    ("given", "cards"),
+    ("variable", "cards"),
     [("2,0", ("2", "0")), ("GPU-a", ("GPU-a",)), ("0,-1,1", ("0",)), ("", ()), ("1,1", ("1",))],
 )
 def test_what_cuda_may_see_is_what_is_taken_from(
-    monkeypatch: pytest.MonkeyPatch, given: str, cards: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch, variable: str, cards: tuple[str, ...]
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
     assert visible_cards() == cards
 
 
@@ -198,8 +198,8 @@ def test_two_jobs_have_two_cards_and_the_third_waits_for_the_one_that_is_free_fi
     with jobs(tmp_path, 2) as (first, second):
         assert {first.card(), (freed := second.card())} == {"0", "1"}
         with jobs(tmp_path, 1) as (third,):
-            told = third.complaint()
-            assert told == "fastdllm: all 2 GPUs are taken by other runs; waiting for one"
+            complaint = third.complaint()
+            assert complaint == "fastdllm: all 2 GPUs are taken by other runs; waiting for one"
             second.finish()
             assert third.card() == freed
 

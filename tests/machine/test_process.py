@@ -44,7 +44,7 @@ def test_slurm_can_only_lower_the_number(
 
 
 @pytest.mark.parametrize(
-    ("asked", "variable", "threads"),
+    ("requested", "variable", "threads"),
     [
         (None, None, 8),
         (None, "3", 3),
@@ -57,11 +57,11 @@ def test_slurm_can_only_lower_the_number(
     ],
 )
 def test_the_users_word_wins_up_to_what_is_allowed(
-    monkeypatch: pytest.MonkeyPatch, asked: int | None, variable: str | None, threads: int
+    monkeypatch: pytest.MonkeyPatch, requested: int | None, variable: str | None, threads: int
 ) -> None:
     if variable is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    assert chosen_threads(asked, allowed=8) == threads
+    assert chosen_threads(requested, allowed=8) == threads
 
 
 @pytest.mark.parametrize("variable", ["0", "-2", "many"])

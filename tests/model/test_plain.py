@@ -54,9 +54,9 @@ def test_logits_under_the_block_causal_mask_equal_transformers(pair):
 def test_walking_two_ranges_equals_walking_one(golden_model):
     model = golden_model("m14")
     hidden, positions = model.embed(torch.randint(0, 250, (1, BLOCK))), torch.arange(BLOCK)
-    whole = model.run_layers(hidden, 0, 14, positions=positions)
+    one_range = model.run_layers(hidden, 0, 14, positions=positions)
     head = model.run_layers(hidden, 0, 5, positions=positions)
-    assert torch.equal(model.run_layers(head, 5, 14, positions=positions), whole)
+    assert torch.equal(model.run_layers(head, 5, 14, positions=positions), one_range)
 
 
 def test_the_block_causal_mask_sees_its_block_and_all_earlier_ones():

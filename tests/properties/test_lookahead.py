@@ -41,8 +41,8 @@ def solved(policy_class: type[Policy] = Policy, **values) -> tuple[int, int]:
     tokenizer = load_tokenizer(str(EMBEDDED_MODEL), None)
     right = 0
     for answer, line in zip(answers, QUESTIONS.read_text().splitlines(), strict=False):
-        found = re.findall(r"#### (-?\d+)", tokenizer.decode(answer.token_ids))
-        right += found[-1:] == [str(json.loads(line)["result"])]
+        numbers = re.findall(r"#### (-?\d+)", tokenizer.decode(answer.token_ids))
+        right += numbers[-1:] == [str(json.loads(line)["result"])]
     return right, sum(answer.passes.forwards for answer in answers)
 
 

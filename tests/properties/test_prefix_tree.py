@@ -16,10 +16,10 @@ sequences = st.lists(st.lists(st.integers(0, 1), max_size=9).map(tuple), max_siz
 
 def branches(root: Branch) -> list[tuple[Branch, Branch | None]]:
     """Every branch with the one that it goes on from, parents first."""
-    found: list[tuple[Branch, Branch | None]] = [(root, None)]
-    for branch, _ in found:
-        found += [(child, branch) for child in branch.children]
-    return found
+    pairs: list[tuple[Branch, Branch | None]] = [(root, None)]
+    for branch, _ in pairs:
+        pairs += [(child, branch) for child in branch.children]
+    return pairs
 
 
 @given(sequences)

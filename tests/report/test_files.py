@@ -99,12 +99,12 @@ def test_a_page_has_a_page_name(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "said"),
+    ("missing", "sentences"),
     [(0, []), (1, ["1 run has no published"]), (2, ["2 runs have no published"])],
 )
-def test_what_a_page_lacks_is_said(report: Report, missing: int, said: list[str]) -> None:
+def test_what_a_page_lacks_is_said(report: Report, missing: int, sentences: list[str]) -> None:
     lines = gaps(replace(report, missing=missing))
-    assert [line.partition(" result")[0] for line in lines] == said
+    assert [line.partition(" result")[0] for line in lines] == sentences
 
 
 def test_flips_without_samples_are_one_line(runs: list[Summary], tmp_path: Path) -> None:

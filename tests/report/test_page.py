@@ -166,10 +166,10 @@ def test_alarm_stands_first(runs: list[Summary]) -> None:
 
 def test_only_chosen_experiments_are_shown_with_the_same_controls(runs: list[Summary]) -> None:
     report = build_report(runs, experiments=["02_delta_reuse"])
-    whole = build_report(runs)
+    full = build_report(runs)
     assert {run.experiment for run in report.summaries} == {"02_delta_reuse"}
-    assert report.tasks[0].curves == whole.tasks[0].curves
-    assert report.tasks[0].baseline is whole.tasks[0].baseline
+    assert report.tasks[0].curves == full.tasks[0].curves
+    assert report.tasks[0].baseline is full.tasks[0].baseline
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -20,7 +20,7 @@ def written(path: Path, **changed: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"schema_version": 2}, "schema_version: Input should be 1"),
         ({"layers": "many"}, "layers: Input should be a valid integer"),
@@ -32,14 +32,14 @@ def written(path: Path, **changed: Any) -> Path:
     ],
 )
 def test_a_damaged_record_is_named_and_left_out(
-    tmp_path: Path, changed: dict[str, Any], said: str
+    tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     bad = written(tmp_path / "bad.json", **changed)
     good = written(tmp_path / "good.json")
     chosen, problems = newest([bad, good], None)
     assert chosen is not None and chosen.path == good
     (problem,) = problems
-    assert problem.startswith(f"not shown: {bad}: {said}") and "\n" not in problem
+    assert problem.startswith(f"not shown: {bad}: {message}") and "\n" not in problem
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00"])
@@ -74,7 +74,7 @@ def test_only_the_last_of_all_columns_stands_for_later_steps(
     tmp_path: Path, steps: int, last: str
 ) -> None:
     grids = ("input_change", "delta_change", "token_changed")
-    whole = synthetic.sensitivity()
-    cut: dict[str, Any] = {name: [row[:steps] for row in whole[name]] for name in grids}
-    path = written(tmp_path / "a.json", steps=steps, passes=whole["passes"][:steps], **cut)
+    full = synthetic.sensitivity()
+    cut: dict[str, Any] = {name: [row[:steps] for row in full[name]] for name in grids}
+    path = written(tmp_path / "a.json", steps=steps, passes=full["passes"][:steps], **cut)
     assert list(read_sensitivity(path).steps)[-1] == last

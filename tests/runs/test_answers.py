@@ -92,24 +92,24 @@ def test_finished_chunks_are_read_back_exactly(tmp_path: Path) -> None:
 @pytest.mark.parametrize("torn", [b'{"record": "chunk", "ind', b"\0" * 50, b"\0\0\n", b"\n"])
 def test_torn_end_is_dropped(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "answers.jsonl"
-    whole = write_two_chunks(path)
-    path.write_bytes(whole + torn)
+    content = write_two_chunks(path)
+    path.write_bytes(content + torn)
     log = open_answers(path, HEADER)
     assert sorted(log.chunks) == [0, 1]
     log.append_chunk(chunk(2))
     log.close()
-    assert path.read_bytes().startswith(whole)
+    assert path.read_bytes().startswith(content)
     assert len(path.read_bytes().splitlines()) == 5
     assert kept_aside(path) == []
 
 
 def test_every_cut_leaves_whole_chunks_only(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    whole = write_two_chunks(path)
-    for size in range(0, len(whole), 7):
-        path.write_bytes(whole[:size])
+    content = write_two_chunks(path)
+    for size in range(0, len(content), 7):
+        path.write_bytes(content[:size])
         log = open_answers(path, HEADER)
-        complete = whole[:size].count(b"\n") - 2
+        complete = content[:size].count(b"\n") - 2
         assert sorted(log.chunks) == list(range(max(0, complete))), f"cut at byte {size}"
         log.close()
 
@@ -192,11 +192,11 @@ def test_record_of_a_wrong_shape_names_file_and_line(
     if isinstance(line, str):
         line = json.loads(lines[3])
         line |= {"index": "x"} if "index" in message else {"colour": "red"}
-    whole = b"".join([*lines[:3], json.dumps(line).encode() + b"\n", lines[3]])
-    path.write_bytes(whole)
+    content = b"".join([*lines[:3], json.dumps(line).encode() + b"\n", lines[3]])
+    path.write_bytes(content)
     with pytest.raises(UserError, match=rf"answers.jsonl, line 4: {message}.*; correct the line"):
         open_answers(path, HEADER)
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == content
 
 
 def test_chunk_before_any_session_names_its_line(tmp_path: Path) -> None:
@@ -221,12 +221,12 @@ def test_answers_of_an_older_layout_are_kept_aside_and_not_taken_up(tmp_path: Pa
 
 def test_finished_run_is_reused_and_stays_finished_once(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    whole = finish(path)
+    content = finish(path)
     log = open_answers(path, HEADER)
     assert sorted(log.chunks) == [0, 1] and log.ended
     log.append_end()
     log.close()
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == content
     log = open_answers(path, HEADER)
     log.append_chunk(chunk(2))
     log.append_end()
@@ -258,11 +258,11 @@ def test_killed_repetition_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_going_back_to_earlier_settings_takes_their_answers_up_again(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    whole, other = finish(path), finish(path, OTHER)
+    content, other = finish(path), finish(path, OTHER)
     log = reopened(path)
     assert sorted(log.chunks) == [0, 1] and log.ended
     assert log.taken_up is not None and log.set_aside is not None
-    assert (path.read_bytes(), log.set_aside.read_bytes()) == (whole, other)
+    assert (path.read_bytes(), log.set_aside.read_bytes()) == (content, other)
     assert kept_aside(path) == ["bbbbbbbb"], "a file that was taken up is in one place only"
     path.unlink()
     assert reopened(path, OTHER).ended

@@ -45,9 +45,9 @@ def test_journal_says_how_an_attempt_ended(
     tmp_path: Path, error: BaseException | None, why: str
 ) -> None:
     end(tmp_path, error, chunks=3)
-    (found,) = read_attempts(tmp_path)
-    assert (found.why, found.chunks, found.pid) == (why, 3, os.getpid())
-    assert found.ended is not None and found.slurm_job is None
+    (recorded,) = read_attempts(tmp_path)
+    assert (recorded.why, recorded.chunks, recorded.pid) == (why, 3, os.getpid())
+    assert recorded.ended is not None and recorded.slurm_job is None
 
 
 def test_attempt_that_runs_or_was_killed_has_no_end(
@@ -57,10 +57,10 @@ def test_attempt_that_runs_or_was_killed_has_no_end(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     with attempt(tmp_path, shard="2-of-5", pack="p") as journal:
         journal.add(device="a GPU")
-        (found,) = read_attempts(tmp_path)
-    assert found == Attempt(
-        time=found.time,
-        host=found.host,
+        (recorded,) = read_attempts(tmp_path)
+    assert recorded == Attempt(
+        time=recorded.time,
+        host=recorded.host,
         pid=os.getpid(),
         slurm_job="17",
         restart=2,

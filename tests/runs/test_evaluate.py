@@ -40,15 +40,15 @@ def finish(spec: Path, **options: Any) -> Any:
 
 def answers_in(folder: Path) -> dict[int, list[Any]]:
     """Answers by chunk without times, which differ from run to run."""
-    found = {}
+    answers = {}
     for line in (folder / "answers.jsonl").read_text().splitlines():
         record = json.loads(line)
         if record["record"] == "chunk":
             for answer in record["answers"]:
                 answer.pop("latency_s", None)
-            assert record["index"] not in found, "a chunk was decoded twice"
-            found[record["index"]] = record["answers"]
-    return found
+            assert record["index"] not in answers, "a chunk was decoded twice"
+            answers[record["index"]] = record["answers"]
+    return answers
 
 
 def kept_aside(folder: Path) -> list[Path]:
@@ -71,9 +71,9 @@ def test_run_leaves_consistent_files(make_spec, make_plan_on_disk) -> None:
     assert sum(s for _, s in chunks) == pytest.approx(summary.throughput.total_time_s, abs=1e-3)
     assert summary.items.groups is None
     assert summary.throughput.recording_s is None, "a CPU records nothing"
-    left = {path.name for path in spec.parent.iterdir()}
+    names = {path.name for path in spec.parent.iterdir()}
     expected = {"answers", "samples"}
-    assert left == {f"{name}.jsonl" for name in expected} | {
+    assert names == {f"{name}.jsonl" for name in expected} | {
         "spec.json",
         "summary.json",
         "results.json",
@@ -178,7 +178,7 @@ def test_likelihood_run_reports_seconds_and_no_speed(make_spec, make_plan_on_dis
 def test_resumed_run_equals_an_uninterrupted_one(make_spec, make_plan_on_disk) -> None:
     make_plan_on_disk()
     spec = make_spec(temperature=0.7)
-    whole = finish(spec).summary
+    uninterrupted = finish(spec).summary
     expected = answers_in(spec.parent)
     path = spec.parent / "answers.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -187,8 +187,8 @@ def test_resumed_run_equals_an_uninterrupted_one(make_spec, make_plan_on_disk) -
     resumed = finish(spec)
     assert answers_in(spec.parent) == expected
     assert kept_aside(spec.parent) == []
-    assert (whole.resumed, resumed.summary.resumed) == (False, True)
-    assert resumed.summary.items == whole.items
+    assert (uninterrupted.resumed, resumed.summary.resumed) == (False, True)
+    assert resumed.summary.items == uninterrupted.items
 
 
 def test_answers_of_two_machines_have_no_speed(make_spec, make_plan_on_disk) -> None:

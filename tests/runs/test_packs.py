@@ -111,13 +111,13 @@ def test_failing_locked_and_finished_members_do_not_stop_the_others(
     with run_lock(busy.parent):
         assert main(["pack", str(members)]) == 0
     assert (done.parent / "summary.json").read_bytes() == made
-    told = report(members)
-    assert [state for _, state, _ in told] == [
+    outcomes = report(members)
+    assert [state for _, state, _ in outcomes] == [
         *("done", "locked", "failed", "failed", "failed", "done")
     ]
-    assert f"process {os.getpid()}" in told[1][2]
-    assert "chunk_size" in told[2][2] and "no such file" in told[3][2]
-    assert told[4][2] == "RuntimeError: boom"
+    assert f"process {os.getpid()}" in outcomes[1][2]
+    assert "chunk_size" in outcomes[2][2] and "no such file" in outcomes[3][2]
+    assert outcomes[4][2] == "RuntimeError: boom"
     log = read_spec(broken).log_path.read_text()
     assert "Traceback" in log
     failure = json.loads((broken.parent / "failed.json").read_text())
@@ -278,10 +278,10 @@ def test_summary_of_a_packed_run_is_newer_than_the_report(member: Callable[..., 
     spec = member("a")
     members = pack(spec)
     assert main(["pack", str(members)]) == 0
-    summary, told = spec.parent / "summary.json", members.with_name("report.json")
-    assert summary.stat().st_mtime_ns < told.stat().st_mtime_ns
+    summary, report_path = spec.parent / "summary.json", members.with_name("report.json")
+    assert summary.stat().st_mtime_ns < report_path.stat().st_mtime_ns
     assert main(["finish", str(spec)]) == 0
-    assert summary.stat().st_mtime_ns > told.stat().st_mtime_ns
+    assert summary.stat().st_mtime_ns > report_path.stat().st_mtime_ns
 
 
 @pytest.mark.usefixtures("project")

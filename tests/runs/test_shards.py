@@ -92,9 +92,9 @@ def test_answers_do_not_depend_on_the_number_of_shards(
     assert [chunk for chunk, _ in summary.throughput.chunks] == [
         chunk for chunk, _ in whole[1].throughput.chunks
     ], "the chunks are in the order of the plan"
-    left = sorted(path.name for path in (spec.parent / "shards").iterdir())
+    names = sorted(path.name for path in (spec.parent / "shards").iterdir())
     stamps = [f"{i}-of-{count}.json" for i in range(1, count + 1)]
-    assert left == sorted([*stamps, *(name.replace("json", "lock") for name in stamps)])
+    assert names == sorted([*stamps, *(name.replace("json", "lock") for name in stamps)])
 
 
 def test_merged_file_is_that_of_one_process_but_for_sessions_and_times(spec: Path) -> None:
@@ -261,8 +261,8 @@ def test_finish_scores_what_nobody_scored(
 def test_failure_while_finishing_names_the_log_of_the_command_at_work(
     spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = read_spec(spec).log_path
-    logs = [whole, whole.with_suffix(".shards") / "2-of-2.log", whole.with_suffix(".finish.log")]
+    path = read_spec(spec).log_path
+    logs = [path, path.with_suffix(".shards") / "2-of-2.log", path.with_suffix(".finish.log")]
     for log in logs:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()

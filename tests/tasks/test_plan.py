@@ -93,8 +93,8 @@ def test_chunks_hold_every_request_once_and_every_context_whole(drawn, size: int
     assert sorted(i for chunk in chunks for i in chunk) == list(range(len(requests)))
     assert all(chunks)
     for chunk in chunks:
-        asked = {requests[i].prompt_ids for i in chunk}
-        assert len(chunk) <= size or len(asked) == 1
+        in_chunk = {requests[i].prompt_ids for i in chunk}
+        assert len(chunk) <= size or len(in_chunk) == 1
     places = {i: number for number, chunk in enumerate(chunks) for i in chunk}
     for context in set(contexts):
         assert len({places[i] for i, r in enumerate(requests) if r.prompt_ids == context}) == 1
@@ -104,9 +104,9 @@ def test_chunks_hold_every_request_once_and_every_context_whole(drawn, size: int
 
 
 def test_identity_ignores_the_order_of_wishes_but_not_the_repeat() -> None:
-    one = request_id("generate_until", ("p", {"a": 1, "b": 2}))
-    assert one == request_id("generate_until", ("p", {"b": 2, "a": 1}))
-    assert one != request_id("generate_until", ("p", {"a": 1, "b": 2}), repeat=1)
+    first = request_id("generate_until", ("p", {"a": 1, "b": 2}))
+    assert first == request_id("generate_until", ("p", {"b": 2, "a": 1}))
+    assert first != request_id("generate_until", ("p", {"a": 1, "b": 2}), repeat=1)
 
 
 def test_changed_requests_file_is_refused(make_plan_on_disk, project) -> None:

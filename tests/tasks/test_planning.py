@@ -181,7 +181,7 @@ WHERE = "item t:0: generation_kwargs"
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("gen_kwargs", "expected"),
     [
         ({"until": "stop", "max_gen_toks": 8}, {"until": ["stop"], "max_gen_toks": 8}),
         ({"max_new_tokens": 8}, {"max_gen_toks": 8}),
@@ -192,12 +192,12 @@ WHERE = "item t:0: generation_kwargs"
         ({"until": None, "max_tokens": None}, {}),
     ],
 )
-def test_wishes_of_a_task_get_one_name_and_type(given, expected) -> None:
-    assert generation_wishes(given, WHERE) == (given if expected is None else expected)
+def test_wishes_of_a_task_get_one_name_and_type(gen_kwargs, expected) -> None:
+    assert generation_wishes(gen_kwargs, WHERE) == (gen_kwargs if expected is None else expected)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("gen_kwargs", "message"),
     [
         ({"max_gen_tok": 8}, "unknown key 'max_gen_tok'; did you mean 'max_gen_toks'"),
         ({"max_length": 8}, "unknown key 'max_length'; did you mean 'max_gen_toks'"),
@@ -212,9 +212,9 @@ def test_wishes_of_a_task_get_one_name_and_type(given, expected) -> None:
         (["until"], "expected keys and values, got list"),
     ],
 )
-def test_wish_that_cannot_be_obeyed_is_refused(given, message: str) -> None:
+def test_wish_that_cannot_be_obeyed_is_refused(gen_kwargs, message: str) -> None:
     with pytest.raises(UserError, match=f"{WHERE}: {message}") as caught:
-        generation_wishes(given, WHERE)
+        generation_wishes(gen_kwargs, WHERE)
     assert "\n" not in str(caught.value)
 
 

@@ -84,8 +84,8 @@ def rows_shared(model, requests: list[PlannedRequest], chunk_size: int) -> int:
     """Rows that scoring chunk by chunk runs through the layers."""
     records: list[PassRecord] = []
     for chunk in fixed_chunks(requests, chunk_size):
-        asked = [LikelihoodRequest(requests[i].prompt_ids, requests[i].target_ids) for i in chunk]
-        score(model, asked, mask_id=255, stop_token=254, observe=records.append)
+        scored = [LikelihoodRequest(requests[i].prompt_ids, requests[i].target_ids) for i in chunk]
+        score(model, scored, mask_id=255, stop_token=254, observe=records.append)
     return sum(record.rows for record in records if isinstance(record, PassRecord))
 
 

@@ -112,9 +112,9 @@ def test_the_floor_on_a_cpu_is_the_products_of_a_pass_and_no_more(monkeypatch):
     floor = ProductsFloor(counting_model(called), clock=lambda: next(times))
     multiply = torch.bmm
 
-    def bmm(one, other, *, out):
-        called.append(("bmm", tuple(one.shape), tuple(other.shape)))
-        return multiply(one, other, out=out)
+    def bmm(left, right, *, out):
+        called.append(("bmm", tuple(left.shape), tuple(right.shape)))
+        return multiply(left, right, out=out)
 
     monkeypatch.setattr(torch, "bmm", bmm)
     assert floor.of_pass(MIXED) == PassFloor(3.0, "products")

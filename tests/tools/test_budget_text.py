@@ -54,8 +54,8 @@ def known() -> tuple[Budget, BudgetQuestion, Estimates]:
     write_summary(first, seconds=7200.0)
     write_trial(second, seconds=2160.0)
     estimates = Estimates.load([])
-    found = [estimates.estimate(run, gpu="RTX_6000") for run in (first, second)]
-    return budget_of(found, JobSplit()), ASKED, estimates
+    estimated = [estimates.estimate(run, gpu="RTX_6000") for run in (first, second)]
+    return budget_of(estimated, JobSplit()), ASKED, estimates
 
 
 def test_the_table_says_where_its_figures_come_from() -> None:
@@ -72,8 +72,8 @@ def test_what_is_not_known_is_named_with_what_to_type() -> None:
         [estimates.estimate(run, gpu="RTX_6000") for run in (first, other)], JobSplit()
     )
     assert as_text(budget, ASKED, estimates) == UNKNOWN
-    here = as_text(budget, replace(ASKED, gpu=None), estimates)
-    assert "decode some items first: snakemake --profile profiles/local --config limit=20\n" in here
+    text = as_text(budget, replace(ASKED, gpu=None), estimates)
+    assert "decode some items first: snakemake --profile profiles/local --config limit=20\n" in text
 
 
 def test_another_batch_size_is_said() -> None:

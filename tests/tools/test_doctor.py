@@ -69,22 +69,22 @@ def doctor(
         check=False,
     )
     assert done.stderr == ""
-    found: dict[str, list[dict[str, Any]]] = {}
+    findings: dict[str, list[dict[str, Any]]] = {}
     for finding in json.loads(done.stdout)["findings"]:
-        found.setdefault(finding["name"], []).append(finding)
-    return done.returncode, found
+        findings.setdefault(finding["name"], []).append(finding)
+    return done.returncode, findings
 
 
 @pytest.mark.slow
 def test_a_machine_that_is_well(project: Path) -> None:
-    code, found = doctor(project, WELL)
-    problems = [f for group in found.values() for f in group if f["state"] == "problem"]
+    code, findings = doctor(project, WELL)
+    problems = [f for group in findings.values() for f in group if f["state"] == "problem"]
     assert (code, problems) == (0, [])
-    assert found["account"][0]["text"] == "gts-lab, QOS embers, inferno"
-    assert found["partition"][0]["text"] == "gpu-rtx6000: RTX_6000"
-    assert found["quota"][0]["text"].startswith("42 % of the fullest is used")
+    assert findings["account"][0]["text"] == "gts-lab, QOS embers, inferno"
+    assert findings["partition"][0]["text"] == "gpu-rtx6000: RTX_6000"
+    assert findings["quota"][0]["text"].startswith("42 % of the fullest is used")
     for name in ("python", "gpu", "results", "locks", "clock", "slurm", "model", "limits"):
-        assert found[name][0]["state"] == "ok", name
+        assert findings[name][0]["state"] == "ok", name
 
 
 @pytest.mark.slow
@@ -101,10 +101,10 @@ def test_a_machine_that_is_well(project: Path) -> None:
 def test_a_cluster_that_is_not_well(
     project: Path, commands: dict[str, str], name: str, state: str, says: str
 ) -> None:
-    code, found = doctor(project, {**WELL, **commands, "sleep": 'exec /bin/sleep "$@"'})
-    assert found[name][0]["state"] == state
-    assert says in found[name][0]["text"]
-    assert found[name][0]["fix"]
+    code, findings = doctor(project, {**WELL, **commands, "sleep": 'exec /bin/sleep "$@"'})
+    assert findings[name][0]["state"] == state
+    assert says in findings[name][0]["text"]
+    assert findings[name][0]["fix"]
     assert code == (1 if state == "problem" else 0)
 
 
@@ -112,11 +112,11 @@ def test_a_cluster_that_is_not_well(
 def test_without_slurm_and_with_a_quota_of_the_system(project: Path) -> None:
     quota = "echo 'Filesystem blocks quota limit grace files quota limit'; "
     quota += "echo '/dev/x 9500* 9000 10000 6days 12 0 0'; exit 1"
-    code, found = doctor(project, {"quota": quota})
+    code, findings = doctor(project, {"quota": quota})
     assert code == 0
-    assert found["slurm"][0]["state"] == "ok"
-    assert found["quota"][0]["state"] == "warn"
-    assert "95 %" in found["quota"][0]["text"]
+    assert findings["slurm"][0]["state"] == "ok"
+    assert findings["quota"][0]["state"] == "warn"
+    assert "95 %" in findings["quota"][0]["text"]
 
 
 @pytest.mark.slow
@@ -127,41 +127,41 @@ def test_a_gpu_that_torch_was_not_built_for(project: Path) -> None:
     config.write_text(
         config.read_text().replace("{path: models/tiny}", "{path: models/tiny, dtype: bfloat16}")
     )
-    _, found = doctor(project, {**WELL, "nvidia-smi": smi})
-    assert found["gpu"][0]["text"] == "1 x Quadro RTX 6000 (24 GiB)"
-    assert "driver 550.54" in found["driver"][0]["text"]
-    assert found["dtype"][0]["state"] == "problem"
-    assert "float16 or auto" in found["dtype"][0]["fix"]
+    _, findings = doctor(project, {**WELL, "nvidia-smi": smi})
+    assert findings["gpu"][0]["text"] == "1 x Quadro RTX 6000 (24 GiB)"
+    assert "driver 550.54" in findings["driver"][0]["text"]
+    assert findings["dtype"][0]["state"] == "problem"
+    assert "float16 or auto" in findings["dtype"][0]["fix"]
 
 
 @pytest.mark.slow
 def test_an_archive_that_no_job_can_use(project: Path) -> None:
-    code, found = doctor(project, WELL, FASTDLLM_ENV_ARCHIVE="/nowhere/venv-1.tar.zst")
+    code, findings = doctor(project, WELL, FASTDLLM_ENV_ARCHIVE="/nowhere/venv-1.tar.zst")
     assert code == 0
-    assert found["archive"][0]["state"] == "warn"
+    assert findings["archive"][0]["state"] == "warn"
 
 
 @pytest.mark.slow
 def test_a_job_without_the_gpu_it_was_given(project: Path) -> None:
-    code, found = doctor(project, WELL, SLURM_JOB_ID="7", SLURM_JOB_GPUS="0")
+    code, findings = doctor(project, WELL, SLURM_JOB_ID="7", SLURM_JOB_GPUS="0")
     assert code == 1
-    assert "given GPU 0" in found["gpu"][0]["text"]
-    assert found["job"][0]["text"].startswith("7 on ")
+    assert "given GPU 0" in findings["gpu"][0]["text"]
+    assert findings["job"][0]["text"].startswith("7 on ")
 
 
 @pytest.mark.slow
 def test_a_model_that_was_not_fetched_and_a_broken_configuration(project: Path) -> None:
     config = project / "workflow_config.yaml"
     config.write_text(config.read_text().replace("models/tiny", "lab/none"))
-    code, found = doctor(project, WELL)
+    code, findings = doctor(project, WELL)
     assert code == 1
-    assert "is not in the cache" in found["model"][0]["text"]
-    assert found["model"][0]["fix"] == "on a node with network: fastdllm fetch"
+    assert "is not in the cache" in findings["model"][0]["text"]
+    assert findings["model"][0]["fix"] == "on a node with network: fastdllm fetch"
     config.write_text(config.read_text().replace("cluster:", "clusters:"))
-    code, found = doctor(project, WELL)
+    code, findings = doctor(project, WELL)
     assert code == 1
-    assert "unknown key 'clusters'" in found["config"][0]["text"]
-    assert found["locks"][0]["state"] == "ok", "the rest is looked at all the same"
+    assert "unknown key 'clusters'" in findings["config"][0]["text"]
+    assert findings["locks"][0]["state"] == "ok", "the rest is looked at all the same"
 
 
 @pytest.mark.slow
@@ -171,9 +171,9 @@ def test_results_that_cannot_be_written(project: Path) -> None:
         (project / "results").symlink_to("/proc/self/ns")
     else:
         (project / "results").mkdir(mode=0o500)
-    code, found = doctor(project, WELL)
+    code, findings = doctor(project, WELL)
     assert code == 1
-    assert any(finding["state"] == "problem" for finding in found["results"])
+    assert any(finding["state"] == "problem" for finding in findings["results"])
 
 
 def test_results_that_lead_to_a_purged_folder(
@@ -181,9 +181,9 @@ def test_results_that_lead_to_a_purged_folder(
 ) -> None:
     monkeypatch.chdir(project)
     (project / "results").symlink_to("/scratch/gone")
-    told = "results: is a link to /scratch/gone, which does not exist"
-    assert any(told in str(f) and f.state is Verdict.PROBLEM for f in look_at_disks())
-    with pytest.raises(UserError, match=told):
+    message = "results: is a link to /scratch/gone, which does not exist"
+    assert any(message in str(f) and f.state is Verdict.PROBLEM for f in look_at_disks())
+    with pytest.raises(UserError, match=message):
         check_link(Path("results"))
 
 
@@ -226,11 +226,11 @@ def test_accounts(options: ClusterOptions, state: Verdict) -> None:
 
 
 def test_a_partition_that_is_not_there() -> None:
-    there = {"gpu-a": {"A100"}, "cpu": set[str]()}
-    (found,) = partition_findings(there, ClusterOptions(partition="gpu-b"))
-    assert found.state is Verdict.PROBLEM
-    assert "with GPUs are gpu-a: A100" in found.text
-    assert partition_findings(there, ClusterOptions(partition="gpu-a,cpu"))[0].state is Verdict.OK
+    kinds = {"gpu-a": {"A100"}, "cpu": set[str]()}
+    (finding,) = partition_findings(kinds, ClusterOptions(partition="gpu-b"))
+    assert finding.state is Verdict.PROBLEM
+    assert "with GPUs are gpu-a: A100" in finding.text
+    assert partition_findings(kinds, ClusterOptions(partition="gpu-a,cpu"))[0].state is Verdict.OK
     assert partition_findings({}, ClusterOptions(partition="gpu-b")) == []
 
 

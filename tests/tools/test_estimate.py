@@ -76,8 +76,8 @@ def test_nothing_measured_is_none_and_never_a_number() -> None:
     write_summary(make_run("another_dtype", dtype="float32"), seconds=10.0, dtype="float32")
     write_summary(make_run("another_gpu"), seconds=10.0, hardware=V100)
     estimates = Estimates.load([run])
-    found = estimates.estimate(run, gpu=GPU)
-    assert (found.items_left, found.basis, found.decoding_s) == (100, Basis.NONE, None)
+    estimate = estimates.estimate(run, gpu=GPU)
+    assert (estimate.items_left, estimate.basis, estimate.decoding_s) == (100, Basis.NONE, None)
     assert estimates.minutes(run, gpu=GPU) is None
     assert estimates.minutes(run, gpu="V100") == LEAST_MINUTES
     assert estimates.measured_hardware() == [RTX, V100]
@@ -104,8 +104,8 @@ def test_the_nearest_measurement_counts() -> None:
     write_plan(run, 100)
 
     def basis_and_seconds() -> tuple[Basis, float | None]:
-        found = Estimates.load([run]).estimate(run, gpu=GPU)
-        return found.basis, found.decoding_s
+        estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+        return estimate.basis, estimate.decoding_s
 
     # From the farthest to the nearest, each takes over from the one before.
     for config, seconds in (("a", 100.0), ("b", 200.0), ("c", 900.0)):
@@ -127,8 +127,8 @@ def test_a_trial_of_the_same_settings_tells_of_the_whole_run() -> None:
     trial, run = make_run(limit=20), make_run()
     write_summary(trial, seconds=10.0, items=20)
     write_plan(run, 100)
-    found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert (found.basis, found.decoding_s) == (Basis.SETTINGS, 50.0)
+    estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (estimate.basis, estimate.decoding_s) == (Basis.SETTINGS, 50.0)
 
 
 def test_a_trial_tells_of_its_own_kind_of_gpu() -> None:
@@ -145,8 +145,8 @@ def test_a_trial_tells_of_its_own_kind_of_gpu() -> None:
 def test_the_same_computation_elsewhere_counts_as_the_same_settings() -> None:
     leader, run = make_run("plain", experiment="first"), make_run("t0.9", experiment="second")
     write_summary(leader, seconds=10.0, computation=run.computation)
-    found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert (found.basis, found.decoding_s) == (Basis.SETTINGS, 10.0)
+    estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (estimate.basis, estimate.decoding_s) == (Basis.SETTINGS, 10.0)
 
 
 def test_a_copy_does_not_count_again() -> None:
@@ -192,11 +192,11 @@ def test_chunks_of_shards_count_once_each() -> None:
     write_answers(run, {0: 10.0, 2: 30.0}, name="shards/1-of-2.jsonl")
     write_answers(run, {3: 40.0}, name="shards/2-of-2.jsonl")
     write_answers(run, {4: 90.0}, name="shards/2-of-2.01234567.20260101T000000Z.jsonl")
-    found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert (found.items_left, found.decoding_s) == (60, pytest.approx(60 * 100 / 40))
+    estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (estimate.items_left, estimate.decoding_s) == (60, pytest.approx(60 * 100 / 40))
     # A half of 100 items is less than what is left.
-    assert found.share_s(0.5) == pytest.approx(50 * 100 / 40)
-    assert found.share_s(1.0) == found.decoding_s
+    assert estimate.share_s(0.5) == pytest.approx(50 * 100 / 40)
+    assert estimate.share_s(1.0) == estimate.decoding_s
 
 
 def test_answers_of_other_settings_and_torn_lines_do_not_count() -> None:
@@ -206,16 +206,16 @@ def test_answers_of_other_settings_and_torn_lines_do_not_count() -> None:
     assert Estimates.load([run]).estimate(run, gpu=GPU).items_left == 100
     path = write_answers(run, {0: 10.0, 1: 20.0}, name="answers.jsonl")
     path.write_bytes(path.read_bytes()[:-40])
-    found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert (found.items_left, found.decoding_s) == (90, 90.0)
+    estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (estimate.items_left, estimate.decoding_s) == (90, 90.0)
 
 
 def test_a_finished_run_that_is_repeated_has_everything_left() -> None:
     run = make_run()
     write_summary(run, seconds=50.0)
     write_answers(run, {0: 5.0, 1: 5.0})
-    found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert (found.items_left, found.decoding_s) == (100, 50.0)
+    estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (estimate.items_left, estimate.decoding_s) == (100, 50.0)
 
 
 def test_log_likelihoods_are_timed_by_the_answers_that_are_here() -> None:
@@ -223,15 +223,15 @@ def test_log_likelihoods_are_timed_by_the_answers_that_are_here() -> None:
     write_summary(first, seconds=None, items=20)
     assert Estimates.load([run]).minutes(run, gpu=GPU) is None
     write_answers(first, {0: 3.0, 1: 5.0})
-    found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert (found.basis, found.decoding_s, found.startup_s) == (Basis.TASK, 8.0, 26.0)
+    estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (estimate.basis, estimate.decoding_s, estimate.startup_s) == (Basis.TASK, 8.0, 26.0)
 
 
 def test_a_summary_tells_of_log_likelihoods_too_where_no_answers_are() -> None:
     first, run = make_run("first", task="choices"), make_run(task="choices")
     write_summary(first, seconds=None, items=20, decoding_s=8.0)
-    found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert (found.basis, found.decoding_s, found.startup_s) == (Basis.TASK, 8.0, 24.0)
+    estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (estimate.basis, estimate.decoding_s, estimate.startup_s) == (Basis.TASK, 8.0, 24.0)
 
 
 def test_a_run_on_mixed_hardware_tells_of_each_from_its_answers() -> None:
@@ -250,25 +250,25 @@ def test_a_run_on_mixed_hardware_tells_of_each_from_its_answers() -> None:
 def test_the_runs_own_batch_size_is_preferred_and_another_is_told() -> None:
     run = make_run(batch_size=8)
     write_summary(make_run("k1", seed=1), seconds=100.0, batch_size=2)
-    found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert found.speed is not None
-    assert (found.decoding_s, found.speed.batch_size) == (100.0, 2)
+    estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert estimate.speed is not None
+    assert (estimate.decoding_s, estimate.speed.batch_size) == (100.0, 2)
     write_summary(make_run("k1", seed=2), seconds=40.0, batch_size=8, published=True)
-    found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert found.speed is not None
-    assert (found.decoding_s, found.speed.batch_size) == (40.0, None)
+    estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert estimate.speed is not None
+    assert (estimate.decoding_s, estimate.speed.batch_size) == (40.0, None)
 
 
 def test_a_median_of_the_batch_size_comes_before_the_run_itself_at_another() -> None:
     run = make_run()
     write_plan(run, 100)
     write_trial(run, seconds=2.0, items=2, batch_size=2)
-    found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert (found.basis, found.decoding_s) == (Basis.SETTINGS, 100.0)
+    estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (estimate.basis, estimate.decoding_s) == (Basis.SETTINGS, 100.0)
     for config, seconds in (("a", 10.0), ("b", 30.0)):
         write_summary(make_run(config), seconds=seconds)
-    found = Estimates.load([run]).estimate(run, gpu=GPU)
-    assert (found.basis, found.decoding_s) == (Basis.TASK, 20.0)
+    estimate = Estimates.load([run]).estimate(run, gpu=GPU)
+    assert (estimate.basis, estimate.decoding_s) == (Basis.TASK, 20.0)
 
 
 @pytest.mark.parametrize(

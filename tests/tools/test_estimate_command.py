@@ -59,7 +59,7 @@ def test_the_gpu_of_a_profile_is_the_one_that_its_jobs_ask_for(
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--profile", "profiles/pac"], "--profile profiles/pac: has no site.yaml"),
         (["--profile", "profiles/pace", "--gpu", "V100"], "--profile: says which GPU, as does"),
@@ -68,9 +68,9 @@ def test_the_gpu_of_a_profile_is_the_one_that_its_jobs_ask_for(
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["estimate", *arguments]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1

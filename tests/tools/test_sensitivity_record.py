@@ -62,22 +62,22 @@ def record_of(passes, **more):
 
 
 def test_passes_are_binned_by_step_and_averaged():
-    found = grids([log(1), log(1, inputs=(0.2, 0.7)), log(3, changed=(True, False, True))], 2)
-    assert found["steps"] == 4
-    assert found["passes"] == [0, 2, 0, 1]
-    assert found["input_change"] == [[None, 0.1, None, 0.0], [None, 0.6, None, 0.5]]
-    assert found["token_changed"] == [[None, 0.0, None, 1.0], [None, 1.0, None, 0.0]]
+    figures = grids([log(1), log(1, inputs=(0.2, 0.7)), log(3, changed=(True, False, True))], 2)
+    assert figures["steps"] == 4
+    assert figures["passes"] == [0, 2, 0, 1]
+    assert figures["input_change"] == [[None, 0.1, None, 0.0], [None, 0.6, None, 0.5]]
+    assert figures["token_changed"] == [[None, 0.0, None, 1.0], [None, 1.0, None, 0.0]]
 
 
 def test_late_steps_share_the_last_bin():
-    found = grids([log(step) for step in (1, MOST_STEPS - 1, MOST_STEPS, MOST_STEPS + 9)], 2)
-    assert found["steps"] == MOST_STEPS
-    assert found["passes"] == [0, 1, *[0] * (MOST_STEPS - 3), 3]
+    figures = grids([log(step) for step in (1, MOST_STEPS - 1, MOST_STEPS, MOST_STEPS + 9)], 2)
+    assert figures["steps"] == MOST_STEPS
+    assert figures["passes"] == [0, 1, *[0] * (MOST_STEPS - 3), 3]
 
 
 def test_what_cannot_be_measured_is_left_out_of_the_mean():
-    found = grids([log(0, deltas=(math.nan, math.nan)), log(0, deltas=(0.5, math.nan))], 2)
-    assert found["delta_change"] == [[0.5], [None]]
+    figures = grids([log(0, deltas=(math.nan, math.nan)), log(0, deltas=(0.5, math.nan))], 2)
+    assert figures["delta_change"] == [[0.5], [None]]
 
 
 def test_damage_is_the_share_of_passes_and_saving_the_share_of_layers():

@@ -31,10 +31,10 @@ def test_every_calculation_in_an_answer_is_right_and_chained():
     rng = Random(11)
     for _ in range(1000):
         problem = draw_problem(rng, held_out=False)
-        found = CALCULATION.findall(problem.answer)
-        assert 1 <= len(found) <= 3
+        calculations = CALCULATION.findall(problem.answer)
+        assert 1 <= len(calculations) <= 3
         previous = None
-        for left, operator, right, result in found:
+        for left, operator, right, result in calculations:
             assert APPLY[operator](int(left), int(right)) == int(result), problem.answer
             assert 10 <= int(result) <= 99, problem.answer
             assert previous is None or previous in (left, right), problem.answer

@@ -84,10 +84,10 @@ def test_a_pack_that_lives_is_not_asked_again_for_what_it_has_done() -> None:
     specs = [str(first.spec_path), str(second.spec_path)]
     members.write_text(json.dumps({"schema_version": 1, "specs": specs}))
     finish(first)
-    found = seen(pack_job(), is_repeated=lambda _: True)
-    assert not found[first.config].is_to_be_made
-    assert found[second.config].is_adopted
-    assert split_into_jobs([found[second.config]], load_project().config) == JobSplit(
+    statuses = seen(pack_job(), is_repeated=lambda _: True)
+    assert not statuses[first.config].is_to_be_made
+    assert statuses[second.config].is_adopted
+    assert split_into_jobs([statuses[second.config]], load_project().config) == JobSplit(
         {}, {"p": (second,)}, frozenset(["p"])
     )
 

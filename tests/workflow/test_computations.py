@@ -35,11 +35,11 @@ class Plain(Policy):
 
 def classes(task: str = "words") -> dict[str, list[str]]:
     """experiment/config of the runs of a task, by class, in order."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for run in load_project().runs:
         if run.task == task:
-            found.setdefault(run.computation, []).append(f"{run.experiment}/{run.config}")
-    return found
+            groups.setdefault(run.computation, []).append(f"{run.experiment}/{run.config}")
+    return groups
 
 
 def members(name: str) -> list[str]:
@@ -54,8 +54,8 @@ def the(name: str) -> Run:
 def test_output_reuse_is_three_computations_and_likelihoods_are_one() -> None:
     add_experiment("reuse", NINE, REUSE)
     edit("tasks/choices.yaml", "task: choices", "task: choices\noutput_type: multiple_choice")
-    own = [[n for n in group if n.startswith("reuse/")] for group in classes().values()]
-    assert sorted(map(len, own)) == [0, 0, 3, 3, 3], "the other two are the demo's own"
+    reuse_names = [[n for n in group if n.startswith("reuse/")] for group in classes().values()]
+    assert sorted(map(len, reuse_names)) == [0, 0, 3, 3, 3], "the other two are the demo's own"
     assert [len(group) for group in classes("choices").values()] == [11], "of both experiments"
 
 
@@ -105,8 +105,8 @@ def test_of_a_policy_that_says_nothing_everything_counts() -> None:
     add_experiment("silent", grid, SILENT)
     spans = "grid: {layer_subset: [first, [1, 7]], reuse_k: [2]}\nconfig_name: '{layer_subset}'\n"
     add_experiment("spans", spans, SILENT)
-    own = [group for group in classes().values() if not group[0].startswith("demo/")]
-    assert [len(group) for group in own] == [1, 1, 1, 1]
+    groups = [group for group in classes().values() if not group[0].startswith("demo/")]
+    assert [len(group) for group in groups] == [1, 1, 1, 1]
 
 
 @pytest.mark.usefixtures("project")

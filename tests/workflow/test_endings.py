@@ -147,5 +147,5 @@ def test_the_accounts_say_what_is_unclear(
     state: str, exit_code: int | None, words: str, resumes: bool
 ) -> None:
     unclear = Ending("failed: boo", False, "12", is_clear=False)
-    told = accounted_ending(unclear, JobState("12", state, exit_code))
-    assert (told.words, told.resumes) == (words, resumes)
+    accounted = accounted_ending(unclear, JobState("12", state, exit_code))
+    assert (accounted.words, accounted.resumes) == (words, resumes)

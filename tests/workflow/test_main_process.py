@@ -140,11 +140,11 @@ def test_the_locks_of_a_living_process_stay(
     assert capsys.readouterr().err == ""
     assert [other.pid for other in living_processes()] == [process.pid]
     refuse_overlap(["results/demo/words/k2/summary.json"])
-    told = (
+    message = (
         rf"snakemake \(process {process.pid} on \S+ since .* UTC\) is making {SUMMARY}; wait.* "
         rf"dead \(ps -p {process.pid}\): snakemake --unlock"
     )
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         refuse_overlap([SUMMARY])
 
 
@@ -168,11 +168,11 @@ def test_locks_without_a_record_are_left_to_snakemake() -> None:
 def test_a_process_on_another_host_may_be_alive() -> None:
     record()
     lock(SUMMARY)
-    told = (
+    message = (
         r"locked by snakemake \(process 7 on login-3 since 2026-11-25 20:11 UTC\).*"
         "ssh login-3 ps -p 7; if it is dead: snakemake --unlock"
     )
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         claim_folder(is_dry_run=False, arguments=[])
     assert len(locks()) == 2
 
@@ -264,8 +264,8 @@ def test_snakemake_goes_on_after_it_was_killed(tmp_path: Path) -> None:
             assert time.monotonic() < deadline and first.poll() is None
             time.sleep(0.02)
         second = project.snakemake(*command)
-        told = f"fastdllm: snakemake (process {first.pid} on {socket.gethostname()} since "
-        assert (second.returncode, second.stderr.splitlines()[-1][: len(told)]) == (2, told)
+        notice = f"fastdllm: snakemake (process {first.pid} on {socket.gethostname()} since "
+        assert (second.returncode, second.stderr.splitlines()[-1][: len(notice)]) == (2, notice)
         first.kill()
     (project.path / "go").touch()
     third = project.snakemake(*command)

@@ -159,7 +159,7 @@ def test_a_gpu_is_asked_for_as_the_cluster_spells_it(call: Call) -> None:
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("options", "parts"),
     [
         ({}, ["none is named", "yours: gts-lab, gts-paid", "--config account="]),
         ({"account": "gts-lob"}, ["none of yours", "did you mean gts-lab?", "gts-lab, gts-paid"]),
@@ -181,15 +181,15 @@ def test_a_gpu_is_asked_for_as_the_cluster_spells_it(call: Call) -> None:
     ],
 )
 def test_the_cluster_is_asked_before_anything_is_submitted(
-    call: Call, given: dict[str, str], told: list[str]
+    call: Call, options: dict[str, str], parts: list[str]
 ) -> None:
-    message = refusal(call, **given)
-    assert all(part in message for part in told), message
+    message = refusal(call, **options)
+    assert all(part in message for part in parts), message
     assert variables()["FASTDLLM_GPU"] == "of an earlier call"
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("options", "parts"),
     [
         (
             {"gpu": "rtx6000"},
@@ -206,10 +206,10 @@ def test_the_cluster_is_asked_before_anything_is_submitted(
     ],
 )
 def test_names_and_formats_are_checked_on_a_laptop_too(
-    call: Call, given: dict[str, str], told: list[str]
+    call: Call, options: dict[str, str], parts: list[str]
 ) -> None:
-    message = refusal(call, dry=True, **given)
-    assert all(part in message for part in told), message
+    message = refusal(call, dry=True, **options)
+    assert all(part in message for part in parts), message
 
 
 def test_a_model_that_is_too_big_is_refused_with_the_gpus_that_hold_it(
@@ -343,7 +343,7 @@ def test_nothing_is_left_in_the_folder(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "qos", "told"),
+    ("arguments", "qos", "message"),
     [
         (["--set-resources", "eval:runtime=600"], "embers", "rule eval: 600 minutes, but QOS"),
         (["--set-resources", "eval:runtime=10h"], "embers", "rule eval: 600 minutes, but QOS"),
@@ -352,14 +352,14 @@ def test_nothing_is_left_in_the_folder(call: Call, tmp_path: Path) -> None:
     ],
 )
 def test_numbers_beyond_the_limits_of_the_queue_are_refused(
-    call: Call, arguments: list[str], qos: str, told: str
+    call: Call, arguments: list[str], qos: str, message: str
 ) -> None:
-    assert told in refusal(call, *arguments, dry=True, qos=qos)
+    assert message in refusal(call, *arguments, dry=True, qos=qos)
 
 
 def test_the_main_process_as_a_job_needs_a_place(call: Call) -> None:
-    told = refusal(call, "--jobs", "50", dry=True, other_jobs=1)
-    assert told == (
+    message = refusal(call, "--jobs", "50", dry=True, other_jobs=1)
+    assert message == (
         "--jobs 50: QOS embers takes 50 jobs of one person, and the main process is one; --jobs 49 "
         "keeps the others until there is room"
     )
@@ -369,9 +369,9 @@ def test_the_main_process_as_a_job_needs_a_place(call: Call) -> None:
 
 @pytest.mark.parametrize("dry", [True, False])
 def test_the_plugin_that_submits_twice_is_refused(call: Call, dry: bool) -> None:
-    told = refusal(call, "--executor", "slurm", dry=dry)
-    assert told.startswith("--executor slurm: would submit runs a second time")
-    assert "use --executor fastdllm-slurm" in told
+    message = refusal(call, "--executor", "slurm", dry=dry)
+    assert message.startswith("--executor slurm: would submit runs a second time")
+    assert "use --executor fastdllm-slurm" in message
 
 
 def test_numbers_within_the_limits_pass(call: Call) -> None:

@@ -44,8 +44,8 @@ def job(number: int, comment: str = EVAL, state: str = "RUNNING", **values: obje
 def test_a_job_is_known_by_its_comment_and_its_folder(run: Run) -> None:
     other = comment_of("eval", ["demo", "words", "k2_first"])
     strangers = [job(1, work_dir="/elsewhere"), job(2, other), job(3, "rule_plan"), job(4, "")]
-    found = queue_of([*strangers, job(5)]).of(run)
-    assert [(j.job.id, j.rule, j.shard, j.pack) for j in found] == [("5", "eval", None, None)]
+    jobs = queue_of([*strangers, job(5)]).of(run)
+    assert [(j.job.id, j.rule, j.shard, j.pack) for j in jobs] == [("5", "eval", None, None)]
 
 
 def test_a_folder_may_be_reached_by_another_name(run: Run, tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_a_folder_may_be_reached_by_another_name(run: Run, tmp_path: Path) -> No
 
 def test_each_shard_has_its_job(run: Run) -> None:
     jobs = [job(7, f"{SHARD}2-of-2", "PENDING"), job(6, f"{SHARD}1-of-2")]
-    found = queue_of(jobs).of(run)
-    assert [(j.shard, j.is_at_work, j.is_waiting) for j in found] == [
+    of_run = queue_of(jobs).of(run)
+    assert [(j.shard, j.is_at_work, j.is_waiting) for j in of_run] == [
         (Shard(1, 2), True, False),
         (Shard(2, 2), False, True),
     ]
@@ -68,9 +68,9 @@ def test_the_members_of_a_pack_have_its_job(run: Run) -> None:
     (folder / "members.json").write_text(
         json.dumps({"schema_version": 1, "specs": [str(run.spec_path)]})
     )
-    found = queue_of([job(1, comment_of("pack", ["p1"])), job(2, comment_of("pack", ["p2"]))])
-    assert [(j.rule, j.pack) for j in found.of(run)] == [("pack", "p1")]
-    assert found.of(load_project().runs[1]) == ()
+    queue = queue_of([job(1, comment_of("pack", ["p1"])), job(2, comment_of("pack", ["p2"]))])
+    assert [(j.rule, j.pack) for j in queue.of(run)] == [("pack", "p1")]
+    assert queue.of(load_project().runs[1]) == ()
 
 
 @pytest.mark.parametrize(

@@ -141,12 +141,12 @@ grids:
 @pytest.mark.usefixtures("project")
 def test_several_grids_merge_their_own_settings_and_name_their_own_configs() -> None:
     edit("experiments/demo/experiment.yaml", SIMPLE, GRIDS)
-    found = {
+    settings_of = {
         run.config: [run.decides[f"decoding.{key}"] for key in ("threshold", "top_p", "seed")]
         for run in load_project().runs
         if run.task == "words"
     }
-    assert found == {
+    assert settings_of == {
         **{f"k{k}_{span}": [0.8, 0.5, 0] for k in (1, 2) for span in ("3-8", "first")},
         "t1.0": [1.0, 0.7, 0],
         "plain": [0.8, 0.5, 3],

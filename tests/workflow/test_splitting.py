@@ -132,8 +132,8 @@ def test_there_are_no_more_shards_than_chunks_unless_it_was_begun_so() -> None:
 def test_living_jobs_keep_the_cut_they_were_submitted_with() -> None:
     edit("workflow_config.yaml", *SHARDED)
     first, second = words()
-    found = [with_job(first, "eval"), with_job(second, "shard", shard=Shard(4, 5))]
-    assert split_into_jobs(found, load_project().config) == JobSplit({"demo/words/k2_first": 5})
+    statuses = [with_job(first, "eval"), with_job(second, "shard", shard=Shard(4, 5))]
+    assert split_into_jobs(statuses, load_project().config) == JobSplit({"demo/words/k2_first": 5})
 
 
 @pytest.mark.usefixtures("project")
@@ -162,7 +162,7 @@ def test_a_living_pack_is_followed_whoever_of_it_is_done() -> None:
     (pack,) = split.packs
     content = members_path(pack).read_text()
     assert json.loads(content)["specs"] == [str(run.spec_path) for run in runs]
-    left = split_into_jobs([with_job(both[1], "pack", pack=pack)], config)
-    assert left == JobSplit({}, {pack: (runs[1],)}, frozenset({pack}))
-    update_part_files(left, runs[1:])
+    later = split_into_jobs([with_job(both[1], "pack", pack=pack)], config)
+    assert later == JobSplit({}, {pack: (runs[1],)}, frozenset({pack}))
+    update_part_files(later, runs[1:])
     assert members_path(pack).read_text() == content

@@ -167,8 +167,8 @@ class SmallProject:
     def _age(self) -> None:
         """Date results 10 s earlier, so that a file dated after them is not of the future."""
         for path in self.path.glob("results/**/*"):
-            if path.is_file() and (modified_s := path.stat().st_mtime) > EPOCH_S:
-                os.utime(path, (modified_s - 10, modified_s - 10))
+            if path.is_file() and (modified_ns := path.stat().st_mtime_ns) > EPOCH_S:
+                os.utime(path, ns=(modified_ns - 10**10,) * 2)
 
     def evals(self) -> list[str]:
         """The `task config` of the evals since the last call."""

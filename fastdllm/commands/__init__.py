@@ -1,4 +1,4 @@
-"""What a person types: one module per command, which parses its options, calls and prints.
+"""The commands: one module each, which parses options, calls the other packages and prints.
 
 Holds no logic that another front end needs.
 """

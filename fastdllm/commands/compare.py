@@ -59,9 +59,9 @@ def _path(name: str) -> Path:
         raise UserError(f"{name!r} is not a run; write {FORM}, or the path of a summary.json")
     project = load_project(Selection(limit=split_task_folder(parts[1])[1]))
     runs = {"/".join((r.experiment, r.task_folder, r.config)): r for r in project.all_runs}
-    known = [key.split("/") for key in runs]
+    names_of_runs = [key.split("/") for key in runs]
     for level, kind in enumerate(("experiment", "task", "config")):
-        names = {other[level] for other in known if other[:level] == parts[:level]}
+        names = {other[level] for other in names_of_runs if other[:level] == parts[:level]}
         if parts[level] not in names:
             raise unknown_name(kind, parts[level], names, where=name)
     path = current_summary(runs[name], project.all_runs)

@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     venv = Path(sys.prefix)
     if sys.prefix == sys.base_prefix:
         raise UserError(
-            f"{sys.executable}: this Python is no virtual environment; make setup-cluster builds "
-            "one, and .venv/bin/fastdllm runs in it"
+            f"{sys.executable}: not in a virtual environment; make setup-cluster builds one, and "
+            ".venv/bin/fastdllm runs in it"
         )
     if args.check:
         return _check(venv)

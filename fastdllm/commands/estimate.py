@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "the hardware of this machine)",
     )
     parser.add_argument(
-        "--profile", type=Path, metavar="FOLDER", help="for the GPU that the jobs of it ask for"
+        "--profile", type=Path, metavar="FOLDER", help="for the GPU that its jobs ask for"
     )
     parser.add_argument(
         "--jobs", type=positive_int, default=1, metavar="N", help="jobs at a time (default: 1)"
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     budget = budget_of(
         [estimates.estimate(run, gpu=gpu) for run in runs], split_into_jobs(decoded, project.config)
     )
-    asked = BudgetQuestion(
+    query = BudgetQuestion(
         hardware=str(estimates.hardware(runs[0], gpu)),
         model=project.config.model.path,
         dtype=project.config.model.dtype,
@@ -88,18 +88,18 @@ def run(args: argparse.Namespace) -> int:
         profile=None if args.profile is None else str(args.profile),
     )
     if args.json:
-        sys.stdout.write(json.dumps(as_record(budget, asked, estimates), indent=2) + "\n")
+        sys.stdout.write(json.dumps(as_record(budget, query, estimates), indent=2) + "\n")
     else:
-        sys.stdout.write(as_text(budget, asked, estimates))
+        sys.stdout.write(as_text(budget, query, estimates))
     return 0
 
 
 def _statuses(project: Project, *, from_the_start: bool) -> list[RunStatus]:
     """Return of each selected run whether it is to be made, and decoded or copied."""
     if from_the_start:
-        seen = {run.name: RunStatus(run, State.MISSING) for run in project.all_runs}
+        statuses = {run.name: RunStatus(run, State.MISSING) for run in project.all_runs}
     else:
         queue = read_queue()
-        seen = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
-    selected = [seen[run.name] for run in project.runs]
-    return assign_leaders(selected, project, look=lambda run: seen[run.name])
+        statuses = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
+    selected = [statuses[run.name] for run in project.runs]
+    return assign_leaders(selected, project, look=lambda run: statuses[run.name])

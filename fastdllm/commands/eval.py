@@ -2,7 +2,7 @@
 
 Resumable: after a kill, the same command continues after the last finished chunk. A run that has a
 result for its settings is left as it is, unless --again is given or its spec is dated after the
-result (the workflow asks for a repetition this way); then it is decoded anew, and the old answers
+result (the workflow asks for a repetition this way); then it is decoded again, and the old answers
 are kept aside. SIGTERM and SIGUSR1 stop it with exit code 75: the same command resumes.
 """
 

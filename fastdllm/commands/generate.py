@@ -121,7 +121,7 @@ def stats_line(
         f"{model.device}, {str(model.dtype).removeprefix('torch.')}, batch 1",
     ]
     if generation.finish_reason == "length":
-        parts.append(f"cut at max_new_tokens {settings.max_new_tokens}")
+        parts.append(f"truncated at max_new_tokens {settings.max_new_tokens}")
     return " | ".join(parts)
 
 

@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Copy experiments/_template; the new folder is there as a whole or not at all."""
+    """Copy experiments/_template; the new folder appears complete or not at all."""
     from fastdllm.workflow.project.config_files import EXPERIMENTS, WORKFLOW_CONFIG
 
     folder = copy_template(args.name)

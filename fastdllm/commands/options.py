@@ -51,8 +51,8 @@ def decoding_settings(options: argparse.Namespace) -> DecodingSettings:
         UserError: a value is not allowed, or two do not fit together.
     """
     fields = DecodingSettings.model_fields
-    given = {name: value for name, value in vars(options).items() if name in fields}
-    return validated(DecodingSettings, given, "options")
+    values = {name: value for name, value in vars(options).items() if name in fields}
+    return validated(DecodingSettings, values, "options")
 
 
 def add_selection_options(parser: argparse.ArgumentParser) -> None:

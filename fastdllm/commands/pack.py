@@ -89,7 +89,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
             )
         except BrokenDevice as broken:
             sys.stderr.write(
-                f"fastdllm: {broken}; the GPU is of no use to this process any more: the same "
+                f"fastdllm: {broken}; this process can no longer use the GPU: the same "
                 "command resumes, with the failed run last\n"
             )
             return FAILED_EXIT_CODE
@@ -101,17 +101,17 @@ def _has_local_data(specs: Sequence[Path], members: Path) -> bool:
     """Whether the data of the runs is in files of the project.
 
     Raises:
-        UserError: only of some; the ones need a cache of their own, the others the common one.
+        UserError: only of some; local data needs a private cache, data of the hub the shared one.
     """
     from fastdllm.common.errors import UserError
     from fastdllm.tasks.lm_eval_setup import data_is_local
 
-    found = {data_is_local(s.run.task_file) for s in _readable(specs)}
-    if len(found) > 1:
+    kinds = {data_is_local(s.run.task_file) for s in _readable(specs)}
+    if len(kinds) > 1:
         raise UserError(
             f"{members}: some runs read local data, others data of the hub; make two packs of them"
         )
-    return found != {False}
+    return kinds != {False}
 
 
 def _device_of(specs: Sequence[Path]) -> str:
@@ -125,10 +125,10 @@ def _readable(specs: Sequence[Path]) -> list[RunSpec]:
     from fastdllm.common.errors import UserError
     from fastdllm.runs.spec import read_spec
 
-    found = []
+    readable = []
     for path in specs:
         try:
-            found.append(read_spec(path))
+            readable.append(read_spec(path))
         except UserError:
             continue
-    return found
+    return readable

@@ -1,4 +1,4 @@
-"""`fastdllm plan`: write the requests of a task, tokenised and cut into chunks.
+"""`fastdllm plan`: write the requests of a task, tokenised and split into chunks.
 
 The options of the task and the model come from workflow_config.yaml. Needs no GPU; reaches the
 network only for a model or a data set that is not here yet.

@@ -1,7 +1,7 @@
 """`fastdllm status`: which runs are done, queued, running or failed, and what to type next.
 
-Reads files and, on a cluster, asks squeue once: no torch, no Snakemake, nothing written, and no
-Snakemake that must be alive. --watch draws the runs again every few seconds (status_watch.py).
+Reads files and, on a cluster, asks squeue once: no torch, no Snakemake, nothing written; it needs
+no running Snakemake. --watch draws the runs again every few seconds (status_watch.py).
 """
 
 from __future__ import annotations

@@ -38,19 +38,19 @@ from fastdllm.workflow.status.run_status import RunStatus, State
 def as_record(
     statuses: Sequence[RunStatus],
     next_command: str,
-    found: Sequence[str],
+    alarms: Sequence[str],
     *,
     queue: Queue | None = None,
     config: WorkflowConfig | None = None,
 ) -> dict[str, Any]:
-    """Return the object that --json prints; found: the alarms."""
+    """Return the object that --json prints."""
     counts = Counter(status.state for status in statuses)
     return {
         "schema_version": 1,
         "totals": {"runs": len(statuses), **{str(state): counts[state] for state in State}},
         "to_make": asdict(to_make(statuses, config)),
         "next_command": next_command,
-        "alarms": list(found),
+        "alarms": list(alarms),
         "slurm": None if queue is None else {"problem": queue.problem},
         "runs": [_run_record(status) for status in statuses],
     }

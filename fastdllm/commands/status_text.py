@@ -1,4 +1,4 @@
-"""What `fastdllm status` shows a person: grids, reasons, totals, what to type next."""
+"""The text of `fastdllm status`: grids, reasons, totals, what to type next."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ URGENT = (State.FAILED, State.INTERRUPTED, State.RUNNING, State.QUEUED)
 def as_text(
     statuses: Sequence[RunStatus],
     next_command: str,
-    found: Sequence[str],
+    alarms: Sequence[str],
     *,
     notes: Sequence[str] = (),
     config: WorkflowConfig | None = None,
     color: bool,
 ) -> str:
-    """Return the text: grids, reasons, alarms (`found`), notes, totals, folders, next command."""
+    """Return the text: grids, reasons, alarms, notes, totals, folders, next command."""
     lines: list[str] = []
     for experiment in dict.fromkeys(status.run.experiment for status in statuses):
         group = [status for status in statuses if status.run.experiment == experiment]
@@ -47,7 +47,7 @@ def as_text(
     if shown:
         lines += [_styled_line(state, title, rest, color=color) for state, title, rest in shown]
         lines += [""]
-    warnings = [*found, *notes]
+    warnings = [*alarms, *notes]
     if warnings:
         lines += [*(styled(text, State.FAILED, color=color) for text in warnings), ""]
     lines += [
@@ -86,8 +86,8 @@ def reasons(statuses: Sequence[RunStatus]) -> list[tuple[State, str, str]]:
         start = first_start(group) if state is State.QUEUED else ""
         lines.append((state, title, f"{group[0].run.name}{more}{reason}{start}"))
     if len(grouped) > MOST_REASONS:
-        left = len(grouped) - MOST_REASONS
-        lines.append((State.MISSING, "...", f"and {left} more reasons (--json has all)"))
+        n_left = len(grouped) - MOST_REASONS
+        lines.append((State.MISSING, "...", f"and {n_left} more reasons (--json has all)"))
     return lines
 
 
@@ -125,19 +125,19 @@ def _rank(state: State) -> int:
     return URGENT.index(state) if state in URGENT else len(URGENT)
 
 
-def _work(left: ToMake) -> list[str]:
-    if not left.runs and not left.copies:
+def _work(work: ToMake) -> list[str]:
+    if not work.runs and not work.copies:
         return []
-    words = counted(left.gpu_jobs, "GPU job")
-    words += f" for {counted(left.runs, 'run')}" if left.gpu_jobs != left.runs else ""
-    words += f", {copies_in_words(left.copies)}" if left.copies else ""
+    words = counted(work.gpu_jobs, "GPU job")
+    words += f" for {counted(work.runs, 'run')}" if work.gpu_jobs != work.runs else ""
+    words += f", {copies_in_words(work.copies)}" if work.copies else ""
     return [f"to make: {words}"]
 
 
-def _grid(experiment: str, own: Sequence[RunStatus], *, color: bool) -> list[str]:
-    tasks = list(dict.fromkeys(status.run.task_folder for status in own))
-    states = {(s.run.config, s.run.task_folder): s.state for s in own}
-    configs = list(dict.fromkeys(status.run.config for status in own))
+def _grid(experiment: str, statuses: Sequence[RunStatus], *, color: bool) -> list[str]:
+    tasks = list(dict.fromkeys(status.run.task_folder for status in statuses))
+    states = {(s.run.config, s.run.task_folder): s.state for s in statuses}
+    configs = list(dict.fromkeys(status.run.config for status in statuses))
     first = max(len(name) for name in [experiment, *configs])
     widths = [max(len(task), len(State.UNPUBLISHED)) for task in tasks]
     header = [task.ljust(width) for task, width in zip(tasks, widths, strict=True)]

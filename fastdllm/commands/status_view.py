@@ -58,9 +58,9 @@ def look(
 ) -> View:
     """Look at the selected runs once."""
     queue = read_queue()
-    seen = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
-    selected = [seen[run.name] for run in project.runs]
-    statuses = assign_leaders(selected, project, look=lambda run: seen[run.name])
+    by_name = {run.name: inspect(run, jobs=queue) for run in project.all_runs}
+    selected = [by_name[run.name] for run in project.runs]
+    statuses = assign_leaders(selected, project, look=lambda run: by_name[run.name])
     statuses = with_accounts(statuses, accounts)
     processes = main_processes(max_age_s=MAX_AGE_S)
     is_main_alive = any(life is Life.ALIVE for _, life in processes)
@@ -68,7 +68,7 @@ def look(
         statuses=statuses,
         next_command=suggest(statuses, options, profile=profile_of(queue, processes)),
         # A selected run may contradict one that is not.
-        alarms=alarms(list(seen.values())),
+        alarms=alarms(list(by_name.values())),
         queue=queue,
         notes=notes(statuses, queue, processes),
         is_main_alive=is_main_alive,

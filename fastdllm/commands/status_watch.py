@@ -104,8 +104,8 @@ def picture(view: View, *, now: datetime) -> list[Text]:
     """Return the lines to draw: totals, what is at work, what waits, what needs a person."""
     statuses = view.statuses
     running = [status for status in statuses if status.state is State.RUNNING]
-    done = sum(status.state.has_result for status in statuses)
-    bar = _bar(done, len(statuses), 2 * BAR_WIDTH)
+    n_done = sum(status.state.has_result for status in statuses)
+    bar = _bar(n_done, len(statuses), 2 * BAR_WIDTH)
     width = max((len(status.run.name) for status in running), default=0)
     others = reasons([s for s in statuses if s.state in URGENT and s.state is not State.RUNNING])
     return [
@@ -121,7 +121,7 @@ def picture(view: View, *, now: datetime) -> list[Text]:
 
 
 def _line(rest: str = "", head: str = "", state: State | None = None) -> Text:
-    """Return one line; its head has the colour of a state, and its end is cut off to fit."""
+    """Return one line; its head has the colour of a state, and its end is truncated to fit."""
     text = Text(no_wrap=True, overflow="ellipsis")
     if state is not None:
         text.append_text(Text.from_ansi(styled(head, state, color=True)))
@@ -168,20 +168,20 @@ def seconds_left(statuses: Sequence[RunStatus]) -> float | None:
     """
     running = [status for status in statuses if status.state is State.RUNNING]
     waiting = [status for status in statuses if status.state is State.QUEUED]
-    told_s = [(status.progress or {}).get("time_left_s") for status in running]
-    own_s = [seconds for seconds in told_s if is_number(seconds)]
-    if not running or len(own_s) < len(running):
+    reported_s = [(status.progress or {}).get("time_left_s") for status in running]
+    left_s = [seconds for seconds in reported_s if is_number(seconds)]
+    if not running or len(left_s) < len(running):
         return None
     if not waiting:
-        return max(own_s)
+        return max(left_s)
     totals = _planned_items(waiting)
-    left = [_items_left(status, totals) for status in (*running, *waiting)]
-    if None in left:
+    items = [_items_left(status, totals) for status in (*running, *waiting)]
+    if None in items:
         return None
-    known = [count for count in left if count is not None]
-    at_work = zip(known, own_s, strict=False)
+    items_known = [count for count in items if count is not None]
+    at_work = zip(items_known, left_s, strict=False)
     items_per_s = sum(count / seconds for count, seconds in at_work if seconds > 0)
-    return max(*own_s, sum(known) / items_per_s) if items_per_s > 0 else None
+    return max(*left_s, sum(items_known) / items_per_s) if items_per_s > 0 else None
 
 
 def _planned_items(statuses: Sequence[RunStatus]) -> Mapping[Path, int]:
@@ -192,5 +192,5 @@ def _planned_items(statuses: Sequence[RunStatus]) -> Mapping[Path, int]:
 
 
 def _items_left(status: RunStatus, totals: Mapping[Path, int]) -> int | None:
-    known = item_counts(status.progress)
-    return known[1] - known[0] if known is not None else totals.get(status.run.plan_folder)
+    counts = item_counts(status.progress)
+    return counts[1] - counts[0] if counts is not None else totals.get(status.run.plan_folder)

@@ -1,4 +1,4 @@
-"""`fastdllm submit ARGUMENTS`: run `snakemake ARGUMENTS` as a small SLURM job of its own.
+"""`fastdllm submit ARGUMENTS`: run `snakemake ARGUMENTS` in a small SLURM job.
 
 So nothing has to stay alive on the log-in node. Account, GPU and a dry run of the command are
 checked here first, so that mistakes show at once. The job requeues itself before its time limit and
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 f"the jobs that it submitted: scancel {running.id}"
             )
         _refuse_beside_another()
-        asked = _resources(args, choice)
+        options = _resources(args, choice)
         code = _dry_run(args.passed_on)
         if code != 0:
             return code
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             *("--job-name=fastdllm-main", f"--comment={MAIN_COMMENT}"),
             *(f"--chdir={Path.cwd()}", f"--output={MAIN_LOGS}/%j.log"),
             *("--ntasks=1", "--cpus-per-task=1", f"--mem={MEMORY_MB}"),
-            *(f"--signal=B:USR1@{WARNING_S}", *asked),
+            *(f"--signal=B:USR1@{WARNING_S}", *options),
             f"--wrap=exec {shlex.join(command)}",
         )
     except SlurmError as error:
@@ -142,20 +142,20 @@ def _resources(args: argparse.Namespace, choice: Choice) -> list[str]:
             "job requeues itself before its time limit and resumes"
         )
     minutes = args.hours * 60 if args.hours is not None else min(HOURS * 60, most or HOURS * 60)
-    asked = {
+    options = {
         "account": args.account or choice.account,
         "partition": partition,
         "qos": choice.qos,
         "time": f"{minutes:.0f}",
     }
-    return [f"--{name}={value}" for name, value in asked.items() if value]
+    return [f"--{name}={value}" for name, value in options.items() if value]
 
 
 def _config_words(arguments: Sequence[str]) -> Mapping[str, str]:
     from snakemake.cli import get_argument_parser
 
-    known, _ = get_argument_parser().parse_known_args(list(arguments))
-    words = (word.partition("=") for word in known.config or ())
+    parsed, _ = get_argument_parser().parse_known_args(list(arguments))
+    words = (word.partition("=") for word in parsed.config or ())
     return {key: value for key, _, value in words}
 
 
@@ -163,7 +163,7 @@ def _dry_run(arguments: Sequence[str]) -> int:
     """Print what is going to be made; Snakemake's list of jobs only after an error."""
     # The option first, as `--config` takes every word that follows.
     command = [sys.executable, "-m", "snakemake", "--dry-run", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        sys.stderr.write(done.stdout)
-    return done.returncode
+    completed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if completed.returncode != 0:
+        sys.stderr.write(completed.stdout)
+    return completed.returncode

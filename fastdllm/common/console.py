@@ -56,19 +56,19 @@ class Display(Protocol):
 
 
 def notice(line: str) -> None:
-    """Write one line of fastdllm's own to stderr, at once."""
+    """Write one line to stderr at once, marked as fastdllm's."""
     sys.stderr.write(f"fastdllm: {line}\n")
     sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:
     """Format seconds as `45 s`, `3 min 05 s` or `2 h 07 min`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+    total_s = max(0, round(seconds))
+    if total_s < 60:
+        return f"{total_s} s"
+    minutes, seconds_left = divmod(total_s, 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
+        return f"{minutes} min {seconds_left:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
@@ -190,5 +190,5 @@ class TerminalBar:
 
 
 def shortened(label: str, width: int) -> str:
-    """Cut a label to `width` characters from the left: its end tells runs apart."""
+    """Truncate a label to `width` characters from the left: its end distinguishes runs."""
     return label if len(label) <= width else "…" + label[len(label) - width + 1 :]

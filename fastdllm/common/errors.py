@@ -13,7 +13,7 @@ from collections.abc import Iterable
 USER_ERROR_EXIT_CODE = 2
 # EX_TEMPFAIL of sysexits.h: stopped by a signal; the same command resumes.
 RESUME_EXIT_CODE = 75
-# Of a shell, after Ctrl-C.
+# As shells report Ctrl-C.
 INTERRUPTED_EXIT_CODE = 130
 
 LONGEST_LINE = 500  # of an error in one line
@@ -34,7 +34,7 @@ def error_line(error: Exception) -> str:
 
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
-    """Return the valid name that is spelled most like `name`, or None when none is close."""
+    """Return the valid name closest in spelling to `name`; None if none is close."""
     matches = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1, cutoff=0.6)
     return matches[0] if matches else None
 

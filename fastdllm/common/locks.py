@@ -31,7 +31,7 @@ def take_lock(file: IO[bytes] | int, *, shared: bool = False, wait: bool = False
 def is_locked(path: Path) -> bool | None:
     """Whether a process holds the lock of a file; a missing file is not locked.
 
-    None where that cannot be known, as on a file system without locks. To find out, the lock is
+    None if that is unknown, as on a file system without locks. To find out, the lock is
     shared for a moment.
     """
     try:

@@ -1,4 +1,4 @@
-"""Reading YAML files that people write, with one-line errors.
+"""Reading YAML files that users write, with one-line errors.
 
 A syntax error names its line, and a key that is given twice is refused, where YAML itself would
 silently take the last one. Task files may carry lm-eval's `!function` tag; it is kept as text, and

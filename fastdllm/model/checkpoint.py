@@ -92,7 +92,7 @@ def lacking(folder: Path) -> str | None:
         return "there are no safetensors weights"
     for file in files:
         if not is_whole_safetensors(file):
-            return f"{file.name} is {'cut off' if file.is_file() else 'missing'}"
+            return f"{file.name} is {'truncated' if file.is_file() else 'missing'}"
     return None
 
 

@@ -1,1 +1,1 @@
-"""Tools beside the workflow, each a package of its own."""
+"""Tools beside the workflow, each in its own package."""

@@ -41,7 +41,7 @@ def test_each_setting_is_an_option(capsys):
     options = ("--reuse-k", "2", "--layer-subset", "last", "--seed", "1", "--max-new-tokens", "9")
     code, out, _ = run(capsys, "generate", QUESTION, *options, "--dtype", "float32")
     assert code == 0
-    assert "cut at max_new_tokens 9" in out
+    assert "truncated at max_new_tokens 9" in out
     code, out, _ = run(capsys, "generate", QUESTION, "--no-use-block-cache")
     assert code == 0
     assert "sub-block" not in out

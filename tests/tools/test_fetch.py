@@ -157,7 +157,7 @@ def test_what_is_fetched_is_enough(copy: Path) -> None:
         ("config.json", "config.json is missing"),
         ("tokenizer.json", "tokenizer.json is missing"),
         (WEIGHTS, "there are no safetensors weights"),
-        ("half", "model.safetensors is cut off"),
+        ("half", "model.safetensors is truncated"),
         ("datasets", "task 'remote': "),
     ],
 )

@@ -44,7 +44,7 @@ class Bench:
     def warm_up_rounds(self) -> int:
         """Untimed rounds after the first run of each batch size.
 
-        That one makes a cache of its own; a GPU keeps what it recorded with the cache, and all
+        The first run makes its own cache; a GPU keeps its recordings with the cache, and all
         batch sizes end up on the largest.
         """
         return 1 if self.model.device.type == "cuda" else 0
@@ -75,7 +75,7 @@ def bench_batches(
 ) -> list[BatchResult]:
     """Warm up, measure memory, then time all batch sizes in turn; floors follow their runs.
 
-    least: requests of a run at least.
+    least: fewest requests of a run.
     """
     device, peaks = bench.model.device, {}
     for batch in sorted(batches, key=lambda batch: requests_for(batch, 1)):
@@ -187,13 +187,13 @@ def compare_mixed(
 
 
 def _timed(
-    bench: Bench, one: Callable[[], TimedRun], other: Callable[[], TimedRun]
+    bench: Bench, first: Callable[[], TimedRun], second: Callable[[], TimedRun]
 ) -> tuple[list[TimedRun], list[TimedRun]]:
     """Timed runs of both, in turn, after an untimed one of each."""
-    variants = {"one": one, "other": other}
+    variants = {"first": first, "second": second}
     interleaved(variants, 1, bench.tick)
     timed = interleaved(variants, bench.repeats, bench.tick)
-    return timed["one"], timed["other"]
+    return timed["first"], timed["second"]
 
 
 def _speed(runs: Sequence[TimedRun]) -> float:

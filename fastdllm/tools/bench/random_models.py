@@ -1,7 +1,7 @@
 """Models of known shapes with random weights, made where they run: speed without a download.
 
-Random weights are never sure of a token, so a denoising step commits one at any threshold worth the
-name: passes per second are those of a trained model, tokens per forward are not.
+Random weights are never sure of a token, so a denoising step commits one at any realistic
+threshold: passes per second are those of a trained model, tokens per forward are not.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def random_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Fus
     """
     shape = name.removeprefix(PREFIX)
     if shape not in SHAPES:
-        raise unknown_name("random model", name, [PREFIX + known for known in SHAPES])
+        raise unknown_name("random model", name, [PREFIX + shape_name for shape_name in SHAPES])
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
     return FusedModel(filled(name, SHAPES[shape], target, kind), consume=True)

@@ -71,7 +71,7 @@ def run_suite(
 
     Takes the stop token from the model's config, so that each answer has the length asked for.
 
-    show: told the runs that are done, and all.
+    show: called with the number of runs done, and of all.
 
     Raises:
         UserError: a request does not fit the model or the memory.

@@ -1,4 +1,4 @@
-"""One timed run of the decoder over a list of requests, and what was seen of it."""
+"""One timed run of the decoder over a list of requests, and what was observed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class TimedRun:
-    """What one run took and gave.
+    """The cost and the results of one run.
 
     slots: most sequences in flight. answers: in the order of the requests. sequence_passes: passes
     of sequences by kind, reused ones included; passes: those of the engine, which run the rows of
@@ -56,7 +56,7 @@ class TimedRun:
 
 @dataclass(slots=True)
 class Watch:
-    """Notes when requests enter a slot, show a first token and finish, in one call of `decode`.
+    """Records when requests enter a slot, show a first token and finish, in one call of `decode`.
 
     now: gives seconds.
     """
@@ -165,4 +165,4 @@ def median_run(runs: Sequence[TimedRun]) -> TimedRun:
 def share_differing(answers: Sequence[Generation], others: Sequence[Generation]) -> float:
     """Share of answers whose ids differ, among the requests that both lists begin with."""
     pairs = list(zip(answers, others, strict=False))
-    return sum(one.token_ids != other.token_ids for one, other in pairs) / len(pairs)
+    return sum(answer.token_ids != other.token_ids for answer, other in pairs) / len(pairs)

@@ -48,7 +48,7 @@ def question_prompts(
             f"{questions}: not found; give --prompt-length N for prompts of random ids"
         ) from None
     tokenizer = load_tokenizer(model, revision)
-    asked = [
+    prompts = [
         tuple(
             prompt_ids(
                 tokenizer,
@@ -58,7 +58,7 @@ def question_prompts(
         )
         for line in lines
     ]
-    return list(islice(cycle(asked), count))
+    return list(islice(cycle(prompts), count))
 
 
 def mixed_requests(config: ModelConfig, count: int) -> list[Request]:

@@ -36,8 +36,8 @@ def examine() -> list[DoctorFinding]:
     checks += [partial(look_at_model, config)] if config is not None else []
     checks += [look_at_git, look_at_limits]
     with ThreadPoolExecutor(max_workers=len(checks)) as pool:
-        for found in pool.map(_findings_of, checks):
-            findings += found
+        for findings_of_check in pool.map(_findings_of, checks):
+            findings += findings_of_check
     return findings
 
 

@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from enum import StrEnum
 
-# A person waits, and a command of the site may hang with its file system.
+# The user waits, and a command of the site may hang with its file system.
 PATIENCE_S = 2.5
 
 
@@ -47,7 +47,7 @@ def problem(name: str, text: str, fix: str) -> DoctorFinding:
 def printed_by(*command: str, patience_s: float = PATIENCE_S) -> str | None:
     """Return what a command prints; None if it is absent, too slow, or fails without output."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -58,4 +58,4 @@ def printed_by(*command: str, patience_s: float = PATIENCE_S) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 or done.stdout.strip() else None
+    return completed.stdout if completed.returncode == 0 or completed.stdout.strip() else None

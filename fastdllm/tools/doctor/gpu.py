@@ -1,6 +1,6 @@
 """Checks of GPUs, their driver, torch's build, and the dtype that fits them.
 
-torch is imported only where there is a GPU, and in a process of its own: a driver that hangs must
+torch is imported only where there is a GPU, and in its own process: a driver that hangs must
 not block the doctor.
 """
 
@@ -70,20 +70,20 @@ def read_gpus() -> list[Gpu]:
         "--format=csv,noheader,nounits",
         patience_s=DRIVER_PATIENCE_S,
     )
-    found = []
+    gpus = []
     for line in (text or "").splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) == 4:
             name, memory, driver, capability = fields
-            found.append(Gpu(name, _number(memory) / 1024, driver, _number(capability)))
-    return found
+            gpus.append(Gpu(name, _number(memory) / 1024, driver, _number(capability)))
+    return gpus
 
 
 def driver_cuda() -> str | None:
     """Return the newest CUDA that the driver can run, from the head of nvidia-smi's table."""
     text = printed_by("nvidia-smi", patience_s=DRIVER_PATIENCE_S)
-    found = re.search(r"CUDA (?:UMD )?Version:\s*(\d+\.\d+)", text or "")
-    return found[1] if found else None
+    match = re.search(r"CUDA (?:UMD )?Version:\s*(\d+\.\d+)", text or "")
+    return match[1] if match else None
 
 
 def torch_build() -> Build | None:
@@ -134,11 +134,11 @@ def dtype_finding(capability: float, dtype: str | None) -> DoctorFinding:
 
 
 def _without_gpu() -> DoctorFinding:
-    asked = os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_GPUS_ON_NODE")
-    if asked:
+    assigned = os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_GPUS_ON_NODE")
+    if assigned:
         return problem(
             "gpu",
-            f"this job was given GPU {asked}, but nvidia-smi shows none",
+            f"this job was given GPU {assigned}, but nvidia-smi shows none",
             "the node may be broken: sbatch --exclude it, and report it to your site",
         )
     return ok("gpu", "none here; a log-in node has none (fastdllm doctor works in a job, too)")
@@ -146,7 +146,7 @@ def _without_gpu() -> DoctorFinding:
 
 def _torch_finding() -> DoctorFinding:
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-c", _TORCH_PROGRAM],
             capture_output=True,
             text=True,
@@ -157,10 +157,10 @@ def _torch_finding() -> DoctorFinding:
         return problem(
             "torch", f"no answer from the GPU for {TORCH_PATIENCE_S:.0f} s", "take another node"
         )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    if completed.returncode:
+        lines = completed.stderr.strip().splitlines() or [f"exit code {completed.returncode}"]
         return problem("torch", lines[-1][:200], "is the GPU free? nvidia-smi shows who uses it")
-    count, _ = json.loads(done.stdout)
+    count, _ = json.loads(completed.stdout)
     return ok("torch", f"computes on {count} GPU{'s' if count > 1 else ''}")
 
 

@@ -38,10 +38,10 @@ def look_at_environment() -> list[DoctorFinding]:
     shown = str(venv) if place == venv else f"{venv} -> {place}"
     fix = "make setup-cluster" if Path(".venv").is_symlink() else "make setup"
     try:
-        found = [problem("environment", line, fix) for line in problems(venv, Path())]
+        findings = [problem("environment", line, fix) for line in problems(venv, Path())]
     except UserError as error:
-        found = [warn("environment", shown, f"not compared: {error}")]
-    return [*(found or [ok("environment", f"{shown}, complete")]), *_archive(venv)]
+        findings = [warn("environment", shown, f"not compared: {error}")]
+    return [*(findings or [ok("environment", f"{shown}, complete")]), *_archive(venv)]
 
 
 def _archive(venv: Path) -> list[DoctorFinding]:
@@ -126,24 +126,24 @@ def look_at_git() -> list[DoctorFinding]:
 
 def look_at_limits() -> list[DoctorFinding]:
     """Check the limits of the shell on a process."""
-    found = []
+    findings = []
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY and files < LEAST_OPEN_FILES:
-        found.append(
+        findings.append(
             warn("limits", f"{files} open files at a time", f"ulimit -n {LEAST_OPEN_FILES}")
         )
     cpu, _ = resource.getrlimit(resource.RLIMIT_CPU)
     if cpu != resource.RLIM_INFINITY:
         text = f"a process is killed after {cpu / 60:.0f} minutes of computing here"
-        found.append(warn("limits", text, "let the main process run as a job: fastdllm submit"))
+        findings.append(warn("limits", text, "let the main process run as a job: fastdllm submit"))
     for name, which in (("memory", resource.RLIMIT_AS), ("file size", resource.RLIMIT_FSIZE)):
         most, _ = resource.getrlimit(which)
         if most != resource.RLIM_INFINITY:
-            found.append(
+            findings.append(
                 warn(
                     "limits",
                     f"{name} at most {most / 2**30:.1f} GiB",
                     "ulimit shows all; ask your site",
                 )
             )
-    return found or [ok("limits", f"{files} open files, no limit on time or memory")]
+    return findings or [ok("limits", f"{files} open files, no limit on time or memory")]

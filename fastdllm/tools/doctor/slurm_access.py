@@ -23,9 +23,9 @@ def look_at_slurm(options: ClusterOptions) -> list[DoctorFinding]:
         ask("squeue", "--noheader", "--me", "--format=%i", patience_s=PATIENCE_S)
     except SlurmError as error:
         # The last of several error lines is the result of the others.
-        told = str(error).rpartition("squeue: ")[2]
+        answer = str(error).rpartition("squeue: ")[2]
         return [
-            warn("slurm", f"squeue: {told}", "jobs cannot be submitted until it answers"),
+            warn("slurm", f"squeue: {answer}", "jobs cannot be submitted until it answers"),
             *_this_job(),
         ]
     findings = [ok("slurm", "the controller answers"), *_this_job()]
@@ -49,7 +49,7 @@ def account_findings(allowed: dict[str, set[str]], options: ClusterOptions) -> l
                 "set cluster: account: in workflow_config.yaml",
             )
         ]
-    # SLURM writes accounts in small letters and takes them in any.
+    # SLURM writes accounts in lower case and accepts them in any.
     qos = allowed.get(options.account.lower())
     if qos is None:
         text = f"{options.account!r} is none of yours: {listed}"
@@ -66,14 +66,14 @@ def account_findings(allowed: dict[str, set[str]], options: ClusterOptions) -> l
     return [ok("account", may_use)]
 
 
-def partition_findings(there: dict[str, set[str]], options: ClusterOptions) -> list[DoctorFinding]:
+def partition_findings(gpus: dict[str, set[str]], options: ClusterOptions) -> list[DoctorFinding]:
     """Check the partition asked for, and list the GPUs of each partition."""
-    with_gpus = {name: kinds for name, kinds in there.items() if kinds}
+    with_gpus = {name: kinds for name, kinds in gpus.items() if kinds}
     shown = "; ".join(
         f"{name}: {', '.join(sorted(kinds))}" for name, kinds in sorted(with_gpus.items())
     )
     wanted = options.partition
-    if wanted is not None and there and not set(wanted.split(",")) <= set(there):
+    if wanted is not None and gpus and not set(wanted.split(",")) <= set(gpus):
         text = f"{wanted!r} is not here; with GPUs are {shown or 'none'}"
         return [problem("partition", text, "set cluster: partition: in workflow_config.yaml")]
     return [ok("partition", shown)] if shown else []

@@ -1,6 +1,6 @@
 """What a set of runs costs in all: jobs, hours, GPU-hours, and the time until the last one ends.
 
-Adds up the estimates of single runs by how they are cut into jobs. Unknown runs are counted and
+Adds up the estimates of single runs by how they are split into jobs. Unknown runs are counted and
 left out of every sum, which is then a lower bound. Arithmetic only.
 """
 
@@ -79,7 +79,7 @@ class Budget:
 
 
 def budget_of(estimates: Sequence[Estimate], split: JobSplit) -> Budget:
-    """Add up the estimates of runs that are cut into jobs as `split` says."""
+    """Add up the estimates of runs that are split into jobs as `split` says."""
     jobs = _jobs(estimates, split)
     by_row: dict[tuple[str, str], list[Estimate]] = {}
     for estimate in estimates:
@@ -124,16 +124,16 @@ def _job(members: Sequence[Estimate], share: float = 1.0) -> EstimatedJob:
 def _row(members: Sequence[Estimate], jobs: Sequence[EstimatedJob]) -> BudgetRow:
     first = members[0].run
     names = {estimate.run.name for estimate in members}
-    mine = [job for job in jobs if names & set(job.names)]
-    known = [estimate for estimate in members if estimate.decoding_s is not None]
+    jobs_of_row = [job for job in jobs if names & set(job.names)]
+    estimated = [estimate for estimate in members if estimate.decoding_s is not None]
     items = [estimate.items_left for estimate in members]
     counted = [number for number in items if number is not None]
-    decoding_s = sum(estimate.decoding_s or 0.0 for estimate in known)
-    to_decode = sum(estimate.items_left or 0 for estimate in known)
+    decoding_s = sum(estimate.decoding_s or 0.0 for estimate in estimated)
+    to_decode = sum(estimate.items_left or 0 for estimate in estimated)
     # A job that several rows share counts for each by the number of its runs there.
     gpu_s = [
         job.seconds * len(names & set(job.names)) / len(job.names)
-        for job in mine
+        for job in jobs_of_row
         if job.seconds is not None
     ]
     sizes = {e.speed.batch_size for e in members if e.speed and e.speed.batch_size is not None}
@@ -141,11 +141,11 @@ def _row(members: Sequence[Estimate], jobs: Sequence[EstimatedJob]) -> BudgetRow
         experiment=first.experiment,
         task_folder=first.task_folder,
         runs=len(members),
-        unknown=len(members) - len(known),
-        jobs=len(mine),
+        unknown=len(members) - len(estimated),
+        jobs=len(jobs_of_row),
         items_left=sum(counted) if len(counted) == len(items) else None,
         seconds_per_item=decoding_s / to_decode if to_decode else None,
-        longest_job_s=max((j.seconds for j in mine if j.seconds is not None), default=None),
+        longest_job_s=max((j.seconds for j in jobs_of_row if j.seconds is not None), default=None),
         gpu_s=sum(gpu_s) if gpu_s else None,
         sources=dict(Counter(estimate.basis.value for estimate in members)),
         batch_sizes=tuple(sorted(size for size in sizes if size is not None)),

@@ -42,9 +42,9 @@ class BudgetQuestion:
     profile: str | None = None
 
 
-def as_text(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> str:
+def as_text(budget: Budget, query: BudgetQuestion, estimates: Estimates) -> str:
     """Return the budget as a table with notes."""
-    lines = [f"on {asked.hardware}, {asked.model} in {asked.dtype}", ""]
+    lines = [f"on {query.hardware}, {query.model} in {query.dtype}", ""]
     rows = [HEADER, *(_cells(row) for row in budget.rows), _total(budget)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     for row in rows:
@@ -53,7 +53,7 @@ def as_text(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> str:
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    lines += ["", *_notes(budget, asked), *_not_known(budget, asked, estimates)]
+    lines += ["", *_notes(budget, query), *_not_known(budget, query, estimates)]
     return "\n".join(lines) + "\n"
 
 
@@ -95,30 +95,30 @@ def _total(budget: Budget) -> tuple[str, ...]:
     return (total, "", *numbers, "", "", hours(budget.gpu_s), "")
 
 
-def _notes(budget: Budget, asked: BudgetQuestion) -> list[str]:
+def _notes(budget: Budget, query: BudgetQuestion) -> list[str]:
     notes = []
-    wall_clock_s = budget.wall_clock_s(asked.jobs_at_once)
+    wall_clock_s = budget.wall_clock_s(query.jobs_at_once)
     if wall_clock_s is not None:
         least = "at least " if budget.unknown else ""
-        many = "1 job" if asked.jobs_at_once == 1 else f"{asked.jobs_at_once} jobs"
+        many = "1 job" if query.jobs_at_once == 1 else f"{query.jobs_at_once} jobs"
         notes.append(
             f"{many} at a time: {least}{hours(wall_clock_s)} hours, without waiting in a queue "
             "(--jobs N)"
         )
-    known = [estimate for estimate in budget.estimates if estimate.decoding_s is not None]
-    outside_s = [e.outside_s for e in known if e.outside_s is not None]
+    estimated = [estimate for estimate in budget.estimates if estimate.decoding_s is not None]
+    outside_s = [e.outside_s for e in estimated if e.outside_s is not None]
     if outside_s:
         notes.append(
             f"of each job {min(outside_s):.0f} s are imports and scoring, as in earlier jobs here"
         )
-    elif known:
+    elif estimated:
         notes.append("imports and scoring were never measured here, and are not included")
-    if asked.busy:
-        notes.append(f"{asked.busy} running or queued, not included")
+    if query.busy:
+        notes.append(f"{query.busy} running or queued, not included")
     return notes
 
 
-def _not_known(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> list[str]:
+def _not_known(budget: Budget, query: BudgetQuestion, estimates: Estimates) -> list[str]:
     """List the runs that the sums leave out, with the command that helps."""
     lines = []
     unplanned = [e for e in budget.unknown if e.items_left is None]
@@ -128,13 +128,13 @@ def _not_known(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> l
         lines.append(f"{task}: not planned yet; type: fastdllm plan --task {run.task}{limit}")
     unmeasured = [e for e in budget.unknown if e.speed is None]
     if unmeasured:
-        lines += [f"nothing measured on {asked.hardware}: {_names(unmeasured)}"]
-        wanted = estimates.hardware(unmeasured[0].run, asked.gpu)
-        others = [str(one) for one in estimates.measured_hardware() if not wanted.matches(one)]
+        lines += [f"nothing measured on {query.hardware}: {_names(unmeasured)}"]
+        wanted = estimates.hardware(unmeasured[0].run, query.gpu)
+        others = [str(hw) for hw in estimates.measured_hardware() if not wanted.matches(hw)]
         if others:
             lines.append(f"  measured on other hardware: {', '.join(others)} (--gpu NAME)")
-        gpu = "" if asked.gpu is None else f" gpu={asked.gpu}"
-        profile = asked.profile or ("profiles/local" if asked.gpu is None else "profiles/pace")
+        gpu = "" if query.gpu is None else f" gpu={query.gpu}"
+        profile = query.profile or ("profiles/local" if query.gpu is None else "profiles/pace")
         command = f"snakemake --profile {profile} --config limit=20{gpu}"
         lines.append(f"  decode some items first: {command}")
     return lines
@@ -148,27 +148,27 @@ def _names(estimates: Sequence[Estimate]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
-def as_record(budget: Budget, asked: BudgetQuestion, estimates: Estimates) -> dict[str, Any]:
+def as_record(budget: Budget, query: BudgetQuestion, estimates: Estimates) -> dict[str, Any]:
     """Return what --json prints; unknown values are absent."""
-    wall_clock_s = budget.wall_clock_s(asked.jobs_at_once)
+    wall_clock_s = budget.wall_clock_s(query.jobs_at_once)
     totals = {
         "runs": len(budget.estimates),
         "runs_unknown": len(budget.unknown),
-        "running_or_queued": asked.busy,
+        "running_or_queued": query.busy,
         "jobs": len(budget.jobs),
         "gpu_hours": _in_hours(budget.gpu_s),
-        "jobs_at_once": asked.jobs_at_once,
+        "jobs_at_once": query.jobs_at_once,
         "wall_clock_hours": _in_hours(wall_clock_s),
     }
     return {
         "schema_version": SCHEMA_VERSION,
-        "hardware": asked.hardware,
-        "model": asked.model,
-        "dtype": asked.dtype,
+        "hardware": query.hardware,
+        "model": query.model,
+        "dtype": query.dtype,
         "totals": _known(totals),
         "rows": [_row_record(row) for row in budget.rows],
-        "runs": [_run_record(estimate, asked, estimates) for estimate in budget.estimates],
-        "measured_hardware": [str(one) for one in estimates.measured_hardware()],
+        "runs": [_run_record(estimate, query, estimates) for estimate in budget.estimates],
+        "measured_hardware": [str(hardware) for hardware in estimates.measured_hardware()],
     }
 
 
@@ -189,7 +189,7 @@ def _row_record(row: BudgetRow) -> dict[str, Any]:
     )
 
 
-def _run_record(estimate: Estimate, asked: BudgetQuestion, estimates: Estimates) -> dict[str, Any]:
+def _run_record(estimate: Estimate, query: BudgetQuestion, estimates: Estimates) -> dict[str, Any]:
     run, speed = estimate.run, estimate.speed
     return _known(
         {
@@ -205,7 +205,7 @@ def _run_record(estimate: Estimate, asked: BudgetQuestion, estimates: Estimates)
             "decoding_s": estimate.decoding_s,
             "startup_s": estimate.startup_s,
             "outside_s": estimate.outside_s,
-            "minutes_to_ask_for": estimates.minutes(run, gpu=asked.gpu),
+            "minutes_to_ask_for": estimates.minutes(run, gpu=query.gpu),
         }
     )
 

@@ -34,7 +34,7 @@ from fastdllm.workflow.project.runs import Run
 SAFETY = 1.5
 # For interpreter, imports and lm-eval's scoring on a slow file system.
 ALLOWANCE_S = 180.0
-# Less gains nothing in a queue, and a busy file system can eat it before decoding starts.
+# Less gains nothing in a queue, and a busy file system can use it up before decoding starts.
 LEAST_MINUTES = 10
 
 
@@ -137,10 +137,10 @@ class Estimates:
         """Return what one run will cost; see `minutes` for `gpu`."""
         wanted = self.hardware(run, gpu)
         items, done = self.items_of(run), self.chunks.get(run.name, [])
-        left = None if items is None else max(items - sum(chunk.items for chunk in done), 0)
-        here = [chunk for chunk in done if wanted.matches(chunk.hardware)]
-        speed = self._paces_on(wanted, run).speed(run, items, here)
-        return Estimate(run, items, left, speed, self._outside_s(run.task))
+        items_left = None if items is None else max(items - sum(chunk.items for chunk in done), 0)
+        chunks = [chunk for chunk in done if wanted.matches(chunk.hardware)]
+        speed = self._paces_on(wanted, run).speed(run, items, chunks)
+        return Estimate(run, items, items_left, speed, self._outside_s(run.task))
 
     def hardware(self, run: Run, gpu: str | None) -> WantedHardware:
         """Return the hardware that the run is estimated for."""
@@ -153,9 +153,9 @@ class Estimates:
 
     def measured_hardware(self) -> list[MeasuredHardware]:
         """Return all hardware that anything was measured on."""
-        found = [pace.hardware for pace in self.finished.paces]
-        found += [chunk.hardware for own in self.chunks.values() for chunk in own]
-        return list(dict.fromkeys(found))
+        hardware = [pace.hardware for pace in self.finished.paces]
+        hardware += [chunk.hardware for chunks in self.chunks.values() for chunk in chunks]
+        return list(dict.fromkeys(hardware))
 
     def items_of(self, run: Run) -> int | None:
         """Requests of a run: as planned, else as an earlier run of the task counted them."""
@@ -187,9 +187,9 @@ class Estimates:
 
     def _outside_s(self, task: str) -> float | None:
         """Of jobs of this task, else of any: imports take most of it."""
-        found = [(p.task, p.outside_s) for p in self.finished.paces if p.outside_s is not None]
-        own = [seconds for name, seconds in found if name == task]
-        seconds = own or [seconds for _, seconds in found]
+        measured = [(p.task, p.outside_s) for p in self.finished.paces if p.outside_s is not None]
+        of_task = [seconds for name, seconds in measured if name == task]
+        seconds = of_task or [seconds for _, seconds in measured]
         return median(seconds) if seconds else None
 
 

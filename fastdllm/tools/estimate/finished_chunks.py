@@ -47,11 +47,11 @@ def finished_chunks(folder: Path, fingerprint: str) -> list[FinishedChunk]:
     # Answers of shards set aside under other settings have more parts in their name.
     shards = [p for p in (folder / FOLDER).glob("*.jsonl") if split_name(p.name)[1] == "jsonl"]
     files = [folder / "answers.jsonl", *sorted(shards)]
-    found: dict[int, FinishedChunk] = {}
+    chunks: dict[int, FinishedChunk] = {}
     for path in files:
         for chunk in chunks_in(path, fingerprint):
-            found.setdefault(chunk.index, chunk)
-    return [found[index] for index in sorted(found)]
+            chunks.setdefault(chunk.index, chunk)
+    return [chunks[index] for index in sorted(chunks)]
 
 
 def chunks_in(path: Path, fingerprint: str) -> list[FinishedChunk]:

@@ -15,7 +15,7 @@ from fastdllm.machine.process import cpu_name
 DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
 # Threads of a run without a GPU (profiles/local); a speed on a CPU belongs to a number of them.
 WORKFLOW_THREADS = 1
-# Words that distinguish cards of the same number: "RTX 6000 Ada" is no "RTX 6000".
+# Words that distinguish cards of the same number: "RTX 6000 Ada" is not "RTX 6000".
 GENERATIONS = ("ada", "blackwell")
 
 
@@ -39,11 +39,11 @@ class WantedHardware:
     name: str
     threads: int | None = None
 
-    def matches(self, found: MeasuredHardware) -> bool:
-        """Return whether a speed measured on `found` holds for this hardware."""
+    def matches(self, measured: MeasuredHardware) -> bool:
+        """Return whether a speed measured on `measured` holds for this hardware."""
         if self.threads is not None:
-            return found == MeasuredHardware(self.name, self.threads)
-        return is_of_kind(found.name, self.name)
+            return measured == MeasuredHardware(self.name, self.threads)
+        return is_of_kind(measured.name, self.name)
 
     def __str__(self) -> str:
         return str(MeasuredHardware(self.name, self.threads))
@@ -54,8 +54,8 @@ def is_of_kind(device_name: str, kind: str) -> bool:
 
     All words of the kind must appear in the name, in any order.
     """
-    found, wanted = _words(device_name), _words(kind)
-    return wanted <= found and all((word in wanted) == (word in found) for word in GENERATIONS)
+    present, wanted = _words(device_name), _words(kind)
+    return wanted <= present and all((word in wanted) == (word in present) for word in GENERATIONS)
 
 
 def _words(name: str) -> set[str]:
@@ -82,7 +82,7 @@ def _gpu_here(driver: Path) -> str | None:
             text = path.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue  # another GPU of the machine answers as well
-        found = re.search(r"^Model:\s*(\S.*?)\s*$", text, flags=re.MULTILINE)
-        if found:
-            return found[1]
+        match = re.search(r"^Model:\s*(\S.*?)\s*$", text, flags=re.MULTILINE)
+        if match:
+            return match[1]
     return None

@@ -78,16 +78,16 @@ class TaskPaces:
             for digest in {pace.settings, pace.computation} - {None}:
                 self._same.setdefault(str(digest), []).append(pace)
 
-    def speed(self, run: Run, items: int | None, done: Sequence[FinishedChunk]) -> Speed | None:
+    def speed(self, run: Run, items: int | None, chunks: Sequence[FinishedChunk]) -> Speed | None:
         """Return the speed of a run; None if nothing was measured.
 
         Args:
             items: of the whole run, if known.
-            done: its finished chunks on this hardware.
+            chunks: its finished chunks on this hardware.
         """
         batch = ExpectedBatch.of(run, items)
-        if done:
-            return self._of_chunks(done, batch)
+        if chunks:
+            return self._of_chunks(chunks, batch)
         same = [
             pace
             for digest in (settings_digest(run.decides), run.computation)
@@ -107,13 +107,13 @@ class TaskPaces:
         fitting = [pace for pace in best if _fits(pace, batch)]
         return self._of_paces(Basis.TASK, fitting or best, batch) if best else None
 
-    def _of_chunks(self, done: Sequence[FinishedChunk], batch: ExpectedBatch) -> Speed:
-        items = sum(chunk.items for chunk in done)
-        size = max(chunk.batch_size for chunk in done)
-        start_s = startup_s(done)
+    def _of_chunks(self, chunks: Sequence[FinishedChunk], batch: ExpectedBatch) -> Speed:
+        items = sum(chunk.items for chunk in chunks)
+        size = max(chunk.batch_size for chunk in chunks)
+        start_s = startup_s(chunks)
         return Speed(
             Basis.CHUNKS,
-            sum(chunk.seconds for chunk in done) / items,
+            sum(chunk.seconds for chunk in chunks) / items,
             self._startup_s if start_s is None else start_s,
             None if batch.is_like(size, items=items) else size,
         )

@@ -88,16 +88,16 @@ class FinishedRuns:
         same = self.sizes.get((task, limit))
         if same is not None:
             return same.n_requests
-        whole = self.sizes.get((task, None))
+        full_size = self.sizes.get((task, None))
         # The limit holds for each task of a group, and its summary does not say how large each is.
-        if whole is None or limit is None or whole.is_group or whole.n_items < 1:
+        if full_size is None or limit is None or full_size.is_group or full_size.n_items < 1:
             return None
-        return round(min(limit, whole.n_items) * whole.n_requests / whole.n_items)
+        return round(min(limit, full_size.n_items) * full_size.n_requests / full_size.n_items)
 
 
 def read_finished() -> FinishedRuns:
-    """Read results/ and artifacts/; a summary that stands in both counts once."""
-    found = FinishedRuns()
+    """Read results/ and artifacts/; a summary that is in both counts once."""
+    finished = FinishedRuns()
     seen: set[tuple[Any, ...]] = set()
     for folder in (RESULTS, ARTIFACTS):
         for path in sorted(folder.glob("[!_.]*/*/*/summary.json")):
@@ -105,26 +105,26 @@ def read_finished() -> FinishedRuns:
             if record is None:
                 continue
             if folder == RESULTS:
-                found.fingerprints[path.parent] = record["fingerprint"]
+                finished.fingerprints[path.parent] = record["fingerprint"]
             identity = (*path.parts[1:-1], record["fingerprint"], record["timestamp"])
             if "same_as" not in record and identity not in seen:
                 seen.add(identity)
-                _add(found, record, path)
-    return found
+                _add(finished, record, path)
+    return finished
 
 
-def _add(found: FinishedRuns, record: Mapping[str, Any], path: Path) -> None:
+def _add(finished: FinishedRuns, record: Mapping[str, Any], path: Path) -> None:
     try:
-        how = record["eval_params"]
-        size = TaskSize(int(how["n_items"]), int(how["n_requests"]), _is_group(record))
+        params = record["eval_params"]
+        size = TaskSize(int(params["n_items"]), int(params["n_requests"]), _is_group(record))
         pace = _pace_of_run(record, path)
     except (KeyError, TypeError, ValueError, AttributeError):
         return  # edited by hand, not usable
-    found.sizes.setdefault((record["task"], how.get("limit")), size)
+    finished.sizes.setdefault((record["task"], params.get("limit")), size)
     if pace is not None:
-        found.paces.append(pace)
+        finished.paces.append(pace)
     elif path.parts[0] == RESULTS.name:
-        found.untimed.append(Untimed(record, path.with_name("answers.jsonl")))
+        finished.untimed.append(Untimed(record, path.with_name("answers.jsonl")))
 
 
 def _is_group(record: Mapping[str, Any]) -> bool:
@@ -133,24 +133,24 @@ def _is_group(record: Mapping[str, Any]) -> bool:
 
 def paces_of_answers(untimed: Iterable[Untimed]) -> list[Pace]:
     """Return the paces of the newest of these runs from their answers, one for each device."""
-    newest = sorted(untimed, key=lambda one: str(one.record["timestamp"]), reverse=True)
-    found: list[Pace] = []
+    newest = sorted(untimed, key=lambda run: str(run.record["timestamp"]), reverse=True)
+    paces: list[Pace] = []
     n_files = 0
-    for one in newest:
-        chunks = chunks_in(one.answers_path, str(one.record["fingerprint"]))
-        found += [_pace_of_answers(one.record, own) for own in by_hardware(chunks).values()]
+    for run in newest:
+        chunks = chunks_in(run.answers_path, str(run.record["fingerprint"]))
+        paces += [_pace_of_answers(run.record, part) for part in by_hardware(chunks).values()]
         n_files += bool(chunks)
         if n_files == MOST_ANSWER_FILES:
             break
-    return found
+    return paces
 
 
 def by_hardware(chunks: Iterable[FinishedChunk]) -> dict[MeasuredHardware, list[FinishedChunk]]:
     """Return the chunks by the device that decoded them."""
-    found: dict[MeasuredHardware, list[FinishedChunk]] = {}
+    grouped: dict[MeasuredHardware, list[FinishedChunk]] = {}
     for chunk in chunks:
-        found.setdefault(chunk.hardware, []).append(chunk)
-    return found
+        grouped.setdefault(chunk.hardware, []).append(chunk)
+    return grouped
 
 
 def _pace_of_run(record: Mapping[str, Any], path: Path) -> Pace | None:

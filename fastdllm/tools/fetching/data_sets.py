@@ -40,15 +40,15 @@ def prove_offline(task: str) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="fastdllm-fetch-") as folder:
         command = [sys.executable, "-m", "fastdllm", "plan", "--task", task, "--limit", _ITEMS]
-        done = subprocess.run(
+        completed = subprocess.run(
             [*command, "--output", folder],
             env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
             capture_output=True,
             text=True,
             check=False,
         )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    if completed.returncode:
+        lines = completed.stderr.strip().splitlines() or [f"exit code {completed.returncode}"]
         reason = lines[-1].removeprefix("fastdllm: ")
         raise UserError(
             f"task {task!r}: was fetched, but does not load without a network ({reason}); a task "

@@ -1,6 +1,6 @@
 """One decoding of calibration prompts in which every sub-block pass is examined.
 
-Stands on `decode` like every front end; the tokens are those of a plain decoding.
+Built on `decode` like every front end; the tokens are those of a plain decoding.
 """
 
 from __future__ import annotations

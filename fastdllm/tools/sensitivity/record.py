@@ -77,10 +77,10 @@ def grids(passes: Sequence[PassLog], num_layers: int) -> dict[str, Any]:
     return {
         "layers": num_layers,
         "steps": steps,
-        "passes": [len(own) for own in bins],
+        "passes": [len(logs) for logs in bins],
         **{
             name: [
-                [_mean(getattr(log, key)[layer] for log in own) for own in bins]
+                [_mean(getattr(log, key)[layer] for log in logs) for logs in bins]
                 for layer in range(num_layers)
             ]
             for name, key in (
@@ -94,18 +94,18 @@ def grids(passes: Sequence[PassLog], num_layers: int) -> dict[str, Any]:
 
 def damages(measured: MeasuredPasses, num_layers: int) -> list[MeasuredSpan]:
     """Saving and damage of each measured span."""
-    found = []
+    spans = []
     for index, (start, stop) in enumerate(measured.spans):
         damage = _mean(log.changed[index] for log in measured.passes)
         assert damage is not None
         saving = round((stop - start) / num_layers, DIGITS)
-        found.append(MeasuredSpan(layers=(start, stop), saving=saving, damage=damage))
-    return found
+        spans.append(MeasuredSpan(layers=(start, stop), saving=saving, damage=damage))
+    return spans
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    known = [float(value) for value in values if math.isfinite(value)]
-    return round(sum(known) / len(known), DIGITS) if known else None
+    finite = [float(value) for value in values if math.isfinite(value)]
+    return round(sum(finite) / len(finite), DIGITS) if finite else None
 
 
 def write_record(record: SensitivityRecord, path: Path) -> None:

@@ -148,15 +148,15 @@ def replaced_predictions(
     """
     saved = recorded.keys_and_values()
     try:
-        found = []
+        predicted = []
         for span in spans:
             logits = replaced_logits(model, recorded, stored, span)
             logits[:, mask_id] = -torch.inf
-            found.append(torch.stack([part.double() for part in greedy(logits)]))
+            predicted.append(torch.stack([part.double() for part in greedy(logits)]))
     finally:
         recorded.restore(saved)
     # float64 holds token ids and float32 probabilities exactly; one transfer to the host.
-    replaced = torch.stack(found, dim=1)[..., list(places)].cpu()
+    replaced = torch.stack(predicted, dim=1)[..., list(places)].cpu()
     kept = torch.stack((plain.tokens.double(), plain.confidence.double()))[..., len(places) :]
     tokens, confidence = torch.cat((replaced, kept.expand(-1, len(spans), -1)), dim=-1)
     masked = plain.masked.expand(len(spans), -1)

@@ -19,7 +19,7 @@ from tests.support.snakemake_forks import run_snakemake
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 2
-CALL = ("--cores", "2", "--config", f"limit={LIMIT}", "restore=false")
+CALL = ("--config", f"limit={LIMIT}", "restore=false")
 # Enough of each grid to meet every policy at work.
 KEPT = {"reuse_k": 2, "lookahead_depth": 2}
 
@@ -49,7 +49,7 @@ def summaries(folder: Path) -> dict[str, dict]:
 def test_all_experiments_survive_a_kill(tmp_path: Path) -> None:
     folder = short_project(tmp_path)
     with subprocess.Popen(
-        [sys.executable, "-m", "snakemake", *CALL],
+        [sys.executable, "-m", "snakemake", "--cores", "1", *CALL],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

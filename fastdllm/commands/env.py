@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from rich.filesize import decimal
+# The units of `readable`; rich may be what a broken environment lacks.
+SUFFIXES = ("B", "KB", "MB", "GB", "TB")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,7 @@ def _lines(venv: Path) -> list[str]:
     if not wrong:
         lines.append("state        complete, as pyproject.toml and constraints.txt ask for")
     if built is not None:
-        size = f"{decimal(built.bytes)} in {built.files:,} files"
+        size = f"{readable(built.bytes)} in {built.files:,} files"
         lines.append(f"built        {built.built}, Python {built.python}, {size}")
     archive = find_archive(venv)
     if archive is None:
@@ -66,7 +67,7 @@ def _lines(venv: Path) -> list[str]:
     else:
         wanted = os.environ.get(ARCHIVE_VARIABLE)
         used = "jobs unpack it" if wanted == str(archive) else f"unused; {use_line(archive)}"
-        lines.append(f"archive      {archive}, {decimal(archive.stat().st_size)}, {used}")
+        lines.append(f"archive      {archive}, {readable(archive.stat().st_size)}, {used}")
     for name, (folder, is_set) in cache_folders().items():
         unset = f" (not set; source {venv / CACHES})" if (venv / CACHES).is_file() else " (not set)"
         lines.append(f"{name:<14} {folder}{'' if is_set else unset}")
@@ -83,7 +84,7 @@ def _pack(venv: Path) -> int:
     started = time.monotonic()
     packed = pack(venv)
     sys.stdout.write(
-        f"{packed.path}: {decimal(packed.bytes)} of {decimal(packed.unpacked_bytes)}, in "
+        f"{packed.path}: {readable(packed.bytes)} of {readable(packed.unpacked_bytes)}, in "
         f"{time.monotonic() - started:.0f} s\nfor jobs to use it: {use_line(packed.path)}\n"
     )
     return 0
@@ -115,3 +116,12 @@ def use_line(archive: Path) -> str:
     from fastdllm.launch import ARCHIVE_VARIABLE
 
     return f"export {ARCHIVE_VARIABLE}={shlex.quote(str(archive))}"
+
+
+def readable(size: float) -> str:
+    """Return bytes with a unit, in powers of 1,000 as disks are sold: 812 MB."""
+    for suffix in SUFFIXES:
+        if size < 1000 or suffix == SUFFIXES[-1]:
+            break
+        size /= 1000
+    return f"{size:.0f} {suffix}" if size >= 10 or suffix == "B" else f"{size:.1f} {suffix}"

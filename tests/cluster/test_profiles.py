@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from snakemake.cli import get_argument_parser
+
+from tests.support.snakemake_forks import run_snakemake
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "profiles"
@@ -49,17 +48,11 @@ rule train:
 def resources(folder: Path, profile: str, chosen: dict[str, str]) -> dict[str, dict[str, object]]:
     """What the rules eval and train ask for, with a profile and these variables."""
     (folder / "Snakefile").write_text(SNAKEFILE)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "snakemake", "--profile", str(PROFILES / profile)),
-            *("--executor", "local", "--cores", "8"),
-        ],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **chosen},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ("--profile", str(PROFILES / profile), "--executor", "local", "--cores", "8")
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in chosen.items():
+            environment.setenv(name, value)
+        done = run_snakemake(*words, folder=folder)
     assert done.returncode == 0, done.stderr
     made = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("eval", "train")}
     options = (

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.snakemake_forks import run_snakemake
+
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "tasks/README.md"]
 PAGES += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))]
@@ -83,8 +85,7 @@ def test_enough_commands_are_found() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", documented_commands("snakemake"))
 def test_a_documented_snakemake_command_plans(copy: Path, command: str) -> None:
-    program, _, rest = command.partition(" ")
-    done = run(copy, f"{program} -n {rest}")
+    done = run_snakemake("-n", *shlex.split(command)[1:], folder=copy)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ GOLDEN = Path(__file__).parent / "golden"
 os.environ["OMP_NUM_THREADS"] = "1"
 # Hundreds of commands would each compile all modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# What collection imports lives to the end: looking through it for garbage took a third of the time.
+gc.set_threshold(100_000, 20, 20)
 # How the programs begin that only a slow test may start: interpreters, a browser, SLURM's daemons.
 SLOW_PROGRAMS = (
     "python",
@@ -69,6 +72,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not is_slow(item):
             min(queues, key=len).append(item)
     items[:] = [item for queue in queues for item in queue]
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is there now out of all later garbage collections."""
+    gc.collect()
+    gc.freeze()
 
 
 def is_slow(item: pytest.Item) -> bool:

@@ -170,10 +170,8 @@ def left_out_of(statuses: Sequence[RunStatus], *, is_submitted: bool) -> frozens
 class Call:
     """One Snakemake call, as the rules see it: its runs, and the summaries that it makes.
 
-    runs: those that no other process is making, unless it is a SLURM job of this folder, which is
-        followed.
-    planned: the summaries to be made; None in the process of a single job, which makes what it is
-        asked for.
+    runs: those that no other process is making, apart from SLURM jobs of this folder.
+    planned: the summaries to be made; None in the process of a single job.
     leaders: for the summary of each run that is made from another's, the folder of that one.
     decoded: the runs to be decoded, by their specs.
     split: which of them are split into shards, or packed.

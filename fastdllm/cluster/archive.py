@@ -80,8 +80,7 @@ def find_archive(venv: Path) -> Path | None:
 def unpack(archive: Path, venv: Path, folder: Path) -> Path:
     """Unpack the archive of `venv` below `folder`, unless it is there already; return the copy.
 
-    Processes of one node take turns; the remains of a killed one are removed. A failure leaves
-    nothing behind.
+    Processes of one node take turns; what a killed or failed one leaves is removed.
 
     Raises:
         NotUnpacked: the archive is missing, older than the environment or damaged, the folder is

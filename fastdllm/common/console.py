@@ -44,8 +44,7 @@ class ProgressNumbers:
 class Display(Protocol):
     """Where progress is shown; nothing appears before the first `show`.
 
-    `note` adds a line that stays. `close` ends it with the last numbers, or, after a failure,
-    without any.
+    `note` adds a line that stays. `close` ends it with the last numbers, if any.
     """
 
     def show(self, numbers: ProgressNumbers) -> None: ...

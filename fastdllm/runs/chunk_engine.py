@@ -117,8 +117,7 @@ class DecodingEngine:
     def warm_up(self, requests: Sequence[PlannedRequest]) -> None:
         """Decode the beginning of a chunk, so that no timed chunk pays for first use.
 
-        The same requests in the same slots give the same shapes; stops when a first block is
-        committed.
+        The same requests in the same slots give the same shapes; stops at the first commit.
         """
         if requests[0].kind == "loglikelihood":
             self._likelihoods(requests[:1], None)

@@ -310,8 +310,7 @@ class Evaluation:
 
         Raises:
             Stopped: by SIGTERM.
-            UserError: shards contradict each other, the task cannot be scored, a file not be
-                written.
+            UserError: contradictory shards, an unscorable task, or an unwritable file.
         """
         try:
             with self.stop.deferred(signal.SIGUSR1):

@@ -146,8 +146,7 @@ class Progress:
 def failure_record(files: JobFiles, *, log: Path | None = None) -> Iterator[None]:
     """Write failed.json if the work fails, and remove the one of an earlier attempt.
 
-    Work that is interrupted or stopped has not failed: its progress.json stays instead, as after a
-    kill.
+    Interrupted or stopped work has not failed: its progress.json stays, as after a kill.
 
     log: where the workflow keeps what this process prints; by default that of `files`.
     """

@@ -1,7 +1,6 @@
 """Shards: which chunks of a run a job decodes, and the files that it writes.
 
-Answers do not depend on the shards, so a run may be split differently halfway. Imports no torch and
-no pydantic.
+Answers do not depend on shards, so they may change halfway. Imports no torch and no pydantic.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Between token ids and text: where an answer ends, how long it may get.
 
 `until`, `max_gen_toks`, `temperature`, `do_sample` and `top_p` are lm-eval's names for how a task
-wants its answers generated; here they are checked and translated for the decoder. Imports no
-transformers.
+wants its answers generated; here they are checked and translated. Imports no transformers.
 """
 
 from __future__ import annotations

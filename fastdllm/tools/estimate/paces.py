@@ -30,8 +30,7 @@ class Pace:
     model: name and digest. dtypes: the number format that was asked for, and what it came to.
     settings: digest of everything that decides the answers except the limit.
     startup_s: loading, warm-up and recording of shapes; None if another run of the same job had
-    loaded the model. outside_s: what the job took besides (imports, scoring), if the workflow
-    measured it.
+    loaded the model. outside_s: what the job took besides (imports, scoring), if measured.
     """
 
     experiment: str

@@ -1,8 +1,7 @@
 """Download a model of the hub into the cache, and compare each file with the hub's own digests.
 
 huggingface_hub downloads and resumes; this adds what it leaves out: a file that is damaged in the
-cache (a full disk, a purge) is found and fetched again. Nothing here knows data sets (see
-data_sets.py).
+cache (a full disk, a purge) is found and fetched again. Knows no data sets.
 """
 
 from __future__ import annotations

@@ -58,6 +58,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = ROOT / name
         if source.exists():
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    # Measuring all items would take half a minute for each command that does.
+    calibration = folder / "tasks" / "data" / "calibration.jsonl"
+    calibration.write_text("".join(calibration.read_text().splitlines(keepends=True)[:8]))
     run(folder, NEW_EXPERIMENT)
     config = folder / "workflow_config.yaml"
     config.write_text(config.read_text().replace("- 00_baseline", "- 00_baseline\n  - my_idea"))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastdllm import DecodingSettings, Request
 from fastdllm.settings import LAYER_SUBSETS, layer_span
-from tests.support.slow_decoder import slow_decode
+from tests.support.slow_decoder import assert_equal, slow_decode
 from tests.support.traces import run
 
 MASK, STOP = 255, 254
@@ -20,13 +18,6 @@ few = settings(
 prompts = st.lists(st.integers(0, 249), min_size=1, max_size=70)
 lookaheads = st.tuples(st.sampled_from([0, 1, 2, 3, 9]), st.sampled_from([0.0, 0.4, 0.7, 0.95]))
 blocks = st.sampled_from([(32, 8), (32, 16), (32, 32), (16, 4), (8, 8), (64, 16), (9, 3), (5, 5)])
-
-
-def assert_equal(found: Any, expected: Any, margins: list[float]) -> None:
-    """The same outcome, where no decision is so close that rounding may make it."""
-    if found != expected:
-        assume(min(margins, default=1.0) > 1e-4)
-    assert found == expected
 
 
 def test_confidences_that_differ_in_the_seventh_digit_decide_the_order(golden_model):

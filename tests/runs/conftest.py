@@ -1,5 +1,8 @@
 """Tests here have a whole small project of runs."""
 
+import pytest
+
+from fastdllm.runs import lock
 from tests.support.run_project import (  # noqa: F401
     a_summary,
     make_plan_on_disk,
@@ -10,3 +13,9 @@ from tests.support.run_project import (  # noqa: F401
     running,
     tokenizer,
 )
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds a lock held gives up soon."""
+    monkeypatch.setattr(lock, "PATIENCE_S", 0.2)

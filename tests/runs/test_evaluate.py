@@ -25,7 +25,7 @@ from fastdllm.statistics.costs import (
     truncated_answers,
 )
 from fastdllm.workflow.project.digests import FileDigests, check_sources
-from tests.support.run_project import silent, start_fastdllm
+from tests.support.run_project import PATIENCE_S, silent, start_fastdllm
 
 
 def check(spec: RunSpec) -> None:
@@ -413,14 +413,14 @@ def test_kill_and_rerun_gives_the_same_answers(
     answers = spec.parent / "answers.jsonl"
     victim = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
     running.append(victim)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not answers.exists() or answers.read_bytes().count(b"\n") < 4:
         assert victim.poll() is None and time.monotonic() < deadline, victim.communicate()
         time.sleep(0.005)
     os.kill(victim.pid, signal.SIGSTOP)  # the holder must live while the second one asks
     second = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
     running.append(second)
-    out, err = second.communicate(timeout=60)
+    out, err = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 2, (out, err)
     assert f"process {victim.pid} on host" in err and err.count("\n") == 1
     os.kill(victim.pid, signal.SIGKILL)
@@ -430,7 +430,7 @@ def test_kill_and_rerun_gives_the_same_answers(
     assert not (spec.parent / "summary.json").exists()
     again = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
     running.append(again)
-    out, err = again.communicate(timeout=120)
+    out, err = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, err
     after = answers_in(spec.parent)
     assert {index: after[index] for index in before} == before
@@ -445,7 +445,7 @@ def test_kill_and_rerun_gives_the_same_answers(
 def test_missing_spec_is_one_line_and_code_2(project, running) -> None:
     process = start_fastdllm("eval", "results/nowhere/spec.json", cwd=project)
     running.append(process)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert err.count("\n") == 1 and "results/nowhere/spec.json" in err
 

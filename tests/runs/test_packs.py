@@ -87,6 +87,7 @@ def test_pack_gives_what_each_run_gives_alone_with_one_load(
         assert answers_in(spec.parent) == packed
 
 
+@pytest.mark.usefixtures("impatient")
 def test_failing_locked_and_finished_members_do_not_stop_the_others(
     member: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -326,6 +326,7 @@ def test_answers_in_two_dtypes_are_not_merged(spec: Path) -> None:
     assert log.n_decoded == 2 and log.run is not None
 
 
+@pytest.mark.usefixtures("impatient")
 def test_shards_and_a_whole_run_keep_each_other_out(spec: Path) -> None:
     folder = spec.parent
     with shard_lock(folder, lock_path(folder, Shard(1, 2))):

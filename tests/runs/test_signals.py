@@ -19,9 +19,7 @@ from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import read_spec
 from fastdllm.runs.stopping import SIGNALS, Stop, Stopped, end_of, until_stopped
 from tests.runs.test_evaluate import answers_in, check
-from tests.support.run_project import silent, start_fastdllm
-
-PATIENCE_S = 120
+from tests.support.run_project import PATIENCE_S, silent, start_fastdllm
 
 
 @pytest.fixture

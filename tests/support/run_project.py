@@ -19,6 +19,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN_MODEL = REPOSITORY / "tests" / "golden" / "m6"
 STOP, MASK = 254, 255
+# Ends a hang of what a test started; it takes seconds, on a busy machine some more.
+PATIENCE_S = 600.0
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     "{% if not loop.last or m.role != 'assistant' %}<|im_end|>\n{% endif %}{% endfor %}"

@@ -107,7 +107,7 @@ def test_sigterm_drops_the_chunk_in_flight_and_the_same_command_goes_on(
     assert (progress["state"], progress["why"]) == ("stopped", "SIGTERM")
     assert progress["items_done"] >= progress["items_stored"] == 3 * done
     kept = answers_in(folder)
-    assert end(start(long_run))[0] == 0
+    assert main(["eval", str(long_run), "--threads", "1"]) == 0
     after = answers_in(folder)
     assert {index: after[index] for index in kept} == kept and len(after) == 10
     first, second = read_attempts(folder)
@@ -256,8 +256,7 @@ def test_stopped_shard_goes_on(long_run: Path, start: Any) -> None:
     assert (code, done in (before, before + 1)) == (75, True), err
     assert f"with {done} of 5 chunks done" in err
     assert not (folder / "shards/1-of-2.json").exists()
-    process = start(long_run, "--shard", "1/2")
-    assert end(process)[0] == 0
+    assert main(["eval", str(long_run), "--threads", "1", "--shard", "1/2"]) == 0
     assert chunks(answers) == 5
     assert (folder / "shards/1-of-2.json").exists()
     assert not (folder / "shards/1-of-2.progress.json").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,8 @@ from fastdllm.cluster.jobs import (
     end_in_words,
     live_jobs,
 )
-from fastdllm.cluster.slurm import LIVE, Job, JobState, SlurmError
+from fastdllm.cluster.slurm import LIVE, Job, JobState
+from tests.support.fakes import FakeAccounts
 
 VALUES = ("00_baseline", "words", "k1_first")
 COMMENT = "rule_eval_wildcards_00_baseline_words_k1_first"
@@ -56,22 +56,6 @@ def test_of_two_jobs_the_one_that_runs_counts_then_the_older(order: int) -> None
     assert live_jobs([nine, ten][::order], Path("/p")) == {COMMENT: nine}
 
 
-class Accounts:
-    """A database with what is put into it; counts its calls."""
-
-    def __init__(self, *jobs: JobState) -> None:
-        self.jobs = list(jobs)
-        self.calls = 0
-        self.is_down = False
-
-    def __call__(self, ids: Iterable[str]) -> Mapping[str, JobState]:
-        self.calls += 1
-        if self.is_down:
-            raise SlurmError("sacct: connection refused")
-        wanted = set(ids)
-        return {job.id: job for job in self.jobs if job.id in wanted}
-
-
 def job(state: str, **values: object) -> Job:
     return Job(id="1", state=state, **values)  # type: ignore[arg-type]
 
@@ -87,7 +71,7 @@ def states(follower: JobFollower, *polls: tuple[float, list[Job]]) -> list[str |
 
 @pytest.mark.parametrize("state", sorted(LIVE))
 def test_a_live_job_goes_on(state: str) -> None:
-    accounts = Accounts()
+    accounts = FakeAccounts()
     polls = [(t, [job(state)]) for t in (0.0, 10.0, 300.0)]
     assert states(JobFollower(accounts), *polls) == [None] * 3
     assert accounts.calls == 0
@@ -101,26 +85,26 @@ def test_a_live_job_goes_on(state: str) -> None:
     ],
 )
 def test_any_other_state_is_the_end(state: str) -> None:
-    assert states(JobFollower(Accounts()), (0.0, [job(state)])) == [state]
+    assert states(JobFollower(FakeAccounts()), (0.0, [job(state)])) == [state]
 
 
 @pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL"])
 def test_a_state_on_the_way_back_into_the_queue_is_looked_at_twice(state: str) -> None:
-    follower = JobFollower(Accounts())
+    follower = JobFollower(FakeAccounts())
     late = 10.0 + SECOND_LOOK_S
     polls = [(0.0, [job(state)]), (1.0, [job("PENDING")]), (10.0, [job(state)])]
     assert states(follower, *polls, (late, [job(state)])) == [None, None, None, state]
 
 
 def test_a_job_that_left_squeue_is_looked_up_at_once() -> None:
-    accounts = Accounts(JobState("1", "COMPLETED", 0))
+    accounts = FakeAccounts(JobState("1", "COMPLETED", 0))
     assert states(JobFollower(accounts), (0.0, [])) == ["COMPLETED"]
-    accounts = Accounts(JobState("1", "PREEMPTED", 0))
+    accounts = FakeAccounts(JobState("1", "PREEMPTED", 0))
     assert states(JobFollower(accounts), (0.0, [])) == ["PREEMPTED"]
 
 
 def test_one_call_of_sacct_serves_all_jobs() -> None:
-    accounts = Accounts(JobState("1", "FAILED", 2), JobState("2", "COMPLETED", 0))
+    accounts = FakeAccounts(JobState("1", "FAILED", 2), JobState("2", "COMPLETED", 0))
     ends = JobFollower(accounts).ended(["1", "2", "3"], [], 0.0)
     assert ends == {"1": JobState("1", "FAILED", 2), "2": JobState("2", "COMPLETED", 0)}
     assert accounts.calls == 1
@@ -130,7 +114,7 @@ def test_one_call_of_sacct_serves_all_jobs() -> None:
 @pytest.mark.parametrize("account", [None, JobState("1", "RUNNING", 0)])
 @pytest.mark.parametrize("is_down", [False, True])
 def test_a_job_that_nobody_knows_is_given_up(account: JobState | None, is_down: bool) -> None:
-    accounts = Accounts(*([account] if account else []))
+    accounts = FakeAccounts(*([account] if account else []))
     accounts.is_down = is_down
     before, after = 100.0 + UNKNOWN_PATIENCE_S - 1, 100.0 + UNKNOWN_PATIENCE_S
     polls = [(100.0, []), (before, []), (after, [])]
@@ -140,25 +124,25 @@ def test_a_job_that_nobody_knows_is_given_up(account: JobState | None, is_down: 
 def test_a_job_that_comes_back_was_never_gone() -> None:
     late = UNKNOWN_PATIENCE_S * 2
     polls = [(0.0, []), (10.0, [job("RUNNING")]), (late, []), (late + 10, [])]
-    assert states(JobFollower(Accounts()), *polls) == [None] * 4
+    assert states(JobFollower(FakeAccounts()), *polls) == [None] * 4
 
 
 def test_a_job_that_does_not_get_through_with_its_end_is_given_up() -> None:
     polls = [(0.0, [job("COMPLETING")]), (COMPLETING_PATIENCE_S, [job("COMPLETING")])]
-    assert states(JobFollower(Accounts()), *polls) == [None, "COMPLETING"]
-    accounts = Accounts(JobState("1", "COMPLETED", 0))
+    assert states(JobFollower(FakeAccounts()), *polls) == [None, "COMPLETING"]
+    accounts = FakeAccounts(JobState("1", "COMPLETED", 0))
     assert states(JobFollower(accounts), *polls) == [None, "COMPLETED"]
 
 
 def test_only_the_jobs_asked_for_are_told() -> None:
-    follower = JobFollower(Accounts())
+    follower = JobFollower(FakeAccounts())
     queue = [job("FAILED"), Job(id="2", state="RUNNING", reason="JobHeldUser", restarts=3)]
     assert follower.ended([], queue, 0.0) == {}
     assert follower.notices([], queue) == []
 
 
 def test_a_return_to_the_queue_is_told_once() -> None:
-    follower = JobFollower(Accounts())
+    follower = JobFollower(FakeAccounts())
     notices = []
     for restarts in (0, 1, 1, 2):
         queue = [job("PENDING", restarts=restarts)]
@@ -169,7 +153,7 @@ def test_a_return_to_the_queue_is_told_once() -> None:
 
 
 def test_the_past_of_an_adopted_job_is_no_news() -> None:
-    follower = JobFollower(Accounts())
+    follower = JobFollower(FakeAccounts())
     queue = [job("RUNNING", restarts=2)]
     follower.adopt(queue[0], 0.0)
     follower.ended(["1"], queue, 1.0)
@@ -186,7 +170,7 @@ def test_the_past_of_an_adopted_job_is_no_news() -> None:
     ],
 )
 def test_a_job_that_waits_for_a_person_is_told_once(held: Job) -> None:
-    follower = JobFollower(Accounts())
+    follower = JobFollower(FakeAccounts())
     notices = []
     for _ in range(3):
         follower.ended(["1"], [held], 0.0)
@@ -197,7 +181,7 @@ def test_a_job_that_waits_for_a_person_is_told_once(held: Job) -> None:
 
 
 def test_waiting_for_its_turn_is_not_told() -> None:
-    follower = JobFollower(Accounts())
+    follower = JobFollower(FakeAccounts())
     queue = [job("PENDING", reason="Priority")]
     follower.ended(["1"], queue, 0.0)
     assert follower.notices(["1"], queue) == []

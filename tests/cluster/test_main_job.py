@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cluster.slurm import Job
-from tests.support.fake_slurm import squeue_output
+from tests.support.fakes import squeue_output
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = """\

@@ -28,8 +28,7 @@ from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.reconcile import reconcile
 from fastdllm.workflow.status.queue import Queue, queue_of
 from fastdllm.workflow.status.run_status import RunStatus, State, inspect, with_accounts
-from tests.support.fake_slurm import log_of
-from tests.support.fakes import fake_summary
+from tests.support.fakes import FakeTerminal, fake_summary, log_of
 from tests.support.small_project import edit, make_project
 
 NAMES = ["demo", "words", "k1_first"]
@@ -521,22 +520,6 @@ def test_watching_ends_when_nothing_runs_or_waits_and_nobody_submits(run: Run) -
     assert not is_over(view(missing, alive=True))
 
 
-class Terminal:
-    """A terminal that keeps what is written."""
-
-    def __init__(self, *, is_terminal: bool = True) -> None:
-        self.is_terminal, self.text = is_terminal, ""
-
-    def isatty(self) -> bool:
-        return self.is_terminal
-
-    def write(self, text: str) -> int:
-        self.text += text
-        return len(text)
-
-    def flush(self) -> None: ...
-
-
 @pytest.mark.parametrize("is_interrupted", [True, False])
 def test_the_terminal_is_given_back_with_the_last_picture(
     run: Run, is_interrupted: bool, monkeypatch: pytest.MonkeyPatch
@@ -552,7 +535,7 @@ def test_the_terminal_is_given_back_with_the_last_picture(
                 raise KeyboardInterrupt from None
             return view(look(run))
 
-    terminal = Terminal()
+    terminal = FakeTerminal()
     assert watch(next_look, every_s=1.0, stream=terminal) == (130 if is_interrupted else 0)
     entered, _, left = terminal.text.partition("\033[?25h\033[?1049l")
     assert entered.startswith("\033[?1049h\033[H\033[?25l")
@@ -563,11 +546,11 @@ def test_the_terminal_is_given_back_with_the_last_picture(
 @pytest.mark.parametrize(
     ("terminal", "every_s", "message"),
     [
-        (Terminal(is_terminal=False), 5.0, "draws on a terminal, and this is none"),
-        (Terminal(), 0.0, "--watch 0: should be 1 or more seconds"),
-        (Terminal(), float("nan"), "--watch nan: should be 1 or more seconds"),
+        (FakeTerminal(is_terminal=False), 5.0, "draws on a terminal, and this is none"),
+        (FakeTerminal(), 0.0, "--watch 0: should be 1 or more seconds"),
+        (FakeTerminal(), float("nan"), "--watch nan: should be 1 or more seconds"),
     ],
 )
-def test_watching_refuses_in_one_line(terminal: Terminal, every_s: float, message: str) -> None:
+def test_watching_refuses_in_one_line(terminal: FakeTerminal, every_s: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         watch(lambda: pytest.fail("looked"), every_s=every_s, stream=terminal)

@@ -18,7 +18,7 @@ from snakemake_executor_plugin_fastdllm_slurm import (
 )
 from snakemake_executor_plugin_fastdllm_slurm import executor as looking
 from tests.plugin.rig import FakeJob, FakeScheduler, Rig
-from tests.support.fake_slurm import FakeSlurm
+from tests.support.fakes import FakeSlurm
 
 
 @pytest.fixture

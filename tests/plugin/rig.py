@@ -5,69 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from snakemake_executor_plugin_fastdllm_slurm import Executor
-from tests.support.fake_slurm import FakeSlurm
-
-VALUES = ("demo", "words", "k1")
-
-
-class Resources(dict[str, Any]):
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-
-class FakeJob:
-    """What the executor asks of a job of Snakemake."""
-
-    name = "eval"
-    rule = SimpleNamespace(name="eval")
-    threads = 1
-    jobid = 1
-    is_local = False
-
-    def __init__(self, output: Path) -> None:
-        self.resources = Resources(runtime=5, mem_mb=10, slurm_account="lab", slurm_partition="gpu")
-        self.wildcards = VALUES
-        self.output = [str(output)]
-        self.attempt = 1
-        self.restart_times = 2
-        self.told: list[str] = []
-
-    def is_group(self) -> bool:
-        return False
-
-    def register(self, external_jobid: str) -> None:
-        self.registered = external_jobid
-
-    def log_info(self) -> None:
-        pass
-
-    def log_error(self, msg: str, **kwargs: Any) -> None:
-        self.told.append(msg)
-        self.logs = kwargs.get("aux_logs")
-
-
-class FakeScheduler:
-    """Notes what became of jobs."""
-
-    def __init__(self) -> None:
-        self.finished: list[FakeJob] = []
-        self.failed: list[FakeJob] = []
-        self.problems: list[Exception] = []
-        self.finish_callback = self.finished.append
-        self.error_callback = self.failed.append
-        self.executor_error_callback = self.problems.append
-
-    def submit_callback(self, job: FakeJob) -> None:
-        pass
+from tests.support.fakes import FakeJob, FakeScheduler, FakeSlurm
 
 
 class Rig:

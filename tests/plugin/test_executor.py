@@ -10,7 +10,7 @@ import pytest
 from fastdllm.cluster.slurm import JobState
 from snakemake_executor_plugin_fastdllm_slurm.executor import was_only_stopped
 from tests.plugin.rig import FakeJob, Rig, logged
-from tests.support.fake_slurm import COMMENT
+from tests.support.fakes import COMMENT
 
 
 def test_a_job_is_submitted_followed_and_finished(

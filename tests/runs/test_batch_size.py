@@ -23,23 +23,8 @@ from fastdllm.runs.loaded_model import KeptModel, load_engine, load_plan_tokeniz
 from fastdllm.runs.spec import read_spec
 from fastdllm.runs.summarize import Decoded
 from tests.runs.test_evaluate import answers_in, finish
+from tests.support.fakes import FakeFlight
 from tests.support.run_project import silent
-
-
-class Heard:
-    """A listener that remembers."""
-
-    def __init__(self) -> None:
-        self.answers: list[Answer] = []
-        self.notes: list[str] = []
-
-    def answered(self, answer: Answer) -> None:
-        self.answers.append(answer)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def step(self) -> None: ...
 
 
 @pytest.fixture
@@ -87,7 +72,7 @@ def test_a_chunk_is_decoded_with_at_most_the_batch_size_at_once(
 ) -> None:
     plan = make_plan_on_disk(chunk_size=10)
     engine = engine_of(make_spec(chunk_size=10, batch_size=4), plan)
-    heard = Heard()
+    heard = FakeFlight()
     answered = engine.answer(plan.chunk(0), heard)
     assert max(passes) == 4
     assert (answered.batch_size, answered.smallest_batch_size) == (4, 4)
@@ -101,7 +86,7 @@ def test_latency_counts_from_a_free_slot_not_from_the_start_of_the_chunk(
     plan = make_plan_on_disk(chunk_size=10)
     engine = engine_of(make_spec(chunk_size=10, batch_size=1), plan)
     started = time.perf_counter()
-    one_by_one = engine.answer(plan.chunk(0), Heard()).answers
+    one_by_one = engine.answer(plan.chunk(0), FakeFlight()).answers
     elapsed_s = time.perf_counter() - started
     latencies = [answer.latency_s for answer in one_by_one]
     assert min(latencies) > 0
@@ -117,7 +102,7 @@ def test_warm_up_is_a_small_part_of_a_chunk_in_its_own_slots(
     engine.warm_up(plan.chunk(0))
     warm_up = list(passes)
     passes.clear()
-    engine.answer(plan.chunk(0), Heard())
+    engine.answer(plan.chunk(0), FakeFlight())
     assert max(warm_up) == 4
     assert 2 <= len(warm_up) < 0.5 * len(passes)
 
@@ -177,7 +162,7 @@ def test_a_request_that_the_decoder_refuses_is_never_scored(make_spec, make_plan
     engine = engine_of(make_spec(), plan)
     good, bad = plan.requests[0], dataclasses.replace(plan.requests[1], prompt_ids=(999,))
     with pytest.raises(UserError, match=r"item sums:1: request 1: token 999 is outside"):
-        engine.answer([good, bad], Heard())
+        engine.answer([good, bad], FakeFlight())
 
 
 @pytest.mark.parametrize(("batch_size", "most"), [(7, 7), ("auto", generate.LIKELIHOOD_INPUTS)])
@@ -197,7 +182,7 @@ def test_the_batch_size_of_likelihoods_is_inputs_in_memory(
         return [Likelihood(-1.0, True) for _ in requests]
 
     monkeypatch.setattr(generate, "score", score)
-    heard = Heard()
+    heard = FakeFlight()
     answered = engine.answer(plan.chunk(0), heard)
     assert asked["batch_size"] == most
     assert (answered.batch_size, answered.smallest_batch_size) == (5, 5)

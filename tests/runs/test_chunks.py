@@ -14,7 +14,6 @@ import pytest
 
 from fastdllm.common.console import LogLines
 from fastdllm.common.errors import UserError
-from fastdllm.decoding.sequence import PassCounts
 from fastdllm.runs import progress as progress_module
 from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
 from fastdllm.runs.answers import AnswerLog, open_answers
@@ -24,6 +23,7 @@ from fastdllm.runs.chunks import decode_missing, missing_chunks
 from fastdllm.runs.progress import Progress
 from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks
+from tests.support.fakes import FakeEngine, InterruptedEngine
 from tests.support.run_project import silent
 
 HEADER = Header(fingerprint="a" * 64, plan_digest="p", dtype="float32", decides={})
@@ -49,30 +49,6 @@ def plan_of(n: int) -> Plan:
         chunks=fixed_chunks(requests, 2),
     )
     return Plan(header=header, requests=requests)
-
-
-class Engine:
-    """Takes `seconds` for a chunk and tells of each answer at once."""
-
-    def __init__(self, seconds: float, recording_s: float = 0.0) -> None:
-        self.seconds, self.recording_s = seconds, recording_s
-
-    def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
-        answers = [
-            Answer(id=r.id, token_ids=(1,), finish_reason="stop", passes=PassCounts(full_block=1))
-            for r in requests
-        ]
-        for answer in answers:
-            flight.answered(answer)
-        time.sleep(self.seconds)
-        return Answered(tuple(answers), self.recording_s, 2, 2, 0)
-
-    def warm_up(self, requests: list[PlannedRequest]) -> None: ...
-
-    def synchronize(self) -> None: ...
-
-    def peak_memory_gib(self) -> float:
-        return 0.0
 
 
 def a_session(warm_up_s: float) -> Session:
@@ -102,14 +78,16 @@ def test_writing_the_progress_is_not_in_a_chunks_seconds(
 
     monkeypatch.setattr(progress_module, "write_json_atomically", slow_disk)
     progress = Progress(tmp_path / "progress.json", silent(), total=4)
-    decode_missing(plan_of(4), log, Engine(seconds=0.1), start_session=a_session, progress=progress)
+    decode_missing(
+        plan_of(4), log, FakeEngine(seconds=0.1), start_session=a_session, progress=progress
+    )
     assert all(0.1 <= chunk.seconds < 0.2 for chunk in log.chunks.values())
     assert len(log.chunks) == 2 and written
 
 
 def test_recording_shapes_is_not_in_a_chunks_seconds(log: AnswerLog, tmp_path: Path) -> None:
     progress = Progress(tmp_path / "progress.json", silent(), total=2)
-    engine = Engine(seconds=0.3, recording_s=0.25)
+    engine = FakeEngine(seconds=0.3, recording_s=0.25)
     decode_missing(plan_of(2), log, engine, start_session=a_session, progress=progress)
     assert log.chunks[0].recording_s == 0.25
     assert 0.05 <= log.chunks[0].seconds < 0.25
@@ -119,13 +97,15 @@ def test_long_chunk_is_not_silent(log: AnswerLog, tmp_path: Path) -> None:
     stream = io.StringIO()
     display = LogLines("run", stream, interval_s=0.05)
     progress = Progress(tmp_path / "progress.json", display, total=2)
-    decode_missing(plan_of(2), log, Engine(seconds=0.5), start_session=a_session, progress=progress)
+    decode_missing(
+        plan_of(2), log, FakeEngine(seconds=0.5), start_session=a_session, progress=progress
+    )
     assert len(stream.getvalue().splitlines()) >= 3
     assert json.loads((tmp_path / "progress.json").read_text())["items_done"] == 2
 
 
 def test_nothing_is_written_any_more_after_a_failure(log: AnswerLog, tmp_path: Path) -> None:
-    class Broken(Engine):
+    class Broken(FakeEngine):
         def answer(self, *_: object) -> Answered:
             raise RuntimeError("boom")
 
@@ -143,7 +123,9 @@ def test_full_disk_is_told_by_the_answers_not_by_the_progress(
 
     monkeypatch.setattr(progress_module, "write_json_atomically", full)
     progress = Progress(tmp_path / "progress.json", silent(), total=2)
-    decode_missing(plan_of(2), log, Engine(seconds=0.1), start_session=a_session, progress=progress)
+    decode_missing(
+        plan_of(2), log, FakeEngine(seconds=0.1), start_session=a_session, progress=progress
+    )
     assert len(log.chunks) == 1
 
 
@@ -153,21 +135,6 @@ def test_chunk_that_the_plan_lacks_is_refused(log: AnswerLog, index: int) -> Non
     log.append_chunk(Chunk(index, 1.0, 0.0, 1, 0.1, 1, 1, 0, (Answer(id="r0"),)))
     with pytest.raises(UserError, match=f"chunk {index} answers other requests than the plan"):
         missing_chunks(plan_of(2), log)
-
-
-class Interrupted(Engine):
-    """Gets a signal in the middle of the chunk that answers a request."""
-
-    def __init__(self, stop: Stop, number: int, request: str) -> None:
-        super().__init__(seconds=0.0)
-        self.stop, self.number, self.request = stop, number, request
-
-    def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
-        for request in requests:
-            if request.id == self.request:
-                self.stop.handle(self.number)
-            flight.step()
-        return super().answer(requests, flight)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +151,7 @@ def test_signal_lets_the_chunk_in_flight_end_where_it_can(
 ) -> None:
     progress = Progress(tmp_path / "progress.json", silent(), total=6)
     stop = Stop()
-    engine = Interrupted(stop, number, request_id)
+    engine = InterruptedEngine(stop, number, request_id)
     with pytest.raises(Stopped):
         decode_missing(
             plan_of(6), log, engine, start_session=a_session, progress=progress, stop=stop
@@ -195,7 +162,7 @@ def test_signal_lets_the_chunk_in_flight_end_where_it_can(
 def test_chunk_that_takes_longer_than_the_time_left_is_dropped(
     log: AnswerLog, tmp_path: Path
 ) -> None:
-    class Slow(Interrupted):
+    class Slow(InterruptedEngine):
         def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
             if requests[0].id == "r0":
                 time.sleep(0.5)

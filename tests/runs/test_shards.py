@@ -17,18 +17,17 @@ from hypothesis import strategies as st
 
 from fastdllm.common.errors import UserError
 from fastdllm.runs import evaluation
-from fastdllm.runs.answer_records import Answer, Session
-from fastdllm.runs.chunk_engine import Answered
-from fastdllm.runs.chunk_in_flight import ChunkInFlight
+from fastdllm.runs.answer_records import Session
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.lock import Locked, holders, run_lock, shard_lock
 from fastdllm.runs.result import Outcome, ShardOutcome, result_dated_after
 from fastdllm.runs.shards import Shard, lock_path, parse_shard, stamp_path
 from fastdllm.runs.spec import RunSpec, read_spec
 from fastdllm.runs.stopping import Stop, Stopped
-from fastdllm.tasks.plan import PlannedRequest, read_plan
+from fastdllm.tasks.plan import read_plan
 from fastdllm.workflow.project.digests import FileDigests, check_sources
 from tests.runs.test_evaluate import answers_in, finish
+from tests.support.fakes import FakeScorer
 from tests.support.run_project import silent
 
 
@@ -118,26 +117,11 @@ def test_merged_file_is_that_of_one_process_but_for_sessions_and_times(spec: Pat
     assert [kind for kind in merged if kind != "session"] == [k for k in alone if k != "session"]
 
 
-class Pretended:
-    """An engine that answers in no time, always the same."""
-
-    def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
-        answers = [Answer(id=r.id, logprob=float(int(r.id[0], 16))) for r in requests]
-        return Answered(tuple(answers), 0.0, 1, 1, 0)
-
-    def warm_up(self, requests: list[PlannedRequest]) -> None: ...
-
-    def synchronize(self) -> None: ...
-
-    def peak_memory_gib(self) -> float:
-        return 0.0
-
-
 @pytest.fixture
 def pretended(spec: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run without a model and without scoring: only its files are real."""
     session = Session("cpu", "a CPU", 1, "here", 1, "2026", 0.0, 0.0, {})
-    monkeypatch.setattr(evaluation, "load_engine", lambda *_, **__: (Pretended(), 0.0))
+    monkeypatch.setattr(evaluation, "load_engine", lambda *_, **__: (FakeScorer(), 0.0))
     monkeypatch.setattr(evaluation, "session_of", lambda *_, **__: session)
     scored: Any = Outcome(summary=None)
     monkeypatch.setattr(Evaluation, "_score", lambda _: scored)
@@ -159,7 +143,7 @@ def test_any_cut_in_any_order_with_any_interruption(
     folder = pretended.parent
     for path in [*folder.glob("*.jsonl"), *(folder / "shards").glob("*")]:
         path.unlink()
-    expected = Pretended()
+    expected = FakeScorer()
     held: set[int] = set()
     for number, (index, count) in enumerate(cuts):
         part = shard(pretended, f"{index}/{count}")

@@ -10,20 +10,14 @@ import pytest
 from fastdllm.common.errors import UserError
 from fastdllm.runs import stopping
 from fastdllm.runs.stopping import SIGNALS, Stop, Stopped, stopped_by_signals
+from tests.support.fakes import FakeClock
 
 TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
 
 
-class Clock:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
     monkeypatch.setattr(stopping, "time", clock)
     return clock
 
@@ -77,7 +71,7 @@ def test_without_a_signal_everything_goes_on() -> None:
     ],
 )
 def test_chunk_in_flight_is_finished_when_it_fits_the_time_left(
-    clock: Clock, number: int, remaining_s: float | None, waited_s: float, goes: bool
+    clock: FakeClock, number: int, remaining_s: float | None, waited_s: float, goes: bool
 ) -> None:
     stop = asked(number)
     clock.now += waited_s
@@ -93,7 +87,7 @@ def test_half_of_a_short_warning_is_kept() -> None:
     assert not goes_on(stop, 5.1)
 
 
-def test_second_signal_stops_at_once_and_an_echo_does_not(clock: Clock) -> None:
+def test_second_signal_stops_at_once_and_an_echo_does_not(clock: FakeClock) -> None:
     stop = Stop()
     with stop.deferred(*SIGNALS):
         stop.handle(USR1)

@@ -1,12 +1,28 @@
-"""Summaries without a model: what a run of the small project writes in place of decoding."""
+"""What stands in for a model, for SLURM or for Snakemake where the real one is not the claim.
+
+The hub is in fake_hub.py, as it is a server. Imports no torch, as evals of the small project do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+from fastdllm.cluster.jobs import SLURM_LOGS
+from fastdllm.cluster.slurm import Job, JobState, SlurmError
+from fastdllm.decoding.sequence import PassCounts
 from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION
+from fastdllm.runs.answer_records import Answer
+from fastdllm.runs.stopping import Stop
+from fastdllm.tasks.plan import PlannedRequest
+
+if TYPE_CHECKING:
+    from fastdllm.runs.chunk_engine import Answered
+    from fastdllm.runs.chunk_in_flight import ChunkInFlight
 
 RIGHT_THEN_WRONG, WRONG_THEN_RIGHT = "gA==", "QA=="
 
@@ -41,3 +57,232 @@ def fake_summary(spec: Mapping[str, Any], *, correct_bits: str = RIGHT_THEN_WRON
             "seed": spec["decides"]["seed"],
         },
     }
+
+
+# Wildcards of the job of an eval, and its comment.
+VALUES = ("demo", "words", "k1")
+COMMENT = "rule_eval_wildcards_demo_words_k1"
+
+
+def log_of(rule: str, values: Sequence[str], job_id: str) -> Path:
+    """Return the path of SLURM's own log of a job, relative to the project."""
+    return SLURM_LOGS / f"rule_{rule}" / "_".join(values).replace("/", "_") / f"{job_id}.log"
+
+
+def squeue_output(*jobs: Job) -> str:
+    """Return what squeue prints about jobs."""
+    return "".join(
+        f"{job.id}\x1f{job.state}\x1fNone\x1fN/A\x1f\x1f1:00\x1f0\x1f{job.name or 'x'}\x1f"
+        f"{job.comment}\x1f{job.work_dir}\x1e\n"
+        for job in jobs
+    )
+
+
+class FakeSlurm:
+    """Scripts in the place of SLURM's commands; the files `queue` and `down` say what they do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "bin").mkdir()
+        self.say()
+        fail = f"if cat {folder}/$0.down >&2 2>/dev/null; then exit 1; fi"
+        note = f'printf "%s\\n" "$*" >> {folder}/$0.calls'
+        for name, text in {
+            "squeue": f"cat {folder}/queue",
+            "sbatch": "echo 77",
+            "scancel": "",
+            "sacctmgr": "echo lab",
+            "sacct": "",
+            "scontrol": "",
+            "sinfo": "",
+        }.items():
+            script = folder / "bin" / name
+            fail_here, note_here = (line.replace("$0", name) for line in (fail, note))
+            script.write_text(f"#!/bin/sh\n{note_here}\n{fail_here}\n{text}\n")
+            script.chmod(0o755)
+
+    def say(self, *jobs: tuple[str, ...], comment: str = COMMENT) -> None:
+        """Set what squeue prints: ids, states, and names where they matter."""
+        place = str(self.folder / "project")
+        listed = [
+            Job(i, state, name="".join(name), comment=comment, work_dir=place)
+            for i, state, *name in jobs
+        ]
+        (self.folder / "queue.new").write_text(squeue_output(*listed))
+        (self.folder / "queue.new").rename(self.folder / "queue")
+
+    def break_down(self, name: str, error: str) -> Path:
+        path = self.folder / f"{name}.down"
+        path.write_text(error)
+        return path
+
+    def calls(self, name: str) -> list[str]:
+        path = self.folder / f"{name}.calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+class FakeAccounts:
+    """SLURM's accounting database with what is put into it; counts its calls."""
+
+    def __init__(self, *jobs: JobState) -> None:
+        self.jobs = list(jobs)
+        self.calls = 0
+        self.is_down = False
+
+    def __call__(self, ids: Iterable[str]) -> Mapping[str, JobState]:
+        self.calls += 1
+        if self.is_down:
+            raise SlurmError("sacct: connection refused")
+        wanted = set(ids)
+        return {job.id: job for job in self.jobs if job.id in wanted}
+
+
+class Resources(dict[str, Any]):
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class FakeJob:
+    """What the executor asks of a job of Snakemake."""
+
+    name = "eval"
+    rule = SimpleNamespace(name="eval")
+    threads = 1
+    jobid = 1
+    is_local = False
+
+    def __init__(self, output: Path) -> None:
+        self.resources = Resources(runtime=5, mem_mb=10, slurm_account="lab", slurm_partition="gpu")
+        self.wildcards = VALUES
+        self.output = [str(output)]
+        self.attempt = 1
+        self.restart_times = 2
+        self.told: list[str] = []
+
+    def is_group(self) -> bool:
+        return False
+
+    def register(self, external_jobid: str) -> None:
+        self.registered = external_jobid
+
+    def log_info(self) -> None:
+        pass
+
+    def log_error(self, msg: str, **kwargs: Any) -> None:
+        self.told.append(msg)
+        self.logs = kwargs.get("aux_logs")
+
+
+class FakeScheduler:
+    """Notes what became of jobs."""
+
+    def __init__(self) -> None:
+        self.finished: list[FakeJob] = []
+        self.failed: list[FakeJob] = []
+        self.problems: list[Exception] = []
+        self.finish_callback = self.finished.append
+        self.error_callback = self.failed.append
+        self.executor_error_callback = self.problems.append
+
+    def submit_callback(self, job: FakeJob) -> None:
+        pass
+
+
+def _answered(answers: Sequence[Answer], recording_s: float, *, batch_size: int) -> Answered:
+    from fastdllm.runs.chunk_engine import Answered
+
+    return Answered(tuple(answers), recording_s, batch_size, batch_size, 0)
+
+
+class FakeEngine:
+    """An engine that takes `seconds` for a chunk and reports each answer at once."""
+
+    def __init__(self, seconds: float, recording_s: float = 0.0) -> None:
+        self.seconds, self.recording_s = seconds, recording_s
+
+    def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
+        answers = [
+            Answer(id=r.id, token_ids=(1,), finish_reason="stop", passes=PassCounts(full_block=1))
+            for r in requests
+        ]
+        for answer in answers:
+            flight.answered(answer)
+        time.sleep(self.seconds)
+        return _answered(answers, self.recording_s, batch_size=2)
+
+    def warm_up(self, requests: list[PlannedRequest]) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def peak_memory_gib(self) -> float:
+        return 0.0
+
+
+class InterruptedEngine(FakeEngine):
+    """Gets a signal in the middle of the chunk that answers a request."""
+
+    def __init__(self, stop: Stop, number: int, request: str) -> None:
+        super().__init__(seconds=0.0)
+        self.stop, self.number, self.request = stop, number, request
+
+    def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
+        for request in requests:
+            if request.id == self.request:
+                self.stop.handle(self.number)
+            flight.step()
+        return super().answer(requests, flight)
+
+
+class FakeScorer(FakeEngine):
+    """An engine of log-likelihoods that answers in no time, always the same."""
+
+    def __init__(self) -> None:
+        super().__init__(seconds=0.0)
+
+    def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
+        answers = [Answer(id=r.id, logprob=float(int(r.id[0], 16))) for r in requests]
+        return _answered(answers, 0.0, batch_size=1)
+
+
+class FakeFlight:
+    """A chunk in flight that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.notes: list[str] = []
+
+    def answered(self, answer: Answer) -> None:
+        self.answers.append(answer)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def step(self) -> None: ...
+
+
+class FakeClock:
+    """In the place of the module `time`: a clock that a test sets."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class FakeTerminal:
+    """A terminal that keeps what is written."""
+
+    def __init__(self, *, is_terminal: bool = True) -> None:
+        self.is_terminal, self.text = is_terminal, ""
+
+    def isatty(self) -> bool:
+        return self.is_terminal
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None: ...

@@ -16,6 +16,18 @@ from typing import Any
 
 import pytest
 
+# The fixtures, which a folder of tests takes over in its conftest.py.
+__all__ = [
+    "a_summary",
+    "make_plan_on_disk",
+    "make_spec",
+    "model_folder",
+    "project",
+    "quiet_offline_lm_eval",
+    "running",
+    "tokenizer",
+]
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN_MODEL = REPOSITORY / "tests" / "golden" / "m6"
 STOP, MASK = 254, 255

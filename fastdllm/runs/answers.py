@@ -196,11 +196,11 @@ def records_of(path: Path, content: Content) -> tuple[list[Session], dict[int, C
         values = dict(record) if isinstance(record, dict) else {}
         kind = values.pop("record", None)
         if kind == "session":
-            sessions.append(_validated(Session, values, where))
+            sessions.append(_validated(_SESSION, values, where))
         elif kind == "chunk":
             if not sessions:
                 raise _wrong_shape(where, "a chunk comes before any session")
-            chunk = _validated(Chunk, {"session": len(sessions) - 1, **values}, where)
+            chunk = _validated(_CHUNK, {"session": len(sessions) - 1, **values}, where)
             if not 0 <= chunk.session < len(sessions):
                 raise _wrong_shape(where, f"session {chunk.session} does not come before it")
             chunks[chunk.index] = chunk
@@ -209,9 +209,13 @@ def records_of(path: Path, content: Content) -> tuple[list[Session], dict[int, C
     return sessions, chunks
 
 
-def _validated(kind: type[Record], values: Mapping[str, Any], where: str) -> Record:
+# Made once: that takes longer than to check a thousand records.
+_SESSION, _CHUNK = TypeAdapter(Session), TypeAdapter(Chunk)
+
+
+def _validated(validator: TypeAdapter[Record], values: Mapping[str, Any], where: str) -> Record:
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return validator.validate_python(values)
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])

@@ -14,6 +14,7 @@ from tests.slurm.lab import Lab
 from tests.slurm.projects import (
     CONFIGS,
     EXPERIMENT,
+    GRID_S,
     IN_LAB,
     ROOT,
     TASK,
@@ -25,7 +26,7 @@ from tests.slurm.projects import (
 
 pytestmark = pytest.mark.slow
 # SLURM looks at time limits every 30 s, and warns the job two minutes before its own.
-LIMIT_S, GRID_S = 125, 300.0
+LIMIT_S = 125
 OF_SLURM = re.compile(r"`((?:squeue|scontrol|sacct|sinfo|sacctmgr) [^`]*)`")
 PAGES = ("docs/reference/pace-cluster.md", "docs/operations.md", "docs/troubleshooting.md")
 

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.machine.hub_cache import has_data_set
 from fastdllm.model.checkpoint import is_whole_safetensors, lacking
 from fastdllm.runs.needs import FETCHED, require
+from fastdllm.tools.fetching.model import fetch_model
+from fastdllm.workflow.project.digests import FileDigests
 from tests.support.fake_hub import COMMIT, Hub, serve
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +110,29 @@ def fetch(
         timeout=120,
         check=False,
     )
+
+
+@pytest.fixture
+def reached(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The hub and the folder home, as this process is to see them: it has read its variables."""
+    from huggingface_hub import constants
+
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    return hub
+
+
+def fetched_here(model: str) -> list[str]:
+    """Fetch a model in this process; return what is said of it."""
+    notes: list[str] = []
+    fetch_model(model, None, digests=FileDigests.load(), note=notes.append)
+    return notes
 
 
 def snapshot_of(home: Path) -> Path:
@@ -208,21 +234,26 @@ def test_the_check_is_quick_and_needs_no_torch(copy: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_file_is_fetched_again(copy: Path, hub: Hub) -> None:
+@pytest.mark.usefixtures("reached")
+def test_a_damaged_file_is_fetched_again(copy: Path) -> None:
     home = copy.parent / "home"
-    only_model(copy, copy.parent / "small")
     file = snapshot_of(home) / WEIGHTS
     good = file.read_bytes()
     # As many bytes as before: only the digest can tell.
     file.write_bytes(bytes(100) + good[100:])
-    done = fetch(copy.parent / "small", hub, home)
-    assert done.returncode == 0, done.stderr
-    assert f"{WEIGHTS} is damaged in the cache; fetching it again" in done.stdout
+    notes = fetched_here("lab/tiny")
+    assert f"model lab/tiny: {WEIGHTS} is damaged in the cache; fetching it again" in notes
     assert file.read_bytes() == good
 
 
 @pytest.mark.slow
-def test_a_download_that_breaks_off_goes_on(folder: Path, hub: Hub, tmp_path: Path) -> None:
+def test_a_download_that_breaks_off_goes_on(
+    folder: Path,
+    reached: Hub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     project = only_model(folder / "project", tmp_path / "small")
     text = (project / "workflow_config.yaml").read_text().replace("lab/tiny", "lab/big")
     (project / "workflow_config.yaml").write_text(text)
@@ -234,18 +265,18 @@ def test_a_download_that_breaks_off_goes_on(folder: Path, hub: Hub, tmp_path: Pa
     head = json.dumps({"x": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     (model / WEIGHTS).write_bytes(len(head).to_bytes(8, "little") + head + bytes(size))
     # More often than huggingface_hub tries again by itself.
-    hub.cut[WEIGHTS] = 20
-    done = fetch(project, hub, tmp_path / "home")
-    assert done.returncode == 2, done.stdout
-    assert "the same command resumes there" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
-    hub.cut[WEIGHTS] = 1
-    hub.served_bytes.clear()
-    hub.ranges.clear()
-    done = fetch(project, hub, tmp_path / "home")
-    assert done.returncode == 0, done.stderr
-    assert list(hub.served_bytes) == [WEIGHTS], "files that were whole are not sent again"
-    assert hub.ranges == ["bytes=10485760-"]
+    reached.cut[WEIGHTS] = 20
+    monkeypatch.chdir(project)
+    assert main(["fetch"]) == 2
+    err = capsys.readouterr().err
+    assert "the same command resumes there" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    reached.cut[WEIGHTS] = 1
+    reached.served_bytes.clear()
+    reached.ranges.clear()
+    fetched_here("lab/big")
+    assert list(reached.served_bytes) == [WEIGHTS], "files that were whole are not sent again"
+    assert reached.ranges == ["bytes=10485760-"]
 
 
 @pytest.mark.slow

@@ -21,8 +21,6 @@ GOLDEN = Path(__file__).parent / "golden"
 os.environ["OMP_NUM_THREADS"] = "1"
 # Hundreds of commands would each compile all modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-# What collection imports lives to the end: looking through it for garbage took a third of the time.
-gc.set_threshold(100_000, 20, 20)
 # How the programs begin that only a slow test may start: interpreters, a browser, SLURM's daemons.
 SLOW_PROGRAMS = (
     "python",
@@ -75,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what is there now out of all later garbage collections."""
+    """Keep what was imported, which lives to the end, out of all later garbage collections."""
     gc.collect()
     gc.freeze()
 

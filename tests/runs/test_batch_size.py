@@ -108,11 +108,12 @@ def test_warm_up_is_a_small_part_of_a_chunk_in_its_own_slots(
 
 
 def test_another_batch_size_makes_no_other_run(make_spec, make_plan_on_disk) -> None:
-    make_plan_on_disk()
-    first = finish(make_spec(batch_size=3))
-    assert not finish(make_spec(batch_size=1)).is_new
+    # Each chunk fills three slots, whichever has the peak of the process.
+    make_plan_on_disk(chunk_size=5)
+    first = finish(make_spec(chunk_size=5, batch_size=3))
+    assert not finish(make_spec(chunk_size=5, batch_size=1)).is_new
     assert first.summary.eval_params["batch_size"] == 3
-    assert first.summary.eval_params["chunk_size"] == 3
+    assert first.summary.eval_params["chunk_size"] == 5
     assert "smallest_batch_size" not in first.summary.eval_params
     assert first.summary.peak_memory.slots == 3
     assert first.summary.out_of_memory is None

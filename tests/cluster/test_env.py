@@ -15,6 +15,7 @@ from fastdllm.cluster.archive import NotUnpacked, pack, unpack
 from fastdllm.cluster.build import record
 from fastdllm.cluster.venv import READY, UNFINISHED, damaged_files, problems, read_record
 from fastdllm.common.errors import UserError
+from tests.support.run_project import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -161,7 +162,7 @@ def test_jobs_of_one_node_unpack_once(project: Path, tmp_path: Path) -> None:
     ]
     copy = remains.with_name(venv_of(project).name)
     for process in processes:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
         assert f"the environment is {copy}" in err, "nobody fell back"
     assert not remains.exists()

@@ -14,6 +14,7 @@ import pytest
 
 from fastdllm.cluster.slurm import Job
 from tests.support.fakes import squeue_output
+from tests.support.run_project import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = """\
@@ -81,7 +82,7 @@ def begun(process: subprocess.Popen[str]) -> int:
 
 
 def is_dead(pid: int) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while Path(f"/proc/{pid}").exists():
         if time.monotonic() > deadline:
             return False
@@ -96,7 +97,7 @@ def test_before_the_time_limit_the_job_goes_back_into_the_queue(
     process = start("--profile", "p")
     pid = begun(process)
     process.send_signal(signal.SIGUSR1)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75
     assert is_dead(pid)
     assert "graceful" not in out, "an interrupt would cancel the jobs"
@@ -111,7 +112,7 @@ def test_a_refused_requeue_says_how_to_go_on(start: Start, tmp_path: Path) -> No
     process = start("--profile", "p")
     begun(process)
     process.send_signal(signal.SIGUSR1)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 75
     assert "SLURM refuses (scontrol: Requested operation is disabled); 2 jobs of this folder" in err
     assert "`fastdllm submit --profile p` follows them again" in err
@@ -122,7 +123,7 @@ def test_cancelled_it_leaves_its_jobs_alone_and_says_so(start: Start, tmp_path: 
     process = start("--profile", "p")
     pid = begun(process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 128 + signal.SIGTERM
     assert is_dead(pid)
     assert "ended by SIGTERM (scancel, or a preemption); 2 jobs of this folder continue" in err
@@ -133,7 +134,7 @@ def test_cancelled_it_leaves_its_jobs_alone_and_says_so(start: Start, tmp_path: 
 @pytest.mark.slow
 def test_the_exit_code_is_that_of_snakemake(start: Start) -> None:
     process = start("--fail")
-    assert process.wait(timeout=30) == 3
+    assert process.wait(timeout=PATIENCE_S) == 3
 
 
 @pytest.mark.slow
@@ -149,6 +150,6 @@ def test_a_signal_while_snakemake_is_being_started_ends_it(start: Start, tmp_pat
         "subprocess.Popen = Popen\n"
     )
     process = start("--profile", "p")
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 128 + signal.SIGTERM
     assert err.startswith("fastdllm: ended by SIGTERM"), err

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.run_project import PATIENCE_S
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +62,7 @@ def set_up(
     folder: Path, *arguments: str, version: str = "3.12", too_old: int = 0, no_ensurepip: int = 0
 ) -> subprocess.CompletedProcess[str]:
     process = start(folder, *arguments, version=version, too_old=too_old, no_ensurepip=no_ensurepip)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -186,7 +188,7 @@ def test_twenty_set_ups_at_once_are_one_build(folder: Path) -> None:
     (folder.parent / "scratch").mkdir()
     processes = [start(folder, "--cluster") for _ in range(20)]
     for process in processes:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert (process.returncode, err) == (0, "")
     assert count(folder / "installed") == 1
 
@@ -202,7 +204,7 @@ def test_a_killed_builder_is_replaced_by_one_that_waits(folder: Path) -> None:
     first.send_signal(signal.SIGKILL)
     # Its pip lives on and is waited for: two must not write at once.
     (folder / "hold").unlink()
-    out, err = second.communicate(timeout=60)
+    out, err = second.communicate(timeout=PATIENCE_S)
     assert (second.returncode, err) == (0, "")
     assert "creating" in out, "what the killed one left is thrown away"
     assert count(folder / "installed") == 2
@@ -227,7 +229,7 @@ def test_a_place_that_does_not_fit_is_one_line(
     assert len(done.stderr.splitlines()) == 1
 
 
-def wait_until(condition: Callable[[], bool], *, timeout_s: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

@@ -18,7 +18,7 @@ from fastdllm.common.console import LogLines, ProgressNumbers, TerminalBar, dura
 from fastdllm.decoding.sequence import PassCounts
 from fastdllm.runs.answer_records import Answer
 from fastdllm.runs.progress import Progress
-from tests.support.run_project import silent
+from tests.support.run_project import PATIENCE_S, silent
 
 NUMBERS = ProgressNumbers(3, 10, tokens_per_s=812.4, tokens_per_forward=3.14, time_left_s=65)
 
@@ -139,7 +139,7 @@ def test_terminated_run_gives_the_cursor_back_and_dies_of_the_signal() -> None:
     )
     assert process.stdout is not None and process.stdout.readline() == "shown\n"
     process.terminate()
-    assert process.wait(timeout=30) == -signal.SIGTERM
+    assert process.wait(timeout=PATIENCE_S) == -signal.SIGTERM
     written = os.read(controller, 100_000)
     assert written.rindex(b"\x1b[?25h") > written.rindex(b"\x1b[?25l")
     process.stdout.close()

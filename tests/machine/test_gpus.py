@@ -16,6 +16,7 @@ import pytest
 from fastdllm.common.errors import UserError
 from fastdllm.machine import gpus
 from fastdllm.machine.gpus import card_for, visible_cards
+from tests.support.run_project import PATIENCE_S
 
 # Takes a card, says which, and keeps it until a line comes in.
 JOB = """
@@ -26,8 +27,6 @@ with card_for("auto", folder=Path(sys.argv[1])):
     print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
     sys.stdin.readline()
 """
-# Ends a hang.
-PATIENCE_S = 600.0
 
 
 @pytest.fixture(autouse=True)

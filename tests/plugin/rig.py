@@ -10,6 +10,7 @@ import pytest
 
 from snakemake_executor_plugin_fastdllm_slurm import Executor
 from tests.support.fakes import FakeJob, FakeScheduler, FakeSlurm
+from tests.support.run_project import PATIENCE_S
 
 
 class Rig:
@@ -21,9 +22,9 @@ class Rig:
         self.job = FakeJob(folder / "project" / "summary.json")
 
     def wait(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while not condition():
-            assert time.monotonic() < deadline, "nothing happened for 20 s"
+            assert time.monotonic() < deadline, "nothing happened"
             assert not self.scheduler.problems, self.scheduler.problems
             time.sleep(0.005)
 

@@ -14,6 +14,7 @@ import pytest
 
 from fastdllm.common.console import LogLines
 from fastdllm.common.errors import UserError
+from fastdllm.runs import chunk_in_flight, chunks, stopping
 from fastdllm.runs import progress as progress_module
 from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
 from fastdllm.runs.answers import AnswerLog, open_answers
@@ -23,8 +24,9 @@ from fastdllm.runs.chunks import decode_missing, missing_chunks
 from fastdllm.runs.progress import Progress
 from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks
-from tests.support.fakes import FakeEngine, InterruptedEngine
-from tests.support.run_project import silent
+from tests.support import fakes
+from tests.support.fakes import FakeClock, FakeEngine, InterruptedEngine
+from tests.support.run_project import PATIENCE_S, silent
 
 HEADER = Header(fingerprint="a" * 64, plan_digest="p", dtype="float32", decides={})
 
@@ -67,40 +69,55 @@ def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_module, "TICK_S", 0.02)
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """The time of the loop, of its engine and of signals."""
+    clock = FakeClock()
+    for module in (chunks, chunk_in_flight, stopping, fakes):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
 def test_writing_the_progress_is_not_in_a_chunks_seconds(
-    log: AnswerLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: AnswerLog, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    progress = Progress(tmp_path / "progress.json", silent(), total=4)
     written = []
 
-    def slow_disk(_: Path, record: object) -> None:
-        time.sleep(0.3)
-        written.append(record)
+    def slow_disk() -> None:
+        clock.sleep(30.0)
+        written.append(clock.now)
 
-    monkeypatch.setattr(progress_module, "write_json_atomically", slow_disk)
-    progress = Progress(tmp_path / "progress.json", silent(), total=4)
+    monkeypatch.setattr(progress, "stored", slow_disk)
     decode_missing(
-        plan_of(4), log, FakeEngine(seconds=0.1), start_session=a_session, progress=progress
+        plan_of(4), log, FakeEngine(seconds=10.0), start_session=a_session, progress=progress
     )
-    assert all(0.1 <= chunk.seconds < 0.2 for chunk in log.chunks.values())
-    assert len(log.chunks) == 2 and written
+    assert [log.chunks[index].seconds for index in (0, 1)] == [10.0, 10.0]
+    assert len(written) == 2
 
 
+@pytest.mark.usefixtures("clock")
 def test_recording_shapes_is_not_in_a_chunks_seconds(log: AnswerLog, tmp_path: Path) -> None:
     progress = Progress(tmp_path / "progress.json", silent(), total=2)
-    engine = FakeEngine(seconds=0.3, recording_s=0.25)
+    engine = FakeEngine(seconds=3.0, recording_s=2.5)
     decode_missing(plan_of(2), log, engine, start_session=a_session, progress=progress)
-    assert log.chunks[0].recording_s == 0.25
-    assert 0.05 <= log.chunks[0].seconds < 0.25
+    assert (log.chunks[0].recording_s, log.chunks[0].seconds) == (2.5, 0.5)
 
 
 def test_long_chunk_is_not_silent(log: AnswerLog, tmp_path: Path) -> None:
     stream = io.StringIO()
+
+    class Long(FakeEngine):
+        def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
+            deadline = time.monotonic() + PATIENCE_S
+            while len(stream.getvalue().splitlines()) < 3:
+                assert time.monotonic() < deadline, "nothing is printed while a chunk is decoded"
+                time.sleep(0.01)
+            return super().answer(requests, flight)
+
     display = LogLines("run", stream, interval_s=0.05)
     progress = Progress(tmp_path / "progress.json", display, total=2)
-    decode_missing(
-        plan_of(2), log, FakeEngine(seconds=0.5), start_session=a_session, progress=progress
-    )
-    assert len(stream.getvalue().splitlines()) >= 3
+    decode_missing(plan_of(2), log, Long(0.0), start_session=a_session, progress=progress)
     assert json.loads((tmp_path / "progress.json").read_text())["items_done"] == 2
 
 
@@ -160,19 +177,19 @@ def test_signal_lets_the_chunk_in_flight_end_where_it_can(
 
 
 def test_chunk_that_takes_longer_than_the_time_left_is_dropped(
-    log: AnswerLog, tmp_path: Path
+    log: AnswerLog, tmp_path: Path, clock: FakeClock
 ) -> None:
     class Slow(InterruptedEngine):
         def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
             if requests[0].id == "r0":
-                time.sleep(0.5)
+                clock.sleep(50.0)
             return super().answer(requests, flight)
 
     progress = Progress(tmp_path / "progress.json", silent(), total=4)
-    stop = Stop(warning_s=0.6)  # half of it is left to decode
+    stop = Stop(warning_s=60.0)  # of which 15 s are reserved for writing
     engine = Slow(stop, signal.SIGUSR1, "r3")
     with pytest.raises(Stopped):
         decode_missing(
             plan_of(4), log, engine, start_session=a_session, progress=progress, stop=stop
         )
-    assert sorted(log.chunks) == [0], "by the chunk before, it takes another 0.5 s"
+    assert sorted(log.chunks) == [0], "by the chunk before, it takes another 50 s"

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -60,18 +59,20 @@ def test_a_look_at_the_lock_does_not_refuse_a_run(
 
 @pytest.mark.usefixtures("impatient")
 def test_who_finishes_a_run_is_waited_for(tmp_path: Path) -> None:
-    is_held = threading.Event()
+    is_held, is_finished = threading.Event(), threading.Event()
 
     def finish() -> None:
         with run_lock(tmp_path, work=FINISHING):
             is_held.set()
-            time.sleep(0.6)
+            is_finished.wait()
 
     thread = threading.Thread(target=finish)
     thread.start()
     is_held.wait()
     with pytest.raises(Locked), run_lock(tmp_path, awaits_finish=False):
         pass
+    # Longer than a holder of another kind would be waited for.
+    threading.Timer(3 * lock.PATIENCE_S, is_finished.set).start()
     with shard_lock(tmp_path, tmp_path / "shards/1-of-2.lock"):
         assert holders(tmp_path) == [lock_words("shard 1-of-2: ", tmp_path / "shards/1-of-2.lock")]
     thread.join()

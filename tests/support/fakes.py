@@ -264,12 +264,18 @@ class FakeFlight:
 
 
 class FakeClock:
-    """In the place of the module `time`: a clock that a test sets."""
+    """In the place of the module `time`: it stands still, except while something sleeps."""
 
     now = 1000.0
 
     def monotonic(self) -> float:
         return self.now
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 class FakeTerminal:

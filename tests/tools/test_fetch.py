@@ -20,6 +20,7 @@ from fastdllm.runs.needs import FETCHED, require
 from fastdllm.tools.fetching.model import fetch_model
 from fastdllm.workflow.project.digests import FileDigests
 from tests.support.fake_hub import COMMIT, Hub, serve
+from tests.support.run_project import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "model.safetensors"
@@ -107,7 +108,7 @@ def fetch(
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.run_project import PATIENCE_S
 from tests.support.small_project import edit
 from tests.support.snakemake_forks import run_snakemake
 
@@ -55,7 +56,7 @@ def test_all_experiments_survive_a_kill(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as first:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE_S
         while not summaries(folder) and first.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         assert first.poll() is None

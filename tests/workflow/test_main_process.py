@@ -24,6 +24,7 @@ from fastdllm.workflow.main_process import (
     living_processes,
     refuse_overlap,
 )
+from tests.support.run_project import PATIENCE_S
 from tests.support.small_project import make_project
 
 WAITING_EVAL = """\
@@ -259,7 +260,7 @@ def test_snakemake_goes_on_after_it_was_killed(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as first:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not (project.path / "waits").exists():
             assert time.monotonic() < deadline and first.poll() is None
             time.sleep(0.02)

@@ -109,11 +109,11 @@ def test_long_chunk_is_not_silent(log: AnswerLog, tmp_path: Path) -> None:
 
     class Long(FakeEngine):
         def answer(self, requests: list[PlannedRequest], flight: ChunkInFlight) -> Answered:
-            deadline = time.monotonic() + PATIENCE_S
+            answered, deadline = super().answer(requests, flight), time.monotonic() + PATIENCE_S
             while len(stream.getvalue().splitlines()) < 3:
                 assert time.monotonic() < deadline, "nothing is printed while a chunk is decoded"
                 time.sleep(0.01)
-            return super().answer(requests, flight)
+            return answered
 
     display = LogLines("run", stream, interval_s=0.05)
     progress = Progress(tmp_path / "progress.json", display, total=2)

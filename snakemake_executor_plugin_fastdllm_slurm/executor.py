@@ -1,6 +1,6 @@
 """The executor: what it does differently from Snakemake's SLURM plugin, version 2.8.0.
 
-There, a job that was cancelled, or preempted for good, counts as running for ever; after a restart
+There, a job that was cancelled, or preempted for good, counts as running forever; after a restart
 each job is submitted a second time; up to three minutes pass between two looks at the queue; jobs
 that wait for submission are still submitted after an interrupt; and inside a SLURM job SLURM_CONF
 is lost. fastdllm.cluster.jobs finds out how a job ended.
@@ -29,6 +29,8 @@ from snakemake_executor_plugin_fastdllm_slurm.submission import SubmittingExecut
 
 # How soon the thread that looks at the queue notices the end of the workflow.
 END_POLL_S = 0.25
+# However often Snakemake is told to look: each look is a call of SLURM's controller.
+LEAST_POLL_S = 1.0
 
 
 class Executor(SubmittingExecutor):
@@ -123,7 +125,8 @@ class Executor(SubmittingExecutor):
     @property
     def _poll_s(self) -> float:
         """Seconds between two looks at the queue: Snakemake's option, which is 10 by default."""
-        return self.workflow.remote_execution_settings.seconds_between_status_checks
+        wished_s = self.workflow.remote_execution_settings.seconds_between_status_checks
+        return max(LEAST_POLL_S, wished_s)
 
     async def sleep(self) -> None:
         """Wait until it is time to look at the queue again, or for the end of the workflow."""
@@ -172,9 +175,9 @@ class Executor(SubmittingExecutor):
 def was_only_stopped(end: JobState, outputs: Sequence[Path]) -> bool:
     """Whether a job was preempted, or stopped itself cleanly ahead of its time limit.
 
-    A job that would be stopped for ever without finishing a chunk fails instead. A job
-    that a person cancelled stays cancelled, whatever its journal says: it may have waited in the
-    queue again after a time limit.
+    A job that would be stopped forever without finishing a chunk fails instead. A job that a
+    person cancelled stays cancelled, whatever its journal says: it may have waited in the queue
+    again after a time limit.
 
     Args:
         outputs: of the job, relative to the project; they name the runs, or the shard, whose

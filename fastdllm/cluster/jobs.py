@@ -104,7 +104,7 @@ class JobFollower:
         self._memories[job.id] = _Memory(job.state, now_s, job.restarts)
 
     def ended(self, ids: Iterable[str], queue: Iterable[Job], now_s: float) -> dict[str, JobState]:
-        """Return how the jobs with these ids ended, of those that have ended.
+        """Return the last state of each of these jobs that has ended.
 
         Args:
             queue: the present answer of squeue.

@@ -49,7 +49,7 @@ _REASONS = {
     "BeginTime": Reason("waits for its begin time"),
     "Dependency": Reason("waits for another job"),
     "DependencyNeverSatisfied": Reason(
-        "waits for ever, as its dependency failed", "scancel {id}", needs_person=True
+        "waits forever, as its dependency failed", "scancel {id}", needs_person=True
     ),
     "JobHeldUser": Reason("held by its owner", "scontrol release {id}", needs_person=True),
     "JobHeldAdmin": Reason("held by SLURM or an administrator", needs_person=True),
@@ -72,7 +72,7 @@ _REASONS = {
     "AssocGrpGRESMinutes": Reason("the account's budget of GPU time is used up", needs_person=True),
     "InvalidAccount": Reason("the account is no longer valid", needs_person=True),
     "InvalidQOS": Reason("the QOS is no longer valid", needs_person=True),
-    "BadConstraints": Reason("waits for ever, as no node has what it asks for", needs_person=True),
+    "BadConstraints": Reason("waits forever, as no node has what it asks for", needs_person=True),
     "PartitionTimeLimit": Reason("asks for more time than the partition allows", needs_person=True),
     "PartitionNodeLimit": Reason(
         "asks for more nodes than the partition allows", needs_person=True

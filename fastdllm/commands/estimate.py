@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _statuses(project: Project, *, from_the_start: bool) -> list[RunStatus]:
-    """Return of each selected run whether it is to be made, and decoded or copied."""
+    """Return, for each selected run, whether it is to be made, and decoded or copied."""
     if from_the_start:
         statuses = {run.name: RunStatus(run, State.MISSING) for run in project.all_runs}
     else:

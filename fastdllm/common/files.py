@@ -149,7 +149,7 @@ def json_object(path: str | Path) -> dict[str, Any]:
 
 
 def now(timespec: str = "seconds") -> str:
-    """The time as records keep it: UTC in ISO 8601; timespec: as for `datetime.isoformat`."""
+    """Return the time as records keep it: UTC in ISO 8601; timespec as in `datetime.isoformat`."""
     return datetime.now(UTC).isoformat(timespec=timespec)
 
 

@@ -1,4 +1,4 @@
-"""The tables of the page: runs, as cells with text to read and a key to sort by; and origins."""
+"""The tables of the page: runs, whose cells have a text and a sort key, and their origins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""summary.json: the result of one run, small enough to keep in git for ever.
+"""summary.json: the result of one run, small enough to keep in git forever.
 
 Owns the record, its limits and its encoding; computes nothing. What was not measured is absent,
 never zero or null. Every field is described here; docs/summary-schema.md and the JSON schema are

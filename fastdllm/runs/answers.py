@@ -134,7 +134,7 @@ def open_answers(path: Path, header: Header, *, reuse: bool = True) -> AnswerLog
 
     reuse: scored answers are used as they are, and without any under this header, the newest kept
         aside under it are used again. Without `reuse`, scored answers are kept aside and decoding
-        starts anew; answers not scored yet are used in any case.
+        starts again; answers not scored yet are used in any case.
 
     Raises:
         UserError: the file or its folder cannot be written, or a record has a wrong shape.

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING
 
 from fastdllm.runs.answer_records import Chunk, Session
 from fastdllm.runs.answer_sources import Source, check_requests
 from fastdllm.runs.answers import AnswerLog
-from fastdllm.runs.chunk_engine import DecodingEngine
 from fastdllm.runs.chunk_in_flight import ChunkInFlight
 from fastdllm.runs.progress import Progress
 from fastdllm.runs.stopping import SIGNALS, Stop
 from fastdllm.tasks.plan import Plan
+
+if TYPE_CHECKING:
+    from fastdllm.runs.chunk_engine import DecodingEngine
 
 
 def missing_chunks(

@@ -242,7 +242,7 @@ class Evaluation:
 
     @contextmanager
     def _stop_counted(self, chunks: Sequence[int], held: Container[int]) -> Iterator[None]:
-        """Add the number of finished chunks to a stop.
+        """Say in a stop how many chunks are finished.
 
         chunks: those of this job. held: those that another file has.
 

@@ -33,7 +33,7 @@ SCHEMA_VERSION = 1
 
 
 class BrokenDevice(Exception):
-    """After an error of CUDA every further call in the same process fails."""
+    """An error of CUDA that makes every later call in the process fail."""
 
 
 class Members(StrictModel):
@@ -94,7 +94,7 @@ def member_specs(pack: str) -> list[str]:
 
 
 def in_order(specs: Sequence[Path]) -> list[Path]:
-    """Put runs that failed before last: one that broke the GPU may do so again."""
+    """Order the runs, previously failed ones last: one that broke the GPU may do so again."""
     return sorted(specs, key=lambda path: (path.parent / "failed.json").exists())
 
 

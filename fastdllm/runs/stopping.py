@@ -89,7 +89,7 @@ class Stop:
 
     @contextmanager
     def deferred(self, *numbers: int) -> Iterator[None]:
-        """Only note a first signal of these numbers, as long as the context lasts.
+        """Only note a first signal of these numbers, while the context lasts.
 
         Raises:
             Stopped: another one came before.

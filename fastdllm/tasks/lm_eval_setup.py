@@ -29,7 +29,8 @@ def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]
     defaults = {"TQDM_DISABLE": "1", "LMEVAL_LOG_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
     defaults |= {"HF_HUB_DISABLE_TELEMETRY": "1", "TRANSFORMERS_VERBOSITY": "error"}
     if offline:
-        defaults["HF_HUB_OFFLINE"] = "1"
+        # lm-eval asks `evaluate` for a metric it does not know, which goes by the second alone.
+        defaults |= {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
     try:
         folder = TemporaryDirectory(prefix="fastdllm-datasets-", ignore_cleanup_errors=True)
     except OSError as error:

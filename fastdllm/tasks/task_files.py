@@ -230,7 +230,7 @@ def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]]
 
 
 def _outer(name: str) -> str:
-    """The file itself of a name in an archive: outer.zip of "zip://inner.json::outer.zip"."""
+    """The file that a name in an archive is read from: outer.zip of "zip://a.json::outer.zip"."""
     return name.rpartition("::")[2].removeprefix("file://")
 
 

@@ -1,1 +1,1 @@
-"""Tools beside the workflow, each in its own package."""
+"""Tools beside the workflow, each in its own package. The workflow knows none of them."""

@@ -133,7 +133,8 @@ def _of_these_settings(status: RunStatus) -> RunStatus:
 
 def _has_read(run: Run) -> bool:
     """Whether the spec.json that a job has read has the current settings."""
-    return json_object(run.spec_path).get("fingerprint") in (None, run.fingerprint)
+    stored = json_object(run.spec_path)
+    return not stored or stored.get("fingerprint") == run.fingerprint
 
 
 def _reconcile_run(status: RunStatus) -> None:

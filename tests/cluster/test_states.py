@@ -18,7 +18,7 @@ from fastdllm.workflow.status.queue import reason_in_words
             "held, as SLURM could not start it: scontrol release 12",
         ),
         ("REQUEUE_HOLD", "BeginTime", "held after a failure: scontrol release 12"),
-        ("PENDING", "BadConstraints", "waits for ever, as no node has what it asks for"),
+        ("PENDING", "BadConstraints", "waits forever, as no node has what it asks for"),
         ("PENDING", "QOSMaxMemoryPerJob", "asks for more memory than the QOS allows"),
     ],
 )

@@ -32,6 +32,7 @@ def rig(
     monkeypatch.delenv("SLURM_CONF", raising=False)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(looking, "END_POLL_S", 0.01)
+    monkeypatch.setattr(looking, "LEAST_POLL_S", 0.0)
     monkeypatch.setattr(submission, "RETRY_S", 0.02)
     monkeypatch.setattr(submission, "SNAPSHOT_S", 0.0)
     monkeypatch.setattr("fastdllm.cluster.jobs.SECOND_LOOK_S", 0.05)

@@ -13,20 +13,22 @@ from tests.slurm.projects import EXPERIMENT, TASK, ClusterProject, assert_equal,
 pytestmark = pytest.mark.slow
 
 
-def test_shards_answer_as_one_job_though_snakemake_is_killed_and_one_is_preempted(
-    lab: Lab, reference: ClusterProject, tmp_path: Path
+@pytest.mark.parametrize(("shards", "is_preempted"), [(2, True), (5, False)])
+def test_shards_answer_as_one_job_though_snakemake_is_killed(
+    lab: Lab, reference: ClusterProject, tmp_path: Path, shards: int, is_preempted: bool
 ) -> None:
-    project = make_project(tmp_path / "project", lab, shards=3)
+    project = make_project(tmp_path / "project", lab, shards=shards)
     with project.started("config=k2_first", qos="embers") as main:
         shard, *_ = lab.wait_until(lambda: at_work(project, 2), what="shards at work")
         main.kill()
-    node = f"--nodelist={shard['node']}"
-    lab.submit("sleep 1", "--qos=inferno", node, "--gres=gpu:RTX_6000:2")
-    lab.wait_until(lambda: lab.jobs()[shard["id"]]["restarts"] == "1", what="requeue")
+    if is_preempted:
+        node = f"--nodelist={shard['node']}"
+        lab.submit("sleep 1", "--qos=inferno", node, "--gres=gpu:RTX_6000:2")
+        lab.wait_until(lambda: lab.jobs()[shard["id"]]["restarts"] == "1", what="requeue")
     done = project.snakemake("config=k2_first", qos="embers")
     assert done.returncode == 0, done.stdout + done.stderr
     counts = Counter(job["comment"] for job in project.jobs().values())
-    parts = [f"{i}-of-3" for i in (1, 2, 3)]
+    parts = [f"{i}-of-{shards}" for i in range(1, shards + 1)]
     run = f"rule_shard_wildcards_{EXPERIMENT}_{TASK}_k2_first"
     assert counts == {f"{run}_{part}": 1 for part in parts}
     assert_equal(project, reference, "k2_first")

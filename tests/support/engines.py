@@ -56,7 +56,7 @@ def traced(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """Record the operations of one call, with every value of the host burnt in.
 
     As with a CUDA graph, a replay repeats them on what the buffers hold by then: a program that
-    depended on the first pass's lengths or rows would give the first pass's results for ever.
+    depended on the first pass's lengths or rows would give the first pass's results forever.
     """
     with Tape() as tape:
         result = forward()

@@ -79,8 +79,6 @@ def quiet_offline_lm_eval() -> Iterator[None]:
     """What the commands set up before lm-eval is imported, for the tests that import it here."""
     from fastdllm.tasks.lm_eval_setup import lm_eval_environment
 
-    # lm-eval asks `evaluate` for a metric it does not know, which goes by this variable alone.
-    os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
     with lm_eval_environment(offline=True, private_cache=True):
         yield
 

@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 # Only a guard against waiting forever.
 MOST_SECONDS = 600
+# As it is before a test changes it: what is imported reads its variables once, for all calls.
+_ENVIRONMENT = dict(os.environ)
 
 
 def run_snakemake(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -45,6 +47,7 @@ def _server() -> subprocess.Popen[str]:
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.support.snakemake_forks"],
         cwd=ROOT,
+        env=_ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,7 +21,7 @@ from fastdllm.tools.doctor.examine import examine
 from fastdllm.tools.doctor.finding import DoctorFinding, Verdict
 from fastdllm.tools.doctor.gpu import Build, driver_finding, dtype_finding
 from fastdllm.tools.doctor.slurm_access import account_findings, partition_findings
-from fastdllm.tools.doctor.storage import clock_finding, look_at_disks
+from fastdllm.tools.doctor.storage import clock_finding, look_at_disks, look_at_locks
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {"gts-lab": {"inferno", "embers"}}
@@ -162,6 +163,23 @@ def test_a_model_that_was_not_fetched_and_a_broken_configuration(project: Path) 
     assert code == 1
     assert "unknown key 'clusters'" in findings["config"][0]["text"]
     assert findings["locks"][0]["state"] == "ok", "the rest is looked at all the same"
+
+
+@pytest.mark.parametrize(
+    ("kernel_answers", "says"),
+    [
+        (lambda *_: None, "locks are granted to everybody"),
+        (PermissionError(13, "no"), "no locks"),
+        (OSError(37, "No locks available"), "No locks available"),
+    ],
+)
+def test_a_file_system_without_locks_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_answers: object, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=kernel_answers))
+    (finding,) = look_at_locks()
+    assert (finding.state, finding.text) == (Verdict.PROBLEM, f"{tmp_path.resolve()}: {says}")
 
 
 @pytest.mark.slow

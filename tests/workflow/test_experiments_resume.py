@@ -20,7 +20,7 @@ from tests.support.snakemake_forks import run_snakemake
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 2
-CALL = ("--config", f"limit={LIMIT}", "restore=false")
+CALL = ("--cores", "1", "--config", f"limit={LIMIT}", "restore=false")
 # Enough of each grid to meet every policy at work.
 KEPT = {"reuse_k": 2, "lookahead_depth": 2}
 
@@ -49,8 +49,10 @@ def summaries(folder: Path) -> dict[str, dict]:
 @pytest.mark.slow
 def test_all_experiments_survive_a_kill(tmp_path: Path) -> None:
     folder = short_project(tmp_path)
+    # Runs share one process: each import of torch and lm-eval takes seconds.
+    edit(folder / "workflow_config.yaml", "group: 1", "group: 20")
     with subprocess.Popen(
-        [sys.executable, "-m", "snakemake", "--cores", "1", *CALL],
+        [sys.executable, "-m", "snakemake", *CALL],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -64,8 +66,6 @@ def test_all_experiments_survive_a_kill(tmp_path: Path) -> None:
     before = summaries(folder)
     assert before
 
-    # What is left shares one process: each import of torch and lm-eval takes seconds.
-    edit(folder / "workflow_config.yaml", "group: 1", "group: 20")
     second = run_snakemake(*CALL, folder=folder)
     assert second.returncode == 0, second.stderr
 

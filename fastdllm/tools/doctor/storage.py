@@ -69,10 +69,11 @@ def look_at_locks() -> list[DoctorFinding]:
     folder = nearest_folder(RESULTS)
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".fastdllm.") as first:
-            take_lock(first.fileno())
-            if is_locked(Path(first.name)):
-                return [ok("locks", f"files in {folder.resolve()} can be locked")]
-        what = "locks are granted to everybody"
+            is_taken = take_lock(first.fileno())
+            is_seen = is_locked(Path(first.name))
+        if is_taken and is_seen:
+            return [ok("locks", f"files in {folder.resolve()} can be locked")]
+        what = "locks are granted to everybody" if is_taken and is_seen is False else "no locks"
     except OSError as error:
         what = error.strerror or "no locks"
     fix = "put the project on another file system: two evals could write one file"

@@ -1,1 +1,1 @@
-"""Models and data sets brought to where jobs without network find them."""
+"""Models and data sets brought to where jobs find them. Knows no decoding and no scores."""

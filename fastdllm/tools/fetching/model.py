@@ -61,7 +61,7 @@ def fetch_model(
         raise UserError("HF_HUB_OFFLINE is set, so nothing is fetched; unset HF_HUB_OFFLINE")
     folder = _download(model, revision, FILES_NEEDED)
     lack = lacking(folder)
-    if lack is not None and "truncated" not in lack:
+    if lack is not None and not lack.endswith("is truncated"):
         raise UserError(f"model {model!r}: {lack} on the hub; fastdllm needs it")
     listed = _listed(model, folder.name, FILES_NEEDED)
     note(f"model {model}: comparing {len(listed)} files with the hub's digests")

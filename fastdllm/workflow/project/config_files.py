@@ -181,7 +181,7 @@ class TaskOptions(StrictModel):
         200,
         ge=1,
         description="Most requests in a chunk, which is kept as soon as it is finished: a killed "
-        "run loses at most one.",
+        "run loses at most one chunk.",
     )
     batch_size: BatchSize = Field(
         "auto",

@@ -18,6 +18,7 @@ from torch import Tensor
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.admission import check_tokens, special_tokens
 from fastdllm.decoding.events import Observer
+from fastdllm.decoding.finite import NotFinite, first_not_finite
 from fastdllm.decoding.prefix_tree import Tokens
 from fastdllm.decoding.shared_passes import SharedPasses
 from fastdllm.model.config import ModelConfig
@@ -74,6 +75,7 @@ def score(
             memory runs out, which halves the blocks per pass (as slots).
 
     Raises:
+        NotFinite: a logit is NaN or infinite.
         UserError: an empty target, a token or length that does not fit the model, no mask token,
             no input in memory at once, or not enough memory for one.
 
@@ -111,11 +113,13 @@ def score(
             ]
         )
     wanted: dict[_Row, set[int]] = {}
-    for parts in terms:
+    owners: dict[_Row, int] = {}
+    for index, parts in enumerate(terms):
         for row, token in parts:
             wanted.setdefault(row, set()).add(token)
+            owners.setdefault(row, index)
     results = _run_rows(
-        fused(model), wanted, block_size=block_size, batch_size=batch_size, observe=observe
+        fused(model), wanted, owners, block_size=block_size, batch_size=batch_size, observe=observe
     )
     scores = []
     for request, parts in zip(requests, terms, strict=True):
@@ -160,12 +164,16 @@ def _input_row(
 def _run_rows(
     model: FusedModel,
     wanted: dict[_Row, set[int]],
+    owners: dict[_Row, int],
     *,
     block_size: int,
     batch_size: int,
     observe: Observer | None,
 ) -> dict[_Row, dict[int, tuple[float, bool]]]:
-    """Return log-probability, and whether it is the best, of each wanted token of each row."""
+    """Return log-probability, and whether it is the best, of each wanted token of each row.
+
+    owners: the first request that each row belongs to, for errors.
+    """
     inputs: dict[Tokens, tuple[int, int]] = {}
     for row in wanted:
         # If the prefix itself contains masks, one input may answer for several rows.
@@ -182,7 +190,12 @@ def _run_rows(
         ]
         cells = torch.tensor([(index, token) for index, _, token in entries], dtype=torch.long)
         rows, columns = cells.view(-1, 2).to(logits.device).unbind(1)
-        values = logprobs[rows, columns].tolist()
+        # A sum shows any NaN and any infinity of a row.
+        pairs = torch.stack((logprobs[rows, columns], logits.sum(dim=-1)[rows]))
+        values, sums = pairs.tolist()
+        bad = first_not_finite(sums)
+        if bad is not None:
+            raise NotFinite(owners[entries[bad][1]], "a log-likelihood pass", model.dtype)
         best = logits.argmax(dim=-1).tolist()
         for (index, row, token), value in zip(entries, values, strict=True):
             results.setdefault(row, {})[token] = (value, token == best[index])

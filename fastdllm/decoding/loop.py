@@ -92,6 +92,7 @@ def decode(
     Raises:
         UserError: a setting does not fit the model, or not even one request fits the memory.
         PolicyViolation: the policy asked for what block diffusion does not allow.
+        NotFinite: the model gave logits that are NaN or infinite.
     """
     model = fused(model)
     check_spans(policy, model.config.num_layers)
@@ -154,7 +155,8 @@ def _tick(
 
 
 def _run_pass(runner: PassRunner, works: list[Work], segments: list[Segment]) -> list[Proposals]:
-    proposals = propose(works, runner.run(works, segments), works[0].sequence.mask_id)
+    logits = runner.run(works, segments)
+    proposals = propose(works, logits, works[0].sequence.mask_id, runner.model.dtype)
     return [with_ahead(work, proposed) for work, proposed in zip(works, proposals, strict=True)]
 
 

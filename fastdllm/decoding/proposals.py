@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastdllm.decoding.finite import NotFinite, first_not_finite
 from fastdllm.decoding.rules import violation
 from fastdllm.decoding.sampling import greedy, nucleus_sample
 from fastdllm.decoding.sequence import DecodedSequence, Window
@@ -32,12 +33,20 @@ class Proposals:
     logits: Tensor | None = None
 
 
-def propose(works: Sequence[Work], logits: Tensor, mask_id: int) -> list[Proposals]:
+def propose(
+    works: Sequence[Work], logits: Tensor, mask_id: int, dtype: torch.dtype
+) -> list[Proposals]:
     """Return what a pass proposes, for each work in order; one transfer brings all to the host.
 
     Args:
         logits: float32 [M, V], the rows read by `works`, in the same order; overwritten.
+        dtype: that the model computes in, for the error.
+
+    Raises:
+        NotFinite: a logit is NaN or infinite.
     """
+    # Before masks are excluded: a sum shows any NaN and any infinity.
+    sums = logits.sum(dim=-1)
     logits[:, mask_id] = -torch.inf
     tokens, confidences = greedy(logits)
     base, bases, sampled, drawn_from = 0, [], [], []
@@ -48,10 +57,14 @@ def propose(works: Sequence[Work], logits: Tensor, mask_id: int) -> list[Proposa
             rows = [bases[-1] + work.row_of(p) for p in range(*work.computed_window)]
             drawn_from.append(logits[rows])
             sampled.append(_sample(work.sequence, drawn_from[-1]))
-    all_tokens = torch.cat([tokens, *(pair[0] for pair in sampled)])
-    all_confidences = torch.cat([confidences, *(pair[1] for pair in sampled)])
+    all_tokens = torch.cat([tokens, *(pair[0] for pair in sampled), tokens])
+    all_confidences = torch.cat([confidences, *(pair[1] for pair in sampled), sums])
     # float64 holds token ids and float32 probabilities exactly.
     ids, values = torch.stack((all_tokens.double(), all_confidences.double())).tolist()
+    bad = first_not_finite(values[len(values) - len(sums) :])
+    if bad is not None:
+        work = next(w for w, start in reversed([*zip(works, bases, strict=True)]) if start <= bad)
+        raise NotFinite(work.sequence.index, f"a {work.kind} pass", dtype)
     proposals, next_sample = [], base
     own_logits = iter(drawn_from)
     for work, start in zip(works, bases, strict=True):

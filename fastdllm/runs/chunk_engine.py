@@ -10,11 +10,13 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.events import Entered, Event, Observer, PassRecord, SlotsChosen
+from fastdllm.decoding.finite import NotFinite
 from fastdllm.decoding.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
 from fastdllm.decoding.loop import Step, decode
 from fastdllm.decoding.sequence import Request
@@ -91,6 +93,15 @@ class _Watch:
         )
 
 
+@contextmanager
+def _named_item(requests: Sequence[PlannedRequest]) -> Iterator[None]:
+    """Name the item in an error that knows a request by its place in the chunk."""
+    try:
+        yield
+    except NotFinite as error:
+        raise UserError(f"item {requests[error.request].item}: {error.reason}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class DecodingEngine:
     """A model with everything that decides its answers.
@@ -110,20 +121,21 @@ class DecodingEngine:
 
         All requests must be of one kind, as in a planned chunk.
         """
-        if requests[0].kind == "loglikelihood":
-            return self._score(requests, flight)
-        return self._decode(requests, flight)
+        answer = self._score if requests[0].kind == "loglikelihood" else self._decode
+        with _named_item(requests):
+            return answer(requests, flight)
 
     def warm_up(self, requests: Sequence[PlannedRequest]) -> None:
         """Decode the beginning of a chunk, so that no timed chunk pays for first use.
 
         The same requests in the same slots give the same shapes; stops at the first commit.
         """
-        if requests[0].kind == "loglikelihood":
-            self._likelihoods(requests[:1], None)
-        else:
-            steps = self._steps(requests, None)
-            any(s.kind is PassKind.COMMIT or s.finished is not None for s in steps)
+        with _named_item(requests):
+            if requests[0].kind == "loglikelihood":
+                self._likelihoods(requests[:1], None)
+            else:
+                steps = self._steps(requests, None)
+                any(s.kind is PassKind.COMMIT or s.finished is not None for s in steps)
         self.synchronize()
 
     def synchronize(self) -> None:

@@ -14,13 +14,18 @@ from typing import Any
 
 import numpy
 import yaml
+from datasets import DatasetDict
 from lm_eval.api.model import LM
 from lm_eval.api.registry import aggregation_registry, metric_registry
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._factory import TaskFactory
+from lm_eval.tasks._index import Entry
 
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
+from fastdllm.tasks.local_data import read_splits
+from fastdllm.tasks.task_files import split_files
 
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
 # and scoring must produce the same prompts whatever the experiment.
@@ -43,6 +48,26 @@ class LoadedTask:
     primary: tuple[str, str]
 
 
+class LocalDataFactory(TaskFactory):
+    """Builds tasks as lm-eval does, but local JSON and CSV files are read by local_data.py."""
+
+    def _load_full_config(
+        self, entry: Entry, overrides: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        config = super()._load_full_config(entry, overrides)
+        files = split_files(config)
+        if files is None:
+            return config
+
+        def read(**_: Any) -> DatasetDict:  # lm-eval passes metadata and dataset_kwargs on
+            splits = read_splits(config["dataset_path"], files)
+            if not all(map(len, splits.values())):
+                raise _no_items(config["task"], config["dataset_kwargs"])
+            return splits
+
+        return {**config, "custom_dataset": read}
+
+
 def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
     """Load one task or group by name from the YAML files of a folder.
 
@@ -53,6 +78,7 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; tasks are YAML files in it")
     manager = TaskManager(include_path=str(folder), include_defaults=False)
+    manager._factory = LocalDataFactory()
     if name not in manager.all_tasks:
         _complain_about_broken_file(folder / f"{name}.yaml")
         raise unknown_name("task", name, manager.all_tasks, where=str(folder))

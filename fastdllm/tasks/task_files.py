@@ -19,6 +19,8 @@ from fastdllm.common.yaml_files import read_yaml_mapping
 
 # Builders of the `datasets` library that read the files named in the task file.
 LOCAL_BUILDERS = ("json", "csv", "parquet", "arrow", "text", "pandas", "xml", "hdf5")
+# Endings of files that `datasets` unpacks.
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar")
 _DATA_KEYS = ("dataset_path", "dataset_kwargs", "custom_dataset")
 _ROOT = "a path starts at the folder of workflow_config.yaml"
 
@@ -227,6 +229,28 @@ def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]]
             raise UserError(f"{file}: dataset_kwargs.data_files: {name}: no such file; {start}")
         data_files += [(path.name, path) for path in matches]
     return data_files, local_names == names
+
+
+def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
+    """Return the local JSON or CSV files of each split of a task, by its merged keys.
+
+    None if its data is something else, or is read with options of `datasets`.
+    """
+    source, options = values.get("dataset_path"), values.get("dataset_kwargs") or {}
+    is_plain = source in ("json", "csv") and not options.keys() - {"data_files", "data_dir"}
+    names = options.get("data_files")
+    if not is_plain or not names or values.get("custom_dataset"):
+        return None
+    by_split = names if isinstance(names, Mapping) else {"train": names}
+    base = Path(str(options.get("data_dir") or "")).expanduser()
+    files: dict[str, list[Path]] = {}
+    for split, part in by_split.items():
+        for name in _texts(part):
+            paths = [] if "://" in name or name.endswith(_PACKED) else _matches(base, name)
+            if not paths:
+                return None
+            files.setdefault(str(split), []).extend(paths)
+    return files
 
 
 def _outer(name: str) -> str:

@@ -1,0 +1,144 @@
+"""Rows of local JSON and CSV files, each value as the file has it.
+
+`datasets` guesses one type for each column: a single fraction makes 93 to 93.0 in all rows, text
+that looks like a date becomes a time, and in CSV `NA` and 007 become something else. A task that
+prints such a value then asks or expects what nobody wrote. Here nothing is guessed, and no cache
+is involved, which could hold the rows of an older file.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import datasets
+
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
+
+LARGEST_INT = 2**63 - 1
+SIMPLE = {str: "string", bool: "bool", float: "float64"}
+
+Row = dict[str, Any]
+
+
+class _NotJson:
+    """NaN or an infinity, which Python's parser accepts and JSON does not have."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def read_splits(builder: str, files: Mapping[str, Iterable[Path]]) -> datasets.DatasetDict:
+    """Read the files of each split.
+
+    Args:
+        builder: `json` or `csv`, as in `dataset_path` of a task.
+
+    Raises:
+        UserError: naming file, row and column of what cannot be read.
+    """
+    rows_of = READERS[builder]
+    splits = {}
+    for split, paths in files.items():
+        rows = [row for path in paths for row in _rows(path, rows_of)]
+        splits[split] = _dataset(rows)
+    return datasets.DatasetDict(splits)
+
+
+def _rows(path: Path, rows_of: Callable[[IO[str], Path], Iterator[Row]]) -> Iterator[Row]:
+    try:
+        # Some programs begin UTF-8 with a mark.
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            yield from rows_of(stream, path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason})") from None
+    except OSError as error:
+        raise cannot("read", path, error) from None
+
+
+def _json_rows(stream: IO[str], path: Path) -> Iterator[Row]:
+    """Yield the objects of JSON lines, or of one list."""
+    text = stream.read()
+    if text.lstrip().startswith("["):
+        values = _parsed(text, str(path))
+        yield from (_row(value, f"{path}, row {n}") for n, value in enumerate(values, start=1))
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield _row(_parsed(line, where), where)
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_NotJson, object_pairs_hook=_Pairs)
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from None
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The keys and values of a JSON object, of which a key may occur twice."""
+
+
+def _row(value: Any, where: str) -> Row:
+    if not isinstance(value, _Pairs):
+        raise UserError(f'{where}: expected an object, such as {{"question": "..."}}')
+    return {key: _plain(inner, f"{where}, column {key!r}") for key, inner in _once(value, where)}
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, _NotJson):
+        raise UserError(f"{where}: {value.text} is no value in JSON; write a number or null")
+    if isinstance(value, _Pairs):
+        return {key: _plain(inner, where) for key, inner in _once(value, where)}
+    return [_plain(inner, where) for inner in value] if isinstance(value, list) else value
+
+
+def _once(pairs: _Pairs, where: str) -> _Pairs:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"{where}: key {key!r} is given twice")
+    return pairs
+
+
+def _csv_rows(stream: IO[str], path: Path) -> Iterator[Row]:
+    """Yield the rows below the names of the columns; every value is text."""
+    try:
+        for number, row in enumerate(csv.DictReader(stream, strict=True), start=2):
+            if None in row or None in row.values():
+                raise UserError(f"{path}, row {number}: has another number of columns than row 1")
+            yield row
+    except csv.Error as error:
+        raise UserError(f"{path}: not valid CSV ({error})") from None
+
+
+READERS = {"json": _json_rows, "csv": _csv_rows}
+
+
+def _dataset(rows: list[Row]) -> datasets.Dataset:
+    columns = dict.fromkeys(key for row in rows for key in row)
+    values = {column: [row.get(column) for row in rows] for column in columns}
+    features = datasets.Features({column: _feature(values[column]) for column in columns})
+    for column, feature in features.items():
+        if isinstance(feature, datasets.Json):
+            # Text of a Json column is taken for JSON, so every value is given as such.
+            values[column] = [v if v is None else json.dumps(v) for v in values[column]]
+    return datasets.Dataset.from_dict(values, features=features)
+
+
+def _feature(values: list[Any]) -> Any:
+    """Return the type of a column: that of all its values, else one that keeps each as it is."""
+    kinds = {type(value) for value in values if value is not None}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind in SIMPLE:
+        return datasets.Value(SIMPLE[kind])
+    if kind is int and all(abs(value or 0) <= LARGEST_INT for value in values):
+        return datasets.Value("int64")
+    if kind is list and {type(v) for value in values for v in value or ()} == {str}:
+        return datasets.List(datasets.Value("string"))
+    return datasets.Json()

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy
 import yaml
-from datasets import DatasetDict
 from lm_eval.api.model import LM
 from lm_eval.api.registry import aggregation_registry, metric_registry
-from lm_eval.api.task import Task
+from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry
 
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
+from fastdllm.tasks.item_checks import check_items
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.task_files import split_files
 
@@ -48,24 +48,34 @@ class LoadedTask:
     primary: tuple[str, str]
 
 
+class LocalTask(ConfigurableTask):
+    """A task of lm-eval whose local JSON or CSV files are read by local_data.py."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Read the data; lm-eval calls this in place of `datasets.load_dataset`.
+
+        Raises:
+            UserError: a file cannot be read, or has no rows.
+        """
+        files = split_files(self.config.to_dict())
+        assert files is not None and self.DATASET_PATH is not None
+        self.dataset = read_splits(self.DATASET_PATH, files)
+        if not all(map(len, self.dataset.values())):
+            raise _no_items(self.config.task, dataset_kwargs)
+
+
 class LocalDataFactory(TaskFactory):
-    """Builds tasks as lm-eval does, but local JSON and CSV files are read by local_data.py."""
+    """Builds tasks as lm-eval does, those of local JSON or CSV files as `LocalTask`."""
 
     def _load_full_config(
         self, entry: Entry, overrides: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         config = super()._load_full_config(entry, overrides)
-        files = split_files(config)
-        if files is None:
-            return config
-
-        def read(**_: Any) -> DatasetDict:  # lm-eval passes metadata and dataset_kwargs on
-            splits = read_splits(config["dataset_path"], files)
-            if not all(map(len, splits.values())):
-                raise _no_items(config["task"], config["dataset_kwargs"])
-            return splits
-
-        return {**config, "custom_dataset": read}
+        is_local = "class" not in config and split_files(config) is not None
+        return {**config, "class": LocalTask} if is_local else config
 
 
 def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
@@ -106,6 +116,7 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
     for task in loaded["tasks"].values():
         _check_columns(task)
         _check_metrics(task)
+        check_items(task)
     groups = loaded.get("groups", {})
     root = groups.get(name) or next(iter(loaded["tasks"].values()))
     return LoadedTask(

@@ -42,9 +42,10 @@ def nucleus_sample(
     nucleus = ordered.masked_fill(before > top_p, 0.0)
     nucleus = nucleus / nucleus.sum(dim=-1, keepdim=True)
     choice = torch.searchsorted(nucleus.cumsum(dim=-1), uniform[:, None].to(nucleus), right=True)
-    # Rounding may leave the last cumulative sum below a draw close to 1.
+    # Rounding may leave the last cumulative sum below a draw close to 1. Logits that are no numbers
+    # are refused later, with the item; here they must not leave the row, which breaks a GPU.
     last = (nucleus > 0).sum(dim=-1, keepdim=True) - 1
-    choice = choice.minimum(last)
+    choice = choice.minimum(last).clamp_(min=0)
     return order.gather(-1, choice)[:, 0], nucleus.gather(-1, choice)[:, 0]
 
 

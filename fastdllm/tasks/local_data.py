@@ -23,6 +23,8 @@ LARGEST_INT = 2**63 - 1
 SIMPLE = {str: "string", bool: "bool", float: "float64"}
 
 Row = dict[str, Any]
+# Rows by their place: file and line.
+Rows = Iterator[tuple[str, Row]]
 
 
 class _NotJson:
@@ -44,12 +46,12 @@ def read_splits(builder: str, files: Mapping[str, Iterable[Path]]) -> datasets.D
     rows_of = READERS[builder]
     splits = {}
     for split, paths in files.items():
-        rows = [row for path in paths for row in _rows(path, rows_of)]
+        rows = dict(pair for path in paths for pair in _rows(path, rows_of))
         splits[split] = _dataset(rows)
     return datasets.DatasetDict(splits)
 
 
-def _rows(path: Path, rows_of: Callable[[IO[str], Path], Iterator[Row]]) -> Iterator[Row]:
+def _rows(path: Path, rows_of: Callable[[IO[str], Path], Rows]) -> Rows:
     try:
         # Some programs begin UTF-8 with a mark.
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -60,17 +62,18 @@ def _rows(path: Path, rows_of: Callable[[IO[str], Path], Iterator[Row]]) -> Iter
         raise cannot("read", path, error) from None
 
 
-def _json_rows(stream: IO[str], path: Path) -> Iterator[Row]:
+def _json_rows(stream: IO[str], path: Path) -> Rows:
     """Yield the objects of JSON lines, or of one list."""
     text = stream.read()
     if text.lstrip().startswith("["):
-        values = _parsed(text, str(path))
-        yield from (_row(value, f"{path}, row {n}") for n, value in enumerate(values, start=1))
+        for number, value in enumerate(_parsed(text, str(path)), start=1):
+            where = f"{path}, row {number}"
+            yield where, _row(value, where)
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            yield _row(_parsed(line, where), where)
+            yield where, _row(_parsed(line, where), where)
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -106,13 +109,13 @@ def _once(pairs: _Pairs, where: str) -> _Pairs:
     return pairs
 
 
-def _csv_rows(stream: IO[str], path: Path) -> Iterator[Row]:
+def _csv_rows(stream: IO[str], path: Path) -> Rows:
     """Yield the rows below the names of the columns; every value is text."""
     try:
         for number, row in enumerate(csv.DictReader(stream, strict=True), start=2):
             if None in row or None in row.values():
                 raise UserError(f"{path}, row {number}: has another number of columns than row 1")
-            yield row
+            yield f"{path}, row {number}", row
     except csv.Error as error:
         raise UserError(f"{path}: not valid CSV ({error})") from None
 
@@ -120,15 +123,22 @@ def _csv_rows(stream: IO[str], path: Path) -> Iterator[Row]:
 READERS = {"json": _json_rows, "csv": _csv_rows}
 
 
-def _dataset(rows: list[Row]) -> datasets.Dataset:
-    columns = dict.fromkeys(key for row in rows for key in row)
-    values = {column: [row.get(column) for row in rows] for column in columns}
+def _dataset(rows: Mapping[str, Row]) -> datasets.Dataset:
+    columns = dict.fromkeys(key for row in rows.values() for key in row)
+    values = {column: [row.get(column) for row in rows.values()] for column in columns}
     features = datasets.Features({column: _feature(values[column]) for column in columns})
-    for column, feature in features.items():
-        if isinstance(feature, datasets.Json):
-            # Text of a Json column is taken for JSON, so every value is given as such.
-            values[column] = [v if v is None else json.dumps(v) for v in values[column]]
-    return datasets.Dataset.from_dict(values, features=features)
+    mixed = [column for column in columns if isinstance(features[column], datasets.Json)]
+    # Text of a Json column is taken for JSON, so every value is given as such.
+    encoded = {c: [v if v is None else json.dumps(v) for v in values[c]] for c in mixed}
+    dataset = datasets.Dataset.from_dict(values | encoded, features=features)
+    for column in mixed:
+        for where, kept, value in zip(rows, dataset[column], values[column], strict=True):
+            if str(kept) != str(value):
+                raise UserError(
+                    f"{where}, column {column!r}: {value!r} would become {kept!r} beside values of "
+                    "other types; write the values of the column as text"
+                )
+    return dataset
 
 
 def _feature(values: list[Any]) -> Any:

@@ -1,0 +1,207 @@
+"""Data that must not become another value on its way into a prompt, a target or a label."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastdllm.common.errors import UserError
+from fastdllm.tasks.item_checks import option_number
+from fastdllm.tasks.lm_eval_tasks import load_task
+from fastdllm.tasks.local_data import read_splits
+
+SUMS = Path("tasks/data/sums.jsonl")
+
+
+def write(text: str, path: Path = SUMS) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def rows(*values: Any) -> str:
+    return "".join(json.dumps({"question": "q", "answer": value}) + "\n" for value in values)
+
+
+def read_as_csv() -> None:
+    text = Path("tasks/sums.yaml").read_text()
+    Path("tasks/sums.yaml").write_text(text.replace("dataset_path: json", "dataset_path: csv"))
+
+
+def targets() -> list[Any]:
+    (task,) = load_task("sums").leaves.values()
+    return [task.doc_to_target(doc) for doc in task.eval_docs]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([93, 40, 2.5], ["93", "40", "2.5"]),
+        ([93, 2**70], ["93", str(2**70)]),
+        ([1, "1", True], ["1", "1", "True"]),
+        (["2024-01-02", "2024-02-03"], ["2024-01-02", "2024-02-03"]),
+        (["2024-01-02T03:04:05Z", "x"], ["2024-01-02T03:04:05Z", "x"]),
+        (["007", "NA", "null", "1e5", ""], ["007", "NA", "null", "1e5", ""]),
+        ([1.0, 2.0], ["1.0", "2.0"]),
+        (['{"x": 1}', "[a"], ['{"x": 1}', "[a"]),
+    ],
+)
+def test_a_value_of_json_stays_what_the_file_says(values: list[Any], expected: list[str]) -> None:
+    write(rows(*values))
+    assert targets() == expected
+
+
+@pytest.mark.usefixtures("project")
+def test_a_value_of_csv_is_the_text_in_the_file() -> None:
+    read_as_csv()
+    write('question,answer\nq,NA\nq,007\nq,1e5\nq,None\nq,"a, ""b"""\nq,\n')
+    assert targets() == ["NA", "007", "1e5", "None", 'a, "b"', ""]
+
+
+@pytest.mark.usefixtures("project")
+def test_an_older_version_of_the_data_never_comes_from_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "shared"))
+    write(rows("a"))
+    stat = SUMS.stat()
+    assert targets() == ["a"]
+    write(rows("b"))
+    os.utime(SUMS, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert targets() == ["b"]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (rows(1).replace("1}", "NaN}"), "sums.jsonl, line 1, column 'answer': NaN is no value"),
+        (rows(1).replace("1}", "-Infinity}"), "line 1, column 'answer': -Infinity is no value"),
+        (rows(1) + rows([1]).replace("[1]", "[NaN]"), "line 2, column 'answer': NaN is no value"),
+        (rows(1, None), "item 1: column 'answer' is None, and doc_to_target prints it"),
+        (rows(1) + '{"question": "q"}\n', "item 1: column 'answer' is None"),
+        (
+            rows(1) + '{"question": null, "answer": 1}\n',
+            "column 'question' is None, and doc_to_text",
+        ),
+        (rows(1) + "[1, 2]\n", "line 2: expected an object"),
+        (rows(1) + '{"question": "q", "answer": 1, "answer": 2}\n', "key 'answer' is given twice"),
+        (rows(1) + '{"question": "q"', "line 2: not valid JSON"),
+        ("\n\n", "its data has no items"),
+    ],
+)
+def test_what_is_no_value_is_refused_with_its_place(text: str, says: str) -> None:
+    write(text)
+    with pytest.raises(UserError) as caught:
+        targets()
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("question,answer\nq\n", "row 2: has another number of columns than row 1"),
+        ("question,answer\nq,1,2\n", "row 2: has another number of columns than row 1"),
+        ('question,answer\nq,"1\n', "not valid CSV"),
+    ],
+)
+def test_rows_of_csv_that_do_not_fit_are_refused(text: str, says: str) -> None:
+    read_as_csv()
+    write(text)
+    with pytest.raises(UserError, match=says):
+        targets()
+
+
+@pytest.mark.usefixtures("project")
+def test_bytes_that_are_no_text_are_refused() -> None:
+    SUMS.write_bytes(b'{"question": "caf\xe9", "answer": 1}\n')
+    with pytest.raises(UserError, match=r"sums\.jsonl: not UTF-8 text"):
+        targets()
+
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def choices(change: Change) -> None:
+    path = Path("tasks/data/choices.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    change(records[1])
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("label", [-1, 3, "D", "", None, 1.5, "one", [0, 9]])
+def test_a_label_that_names_no_option_is_refused(label: Any) -> None:
+    choices(lambda record: record.update(label=label))
+    with pytest.raises(UserError, match=r"task 'choices', item 1: "):
+        load_task("choices")
+
+
+@pytest.mark.parametrize(
+    ("label", "number"), [(0, 0), (2, 2), ("B", 1), ("c", 2), ("1", 1), ("two", 1), (2.0, 2)]
+)
+def test_a_label_is_understood_as_text_number_or_letter(label: Any, number: int) -> None:
+    assert option_number(label, ["one", "two", "three"]) == number
+
+
+@pytest.mark.usefixtures("project")
+def test_labels_in_letters_are_scored_as_numbers() -> None:
+    text = Path("tasks/choices.yaml").read_text()
+    Path("tasks/choices.yaml").write_text(text.replace('["A", "B", "C"]', "[one, two, three]"))
+    choices(lambda record: record.update(label="C"))
+    (task,) = load_task("choices").leaves.values()
+    golds = [task.doc_to_target(doc) for doc in task.eval_docs]
+    assert golds[1] == 2
+    assert all(isinstance(gold, int) for gold in golds)
+
+
+@pytest.mark.usefixtures("project")
+def test_options_in_one_text_are_refused() -> None:
+    text = Path("tasks/choices.yaml").read_text()
+    Path("tasks/choices.yaml").write_text(
+        text.replace('doc_to_choice: ["A", "B", "C"]', "doc_to_choice: options")
+    )
+    path = Path("tasks/data/choices.jsonl")
+    records = [json.loads(line) | {"options": '["A", "B"]'} for line in path.open()]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(UserError, match=r"options .*: not a list of texts"):
+        load_task("choices")
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+records = st.dictionaries(st.sampled_from("abc"), values, min_size=1)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(written=st.lists(records, min_size=1, max_size=6))
+def test_json_comes_back_as_it_was_written_or_is_refused(
+    tmp_path: Path, written: list[dict[str, Any]]
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in written))
+    try:
+        data = read_splits("json", {"test": [path]})["test"]
+    except UserError as error:
+        assert "would become" in str(error)
+        return
+    columns = {key for record in written for key in record}
+    for record, row in zip(written, data, strict=True):
+        assert {key: str(row[key]) for key in row} == {k: str(record.get(k)) for k in columns}

@@ -120,13 +120,22 @@ class DecodingSettings(StrictModel):
         return self
 
 
-def check_block_size(settings: DecodingSettings, trained: int) -> None:
+def check_block_size(settings: DecodingSettings, trained: int | None) -> None:
     """Refuse the default block size for a model that was trained with another one.
 
+    trained: None if the model does not say.
+
     Raises:
-        ValueError: the sizes differ, and `block_size` was not set.
+        ValueError: the sizes differ, or one is unknown, and `block_size` was not set.
     """
-    if settings.block_size != trained and "block_size" not in settings.model_fields_set:
+    if "block_size" in settings.model_fields_set:
+        return
+    if trained is None:
+        raise ValueError(
+            "the model's config.json does not say which block size it was trained with (bd_size); "
+            "give the setting block_size"
+        )
+    if settings.block_size != trained:
         raise ValueError(
             f"the model was trained with blocks of {trained} tokens (bd_size in its config.json), "
             f"not {settings.block_size}; give the setting block_size"

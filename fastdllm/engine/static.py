@@ -20,6 +20,8 @@ from fastdllm.engine.static_attention import StaticAttention
 from fastdllm.engine.static_tables import PassShape, StaticTables
 from fastdllm.model.fused import FusedModel
 
+# Numbers of rows are rounded to it where the model does not name its own.
+USUAL_BLOCK = 32
 # Records a function without arguments and returns a function that replays it.
 Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 
@@ -41,7 +43,7 @@ class StaticEngine:
 
     def open(self, segments: Sequence[Segment], *, part: bool = False) -> StaticPass:
         """Lay out the rows of a pass; `part`: of a part of the last one, which stays in use."""
-        shape = PassShape.of(segments, self.model.config.block_size)
+        shape = PassShape.of(segments, self.model.config.block_size or USUAL_BLOCK)
         if (shape, part) not in self.slots:
             self.slots[shape, part] = ShapeSlot(self, shape)
         return StaticPass(self.slots[shape, part], segments)

@@ -14,10 +14,11 @@ from fastdllm.common.errors import UserError, nearest_name
 from fastdllm.common.paths import NAME_PATTERN
 
 FILES_NEEDED = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
-WEIGHT_INDEX = "model.safetensors.index.json"
+WEIGHTS, WEIGHT_INDEX = "model.safetensors", "model.safetensors.index.json"
 # Each of these is a whole tokenizer.
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 
+_SHARD = re.compile(r"(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _HUB_ID = re.compile(f"{NAME_PATTERN}/{NAME_PATTERN}")
 
 
@@ -86,8 +87,8 @@ def lacking(folder: Path) -> str | None:
         return "tokenizer.json is missing"
     try:
         files = _named_weights(folder)
-    except UserError:
-        return f"{WEIGHT_INDEX} cannot be read"
+    except UserError as error:
+        return str(error).removeprefix(f"{folder}: ").removeprefix(f"{folder}/")
     if not files:
         return "there are no safetensors weights"
     for file in files:
@@ -97,15 +98,45 @@ def lacking(folder: Path) -> str | None:
 
 
 def _named_weights(folder: Path) -> list[Path]:
-    """Return the files that the index names, else all safetensors files of the folder."""
+    """Return the weight files, in the order of `transformers`: model.safetensors, else its index.
+
+    Without either, the shards of one set (model-00001-of-00002), else the only file. Adapters,
+    states of optimizers, backups and the like beside them are no part of the model.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
     index = folder / WEIGHT_INDEX
     if not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
+        return _unnamed_weights(folder)
     try:
         placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return [folder / name for name in sorted(set(placed.values()))]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{index}: cannot be read as a weight index: {error}") from None
+
+
+def _unnamed_weights(folder: Path) -> list[Path]:
+    files = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith(".")]
+    matches = [match for path in files if (match := _SHARD.fullmatch(path.name))]
+    sets = {(match["name"], int(match["count"])) for match in matches}
+    if len(sets) == 1:
+        name, count = sets.pop()
+        return [
+            folder / f"{name}-{index:05}-of-{count:05}.safetensors" for index in range(1, count + 1)
+        ]
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files[:4])
+        raise UserError(
+            f"{folder}: which of {names} is the model? rename it to {WEIGHTS}, or move the others "
+            "away"
+        )
+    return files
+
+
+def other_weights(folder: Path) -> list[str]:
+    """Return the names of safetensors files in a folder that are no part of the model."""
+    used = _named_weights(folder)
+    return [path.name for path in sorted(folder.glob("*.safetensors")) if path not in used]
 
 
 def is_whole_safetensors(file: Path) -> bool:

@@ -16,14 +16,20 @@ from fastdllm.common.errors import UserError
 # The model that ships with the project, so that every command works without a download.
 EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
 
-# The published models, whose config.json names neither.
-MASK_TOKEN, PUBLISHED_MASK_ID = "|<MASK>|", 151665
-PUBLISHED_BLOCK_SIZE = 32
+# The published models name their mask in the tokenizer only.
+MASK_TOKEN = "|<MASK>|"
+# What this project decodes: `model_type` and `architectures` of config.json. Plain Qwen2 has the
+# same layers; its block size has to be given.
+MODEL_TYPES = ("Fast_dLLM_Qwen", "qwen2")
+ARCHITECTURES = ("Fast_dLLM_QwenForCausalLM", "Qwen2ForCausalLM")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Shapes and constants of a checkpoint, as read from its config.json."""
+    """Shapes and constants of a checkpoint, as read from its config.json.
+
+    block_size: tokens per block in training; None if it does not say.
+    """
 
     num_layers: int
     hidden_size: int
@@ -36,7 +42,7 @@ class ModelConfig:
     rms_norm_eps: float
     tie_word_embeddings: bool
     max_positions: int
-    block_size: int
+    block_size: int | None = None
     mask_id: int | None = None
     stop_token: int | None = None
     pad_id: int | None = None
@@ -44,10 +50,10 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What decoding settings must fit; block_size: tokens per block in training."""
+    """What decoding settings must fit (see `ModelConfig`)."""
 
     num_layers: int
-    block_size: int
+    block_size: int | None
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -62,9 +68,9 @@ def read_config(folder: Path) -> ModelConfig:
     num_heads, hidden = _whole(file, raw, "num_attention_heads"), _whole(file, raw, "hidden_size")
     rope = raw.get("rope_parameters") or {}
     vocab_size = _whole(file, raw, "vocab_size")
-    mask_id = raw.get("mask_token_id", _mask_id_of_tokenizer(folder))
-    if mask_id is None and vocab_size > PUBLISHED_MASK_ID:
-        mask_id = PUBLISHED_MASK_ID
+    mask_id = raw.get("mask_token_id")
+    if mask_id is None:
+        mask_id = _mask_id_of_tokenizer(folder)
     num_kv_heads = _whole(file, raw, "num_key_value_heads", default=num_heads)
     if num_heads % num_kv_heads:
         raise UserError(f"{file}: {num_heads} heads are not a multiple of {num_kv_heads} kv heads")
@@ -82,7 +88,7 @@ def read_config(folder: Path) -> ModelConfig:
         rms_norm_eps=_number(file, raw, "rms_norm_eps", default=1e-6),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
         max_positions=_whole(file, raw, "max_position_embeddings", default=32_768),
-        block_size=_whole(file, raw, "bd_size", default=PUBLISHED_BLOCK_SIZE),
+        block_size=_block_size(file, raw),
         mask_id=_token(file, "mask_token_id", mask_id),
         stop_token=_token(file, "eos_token_id", stop),
         pad_id=_token(file, "pad_token_id", raw.get("pad_token_id")),
@@ -98,7 +104,7 @@ def read_shape(folder: Path) -> ModelShape:
     file, raw = _read(folder)
     return ModelShape(
         num_layers=_whole(file, raw, "num_hidden_layers"),
-        block_size=_whole(file, raw, "bd_size", default=PUBLISHED_BLOCK_SIZE),
+        block_size=_block_size(file, raw),
     )
 
 
@@ -126,6 +132,10 @@ def _whole(file: Path, raw: dict[str, Any], key: str, default: int | None = None
     return value
 
 
+def _block_size(file: Path, raw: dict[str, Any]) -> int | None:
+    return None if raw.get("bd_size") is None else _whole(file, raw, "bd_size")
+
+
 def _number(file: Path, raw: dict[str, Any], key: str, default: float) -> float:
     value = raw.get(key)
     value = default if value is None else value
@@ -142,6 +152,15 @@ def _token(file: Path, key: str, value: Any) -> int | None:
 
 
 def _refuse_unsupported(file: Path, raw: dict[str, Any]) -> None:
+    for key, known in (("model_type", MODEL_TYPES), ("architectures", ARCHITECTURES)):
+        names = raw.get(key) or []
+        for name in names if isinstance(names, list) else [names]:
+            if name not in known:
+                raise UserError(
+                    f"{file}: {key}: {name!r} is not supported; it should be {' or '.join(known)}"
+                )
+    if not raw.get("model_type") and not raw.get("architectures"):
+        raise UserError(f"{file}: names no model_type; it should be {' or '.join(MODEL_TYPES)}")
     rope, kinds = raw.get("rope_parameters") or {}, raw.get("layer_types") or []
     if not isinstance(rope, dict) or not isinstance(kinds, list):
         raise UserError(f"{file}: rope_parameters or layer_types is not what Qwen2 writes")

@@ -7,12 +7,16 @@ reported in one line that names the file or the tensor.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.model.checkpoint import find_checkpoint, weight_files
 from fastdllm.model.config import read_config
@@ -62,11 +66,19 @@ def load_plain_model(
     kind = resolve_dtype(dtype, target)
     folder = find_checkpoint(path, revision)
     config = read_config(folder)
+    if config.tie_word_embeddings and _has_other_head(folder):
+        notice(f"{folder}: has an lm_head.weight of its own, which is used; config.json ties it")
+        config = replace(config, tie_word_embeddings=False)
     with torch.device("meta"):
         model = BlockDiffusionModel(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tensors: dict[str, Tensor] = {}
+    origins: dict[str, Path] = {}
     for file, name, tensor in _stored_tensors(folder, expected):
+        if origins.setdefault(name, file) != file:
+            raise UserError(
+                f"{file}: tensor {name} is also in {origins[name].name}; keep one of the two files"
+            )
         if tuple(tensor.shape) != expected[name]:
             raise UserError(
                 f"{file}: tensor {name} has shape {list(tensor.shape)}, "
@@ -132,24 +144,39 @@ def _automatic_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     return torch.float16, f"float16: {capability} has no bfloat16"
 
 
+def _has_other_head(folder: Path) -> bool:
+    """Whether a checkpoint has a head that is not the transposed embedding."""
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    found: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        with _opened(file) as stored:
+            found |= {name: stored.get_tensor(name) for name in names if name in stored.keys()}  # noqa: SIM118
+    head, embedding = (found.get(name) for name in names)
+    return head is not None and embedding is not None and not torch.equal(head, embedding)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            yield stored
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: not a whole safetensors file ({error}); fetch it again") from None
+
+
 def _stored_tensors(
     folder: Path, expected: dict[str, tuple[int, ...]]
 ) -> Iterator[tuple[Path, str, Tensor]]:
     for file in weight_files(folder):
-        try:
-            with safe_open(file, framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
-                    # A tied head repeats the embedding, and inverse frequencies are computed.
-                    if name == "lm_head.weight" and name not in expected:
-                        continue
-                    if name.endswith("rotary_emb.inv_freq"):
-                        continue
-                    if name not in expected:
-                        raise UserError(
-                            f"{file}: unexpected tensor {name}; config.json describes another model"
-                        )
-                    yield file, name, stored.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{file}: not a whole safetensors file ({error}); fetch it again"
-            ) from None
+        with _opened(file) as stored:
+            for name in stored.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
+                # A tied head repeats the embedding, and inverse frequencies are computed.
+                if name == "lm_head.weight" and name not in expected:
+                    continue
+                if name.endswith("rotary_emb.inv_freq"):
+                    continue
+                if name not in expected:
+                    raise UserError(
+                        f"{file}: unexpected tensor {name}; config.json describes another model"
+                    )
+                yield file, name, stored.get_tensor(name)

@@ -24,6 +24,8 @@ SEVEN_B = {
     "hidden_size": 3584,
     "intermediate_size": 18944,
     "num_attention_heads": 28,
+    "model_type": "Fast_dLLM_Qwen",
+    "bd_size": 32,
     "num_hidden_layers": 28,
     "num_key_value_heads": 4,
     "tie_word_embeddings": False,

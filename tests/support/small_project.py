@@ -212,7 +212,7 @@ def make_project(path: Path) -> SmallProject:
         "tasks/choices.yaml": TASK.format(name="choices"),
         "tasks/data/words.jsonl": '{"q": 1}\n',
         "tasks/data/choices.jsonl": '{"q": 2}\n',
-        "models/tiny/config.json": '{"num_hidden_layers": 14}',
+        "models/tiny/config.json": '{"num_hidden_layers": 14, "bd_size": 32}',
         "models/tiny/model.safetensors": "weights",
         "fastdllm/__init__.py": SHADOW_INIT.format(package=str(ROOT / "fastdllm")),
         "fastdllm/__main__.py": SHADOW_MAIN.format(root=str(ROOT)),

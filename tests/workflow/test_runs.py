@@ -258,7 +258,8 @@ MISTAKES = [
         "one subclass",
     ),
     ("models/tiny/config.json", "14", "1", "layers"),
-    ("models/tiny/config.json", "14", '14, "bd_size": 16', "give the setting block_size"),
+    ("models/tiny/config.json", "32", "16", "give the setting block_size"),
+    ("models/tiny/config.json", ', "bd_size": 32', "", "does not say which block size"),
     ("tasks/words.yaml", "data/words", "data/wordz", "no such file"),
 ]
 

@@ -18,6 +18,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, json_object, write_json_atomically
 from fastdllm.common.paths import RESULTS
 from fastdllm.decoding.policy_files import policy_code_digest
+from fastdllm.model.checkpoint import other_weights
 from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.task_files import TaskFiles, find_task_files
 
@@ -89,7 +90,9 @@ def model_digest(folder: Path, digests: FileDigests) -> str:
     Raises:
         UserError: the folder has no config.json or no weights.
     """
-    files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
+    others = set(other_weights(folder))
+    found = {file for pattern in MODEL_FILES for file in folder.glob(pattern)}
+    files = sorted(file for file in found if file.name not in others)
     names = [file.name for file in files]
     for needed, is_there in (
         ("config.json", "config.json" in names),

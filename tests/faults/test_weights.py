@@ -1,0 +1,143 @@
+"""Weights that are others than one thinks: which files are read, and what is said of the rest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fastdllm.common.errors import UserError
+from fastdllm.model.checkpoint import other_weights, weight_files
+from fastdllm.model.config import read_config
+from fastdllm.model.loading import load_plain_model
+from fastdllm.workflow.project.digests import FileDigests, model_digest
+
+TINY = Path(__file__).parents[2] / "models" / "tiny"
+WEIGHTS = "model.safetensors"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copytree(TINY, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def weights() -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in load_file(TINY / WEIGHTS).items()}
+
+
+def zeros() -> dict[str, torch.Tensor]:
+    return {key: value * 0 for key, value in weights().items()}
+
+
+def is_the_model(folder: Path) -> bool:
+    model = load_plain_model(folder, device="cpu", dtype="float32")
+    return torch.equal(model.state_dict()[EMBEDDING], weights()[EMBEDDING])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model_backup.safetensors",
+        "a_model.safetensors",
+        "model_epoch1.safetensors",
+        "adapter_model.safetensors",
+        "optimizer.safetensors",
+        "._model.safetensors",
+        "model-00001-of-00001.safetensors",
+    ],
+)
+def test_what_lies_beside_the_model_is_left_alone(folder: Path, name: str) -> None:
+    before = model_digest(folder, FileDigests(path=folder / "digests"))
+    save_file(zeros(), folder / name)
+    assert is_the_model(folder)
+    assert weight_files(folder) == [folder / WEIGHTS]
+    assert name.startswith(".") or other_weights(folder) == [name]
+    assert model_digest(folder, FileDigests(path=folder / "digests")) == before
+
+
+def test_model_safetensors_comes_before_an_index(folder: Path) -> None:
+    save_file(zeros(), folder / "old-00001-of-00001.safetensors")
+    places = dict.fromkeys(weights(), "old-00001-of-00001.safetensors")
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": places}))
+    assert is_the_model(folder)
+
+
+def test_shards_without_an_index_are_one_model(folder: Path) -> None:
+    stored = weights()
+    (folder / WEIGHTS).unlink()
+    names = sorted(stored)
+    for number, part in enumerate((names[:9], names[9:]), start=1):
+        file = folder / f"model-0000{number}-of-00002.safetensors"
+        save_file({name: stored[name] for name in part}, file)
+    save_file(zeros(), folder / "backup.safetensors")
+    assert is_the_model(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors: not found"):
+        load_plain_model(folder, device="cpu")
+
+
+def test_of_several_files_none_is_guessed(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "first.safetensors")
+    assert is_the_model(folder), "the only file is the model, whatever its name"
+    save_file(zeros(), folder / "second.safetensors")
+    with pytest.raises(UserError, match=r"which of first\.safetensors, second\.safetensors is"):
+        load_plain_model(folder, device="cpu")
+
+
+def test_a_tensor_in_two_files_names_both(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
+    save_file({EMBEDDING: zeros()[EMBEDDING]}, folder / "model-00002-of-00002.safetensors")
+    with pytest.raises(UserError) as caught:
+        load_plain_model(folder, device="cpu")
+    assert "model-00002-of-00002.safetensors: tensor model.embed_tokens.weight" in str(caught.value)
+    assert "is also in model-00001-of-00002.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("is_equal", [True, False])
+def test_another_head_of_a_tied_model_is_used_and_said(
+    folder: Path, capsys: pytest.CaptureFixture[str], *, is_equal: bool
+) -> None:
+    stored = weights()
+    stored[HEAD] = stored[EMBEDDING].clone() if is_equal else stored[EMBEDDING].flip(0).clone()
+    save_file(stored, folder / WEIGHTS)
+    model = load_plain_model(folder, device="cpu", dtype="float32")
+    hidden = torch.randn(2, model.config.hidden_size)
+    expected = torch.nn.functional.linear(model.model.norm(hidden), stored[HEAD])
+    assert torch.equal(model.head(hidden), expected)
+    assert ("has an lm_head.weight of its own" in capsys.readouterr().err) is not is_equal
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model_type": "llama"}, "model_type: 'llama' is not supported"),
+        ({"model_type": "qwen3"}, "model_type: 'qwen3' is not supported"),
+        ({"architectures": ["LlamaForCausalLM"]}, "architectures: 'LlamaForCausalLM' is not"),
+        ({"model_type": None, "architectures": None}, "names no model_type"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(folder: Path, changes: dict, says: str) -> None:
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=says):
+        read_config(folder)
+
+
+def test_mask_and_block_size_are_never_guessed(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["bd_size"], config["mask_token_id"]
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 152_064}))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = []
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    read = read_config(folder)
+    assert (read.block_size, read.mask_id) == (None, None)
+    tokenizer["added_tokens"] = [{"id": 7, "content": "|<MASK>|"}]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert read_config(folder).mask_id == 7

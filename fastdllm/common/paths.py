@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from fastdllm.common.errors import UserError
+
 RESULTS = Path("results")
 LOGS = Path("logs")
 ARTIFACTS = Path("artifacts")
@@ -20,6 +22,23 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 MOST_LETTERS = 100
 
 _LIMITED = re.compile(r"(?P<task>.+)_limit_(?P<limit>[1-9][0-9]*)")
+
+
+def check_code(folder: Path) -> None:
+    """Refuse to work in a clone of the project with the code of another one.
+
+    With the environment of another clone active, one would plan and the other decode, and the
+    record would name the wrong commit.
+
+    Raises:
+        UserError: naming both.
+    """
+    there, running = (folder / "fastdllm").resolve(), Path(__file__).resolve().parents[1]
+    if (there / "version.py").is_file() and there != running:
+        raise UserError(
+            f"the code that runs is {running}, and that of this folder is {there}; use the folder's "
+            "own environment: . .venv/bin/activate (make setup makes it)"
+        )
 
 
 def task_folder(task: str, limit: int | None) -> str:

@@ -21,6 +21,7 @@ from fastdllm.decoding.policy_files import policy_code_digest
 from fastdllm.model.checkpoint import other_weights
 from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.task_files import TaskFiles, find_task_files
+from fastdllm.version import DECODER_VERSION
 
 DIGEST_CACHE = RESULTS / ".digests.json"
 
@@ -150,6 +151,12 @@ def check_sources(spec: RunSpec, digests: FileDigests) -> None:
         raise UserError(
             f"spec.json of {spec.experiment}/{spec.task}/{spec.config}: its settings are not those "
             "of its fingerprint; `snakemake -n` writes it again"
+        )
+    if spec.decides.get("decoder_version") != DECODER_VERSION:
+        raise UserError(
+            f"{spec.experiment}/{spec.task}/{spec.config}: planned with decoder version "
+            f"{spec.decides.get('decoder_version')}, and this code has {DECODER_VERSION}; type the "
+            "same snakemake command again"
         )
     policy, task = Path(spec.run.policy_file), Path(spec.run.task_file)
     if not policy.exists():

@@ -12,6 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from fastdllm.common.errors import (
@@ -21,6 +22,7 @@ from fastdllm.common.errors import (
     nearest_name,
     unknown_name,
 )
+from fastdllm.common.paths import check_code
 from fastdllm.version import __version__
 
 COMMANDS = {
@@ -44,6 +46,9 @@ COMMANDS = {
     "same": "write the summary of a run that is the same computation as another",
     "aggregate": "publish finished summaries into artifacts/ and write the tables",
 }
+
+# They say what is wrong with an environment, so they work in a wrong one.
+ABOUT_THE_MACHINE = ("doctor", "env")
 
 
 class Parser(argparse.ArgumentParser):
@@ -129,4 +134,6 @@ def _run(arguments: list[str]) -> int:
             os.chdir(chosen.directory)
         except OSError as error:
             raise UserError(f"--directory {chosen.directory}: {error.strerror}") from None
+    if chosen.command not in ABOUT_THE_MACHINE:
+        check_code(Path.cwd())
     return command.run(options)

@@ -21,7 +21,7 @@ from fastdllm.cluster.checks import check_link
 from fastdllm.cluster.choice import Choice
 from fastdllm.common.console import notice
 from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
-from fastdllm.common.paths import PLANS, RESULTS
+from fastdllm.common.paths import PLANS, RESULTS, check_code
 from fastdllm.runs.attempts import RESTARTS_VARIABLE
 from fastdllm.runs.needs import require_data
 from fastdllm.tasks.plan import planned_sizes
@@ -50,6 +50,11 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
     Args:
         options: the keys and values of `--config`.
     """
+    try:
+        check_code(Path.cwd())
+    except UserError as error:
+        notice(str(error))
+        sys.exit(USER_ERROR_EXIT_CODE)
     if not is_main_process:
         # SLURM's warning of a time limit is for the eval, but reaches all processes of a job.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -36,8 +36,8 @@ def check_code(folder: Path) -> None:
     there, running = (folder / "fastdllm").resolve(), Path(__file__).resolve().parents[1]
     if (there / "version.py").is_file() and there != running:
         raise UserError(
-            f"the code that runs is {running}, and that of this folder is {there}; use the folder's "
-            "own environment: . .venv/bin/activate (make setup makes it)"
+            f"the code that runs is {running}, not {there}; use this folder's own environment "
+            "(make setup makes it): . .venv/bin/activate"
         )
 
 

@@ -24,12 +24,17 @@ class NotFinite(UserError):
     @property
     def reason(self) -> str:
         """What happened, and what to try."""
-        name = str(self.dtype).removeprefix("torch.")
-        advice = {
-            "float16": "its range may be too small: try dtype bfloat16 or float32",
-            "bfloat16": "try dtype float32; if that fails as well, the weights are damaged",
-        }.get(name, "the weights are damaged, or not those of its config.json: fetch them again")
-        return f"{self.what} gave logits in {name} that are no finite numbers; {advice}"
+        return reason_not_finite(self.what, self.dtype)
+
+
+def reason_not_finite(what: str, dtype: torch.dtype) -> str:
+    """Say of a pass in a dtype that its logits are NaN or infinite, and what to try."""
+    name = str(dtype).removeprefix("torch.")
+    advice = {
+        "float16": "its range may be too small: try dtype bfloat16 or float32",
+        "bfloat16": "try dtype float32; if that fails as well, the weights are damaged",
+    }.get(name, "the weights are damaged, or not those of its config.json: fetch them again")
+    return f"{what} gave logits in {name} that are no finite numbers; {advice}"
 
 
 def first_not_finite(values: Sequence[float]) -> int | None:

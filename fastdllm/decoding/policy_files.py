@@ -6,10 +6,19 @@ import ast
 import hashlib
 import importlib.util
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 
 from fastdllm.common.errors import UserError
 from fastdllm.policy import Policy
+
+
+class _FromSource(SourceFileLoader):
+    """Compiles the file each time: Python's cache knows it by size and second only."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def load_policy(path: Path | str) -> type[Policy]:
@@ -22,7 +31,7 @@ def load_policy(path: Path | str) -> type[Policy]:
     if not path.is_file():
         raise UserError(f"{path}: no such policy file; copy experiments/_template to start one")
     name = f"fastdllm_policy_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # As an ordinary import does: pydantic looks up names in annotations there.

@@ -20,11 +20,9 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, now
-from fastdllm.runs.stopping import (
-    TIME_LIMIT,
-    Stopped,
-    slurm_job,
-)
+from fastdllm.machine.process import git_state
+from fastdllm.runs.stopping import TIME_LIMIT, Stopped, slurm_job
+from fastdllm.version import DECODER_VERSION
 
 # Passes SLURM_RESTART_COUNT on within a job; Snakemake drops that variable for the job step.
 RESTARTS_VARIABLE = "FASTDLLM_RESTART_COUNT"
@@ -36,6 +34,7 @@ class Attempt:
     """One process that worked on a run, or on a part of it.
 
     time, ended: UTC in ISO 8601; ended is None for one that runs or was killed outright.
+    commit, decoder_version: of the code that ran; commit ends in "+changes" where files differ.
     slurm_job, restart: id of its SLURM job, and how often that had been requeued.
     device: name of the GPU or processor; None until the model is loaded, or if none was needed.
     shard: such as "2-of-5". pack: the id of the pack that the run was decoded in.
@@ -46,6 +45,8 @@ class Attempt:
     time: str = ""
     host: str = ""
     pid: int = 0
+    commit: str | None = None
+    decoder_version: int = 0
     slurm_job: str | None = None
     restart: int = 0
     device: str | None = None
@@ -87,12 +88,14 @@ def attempt(
     Raises:
         UserError: the file cannot be written.
     """
-    journal = Journal(folder / NAME, secrets.token_hex(4))
+    journal, git = Journal(folder / NAME, secrets.token_hex(4)), git_state()
     restart = os.environ.get("SLURM_RESTART_COUNT") or os.environ.get(RESTARTS_VARIABLE, "")
     journal.add(
         time=now(),
         host=socket.gethostname(),
         pid=os.getpid(),
+        commit=f"{git['commit']}{'+changes' * git['dirty']}" if git is not None else None,
+        decoder_version=DECODER_VERSION,
         slurm_job=os.environ.get("SLURM_JOB_ID"),
         restart=int(restart) if restart.isdecimal() else 0,
         shard=shard,

@@ -16,7 +16,7 @@ from lm_eval.api.task import Task
 from fastdllm.common.errors import UserError
 
 # What a task prints, by the methods of lm-eval's tasks.
-PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice")
+PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_prefix")
 
 
 def check_items(task: Task) -> None:

@@ -37,10 +37,10 @@ def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]
         reason = error.strerror or str(error)
         raise UserError(f"no temporary folder: {reason}; set TMPDIR to one with room") from None
     with folder as cache:
-        if private_cache:
-            defaults["HF_DATASETS_CACHE"] = cache
         for name, value in defaults.items():
             os.environ.setdefault(name, value)
+        if private_cache:
+            os.environ["HF_DATASETS_CACHE"] = cache  # clusters set it for everybody
         yield
 
 

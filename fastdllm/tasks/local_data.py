@@ -70,7 +70,8 @@ def _json_rows(stream: IO[str], path: Path) -> Rows:
             where = f"{path}, row {number}"
             yield where, _row(value, where)
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines, which also splits at letters that JSON allows within a text.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
             yield where, _row(_parsed(line, where), where)
@@ -79,7 +80,7 @@ def _json_rows(stream: IO[str], path: Path) -> Rows:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text, parse_constant=_NotJson, object_pairs_hook=_Pairs)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON ({error})") from None
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.item_checks import option_number
+from fastdllm.tasks.lm_eval_setup import lm_eval_environment
 from fastdllm.tasks.lm_eval_tasks import load_task
 from fastdllm.tasks.local_data import read_splits
 
@@ -25,7 +26,8 @@ def write(text: str, path: Path = SUMS) -> None:
 
 
 def rows(*values: Any) -> str:
-    return "".join(json.dumps({"question": "q", "answer": value}) + "\n" for value in values)
+    records = [{"question": "q", "answer": value} for value in values]
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def read_as_csv() -> None:
@@ -50,6 +52,7 @@ def targets() -> list[Any]:
         (["007", "NA", "null", "1e5", ""], ["007", "NA", "null", "1e5", ""]),
         ([1.0, 2.0], ["1.0", "2.0"]),
         (['{"x": 1}', "[a"], ['{"x": 1}', "[a"]),
+        (["a\u2028b\x85c", "d"], ["a\u2028b\x85c", "d"]),
     ],
 )
 def test_a_value_of_json_stays_what_the_file_says(values: list[Any], expected: list[str]) -> None:
@@ -77,6 +80,16 @@ def test_an_older_version_of_the_data_never_comes_from_a_cache(
     assert targets() == ["b"]
 
 
+def test_local_data_of_other_kinds_has_a_cache_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    with lm_eval_environment(offline=True, private_cache=False):
+        assert os.environ["HF_DATASETS_CACHE"] == str(tmp_path)
+    with lm_eval_environment(offline=True, private_cache=True):
+        assert os.environ["HF_DATASETS_CACHE"] != str(tmp_path)
+
+
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("text", "says"),
@@ -93,6 +106,7 @@ def test_an_older_version_of_the_data_never_comes_from_a_cache(
         (rows(1) + "[1, 2]\n", "line 2: expected an object"),
         (rows(1) + '{"question": "q", "answer": 1, "answer": 2}\n', "key 'answer' is given twice"),
         (rows(1) + '{"question": "q"', "line 2: not valid JSON"),
+        (rows(1) + "[" * 100_000, "line 2: not valid JSON"),
         ("\n\n", "its data has no items"),
     ],
 )
@@ -196,7 +210,8 @@ def test_json_comes_back_as_it_was_written_or_is_refused(
     tmp_path: Path, written: list[dict[str, Any]]
 ) -> None:
     path = tmp_path / "data.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in written))
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in written)
+    path.write_text("".join(lines), encoding="utf-8", newline="")
     try:
         data = read_splits("json", {"test": [path]})["test"]
     except UserError as error:

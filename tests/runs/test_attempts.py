@@ -11,6 +11,7 @@ import pytest
 
 from fastdllm.runs.attempts import NAME, Attempt, attempt, is_stuck, read_attempts
 from fastdllm.runs.stopping import Stopped
+from fastdllm.version import DECODER_VERSION
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,8 @@ def test_attempt_that_runs_or_was_killed_has_no_end(
         time=recorded.time,
         host=recorded.host,
         pid=os.getpid(),
+        commit=recorded.commit,
+        decoder_version=DECODER_VERSION,
         slurm_job="17",
         restart=2,
         device="a GPU",

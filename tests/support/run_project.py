@@ -148,6 +148,7 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
     """Write the spec.json of one run as the workflow does; returns its path."""
     from fastdllm.decoding.policy_files import policy_code_digest
     from fastdllm.settings import DecodingSettings
+    from fastdllm.version import DECODER_VERSION
     from fastdllm.workflow.project.digests import FileDigests, digest_of, model_digest, task_digest
 
     policy_file = Path("experiments/trial/generation_functions.py")
@@ -174,6 +175,7 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
             "likelihood_mode": "published",
             "limit": None,
             "policy": "Plain",
+            "decoder_version": DECODER_VERSION,
             **{f"decoding.{key}": value for key, value in settings.model_dump().items()},
         }
         spec = {

@@ -19,7 +19,7 @@ def read_questions(path: Path, count: int | None = None) -> list[str]:
         UserError: the file cannot be read, a line has no question, or there is none at all.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise cannot("read", path, error) from None
     except UnicodeDecodeError as error:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fastdllm.common.errors import UserError
+from fastdllm.decoding.finite import reason_not_finite
 from fastdllm.decoding.sampling import greedy
 from fastdllm.engine.batch import Segment
 from fastdllm.engine.cache import KVCache
@@ -145,6 +147,9 @@ def replaced_predictions(
     Args:
         places: which of the rows read predicts each position of the window; of those behind them,
             which the pass does not run (look-ahead), the predictions stay.
+
+    Raises:
+        UserError: a logit with layers replaced is NaN or infinite.
     """
     saved = recorded.keys_and_values()
     try:
@@ -157,6 +162,8 @@ def replaced_predictions(
         recorded.restore(saved)
     # float64 holds token ids and float32 probabilities exactly; one transfer to the host.
     replaced = torch.stack(predicted, dim=1)[..., list(places)].cpu()
+    if not replaced.isfinite().all():
+        raise UserError(reason_not_finite("a pass with replaced layers", model.dtype))
     kept = torch.stack((plain.tokens.double(), plain.confidence.double()))[..., len(places) :]
     tokens, confidence = torch.cat((replaced, kept.expand(-1, len(spans), -1)), dim=-1)
     masked = plain.masked.expand(len(spans), -1)

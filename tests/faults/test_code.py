@@ -1,0 +1,96 @@
+"""Code that is not that of the plan, or not that of the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fastdllm.cli import main
+from fastdllm.common.errors import UserError
+from fastdllm.decoding.policy_files import load_policy, policy_code_digest
+from fastdllm.runs.attempts import attempt, read_attempts
+from fastdllm.runs.evaluation import Evaluation
+from fastdllm.runs.spec import read_spec
+from fastdllm.version import DECODER_VERSION
+from fastdllm.workflow.project.digests import FileDigests, check_sources
+from tests.support.run_project import silent
+from tests.support.snakemake_forks import ROOT, run_snakemake
+
+
+@pytest.fixture
+def other_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with code of its own; the code that runs here is this repository's."""
+    folder = tmp_path / "other"
+    (folder / "fastdllm").mkdir(parents=True)
+    shutil.copy(ROOT / "fastdllm" / "version.py", folder / "fastdllm")
+    shutil.copy(ROOT / "Snakefile", folder)
+    shutil.copytree(ROOT / "profiles", folder / "profiles")
+    shutil.copytree(ROOT / "rules", folder / "rules")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", ["status", "table", "aggregate", "plan --task a"])
+def test_a_command_refuses_the_folder_of_another_clone(
+    other_clone: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main(command.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fastdllm: the code that runs is {ROOT}/fastdllm, not {other_clone}")
+
+
+@pytest.mark.slow
+def test_snakemake_refuses_the_folder_of_another_clone(other_clone: Path) -> None:
+    done = run_snakemake("-n", "--cores", "1", folder=other_clone)
+    assert done.returncode == 2
+    assert "the code that runs is" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_doctor_names_the_code_of_another_clone(
+    other_clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert any(f"not {other_clone}" in finding["text"] for finding in findings)
+
+
+def test_an_attempt_records_its_code(tmp_path: Path) -> None:
+    with attempt(tmp_path):
+        pass
+    (recorded,) = read_attempts(tmp_path)
+    assert recorded.decoder_version == DECODER_VERSION
+    assert recorded.commit is None or len(recorded.commit.partition("+")[0]) == 40
+
+
+def test_a_job_that_restarts_with_another_decoder_ends(
+    make_spec: Callable[..., Path],
+    make_plan_on_disk: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    evaluation = Evaluation(
+        read_spec(spec), spec.parent, silent(), partial(check_sources, digests=FileDigests())
+    )
+    monkeypatch.setattr("fastdllm.workflow.project.digests.DECODER_VERSION", DECODER_VERSION + 1)
+    with pytest.raises(UserError, match=f"decoder version {DECODER_VERSION}, and this code has"):
+        evaluation.evaluate()
+    assert sorted(path.name for path in spec.parent.iterdir()) == ["failed.json", "spec.json"]
+
+
+def test_a_policy_edited_within_a_second_is_not_taken_from_a_cache(tmp_path: Path) -> None:
+    path = tmp_path / "generation_functions.py"
+    text = "from fastdllm.policy import Policy\nclass Mine(Policy):\n    speed = 1\n"
+    digests, speeds = set(), []
+    for version in (text, text.replace("speed = 1", "speed = 2")):
+        path.write_text(version)
+        os.utime(path, (0, 0))
+        digests.add(policy_code_digest(path))
+        speeds.append(vars(load_policy(path))["speed"])
+    assert (len(digests), speeds) == (2, [1, 2])

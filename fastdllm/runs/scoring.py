@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
+from fastdllm.common.errors import UserError
 from fastdllm.results.summary import ItemGroup, Items, Metric, pack_bits
 from fastdllm.runs.answer_records import Answer
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.tasks.lm_eval_models import Replay
-from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task
+from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task, item_digests
 from fastdllm.tasks.metrics import is_finite, metrics_of, right_or_wrong
-from fastdllm.tasks.plan import Plan, request_id
+from fastdllm.tasks.plan import Plan, plan_again, request_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ def score_answers(
     """Score the answers of a complete run.
 
     Raises:
-        UserError: the task asks a prompt that was not answered, or has no such primary metric.
+        UserError: the task asks a prompt that was not answered, an item has another target than
+            when it was planned, or there is no such primary metric.
     """
     by_id = {answer.id: answer for answer in answers}
     texts = answer_texts(plan, by_id, tokenizer)
@@ -65,6 +68,7 @@ def score_answers(
         bootstrap_iters=bootstrap_iters,
     )
     samples = result.pop("samples")
+    _check_items(plan, samples)
     chosen = {name: _primary_samples(samples[name], task.primary[1]) for name in task.leaves}
     flat = [sample for name in task.leaves for sample in chosen[name]]
     right = right_or_wrong(sample.get(task.primary[0]) for sample in flat)
@@ -80,6 +84,18 @@ def score_answers(
         items=_items(right, {name: len(chosen[name]) for name in task.leaves}),
         unused_answers=lm.unused,
     )
+
+
+def _check_items(plan: Plan, samples: Mapping[str, list[dict[str, Any]]]) -> None:
+    header = plan.header
+    for task, digests in item_digests(samples).items():
+        planned = header.item_digests.get(task, [])
+        for item, (digest, then) in enumerate(zip_longest(digests, planned)):
+            if digest != then:
+                raise UserError(
+                    f"task {task!r}, item {item}: asks or expects something else than when it was "
+                    f"planned; {plan_again(header.task, header.limit)}"
+                )
 
 
 def answer_texts(plan: Plan, by_id: Mapping[str, Answer], tokenizer: Any) -> dict[str, str]:

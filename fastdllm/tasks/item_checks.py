@@ -20,7 +20,7 @@ PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_prefix")
 
 
 def check_items(task: Task) -> None:
-    """Refuse items whose prompt or target prints no value, and labels that name no option.
+    """Refuse items that change, print no value in a prompt or target, or have no valid label.
 
     A label that is text is understood if it is the number or the letter of an option.
 
@@ -28,7 +28,13 @@ def check_items(task: Task) -> None:
         UserError: naming the item and the column, or the label.
     """
     docs = list(task.eval_docs)
-    for index, doc in enumerate(docs):
+    # lm-eval reads the items again when it scores: it would score other ones than it asked.
+    for index, (doc, again) in enumerate(zip(docs, task.eval_docs, strict=True)):
+        if repr(doc) != repr(again):
+            raise UserError(
+                f"{_where(task, index)}: is another one each time it is read; process_docs draws "
+                "at random: let it make its generator itself, as random.Random(0)"
+            )
         _check_values(task, doc, _where(task, index))
     if task.OUTPUT_TYPE == "multiple_choice" and not getattr(task, "multiple_input", 0):
         _check_labels(task, docs)

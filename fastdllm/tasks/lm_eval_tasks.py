@@ -6,8 +6,10 @@ these becomes one line that names the file. Import this module only within `lm_e
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,21 @@ def evaluate_task(
     )
     assert result is not None, "lm-eval returns a result in a single process"
     return dict(result)
+
+
+def item_digests(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """Digest, for each task and in the order of its items, what an item asks and its target.
+
+    samples: of a result of `evaluate_task`.
+    """
+    return {task: _digests_of_items(of_task) for task, of_task in samples.items()}
+
+
+def _digests_of_items(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    # Each filter has its own samples of the same items.
+    items = {sample["doc_id"]: [sample["target"], sample["arguments"]] for sample in samples}
+    texts = (json.dumps(items[number], sort_keys=True, default=str) for number in sorted(items))
+    return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
 
 
 def _set_fewshot(task: Task, requested: int | None) -> None:

@@ -28,7 +28,7 @@ from fastdllm.decoding.prefix_tree import Branch, Tokens, grow
 from fastdllm.validation import StrictModel, validated
 
 RequestKind = Literal["generate_until", "loglikelihood"]
-SCHEMA_VERSION = 2  # of plan.json
+SCHEMA_VERSION = 3  # of plan.json
 # Published models share whole blocks of 32 tokens. A plan serves any model; with other blocks it
 # is just as valid and shares nearly as much.
 SHARED_BLOCK = 32
@@ -54,7 +54,7 @@ class PlannedRequest:
 class PlanHeader(StrictModel):
     """plan.json: what was planned, with what, and which requests form which chunk."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     task: str
     limit: int | None = Field(description="Items per task; null means all.")
     chunk_size: int = Field(ge=1, description="Most requests in a chunk.")
@@ -65,6 +65,9 @@ class PlanHeader(StrictModel):
     lm_eval_version: str
     n_items: int = Field(description="Documents of the task that are scored.")
     n_requests: int = Field(description="Requests after de-duplication.")
+    item_digests: dict[str, list[str]] = Field(
+        description="Per single task: a digest of what each item asks and of its target."
+    )
     digest: str = Field(description="sha256 of requests.jsonl.")
     chunks: list[list[int]] = Field(
         description="Per chunk: line numbers in requests.jsonl, from 0."

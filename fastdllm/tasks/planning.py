@@ -15,7 +15,7 @@ from typing import Any
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
 from fastdllm.tasks.lm_eval_models import Collect
-from fastdllm.tasks.lm_eval_tasks import evaluate_task, load_task, one_line
+from fastdllm.tasks.lm_eval_tasks import evaluate_task, item_digests, load_task, one_line
 from fastdllm.tasks.metrics import metrics_of
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
 
@@ -79,6 +79,7 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
         lm_eval_version=version("lm_eval"),
         n_items=sum(result["n-samples"][name]["effective"] for name in task.leaves),
         n_requests=len(requests),
+        item_digests=item_digests(result["samples"]),
         digest=hashlib.sha256(content).hexdigest(),
         chunks=fixed_chunks(requests, options.chunk_size),
     )

@@ -190,6 +190,18 @@ def test_options_in_one_text_are_refused() -> None:
         load_task("choices")
 
 
+@pytest.mark.usefixtures("project")
+def test_items_that_are_drawn_at_random_are_refused() -> None:
+    Path("tasks/helpers.py").write_text(
+        "import random\n\nGENERATOR = random.Random(1)\n\n\ndef shuffled(docs):\n"
+        "    return docs.select(GENERATOR.sample(range(len(docs)), len(docs)))\n"
+    )
+    text = Path("tasks/sums.yaml").read_text()
+    Path("tasks/sums.yaml").write_text(text + "process_docs: !function helpers.shuffled\n")
+    with pytest.raises(UserError, match=r"task 'sums', item \d: is another one each time"):
+        load_task("sums")
+
+
 values = st.recursive(
     st.none()
     | st.booleans()

@@ -47,6 +47,7 @@ def plan_of(n: int) -> Plan:
         lm_eval_version="",
         n_items=n,
         n_requests=n,
+        item_digests={},
         digest="",
         chunks=fixed_chunks(requests, 2),
     )

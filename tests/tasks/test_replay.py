@@ -107,14 +107,22 @@ def test_replay_equals_a_direct_run(
     assert primary.interval_method == "wilson"
 
 
-def test_changed_prompt_is_an_error_not_a_wrong_score(
-    make_plan_on_disk, tokenizer, project
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("What is 4", "What was 4", "item 4: no answer to this prompt"),
+        ('"answer": "4"', '"answer": "5"', "item 4: asks or expects something else than when it"),
+    ],
+)
+def test_changed_item_is_an_error_not_a_wrong_score(
+    make_plan_on_disk, tokenizer, project, old: str, new: str, says: str
 ) -> None:
     plan = make_plan_on_disk()
     answers = engine_answers(plan, tokenizer)
     data = project / "tasks/data/sums.jsonl"
-    data.write_text(data.read_text().replace("What is 4", "What was 4"))
-    with pytest.raises(UserError, match="item 4: no answer to this prompt"):
+    assert old in data.read_text()
+    data.write_text(data.read_text().replace(old, new))
+    with pytest.raises(UserError, match=says):
         score_answers(
             plan,
             answers,

@@ -69,7 +69,10 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
             # Removing a lock must not depend on anything else being in order.
             claim_folder(is_dry_run=False)
             return Call()
-        return _planned_call(Selection.from_options(options), targets, is_dry_run=is_dry_run)
+        numbers = {key for key, value in options.items() if isinstance(value, int | float)}
+        typed = {key: targets.words.get(key, options[key]) for key in numbers - {"limit"}}
+        selection = Selection.from_options({**options, **typed})
+        return _planned_call(selection, targets, is_dry_run=is_dry_run)
     except UserError as error:
         notice(str(error))
         sys.exit(USER_ERROR_EXIT_CODE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         default=str(EMBEDDED_MODEL),
+        type=os.path.expanduser,
         help="checkpoint folder or hub id (default: the embedded tiny model)",
     )
     group.add_argument("--revision", help="branch, tag or commit of a hub id")

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
 
+# A text, so that planning finds what scoring lacks: many metrics do nothing with an empty one.
+DUMMY = "The answer is 1."
+
+
 class PromptLM(LM):
     """Base of both: the chat template and the identity of a request."""
 
@@ -66,7 +70,7 @@ class Collect(PromptLM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         self.collected += zip(request_ids(requests), requests, strict=True)
-        return [""] * len(requests)
+        return [DUMMY] * len(requests)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         self.collected += zip(request_ids(requests), requests, strict=True)

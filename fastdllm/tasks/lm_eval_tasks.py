@@ -76,8 +76,12 @@ class LocalDataFactory(TaskFactory):
         self, entry: Entry, overrides: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         config = super()._load_full_config(entry, overrides)
-        is_local = "class" not in config and split_files(config) is not None
-        return {**config, "class": LocalTask} if is_local else config
+        if "class" in config or "group" in config or not isinstance(config.get("task", ""), str):
+            return config
+        generates = config.get("output_type", "generate_until") == "generate_until"
+        if generates and not config.get("generation_kwargs"):
+            raise no_budget(entry.name)
+        return config if split_files(config) is None else {**config, "class": LocalTask}
 
 
 def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
@@ -201,6 +205,14 @@ def _complain_about_broken_file(path: Path) -> None:
     if events:
         raise UserError(f"{path}: lacks the line `task: {path.stem}`, by which lm-eval finds it")
     raise UserError(f"{path}: is empty")
+
+
+def no_budget(task_name: str) -> UserError:
+    """Build the error for a task without a budget; one for other tasks would cut answers."""
+    return UserError(
+        f"task {task_name!r}: generation_kwargs has no max_gen_toks (the most tokens of an "
+        "answer); give it in the file of the task, such as 512"
+    )
 
 
 def _no_items(task_name: str, dataset_kwargs: Mapping[str, Any] | None) -> UserError:

@@ -15,7 +15,7 @@ from typing import Any
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
 from fastdllm.tasks.lm_eval_models import Collect
-from fastdllm.tasks.lm_eval_tasks import evaluate_task, item_digests, load_task, one_line
+from fastdllm.tasks.lm_eval_tasks import evaluate_task, item_digests, load_task, no_budget, one_line
 from fastdllm.tasks.metrics import metrics_of
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
 
@@ -103,6 +103,8 @@ def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[Plann
         else:
             prompt_ids, target_ids = encode(tokenizer, instance.args[0]), ()
             gen_kwargs = generation_wishes(instance.args[1], f"item {item}: generation_kwargs")
+            if "max_gen_toks" not in gen_kwargs:
+                raise no_budget(instance.task_name)
             if not prompt_ids:
                 raise UserError(f"item {item}: the prompt is empty; check doc_to_text")
         planned[key] = PlannedRequest(

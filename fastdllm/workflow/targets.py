@@ -6,8 +6,8 @@ table of a dry run; so they are read from the command line with Snakemake's own 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastdllm.common.errors import UserError, nearest_name
@@ -26,6 +26,7 @@ TRAIN_RULE = "train"
 class Targets:
     """The targets and forced names of one Snakemake call; no name means everything.
 
+    words: the values of `--config` as typed; Snakemake takes 2024_05_01 for a number.
     `--forcerun` without a name forces nothing in Snakemake; here it means every run.
     """
 
@@ -34,6 +35,7 @@ class Targets:
     is_all_forced: bool = False
     are_targets_forced: bool = False
     is_forced_without_names: bool = False
+    words: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_command_line(cls, arguments: Sequence[str]) -> Targets:
@@ -48,6 +50,7 @@ class Targets:
             are_targets_forced=bool(parsed.force),
             is_forced_without_names=not parsed.forcerun
             and any(argument in ("-R", "--forcerun") for argument in arguments),
+            words=dict(entry.split("=", 1) for entry in parsed.config or () if "=" in entry),
         )
 
     @property

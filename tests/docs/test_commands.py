@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "tasks/README.md"]
 PAGES += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))]
 COPIED = ["Snakefile", "rules", "profiles", "tasks", "models", "experiments", "artifacts"]
-COPIED += ["workflow_config.yaml", "fastdllm"]
+COPIED += ["workflow_config.yaml"]
 FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", flags=re.M | re.S)
 PYTHON = re.compile(r"^```python\n(.*?)^```", flags=re.M | re.S)
 WITH_PYTHON = [p for p in PAGES if PYTHON.search((ROOT / p).read_text(encoding="utf-8"))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -52,14 +51,6 @@ def test_snakemake_refuses_the_folder_of_another_clone(other_clone: Path) -> Non
     assert "the code that runs is" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_doctor_names_the_code_of_another_clone(
-    other_clone: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["doctor", "--json"]) == 1
-    findings = json.loads(capsys.readouterr().out)["findings"]
-    assert any(f"not {other_clone}" in finding["text"] for finding in findings)
-
-
 def test_an_attempt_records_its_code(tmp_path: Path) -> None:
     with attempt(tmp_path):
         pass
@@ -81,7 +72,7 @@ def test_a_job_that_restarts_with_another_decoder_ends(
     monkeypatch.setattr("fastdllm.workflow.project.digests.DECODER_VERSION", DECODER_VERSION + 1)
     with pytest.raises(UserError, match=f"decoder version {DECODER_VERSION}, and this code has"):
         evaluation.evaluate()
-    assert sorted(path.name for path in spec.parent.iterdir()) == ["failed.json", "spec.json"]
+    assert not [path.name for path in spec.parent.iterdir() if "answers" in path.name]
 
 
 def test_a_policy_edited_within_a_second_is_not_taken_from_a_cache(tmp_path: Path) -> None:

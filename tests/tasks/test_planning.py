@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.generation import AnswerText, generation_wishes, sampling_temperature
@@ -216,6 +217,15 @@ def test_wish_that_cannot_be_obeyed_is_refused(gen_kwargs, message: str) -> None
     with pytest.raises(UserError, match=f"{WHERE}: {message}") as caught:
         generation_wishes(gen_kwargs, WHERE)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kwargs", ["generation_kwargs: {until: [x]}", ""])
+def test_a_task_without_a_budget_is_refused(make_plan_on_disk, kwargs: str) -> None:
+    task = yaml.safe_load(Path("tasks/sums.yaml").read_text())
+    del task["generation_kwargs"]
+    Path("tasks/sums.yaml").write_text(yaml.safe_dump(task) + kwargs)
+    with pytest.raises(UserError, match=r"task 'sums': generation_kwargs has no max_gen_toks"):
+        make_plan_on_disk()
 
 
 def test_plan_obeys_another_name_of_the_budget(make_plan_on_disk) -> None:

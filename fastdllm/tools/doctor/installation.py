@@ -14,7 +14,6 @@ from fastdllm.cluster.archive import find_archive
 from fastdllm.cluster.build import CACHES
 from fastdllm.cluster.venv import cache_folders, problems
 from fastdllm.common.errors import UserError
-from fastdllm.common.paths import check_code
 from fastdllm.launch import ARCHIVE_VARIABLE
 from fastdllm.machine.process import git_state
 from fastdllm.runs.needs import require_data, require_model
@@ -42,10 +41,6 @@ def look_at_environment() -> list[DoctorFinding]:
         findings = [problem("environment", line, fix) for line in problems(venv, Path())]
     except UserError as error:
         findings = [warn("environment", shown, f"not compared: {error}")]
-    try:
-        check_code(Path())
-    except UserError as error:
-        findings.append(problem("environment", *str(error).split("; ", 1)))
     return [*(findings or [ok("environment", f"{shown}, complete")]), *_archive(venv)]
 
 

@@ -7,6 +7,7 @@ docs/schemas, so that editors complete the keys.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -153,7 +154,7 @@ class ExperimentConfig(StrictModel):
 class ModelChoice(StrictModel):
     """Which model is decoded, and how it is loaded."""
 
-    path: str = Field(
+    path: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
         "models/tiny",
         min_length=1,
         description="Folder with config.json and *.safetensors, or a Hugging Face id (owner/name).",

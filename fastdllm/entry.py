@@ -52,16 +52,12 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
     """
     try:
         check_code(Path.cwd())
-    except UserError as error:
-        notice(str(error))
-        sys.exit(USER_ERROR_EXIT_CODE)
-    if not is_main_process:
-        # SLURM's warning of a time limit is for the eval, but reaches all processes of a job.
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        if "SLURM_RESTART_COUNT" in os.environ:
-            os.environ[RESTARTS_VARIABLE] = os.environ["SLURM_RESTART_COUNT"]
-        return Call(planned=None)
-    try:
+        if not is_main_process:
+            # SLURM's warning of a time limit is for the eval, but reaches all processes of a job.
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            if "SLURM_RESTART_COUNT" in os.environ:
+                os.environ[RESTARTS_VARIABLE] = os.environ["SLURM_RESTART_COUNT"]
+            return Call(planned=None)
         targets = _targets()
         if targets.is_training_only:
             return Call()

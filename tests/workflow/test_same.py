@@ -15,7 +15,6 @@ from tests.support.small_project import (
     REUSE,
     SmallProject,
     add_experiment,
-    copy_project,
     edit,
     make_project,
 )
@@ -46,14 +45,6 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> SmallProject:
     with chdir(project.path):
         share_computations()
         assert make(project) == ["k2_first", "k3_first"]
-    return project
-
-
-@pytest.fixture
-def made(made_once: SmallProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallProject:
-    """A copy of it, which is also the working directory."""
-    project = copy_project(made_once, tmp_path / "project")
-    monkeypatch.chdir(project.path)
     return project
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.small_project import SmallProject, copy_project, edit, make_project
+from tests.support.small_project import SmallProject, edit, make_project
 
 pytestmark = pytest.mark.slow
 
@@ -20,14 +20,6 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> SmallProject:
     project = make_project(tmp_path_factory.mktemp("made") / "project")
     done = project.snakemake()
     assert done.returncode == 0, done.stderr
-    return project
-
-
-@pytest.fixture
-def made(made_once: SmallProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallProject:
-    """A copy of it, which is also the working directory."""
-    project = copy_project(made_once, tmp_path / "project")
-    monkeypatch.chdir(project.path)
     return project
 
 

@@ -27,7 +27,7 @@ from fastdllm.runs.answer_records import Answer
 from fastdllm.runs.chunk_in_flight import ChunkInFlight
 from fastdllm.runs.commits import Commits
 from fastdllm.settings import DecodingSettings
-from fastdllm.tasks.generation import AnswerText, answer_budget, sampling_temperature
+from fastdllm.tasks.generation import AnswerText, sampling_temperature
 from fastdllm.tasks.plan import PlannedRequest
 
 # Inputs of log-likelihoods in memory at once by default: more are no faster.
@@ -214,7 +214,7 @@ class DecodingEngine:
         wishes = planned.gen_kwargs
         return Request(
             prompt_ids=planned.prompt_ids,
-            max_new_tokens=answer_budget(wishes, self.settings.max_new_tokens),
+            max_new_tokens=wishes["max_gen_toks"],
             temperature=sampling_temperature(wishes, self.settings.temperature),
             top_p=wishes.get("top_p"),
             stop_when=AnswerText(self.tokenizer, wishes.get("until")).stop_when(),

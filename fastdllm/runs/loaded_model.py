@@ -76,7 +76,6 @@ def load_engine(
         check_length(
             request,
             max_positions=usable_positions(model.config, settings.block_size),
-            max_new_tokens=settings.max_new_tokens,
             block_size=settings.block_size,
         )
     engine = DecodingEngine(

@@ -87,11 +87,6 @@ def generation_wishes(gen_kwargs: Any, where: str) -> dict[str, Any]:
     return {name: getattr(checked, name) for name in wishes}
 
 
-def answer_budget(gen_kwargs: Mapping[str, Any], max_new_tokens: int) -> int:
-    """Return the most tokens of an answer: the task's `max_gen_toks`, else the setting."""
-    return int(gen_kwargs.get("max_gen_toks", max_new_tokens))
-
-
 def sampling_temperature(gen_kwargs: Mapping[str, Any], temperature: float) -> float:
     """Return the temperature of an answer: the task's, else the setting `temperature`.
 
@@ -107,13 +102,10 @@ def sampling_temperature(gen_kwargs: Mapping[str, Any], temperature: float) -> f
     return temperature
 
 
-def check_length(
-    request: PlannedRequest, *, max_positions: int, max_new_tokens: int, block_size: int
-) -> None:
+def check_length(request: PlannedRequest, *, max_positions: int, block_size: int) -> None:
     """Refuse a request that does not fit; a prompt is never silently truncated.
 
-    `max_new_tokens` applies if the request itself has no `max_gen_toks`; a log-likelihood request
-    needs room for its target and one block.
+    A log-likelihood request needs room for its target and one block.
 
     Raises:
         UserError: naming the item and the numbers.
@@ -121,8 +113,7 @@ def check_length(
     if request.kind == "loglikelihood":
         room, what = len(request.target_ids) + block_size, "target and block"
     else:
-        room = answer_budget(request.gen_kwargs, max_new_tokens)
-        what = "max_gen_toks" if "max_gen_toks" in request.gen_kwargs else "max_new_tokens"
+        room, what = request.gen_kwargs["max_gen_toks"], "max_gen_toks"
     needed = len(request.prompt_ids) + room
     if needed > max_positions:
         raise UserError(

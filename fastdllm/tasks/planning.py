@@ -66,7 +66,7 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
         raise UserError(f"task {options.task!r} cannot be planned: {one_line(error)}") from error
     requests = _planned(lm.collected, tokenizer)
     for request in requests:
-        check_length(request, max_positions=options.max_positions, max_new_tokens=1, block_size=1)
+        check_length(request, max_positions=options.max_positions, block_size=1)
     content = requests_text(requests).encode()
     header = PlanHeader(
         task=options.task,

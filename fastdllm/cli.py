@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from fastdllm.common.console import accept_any_encoding, utf8_text
 from fastdllm.common.errors import (
     INTERRUPTED_EXIT_CODE,
     USER_ERROR_EXIT_CODE,
@@ -66,6 +67,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    accept_any_encoding()
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -110,6 +112,8 @@ def _run(arguments: list[str]) -> int:
     )
     parser.add_argument("command", nargs="?", metavar="COMMAND")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    for argument in arguments:
+        utf8_text(argument, f"argument {argument!r}")
     chosen = parser.parse_args(arguments)
     if chosen.command is None:
         parser.print_help()

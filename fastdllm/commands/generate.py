@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.text import Text
 
 from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
+from fastdllm.common.console import utf8_text
 from fastdllm.common.errors import UserError
 
 if TYPE_CHECKING:
     from fastdllm import BlockDiffusionModel, DecodingSettings, Generation, Step
 
-MASK_GLYPH = "▁"
+MASK_GLYPH, LINE_BREAK_GLYPH = "▁", "⏎"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Decode one prompt."""
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    typed = sys.stdin.read() if options.prompt == "-" else options.prompt
+    prompt = utf8_text(typed, "the prompt")
     if not prompt.strip():
         raise UserError("the prompt is empty; give a question, or - to read one from a pipe")
     settings = decoding_settings(options)
@@ -130,6 +132,8 @@ class StepView:
 
     def __init__(self, console: Console, tokenizer: Any, prompt: list[int]) -> None:
         self.console, self.tokenizer = console, tokenizer
+        is_ascii = console.options.ascii_only
+        self.mask, self.line_break = ("_", "|") if is_ascii else (MASK_GLYPH, LINE_BREAK_GLYPH)
         self.prompt_length = len(prompt)
         self.known: dict[int, int] = {}
         self.number = 0
@@ -145,9 +149,9 @@ class StepView:
         line = Text(f"{self.number:>3} {step.kind.value:<10} {place:>5} {lowest}  ", style="dim")
         for position in range(self.prompt_length, max(self.known, default=-1) + 1):
             if position not in self.known:
-                line.append(MASK_GLYPH, style="dim")
+                line.append(self.mask, style="dim")
                 continue
-            text = self.tokenizer.decode([self.known[position]]).replace("\n", "⏎")
+            text = self.tokenizer.decode([self.known[position]]).replace("\n", self.line_break)
             fresh = position in step.positions
             line.append(text, style="bold green" if fresh else "not dim")
         self.console.print(line)

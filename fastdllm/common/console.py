@@ -1,10 +1,12 @@
-"""Progress of a long run: a bar on a terminal, a line every 30 s in a log.
+"""What a terminal gives and takes: text in any encoding, notices, and the progress of a long run.
 
-Knows numbers and streams only; imports rich only on a terminal.
+Progress is a bar on a terminal, a line every 30 s in a log. Knows numbers and streams only; imports
+rich only on a terminal.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -14,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol, TextIO
+
+from fastdllm.common.errors import UserError
 
 # Often enough to see that a run is alive, rarely enough for the log to stay readable.
 LOG_INTERVAL_S = 30.0
@@ -52,6 +56,33 @@ class Display(Protocol):
     def note(self, text: str) -> None: ...
 
     def close(self, numbers: ProgressNumbers | None) -> None: ...
+
+
+def accept_any_encoding() -> None:
+    """Let letters that a terminal cannot show be printed escaped, as Python does on stderr.
+
+    Bytes on standard input that are no text arrive as on the command line, for `utf8_text`.
+    """
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def utf8_text(text: str, what: str) -> str:
+    """Return what was typed or piped as text, also where the locale takes it for ASCII.
+
+    Raises:
+        UserError: its bytes are not UTF-8.
+    """
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        pass  # bytes that Python could not decode are in it
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        raise UserError(f"{what} is not UTF-8 text; convert it, as with iconv -t UTF-8") from None
 
 
 def notice(line: str) -> None:

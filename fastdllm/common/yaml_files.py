@@ -40,11 +40,24 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return dict(loader.construct_pairs(node, deep=True))
 
 
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    text = str(loader.construct_scalar(node))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # An escape such as \ud800, which could be written to no other file.
+        raise yaml.MarkedYAMLError(
+            problem="half a character (a lone surrogate)", problem_mark=node.start_mark
+        ) from None
+    return text
+
+
 def _function(loader: _Loader, node: yaml.ScalarNode) -> dict[str, str]:
     return {"!function": str(loader.construct_scalar(node))}
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
 _Loader.add_constructor("!function", _function)
 
 

@@ -97,6 +97,11 @@ def _row(value: Any, where: str) -> Row:
 def _plain(value: Any, where: str) -> Any:
     if isinstance(value, _NotJson):
         raise UserError(f"{where}: {value.text} is no value in JSON; write a number or null")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{where}: half a character (a lone surrogate) is no text") from None
     if isinstance(value, _Pairs):
         return {key: _plain(inner, where) for key, inner in _once(value, where)}
     return [_plain(inner, where) for inner in value] if isinstance(value, list) else value

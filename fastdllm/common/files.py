@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -125,7 +127,8 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: it is missing, not readable, or not JSON (an empty or half-written file).
+        UserError: it is missing, not readable, or not JSON (an empty or half-written file, or one
+            with a NaN, which Python's own reader takes).
     """
     try:
         text = Path(path).read_bytes()
@@ -133,10 +136,33 @@ def read_json(path: str | Path) -> Any:
         raise cannot("read", path, error) from None
     if not text.strip():
         raise UserError(f"{path}: the file is empty")
+    no_numbers: list[str] = []
+
+    def as_float(name: str) -> float:
+        no_numbers.append(name)
+        return float(name)
+
     try:
-        return json.loads(text)
+        value = json.loads(text, parse_constant=as_float)
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+    if no_numbers:
+        place = next(_not_finite(value), "a key given twice")
+        raise UserError(f"{path}: {place}: {no_numbers[0]} is no number; make the file again")
+    return value
+
+
+def _not_finite(value: Any, place: str = "") -> Iterator[str]:
+    """Yield the place of each number that is NaN or infinite, such as `metrics.0.value`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place
+    parts: Any = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    for key, inner in parts:
+        yield from _not_finite(inner, f"{place}.{key}" if place else str(key))
 
 
 def json_object(path: str | Path) -> dict[str, Any]:

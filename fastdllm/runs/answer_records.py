@@ -15,7 +15,7 @@ from fastdllm.decoding.sequence import PassCounts
 
 SCHEMA_VERSION = 3
 # A misspelt key would otherwise be an answer without that value.
-STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from fastdllm.runs.answer_records import Answer
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.tasks.lm_eval_models import Replay
 from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task, item_digests
-from fastdllm.tasks.metrics import is_finite, metrics_of, right_or_wrong
+from fastdllm.tasks.metrics import finite, is_number, metrics_of, right_or_wrong
 from fastdllm.tasks.plan import Plan, plan_again, request_id
 
 
@@ -149,9 +149,9 @@ def _group_results(result: Mapping[str, Any], task: LoadedTask) -> dict[str, flo
         return None
     key = ",".join(task.primary)
     return {
-        name: round(float(result["results"][name][key]), 6)
+        name: round(finite(result["results"][name][key], key, name), 6)
         for name in task.leaves
-        if is_finite(result["results"][name].get(key))
+        if is_number(result["results"][name].get(key))
     }
 
 

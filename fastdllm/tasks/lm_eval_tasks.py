@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from fastdllm.tasks.task_files import split_files
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
 # and scoring must produce the same prompts whatever the experiment.
 TASK_SEED = 1234
+# As nltk says in its message of many lines which data to download.
+_NLTK_RESOURCE = re.compile(r"nltk\.download\('([^']+)'\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
                 where=str(where),
                 has_own_metrics=config.get("process_results") is not None,
             )
-        raise UserError(f"{where}: cannot be loaded: {one_line(error)}") from error
+        raise UserError(f"{where}: cannot be loaded: {_reason(error)}") from error
     for task in loaded["tasks"].values():
         _check_columns(task)
         _check_metrics(task)
@@ -146,21 +149,30 @@ def evaluate_task(
 
     Does what lm-eval's `simple_evaluate` does with a loaded task, except for its record of the
     machine: that calls pip, git and a compiler in each job, and the summary has its own.
+
+    Raises:
+        UserError: a template, filter or metric of the task fails.
     """
     random.seed(TASK_SEED)
     numpy.random.seed(TASK_SEED)
     loaded = TaskManager(include_defaults=False).load([task.root])
     for leaf in loaded["tasks"].values():
         _set_fewshot(leaf, num_fewshot)
-    result = evaluate(
-        lm=lm,
-        task_dict=loaded,
-        limit=limit,
-        apply_chat_template=apply_chat_template,
-        fewshot_as_multiturn=apply_chat_template,
-        bootstrap_iters=bootstrap_iters,
-        log_samples=True,
-    )
+    try:
+        result = evaluate(
+            lm=lm,
+            task_dict=loaded,
+            limit=limit,
+            apply_chat_template=apply_chat_template,
+            fewshot_as_multiturn=apply_chat_template,
+            bootstrap_iters=bootstrap_iters,
+            log_samples=True,
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        # `lm` only records or looks up, so the files of the task are to blame.
+        raise UserError(f"task {task.name!r} cannot be evaluated: {_reason(error)}") from error
     assert result is not None, "lm-eval returns a result in a single process"
     return dict(result)
 
@@ -192,6 +204,22 @@ def one_line(error: BaseException) -> str:
     """An exception as `Type: message` without line breaks, at most 300 characters."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
+
+
+def _reason(error: BaseException) -> str:
+    """Return an exception in one line; one about what is not installed, with what brings it."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return (
+            f"it imports {error.name!r}, which is not installed here; install the package that "
+            "brings it into this environment (pip install)"
+        )
+    resource = _NLTK_RESOURCE.search(str(error)) if isinstance(error, LookupError) else None
+    if resource is not None:
+        return (
+            f"it needs the nltk data {resource[1]!r}, which is not here; on a node with network: "
+            f"python -m nltk.downloader {resource[1]}"
+        )
+    return one_line(error)
 
 
 def _complain_about_broken_file(path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, SupportsFloat, TypeGuard
 
-from fastdllm.common.errors import unknown_name
+from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.results.summary import Metric
 from fastdllm.statistics.intervals import normal_interval, wilson_interval
 from fastdllm.tasks.lm_eval_tasks import LoadedTask
@@ -18,18 +18,17 @@ def metrics_of(
     """Return every score that lm-eval computes for the task, with interval and direction.
 
     Raises:
-        UserError: the primary metric is not among them, or is no finite number.
+        UserError: the primary metric is not among them, or one is no finite number.
     """
-    scores = result.get("groups", {}).get(task.name) or result["results"].get(task.name, {})
+    scores = scores_of(result, task)
+    aggregated = _aggregated(result, task)
     directions = result["higher_is_better"].get(task.name, {})
     n = sum(result["n-samples"][name]["effective"] for name in task.leaves)
     metrics = []
-    for key, value in scores.items():
-        metric, comma, filter_name = key.partition(",")
-        if not comma or metric.endswith("_stderr") or not is_finite(value):
-            continue
-        stderr = scores.get(f"{metric}_stderr,{filter_name}")
-        stderr = float(stderr) if is_finite(stderr) else None
+    for (metric, filter_name), score in scores.items():
+        value = finite(score, f"{metric},{filter_name}", task.name)
+        stderr = aggregated.get(f"{metric}_stderr,{filter_name}")
+        stderr = float(stderr) if is_number(stderr) and math.isfinite(stderr) else None
         right = right_or_wrong(
             sample.get(metric)
             for name in task.leaves
@@ -41,12 +40,12 @@ def metrics_of(
         if right and math.isclose(sum(right) / len(right), value, abs_tol=1e-9):
             interval, method = wilson_interval(sum(right), len(right)), "wilson"
         elif stderr is not None:
-            interval, method = normal_interval(float(value), stderr), "normal"
+            interval, method = normal_interval(value, stderr), "normal"
         metrics.append(
             Metric(
                 metric=metric,
                 filter=filter_name,
-                value=round(float(value), 6),
+                value=round(value, 6),
                 stderr=None if stderr is None else round(stderr, 6),
                 interval=None
                 if interval is None
@@ -57,18 +56,52 @@ def metrics_of(
                 primary=(metric, filter_name) == task.primary,
             )
         )
-    if not any(metric.primary for metric in metrics):
-        raise unknown_name(
-            "primary metric",
-            ",".join(task.primary),
-            [f"{metric.metric},{metric.filter}" for metric in metrics],
-            where=f"task {task.name!r}: metadata.primary_metric",
-        )
     return metrics
 
 
-def is_finite(value: Any) -> bool:
-    return not isinstance(value, str | bool | type(None)) and math.isfinite(value)
+def scores_of(result: Mapping[str, Any], task: LoadedTask) -> dict[tuple[str, str], float]:
+    """Return what lm-eval computes for the task by metric and filter, finite or not.
+
+    Raises:
+        UserError: the primary metric is not among them.
+    """
+    scores: dict[tuple[str, str], float] = {}
+    for key, value in _aggregated(result, task).items():
+        metric, comma, filter_name = key.partition(",")
+        if comma and not metric.endswith("_stderr") and is_number(value):
+            scores[metric, filter_name] = float(value)
+    if task.primary not in scores:
+        raise unknown_name(
+            "primary metric",
+            ",".join(task.primary),
+            map(",".join, scores),
+            where=f"task {task.name!r}: metadata.primary_metric",
+        )
+    return scores
+
+
+def finite(score: float, metric: str, task_name: str) -> float:
+    """Return a score.
+
+    Raises:
+        UserError: it is NaN or infinite, such as the mean of a subset that is empty.
+    """
+    if not math.isfinite(score):
+        raise UserError(
+            f"task {task_name!r}: its metric {metric!r} is {score}, no finite number (is it the "
+            "mean of no items?); correct metric and aggregation in the file of the task"
+        )
+    return float(score)
+
+
+def _aggregated(result: Mapping[str, Any], task: LoadedTask) -> Mapping[str, Any]:
+    """Return lm-eval's values of the task, or of the group, as a whole."""
+    return result.get("groups", {}).get(task.name) or result["results"].get(task.name, {})
+
+
+def is_number(value: Any) -> TypeGuard[SupportsFloat]:
+    """Whether lm-eval computed a number, finite or not; it writes N/A for what it did not."""
+    return isinstance(value, SupportsFloat) and not isinstance(value, bool)
 
 
 def right_or_wrong(values: Iterable[Any]) -> list[bool] | None:

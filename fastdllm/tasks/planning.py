@@ -15,8 +15,8 @@ from typing import Any
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
 from fastdllm.tasks.lm_eval_models import Collect
-from fastdllm.tasks.lm_eval_tasks import evaluate_task, item_digests, load_task, no_budget, one_line
-from fastdllm.tasks.metrics import metrics_of
+from fastdllm.tasks.lm_eval_tasks import evaluate_task, item_digests, load_task, no_budget
+from fastdllm.tasks.metrics import scores_of
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
 
 
@@ -50,20 +50,14 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
         )
     task = load_task(options.task, options.tasks_folder)
     lm = Collect(tokenizer)
-    try:
-        result = evaluate_task(
-            lm,
-            task,
-            limit=options.limit,
-            num_fewshot=options.num_fewshot,
-            apply_chat_template=options.apply_chat_template,
-        )
-        metrics_of(result, result["samples"], task)
-    except UserError:
-        raise
-    except Exception as error:
-        # The dummies cannot fail, so the task file is to blame: a template, a filter, a metric.
-        raise UserError(f"task {options.task!r} cannot be planned: {one_line(error)}") from error
+    result = evaluate_task(
+        lm,
+        task,
+        limit=options.limit,
+        num_fewshot=options.num_fewshot,
+        apply_chat_template=options.apply_chat_template,
+    )
+    scores_of(result, task)
     requests = _planned(lm.collected, tokenizer)
     for request in requests:
         check_length(request, max_positions=options.max_positions, block_size=1)

@@ -66,6 +66,22 @@ def test_likelihoods_that_are_no_numbers_are_refused(tmp_path: Path, mode: Any) 
         score(model, requests, mode=mode, mask_id=MASK)
 
 
+def test_bench_prints_no_table_of_such_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = spoilt(tmp_path / "m", "nan")
+    config = json.loads((model / "config.json").read_text()) | {"mask_token_id": MASK}
+    (model / "config.json").write_text(json.dumps(config))
+    words = ["--model", str(model), "--device", "cpu", "--prompt-length", "8", "--batch"]
+    assert (
+        main(["bench", *words, "1", "--repeats", "1", "--requests", "1", "--max-new-tokens", "8"])
+        == 2
+    )
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "request 0: a full_block pass gave logits in float32" in printed.err.splitlines()[-1]
+
+
 def test_only_the_sequence_of_the_bad_row_is_named() -> None:
     assert first_not_finite([0.0, 1.0, float("inf"), float("nan")]) == 2
     assert first_not_finite([1.0, -1.0]) is None

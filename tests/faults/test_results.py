@@ -1,0 +1,128 @@
+"""Results that are no numbers: neither read from a file nor made by a metric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.cli import main
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json
+from fastdllm.results.summary import read_summary, write_summary
+from fastdllm.runs.answers import read_content
+
+OWN = """\
+def score(doc, results):
+    return {{"own": 1.0}}
+
+
+def mean(values):
+    {mean}
+"""
+
+
+def replaced(path: Path, old: str, new: str) -> Path:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"value": 0.8', '"value": NaN', "metrics.0.value: NaN is no number"),
+        ('"accuracy": 0.8', '"accuracy": -Infinity', "accuracy: -Infinity is no number"),
+        ('"accuracy": 0.8', '"accuracy": 1e999', "accuracy: inf is not allowed; it should be a"),
+        ('"tokens_per_s": 1234.5', '"tokens_per_s": Infinity', "throughput.tokens_per_s: Infinity"),
+        ('"full_block": 20', '"full_block": NaN', "passes.full_block: NaN is no number"),
+        ('"batch_size": 32', '"batch_size": NaN', "eval_params.batch_size: NaN is no number"),
+    ],
+)
+def test_a_summary_with_a_number_that_is_none_is_refused(
+    a_summary: Any, tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    path = tmp_path / "summary.json"
+    write_summary(path, a_summary)
+    replaced(path, old, new)
+    with pytest.raises(UserError) as caught:
+        read_summary(path)
+    assert str(caught.value).startswith(f"{path}: {says}")
+
+
+def test_a_key_that_is_given_twice_hides_no_number_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "twice.json"
+    path.write_text('{"a": NaN, "a": 1}')
+    with pytest.raises(UserError, match="a key given twice: NaN is no number"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("mean", ["return float('nan')", "return float('-inf')"])
+def test_a_metric_that_is_no_number_ends_the_run(
+    project: Path,
+    make_plan_on_disk: Any,
+    make_spec: Any,
+    capsys: pytest.CaptureFixture[str],
+    mean: str,
+) -> None:
+    use_own_metric(project, mean)
+    make_plan_on_disk()
+    assert_eval_fails(make_spec(), capsys, "task 'sums': its metric 'own,number' is")
+
+
+@pytest.mark.parametrize(
+    ("mean", "says"),
+    [
+        ("raise KeyError('no such answer')", "KeyError: 'no such answer'"),
+        ("import no_such_metric.parts", "it imports 'no_such_metric', which is not installed"),
+        (
+            "import nltk; nltk.data.find('tokenizers/no_such_data')",
+            "it needs the nltk data 'no_such_data'",
+        ),
+    ],
+)
+def test_what_would_end_scoring_is_said_at_plan(
+    project: Path, make_plan_on_disk: Any, mean: str, says: str
+) -> None:
+    use_own_metric(project, mean)
+    with pytest.raises(UserError) as caught:
+        make_plan_on_disk()
+    assert f"task 'sums' cannot be evaluated: {says}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_answer_that_is_no_number_is_refused(
+    make_plan_on_disk: Any, make_spec: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_plan_on_disk("choices")
+    spec = make_spec("choices")
+    assert main(["eval", str(spec)]) == 0
+    answers = spec.with_name("answers.jsonl")
+    logprob = read_content(answers).records[2]["answers"][0]["logprob"]
+    replaced(answers, f'"logprob": {logprob}', '"logprob": NaN')
+    for name in ("summary.json", "results.json", "samples.jsonl"):
+        spec.with_name(name).unlink()
+    assert_eval_fails(spec, capsys, "answers.jsonl, line 3: answers.0.logprob: input should be a")
+
+
+def use_own_metric(project: Path, mean: str) -> None:
+    (project / "tasks/own.py").write_text(OWN.format(mean=mean))
+    path = project / "tasks/sums.yaml"
+    replaced(
+        path,
+        "{metric: exact_match, aggregation: mean,",
+        "{metric: own, aggregation: !function own.mean,",
+    )
+    replaced(path, "exact_match,number", "own,number")
+    replaced(path, "test_split:", "process_results: !function own.score\ntest_split:")
+
+
+def assert_eval_fails(spec: Path, capsys: pytest.CaptureFixture[str], says: str) -> None:
+    capsys.readouterr()
+    assert main(["eval", str(spec)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert says in error
+    assert error.startswith("fastdllm: ")
+    assert not spec.with_name("summary.json").exists()

@@ -15,7 +15,7 @@ runs            of each: experiment, task, config, limit, state, folder, log, fi
   progress        items_done, items_total, tokens_per_s, time_left_s, state, ...
   jobs            its SLURM jobs that wait or run: id, rule (eval, shard, pack), shard ([I, N]),
                   pack, state, reason (as squeue says them), node, start (local time; expected,
-                  of a job that waits), time_left_s, restarts
+                  of a job that waits; null if a person has to release it), time_left_s, restarts
   shards          of, at_work, queued, done, failed: numbers of shards
   ending          words, job, log: how its last SLURM job ended
   goes_on         true where the same command resumes what failed or was interrupted
@@ -121,7 +121,7 @@ def _job_record(run_job: RunJob) -> dict[str, Any]:
         "state": job.state,
         "reason": job.reason,
         "node": job.node,
-        "start": job.start,
+        "start": run_job.start,
         "time_left_s": job.time_left_s,
         "restarts": job.restarts,
     }

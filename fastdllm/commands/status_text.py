@@ -95,10 +95,10 @@ def first_start(statuses: Sequence[RunStatus]) -> str:
     """Return when the first of the waiting jobs should start; empty if SLURM does not know."""
     now = datetime.now()
     starts = [
-        datetime.fromisoformat(job.job.start)
+        datetime.fromisoformat(job.start)
         for status in statuses
         for job in status.jobs
-        if job.is_waiting and job.job.start
+        if job.is_waiting and job.start
     ]
     coming = [start for start in starts if start > now]
     if not coming:

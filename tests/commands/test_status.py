@@ -423,6 +423,29 @@ def test_what_is_queued_needs_no_submission() -> None:
     assert suggest([statuses[0]], {}) == "fastdllm status --watch"
 
 
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ("PENDING", "JobHeldUser"),
+        ("PENDING", "JobHeldAdmin"),
+        ("PENDING", "DependencyNeverSatisfied"),
+        ("PENDING", "BadConstraints"),
+        ("REQUEUE_HOLD", "None"),
+    ],
+)
+def test_what_waits_for_a_person_is_not_expected_to_start(
+    run: Run, state: str, reason: str
+) -> None:
+    start = "2999-01-01T10:00:00"
+    held = job(12, state, f"{SHARD}1-of-2", reason=reason, start=start)
+    status = look(run, held)
+    assert "expected to start" not in as_text([status], "", [], color=False)
+    assert as_record([status], "", [])["runs"][0]["jobs"][0]["start"] is None
+    both = look(run, held, job(13, "PENDING", f"{SHARD}2-of-2", reason="Priority", start=start))
+    words = "waits behind jobs of higher priority; expected to start at 2999-01-01 10:00"
+    assert words in as_text([both], "", [], color=False)
+
+
 def test_what_is_left_is_counted_in_jobs() -> None:
     edit("workflow_config.yaml", "words: {chunk_size: 2}", "words: {chunk_size: 2, shards: 3}")
     project = load_project()

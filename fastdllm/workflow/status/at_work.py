@@ -92,7 +92,7 @@ def queued_in_words(files: RunFiles, jobs: Sequence[RunJob], shards: Shards | No
         parts.append(f"waits for its turn in pack {packs[0].pack}, job {job.id} on {job.node}")
     else:
         # Of several shards, the first to start.
-        first = min(waiting, key=lambda job: (job.job.start is None, job.job.start))
+        first = min(waiting, key=lambda job: (job.start is None, job.start))
         parts.append(reason_in_words(first.job))
     attempts = files.attempts()
     parts += [requeues_in_words(job.job, attempts) for job in waiting if job.job.restarts]

@@ -52,6 +52,12 @@ class RunJob:
         """Whether it has a node."""
         return self.job.is_live and not self.is_waiting
 
+    @property
+    def start(self) -> str | None:
+        """When it started, or is expected to; None for one that first needs a person."""
+        needs_person = waiting_reason(self.job.state, self.job.reason).needs_person
+        return None if self.is_waiting and needs_person else self.job.start
+
 
 @dataclass(frozen=True, slots=True)
 class Queue:

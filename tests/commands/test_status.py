@@ -198,6 +198,22 @@ def test_a_job_after_which_another_process_began_is_past(run: Run, slurm_job: st
     assert status.reason == "interrupted; 3 of 8 items; the same command resumes"
 
 
+def test_the_end_of_a_job_before_its_eval_is_not_that_of_an_earlier_attempt(run: Run) -> None:
+    for number in (12, 13):
+        log = log_of("eval", NAMES, str(number))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    tell(run.folder / "progress.json", 3)
+    note(run, {"time": NOW, "slurm_job": "12", "why": "time limit", "ended": NOW})
+    os.utime(run.spec_path, (0, 0))
+    status = look(run)
+    assert status.reason == (
+        f"ended before its eval began; 3 of 8 items; the same command resumes (log: {log})"
+    )
+    assert look(run, job(13, "CANCELLED")).reason.startswith("cancelled; 3 of 8 items")
+    assert look(run, job(2, "CANCELLED")).reason.startswith("cancelled;"), "ids began anew"
+
+
 def test_of_a_stopped_run_counts_what_is_stored(run: Run) -> None:
     tell(run.folder / "progress.json", 5, items_stored=4, state="stopped", tokens_per_s=9.0)
     status = look(run)

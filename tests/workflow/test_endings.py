@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,81 @@ def test_a_job_that_failed_before_it_began_shows_the_last_line_of_its_own_log() 
     assert ending is not None
     assert ending.words == "failed: ModuleNotFoundError: No module named 'torch'"
     assert ending.log == own
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "slurmstepd: error: execve(): python: No such file or directory\n"
+            "srun: error: vm: task 0: Exited with exit code 2\n"
+            "At least one job did not complete successfully.\n",
+            "slurmstepd: error: execve(): python: No such file or directory",
+        ),
+        (
+            "srun: error: vm: task 0: Exited with exit code 1\n"
+            "At least one job did not complete successfully.\n",
+            "srun: error: vm: task 0: Exited with exit code 1",
+        ),
+        ("bash: line 1: /env/bin/python: not found\n", "bash: line 1: /env/bin/python: not found"),
+        ("", "its logs are empty"),
+    ],
+)
+def test_where_its_own_log_is_empty_slurms_log_is_named_and_shown(text: str, words: str) -> None:
+    own, log = write("\n", Path("own.log")), write(text)
+    ending = ending_of(EndedJob("12", "FAILED", "NonZeroExitCode", log=log, own_log=own), [])
+    assert ending is not None
+    assert (ending.words, ending.log) == (f"failed: {words}", log)
+
+
+def test_a_job_that_failed_without_any_log_says_so() -> None:
+    ending = ending_of(EndedJob("12", "FAILED", "NonZeroExitCode", own_log=Path("own.log")), [])
+    assert ending is not None
+    assert (ending.words, ending.log) == ("failed: it left no log", None)
+
+
+EARLIER = Attempt(slurm_job="11", why="time limit", ended="2026-01-01T00:00:00+00:00")
+
+
+@pytest.mark.parametrize("start", ["2999-01-01T00:00:00", None])
+def test_the_log_of_an_earlier_job_is_not_that_of_one_that_never_came_to_its_eval(
+    start: str | None,
+) -> None:
+    own, log = write("chunk 3 of 8\n", Path("own.log")), write("slurmstepd: error: no python\n")
+    ended = "2999-01-01T00:00:00+00:00" if start is None else "2026-01-01T00:00:00+00:00"
+    job = EndedJob("12", "FAILED", "NonZeroExitCode", start=start, log=log, own_log=own)
+    ending = ending_of(job, [replace(EARLIER, ended=ended)])
+    assert ending is not None
+    assert (ending.words, ending.log) == ("failed: slurmstepd: error: no python", log)
+
+
+def test_an_earlier_attempt_is_not_the_end_of_a_job_without_one() -> None:
+    log = write("a node that went away\n")
+    ending = ending_of(EndedJob("12", log=log), [EARLIER])
+    assert ending is not None
+    assert (ending.words, ending.resumes, ending.log) == ("ended before its eval began", True, log)
+
+
+def test_an_earlier_start_of_the_same_job_is_past() -> None:
+    attempts = [Attempt(slurm_job="12", why="SIGTERM")]
+    job = EndedJob("12", "FAILED", restarts=1, log=write("bash: no python\n"))
+    ending = ending_of(job, attempts)
+    assert ending is not None
+    assert (ending.words, ending.resumes) == ("failed: bash: no python", False)
+    again = ending_of(job, [*attempts, Attempt(slurm_job="12", restart=1, why="time limit")])
+    assert again is not None
+    assert again.words == "stopped ahead of its time limit, and not queued again"
+
+
+@pytest.mark.parametrize("earlier", [[], [EARLIER]])
+def test_a_job_that_was_warned_before_its_eval_began_goes_on(earlier: list[Attempt]) -> None:
+    said = "fastdllm: stopped by SIGUSR1 (time limit ahead); the same command resumes\n"
+    log = write("srun: error: vm: task 0: Exited with exit code 75\n")
+    job = EndedJob("12", "FAILED", log=log, own_log=write(said, Path("own.log")))
+    ending = ending_of(job, earlier)
+    assert ending is not None
+    words = "stopped by SIGUSR1 (time limit ahead) before it began"
+    assert (ending.words, ending.resumes) == (words, True)
 
 
 def test_only_the_end_of_a_log_is_read() -> None:

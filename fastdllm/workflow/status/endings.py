@@ -44,6 +44,10 @@ _LINES = (
     (r"CANCELLED AT (?!.*DUE TO)", "CANCELLED"),
 )
 _FROM_SLURM = re.compile(r"^(?:slurmstepd|srun)\b")
+# What srun writes of any command that failed, and the last words of any Snakemake that did.
+_BARE = re.compile(r"Exited with exit code \d+$|^At least one job did not complete successfully")
+# The last words of a command that a signal stopped before its attempt at the run began.
+_STOPPED = re.compile(r"fastdllm: (stopped by SIG\w+(?: \(time limit ahead\))?)")
 # The first words of Snakemake in a job; the lines before them are of an earlier start.
 _START = "Building DAG of jobs"
 # What a pack writes into its log when it begins a run.
@@ -83,7 +87,8 @@ class EndedJob:
     """A job that has ended. state: in squeue; empty for a job that squeue no longer knows.
 
     reason: squeue's, of a job that failed.
-    is_without_node: it never ran, as far as is known.
+    is_without_node: it never ran, as far as is known. start, restarts: of its last start, if
+        squeue says so.
     log: SLURM's, where there is one. own_log: of the command that it ran.
     pack: the id of the pack that it was to make, with other runs.
     """
@@ -92,6 +97,8 @@ class EndedJob:
     state: str = ""
     reason: str = ""
     is_without_node: bool = False
+    start: str | None = None
+    restarts: int | None = None
     log: Path | None = None
     own_log: Path | None = None
     pack: str | None = None
@@ -110,7 +117,7 @@ def last_ending(files: RunFiles, queue: Queue) -> Ending | None:
     endings: dict[str | None, Ending] = {}
     for shard, job in _ended_jobs(files, queue):
         shard_attempts = [attempt for attempt in attempts if attempt.shard == shard]
-        since_s = max([specified_s, *(_began_s(attempt) for attempt in shard_attempts[-1:])])
+        since_s = max([specified_s, *(_moment_s(attempt.time) for attempt in shard_attempts[-1:])])
         ending = ending_of(job, shard_attempts)
         if ending is not None and (job.log is None or _date_s(job.log) >= since_s):
             endings[shard] = replace(ending, shard=shard)
@@ -148,9 +155,16 @@ def _last(ended: Sequence[RunJob], folders: Sequence[Path]) -> EndedJob | None:
     ]
     for job in ended:
         log = next((other.log for other in jobs if other.id == job.job.id), None)
-        ended_job = EndedJob(job.job.id, job.job.state, job.job.reason, not job.job.node, log)
-        jobs.append(replace(ended_job, pack=job.pack))
-    return max(jobs, key=lambda job: (_order(job.id), job.state), default=None)
+        ended_job = EndedJob(job.job.id, job.job.state, job.job.reason, not job.job.node, log=log)
+        last_start = replace(ended_job, start=job.job.start, restarts=job.job.restarts)
+        jobs.append(replace(last_start, pack=job.pack))
+    return max(jobs, key=_recency, default=None)
+
+
+def _recency(job: EndedJob) -> tuple[bool, float, tuple[int, str]]:
+    """Return a sort key: squeue forgets jobs, and a controller that lost its state their ids."""
+    date_s = -math.inf if job.state or job.log is None else _date_s(job.log)
+    return job.state != "", date_s, _order(job.id)
 
 
 def _specified_s(run: Run) -> float | None:
@@ -180,14 +194,12 @@ def ending_of(job: EndedJob, attempts: Sequence[Attempt]) -> Ending | None:
         if state == "CANCELLED" and job.is_without_node:
             words += " while it waited"
         return Ending(words, resumes, job.id, log, is_clear=state != "REQUEUED")
-    last = next((a for a in reversed(attempts) if a.slurm_job == job.id), None)
+    last = next((attempt for attempt in reversed(attempts) if _is_by(attempt, job)), None)
     if last is not None and last.why in STOPPED:
         return Ending(STOPPED[last.why], True, job.id, log)
-    if not job.state and not lines:
-        return None
-    if last is not None and not last.why:
+    if last is not None and not last.why and (job.state or lines):
         return Ending(KILLED, True, job.id, log, is_clear=False)
-    return _by_exit(job, log, lines, is_begun=last is not None)
+    return _by_exit(job, log, lines, attempts)
 
 
 def accounted_ending(ending: Ending, job: JobState) -> Ending:
@@ -202,29 +214,62 @@ def accounted_ending(ending: Ending, job: JobState) -> Ending:
 
 
 def _by_exit(
-    job: EndedJob, log: Path | None, lines: Sequence[str], *, is_begun: bool
+    job: EndedJob, log: Path | None, lines: Sequence[str], attempts: Sequence[Attempt]
 ) -> Ending | None:
     """Return how a job ended by its logs: it failed, or its eval wrote nothing about its end."""
-    from_slurm = [line for line in lines if _FROM_SLURM.match(line)]
+    from_slurm = _of_slurm(lines)
     is_killed = any(re.search(r": Killed$|\bsignal 9\b", line) for line in from_slurm)
     if is_killed or (job.reason == "JobLaunchFailure" and not lines):
         return Ending(KILLED, True, job.id, log, is_clear=False)
+    is_begun = any(_is_by(attempt, job) for attempt in attempts)
     if not job.state and not from_slurm:
-        return None
-    own_log = job.own_log if job.own_log is not None and job.own_log.is_file() else log
+        # Without it the end of an earlier attempt would be taken for that of this job.
+        ended_before = Ending("ended before its eval began", True, job.id, log, is_clear=False)
+        return ended_before if attempts and not is_begun and log is not None else None
+    own_log = job.own_log if is_begun or _is_own(job, attempts) else None
     own_lines = [] if own_log is None else _last_lines(own_log)
-    last = _shortened(next(iter(reversed(own_lines)), "no message"))
+    if not own_lines:
+        own_log, own_lines = log, [_telling(lines)] if lines else []
+    nothing = "it left no log" if own_log is None else "its logs are empty"
+    last = _shortened(own_lines[-1] if own_lines else nothing)
     if job.pack is not None and not is_begun:
         if any(_TURN.match(line) for line in own_lines):
             return Ending("its pack ended before its turn", True, job.id, own_log, is_clear=False)
         return Ending(f"its pack failed: {last}", False, job.id, own_log, is_clear=False)
+    if not is_begun and (stopped := _STOPPED.match(last)):
+        return Ending(f"{stopped[1]} before it began", True, job.id, own_log)
     return Ending(f"failed: {last}", False, job.id, own_log, is_clear=False)
 
 
+def _is_by(attempt: Attempt, job: EndedJob) -> bool:
+    """Whether an attempt was made in the last start of a job."""
+    return attempt.slurm_job == job.id and job.restarts in (None, attempt.restart)
+
+
+def _is_own(job: EndedJob, attempts: Sequence[Attempt]) -> bool:
+    """Whether a job without an attempt wrote the log of its command, not an earlier one."""
+    if job.own_log is None:
+        return False
+    if job.start is not None:
+        since_s = datetime.fromisoformat(job.start).timestamp()
+    else:
+        since_s = max((_moment_s(attempt.ended) for attempt in attempts), default=-math.inf)
+    return _date_s(job.own_log) > since_s
+
+
+def _telling(lines: Sequence[str]) -> str:
+    """Return the line of SLURM's log that says most: SLURM's last word, else the last one."""
+    ordered = [*lines, *_of_slurm(lines)]
+    return next((line for line in reversed(ordered) if not _BARE.search(line)), ordered[-1])
+
+
+def _of_slurm(lines: Sequence[str]) -> list[str]:
+    return [line for line in lines if _FROM_SLURM.match(line)]
+
+
 def _state_of(lines: Sequence[str]) -> str | None:
-    slurm_lines = [line for line in lines if _FROM_SLURM.match(line)]
     for pattern, state in _LINES:
-        if any(re.search(pattern, line, flags=re.IGNORECASE) for line in slurm_lines):
+        if any(re.search(pattern, line, flags=re.IGNORECASE) for line in _of_slurm(lines)):
             return state
     return None
 
@@ -247,9 +292,9 @@ def _shortened(line: str) -> str:
     return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
 
 
-def _began_s(attempt: Attempt) -> float:
+def _moment_s(moment: str | None) -> float:
     try:
-        return datetime.fromisoformat(attempt.time).timestamp()
+        return datetime.fromisoformat(moment or "").timestamp()
     except ValueError:
         return -math.inf
 

@@ -39,7 +39,7 @@ def build_config(*, mask_id: int, stop_token: int, pad_id: int) -> ModelConfig:
         max_positions=MAX_POSITIONS,
         block_size=BLOCK_SIZE,
         mask_id=mask_id,
-        stop_token=stop_token,
+        stop_tokens=(stop_token,),
         pad_id=pad_id,
     )
 
@@ -83,7 +83,7 @@ def write_config(config: ModelConfig, folder: Path) -> None:
             "attention_dropout": 0.0,
             "bd_size": config.block_size,
             "bos_token_id": config.pad_id,
-            "eos_token_id": config.stop_token,
+            "eos_token_id": config.stop_tokens[0],
             "mask_token_id": config.mask_id,
             "pad_token_id": config.pad_id,
             "hidden_act": "silu",

@@ -49,7 +49,7 @@ def start_sequences(
     Raises:
         UserError: naming the setting that does not fit the model.
     """
-    mask_id, stop_token = special_tokens(config, settings.mask_id, settings.stop_token)
+    mask_id, stop_tokens = special_tokens(config, settings.mask_id, settings.stop_token)
     try:
         check_block_size(settings, config.block_size)
         if settings.layer_subset is not None:
@@ -79,7 +79,7 @@ def start_sequences(
             limit=len(prompt) + wishes.max_new_tokens,
             block_size=settings.block_size,
             mask_id=mask_id,
-            stop_token=stop_token,
+            stop_tokens=stop_tokens,
             small_block_size=settings.small_block_size,
             temperature=wishes.temperature,
             top_p=wishes.top_p,
@@ -99,14 +99,14 @@ def usable_positions(config: ModelConfig, block_size: int) -> int:
 
 def special_tokens(
     config: ModelConfig, mask_id: int | None, stop_token: int | None
-) -> tuple[int, int | None]:
-    """Return mask and stop token: those given, else the model's.
+) -> tuple[int, tuple[int, ...]]:
+    """Return the mask token and the stop tokens: those given, else the model's.
 
     Raises:
         UserError: there is no mask token, or one of them is outside the vocabulary.
     """
     mask_id = config.mask_id if mask_id is None else mask_id
-    stop_token = config.stop_token if stop_token is None else stop_token
+    stop_tokens = config.stop_tokens if stop_token is None else (stop_token,)
     if mask_id is None:
         raise UserError("this model names no mask token; give one with the setting mask_id")
     for name, token in (("mask_id", mask_id), ("stop_token", stop_token)):
@@ -114,7 +114,7 @@ def special_tokens(
             raise UserError(
                 f"{name} {token} is outside the model's vocabulary of {config.vocab_size}"
             )
-    return mask_id, stop_token
+    return mask_id, stop_tokens
 
 
 def check_tokens(config: ModelConfig, tokens: Iterable[int], where: str) -> None:

@@ -82,8 +82,8 @@ def score(
     Source: docs/decoding.md, "Log-likelihood".
     """
     config = model.config
-    mask_id, stop_token = special_tokens(config, mask_id, stop_token)
-    if stop_token is None:
+    mask_id, stop_tokens = special_tokens(config, mask_id, stop_token)
+    if not stop_tokens:
         raise UserError("this model names no stop token; give one with the setting stop_token")
     if not 1 <= block_size < config.max_positions:
         raise UserError(
@@ -105,7 +105,7 @@ def score(
                         mode=mode,
                         block_size=block_size,
                         mask_id=mask_id,
-                        stop_token=stop_token,
+                        stop_token=stop_tokens[0],
                     ),
                     request.target_ids[revealed],
                 )

@@ -99,7 +99,7 @@ class DecodedSequence:
     block_size: int
     small_block_size: int
     mask_id: int
-    stop_token: int | None
+    stop_tokens: tuple[int, ...]
     temperature: float
     top_p: float
     generator: Generator
@@ -226,7 +226,7 @@ class DecodedSequence:
                 return
             token = self.tokens[self.known]
             self.known += 1
-            if token == self.stop_token:
+            if token in self.stop_tokens:
                 self.finish_reason = "stop"
             elif self.stop_when is not None and self.stop_when(self.generated):
                 self.finish_reason = "stop_when"

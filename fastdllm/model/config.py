@@ -29,6 +29,7 @@ class ModelConfig:
     """Shapes and constants of a checkpoint, as read from its config.json.
 
     block_size: tokens per block in training; None if it does not say.
+    stop_tokens: each ends an answer.
     """
 
     num_layers: int
@@ -44,7 +45,7 @@ class ModelConfig:
     max_positions: int
     block_size: int | None = None
     mask_id: int | None = None
-    stop_token: int | None = None
+    stop_tokens: tuple[int, ...] = ()
     pad_id: int | None = None
 
 
@@ -59,23 +60,24 @@ class ModelShape:
 def read_config(folder: Path) -> ModelConfig:
     """Read shapes and special tokens from a folder's config.json.
 
+    The stop tokens of generation_config.json count as well.
+
     Raises:
         UserError: the file is missing or broken, a key is missing, or the layers are of a kind that
             this project does not run.
     """
-    file, raw = _read(folder)
+    file = folder / "config.json"
+    raw = _read(file)
     _refuse_unsupported(file, raw)
     num_heads, hidden = _whole(file, raw, "num_attention_heads"), _whole(file, raw, "hidden_size")
     rope = raw.get("rope_parameters") or {}
     vocab_size = _whole(file, raw, "vocab_size")
-    mask_id = raw.get("mask_token_id")
+    mask_id = _token(file, "mask_token_id", raw.get("mask_token_id"), vocab_size)
     if mask_id is None:
-        mask_id = _mask_id_of_tokenizer(folder)
+        mask_id = _mask_id_of_tokenizer(folder / "tokenizer.json", vocab_size)
     num_kv_heads = _whole(file, raw, "num_key_value_heads", default=num_heads)
     if num_heads % num_kv_heads:
         raise UserError(f"{file}: {num_heads} heads are not a multiple of {num_kv_heads} kv heads")
-    stops = raw.get("eos_token_id")
-    stop = next(iter(stops), None) if isinstance(stops, list) else stops
     return ModelConfig(
         num_layers=_whole(file, raw, "num_hidden_layers"),
         hidden_size=hidden,
@@ -89,9 +91,9 @@ def read_config(folder: Path) -> ModelConfig:
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
         max_positions=_whole(file, raw, "max_position_embeddings", default=32_768),
         block_size=_block_size(file, raw),
-        mask_id=_token(file, "mask_token_id", mask_id),
-        stop_token=_token(file, "eos_token_id", stop),
-        pad_id=_token(file, "pad_token_id", raw.get("pad_token_id")),
+        mask_id=mask_id,
+        stop_tokens=_stop_tokens(folder, vocab_size),
+        pad_id=_token(file, "pad_token_id", raw.get("pad_token_id"), vocab_size),
     )
 
 
@@ -101,15 +103,15 @@ def read_shape(folder: Path) -> ModelShape:
     Raises:
         UserError: the file is missing or broken, or does not say how many layers there are.
     """
-    file, raw = _read(folder)
+    file = folder / "config.json"
+    raw = _read(file)
     return ModelShape(
         num_layers=_whole(file, raw, "num_hidden_layers"),
         block_size=_block_size(file, raw),
     )
 
 
-def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
-    file = folder / "config.json"
+def _read(file: Path) -> dict[str, Any]:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -118,7 +120,7 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
         raise UserError(f"{file}: cannot be read as JSON: {error}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{file}: expected a JSON object")
-    return file, raw
+    return raw
 
 
 def _whole(file: Path, raw: dict[str, Any], key: str, default: int | None = None) -> int:
@@ -145,10 +147,26 @@ def _number(file: Path, raw: dict[str, Any], key: str, default: float) -> float:
     return float(value)
 
 
-def _token(file: Path, key: str, value: Any) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise UserError(f"{file}: {key}: {value!r} is not allowed; it should be a token id")
+def _token(file: Path, key: str, value: Any, vocab_size: int) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < vocab_size:
+        raise UserError(
+            f"{file}: {key}: {value!r} is not allowed; it should be the id of a token, 0 to "
+            f"{vocab_size - 1}"
+        )
     return value
+
+
+def _stop_tokens(folder: Path, vocab_size: int) -> tuple[int, ...]:
+    """Return the stop tokens of config.json, then those that only generation_config.json has."""
+    tokens: dict[int | None, None] = {}
+    for name in ("config.json", "generation_config.json"):
+        file, key = folder / name, "eos_token_id"
+        named = _read(file).get(key) if file.is_file() else None
+        for token in named if isinstance(named, list) else [named]:
+            tokens[_token(file, key, token, vocab_size)] = None
+    return tuple(token for token in tokens if token is not None)
 
 
 def _refuse_unsupported(file: Path, raw: dict[str, Any]) -> None:
@@ -179,13 +197,13 @@ def _refuse_unsupported(file: Path, raw: dict[str, Any]) -> None:
             )
 
 
-def _mask_id_of_tokenizer(folder: Path) -> int | None:
+def _mask_id_of_tokenizer(file: Path, vocab_size: int) -> int | None:
     """Return the id of the added token `|<MASK>|`; None if the tokenizer has none."""
-    file = folder / "tokenizer.json"
     if not file.is_file():
         return None
     try:
         added = json.loads(file.read_text(encoding="utf-8")).get("added_tokens", [])
-        return next((token["id"] for token in added if token.get("content") == MASK_TOKEN), None)
+        mask = next((token["id"] for token in added if token.get("content") == MASK_TOKEN), None)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read as a tokenizer: {error}") from None
+    return _token(file, MASK_TOKEN, mask, vocab_size)

@@ -73,11 +73,9 @@ def test_values_that_would_decode_wrongly_are_refused(folder, keys, says):
     assert says in refused(folder)
 
 
-def test_special_tokens_may_be_absent_and_a_list_means_its_first(folder):
+def test_special_tokens_may_be_absent(folder):
     change_config(folder, eos_token_id=[])
-    assert load_model(folder, device="cpu").config.stop_token is None
-    change_config(folder, eos_token_id=[0, 5])
-    assert load_model(folder, device="cpu").config.stop_token == 0
+    assert load_model(folder, device="cpu").config.stop_tokens == ()
     (folder / "tokenizer.json").write_text("[1]")
     assert "cannot be read as a tokenizer" in refused(folder)
 

@@ -58,7 +58,7 @@ def test_more_random_prompts_begin_with_the_same_ones_and_hold_no_special_token(
     config = golden_model("m6").config
     few, many = random_prompts(config, [5, 9]), random_prompts(config, [5, 9, 400])
     assert many[:2] == few
-    special = {config.mask_id, config.stop_token, config.pad_id} - {None}
+    special = {config.mask_id, *config.stop_tokens, config.pad_id} - {None}
     assert max(many[2]) < min(special)
 
 

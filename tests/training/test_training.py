@@ -122,5 +122,5 @@ def test_the_committed_model_loads_and_is_small(tokenizer):
     model = load_model(MODEL, device="cpu", dtype="float32")
     assert model.config.num_layers >= 14
     assert model.config.mask_id == tokenizer.mask_token_id
-    assert model.config.stop_token == tokenizer.eos_token_id
+    assert model.config.stop_tokens == (tokenizer.eos_token_id,)
     assert sum(file.stat().st_size for file in MODEL.iterdir()) <= MAX_FOLDER_BYTES

@@ -90,7 +90,7 @@ def run_suite(
             f"--mixed decodes up to {longest} positions, and this model has "
             f"{model.config.max_positions}; leave --mixed out"
         )
-    model.config = dataclasses.replace(model.config, stop_token=None)
+    model.config = dataclasses.replace(model.config, stop_tokens=())
     policy = default_policy(settings, model.config.num_layers)
     bench = Bench(model, settings, policy, plan.repeats, tick)
     floor, kind = floor_for(model)

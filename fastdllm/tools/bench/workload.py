@@ -27,7 +27,7 @@ def random_prompts(config: ModelConfig, lengths: Sequence[int]) -> Prompts:
 
     Ordinary: below the first of the special tokens (mask, stop, padding).
     """
-    special = (config.mask_id, config.stop_token, config.pad_id, config.vocab_size)
+    special = (config.mask_id, *config.stop_tokens, config.pad_id, config.vocab_size)
     end = min(token for token in special if token)
     draw = random.Random(SEED)
     return [tuple(draw.randrange(end) for _ in range(length)) for length in lengths]

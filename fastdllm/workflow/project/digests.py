@@ -28,6 +28,7 @@ DIGEST_CACHE = RESULTS / ".digests.json"
 # What decides a model's answers, unlike its card and its curves.
 MODEL_FILES = (
     "config.json",
+    "generation_config.json",
     "*.safetensors",
     "*.safetensors.index.json",
     "tokenizer.json",

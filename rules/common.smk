@@ -4,6 +4,8 @@
 
 import sys
 
+from snakemake.logging import logger
+
 sys.path.insert(0, workflow.basedir)
 
 from fastdllm.machine.gpus import visible_cards
@@ -11,7 +13,9 @@ from fastdllm.entry import open_call
 from fastdllm.common.paths import NAME_PATTERN, split_task_folder
 from fastdllm.runs.packs import member_specs
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP
+from fastdllm.workflow.snakemake_log import leave_out_needless
 
+leave_out_needless(logger, sys.argv[1:], is_dry_run=workflow.output_settings.dryrun)
 CALL = open_call(
     config,
     is_main_process=workflow.is_main_process,

@@ -1,7 +1,8 @@
 """The text printed before a Snakemake call starts: what it is going to do with the runs.
 
 A dry run lists every run that would be made, and why; a real call prints only their number.
-Snakemake itself prints counts and file dates, which do not show what changed.
+Snakemake itself prints counts and file dates, which do not show what changed (snakemake_log.py
+leaves them out of a dry run).
 """
 
 from __future__ import annotations

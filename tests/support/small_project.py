@@ -189,7 +189,7 @@ class SmallProject:
 
     def planned(self, *arguments: str) -> list[list[str]]:
         """The rows that a dry run shows: experiment, task, config, why."""
-        done = self.snakemake("-n", *arguments)
+        done = self.snakemake("-n", "-p", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         rows = [line.split(maxsplit=3) for line in done.stderr.splitlines() if line[:2] == "  "]
         jobs = len(re.findall(r"^Job \d+: (?:eval |\S+ is the same )", done.stdout, flags=re.M))

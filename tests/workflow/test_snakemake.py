@@ -110,6 +110,19 @@ def test_a_failed_run_stops_no_other_and_is_made_up_for(project: SmallProject) -
     assert project.evals() == ["choices k2_first", "words k2_first"]
 
 
+def test_what_a_failed_run_would_replace_stays(made: SmallProject) -> None:
+    target = Path("results/demo/words/k2_first/summary.json")
+    earlier = target.read_text()
+    Path("fail_k2_first").touch()
+    done = made.snakemake("-R", str(target), "--", str(target))
+    assert done.returncode == 1 and target.read_text() == earlier
+    target.unlink()
+    done = made.snakemake(str(target), "--config", "restore=false")
+    assert done.returncode == 1 and not target.exists()
+    assert "backup" not in done.stderr
+    assert "CalledProcessError" in done.stderr, "and the failure itself is told"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -155,6 +168,37 @@ def test_the_cluster_profile_plans(project: SmallProject) -> None:
 
 def test_training_needs_no_model(project: SmallProject) -> None:
     shutil.rmtree("models")
-    done = project.snakemake("-n", "train")
+    done = project.snakemake("-n", "-p", "train")
     assert done.returncode == 0, done.stderr
     assert "training.train --out models/tiny" in done.stdout
+
+
+@pytest.mark.parametrize("profile", [(), ("--profile", "profiles/pace")])
+def test_a_dry_run_prints_its_table_and_more_only_if_asked(
+    project: SmallProject, profile: tuple[str, ...]
+) -> None:
+    done = project.snakemake("-n", *profile)
+    rows = ["aggregate 1", "all 1", "eval 4", "plan 2", "total 8"]
+    heading = ["Job stats:", "job count", "--------- -------"]
+    assert sorted(words(done.stdout)) == sorted([*heading, *rows])
+    assert [line[:9] for line in done.stderr.splitlines() if line[:6] != "Using "][-6:] == [
+        "fastdllm:",
+        "  experim",
+        *["  demo   "] * 4,
+    ]
+    for option in ("-p", "--verbose"):
+        more = project.snakemake("-n", option, *profile).stdout
+        assert "fastdllm plan --task words" in more and "dry-run (flag -n)" in more
+
+
+def test_a_fresh_clone_is_not_told_of_metadata(made: SmallProject) -> None:
+    for leftover in ("results", ".snakemake"):
+        shutil.rmtree(leftover)
+    said = "Nothing to be done (all requested files are present and up to date)."
+    assert words(made.snakemake("-n").stdout) == [said]
+    assert "missing provenance" in made.snakemake("-n", "--verbose").stdout
+
+
+def words(text: str) -> list[str]:
+    """The lines with something in them, single-spaced."""
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]

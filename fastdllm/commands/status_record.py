@@ -10,6 +10,7 @@ slurm           null outside SLURM; else problem: why squeue did not answer, or 
 runs            of each: experiment, task, config, limit, state, folder, log, fingerprint, and,
                 where there is something to say:
   reason          why it is in that state, in one line
+  truncated       true where too many answers of its result ended at their budget
   same_as         the run whose result it is made from
   changes         key, old, new: what makes its result stale
   progress        items_done, items_total, tokens_per_s, time_left_s, state, ...
@@ -92,6 +93,8 @@ def _run_record(status: RunStatus) -> dict[str, Any]:
     }
     if status.reason:
         record["reason"] = status.reason
+    if status.is_truncated:
+        record["truncated"] = True
     if same_as := _same_as(status):
         record["same_as"] = same_as
     if status.changes:

@@ -76,7 +76,7 @@ def reasons(statuses: Sequence[RunStatus]) -> list[tuple[State, str, str]]:
     grouped: dict[tuple[State, str, str], list[RunStatus]] = {}
     for status in statuses:
         has_reason = status.why or status.title != status.state
-        if has_reason and status.state is not State.UNPUBLISHED:
+        if has_reason and (status.state is not State.UNPUBLISHED or status.is_truncated):
             grouped.setdefault((status.state, status.title, status.why), []).append(status)
     ranked = sorted(grouped.items(), key=lambda item: _rank(item[0][0]))
     lines = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fastdllm.report.content import RunReport, TaskReport
@@ -13,6 +13,7 @@ from fastdllm.report.words import cost_words, difference_words, interval_of, ver
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison, Ratio
 from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, cost_of, speed_conditions
+from fastdllm.statistics.truncation import is_marked
 from fastdllm.statistics.verdicts import SAME, SIGNIFICANT, p_words, signed
 
 # Differences are drawn up to this many points; a larger loss ends in an arrow.
@@ -107,12 +108,19 @@ def _table_row(task: TaskReport, run: RunReport) -> TableRow:
     return TableRow(
         experiment=summary.experiment,
         config=summary.config,
-        marks=("uncommitted changes",) if is_dirty(summary) else (),
+        marks=tuple(_marks(summary)),
         same=run.same if run.shown_with is None else (run.shown_with,),
         is_twin=run.shown_with is not None,
         is_baseline=summary is task.baseline,
         cells=tuple(cells),
     )
+
+
+def _marks(summary: Summary) -> Iterator[str]:
+    if is_dirty(summary):
+        yield "uncommitted changes"
+    if is_marked(summary.truncation_rate):
+        yield "truncated answers"
 
 
 def _accuracy(summary: Summary) -> Cell:

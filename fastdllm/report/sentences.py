@@ -20,6 +20,7 @@ from fastdllm.report.words import (
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import layer_forwards_per_answer, tokens_per_s
 from fastdllm.statistics.intervals import items_needed
+from fastdllm.statistics.truncation import truncation_sentences
 from fastdllm.statistics.verdicts import p_words, points
 
 NOTHING = "No generation task of this experiment has published results.\n"
@@ -103,6 +104,7 @@ def _answer_on_task(group: Group, findings: Sequence[ExperimentFinding]) -> str:
         sentences.append(
             f"{n_costlier} of {len(findings)} cost no fewer layer-forwards than plain decoding."
         )
+    sentences += truncation_sentences(group.summaries)
     parts = [
         f"**{group.task}**, `{baseline.model_args.get('model_path', '')}`, {baseline.dtype}. "
         f"{baseline_sentence(baseline, baseline.config)}\n",

@@ -24,6 +24,7 @@ from fastdllm.results.result_files import TABLE_KEYS, table_mark
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
 from fastdllm.statistics.disagreements import disagreements
+from fastdllm.statistics.truncation import is_marked, truncation_sentences
 from fastdllm.statistics.verdicts import signed
 
 HEADINGS = {
@@ -48,7 +49,7 @@ LEAST_IMPORTANT = (
     *("verdict", "prefill", "commit", "layer_forwards", "sub_block", "full_block", "interval"),
     *("reused", "difference"),
 )
-OTHER_CONDITIONS, DIRTY = "*", "+"
+OTHER_CONDITIONS, DIRTY, TRUNCATED = "*", "+", "!"
 
 
 def write_tables(
@@ -134,7 +135,8 @@ def _cells(group: Group, summary: Summary) -> dict[str, str]:
     interval = summary.primary.interval
     cells = {
         "config": summary.config + (f" {DIRTY}" if is_dirty(summary) else ""),
-        "accuracy": f"{100 * summary.accuracy:.1f}",
+        "accuracy": f"{100 * summary.accuracy:.1f}"
+        + (TRUNCATED if is_marked(summary.truncation_rate) else ""),
         "interval": f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}" if interval else "",
     }
     if not group.is_generation:
@@ -187,6 +189,7 @@ def _notes(group: Group) -> list[str]:
             f"{OTHER_CONDITIONS} measured under other conditions ({'; '.join(sorted(others))}): "
             "not comparable in tok/s."
         )
+    notes += [f"{TRUNCATED} {text}" for text in truncation_sentences(group.summaries)]
     if any(is_dirty(summary) for summary in group.summaries):
         notes.append(f"{DIRTY} made with uncommitted changes in the project.")
     return notes

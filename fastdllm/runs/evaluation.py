@@ -343,7 +343,7 @@ class Evaluation:
         )
         summary = summarize(
             self.spec,
-            plan=self.plan.header,
+            plan=self.plan,
             decoded=Decoded(sessions=self.log.sessions, chunks=chunks, dtype=self.header.dtype),
             scores=scores,
             git=git_state(),

@@ -24,7 +24,7 @@ from fastdllm.runs.answer_records import Answer, Chunk, Session
 from fastdllm.runs.commits import EDGES
 from fastdllm.runs.scoring import Scores
 from fastdllm.runs.spec import RunSpec
-from fastdllm.tasks.plan import PlanHeader
+from fastdllm.tasks.plan import Plan
 
 # Most parts of a run whose speeds a summary records separately.
 MOST_CHUNKS = 100
@@ -93,7 +93,7 @@ class Decoded:
 def summarize(
     spec: RunSpec,
     *,
-    plan: PlanHeader,
+    plan: Plan,
     decoded: Decoded,
     scores: Scores,
     git: Mapping[str, Any] | None,
@@ -106,15 +106,16 @@ def summarize(
     gpus = dict.fromkeys(s.device_name for s in sessions if s.device == "cuda")
     peak = max(decoded.chunks, key=lambda chunk: chunk.peak_memory_gib)
     eval_params = {
-        "n_items": plan.n_items,
-        "n_requests": plan.n_requests,
+        "n_items": plan.header.n_items,
+        "n_requests": plan.header.n_requests,
         "n_answers": decoded.n_answers,
-        "chunk_size": plan.chunk_size,
+        "chunk_size": plan.header.chunk_size,
         "batch_size": decoded.batch_size,
         "smallest_batch_size": decoded.smallest_batch_size,
-        "limit": plan.limit,
-        "num_fewshot": plan.num_fewshot,
-        "apply_chat_template": plan.apply_chat_template,
+        "limit": plan.header.limit,
+        "max_gen_toks": plan.budget,
+        "num_fewshot": plan.header.num_fewshot,
+        "apply_chat_template": plan.header.apply_chat_template,
         "likelihood_mode": None if decoded.generated else spec.decides.get("likelihood_mode"),
         "bootstrap_iters": spec.run.bootstrap_iters,
         "seed": spec.settings.seed,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fastdllm.results import bits
 from fastdllm.results.summary import Summary, Throughput
 from fastdllm.statistics import verdicts
-from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions, truncated_answers
+from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
 from fastdllm.statistics.intervals import (
     clustered_stderr,
     difference_interval,
@@ -20,6 +20,7 @@ from fastdllm.statistics.intervals import (
     mcnemar_p,
     ratio_interval,
 )
+from fastdllm.statistics.truncation import truncated_answers
 
 # The keys of `decides` that determine which requests form which chunk.
 PLAN_KEYS = (

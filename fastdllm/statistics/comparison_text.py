@@ -16,6 +16,7 @@ from fastdllm.statistics.comparison import (
 )
 from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, tokens_per_s_interval
 from fastdllm.statistics.disagreements import items_text
+from fastdllm.statistics.truncation import is_marked, truncation_words
 from fastdllm.statistics.verdicts import decimals, p_words, signed
 
 WIDTH, LABEL, NUMBER = 80, 28, 12
@@ -140,6 +141,9 @@ def _notes(a: Summary, b: Summary) -> Iterator[str]:
             yield from _paragraph(letter, f"decoded as {origin}, the same computation")
         if summary.git is not None and summary.git.dirty:
             yield from _paragraph(letter, "made with uncommitted changes in the project")
+        if is_marked(summary.truncation_rate):
+            text = f"truncated: {truncation_words(summary)}, which may be wrong for that alone"
+            yield from _paragraph(letter, text)
     changes = [
         _change(key, a.decides.get(key), b.decides.get(key))
         for key in sorted(a.decides.keys() | b.decides.keys())

@@ -62,12 +62,6 @@ def cost_of(summary: Summary, cost: str) -> float | None:
     return function(summary)
 
 
-def truncated_answers(summary: Summary) -> int | None:
-    """Answers truncated at their length limit."""
-    rate = summary.truncation_rate
-    return None if rate is None else round(rate * summary.n_answers)
-
-
 def speed_conditions(summary: Summary) -> tuple[str, ...]:
     """What two throughputs must share to be compared: hardware, dtype and batch size.
 

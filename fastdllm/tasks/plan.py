@@ -87,6 +87,12 @@ class Plan:
         text = json.dumps([self.header.digest, self.header.chunks])
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def budget(self) -> int | None:
+        """The most tokens that an answer may have; None if none is generated."""
+        budgets = (request.gen_kwargs.get("max_gen_toks") for request in self.requests)
+        return max((budget for budget in budgets if budget is not None), default=None)
+
     def chunk(self, index: int) -> list[PlannedRequest]:
         """The requests of one chunk, in the order in which they are decoded."""
         return [self.requests[i] for i in self.header.chunks[index]]

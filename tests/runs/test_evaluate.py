@@ -19,11 +19,8 @@ from fastdllm.common.errors import UserError
 from fastdllm.results.summary import read_summary, unpack_bits
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import RunSpec, read_spec
-from fastdllm.statistics.costs import (
-    forwards_per_answer,
-    layer_forwards_per_answer,
-    truncated_answers,
-)
+from fastdllm.statistics.costs import forwards_per_answer, layer_forwards_per_answer
+from fastdllm.statistics.truncation import truncated_answers
 from fastdllm.workflow.project.digests import FileDigests, check_sources
 from tests.support.run_project import PATIENCE_S, silent, start_fastdllm
 

@@ -15,8 +15,9 @@ from fastdllm.statistics.comparison import (
     compare_all,
     is_same_computation,
 )
-from fastdllm.statistics.costs import COSTS, tokens_per_s_interval, truncated_answers
+from fastdllm.statistics.costs import COSTS, tokens_per_s_interval
 from fastdllm.statistics.intervals import holm
+from fastdllm.statistics.truncation import truncated_answers
 from fastdllm.statistics.verdicts import of_difference, signed
 
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from fastdllm.cluster.slurm import JobState
+from fastdllm.statistics.truncation import MOST_IN_WORDS, is_marked
 from fastdllm.workflow.project.artifacts import StoredSummary, origin_of, stored_summary
 from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.status.at_work import (
@@ -26,7 +27,12 @@ from fastdllm.workflow.status.at_work import (
 from fastdllm.workflow.status.endings import STOPPED, Ending, accounted_ending, last_ending
 from fastdllm.workflow.status.queue import Queue, RunJob
 from fastdllm.workflow.status.run_files import Part, RunFiles, read_run_files
-from fastdllm.workflow.status.run_progress import progress_in_words, progress_of, stored_progress
+from fastdllm.workflow.status.run_progress import (
+    is_number,
+    progress_in_words,
+    progress_of,
+    stored_progress,
+)
 
 SAME_COMMAND = "the same command resumes"
 
@@ -108,7 +114,14 @@ class RunStatus:
         reason = self.reason
         if not reason and not (self.state is State.STALE and self._is_only_edited):
             reason = ", ".join(str(change) for change in self.changes)
-        return "; ".join(part for part in (reason, same) if part)
+        truncated = MOST_IN_WORDS if self.is_truncated else ""
+        return "; ".join(part for part in (reason, same, truncated) if part)
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether too many answers of its result ended at their budget."""
+        rate = (self.record or {}).get("truncation_rate")
+        return is_number(rate) and is_marked(rate)
 
     @property
     def _is_only_edited(self) -> bool:

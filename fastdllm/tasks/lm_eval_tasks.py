@@ -67,7 +67,7 @@ class LocalTask(ConfigurableTask):
         """
         files = split_files(self.config.to_dict())
         assert files is not None and self.DATASET_PATH is not None
-        self.dataset = read_splits(self.DATASET_PATH, files)
+        self.dataset = read_splits(self.DATASET_PATH, files, dataset_kwargs)
         if not all(map(len, self.dataset.values())):
             raise _no_items(self.config.task, dataset_kwargs)
 

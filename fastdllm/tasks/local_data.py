@@ -8,8 +8,12 @@ is involved, which could hold the rows of an older file.
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import json
+import lzma
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +25,11 @@ from fastdllm.common.files import cannot
 
 LARGEST_INT = 2**63 - 1
 SIMPLE = {str: "string", bool: "bool", float: "float64"}
+OPENERS: Mapping[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 
 Row = dict[str, Any]
 # Rows by their place: file and line.
@@ -34,11 +43,14 @@ class _NotJson:
         self.text = text
 
 
-def read_splits(builder: str, files: Mapping[str, Iterable[Path]]) -> datasets.DatasetDict:
+def read_splits(
+    builder: str, files: Mapping[str, Iterable[Path]], options: Mapping[str, Any] | None = None
+) -> datasets.DatasetDict:
     """Read the files of each split.
 
     Args:
         builder: `json` or `csv`, as in `dataset_path` of a task.
+        options: its `dataset_kwargs`: `field` of JSON, `delimiter` or `sep` of CSV.
 
     Raises:
         UserError: naming file, row and column of what cannot be read.
@@ -46,27 +58,35 @@ def read_splits(builder: str, files: Mapping[str, Iterable[Path]]) -> datasets.D
     rows_of = READERS[builder]
     splits = {}
     for split, paths in files.items():
-        rows = dict(pair for path in paths for pair in _rows(path, rows_of))
+        rows = dict(pair for path in paths for pair in _rows(path, rows_of, options or {}))
         splits[split] = _dataset(rows)
     return datasets.DatasetDict(splits)
 
 
-def _rows(path: Path, rows_of: Callable[[IO[str], Path], Rows]) -> Rows:
+def _rows(path: Path, rows_of: Callable[..., Rows], options: Mapping[str, Any]) -> Rows:
+    opened = OPENERS.get(path.suffix, open)
     try:
         # Some programs begin UTF-8 with a mark.
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            yield from rows_of(stream, path)
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as stream:
+            yield from rows_of(stream, path, options)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason})") from None
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UserError(f"{path}: cannot be unpacked ({error}); copy the file again") from None
     except OSError as error:
         raise cannot("read", path, error) from None
 
 
-def _json_rows(stream: IO[str], path: Path) -> Rows:
-    """Yield the objects of JSON lines, or of one list."""
-    text = stream.read()
-    if text.lstrip().startswith("["):
-        for number, value in enumerate(_parsed(text, str(path)), start=1):
+def _json_rows(stream: IO[str], path: Path, options: Mapping[str, Any]) -> Rows:
+    """Yield the objects of JSON lines, of one list, or of the list under `field`."""
+    text, field = stream.read(), options.get("field")
+    if field is not None or text.lstrip().startswith("["):
+        values = _parsed(text, str(path))
+        if field is not None:
+            values = dict(values).get(field) if isinstance(values, _Pairs) else None
+        if not isinstance(values, list) or isinstance(values, _Pairs):
+            raise UserError(f"{path}: field {field!r}: there is no such list in it")
+        for number, value in enumerate(values, start=1):
             where = f"{path}, row {number}"
             yield where, _row(value, where)
         return
@@ -115,10 +135,19 @@ def _once(pairs: _Pairs, where: str) -> _Pairs:
     return pairs
 
 
-def _csv_rows(stream: IO[str], path: Path) -> Rows:
+def _csv_rows(stream: IO[str], path: Path, options: Mapping[str, Any]) -> Rows:
     """Yield the rows below the names of the columns; every value is text."""
+    delimiter = options.get("delimiter", options.get("sep", ","))
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
+        raise UserError(
+            f'{path}: delimiter {delimiter!r} is not one letter; in YAML, a tab is "\\t"'
+        )
     try:
-        for number, row in enumerate(csv.DictReader(stream, strict=True), start=2):
+        rows = csv.DictReader(stream, delimiter=delimiter, strict=True)
+        for name in (names := rows.fieldnames or ()):
+            if names.count(name) > 1:
+                raise UserError(f"{path}, row 1: column {name!r} is given twice")
+        for number, row in enumerate(rows, start=2):
             if None in row or None in row.values():
                 raise UserError(f"{path}, row {number}: has another number of columns than row 1")
             yield f"{path}, row {number}", row

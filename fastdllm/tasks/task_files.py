@@ -19,8 +19,11 @@ from fastdllm.common.yaml_files import read_yaml_mapping
 
 # Builders of the `datasets` library that read the files named in the task file.
 LOCAL_BUILDERS = ("json", "csv", "parquet", "arrow", "text", "pandas", "xml", "hdf5")
-# Endings of files that `datasets` unpacks.
-_PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar")
+# Endings of files that `datasets` unpacks, but local_data.py does not.
+_ARCHIVES = (".zst", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar")
+# The dataset_kwargs of files that local_data.py reads; the third has no effect on them.
+_FILE_OPTIONS = ("data_files", "data_dir", "trust_remote_code")
+READ_OPTIONS = {"json": ("field",), "csv": ("delimiter", "sep")}
 _DATA_KEYS = ("dataset_path", "dataset_kwargs", "custom_dataset")
 _ROOT = "a path starts at the folder of workflow_config.yaml"
 
@@ -234,22 +237,32 @@ def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]]
 def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
     """Return the local JSON or CSV files of each split of a task, by its merged keys.
 
-    None if its data is something else, or is read with options of `datasets`.
+    None if its data is something else.
+
+    Raises:
+        UserError: only `datasets` could read them, which guesses the types of their values.
     """
     source, options = values.get("dataset_path"), values.get("dataset_kwargs") or {}
-    is_plain = source in ("json", "csv") and not options.keys() - {"data_files", "data_dir"}
-    names = options.get("data_files")
-    if not is_plain or not names or values.get("custom_dataset"):
+    if source not in READ_OPTIONS or values.get("custom_dataset"):
         return None
+    names = options.get("data_files")
+    if any("://" in _outer(name) for name in _texts(names)):
+        return None
+    where = f"task {values.get('task')!r}: dataset_kwargs"
+    allowed = (*_FILE_OPTIONS, *READ_OPTIONS[source])
+    for key in options:
+        if key not in allowed:
+            raise unknown_name("key", str(key), allowed, where)
+    if not names:
+        raise UserError(f"{where}: data_files: name the {source} files there")
     by_split = names if isinstance(names, Mapping) else {"train": names}
     base = Path(str(options.get("data_dir") or "")).expanduser()
     files: dict[str, list[Path]] = {}
     for split, part in by_split.items():
         for name in _texts(part):
-            paths = [] if "://" in name or name.endswith(_PACKED) else _matches(base, name)
-            if not paths:
-                return None
-            files.setdefault(str(split), []).extend(paths)
+            if name.endswith(_ARCHIVES) or name != _outer(name):
+                raise UserError(f"{where}: data_files: {name}: unpack it, and name the file itself")
+            files.setdefault(str(split), []).extend(_matches(base, name))
     return files
 
 
@@ -259,6 +272,8 @@ def _outer(name: str) -> str:
 
 
 def _matches(base: Path, name: str) -> list[Path]:
+    if (file := base / _outer(name)).is_file():
+        return [file]  # a name, even where it could be a pattern: q[1].jsonl
     # Path.glob refuses absolute patterns, and finds only folders for `**`.
     matches = glob.glob(_outer(name), root_dir=base, recursive=True)  # noqa: PTH207
     return [path for path in sorted(base / match for match in matches) if path.is_file()]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +33,14 @@ def rows(*values: Any) -> str:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
+def edit_task(old: str, new: str, task: str = "sums") -> None:
+    path = Path(f"tasks/{task}.yaml")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
 def read_as_csv() -> None:
-    text = Path("tasks/sums.yaml").read_text()
-    Path("tasks/sums.yaml").write_text(text.replace("dataset_path: json", "dataset_path: csv"))
+    edit_task("dataset_path: json", "dataset_path: csv")
 
 
 def targets() -> list[Any]:
@@ -65,6 +73,67 @@ def test_a_value_of_csv_is_the_text_in_the_file() -> None:
     read_as_csv()
     write('question,answer\nq,NA\nq,007\nq,1e5\nq,None\nq,"a, ""b"""\nq,\n')
     assert targets() == ["NA", "007", "1e5", "None", 'a, "b"', ""]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("pack", "ending"), [(gzip.compress, ".gz"), (bz2.compress, ".bz2"), (lzma.compress, ".xz")]
+)
+def test_packed_files_are_read_as_they_are_written(
+    pack: Callable[[bytes], bytes], ending: str
+) -> None:
+    path = SUMS.with_name(f"sums.jsonl{ending}")
+    path.write_bytes(pack(rows(93, 2.5, "2024-01-02").encode()))
+    edit_task("sums.jsonl", path.name)
+    assert targets() == ["93", "2.5", "2024-01-02"]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"cannot be unpacked"):
+        targets()
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("option", ['delimiter: ";"', 'sep: ";"'])
+def test_columns_may_stand_apart_by_another_letter(option: str) -> None:
+    read_as_csv()
+    edit_task("{data_files", f"{{{option}, data_files")
+    write("question;answer\nq;007\nq,;1e5\n")
+    assert targets() == ["007", "1e5"]
+
+
+@pytest.mark.usefixtures("project")
+def test_a_list_within_json_is_read_as_it_is_written() -> None:
+    edit_task("{data_files", "{field: data, data_files")
+    items = [json.loads(line) for line in rows(93, 2.5).splitlines()]
+    write(json.dumps({"version": 1, "data": items}, indent=2))
+    assert targets() == ["93", "2.5"]
+    write(json.dumps({"dat": items}))
+    with pytest.raises(UserError, match="field 'data': there is no such list"):
+        targets()
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("{data_files: {test: tasks/data/sums.jsonl}, chunksize: 9}", "unknown key 'chunksize'"),
+        ("{data_dir: tasks/data}", "data_files: name the json files there"),
+        ("{data_files: {test: tasks/data/sums.zip}}", "sums.zip: unpack it"),
+        ('{data_files: {test: "zip://a.json::tasks/data/sums.zip"}}', "unpack it"),
+    ],
+)
+def test_what_only_a_guessing_loader_could_read_is_refused(options: str, says: str) -> None:
+    SUMS.with_name("sums.zip").touch()
+    edit_task("{data_files: {test: tasks/data/sums.jsonl}}", options)
+    with pytest.raises(UserError, match=says):
+        targets()
+
+
+@pytest.mark.usefixtures("project")
+def test_a_name_is_no_pattern_where_there_is_such_a_file() -> None:
+    edit_task("test: tasks/data/sums.jsonl", 'test: "tasks/data/q[1].jsonl"')
+    write(rows("right"), SUMS.with_name("q[1].jsonl"))
+    write(rows("wrong"), SUMS.with_name("q1.jsonl"))
+    assert targets() == ["right"]
 
 
 @pytest.mark.usefixtures("project")
@@ -125,6 +194,7 @@ def test_what_is_no_value_is_refused_with_its_place(text: str, says: str) -> Non
         ("question,answer\nq\n", "row 2: has another number of columns than row 1"),
         ("question,answer\nq,1,2\n", "row 2: has another number of columns than row 1"),
         ('question,answer\nq,"1\n', "not valid CSV"),
+        ("question,answer,answer\nq,1,2\n", "row 1: column 'answer' is given twice"),
     ],
 )
 def test_rows_of_csv_that_do_not_fit_are_refused(text: str, says: str) -> None:
@@ -168,8 +238,7 @@ def test_a_label_is_understood_as_text_number_or_letter(label: Any, number: int)
 
 @pytest.mark.usefixtures("project")
 def test_labels_in_letters_are_scored_as_numbers() -> None:
-    text = Path("tasks/choices.yaml").read_text()
-    Path("tasks/choices.yaml").write_text(text.replace('["A", "B", "C"]', "[one, two, three]"))
+    edit_task('["A", "B", "C"]', "[one, two, three]", "choices")
     choices(lambda record: record.update(label="C"))
     (task,) = load_task("choices").leaves.values()
     golds = [task.doc_to_target(doc) for doc in task.eval_docs]
@@ -179,10 +248,7 @@ def test_labels_in_letters_are_scored_as_numbers() -> None:
 
 @pytest.mark.usefixtures("project")
 def test_options_in_one_text_are_refused() -> None:
-    text = Path("tasks/choices.yaml").read_text()
-    Path("tasks/choices.yaml").write_text(
-        text.replace('doc_to_choice: ["A", "B", "C"]', "doc_to_choice: options")
-    )
+    edit_task('doc_to_choice: ["A", "B", "C"]', "doc_to_choice: options", "choices")
     path = Path("tasks/data/choices.jsonl")
     records = [json.loads(line) | {"options": '["A", "B"]'} for line in path.open()]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))

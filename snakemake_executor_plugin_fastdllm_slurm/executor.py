@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,12 @@ class Executor(SubmittingExecutor):
     ) -> None:
         self._follower = JobFollower()
         self._adopted_ending: set[str] = set()
+        self._names: dict[str, str] = {}
         super().__init__(workflow, logger)
 
     def _adopt(self, job: JobExecutorInterface, earlier: Job) -> None:
         self._follower.adopt(earlier, time.monotonic())
+        self._names[earlier.id] = earlier.name
         if earlier.state == "COMPLETING":
             self._adopted_ending.add(earlier.id)
         super()._adopt(job, earlier)
@@ -58,31 +60,47 @@ class Executor(SubmittingExecutor):
         if not active_jobs:
             return
         try:
-            queue = own_jobs()
+            listed = {job.id: job for job in own_jobs()}
         except SlurmError as error:
             self._notices.outage(str(error), retry_s=self._poll_s)
             for info in active_jobs:
                 yield info
             return
         self._notices.recovery()
+        followed = []
+        for info in active_jobs:
+            if self._is_lost(info, listed):
+                await self._end(info, JobState(str(info.external_jobid), GONE))
+            else:
+                followed.append(info)
+        ids = [str(info.external_jobid) for info in followed]
+        queue = [listed[job_id] for job_id in ids if job_id in listed]
         # A job that came back into the queue is from now on one like those of this call.
         self._adopted_ending -= {
             job.id for job in queue if job.is_live and job.state != "COMPLETING"
         }
-        ids = [str(info.external_jobid) for info in active_jobs]
         ends = self._follower.ended(ids, queue, time.monotonic())
         for line in self._follower.notices(ids, queue):
             self.logger.warning(line)
-        for info in active_jobs:
+        for info in followed:
             end = ends.get(str(info.external_jobid))
             if end is None:
                 yield info
             else:
                 await self._end(info, end)
 
+    def _is_lost(self, info: SubmittedJobInfo, listed: Mapping[str, Job]) -> bool:
+        """Whether SLURM knows another job by this id: a controller that lost its state, and ours.
+
+        sacct then knows that one as well, so that the marks on the output have to do.
+        """
+        job = listed.get(str(info.external_jobid))
+        return job is not None and not self._is_for(info.job, job)
+
     async def _end(self, info: SubmittedJobInfo, end: JobState) -> None:
         self._ended.add(end.id)
-        self._followed.pop(end.id, None)
+        if self._followed.get(end.id) is info:
+            del self._followed[end.id]
         log, how = Path(info.aux["slurm_logfile"]), f"SLURM job {end.id}: {end_in_words(end)}"
         is_done = end.state == "COMPLETED"
         if end.state == GONE:
@@ -142,26 +160,23 @@ class Executor(SubmittingExecutor):
         super().cancel()
 
     def cancel_jobs(self, active_jobs: Sequence[SubmittedJobInfo]) -> None:
-        """Cancel all jobs that are followed; `active_jobs` is empty during a look at the queue."""
-        super().cancel_jobs(list(self._followed.values()))
-        self._cancel_unregistered()
-        self._followed.clear()
+        """Cancel all jobs that are followed; `active_jobs` is empty during a look at the queue.
 
-    def _cancel_unregistered(self) -> None:
-        """Cancel jobs whose sbatch was interrupted before it printed their id."""
-        try:
-            unregistered = [
-                job.id
-                for job in own_jobs()
-                if job.is_live and job.name == self.run_uuid and job.id not in self._followed
-            ]
-            if unregistered:
-                ask("scancel", *unregistered)
-        except SlurmError as error:
-            self.logger.warning(
-                f"{error}; a job that was being submitted may still run: `squeue --me "
-                f"--name={self.run_uuid}` shows it, `scancel --name={self.run_uuid}` cancels it"
-            )
+        By the names of their calls, which no other job bears, whatever became of their ids. So are
+        jobs whose sbatch was interrupted before it printed their id.
+        """
+        adopted: dict[str, list[str]] = {}
+        for job_id in self._followed.keys() & self._names.keys():
+            adopted.setdefault(self._names[job_id], []).append(job_id)
+        for name, ids in [(self.run_uuid, []), *adopted.items()]:
+            try:
+                ask("scancel", f"--name={name}", *sorted(ids))
+            except SlurmError as error:
+                self.logger.warning(
+                    f"{error}; jobs may still wait or run: `squeue --me --name={name}` shows them, "
+                    f"`scancel --name={name}` cancels them"
+                )
+        self._followed.clear()
 
     def shutdown(self) -> None:
         """End the threads; jobs are left running only when something went wrong here."""

@@ -111,11 +111,14 @@ class SubmittingExecutor(SlurmExecutor):
 
     def _earlier(self, job: JobExecutorInterface, queue: Iterable[Job]) -> Job | None:
         """Return the job of another call that waits or runs for the same output."""
-        wildcards = get_job_wildcards(job)
-        comment = comment_of(job.name, [wildcards] if wildcards else [])
-        of_this_call = self._ended.union(self._followed)
-        others = (other for other in queue if other.id not in of_this_call)
-        return live_jobs(others, Path(self.workflow.workdir_init)).get(comment)
+        comment, of_this_call = _comment(job), self._ended.union(self._followed)
+        same = (o for o in queue if o.comment == comment and o.id not in of_this_call)
+        return live_jobs(same, Path(self.workflow.workdir_init)).get(comment)
+
+    def _is_for(self, job: JobExecutorInterface, slurm_job: Job) -> bool:
+        """Whether a job of SLURM makes what a job of Snakemake does, whatever their ids say."""
+        is_here = slurm_job.is_in(Path(self.workflow.workdir_init))
+        return is_here and slurm_job.comment == _comment(job)
 
     def _adopt(self, job: JobExecutorInterface, earlier: Job) -> None:
         self.logger.info(
@@ -147,6 +150,11 @@ class SubmittingExecutor(SlurmExecutor):
     def _stop_submitting(self) -> None:
         self._is_stopping.set()
         self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _comment(job: JobExecutorInterface) -> str:
+    wildcards = get_job_wildcards(job)
+    return comment_of(job.name, [wildcards] if wildcards else [])
 
 
 def keep_slurm_conf() -> None:

@@ -1,7 +1,8 @@
 """The SLURM jobs of a project: which one works on what, and how each one ended.
 
 A job's comment holds the rule and its wildcards, as Snakemake's SLURM plugin writes them, and its
-working directory is the project; together they say what it makes, whoever submitted it.
+working directory is the project; together they say what it makes, whoever submitted it. An id says
+nothing alone, as a controller that lost its state gives ids anew.
 
 squeue gives the state of a job as long as it lists it, then sacct. Two states are believed only at
 the second look, as SLURM passes through them on the way back into the queue. A job that neither
@@ -10,12 +11,12 @@ knows any more has ended; the caller has to find out how. No job is followed for
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
-from fastdllm.cluster.slurm import Job, JobState, SlurmError, accounted
+from fastdllm.cluster.slurm import WAITING, Job, JobState, SlurmError, accounted
 from fastdllm.cluster.states import END_STATES, waiting_reason
 from fastdllm.common.paths import LOGS
 
@@ -25,6 +26,8 @@ SLURM_LOGS = LOGS / "slurm"
 MAIN_COMMENT = "fastdllm_main"
 MAIN_LOGS = SLURM_LOGS / "main"
 
+# A job starts before its processes, by clocks that differ by less than this.
+CLOCKS_S = 120.0
 # States of a job that SLURM may put back into the queue a moment later.
 MAYBE_REQUEUED = frozenset({"PREEMPTED", "NODE_FAIL"})
 # Time between two looks at such a state; SLURM does both steps within the same second.
@@ -54,15 +57,30 @@ def live_jobs(jobs: Iterable[Job], folder: Path) -> dict[str, Job]:
 
     Where several have the same comment, the one that started counts, else the one submitted first.
     """
-    project = os.path.realpath(folder)
     live: dict[str, Job] = {}
     for job in jobs:
-        if not job.is_live or not job.comment or os.path.realpath(job.work_dir) != project:
+        if not job.is_live or not job.comment or not job.is_in(folder):
             continue
         other = live.get(job.comment)
         if other is None or _rank(job) < _rank(other):
             live[job.comment] = job
     return live
+
+
+def may_hold(job: Job, *, folder: Path, since: str) -> bool:
+    """Whether a process that recorded the id of this job may be at work in it.
+
+    Args:
+        folder: where the process works. since: when it began, in ISO 8601 with a time zone.
+    """
+    is_of_workflow = job.comment.startswith(("rule_", MAIN_COMMENT))
+    if not job.is_live or job.state in WAITING or (is_of_workflow and not job.is_in(folder)):
+        return False
+    try:
+        since_s = datetime.fromisoformat(since).timestamp()
+    except ValueError:
+        return True
+    return job.start is None or datetime.fromisoformat(job.start).timestamp() <= since_s + CLOCKS_S
 
 
 def _rank(job: Job) -> tuple[bool, int, str]:

@@ -32,6 +32,8 @@ LIVE = frozenset(
         *("SIGNALING", "STAGE_OUT", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"),
     )
 )
+# Of these, those of a job that has no node yet, or none again.
+WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 
 # Between fields, and at the end of a job: a comment or a folder may hold line breaks. In the option
 # of squeue, text after the colon follows the field, which is then printed whole. Comment and folder
@@ -41,7 +43,8 @@ _QUEUE_FIELDS = (
     *("JobArrayID", "State", "Reason", "StartTime", "NodeList", "TimeLeft"),
     *("RestartCnt", "Name", "Comment", "WorkDir"),
 )
-_ACCOUNT_FIELDS = ("JobID", "State", "ExitCode")
+# The folder last: it may hold the separator.
+_ACCOUNT_FIELDS = ("JobID", "State", "ExitCode", "WorkDir")
 # How SLURM writes an empty field.
 _NOTHING = frozenset(["", "N/A", "n/a", "(null)", "None", "None assigned", "Unknown", "NONE"])
 
@@ -74,6 +77,10 @@ class Job:
     def is_live(self) -> bool:
         """Whether it waits, runs, or goes back into the queue."""
         return self.state in LIVE
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether it works in a folder, which may have several names."""
+        return _is_same(self.work_dir, folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,8 @@ def accounted(ids: Iterable[str]) -> dict[str, JobState]:
     """Return the jobs with these ids from the accounting database; one call of sacct.
 
     Of a job that went back into the queue, its last start. Jobs that the database does not know
-    (yet) are left out; so are all where the cluster keeps no accounts.
+    (yet) are left out; so are all where the cluster keeps no accounts, and those of other folders
+    than the current one: a controller that lost its state has given their ids anew.
 
     Raises:
         SlurmError: sacct failed, or was silent for a minute.
@@ -127,7 +135,6 @@ def accounted(ids: Iterable[str]) -> dict[str, JobState]:
     wanted = sorted(set(ids))
     if not wanted or shutil.which("sacct") is None:
         return {}
-    # None of these fields is free text, so sacct's own separator is safe.
     form = f"--format={','.join(_ACCOUNT_FIELDS)}"
     try:
         text = ask(
@@ -138,8 +145,9 @@ def accounted(ids: Iterable[str]) -> dict[str, JobState]:
         if "accounting storage is disabled" in str(error):
             return {}
         raise
-    rows = (line.split("|") for line in text.splitlines())
-    jobs = (_accounted(fields) for fields in rows if len(fields) == len(_ACCOUNT_FIELDS))
+    rows = (line.split("|", len(_ACCOUNT_FIELDS) - 1) for line in text.splitlines())
+    whole = (fields for fields in rows if len(fields) == len(_ACCOUNT_FIELDS))
+    jobs = (_accounted(fields[:-1]) for fields in whole if _is_same(fields[-1], Path.cwd()))
     return {job.id: job for job in jobs}
 
 
@@ -191,6 +199,12 @@ def _plain_environment(environment: Mapping[str, str]) -> dict[str, str]:
     # A user's own defaults (SQUEUE_STATES, SACCT_FORMAT, ...) would hide jobs and move columns.
     kept = {k: v for k, v in environment.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
     return kept | {"SLURM_TIME_FORMAT": "standard"}
+
+
+def _is_same(work_dir: str, folder: Path) -> bool:
+    if work_dir in ("", str(folder)):
+        return work_dir != ""
+    return os.path.realpath(work_dir) == os.path.realpath(folder)
 
 
 def _job(record: str) -> Job | None:

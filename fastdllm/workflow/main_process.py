@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 from pathlib import Path
 
+from fastdllm.cluster.jobs import may_hold
 from fastdllm.cluster.slurm import SlurmError, has_slurm, own_jobs
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
@@ -149,7 +150,7 @@ def _life(path: Path, process: MainProcess, max_age_s: float) -> Life:
     if is_held:
         return Life.ALIVE
     if process.slurm_job is not None:
-        return _life_of_job(process.slurm_job, max_age_s)
+        return _life_of_job(process.slurm_job, process.since, max_age_s)
     if process.host != socket.gethostname():
         return Life.UNKNOWN
     if is_held is None and Path(f"/proc/{process.pid}").exists():
@@ -157,7 +158,7 @@ def _life(path: Path, process: MainProcess, max_age_s: float) -> Life:
     return Life.DEAD
 
 
-def _life_of_job(job_id: str, max_age_s: float) -> Life:
+def _life_of_job(job_id: str, since: str, max_age_s: float) -> Life:
     if job_id == os.environ.get("SLURM_JOB_ID"):
         return Life.DEAD  # this job itself, before it was requeued
     if not has_slurm():
@@ -166,9 +167,9 @@ def _life_of_job(job_id: str, max_age_s: float) -> Life:
         jobs = own_jobs(max_age_s=max_age_s)
     except SlurmError:
         return Life.UNKNOWN
-    states = [job.state for job in jobs if job.id == job_id and job.is_live]
-    # A job that waits to start again has no process.
-    return Life.ALIVE if any(state != "PENDING" for state in states) else Life.DEAD
+    same = [job for job in jobs if job.id == job_id]
+    is_held = any(may_hold(job, folder=Path.cwd(), since=f"{since}+00:00") for job in same)
+    return Life.ALIVE if is_held else Life.DEAD
 
 
 def _read(path: Path) -> MainProcess | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from fastdllm.cluster.jobs import (
     comment_of,
     end_in_words,
     live_jobs,
+    may_hold,
 )
 from fastdllm.cluster.slurm import LIVE, Job, JobState
 from tests.support.fakes import FakeAccounts
@@ -44,6 +46,36 @@ def test_a_folder_has_several_names(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     job = Job(id="1", state="RUNNING", comment=COMMENT, work_dir=str(tmp_path / "link"))
     assert live_jobs([job], tmp_path / "real") == {COMMENT: job}
+
+
+BEGUN = "2026-11-29T12:00:00+00:00"
+
+
+def local(hour: int) -> str:
+    """A time on the day of BEGUN as squeue prints it."""
+    return datetime(2026, 11, 29, hour, tzinfo=UTC).astimezone().replace(tzinfo=None).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("values", "is_possible"),
+    [
+        ({"state": "RUNNING"}, True),
+        ({"state": "RUNNING", "comment": "mine", "work_dir": "/home"}, True),
+        ({"state": "RUNNING", "start": local(11)}, True),
+        ({"state": "COMPLETING", "start": local(11)}, True),
+        # The id was given anew, or the job started once more, after the process began.
+        ({"state": "RUNNING", "start": local(13)}, False),
+        ({"state": "RUNNING", "comment": COMMENT, "work_dir": "/other"}, False),
+        ({"state": "RUNNING", "comment": "fastdllm_main", "work_dir": "/other"}, False),
+        ({"state": "RUNNING", "comment": COMMENT, "work_dir": "/p"}, True),
+        ({"state": "PENDING"}, False),
+        ({"state": "COMPLETED"}, False),
+    ],
+)
+def test_an_id_alone_does_not_show_where_a_process_works(
+    values: dict[str, str], is_possible: bool
+) -> None:
+    assert may_hold(Job("1", **values), folder=Path("/p"), since=BEGUN) is is_possible
 
 
 @pytest.mark.parametrize("order", [1, -1])

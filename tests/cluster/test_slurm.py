@@ -177,16 +177,31 @@ def test_an_absent_squeue_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_accounts_are_read_with_one_call(fake: Fake) -> None:
-    text = "7|CANCELLED by 1000|0:15\n8|RUNNING|0:0\n"
+    here = Path.cwd()
+    text = (
+        f"7|CANCELLED by 1000|0:15|{here}\n8|RUNNING|0:0|{here}\n"
+        f"9|COMPLETED|0:0|/another|project\n10|COMPLETED|0:0|\n"
+    )
     asked = fake("sacct", text)
-    assert slurm.accounted(["8", "7", "9", "8"]) == {
+    assert slurm.accounted(["8", "7", "9", "8", "10"]) == {
         "7": JobState("7", "CANCELLED", 0),
         "8": JobState("8", "RUNNING", 0),
     }
     assert len(calls(asked)) == 1
-    assert calls(asked)[0].endswith("--jobs=7,8,9")
+    assert calls(asked)[0].endswith("--jobs=10,7,8,9")
     assert slurm.accounted([]) == {}
     assert len(calls(asked)) == 1
+
+
+def test_a_folder_of_the_accounts_may_hold_their_separator(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a|b"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    fake("sacct", f"7|FAILED|1:0|{folder}\n8|FAILED|1:0|{tmp_path / 'link'}\n")
+    assert set(slurm.accounted(["7", "8"])) == {"7", "8"}
 
 
 def test_without_accounts_nothing_is_accounted(fake: Fake) -> None:

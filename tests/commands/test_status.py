@@ -301,6 +301,9 @@ def test_the_queue_tells_at_once_whether_a_process_elsewhere_lives(
     # A job of another name: an interactive one, say.
     jobs = [job(40, comment="", work_dir="/home")] if is_known else []
     assert look(run, *jobs).state is (State.RUNNING if is_known else State.INTERRUPTED)
+    # A controller that lost its state gives the id to a job of another project.
+    assert look(run, job(40, work_dir="/home")).state is State.INTERRUPTED
+    assert look(run, job(40, "PENDING", "", work_dir="/home")).state is State.INTERRUPTED
 
 
 def test_what_a_pack_that_failed_never_came_to_goes_on() -> None:

@@ -189,6 +189,38 @@ def test_a_job_that_slurm_forgot_is_judged_by_the_mark_on_its_output(
         assert rig.job.told[0].startswith("SLURM job 77: no longer known to SLURM. ")
 
 
+@pytest.mark.parametrize("is_made", [True, False])
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETED", "CANCELLED"])
+@pytest.mark.parametrize("place", ["elsewhere", "project"])
+def test_another_job_of_the_same_id_is_not_taken_for_ours(
+    rig: Rig, state: str, place: str, is_made: bool
+) -> None:
+    rig.submit()
+    rig.slurm.say(("77", "RUNNING"))
+    rig.polls()
+    Path(rig.job.output[0]).touch()
+    if is_made:
+        (rig.slurm.folder / "is_complete").touch()
+    other = COMMENT if place == "elsewhere" else "rule_eval_wildcards_demo_words_k2"
+    rig.slurm.say(("77", state), comment=other, place=place)
+    rig.wait(lambda: rig.scheduler.finished or rig.scheduler.failed)
+    assert (rig.scheduler.finished == [rig.job]) is is_made
+    if not is_made:
+        assert rig.job.told[0].startswith("SLURM job 77: no longer known to SLURM. ")
+    assert rig.slurm.calls("sacct") == [], "it would tell of the other job"
+
+
+def test_a_lost_job_whose_id_the_next_one_got_leaves_that_alone(rig: Rig) -> None:
+    rig.submit()
+    lost, rig.job = rig.job, FakeJob(Path("other.json"))
+    rig.job.wildcards = ("demo", "words", "k2")
+    rig.submit()
+    rig.slurm.say(("77", "RUNNING"), comment="rule_eval_wildcards_demo_words_k2")
+    rig.wait(lambda: rig.scheduler.failed == [lost])
+    rig.slurm.say(("77", "COMPLETED"), comment="rule_eval_wildcards_demo_words_k2")
+    rig.wait(lambda: rig.scheduler.finished == [rig.job])
+
+
 def test_an_outage_is_told_once_and_waited_out(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.submit()
     down = rig.slurm.break_down("squeue", "Unable to contact slurm controller\n")
@@ -213,7 +245,7 @@ def test_an_interrupt_cancels_all_jobs_and_submits_no_more(rig: Rig) -> None:
     rig.polls()
     rig.executor.cancel()
     down.unlink()
-    assert rig.slurm.calls("scancel") == ["12"]
+    assert rig.slurm.calls("scancel") == [f"--name={rig.executor.run_uuid}", "--name=x 12"]
     assert rig.slurm.calls("sbatch") == []
     assert rig.scheduler.problems == []
     assert not Path(rig.executor.tmpdir).exists()
@@ -222,11 +254,9 @@ def test_an_interrupt_cancels_all_jobs_and_submits_no_more(rig: Rig) -> None:
 def test_a_submission_that_an_interrupt_met_on_its_way_is_cancelled_as_well(rig: Rig) -> None:
     rig.submit()
     own = rig.executor.run_uuid
-    rig.slurm.say(
-        ("77", "RUNNING", own), ("78", "PENDING", own), ("79", "COMPLETED", own), ("80", "RUNNING")
-    )
+    rig.slurm.say(("77", "RUNNING", own), ("78", "PENDING", own), ("80", "RUNNING"))
     rig.executor.cancel()
-    assert rig.slurm.calls("scancel") == ["77", "78"]
+    assert rig.slurm.calls("scancel") == [f"--name={own}"]
 
 
 def test_jobs_that_outlive_the_call_find_the_folder_that_they_wait_for(rig: Rig) -> None:

@@ -101,9 +101,9 @@ class FakeSlurm:
             script.write_text(f"#!/bin/sh\n{note_here}\n{fail_here}\n{text}\n")
             script.chmod(0o755)
 
-    def say(self, *jobs: tuple[str, ...], comment: str = COMMENT) -> None:
+    def say(self, *jobs: tuple[str, ...], comment: str = COMMENT, place: str = "project") -> None:
         """Set what squeue prints: ids, states, and names where they matter."""
-        place = str(self.folder / "project")
+        place = str(self.folder / place)
         listed = [
             Job(i, state, name="".join(name), comment=comment, work_dir=place)
             for i, state, *name in jobs

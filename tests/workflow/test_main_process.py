@@ -212,6 +212,22 @@ def test_the_queue_tells_of_a_process_in_a_job(
     assert [process.slurm_job for process in living_processes()] == (["12"] if is_alive else [])
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"start": "2999-01-01T00:00:00"},
+        {"comment": "fastdllm_main", "work_dir": "/another/project"},
+        {"comment": "rule_eval_wildcards_a", "work_dir": "/another/project"},
+    ],
+)
+def test_another_job_of_the_same_id_is_no_sign_of_life(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str]
+) -> None:
+    record(host="node-1", slurm_job="12")
+    queue(monkeypatch, Job(id="12", state="RUNNING", **values))
+    assert living_processes() == []
+
+
 def test_a_job_that_squeue_forgot_is_dead_and_a_silent_squeue_tells_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

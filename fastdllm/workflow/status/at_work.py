@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from fastdllm.cluster.jobs import may_hold
 from fastdllm.common.console import duration
 from fastdllm.workflow.status.queue import Queue, RunJob, reason_in_words, requeues_in_words
 from fastdllm.workflow.status.run_files import Part, RunFiles
@@ -115,9 +117,12 @@ def _lives_elsewhere(part: Part, files: RunFiles, queue: Queue | None) -> bool:
         return part.has_recent_progress
     pid = (part.progress or {}).get("pid")
     attempts = [a for a in files.attempts() if a.shard == part.name and a.pid == pid]
-    if attempts and attempts[-1].slurm_job is not None:
-        return attempts[-1].ended is None and attempts[-1].slurm_job in queue.live_ids
-    return part.has_recent_progress
+    if not attempts or attempts[-1].slurm_job is None:
+        return part.has_recent_progress
+    job = queue.live.get(attempts[-1].slurm_job)
+    if job is None or attempts[-1].ended is not None:
+        return False
+    return may_hold(job, folder=Path.cwd(), since=attempts[-1].time)
 
 
 def _phase(job: RunJob, files: RunFiles) -> str:

@@ -6,14 +6,13 @@ one run, one shard of a run, or a pack of runs. Outside SLURM squeue is not call
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastdllm.cluster.jobs import SLURM_LOGS, comment_of
-from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
+from fastdllm.cluster.slurm import WAITING, Job, SlurmError, has_slurm, own_jobs
 from fastdllm.cluster.states import waiting_reason
 from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import Attempt
@@ -24,8 +23,6 @@ from fastdllm.workflow.project.runs import Run
 
 # A controller serves all users of a cluster: several looks within seconds need one answer.
 MAX_AGE_S = 5.0
-# States of a job that has no node yet, or none again.
-WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"))
 _EVAL, _SHARD, _PACK = (comment_of(rule, [""]) for rule in ("eval", "shard", "pack"))
 _NO_CLUSTER = "configuration source"
 
@@ -64,12 +61,12 @@ class Queue:
     """What squeue, and SLURM's own logs, know of this project's runs.
 
     problem: why squeue did not answer, in one line.
-    live_ids: all jobs of this user that wait or run, whatever they do.
+    live: all jobs of this user that wait or run, whatever they do, by their ids.
     logs: the folders of SLURM's own logs, by the comment of the jobs that wrote there.
     """
 
     problem: str = ""
-    live_ids: frozenset[str] = frozenset()
+    live: Mapping[str, Job] = field(default_factory=dict)
     logs: Mapping[str, Path] = field(default_factory=dict)
     _by_comment: Mapping[str, tuple[RunJob, ...]] = field(default_factory=dict)
     _by_folder: Mapping[str, tuple[RunJob, ...]] = field(default_factory=dict)
@@ -105,16 +102,16 @@ def read_queue(*, max_age_s: float = MAX_AGE_S) -> Queue | None:
 
 def queue_of(jobs: Iterable[Job]) -> Queue:
     """Sort the jobs of the project in the current folder by the runs that they make."""
-    folder = str(Path.cwd())
+    folder = Path.cwd()
     by_comment: dict[str, list[RunJob]] = {}
     by_folder: dict[str, list[RunJob]] = {}
     packs: dict[str, list[str]] = {}
     logs = _log_folders()
-    live_ids = set()
+    live = {}
     for job in jobs:
         if job.is_live:
-            live_ids.add(job.id)
-        if not job.comment.startswith((_EVAL, _SHARD, _PACK)) or not _is_in(folder, job):
+            live[job.id] = job
+        if not job.comment.startswith((_EVAL, _SHARD, _PACK)) or not job.is_in(folder):
             continue
         if job.comment.startswith(_EVAL):
             by_comment.setdefault(job.comment, []).append(RunJob(job, "eval"))
@@ -133,7 +130,7 @@ def queue_of(jobs: Iterable[Job]) -> Queue:
             for member in pack_members(pack):
                 packs.setdefault(member, []).append(pack)
     return Queue(
-        live_ids=frozenset(live_ids),
+        live=live,
         logs=logs,
         _by_comment={key: _current(run_jobs) for key, run_jobs in by_comment.items()},
         _by_folder={key: _current(run_jobs) for key, run_jobs in by_folder.items()},
@@ -179,10 +176,6 @@ def _log_folders() -> Mapping[str, Path]:
         except OSError:
             continue
     return folders
-
-
-def _is_in(folder: str, job: Job) -> bool:
-    return job.work_dir == folder or os.path.realpath(job.work_dir) == folder
 
 
 def reason_in_words(job: Job) -> str:

@@ -13,6 +13,7 @@ runs            of each: experiment, task, config, limit, state, folder, log, fi
   truncated       true where too many answers of its result ended at their budget
   same_as         the run whose result it is made from
   changes         key, old, new: what makes its result stale
+  earlier_settings  key, old, new: what was edited after its job or its process was given them
   progress        items_done, items_total, tokens_per_s, time_left_s, state, ...
   jobs            its SLURM jobs that wait or run: id, rule (eval, shard, pack), shard ([I, N]),
                   pack, state, reason (as squeue says them), node, start (local time; expected,
@@ -33,7 +34,7 @@ from fastdllm.workflow.project.artifacts import origin_of
 from fastdllm.workflow.project.config_files import WorkflowConfig
 from fastdllm.workflow.splitting import JobSplit, split_into_jobs
 from fastdllm.workflow.status.queue import Queue, RunJob
-from fastdllm.workflow.status.run_status import RunStatus, State
+from fastdllm.workflow.status.run_status import Change, RunStatus, State
 
 
 def as_record(
@@ -98,7 +99,9 @@ def _run_record(status: RunStatus) -> dict[str, Any]:
     if same_as := _same_as(status):
         record["same_as"] = same_as
     if status.changes:
-        record["changes"] = [{"key": c.key, "old": c.old, "new": c.new} for c in status.changes]
+        record["changes"] = [_change_record(change) for change in status.changes]
+    if status.earlier:
+        record["earlier_settings"] = [_change_record(change) for change in status.earlier]
     if status.progress is not None:
         record["progress"] = dict(status.progress)
     if status.jobs:
@@ -112,6 +115,10 @@ def _run_record(status: RunStatus) -> dict[str, Any]:
     if status.resumes:
         record["goes_on"] = True
     return record
+
+
+def _change_record(change: Change) -> dict[str, Any]:
+    return {"key": change.key, "old": change.old, "new": change.new}
 
 
 def _job_record(run_job: RunJob) -> dict[str, Any]:

@@ -151,6 +151,7 @@ def _running(status: RunStatus, width: int) -> str:
         parts.append(str(progress["state"]))
     if status.shards is not None:
         parts.append(str(status.shards))
+    parts += [status.earlier_in_words] if status.earlier else []
     parts += [f"job {j.job.id} on {j.job.node}" for j in status.jobs if j.is_at_work][:3]
     return "  ".join(parts)
 

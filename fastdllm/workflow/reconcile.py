@@ -17,7 +17,6 @@ from fastdllm.common.files import (
     cannot,
     date,
     date_after,
-    json_object,
     to_json,
     write_if_changed,
     write_text_atomically,
@@ -66,6 +65,8 @@ def reconcile(
 
     def look(run: Run) -> RunStatus:
         status = _of_these_settings(inspect(run, jobs=jobs))
+        if str(run.summary_path) not in held:
+            status = replace(status, earlier=())  # what waits gets those of now
         is_kept = restore or str(run.summary_path) in held or not status.state.has_result
         if is_kept or _is_decoded_here(status):
             return status
@@ -124,17 +125,11 @@ def _is_plan_of(plan: TaskPlan, spec_text: str, digests: FileDigests) -> bool:
 def _of_these_settings(status: RunStatus) -> RunStatus:
     """Return the status, without jobs that make a result of other settings."""
     at_work = [job.job.id for job in status.jobs if job.is_at_work]
-    if not at_work or not status.is_adopted or _has_read(status.run):
+    if not at_work or not status.is_adopted or not status.earlier:
         return status
-    ids = " ".join(at_work)
-    reason = f"job {ids} {EARLIER_SETTINGS}; wait for it, or end it: scancel {ids}"
-    return replace(status, state=State.RUNNING, reason=reason, jobs=())
-
-
-def _has_read(run: Run) -> bool:
-    """Whether the spec.json that a job has read has the current settings."""
-    stored = json_object(run.spec_path)
-    return not stored or stored.get("fingerprint") == run.fingerprint
+    ids, edits = " ".join(at_work), ", ".join(str(change) for change in status.earlier)
+    reason = f"job {ids} {EARLIER_SETTINGS} ({edits}); wait for it, or end it: scancel {ids}"
+    return replace(status, state=State.RUNNING, reason=reason, jobs=(), earlier=())
 
 
 def _reconcile_run(status: RunStatus) -> None:

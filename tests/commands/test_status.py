@@ -142,6 +142,25 @@ def test_a_job_of_other_settings_leaves_what_changed(run: Run) -> None:
     assert [str(change) for change in status.changes] == ["decoding.threshold 0.9 -> 0.8"]
 
 
+def test_an_edit_while_a_job_waits_or_works_is_told(run: Run) -> None:
+    edit("workflow_config.yaml", "threshold: 0.9", "threshold: 0.8")
+    new = load_project().runs[0]
+    words = "with earlier settings: decoding.threshold 0.9 -> 0.8"
+    waiting, working = look(new, job(12, "PENDING", reason="Priority")), look(new, job(12))
+    assert waiting.why == f"{words}; waits behind jobs of higher priority"
+    assert working.why == f"{words}; job 12 on node-1 is starting"
+    assert words in "".join(str(line) for line in picture(view(working), now=datetime(2026, 1, 1)))
+    (told,) = as_record([waiting], "", [])["runs"]
+    setting = {"key": "decoding.threshold", "old": 0.9, "new": 0.8}
+    assert told["earlier_settings"] == [setting]
+    with (run.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tell(run.folder / "progress.json", 3)
+        assert inspect(new).why == f"{words}; 3 of 8 items", "outside SLURM as well"
+    reconcile(load_project())
+    assert look(new, job(12, "PENDING", reason="Priority")).earlier == ()
+
+
 @pytest.mark.parametrize(
     ("state", "words"),
     [

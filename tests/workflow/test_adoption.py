@@ -62,7 +62,8 @@ def test_a_job_at_work_with_earlier_settings_is_waited_for_and_not_taken_over() 
     status = seen(job(run))[run.config]
     assert (status.state, status.is_adopted, status.is_to_be_made) == (State.RUNNING, False, False)
     assert status.reason == (
-        "job 12 works with earlier settings; wait for it, or end it: scancel 12"
+        "job 12 works with earlier settings (decoding.threshold 0.9 -> 0.8); wait for it, or end "
+        "it: scancel 12"
     )
     spec = json.loads(run.spec_path.read_text())
     assert spec["fingerprint"] == run.fingerprint, "its job may read the file yet"
@@ -72,7 +73,7 @@ def test_a_job_that_waits_reads_the_settings_of_today() -> None:
     run = load_project().runs[0]
     edit("workflow_config.yaml", "threshold: 0.9", "threshold: 0.8")
     status = seen(job(run, "PENDING"))[run.config]
-    assert (status.state, status.is_adopted) == (State.QUEUED, True)
+    assert (status.state, status.is_adopted, status.earlier) == (State.QUEUED, True, ())
     spec = json.loads(run.spec_path.read_text())
     assert spec["fingerprint"] == status.run.fingerprint != run.fingerprint
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from fastdllm.cluster.slurm import JobState
+from fastdllm.common.files import json_object
 from fastdllm.statistics.truncation import MOST_IN_WORDS, is_marked
 from fastdllm.workflow.project.artifacts import StoredSummary, origin_of, stored_summary
 from fastdllm.workflow.project.runs import Run
@@ -61,6 +62,7 @@ class RunStatus:
 
     reason: one line for people, empty when the state says everything.
     changes: for a result of other settings, what differs.
+    earlier: settings that were edited after its process or its job was given them.
     progress: the last numbers of a running or interrupted eval (items_done, items_total, ...).
     is_only_published: valid in artifacts/, but not (yet) in results/.
     record: the summary of the current settings, where there is one.
@@ -85,6 +87,7 @@ class RunStatus:
     shards: Shards | None = None
     ending: Ending | None = None
     resumes: bool = False
+    earlier: tuple[Change, ...] = ()
 
     @property
     def is_adopted(self) -> bool:
@@ -106,7 +109,7 @@ class RunStatus:
 
     @property
     def why(self) -> str:
-        """What the title does not say: reason or changes, and the leader, in one line."""
+        """What the title does not say: settings, reason or changes, and the leader, in one line."""
         is_copy = self.leader is not None and self.is_to_be_made and not self.is_adopted
         same = f"same as {self.leader.name}" if self.leader and is_copy else ""
         if same and self.state is State.MISSING:
@@ -115,7 +118,14 @@ class RunStatus:
         if not reason and not (self.state is State.STALE and self._is_only_edited):
             reason = ", ".join(str(change) for change in self.changes)
         truncated = MOST_IN_WORDS if self.is_truncated else ""
-        return "; ".join(part for part in (reason, same, truncated) if part)
+        parts = (self.earlier_in_words, reason, same, truncated)
+        return "; ".join(part for part in parts if part)
+
+    @property
+    def earlier_in_words(self) -> str:
+        """What was edited since; empty if nothing was."""
+        edits = ", ".join(str(change) for change in self.earlier)
+        return f"with earlier settings: {edits}" if edits else ""
 
     @property
     def is_truncated(self) -> bool:
@@ -158,7 +168,8 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
         shards = shards_of(files, alive, live)
         reason = queued_in_words(files, live, shards)
         progress = stored_progress(progress_of(files))
-        return RunStatus(run, State.QUEUED, reason, changes, progress, jobs=live, shards=shards)
+        status = RunStatus(run, State.QUEUED, reason, changes, progress, jobs=live, shards=shards)
+        return replace(status, earlier=_edited(run))
     status = _unfinished(run, files, result, artifact, jobs=jobs)
     return replace(status, changes=changes, shards=shards_of(files, alive, live))
 
@@ -213,7 +224,15 @@ def _running(files: RunFiles, alive: Sequence[Part], live: tuple[RunJob, ...]) -
         progress=progress_of(files, alive),
         jobs=live,
         shards=shards,
+        earlier=_edited(files.run),
     )
+
+
+def _edited(run: Run) -> tuple[Change, ...]:
+    """Return how the settings of a run differ from those in its spec.json, which its job reads."""
+    spec = json_object(run.spec_path)
+    is_own = not spec or spec.get("fingerprint") == run.fingerprint
+    return () if is_own else what_changed(spec.get("decides"), run.decides)
 
 
 def _repeat(files: RunFiles, live: Sequence[RunJob]) -> str:

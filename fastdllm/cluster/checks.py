@@ -6,7 +6,6 @@ does not answer is no reason to refuse: SLURM itself will say what is wrong.
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from fastdllm.cluster.site import Site
 from fastdllm.cluster.slurm import SlurmError, ask
 from fastdllm.common.errors import UserError, nearest_name
 from fastdllm.common.files import cannot
+from fastdllm.machine.process import user_name
 
 # The user waits for the answer.
 PATIENCE_S = 15.0
@@ -67,7 +67,7 @@ def check_folder(folder: Path) -> None:
 
 def check_account(choice: Choice, site: Site) -> None:
     """Refuse a missing account, one that is not this user's, and a QOS that it may not use."""
-    allowed = associations(patience_s=PATIENCE_S)
+    allowed = _offered(associations)
     if choice.account is None and site.account_required:
         raise UserError(missing_account(site, allowed))
     if not allowed:
@@ -93,7 +93,7 @@ def check_account(choice: Choice, site: Site) -> None:
 
 def check_partition(choice: Choice, site: Site) -> Choice:
     """Refuse a GPU or a partition that does not exist; return the choice in SLURM's spelling."""
-    kinds_of = partitions(patience_s=PATIENCE_S)
+    kinds_of = _offered(partitions)
     if not kinds_of:
         return choice
     # Without any kind of GPU in SLURM's answer nothing can be checked.
@@ -124,7 +124,7 @@ def check_partition(choice: Choice, site: Site) -> Choice:
 
 def check_small_job(partition: str, site: str) -> None:
     """Refuse a partition that does not exist, for the job of `fastdllm submit`."""
-    existing = partitions(patience_s=PATIENCE_S)
+    existing = _offered(partitions)
     for name in partition.split(",") if existing else ():
         if name not in existing:
             raise UserError(
@@ -163,24 +163,40 @@ def _type(choice: Choice) -> str | None:
     return parts[1] if len(parts) == 3 else None
 
 
-# What a cluster offers this user. Empty where a command of SLURM does not answer; callers then do
-# without.
+def _offered(ask_for: Callable[..., dict[str, set[str]]]) -> dict[str, set[str]]:
+    """Return what SLURM offers this user; nothing where it does not answer."""
+    try:
+        return ask_for(patience_s=PATIENCE_S)
+    except SlurmError:
+        return {}
+
 
 _GPUS = re.compile(r"gpu(?::([A-Za-z][\w.+-]*))?(?::\d+)?(?:\(|,|$)")
 
 
 def associations(*, patience_s: float) -> dict[str, set[str]]:
-    """Return the QOS that each account of this user may use; {} if not known."""
+    """Return the QOS that each account of this user may use.
+
+    Raises:
+        SlurmError: SLURM gave no answer.
+    """
+    user = user_name()
+    if user is None:
+        raise SlurmError(f"sacctmgr: user id {os.getuid()} has no name here to ask about")
     return _read(
         *("sacctmgr", "--noheader", "--parsable2", "show", "associations"),
-        *("where", f"user={getpass.getuser()}", "format=account,qos"),
+        *("where", f"user={user}", "format=account,qos"),
         patience_s=patience_s,
         values=lambda qos: {name for name in qos.split(",") if name},
     )
 
 
 def partitions(*, patience_s: float) -> dict[str, set[str]]:
-    """Return the types of GPU in each partition; {} if not known."""
+    """Return the types of GPU in each partition.
+
+    Raises:
+        SlurmError: SLURM gave no answer.
+    """
     return _read(
         *("sinfo", "--all", "--noheader", "--format=%R|%G"),
         patience_s=patience_s,
@@ -192,12 +208,8 @@ def _read(
     *command: str, patience_s: float, values: Callable[[str], set[str]]
 ) -> dict[str, set[str]]:
     """Read lines of a name, | and its values; a name may occur several times."""
-    try:
-        text = ask(*command, patience_s=patience_s)
-    except SlurmError:
-        return {}
     values_of: dict[str, set[str]] = {}
-    for line in text.splitlines():
+    for line in ask(*command, patience_s=patience_s).splitlines():
         name, _, rest = line.partition("|")
         if name.strip():
             values_of.setdefault(name.strip(), set()).update(values(rest))

@@ -8,10 +8,10 @@ node before a job is submitted. Nothing is known of a model that was not fetched
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from fastdllm.cluster.site import GpuKind
 from fastdllm.common.errors import UserError
+from fastdllm.common.paths import expanded
 from fastdllm.machine.hub_cache import snapshot
 from fastdllm.model.config import ModelConfig, read_config
 
@@ -63,7 +63,7 @@ def known_config(path: str, revision: str | None = None) -> ModelConfig | None:
 
     A config.json that cannot be used is no error here: planning, which reads it first, reports it.
     """
-    local = Path(path).expanduser()
+    local = expanded(path)
     folder = local if local.is_dir() else snapshot(path, revision)
     try:
         return read_config(folder) if folder is not None else None

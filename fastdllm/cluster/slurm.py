@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import write_text_atomically
+from fastdllm.common.paths import cache_home
 
 # squeue itself gives up on a silent controller after some tries of MessageTimeout, 10 s by default;
 # a controller that is merely slow answers 500 jobs within a few seconds.
@@ -276,7 +277,6 @@ def _keep(jobs: Sequence[Job]) -> None:
 
 def _answer_path() -> Path:
     """Return the file of this cluster and user."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(base) if base else Path.home() / ".cache"
     key = f"{os.environ.get('SLURM_CONF', '')} {os.getuid()}"
-    return folder / "fastdllm" / f"squeue-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return cache_home() / "fastdllm" / f"squeue-{name}.json"

@@ -19,6 +19,7 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
+from fastdllm.common.paths import cache_home, expanded
 
 RECORD = ".fastdllm-env.json"
 # Exists once all packages are installed; `make` compares its date.
@@ -155,10 +156,10 @@ def count_files(folder: Path) -> tuple[int, int]:
 
 def cache_folders() -> dict[str, tuple[Path, bool]]:
     """Return where each cache is, by its variable, and whether the variable is set."""
-    defaults = default_caches(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser())
+    defaults = default_caches(cache_home())
     return {
         name: (
-            Path(os.path.expandvars(os.environ.get(name) or default)).expanduser(),
+            expanded(os.path.expandvars(os.environ.get(name) or default)),
             bool(os.environ.get(name)),
         )
         for name, default in defaults.items()

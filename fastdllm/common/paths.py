@@ -7,6 +7,7 @@ a task gets the ending `_limit_<n>`; a task's own name may not end like that.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -39,6 +40,30 @@ def check_code(folder: Path) -> None:
             f"the code that runs is {running}, not {there}; use this folder's own environment "
             "(make setup makes it): . .venv/bin/activate"
         )
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder.
+
+    Raises:
+        UserError: there is none: HOME is not set, and the user's id is unknown.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path}: there is no home folder, as HOME is not set and the id of the user has no "
+            "entry in passwd; export HOME=<a folder of yours>"
+        ) from None
+
+
+def cache_home() -> Path:
+    """Return the folder of this user's caches.
+
+    Raises:
+        UserError: it is in the home folder, and there is none.
+    """
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
 def task_folder(task: str, limit: int | None) -> str:

@@ -11,6 +11,8 @@ import os
 import re
 from pathlib import Path
 
+from fastdllm.common.paths import cache_home, expanded
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -53,10 +55,9 @@ def has_data_set(name: str, config: str | None = None) -> bool:
 
 
 def _home() -> Path:
-    home = _folder("HF_HOME")
-    return home or (_folder("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "huggingface"
+    return _folder("HF_HOME") or cache_home() / "huggingface"
 
 
 def _folder(*variables: str) -> Path | None:
     value = next((os.environ[name] for name in variables if os.environ.get(name)), None)
-    return Path(os.path.expandvars(value)).expanduser() if value else None
+    return expanded(os.path.expandvars(value)) if value else None

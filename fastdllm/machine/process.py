@@ -7,6 +7,7 @@ threads that share a core spin at each of its barriers, which makes passes many 
 from __future__ import annotations
 
 import ctypes
+import getpass
 import os
 import platform
 import socket
@@ -22,6 +23,7 @@ from fastdllm.version import __version__
 
 # A new file in one of these can decide a result.
 DECIDING_FOLDERS = ("experiments", "tasks", "fastdllm")
+GIT_PATIENCE_S = 20
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "numpy")
 
 
@@ -131,24 +133,48 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+def user_name() -> str | None:
+    """Return the name of this process's user; None for an id without one, as in containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        return None
+
+
 def git_state(folder: Path | str = ".") -> dict[str, Any] | None:
-    """Return the project's commit and whether its files differ from it; None outside of git.
+    """Return the project's `commit`, and `dirty`: whether its files differ from it.
 
     Untracked files count if they decide results. artifacts/ does not count: publishing a result
-    must not mark the next one as dirty.
+    must not mark the next one as dirty. None outside of git; of a repository that git does not
+    read, such as one of another owner, `unknown`: why.
     """
     status = ("status", "--porcelain")
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         changes = _git(folder, *status, "--untracked-files=no", "--", ".", ":(exclude)artifacts")
         changes = changes or _git(folder, *status, "--", *DECIDING_FOLDERS)
-    except (OSError, subprocess.SubprocessError):
-        return None
+    except subprocess.CalledProcessError as error:
+        lines = str(error.stderr).strip().splitlines() or [f"exit code {error.returncode}"]
+        reason = lines[0].removeprefix("fatal: ")
+        return None if reason.startswith("not a git repository") else {"unknown": reason}
+    except subprocess.TimeoutExpired:
+        return {"unknown": f"git gave no answer for {GIT_PATIENCE_S} s"}
+    except OSError as error:
+        places = (Path(folder).absolute(), *Path(folder).absolute().parents)
+        if not any((place / ".git").exists() for place in places):
+            return None
+        return {"unknown": f"git cannot be started: {error.strerror}"}
     return {"commit": commit, "dirty": bool(changes)}
 
 
 def _git(folder: Path | str, *arguments: str) -> str:
     completed = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True
+        ["git", *arguments],
+        cwd=folder,
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        timeout=GIT_PATIENCE_S,
+        check=True,
     )
     return completed.stdout.strip()

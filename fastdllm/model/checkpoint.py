@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError, nearest_name
-from fastdllm.common.paths import NAME_PATTERN
+from fastdllm.common.paths import NAME_PATTERN, expanded
 
 FILES_NEEDED = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
 WEIGHTS, WEIGHT_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -28,7 +28,7 @@ def local_folder(model: str | Path) -> Path | None:
     Raises:
         UserError: it is neither.
     """
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if folder.is_dir():
         return folder
     is_hub_id = _HUB_ID.fullmatch(str(model)) is not None

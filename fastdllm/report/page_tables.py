@@ -119,6 +119,8 @@ def _table_row(task: TaskReport, run: RunReport) -> TableRow:
 def _marks(summary: Summary) -> Iterator[str]:
     if is_dirty(summary):
         yield "uncommitted changes"
+    if summary.git_unknown is not None:
+        yield "commit unknown"
     if is_marked(summary.truncation_rate):
         yield "truncated answers"
 
@@ -207,6 +209,7 @@ class Origin:
     runs: int
     commit: str
     dirty: bool | None
+    no_commit: str
     model: str
     model_digest: str
     conditions: str
@@ -220,7 +223,7 @@ def origins(summaries: Sequence[Summary]) -> list[Origin]:
     by_origin: dict[tuple[object, ...], list[Summary]] = {}
     for run in summaries:
         key = (
-            (run.git.commit, run.git.dirty) if run.git else None,
+            (run.git.commit, run.git.dirty) if run.git else run.git_unknown,
             _model(run),
             speed_conditions(run),
             tuple(sorted(run.environment.items())),
@@ -237,6 +240,7 @@ def _origin(runs: Sequence[Summary]) -> Origin:
         runs=len(runs),
         commit=run.git.commit if run.git else "",
         dirty=run.git.dirty if run.git else None,
+        no_commit=run.git_unknown or "not in git",
         model=name,
         model_digest=digest,
         conditions=", ".join(speed_conditions(run)),

@@ -242,6 +242,9 @@ class Summary(StrictModel):
         None, description="Name of the GPU, or of each kind of GPU; absent on a CPU."
     )
     git: Git | None = Field(None, description="Absent outside of a git repository.")
+    git_unknown: str | None = Field(
+        None, description="In a git repository: why git did not name the commit."
+    )
     environment: dict[str, str] = Field(description="Versions of Python and of packages.")
     model_args: dict[str, JsonValue] = Field(
         description="Model and decoding settings under the names of the published `--model_args`."

@@ -34,7 +34,8 @@ class Attempt:
     """One process that worked on a run, or on a part of it.
 
     time, ended: UTC in ISO 8601; ended is None for one that runs or was killed outright.
-    commit, decoder_version: of the code that ran; commit ends in "+changes" where files differ.
+    commit, decoder_version: of the code that ran; commit ends in "+changes" where files differ, and
+        is "unknown" with the reason where git refused.
     slurm_job, restart: id of its SLURM job, and how often that had been requeued.
     device: name of the GPU or processor; None until the model is loaded, or if none was needed.
     shard: such as "2-of-5". pack: the id of the pack that the run was decoded in.
@@ -94,7 +95,7 @@ def attempt(
         time=now(),
         host=socket.gethostname(),
         pid=os.getpid(),
-        commit=f"{git['commit']}{'+changes' * git['dirty']}" if git is not None else None,
+        commit=_commit_of(git),
         decoder_version=DECODER_VERSION,
         slurm_job=os.environ.get("SLURM_JOB_ID"),
         restart=int(restart) if restart.isdecimal() else 0,
@@ -138,6 +139,14 @@ def is_stuck(folder: Path, shard: str | None = None) -> bool:
     of_shard = [attempt for attempt in read_attempts(folder) if attempt.shard == shard]
     relevant = [attempt for attempt in of_shard if attempt.why != "SIGTERM" or attempt.chunks][-2:]
     return len(relevant) == 2 and all(a.why == TIME_LIMIT and a.chunks == 0 for a in relevant)
+
+
+def _commit_of(git: Mapping[str, Any] | None) -> str | None:
+    if git is None:
+        return None
+    if "unknown" in git:
+        return f"unknown ({git['unknown']})"
+    return f"{git['commit']}{'+changes' * git['dirty']}"
 
 
 def _append(path: Path, line: bytes) -> None:

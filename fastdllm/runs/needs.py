@@ -14,7 +14,7 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
-from fastdllm.common.paths import RESULTS
+from fastdllm.common.paths import RESULTS, expanded
 from fastdllm.machine.hub_cache import data_cache, has_data_set, hub_cache, snapshot
 from fastdllm.model.checkpoint import lacking
 from fastdllm.runs.lock import run_lock, shard_lock
@@ -71,7 +71,7 @@ def require(model: str, revision: str | None, task_file: Path) -> None:
 
 def require_model(model: str, revision: str | None) -> None:
     """The model's part of `require`."""
-    if Path(model).expanduser().is_dir():
+    if expanded(model).is_dir():
         return
     shown = f"model {model!r}" + (f", revision {revision}" if revision else "")
     folder = snapshot(model, revision)

@@ -152,7 +152,8 @@ def summarize(
             for name, threads in devices
         ],
         gpu_info=", ".join(gpus) or None,
-        git=Git(**git) if git else None,
+        git=Git(**git) if git and "commit" in git else None,
+        git_unknown=git.get("unknown") if git else None,
         environment=dict(environment),
         model_args=_model_args(spec),
         eval_params={key: value for key, value in eval_params.items() if value is not None},

@@ -141,6 +141,8 @@ def _notes(a: Summary, b: Summary) -> Iterator[str]:
             yield from _paragraph(letter, f"decoded as {origin}, the same computation")
         if summary.git is not None and summary.git.dirty:
             yield from _paragraph(letter, "made with uncommitted changes in the project")
+        if summary.git_unknown is not None:
+            yield from _paragraph(letter, f"commit unknown: {summary.git_unknown}")
         if is_marked(summary.truncation_rate):
             text = f"truncated: {truncation_words(summary)}, which may be wrong for that alone"
             yield from _paragraph(letter, text)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.common.paths import expanded
 from fastdllm.common.yaml_files import read_yaml_mapping
 
 # Builders of the `datasets` library that read the files named in the task file.
@@ -211,7 +212,7 @@ def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]]
     if root is None:
         return [], False
     data_dir, names = options.get("data_dir"), sorted(set(_texts(options.get("data_files"))))
-    base = root / Path(str(data_dir or "")).expanduser()
+    base = root / expanded(str(data_dir or ""))
     if not base.is_dir():
         raise UserError(f"{file}: dataset_kwargs.data_dir: {data_dir}: no such folder; {_ROOT}")
     # The README.md of a data set's folder may also define what its files mean.
@@ -256,7 +257,7 @@ def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
     if not names:
         raise UserError(f"{where}: data_files: name the {source} files there")
     by_split = names if isinstance(names, Mapping) else {"train": names}
-    base = Path(str(options.get("data_dir") or "")).expanduser()
+    base = expanded(str(options.get("data_dir") or ""))
     files: dict[str, list[Path]] = {}
     for split, part in by_split.items():
         for name in _texts(part):

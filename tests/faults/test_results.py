@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.results.summary import read_summary, write_summary
 from fastdllm.runs.answers import read_content
+from fastdllm.runs.attempts import read_attempts
 
 OWN = """\
 def score(doc, results):
@@ -126,3 +128,18 @@ def assert_eval_fails(spec: Path, capsys: pytest.CaptureFixture[str], says: str)
     assert says in error
     assert error.startswith("fastdllm: ")
     assert not spec.with_name("summary.json").exists()
+
+
+def test_a_commit_that_git_does_not_tell_is_recorded_as_unknown(
+    project: Path, make_plan_on_disk: Any, make_spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    make_plan_on_disk()
+    spec = make_spec()
+    assert main(["eval", str(spec)]) == 0
+    summary = read_summary(spec.with_name("summary.json"))
+    assert summary.git is None
+    assert (summary.git_unknown or "").startswith("detected dubious ownership")
+    (attempt,) = read_attempts(spec.parent)
+    assert (attempt.commit or "").startswith("unknown (detected dubious ownership")

@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from fastdllm.common.errors import UserError
-from fastdllm.machine.process import allowed_threads, chosen_threads, git_state, use_allowed_threads
+from fastdllm.common.paths import cache_home, expanded
+from fastdllm.machine.process import (
+    allowed_threads,
+    chosen_threads,
+    git_state,
+    use_allowed_threads,
+    user_name,
+)
+from tests.support.fakes import without_name
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +116,25 @@ def test_a_tree_is_dirty_when_something_that_decides_results_is_not_committed(tm
     (tmp_path / "experiments" / "new.py").unlink()
     policy.write_text("a = 2")
     assert git_state(tmp_path)["dirty"] is True
+
+
+def test_a_commit_that_git_does_not_tell_is_unknown_for_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(tmp_path, "init", "--quiet")
+    assert "HEAD" in git_state(tmp_path)["unknown"], "nothing is committed"
+    git(tmp_path, "commit", "--allow-empty", "-m", "first")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert git_state(tmp_path)["unknown"].startswith("detected dubious ownership in repository at")
+    monkeypatch.setenv("PATH", "")
+    assert git_state(tmp_path) == {"unknown": "git cannot be started: No such file or directory"}
+
+
+def test_a_user_without_name_and_home_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_name(monkeypatch)
+    assert user_name() is None
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for path in (cache_home, lambda: expanded("~/m")):
+        with pytest.raises(UserError, match=r"there is no home folder, as HOME is not set"):
+            path()

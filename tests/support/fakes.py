@@ -5,6 +5,7 @@ The hub is in fake_hub.py, as it is a server. Imports no torch, as evals of the 
 
 from __future__ import annotations
 
+import pwd
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from fastdllm.runs.stopping import Stop
 from fastdllm.tasks.plan import PlannedRequest
 
 if TYPE_CHECKING:
+    import pytest
+
     from fastdllm.runs.chunk_engine import Answered
     from fastdllm.runs.chunk_in_flight import ChunkInFlight
 
@@ -57,6 +60,17 @@ def fake_summary(spec: Mapping[str, Any], *, correct_bits: str = RIGHT_THEN_WRON
             "seed": spec["decides"]["seed"],
         },
     }
+
+
+def without_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the user's id have no entry in passwd, as in a container."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
 
 
 # Wildcards of the job of an eval, and its comment.

@@ -14,14 +14,17 @@ from unittest.mock import Mock
 
 import pytest
 
-from fastdllm.cluster.checks import check_link
+from fastdllm.cluster.checks import associations, check_link
 from fastdllm.cluster.site import ClusterOptions
+from fastdllm.cluster.slurm import SlurmError
 from fastdllm.common.errors import UserError
 from fastdllm.tools.doctor.examine import examine
 from fastdllm.tools.doctor.finding import DoctorFinding, Verdict
 from fastdllm.tools.doctor.gpu import Build, driver_finding, dtype_finding
+from fastdllm.tools.doctor.installation import look_at_caches, look_at_git, look_at_user
 from fastdllm.tools.doctor.slurm_access import account_findings, partition_findings
 from fastdllm.tools.doctor.storage import clock_finding, look_at_disks, look_at_locks
+from tests.support.fakes import without_name
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {"gts-lab": {"inferno", "embers"}}
@@ -95,6 +98,8 @@ def test_a_machine_that_is_well(project: Path) -> None:
         ({"squeue": "echo down >&2; exit 1"}, "slurm", "warn", "squeue: down"),
         ({"squeue": "exec sleep 60"}, "slurm", "warn", "no answer"),
         ({"sacctmgr": 'echo "other|embers"'}, "account", "problem", "none of yours: other"),
+        ({"sacctmgr": "echo no database >&2; exit 1"}, "account", "warn", "sacctmgr: no database"),
+        ({"sinfo": "echo gone >&2; exit 1"}, "partition", "warn", "not be asked: sinfo: gone"),
         ({"pace-quota": 'echo "Home 20 20 99.9%"'}, "quota", "problem", "100 % of the fullest"),
         ({"pace-quota": 'echo "Home 19 20 95%"'}, "quota", "warn", "95 % of the fullest"),
     ],
@@ -192,6 +197,40 @@ def test_results_that_cannot_be_written(project: Path) -> None:
     code, findings = doctor(project, WELL)
     assert code == 1
     assert any(finding["state"] == "problem" for finding in findings["results"])
+
+
+def test_a_user_without_a_name_and_places_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    without_name(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path / "file/home"))
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "PIP_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    found = {finding.name: finding for finding in [*look_at_user(), *look_at_caches()]}
+    assert found["user"].state is found["home"].state is Verdict.WARN
+    assert str(tmp_path / "file/home") in found["home"].text
+    assert found["caches"].state is Verdict.PROBLEM
+    assert "Snakemake does not start without" in found["caches"].fix
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    (finding,) = look_at_caches()
+    assert (finding.state, finding.text) == (
+        Verdict.WARN,
+        f"cannot be written: HF_HOME {tmp_path / 'file'}",
+    )
+    with pytest.raises(SlurmError, match="has no name here to ask about"):
+        associations(patience_s=1.0)
+
+
+def test_a_repository_of_another_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    (finding,) = look_at_git()
+    assert finding.state is Verdict.WARN
+    assert "detected dubious ownership" in finding.text
+    assert finding.fix == f"git config --global --add safe.directory {tmp_path}"
 
 
 def test_results_that_lead_to_a_purged_folder(

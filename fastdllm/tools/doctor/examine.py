@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from fastdllm.cluster.site import ClusterOptions
-from fastdllm.common.errors import error_line
+from fastdllm.common.errors import UserError, error_line
 from fastdllm.tools.doctor.finding import DoctorFinding, problem
 from fastdllm.tools.doctor.gpu import look_at_gpu
 from fastdllm.tools.doctor.installation import (
@@ -17,6 +17,7 @@ from fastdllm.tools.doctor.installation import (
     look_at_limits,
     look_at_model,
     look_at_python,
+    look_at_user,
     read_config,
 )
 from fastdllm.tools.doctor.slurm_access import look_at_slurm
@@ -31,7 +32,8 @@ def examine() -> list[DoctorFinding]:
     dtype = config.model.dtype if config is not None else None
     options = config.cluster if config is not None else ClusterOptions()
     checks: list[Check] = [look_at_python, look_at_environment, partial(look_at_gpu, dtype)]
-    checks += [look_at_disks, look_at_quota, look_at_locks, look_at_clock, look_at_caches]
+    checks += [look_at_disks, look_at_quota, look_at_locks, look_at_clock]
+    checks += [look_at_user, look_at_caches]
     checks += [partial(look_at_slurm, options)]
     checks += [partial(look_at_model, config)] if config is not None else []
     checks += [look_at_git, look_at_limits]
@@ -47,5 +49,5 @@ def _findings_of(check: Check) -> list[DoctorFinding]:
         return check()
     except Exception as error:
         name = getattr(check, "func", check).__name__.removeprefix("look_at_")
-        text = f"could not be checked: {error_line(error)}"
-        return [problem(name, text, "please report this line")]
+        fix = "" if isinstance(error, UserError) else "please report this line"
+        return [problem(name, f"could not be checked: {error_line(error)}", fix)]

@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,9 @@ from fastdllm.cluster.archive import find_archive
 from fastdllm.cluster.build import CACHES
 from fastdllm.cluster.venv import cache_folders, problems
 from fastdllm.common.errors import UserError
+from fastdllm.common.paths import expanded
 from fastdllm.launch import ARCHIVE_VARIABLE
-from fastdllm.machine.process import git_state
+from fastdllm.machine.process import git_state, user_name
 from fastdllm.runs.needs import require_data, require_model
 from fastdllm.tools.doctor.finding import DoctorFinding, ok, problem, warn
 from fastdllm.workflow.project.config_files import WorkflowConfig, load_workflow_config, task_file
@@ -54,10 +56,36 @@ def _archive(venv: Path) -> list[DoctorFinding]:
     return [ok("archive", f"{wanted}, unpacked by jobs")]
 
 
+def look_at_user() -> list[DoctorFinding]:
+    """Check that the user has a name, a home, and a place for temporary files."""
+    findings = []
+    if user_name() is None:
+        text = f"id {os.getuid()} has no name here, as in a container without an entry in passwd"
+        findings.append(warn("user", text, "SLURM and libraries ask for one: export USER=<name>"))
+    home = expanded("~")
+    if not _can_write(home):
+        fix = "export HOME=<a folder of yours>: programs keep settings there"
+        findings.append(warn("home", f"{home} cannot be written", fix))
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        fix = "export TMPDIR=<a folder of yours>: nothing can be planned or scored without"
+        findings.append(problem("tmp", str(error.strerror), fix))
+    return findings
+
+
 def look_at_caches() -> list[DoctorFinding]:
-    """Check that caches, which grow by gigabytes, are not in a small home."""
+    """Check that caches, which grow by gigabytes, can be written, and are not in a small home."""
     folders = cache_folders()
     text = ", ".join(f"{name} {folder}" for name, (folder, _) in folders.items())
+    refused = [name for name, (folder, _) in folders.items() if not _can_write(folder)]
+    if refused:
+        text = ", ".join(f"{name} {folders[name][0]}" for name in refused)
+        # Snakemake makes its own folder there before it reads anything.
+        stops = "XDG_CACHE_HOME" in refused
+        fix = f"export {refused[0]}=<a folder of yours>"
+        fix += ": Snakemake does not start without" if stops else ""
+        return [(problem if stops else warn)("caches", f"cannot be written: {text}", fix)]
     unset = [name for name, (_, is_set) in folders.items() if not is_set]
     variables = Path(sys.prefix) / CACHES
     if unset and variables.is_file():
@@ -70,6 +98,12 @@ def look_at_caches() -> list[DoctorFinding]:
         fix = f"export XDG_CACHE_HOME={scratch}/.cache in ~/.bashrc, or make setup-cluster"
         return [warn("caches", f"{', '.join(in_home)} in the home, which has little room", fix)]
     return [ok("caches", text)]
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether files can be made in a folder, or the folder itself if it is still missing."""
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def _device(folder: Path) -> int | None:
@@ -118,6 +152,11 @@ def look_at_git() -> list[DoctorFinding]:
                 "git", "not a git repository", "results will name no commit: git clone the project"
             )
         ]
+    if "unknown" in state:
+        text = f"commit unknown, and so recorded in results ({state['unknown']})"
+        owned = "dubious ownership" in state["unknown"]
+        add = f"git config --global --add safe.directory {Path().absolute()}"
+        return [warn("git", text, add if owned else "git status shows what is wrong")]
     if state["dirty"]:
         text = f"commit {state['commit'][:10]} with changes that are not committed"
         return [warn("git", text, "results will be marked so: git commit")]

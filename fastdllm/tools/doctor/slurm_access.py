@@ -29,8 +29,22 @@ def look_at_slurm(options: ClusterOptions) -> list[DoctorFinding]:
             *_this_job(),
         ]
     findings = [ok("slurm", "the controller answers"), *_this_job()]
-    findings += account_findings(associations(patience_s=PATIENCE_S), options)
-    return findings + partition_findings(partitions(patience_s=PATIENCE_S), options)
+    try:
+        findings += account_findings(associations(patience_s=PATIENCE_S), options)
+    except SlurmError as error:
+        findings += _not_asked("account", error)
+    try:
+        findings += partition_findings(partitions(patience_s=PATIENCE_S), options)
+    except SlurmError as error:
+        findings += _not_asked("partition", error)
+    return findings
+
+
+def _not_asked(name: str, error: SlurmError) -> list[DoctorFinding]:
+    if "accounting_storage" in str(error):
+        return [ok(name, "the cluster keeps no accounts")]
+    fix = "ask again later; until then nothing is checked before jobs are submitted"
+    return [warn(name, f"could not be asked: {error}", fix)]
 
 
 def account_findings(allowed: dict[str, set[str]], options: ClusterOptions) -> list[DoctorFinding]:

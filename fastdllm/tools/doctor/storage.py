@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 from fastdllm.cluster.checks import check_folder, check_link
 from fastdllm.common.errors import UserError
 from fastdllm.common.locks import is_locked, take_lock
-from fastdllm.common.paths import RESULTS
+from fastdllm.common.paths import RESULTS, expanded
 from fastdllm.tools.doctor.finding import DoctorFinding, ok, printed_by, problem, warn
 
 GIB = 2**30
@@ -28,8 +27,8 @@ def look_at_disks() -> list[DoctorFinding]:
     """Check the free space of home, scratch and results, each file system once; write a file."""
     places = {
         "results": nearest_folder(RESULTS),
-        "scratch": Path.home() / "scratch",
-        "home": Path.home(),
+        "scratch": expanded("~/scratch"),
+        "home": expanded("~"),
     }
     findings, seen = [], set()
     for name, folder in places.items():
@@ -59,7 +58,7 @@ def look_at_quota() -> list[DoctorFinding]:
             if used
             else [ok("quota", "pace-quota shows none used up")]
         )
-    text = printed_by("quota", "--no-wrap", "--user", getpass.getuser())
+    text = printed_by("quota", "--no-wrap", "--user")
     shares = [share for line in (text or "").splitlines() if (share := _share(line)) is not None]
     return [_quota("quota", max(shares))] if shares else []
 

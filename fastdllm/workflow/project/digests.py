@@ -16,7 +16,7 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, json_object, write_json_atomically
-from fastdllm.common.paths import RESULTS
+from fastdllm.common.paths import RESULTS, expanded
 from fastdllm.decoding.policy_files import policy_code_digest
 from fastdllm.model.checkpoint import other_weights
 from fastdllm.runs.spec import RunSpec
@@ -170,7 +170,7 @@ def check_sources(spec: RunSpec, digests: FileDigests) -> None:
         "task_digest": (task, task_digest(task, digests)),
     }
     if spec.decides.get("model") == "local":
-        folder = Path(spec.run.model_path).expanduser()
+        folder = expanded(spec.run.model_path)
         current["model_digest"] = (folder, model_digest(folder, digests))
     for key, (path, digest) in current.items():
         if spec.decides.get(key) != digest:

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _decode(
     model: BlockDiffusionModel,
-    ids: list[int],
+    ids: tuple[int, ...],
     policy: Any,
     view: StepView | None,
 ) -> tuple[Generation, float]:
@@ -79,7 +79,7 @@ def _decode(
     from fastdllm.decoding.sequence import Request
     from fastdllm.policy import PassKind
 
-    request = [Request(tuple(ids))]
+    request = [Request(ids)]
     begun = decode(model, request, policy)
     any(step.kind is PassKind.COMMIT or step.finished is not None for step in begun)
     del begun  # its cache is free for the timed run
@@ -130,7 +130,7 @@ def stats_line(
 class StepView:
     """Prints a line per pass: its kind, where it worked, and the answer with its gaps."""
 
-    def __init__(self, console: Console, tokenizer: Any, prompt: list[int]) -> None:
+    def __init__(self, console: Console, tokenizer: Any, prompt: tuple[int, ...]) -> None:
         self.console, self.tokenizer = console, tokenizer
         is_ascii = console.options.ascii_only
         self.mask, self.line_break = ("_", "|") if is_ascii else (MASK_GLYPH, LINE_BREAK_GLYPH)

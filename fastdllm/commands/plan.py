@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         from fastdllm.tasks.planning import PlanOptions, make_plan
 
         checkpoint = find_checkpoint(config.model.path, config.model.revision)
+        model = read_config(checkpoint)
         plan = make_plan(
             load_tokenizer(config.model.path, config.model.revision),
             PlanOptions(
@@ -51,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
                 chunk_size=options.chunk_size,
                 num_fewshot=options.num_fewshot,
                 apply_chat_template=options.apply_chat_template,
-                max_positions=read_config(checkpoint).max_positions,
+                max_positions=model.max_positions,
+                vocab_size=model.vocab_size,
                 tasks_folder=str(TASKS),
             ),
         )

@@ -166,7 +166,7 @@ def _record(
     )
 
 
-def _prompts(options: argparse.Namespace, questions: list[str]) -> list[list[int]]:
+def _prompts(options: argparse.Namespace, questions: list[str]) -> list[tuple[int, ...]]:
     from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
 
     tokenizer = load_tokenizer(options.model, options.revision)

@@ -1,21 +1,30 @@
-"""The tokenizer of a checkpoint, from transformers, and the ids of a prompt.
+"""The tokenizer of a checkpoint, from transformers: texts to ids, conversations to texts.
 
-Remote code is never run.
+Prompts by hand and prompts of tasks become ids here. Remote code is never run.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import UserError, error_line
+
+CONFIG = "tokenizer_config.json"
+_OR_WITHOUT = "mend it, or ask without (--no-chat-template, or apply_chat_template: false)"
+JSON_FILES = ("tokenizer.json", CONFIG, "special_tokens_map.json", "added_tokens.json")
 
 
 def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
     """Load the tokenizer of a model folder or hub id, without remote code.
 
+    Of several named chat templates, it has the one named `default`.
+
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is none, it cannot be read, or its files contradict each other.
     """
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -27,30 +36,131 @@ def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
             # not know; only the tokenizer is read here.
             warnings.simplefilter("ignore", FutureWarning)
             logging.set_verbosity_error()
-            return AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(
                 model_path, revision=revision, trust_remote_code=False, use_fast=True
             )
-    except (OSError, ValueError, KeyError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{model_path}: no usable tokenizer ({line}); a model folder needs tokenizer.json and "
-            "tokenizer_config.json"
-        ) from None
+            tokenizer("")  # some options are looked at with the first text only
+    except Exception as error:  # a broken file may raise anything in transformers and tokenizers
+        raise _unusable(model_path, error) from None
     finally:
         logging.set_verbosity(verbosity)
+    if isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    if not isinstance(tokenizer.chat_template, str | None):
+        raise UserError(
+            f"{model_path}/{CONFIG}: chat_template: {tokenizer.chat_template!r} is not allowed; it "
+            "should be text"
+        )
+    _check_ids(tokenizer, model_path, revision)
+    return tokenizer
 
 
-def prompt_ids(tokenizer: Any, prompt: str, *, chat_template: bool = True) -> list[int]:
+def _unusable(model_path: str, error: Exception) -> UserError:
+    for file in (Path(model_path, name) for name in JSON_FILES):
+        if file.is_file():
+            try:
+                _json_object(file)
+            except UserError as broken:
+                return broken
+    reason = " ".join(str(error).split())[:200]
+    return UserError(
+        f"{model_path}: no usable tokenizer ({reason}); a model folder needs tokenizer.json and "
+        f"{CONFIG}"
+    )
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({error}); fetch it again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: expected a JSON object; fetch it again")
+    return values
+
+
+def _check_ids(tokenizer: Any, model_path: str, revision: str | None) -> None:
+    """Refuse a tokenizer that gives a token another id than its files, or invents a token.
+
+    Both happen without a word where two tokens share an id, or a name is misspelled.
+    """
+    from transformers.utils import cached_file
+
+    files = []
+    for name in ("tokenizer.json", CONFIG):
+        path = cached_file(
+            model_path, name, revision=revision, _raise_exceptions_for_missing_entries=False
+        )
+        files.append((Path(path), _json_object(Path(path))) if path else (Path(name), {}))
+    (file, values), (config_file, config) = files
+    added = [(file, token["content"], token["id"]) for token in values.get("added_tokens") or ()]
+    decoder = config.get("added_tokens_decoder") or {}
+    added += [(config_file, token["content"], int(key)) for key, token in decoder.items()]
+    for place, text, token_id in added:
+        found = tokenizer.convert_tokens_to_ids(text)
+        if found != token_id:
+            raise UserError(
+                f"{place}: token {text!r} has the id {token_id}, but becomes {found}; do two "
+                "tokens share an id, or is one missing? fetch the tokenizer again"
+            )
+    vocabulary = (values.get("model") or {}).get("vocab")
+    if not isinstance(vocabulary, dict):
+        return
+    known = {*vocabulary, *(text for _, text, _ in added)}
+    for name in ("bos_token", "eos_token"):
+        text = getattr(tokenizer, name)
+        if text is not None and text not in known:
+            raise UserError(f"{config_file}: {name}: {text!r} is no token of {file.name}")
+
+
+def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Return the token ids of a prompt.
+
+    Nothing is added but the token that begins every text (BOS), where the tokenizer writes one and
+    the text, such as that of a chat template, does not begin with it.
+    """
+    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    bos = tokenizer.bos_token_id
+    if bos is None or ids[:1] == (bos,) or tokenizer("")["input_ids"][:1] != [bos]:
+        return ids
+    return (bos, *ids)
+
+
+def prompt_ids(tokenizer: Any, prompt: str, *, chat_template: bool = True) -> tuple[int, ...]:
     """Return the token ids of a prompt, as one user turn if `chat_template` is set.
 
     Raises:
-        UserError: the tokenizer has no chat template.
+        UserError: the tokenizer has no chat template, or one that cannot write the turn.
     """
     if not chat_template:
-        return list(tokenizer(prompt)["input_ids"])
+        return encode(tokenizer, prompt)
     if not tokenizer.chat_template:
         raise UserError("this model's tokenizer has no chat template; use --no-chat-template")
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
-    return list(tokenizer(text)["input_ids"])
+    return encode(tokenizer, conversation_text(tokenizer, [{"role": "user", "content": prompt}]))
+
+
+def conversation_text(
+    tokenizer: Any, messages: Sequence[dict[str, str]], *, ends_open: bool = False
+) -> str:
+    """Return a conversation as the chat template writes it.
+
+    Args:
+        ends_open: whether the last message is the beginning of the answer, not the question.
+
+    Raises:
+        UserError: the template is broken, refuses the conversation, or leaves out a message.
+    """
+    where = f"{tokenizer.name_or_path}: chat template (chat_template.jinja, or in {CONFIG})"
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=not ends_open,
+            continue_final_message=ends_open,
+        )
+    except Exception as error:  # a template is a program, which may raise anything
+        raise UserError(f"{where}: fails with {error_line(error)}; {_OR_WITHOUT}") from None
+    for message in messages:
+        if message["role"] != "assistant" and message["content"].strip() not in text:
+            raise UserError(f"{where}: leaves out what the {message['role']} says; {_OR_WITHOUT}")
+    return text

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval.api.model import LM
 
 from fastdllm.common.errors import UserError
+from fastdllm.model.tokenizer import conversation_text
 from fastdllm.tasks.plan import request_id
 
 if TYPE_CHECKING:
@@ -47,11 +48,8 @@ class PromptLM(LM):
         Tasks that begin the answer themselves (gen_prefix) ask for no generation prompt; without
         continue_final_message the template would close their unfinished turn.
         """
-        return self._template_source.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
+        return conversation_text(
+            self._template_source, chat_history, ends_open=not add_generation_prompt
         )
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:

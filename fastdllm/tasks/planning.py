@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastdllm.common.errors import UserError
+from fastdllm.model.tokenizer import encode
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
 from fastdllm.tasks.lm_eval_models import Collect
 from fastdllm.tasks.lm_eval_tasks import evaluate_task, item_digests, load_task, no_budget
@@ -26,6 +27,7 @@ class PlanOptions:
 
     limit: first n items of each task; None means all. chunk_size: most requests in a chunk.
     max_positions: most tokens that the model can hold, prompt and answer together.
+    vocab_size: number of tokens that the model knows.
     """
 
     task: str
@@ -34,6 +36,7 @@ class PlanOptions:
     num_fewshot: int | None
     apply_chat_template: bool
     max_positions: int
+    vocab_size: int
     tasks_folder: str = "tasks"
 
 
@@ -48,6 +51,12 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
             f"{tokenizer.name_or_path}: has no chat template; set apply_chat_template to false "
             f"for task {options.task!r} in workflow_config.yaml"
         )
+    if options.apply_chat_template and "strftime_now" in tokenizer.chat_template:
+        # Asked today and scored tomorrow, no prompt would have an answer.
+        raise UserError(
+            f"{tokenizer.name_or_path}: its chat template writes the date (strftime_now), so that "
+            "prompts differ from day to day; write a fixed date into it"
+        )
     task = load_task(options.task, options.tasks_folder)
     lm = Collect(tokenizer)
     result = evaluate_task(
@@ -61,6 +70,12 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
     requests = _planned(lm.collected, tokenizer)
     for request in requests:
         check_length(request, max_positions=options.max_positions, block_size=1)
+        beyond = max(request.prompt_ids + request.target_ids)
+        if beyond >= options.vocab_size:
+            raise UserError(
+                f"item {request.item}: {tokenizer.decode([beyond])!r} is token {beyond}, but the "
+                f"model knows {options.vocab_size}; its tokenizer.json is another model's"
+            )
     content = requests_text(requests).encode()
     header = PlanHeader(
         task=options.task,
@@ -99,7 +114,7 @@ def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[Plann
             gen_kwargs = generation_wishes(instance.args[1], f"item {item}: generation_kwargs")
             if "max_gen_toks" not in gen_kwargs:
                 raise no_budget(instance.task_name)
-            if not prompt_ids:
+            if not instance.args[0].strip() or not prompt_ids:
                 raise UserError(f"item {item}: the prompt is empty; check doc_to_text")
         planned[key] = PlannedRequest(
             id=key,
@@ -111,11 +126,6 @@ def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[Plann
             gen_kwargs=gen_kwargs,
         )
     return list(planned.values())
-
-
-def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Return the token ids of a prompt; nothing is added, as the text has the chat template."""
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def encode_pair(

@@ -222,6 +222,7 @@ def make_plan_on_disk(project: Path, tokenizer: Any) -> Callable[..., Any]:
                     "num_fewshot": None,
                     "apply_chat_template": True,
                     "max_positions": 4096,
+                    "vocab_size": 256,
                     **options,
                 }
             ),

@@ -48,14 +48,9 @@ def question_prompts(
             f"{questions}: not found; give --prompt-length N for prompts of random ids"
         ) from None
     tokenizer = load_tokenizer(model, revision)
+    templated = bool(tokenizer.chat_template)
     prompts = [
-        tuple(
-            prompt_ids(
-                tokenizer,
-                json.loads(line)["question"],
-                chat_template=bool(tokenizer.chat_template),
-            )
-        )
+        prompt_ids(tokenizer, json.loads(line)["question"], chat_template=templated)
         for line in lines
     ]
     return list(islice(cycle(prompts), count))

@@ -1,0 +1,165 @@
+"""Prompts: what a chat template leaves out or cannot write, and the token that begins a text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.cli import main
+from fastdllm.common.errors import UserError
+from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
+from fastdllm.tasks.planning import PlanOptions, make_plan
+from tests.support.run_project import CHAT_TEMPLATE
+
+BOS, BOS_TEXT = 253, "<|im_start|>"
+QUESTION = "What is 0 + 1? "
+
+
+@pytest.fixture
+def folder(model_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the model, to be changed."""
+    return shutil.copytree(model_folder, tmp_path / "copy")
+
+
+def write_template(folder: Path, template: Any) -> None:
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def plan(folder: Path, task: str = "sums", *, chat: bool = True, vocab_size: int = 256) -> Any:
+    options = PlanOptions(
+        task=task,
+        limit=None,
+        chunk_size=4,
+        num_fewshot=None,
+        apply_chat_template=chat,
+        max_positions=4096,
+        vocab_size=vocab_size,
+    )
+    return make_plan(load_tokenizer(str(folder)), options)
+
+
+BROKEN = [
+    ("{% for %}", "fails with TemplateSyntaxError: Expected an expression"),
+    ("{{ raise_exception('no system role') }}", "fails with TemplateError: no system role"),
+    ("{{ messages[0].name.text }}", "fails with UndefinedError"),
+    ("{{ 1 / 0 }}", "fails with ZeroDivisionError"),
+    ("{% include 'x' %}", "fails with TypeError"),
+    ("{{ ''.__class__.__mro__ }}", "fails with SecurityError"),
+    ("<|im_start|>assistant\n", "leaves out what the user says"),
+    ("{% if false %}x{% endif %}", "leaves out what the user says"),
+    ("{{ messages[0].content[:4] }}", "leaves out what the user says"),
+    (5, "chat_template: 5 is not allowed; it should be text"),
+    (True, "chat_template: True is not allowed; it should be text"),
+    ("", "has no chat template"),
+    ([{"name": "tools", "template": "x"}], "has no chat template"),
+    ([5], "no usable tokenizer"),
+]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(("template", "says"), BROKEN)
+def test_a_template_that_writes_no_question_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], template: Any, says: str
+) -> None:
+    write_template(folder, template)
+    assert main(["generate", QUESTION, "--model", str(folder)]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert says in printed.err
+    with pytest.raises(UserError) as caught:
+        plan(folder)
+    assert says in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_description_that_a_template_drops_is_refused(folder: Path) -> None:
+    with Path("tasks/sums.yaml").open("a") as stream:
+        stream.write('description: "Add the numbers."\n')
+    assert "Add the numbers." in plan(folder).requests[0].args[0]
+    only_user = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    write_template(folder, only_user)
+    with pytest.raises(UserError, match="leaves out what the system says"):
+        plan(folder)
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}"
+    write_template(folder, refusing + CHAT_TEMPLATE)
+    with pytest.raises(UserError, match="fails with TemplateError: none"):
+        plan(folder)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_template_that_writes_the_date_is_refused(folder: Path) -> None:
+    write_template(folder, "{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE)
+    with pytest.raises(UserError, match="writes the date"):
+        plan(folder)
+
+
+@pytest.mark.usefixtures("project")
+def test_of_named_templates_the_default_one_is_taken(folder: Path) -> None:
+    expected = plan(folder)
+    named = [{"name": "tools", "template": "x"}, {"name": "default", "template": CHAT_TEMPLATE}]
+    write_template(folder, named)
+    assert plan(folder) == expected
+
+
+def add_bos(folder: Path) -> None:
+    """Let the tokenizer begin each text with BOS, as many do."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    bos = {"SpecialToken": {"id": BOS_TEXT, "type_id": 0}}
+    text, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [bos, text],
+        "pair": [bos, text, second],
+        "special_tokens": {BOS_TEXT: {"id": BOS_TEXT, "ids": [BOS], "tokens": [BOS_TEXT]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": BOS_TEXT}))
+
+
+def letters(text: str) -> tuple[int, ...]:
+    """The ids of the tokenizer of the tests, which has a token per letter."""
+    return tuple(map(ord, text))
+
+
+@pytest.mark.usefixtures("project")
+def test_the_token_that_begins_a_text_is_written_once(folder: Path) -> None:
+    plain = load_tokenizer(str(folder))
+    add_bos(folder)
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer("A")["input_ids"] == [BOS, ord("A")]
+    for chat in (True, False):
+        by_hand = prompt_ids(tokenizer, QUESTION, chat_template=chat)
+        of_run = plan(folder, chat=chat).requests[0].prompt_ids
+        assert by_hand == of_run
+        # The template of the tests begins with BOS itself.
+        without = prompt_ids(plain, QUESTION, chat_template=chat)
+        assert by_hand == (without if chat else (BOS, *letters(QUESTION)))
+    write_template(folder, "{{ messages[-1].content }}")
+    assert prompt_ids(load_tokenizer(str(folder)), QUESTION) == (BOS, *letters(QUESTION))
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_context_of_an_option_begins_with_it_once(folder: Path, *, chat: bool) -> None:
+    before = plan(folder, "choices", chat=chat).requests
+    add_bos(folder)
+    after = plan(folder, "choices", chat=chat).requests
+    start = () if chat else (BOS,)
+    assert [r.prompt_ids for r in after] == [start + r.prompt_ids for r in before]
+    assert [r.target_ids for r in after] == [r.target_ids for r in before]
+
+
+@pytest.mark.usefixtures("project")
+def test_a_token_that_the_model_lacks_is_refused_at_plan(folder: Path) -> None:
+    line = r"item sums:0: 't' is token 116, but the model knows 116; its tokenizer\.json is another"
+    with pytest.raises(UserError, match=line):
+        plan(folder, vocab_size=116, chat=False)

@@ -227,11 +227,8 @@ def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]]
         raise UserError(f"{file}: {folder}: holds no file; put the data there")
     local_names = [name for name in names if "://" not in _outer(name)]
     for name in local_names:
-        matches = _matches(base, name)
-        if not matches:
-            start = f"a path starts at {base}" if base != Path() else _ROOT
-            raise UserError(f"{file}: dataset_kwargs.data_files: {name}: no such file; {start}")
-        data_files += [(path.name, path) for path in matches]
+        where = f"{file}: dataset_kwargs.data_files"
+        data_files += [(path.name, path) for path in _matches(base, name, where)]
     return data_files, local_names == names
 
 
@@ -241,7 +238,8 @@ def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
     None if its data is something else.
 
     Raises:
-        UserError: only `datasets` could read them, which guesses the types of their values.
+        UserError: a file is missing, or only `datasets` could read it, which guesses the types of
+            its values.
     """
     source, options = values.get("dataset_path"), values.get("dataset_kwargs") or {}
     if source not in READ_OPTIONS or values.get("custom_dataset"):
@@ -255,15 +253,15 @@ def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
         if key not in allowed:
             raise unknown_name("key", str(key), allowed, where)
     if not names:
-        raise UserError(f"{where}: data_files: name the {source} files there")
+        raise UserError(f"{where}.data_files: name the {source} files there")
     by_split = names if isinstance(names, Mapping) else {"train": names}
     base = expanded(str(options.get("data_dir") or ""))
     files: dict[str, list[Path]] = {}
     for split, part in by_split.items():
         for name in _texts(part):
-            if name.endswith(_ARCHIVES) or name != _outer(name):
-                raise UserError(f"{where}: data_files: {name}: unpack it, and name the file itself")
-            files.setdefault(str(split), []).extend(_matches(base, name))
+            if name.endswith(_ARCHIVES) or "::" in name:
+                raise UserError(f"{where}.data_files: {name}: unpack it, and name the file itself")
+            files.setdefault(str(split), []).extend(_matches(base, name, f"{where}.data_files"))
     return files
 
 
@@ -272,12 +270,16 @@ def _outer(name: str) -> str:
     return name.rpartition("::")[2].removeprefix("file://")
 
 
-def _matches(base: Path, name: str) -> list[Path]:
+def _matches(base: Path, name: str, where: str) -> list[Path]:
     if (file := base / _outer(name)).is_file():
         return [file]  # a name, even where it could be a pattern: q[1].jsonl
     # Path.glob refuses absolute patterns, and finds only folders for `**`.
     matches = glob.glob(_outer(name), root_dir=base, recursive=True)  # noqa: PTH207
-    return [path for path in sorted(base / match for match in matches) if path.is_file()]
+    files = [path for path in sorted(base / match for match in matches) if path.is_file()]
+    if not files:
+        start = f"a path starts at {base}" if base != Path() else _ROOT
+        raise UserError(f"{where}: {name}: no such file; {start}")
+    return files
 
 
 def _data_root(source: Any, file: Path) -> Path | None:

@@ -7,25 +7,27 @@ every letter of a text for an option. Nothing of that stops an evaluation; here 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, time, timedelta
+from pathlib import Path
 from typing import Any
 
-from lm_eval.api.task import Task
+from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.utils import apply_template
 
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import UserError, error_line
 
 # What a task prints, by the methods of lm-eval's tasks.
 PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_prefix")
 
 
 def check_items(task: Task) -> None:
-    """Refuse items that change, print no value in a prompt or target, or have no valid label.
+    """Refuse items that change, print no value in a prompt or target, or have no right answer.
 
     A label that is text is understood if it is the number or the letter of an option.
 
     Raises:
-        UserError: naming the item and the column, or the label.
+        UserError: naming the item and the column, the label or the target.
     """
     docs = list(task.eval_docs)
     # lm-eval reads the items again when it scores: it would score other ones than it asked.
@@ -36,8 +38,25 @@ def check_items(task: Task) -> None:
                 "at random: let it make its generator itself, as random.Random(0)"
             )
         _check_values(task, doc, _where(task, index))
-    if task.OUTPUT_TYPE == "multiple_choice" and not getattr(task, "multiple_input", 0):
+    if isinstance(task, ConfigurableTask):
+        _check_answers(task, docs)
+
+
+def _check_answers(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+    scores_itself = (
+        task.config.process_results is not None
+        or type(task).process_results is not ConfigurableTask.process_results
+    )
+    if task.multiple_input:
+        _check_numbers_of_inputs(task, docs)
+    elif task.OUTPUT_TYPE == "multiple_choice":
         _check_labels(task, docs)
+    elif scores_itself:
+        return
+    elif task.config.doc_to_choice is not None:
+        _check_labels(task, docs)
+    else:
+        _check_targets(task, docs)
 
 
 def _where(task: Task, index: int) -> str:
@@ -46,20 +65,33 @@ def _where(task: Task, index: int) -> str:
 
 def _check_values(task: Task, doc: Mapping[str, Any], where: str) -> None:
     for column, value in doc.items():
-        if not _is_no_value(value):
+        if _is_no_value(value):
+            advice = "complete the data, or leave the item out"
+        elif _may_be_guessed(task, value):
+            advice = (
+                "write it as text, or name the file itself (dataset_path: json), not its folder"
+            )
+        else:
             continue
         for name in PRINTED:
+            if name == "doc_to_choice" and task.config.doc_to_choice is None:
+                continue
             if _prints(getattr(task, name, None), doc, column):
                 raise UserError(
-                    f"{where}: column {column!r} is {value}, and {name} prints it; complete the "
-                    "data, or leave the item out"
+                    f"{where}: column {column!r} is {value}, and {name} prints it; {advice}"
                 )
+
+
+def _may_be_guessed(task: Task, value: Any) -> bool:
+    """Whether a value may be 93 in the data: `datasets` makes 93.0 of it beside a fraction."""
+    is_folder = Path(str(task.config.dataset_path)).is_dir()
+    return is_folder and isinstance(value, float) and value.is_integer()
 
 
 def _is_no_value(value: Any) -> bool:
     is_nan = isinstance(value, float) and not math.isfinite(value)
     # A date that was text in the data prints in another form.
-    return value is None or is_nan or isinstance(value, date | time)
+    return value is None or is_nan or isinstance(value, date | time | timedelta | bytes)
 
 
 def _prints(method: Any, doc: Mapping[str, Any], column: str) -> bool:
@@ -71,13 +103,25 @@ def _prints(method: Any, doc: Mapping[str, Any], column: str) -> bool:
     except Exception:  # a template or a helper that fails is reported when the task is planned
         return False
     shown = str(doc[column])
-    if with_value is doc[column] or with_value == shown:
-        return True
     return str(with_value).count(shown) > str(without).count(shown)
 
 
-def _check_labels(task: Task, docs: Iterable[Mapping[str, Any]]) -> None:
-    original, is_same = task.config.doc_to_target, True
+def _given(method: Callable[[Any], Any], doc: Mapping[str, Any], where: str) -> Any:
+    try:
+        return method(doc)
+    except Exception as error:  # a template or a helper of the task may raise anything
+        raise UserError(f"{where}: {method.__name__} fails: {error_line(error)}") from error
+
+
+def _options(task: ConfigurableTask, doc: Mapping[str, Any], where: str) -> list[str]:
+    options = _given(task.doc_to_choice, doc, where)
+    if not isinstance(options, list) or not all(isinstance(o, str) and o for o in options):
+        raise UserError(f"{where}: options {options!r}: not a list of texts")
+    return options
+
+
+def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+    original = task.config.doc_to_target
 
     def numbers(doc: Mapping[str, Any]) -> int | list[int]:
         label, options = task.doc_to_target(doc, original), task.doc_to_choice(doc)
@@ -85,17 +129,68 @@ def _check_labels(task: Task, docs: Iterable[Mapping[str, Any]]) -> None:
             return [option_number(part, options) for part in label]
         return option_number(label, options)
 
+    found = []
     for index, doc in enumerate(docs):
-        options = task.doc_to_choice(doc)
-        if not isinstance(options, list) or not all(isinstance(o, str) and o for o in options):
-            raise UserError(f"{_where(task, index)}: options {options!r}: not a list of texts")
+        where = _where(task, index)
+        options, label = _options(task, doc, where), _given(task.doc_to_target, doc, where)
         try:
-            label = task.doc_to_target(doc)
-            is_same &= numbers(doc) == label or label in options
+            found.append((label, numbers(doc), options))
         except ValueError as error:
-            raise UserError(f"{_where(task, index)}: {error}") from None
-    if not is_same:
+            raise UserError(f"{where}: {error}") from None
+        if label == []:
+            raise UserError(f"{where}: label [] names no option")
+    if all(isinstance(label, int) and str(label) in options for label, _, options in found) and any(
+        options.index(str(label)) != number for label, number, options in found
+    ):
+        raise UserError(
+            f"task {task.task_name!r}: every label, such as {found[0][0]!r}, is the text of an "
+            "option, and would be taken for its number, from 0; make doc_to_target the plain name "
+            "of a column of texts, or give numbers"
+        )
+    # Only a multiple_choice task looks for a label that is text among the options.
+    takes_text = task.OUTPUT_TYPE == "multiple_choice"
+    if any(label != number and not (takes_text and label in o) for label, number, o in found):
         task.config.doc_to_target = numbers
+
+
+def _check_numbers_of_inputs(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+    """Check what doc_to_text gives where it numbers the right option, each being an input."""
+    for index, doc in enumerate(docs):
+        where = _where(task, index)
+        text, options = _given(task.doc_to_text, doc, where), _options(task, doc, where)
+        if not isinstance(text, int) or not 0 <= text < len(options):
+            raise UserError(
+                f"{where}: doc_to_text gives {text!r}, and a number for item 0: lm-eval takes "
+                "digits for the number of an option; let a word stand before the question"
+            )
+
+
+def _check_targets(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+    template = task.config.doc_to_target
+    for index, doc in enumerate(docs):
+        where = _where(task, index)
+        target = _given(task.doc_to_target, doc, where)
+        if task.OUTPUT_TYPE == "loglikelihood":
+            if not isinstance(target, str):
+                raise UserError(
+                    f"{where}: target {target!r} is no text; write doc_to_target as a template, "
+                    'such as "{{answer}}"'
+                )
+            continue
+        if not isinstance(target, list):
+            continue
+        # lm-eval reads a template's text in brackets as a list, but not that of a plain column.
+        is_one_text = isinstance(template, str) and apply_template(template, doc) in doc.values()
+        if is_one_text or not target or not all(isinstance(text, str) for text in target):
+            raise UserError(
+                f"{where}: target {target!r} would be a list of texts of which each is right; for "
+                "one text in brackets, make doc_to_target the plain name of its column"
+            )
+        if not task.multiple_target:
+            raise UserError(
+                f"{where}: target {target!r} is a list of right answers, and that of item 0 is "
+                "none; make all of them lists"
+            )
 
 
 def option_number(label: Any, options: Sequence[str]) -> int:

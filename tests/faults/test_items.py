@@ -1,0 +1,119 @@
+"""Items whose right answer could never be scored as right, or that lm-eval would ask wrongly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.common.errors import UserError
+from fastdllm.tasks.lm_eval_tasks import load_task
+from tests.support.small_project import edit
+
+pytestmark = pytest.mark.usefixtures("project")
+
+
+def write_items(task: str, column: str, *values: Any) -> None:
+    """Give the items of a task other values in one column, and as many items as values."""
+    path = Path(f"tasks/data/{task}.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    changed = [record | {column: value} for record, value in zip(records, values, strict=False)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in changed))
+
+
+def targets(task: str) -> list[Any]:
+    (leaf,) = load_task(task).leaves.values()
+    return [leaf.doc_to_target(doc) for doc in leaf.eval_docs]
+
+
+@pytest.mark.parametrize(
+    ("template", "values", "says"),
+    [
+        ("answer", ["1", ["2"]], r"item 1: target \['2'\] is a list of right answers"),
+        ("answer", [[], ["2"]], r"item 0: target \[\]"),
+        ("answer", [["1"], [2]], r"item 1: target \[2\] would be a list of texts"),
+        ("'{{answer}}'", ["1", "[1, 2]"], r"item 1: target \[1, 2\] would be a list of texts"),
+        ("'{{answer}}'", ["['a']", "b"], r"item 0: target \['a'\] would be a list of texts"),
+        ("'{{answer.x}}'", [{"x": 1}, {}], r"item 1: doc_to_target fails: UndefinedError"),
+    ],
+)
+def test_targets_that_no_answer_could_equal_are_refused(
+    template: str, values: list[Any], says: str
+) -> None:
+    edit("tasks/sums.yaml", 'doc_to_target: "{{answer}}"', f"doc_to_target: {template}")
+    write_items("sums", "answer", *values)
+    with pytest.raises(UserError, match=says):
+        load_task("sums")
+
+
+def test_a_text_in_brackets_in_a_plain_column_is_a_text_and_a_list_is_a_list() -> None:
+    edit("tasks/sums.yaml", 'doc_to_target: "{{answer}}"', "doc_to_target: answer")
+    write_items("sums", "answer", "[1, 2]", "['a']")
+    assert targets("sums") == ["[1, 2]", "['a']"]
+    write_items("sums", "answer", ["1", "one"], ["2"])
+    assert targets("sums") == [["1", "one"], ["2"]]
+
+
+@pytest.mark.parametrize(("label", "number"), [("C", 2), (1, 1)])
+def test_generated_answers_are_compared_with_the_option_of_the_label(
+    label: Any, number: int
+) -> None:
+    edit("tasks/sums.yaml", 'doc_to_target: "{{answer}}"', "doc_to_target: answer")
+    edit("tasks/sums.yaml", "generation_kwargs", "doc_to_choice: [A, B, C]\ngeneration_kwargs")
+    write_items("sums", "answer", label)
+    assert targets("sums") == [number]
+    write_items("sums", "answer", -1)
+    with pytest.raises(UserError, match="item 0: label -1 is none of its 3 options"):
+        load_task("sums")
+
+
+@pytest.mark.parametrize(
+    ("template", "values", "says"),
+    [
+        ("label", [[2], []], r"item 1: label \[\] names no option"),
+        ("'{{label}}'", ["0", "08"], "item 1: doc_to_target fails: SyntaxError"),
+    ],
+)
+def test_labels_that_name_nothing_are_refused(template: str, values: list[Any], says: str) -> None:
+    edit("tasks/choices.yaml", "doc_to_target: label", f"doc_to_target: {template}")
+    write_items("choices", "label", *values)
+    with pytest.raises(UserError, match=says):
+        load_task("choices")
+
+
+def test_labels_that_are_texts_and_numbers_of_options_are_refused() -> None:
+    edit("tasks/choices.yaml", '["A", "B", "C"]', '["2", "0", "1"]')
+    edit("tasks/choices.yaml", "doc_to_target: label", "doc_to_target: '{{label}}'")
+    with pytest.raises(UserError, match="every label, such as 0, is the text of an option"):
+        load_task("choices")
+    edit("tasks/choices.yaml", "'{{label}}'", "label")
+    write_items("choices", "label", "2", "0", "1")
+    assert targets("choices") == ["2", "0", "1"]
+
+
+def test_a_question_of_digits_is_not_taken_for_the_number_of_an_option() -> None:
+    edit("tasks/choices.yaml", 'doc_to_text: "{{question}}"', 'doc_to_text: "{{label}}{{rest}}"')
+    write_items("choices", "rest", "", "?")
+    with pytest.raises(UserError, match=r"item 1: doc_to_text gives '1\?', and a number for item"):
+        load_task("choices")
+
+
+@pytest.mark.parametrize("task", ["sums", "choices"])
+def test_a_value_may_lack_where_nothing_prints_it(
+    task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_items(task, "note", "a note", None)
+    load_task(task)
+    assert capsys.readouterr().err == ""
+
+
+def test_numbers_that_a_folder_may_have_changed_are_refused() -> None:
+    write_items("sums", "answer", 93, 2.5)
+    Path("folder").mkdir()
+    Path("tasks/data/sums.jsonl").rename("folder/test.jsonl")
+    edit("tasks/sums.yaml", "dataset_path: json", "dataset_path: folder")
+    edit("tasks/sums.yaml", "dataset_kwargs: {data_files: {test: tasks/data/sums.jsonl}}\n", "")
+    with pytest.raises(UserError, match=r"item 0: column 'answer' is 93\.0, .* write it as text"):
+        load_task("sums")

@@ -42,25 +42,59 @@ def check_items(task: Task) -> None:
         _check_answers(task, docs)
 
 
-def _check_answers(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+def check_examples(task: Task) -> None:
+    """Refuse examples of few-shot prompts as items, and those that hold the item that is asked.
+
+    Raises:
+        UserError: naming the example, or why there are too few.
+    """
+    n = task.config.num_fewshot
+    if not n or not isinstance(task, ConfigurableTask):
+        return
+    config, of_examples = task.config, task.fewshot_cfg
+    items, examples = list(task.eval_docs), list(task.fewshot_docs())
+    # lm-eval leaves out the item itself, but only where both splits go by these names.
+    leaves_out = config.test_split is not None and of_examples.split == config.test_split
+    if not leaves_out and {repr(doc) for doc in items} <= {repr(doc) for doc in examples}:
+        split = config.test_split or config.validation_split
+        raise UserError(
+            f"task {task.task_name!r}: the examples in its prompts come from the items themselves, "
+            "which would find their own answers there; draw them from another split, or give "
+            f"test_split: {split} and fewshot_split: {split}, so that each is left out of its own"
+        )
+    if n > len(examples) - leaves_out:
+        raise UserError(
+            f"task {task.task_name!r}: num_fewshot {n}: there are only {len(examples)} examples"
+            + (", the item itself among them" if leaves_out else "")
+        )
+    ways = ("doc_to_text", "doc_to_target", "doc_to_choice")
+    if all(getattr(of_examples, way) == getattr(config, way) for way in ways):
+        for index, doc in enumerate(examples):
+            _check_values(task, doc, _where(task, index, "example"))
+        _check_answers(task, examples, "example")
+
+
+def _check_answers(
+    task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str = "item"
+) -> None:
     scores_itself = (
         task.config.process_results is not None
         or type(task).process_results is not ConfigurableTask.process_results
     )
     if task.multiple_input:
-        _check_numbers_of_inputs(task, docs)
+        _check_numbers_of_inputs(task, docs, kind)
     elif task.OUTPUT_TYPE == "multiple_choice":
-        _check_labels(task, docs)
+        _check_labels(task, docs, kind)
     elif scores_itself:
         return
     elif task.config.doc_to_choice is not None:
-        _check_labels(task, docs)
+        _check_labels(task, docs, kind)
     else:
-        _check_targets(task, docs)
+        _check_targets(task, docs, kind)
 
 
-def _where(task: Task, index: int) -> str:
-    return f"task {task.task_name!r}, item {index}"
+def _where(task: Task, index: int, kind: str = "item") -> str:
+    return f"task {task.task_name!r}, {kind} {index}"
 
 
 def _check_values(task: Task, doc: Mapping[str, Any], where: str) -> None:
@@ -120,7 +154,7 @@ def _options(task: ConfigurableTask, doc: Mapping[str, Any], where: str) -> list
     return options
 
 
-def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str) -> None:
     original = task.config.doc_to_target
 
     def numbers(doc: Mapping[str, Any]) -> int | list[int]:
@@ -131,7 +165,7 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> 
 
     found = []
     for index, doc in enumerate(docs):
-        where = _where(task, index)
+        where = _where(task, index, kind)
         options, label = _options(task, doc, where), _given(task.doc_to_target, doc, where)
         try:
             found.append((label, numbers(doc), options))
@@ -150,13 +184,17 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> 
     # Only a multiple_choice task looks for a label that is text among the options.
     takes_text = task.OUTPUT_TYPE == "multiple_choice"
     if any(label != number and not (takes_text and label in o) for label, number, o in found):
+        if task.fewshot_cfg.doc_to_target == original:
+            task.fewshot_cfg.doc_to_target = numbers
         task.config.doc_to_target = numbers
 
 
-def _check_numbers_of_inputs(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+def _check_numbers_of_inputs(
+    task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str
+) -> None:
     """Check what doc_to_text gives where it numbers the right option, each being an input."""
     for index, doc in enumerate(docs):
-        where = _where(task, index)
+        where = _where(task, index, kind)
         text, options = _given(task.doc_to_text, doc, where), _options(task, doc, where)
         if not isinstance(text, int) or not 0 <= text < len(options):
             raise UserError(
@@ -165,10 +203,10 @@ def _check_numbers_of_inputs(task: ConfigurableTask, docs: Sequence[Mapping[str,
             )
 
 
-def _check_targets(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+def _check_targets(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str) -> None:
     template = task.config.doc_to_target
     for index, doc in enumerate(docs):
-        where = _where(task, index)
+        where = _where(task, index, kind)
         target = _given(task.doc_to_target, doc, where)
         if task.OUTPUT_TYPE == "loglikelihood":
             if not isinstance(target, str):

@@ -26,7 +26,7 @@ from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry
 
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
-from fastdllm.tasks.item_checks import check_items
+from fastdllm.tasks.item_checks import check_examples, check_items
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.task_files import split_files
 
@@ -151,13 +151,15 @@ def evaluate_task(
     machine: that calls pip, git and a compiler in each job, and the summary has its own.
 
     Raises:
-        UserError: a template, filter or metric of the task fails.
+        UserError: the examples of few-shot prompts are missing or wrong, or a template, filter or
+            metric of the task fails.
     """
     random.seed(TASK_SEED)
     numpy.random.seed(TASK_SEED)
     loaded = TaskManager(include_defaults=False).load([task.root])
     for leaf in loaded["tasks"].values():
         _set_fewshot(leaf, num_fewshot)
+        check_examples(leaf)
     try:
         result = evaluate(
             lm=lm,
@@ -193,9 +195,18 @@ def _digests_of_items(samples: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _set_fewshot(task: Task, requested: int | None) -> None:
-    """Set the number of examples and their seed; a 0 in the task file is never overruled."""
+    """Set the number of examples and their seed.
+
+    Raises:
+        UserError: the task file says 0, which lm-eval never overrules, and another is requested.
+    """
     from_file = task.get_config("num_fewshot")
-    if from_file is None or (requested is not None and from_file != 0):
+    if from_file == 0 and requested:
+        raise UserError(
+            f"task {task.task_name!r}: its file says num_fewshot: 0 and workflow_config.yaml "
+            f"{requested}; take it out of one of them"
+        )
+    if from_file is None or requested is not None:
         task.set_config(key="num_fewshot", value=requested or 0)
     task.set_fewshot_seed(seed=TASK_SEED)
 

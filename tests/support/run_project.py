@@ -44,6 +44,7 @@ task: sums
 dataset_path: json
 dataset_kwargs: {data_files: {test: tasks/data/sums.jsonl}}
 test_split: test
+fewshot_split: test
 output_type: generate_until
 doc_to_text: "{{question}}"
 doc_to_target: "{{answer}}"

@@ -1,0 +1,95 @@
+"""Examples of few-shot prompts: what they must not hold, and that they are what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.common.errors import UserError
+from tests.support.run_project import write_lines
+from tests.support.small_project import edit
+
+Plan = Callable[..., Any]
+
+
+def add_examples(task: str, records: list[dict[str, Any]]) -> None:
+    """Draw the examples of a task from another split."""
+    write_lines(Path("tasks/data/examples.jsonl"), records)
+    edit(f"tasks/{task}.yaml", "{test:", "{train: tasks/data/examples.jsonl, test:")
+    path = Path(f"tasks/{task}.yaml")
+    path.write_text(
+        path.read_text().replace("fewshot_split: test\n", "") + "training_split: train\n"
+    )
+
+
+def prompts(plan: Any) -> list[str]:
+    return [request.args[0] for request in plan.requests]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("fewshot_split: test\n", ""),
+        ("test_split: test\nfewshot_split: test\n", "validation_split: test\n"),
+        ("test_split: test\nfewshot_", "validation_split: test\nfewshot_"),
+        ("fewshot_split: test\n", "fewshot_config: {sampler: first_n}\n"),
+    ],
+)
+def test_an_item_is_not_among_its_own_examples(make_plan_on_disk: Plan, old: str, new: str) -> None:
+    edit("tasks/sums.yaml", old, new)
+    make_plan_on_disk("sums")
+    with pytest.raises(UserError, match=r"the items themselves.* fewshot_split: test"):
+        make_plan_on_disk("sums", num_fewshot=3)
+
+
+def test_an_item_is_left_out_of_its_own_examples(make_plan_on_disk: Plan) -> None:
+    plan = make_plan_on_disk("sums", num_fewshot=9)
+    assert len(plan.requests) == 10
+    assert all(prompt.count(f"What is {i} +") == 1 for i, prompt in enumerate(prompts(plan)))
+    with pytest.raises(UserError, match="num_fewshot 10: there are only 10 examples, the item"):
+        make_plan_on_disk("sums", num_fewshot=10)
+
+
+def test_the_same_file_under_two_names_is_noticed(make_plan_on_disk: Plan) -> None:
+    edit("tasks/sums.yaml", "{test:", "{train: tasks/data/sums.jsonl, test:")
+    edit("tasks/sums.yaml", "fewshot_split: test", "fewshot_split: train")
+    with pytest.raises(UserError, match="the items themselves"):
+        make_plan_on_disk("sums", num_fewshot=3)
+
+
+def test_examples_that_a_task_excludes_are_not_recorded_as_asked(make_plan_on_disk: Plan) -> None:
+    edit("tasks/sums.yaml", "output_type", "num_fewshot: 0\noutput_type")
+    make_plan_on_disk("sums", num_fewshot=0)
+    with pytest.raises(UserError, match=r"its file says num_fewshot: 0 and .* 3"):
+        make_plan_on_disk("sums", num_fewshot=3)
+
+
+@pytest.mark.parametrize(
+    ("task", "record", "says"),
+    [
+        ("sums", {"question": "x", "answer": None}, "example 1: column 'answer' is None"),
+        ("choices", {"question": "x", "label": -1}, "example 1: label -1 is none of its 3"),
+    ],
+)
+def test_examples_without_an_answer_are_refused(
+    make_plan_on_disk: Plan, task: str, record: dict[str, Any], says: str
+) -> None:
+    add_examples(task, [{"question": "x", "answer": "1", "label": 1}, record])
+    make_plan_on_disk(task)
+    with pytest.raises(UserError, match=says):
+        make_plan_on_disk(task, num_fewshot=1)
+
+
+@pytest.mark.parametrize("labels_of_items", ["numbers", "letters"])
+def test_examples_show_the_option_and_not_its_letter(
+    make_plan_on_disk: Plan, labels_of_items: str
+) -> None:
+    edit("tasks/choices.yaml", '["A", "B", "C"]', "[one, two, three]")
+    if labels_of_items == "letters":
+        write_lines(Path("tasks/data/choices.jsonl"), [{"question": "y", "label": "A"}])
+    add_examples("choices", [{"question": "x", "label": "C"}])
+    plan = make_plan_on_disk("choices", num_fewshot=1, apply_chat_template=False)
+    assert all(prompt.startswith("x three\n\n") for prompt in prompts(plan))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 from statistics import median
 
+import torch
+
 from benchmarks.record import record
 from fastdllm import DecodingSettings, Request, load_model
-from fastdllm.machine.process import use_allowed_threads
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.policy import default_policy
 from fastdllm.tools.bench.timing import interleaved, timed_run
@@ -33,7 +34,7 @@ BATCHES = {1: 60, 32: 192}
 
 def main() -> None:
     """Measure and record."""
-    use_allowed_threads(1)
+    torch.set_num_threads(1)
     model = load_model(EMBEDDED_MODEL, device="cpu")
     figures = {}
     for slots, count in BATCHES.items():

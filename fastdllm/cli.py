@@ -24,6 +24,7 @@ from fastdllm.common.errors import (
     unknown_name,
 )
 from fastdllm.common.paths import check_code
+from fastdllm.machine.threads import spin_briefly
 from fastdllm.version import __version__
 
 COMMANDS = {
@@ -68,6 +69,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     accept_any_encoding()
+    spin_briefly()
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

@@ -27,6 +27,7 @@ from fastdllm.model.config import EMBEDDED_MODEL
 
 if TYPE_CHECKING:
     from fastdllm import DecodingSettings
+    from fastdllm.model.config import ModelConfig
     from fastdllm.model.fused import FusedModel
     from fastdllm.tools.bench.workload import Prompts
 
@@ -81,7 +82,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="also: write a trace of the first batch size, for ui.perfetto.dev or chrome://tracing",
     )
     parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads (default: what it may use)"
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="CPU threads (default: 1 for a small model, else one per idle core)",
     )
     add_model_options(parser)
     add_decoding_options(parser)
@@ -101,11 +105,11 @@ def run(options: argparse.Namespace) -> int:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
     from fastdllm.machine.device import hardware
-    from fastdllm.machine.process import use_allowed_threads
+    from fastdllm.machine.threads import use_threads
     from fastdllm.tools.bench.suite import BenchPlan, run_suite
     from fastdllm.tools.bench.tables import rounded
 
-    threads = use_allowed_threads(options.threads)
+    threads = use_threads(options.threads, product=_config(options).largest_product)
     plan = BenchPlan(batches, options.repeats, options.requests, options.mixed, options.profile)
     model = _model(options)
     prompts = _prompts(options, model, plan.prompts_needed)
@@ -177,6 +181,15 @@ def _check(options: argparse.Namespace, batches: list[int | None]) -> None:
             ) from None
     if options.revision is not None and options.model.startswith("random:"):
         raise UserError(f"--revision: {options.model} has none; leave it out")
+
+
+def _config(options: argparse.Namespace) -> ModelConfig:
+    from fastdllm.model.loading import model_config
+    from fastdllm.tools.bench.random_models import PREFIX, random_config
+
+    if options.model.startswith(PREFIX):
+        return random_config(options.model)
+    return model_config(options.model, options.revision)
 
 
 def _model(options: argparse.Namespace) -> FusedModel:

@@ -22,7 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", type=Path, help="results/<experiment>/<task>/<config>/spec.json")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: the spec's)")
     parser.add_argument(
-        "--threads", type=int, help="CPU threads (default, and most: what it may use)"
+        "--threads",
+        type=int,
+        help="CPU threads (default: 1 for a small model, else one per idle core)",
     )
     parser.add_argument(
         "--shard", metavar="I/N", help="decode part I of N; the last one to end scores the run"
@@ -63,11 +65,13 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         lm_eval_environment(offline=True, private_cache=data_is_local(spec.run.task_file)),
     ):
         # Nothing before this may import torch: it sees only the cards visible when it is imported.
-        from fastdllm.machine.process import use_allowed_threads
+        from fastdllm.machine.threads import use_threads
+        from fastdllm.model.loading import model_config
         from fastdllm.runs.evaluation import Evaluation
         from fastdllm.workflow.project.digests import FileDigests, check_sources
 
-        use_allowed_threads(args.threads)
+        config = model_config(spec.run.model_path, spec.run.model_revision)
+        use_threads(args.threads, product=config.largest_product)
         evaluation = Evaluation(
             spec,
             folder,

@@ -44,12 +44,12 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("the prompt is empty; give a question, or - to read one from a pipe")
     settings = decoding_settings(options)
 
-    from fastdllm.machine.process import use_allowed_threads
-    from fastdllm.model.loading import load_model
+    from fastdllm.machine.threads import use_threads
+    from fastdllm.model.loading import load_model, model_config
     from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
     from fastdllm.policy import default_policy
 
-    use_allowed_threads()
+    use_threads(product=model_config(options.model, options.revision).largest_product)
     model = load_model(
         options.model, device=options.device, dtype=options.dtype, revision=options.revision
     )

@@ -29,7 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("members", type=Path, help="results/_packs/<id>/members.json")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: each spec's)")
     parser.add_argument(
-        "--threads", type=int, help="CPU threads (default, and most: what it may use)"
+        "--threads",
+        type=int,
+        help="CPU threads (default: 1 for a small model, else one per idle core)",
     )
 
 
@@ -61,16 +63,18 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         lm_eval_environment(offline=True, private_cache=private_cache),
     ):
         from fastdllm.common.console import open_display
-        from fastdllm.machine.process import use_allowed_threads
+        from fastdllm.machine.threads import use_threads
+        from fastdllm.model.loading import model_config
         from fastdllm.runs.evaluation import Evaluation
         from fastdllm.runs.loaded_model import KeptModel
         from fastdllm.workflow.project.digests import FileDigests, check_sources
 
-        use_allowed_threads(args.threads)
         models, digests = KeptModel(), FileDigests.load()
 
         def evaluate(spec: RunSpec, folder: Path) -> Sequence[str]:
             check_needs(spec, folder)
+            config = model_config(spec.run.model_path, spec.run.model_revision)
+            use_threads(args.threads, product=config.largest_product)
             evaluation = Evaluation(
                 spec,
                 folder,

@@ -84,7 +84,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"also write it to {PUBLISHED}/, where the report finds it",
     )
     parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads (default: what it may use)"
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="CPU threads (default: 1 for a small model, else one per idle core)",
     )
     add_model_options(parser)
     add_decoding_options(parser)
@@ -94,8 +97,8 @@ def run(options: argparse.Namespace) -> int:
     """Measure, write, print."""
     settings = decoding_settings(options)
 
-    from fastdllm.machine.process import use_allowed_threads
-    from fastdllm.model.loading import load_model
+    from fastdllm.machine.threads import use_threads
+    from fastdllm.model.loading import load_model, model_config
     from fastdllm.tools.sensitivity.calibration import (
         CALIBRATION,
         read_questions,
@@ -109,7 +112,8 @@ def run(options: argparse.Namespace) -> int:
     data = options.data or CALIBRATION
     questions = read_questions(data, options.items)
     refuse_test_items(questions, data)
-    use_allowed_threads(options.threads)
+    config = model_config(options.model, options.revision)
+    use_threads(options.threads, product=config.largest_product)
     model = load_model(
         options.model, device=options.device, dtype=options.dtype, revision=options.revision
     )

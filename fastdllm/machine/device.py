@@ -8,12 +8,8 @@ from pathlib import Path
 import torch
 
 from fastdllm.machine.cgroups import memory_left
-from fastdllm.machine.process import (
-    allowed_threads,
-    cpu_name,
-    peak_resident_gib,
-    reset_peak_resident,
-)
+from fastdllm.machine.process import cpu_name, peak_resident_gib, reset_peak_resident
+from fastdllm.machine.threads import allowed_threads
 
 # What torch says in errors about memory that its own allocator does not manage.
 LACK_OF_MEMORY = (

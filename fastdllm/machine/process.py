@@ -1,8 +1,4 @@
-"""This process: its host, processor, CPU threads and memory; its packages and the project's commit.
-
-Two threads on one core only wait for each other: a pass of a small model takes milliseconds, and
-threads that share a core spin at each of its barriers, which makes passes many times slower.
-"""
+"""This process: its host, processor and memory; its packages and the project's commit."""
 
 from __future__ import annotations
 
@@ -17,8 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fastdllm.common.errors import UserError
-from fastdllm.machine.cgroups import cpu_quota
 from fastdllm.version import __version__
 
 # A new file in one of these can decide a result.
@@ -41,52 +35,6 @@ def cpu_name() -> str:
     except OSError:
         pass  # not Linux: the platform module knows less
     return platform.processor() or platform.machine()
-
-
-def allowed_threads(root: Path = Path("/")) -> int:
-    """Return how many threads scheduler, control groups and SLURM allow; at least 1.
-
-    root: where to look for the files of the control groups.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        allowed = [len(os.sched_getaffinity(0))]
-    else:
-        allowed = [os.cpu_count() or 1]
-    quota = cpu_quota(root)
-    if quota is not None:
-        allowed.append(int(quota))
-    for_task = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if for_task.isdecimal():
-        allowed.append(int(for_task))
-    return max(min(allowed), 1)
-
-
-def chosen_threads(requested: int | None = None, *, allowed: int) -> int:
-    """Return `requested`, else OMP_NUM_THREADS, else `allowed`; never more than `allowed`.
-
-    Raises:
-        UserError: OMP_NUM_THREADS is no positive number.
-    """
-    written = os.environ.get("OMP_NUM_THREADS")
-    if requested is None and written:
-        # It may be a list, one number per level of nesting.
-        first = written.split(",")[0].strip()
-        if not first.isdecimal() or int(first) == 0:
-            raise UserError(
-                f"OMP_NUM_THREADS={written!r} is not allowed; it should be a number of threads, at "
-                "least 1; unset it to use all that the process may use"
-            )
-        requested = int(first)
-    return min(requested, allowed) if requested is not None else allowed
-
-
-def use_allowed_threads(requested: int | None = None) -> int:
-    """Set torch to `requested` threads (see `chosen_threads`); return how many it uses."""
-    import torch
-
-    count = chosen_threads(requested, allowed=allowed_threads())
-    torch.set_num_threads(count)
-    return count
 
 
 def peak_resident_gib() -> float:

@@ -48,6 +48,11 @@ class ModelConfig:
     stop_tokens: tuple[int, ...] = ()
     pad_id: int | None = None
 
+    @property
+    def largest_product(self) -> int:
+        """Weights of the largest product of a layer: gate and up in one."""
+        return 2 * self.intermediate_size * self.hidden_size
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:

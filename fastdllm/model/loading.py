@@ -19,7 +19,7 @@ from torch import Tensor
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.model.checkpoint import find_checkpoint, weight_files
-from fastdllm.model.config import read_config
+from fastdllm.model.config import ModelConfig, read_config
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.plain import BlockDiffusionModel
 
@@ -27,6 +27,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # bfloat16 needs NVIDIA Ampere (compute capability 8.0) or newer.
 BFLOAT16_CAPABILITY = (8, 0)
+
+
+def model_config(path: str | Path, revision: str | None = None) -> ModelConfig:
+    """Read the shapes and special tokens of a checkpoint (arguments as in `load_model`).
+
+    Raises:
+        UserError: it is not there, or its config.json is not right.
+    """
+    return read_config(find_checkpoint(path, revision))
 
 
 def load_model(

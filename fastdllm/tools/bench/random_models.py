@@ -69,12 +69,22 @@ def random_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Fus
     Raises:
         UserError: an unknown name, device or dtype, or a model larger than the free memory.
     """
+    config = random_config(name)
+    target = resolve_device(device)
+    kind = resolve_dtype(dtype, target)
+    return FusedModel(filled(name, config, target, kind), consume=True)
+
+
+def random_config(name: str) -> ModelConfig:
+    """Return the shapes of the model `random:NAME`.
+
+    Raises:
+        UserError: an unknown name.
+    """
     shape = name.removeprefix(PREFIX)
     if shape not in SHAPES:
         raise unknown_name("random model", name, [PREFIX + shape_name for shape_name in SHAPES])
-    target = resolve_device(device)
-    kind = resolve_dtype(dtype, target)
-    return FusedModel(filled(name, SHAPES[shape], target, kind), consume=True)
+    return SHAPES[shape]
 
 
 def filled(

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.common.files import write_json_atomically
     from fastdllm.machine.hub_cache import data_cache, hub_cache
     from fastdllm.runs.needs import FETCHED, read_fetched, require
+    from fastdllm.tools.fetching.proof import prove_offline
     from fastdllm.workflow.project.config_files import load_workflow_config, task_file
     from fastdllm.workflow.project.selection import keep
 
@@ -42,10 +43,12 @@ def run(args: argparse.Namespace) -> int:
         "caches": {"hub": str(hub_cache()), "data": str(data_cache())},
     }
     write_json_atomically(FETCHED, record)
-    record["tasks"] |= _data(tasks, is_model_local=record["model"] is None)
+    record["tasks"] |= _data(tasks)
     write_json_atomically(FETCHED, record)
     for task in tasks:
         require(config.model.path, config.model.revision, task_file(task))
+        prove_offline(task)
+        print_now(f"task {task}: is planned and scored without a network")
     sys.stdout.write(f"everything that {len(tasks)} tasks need is here -> {FETCHED}\n")
     return 0
 
@@ -79,7 +82,7 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
     return {**record, "time": now()}
 
 
-def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]]:
+def _data(tasks: list[str]) -> dict[str, dict[str, Any]]:
     from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
     from fastdllm.workflow.project.config_files import TASKS, task_file
 
@@ -90,19 +93,14 @@ def _data(tasks: list[str], *, is_model_local: bool) -> dict[str, dict[str, Any]
         else:
             remote.append(task)
     fetched: dict[str, dict[str, Any]] = {}
-    # One local task is enough to prove that the tokenizer of the hub loads.
-    to_prove = remote or ([] if is_model_local else tasks[:1])
-    if not to_prove:
+    if not remote:
         return {}
     with lm_eval_environment(offline=False, private_cache=False):
-        from fastdllm.tools.fetching.data_sets import fetch_data, prove_offline
+        from fastdllm.tools.fetching.data_sets import fetch_data
 
         for task in remote:
             files = fetch_data(task, TASKS)
             size_mb = sum(file["bytes"] for file in files) / 1e6
             print_now(f"task {task}: {len(files)} files of data, {size_mb:.1f} MB")
             fetched[task] = {"files": files, "time": now()}
-        for task in to_prove:
-            prove_offline(task)
-            print_now(f"task {task}: loads without a network")
     return fetched

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -73,7 +73,7 @@ def fetched(folder: Path, hub: Hub) -> Path:
     (project / "workflow_config.yaml").write_text(config)
     done = fetch(project, hub, folder / "home")
     assert done.returncode == 0, done.stderr
-    assert "task remote: loads without a network" in done.stdout
+    assert "task remote: is planned and scored without a network" in done.stdout
     return project
 
 
@@ -344,6 +344,61 @@ def test_local_models_and_tasks_need_nothing(folder: Path, hub: Hub, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("nothing to fetch") == 2
     assert not (tmp_path / "home").exists()
+
+
+METRIC = """\
+import pathlib
+import urllib.request
+
+
+def mean(values):
+    {body}
+    return sum(values) / len(values)
+"""
+FETCHES = """\
+if not pathlib.Path("words.txt").exists():
+        pathlib.Path("words.txt").write_bytes(urllib.request.urlopen("{url}").read())
+"""
+
+
+@pytest.fixture
+def use_metric(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Let the local task have a metric of its own, in a project whose model is local too."""
+
+    def use(body: str) -> None:
+        project = only_model(folder / "project", tmp_path / "small")
+        config = CONFIG.replace("lab/tiny", str(ROOT / "models" / "tiny"))
+        (project / "workflow_config.yaml").write_text(config)
+        (project / "tasks" / "own.py").write_text(METRIC.format(body=body))
+        task = project / "tasks" / "local.yaml"
+        old = "aggregation: mean"
+        assert old in task.read_text()
+        task.write_text(task.read_text().replace(old, "aggregation: !function own.mean"))
+        monkeypatch.chdir(project)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    return use
+
+
+@pytest.mark.slow
+def test_a_metric_that_asks_the_network_is_found_at_fetch(
+    use_metric: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_metric('urllib.request.urlopen("http://127.0.0.1:9/")')
+    assert main(["fetch"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fastdllm: task 'local': cannot be planned and scored without a network")
+    assert "it looks for the network" in line
+
+
+@pytest.mark.slow
+def test_what_scoring_fetches_itself_is_fetched(
+    use_metric: Callable, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_metric(FETCHES.format(url=hub.url + "/lab/tiny/resolve/main/config.json"))
+    assert main(["fetch"]) == 0
+    assert "task local: is planned and scored without a network" in capsys.readouterr().out
+    assert Path("words.txt").exists()
 
 
 def test_a_sharded_model_needs_each_shard(tmp_path: Path) -> None:

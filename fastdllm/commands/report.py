@@ -66,10 +66,11 @@ def run(args: argparse.Namespace) -> int:
     )
     folder = args.output.parent
     page = render_page(report)
-    write_text_atomically(args.output, page)
+    plots = write_plots(report, folder / "plots")
     table = csv_table(report.groups, report.runs)
     write_text_atomically(folder / "comparisons.csv", table)
-    plots = write_plots(report, folder / "plots")
+    # Last: Snakemake, which removed the old one, takes a page that is there for a finished report.
+    write_text_atomically(args.output, page)
     lines = [
         *(f"ALARM: {alarm}" for alarm in report.alarms),
         *problems,

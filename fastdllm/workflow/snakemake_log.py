@@ -11,8 +11,10 @@ import logging
 import re
 from collections.abc import Sequence
 
-# A run that failed had no earlier summary to restore, or the Snakemake in its job has restored it.
-_GROUNDLESS = re.compile(r"Cannot restore .*: no backup found\.$")
+# Warnings that are wrong here. A run that failed had no earlier summary to restore, or the
+# Snakemake in its job has restored it; and no command of ours leaves an output half made, which is
+# why profiles/default says keep-incomplete.
+_GROUNDLESS = re.compile(r"Cannot restore .*: no backup found\.$|--keep-incomplete mode is set")
 
 
 class Needed(logging.Filter):

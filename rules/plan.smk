@@ -2,6 +2,8 @@
 # Out: results/_plans/<task>/plan.json, requests.jsonl       tokenised requests in fixed chunks
 #      results/_plans/<task>/made_from.json                  the spec it was made from
 #
+# `update` leaves a plan in place that another clone with the same results/ has just made.
+#
 # Runs here, not on a compute node: planning may need the network (data sets), never a GPU.
 
 
@@ -14,9 +16,9 @@ rule plan:
     input:
         spec="results/_plans/{task}/spec.json",
     output:
-        plan="results/_plans/{task}/plan.json",
-        requests="results/_plans/{task}/requests.jsonl",
-        made_from="results/_plans/{task}/made_from.json",
+        update("results/_plans/{task}/plan.json"),
+        update("results/_plans/{task}/requests.jsonl"),
+        update("results/_plans/{task}/made_from.json"),
     params:
         python=PYTHON,
         arguments=plan_arguments,
@@ -25,5 +27,4 @@ rule plan:
     message:
         "plan the requests of {wildcards.task}"
     shell:
-        "cp {input.spec:q} {output.made_from:q} && "
         "{params.python:q} -m fastdllm plan {params.arguments:q} > {log:q} 2>&1"

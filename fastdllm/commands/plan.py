@@ -1,7 +1,8 @@
 """`fastdllm plan`: write the requests of a task, tokenised and split into chunks.
 
 The options of the task and the model come from workflow_config.yaml. Needs no GPU; reaches the
-network only for a model or a data set that is not here yet.
+network only for a model or a data set that is not here yet. Two that plan the same task at once, as
+clones with one results/ do, work one after the other; the second replaces only what differs.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from fastdllm.common.files import to_json
     from fastdllm.common.paths import PLANS, task_folder
+    from fastdllm.runs.lock import run_lock
     from fastdllm.workflow.project.config_files import TASKS, load_workflow_config, task_file
+    from fastdllm.workflow.project.runs import task_plan
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for all items")
@@ -35,13 +39,18 @@ def run(args: argparse.Namespace) -> int:
 
     data_here = data_is_local(task_file(args.task))
     offline = data_here and Path(config.model.path).is_dir()
-    with lm_eval_environment(offline=offline, private_cache=data_here):
+    with (
+        run_lock(folder, wait=True, work="plan"),
+        lm_eval_environment(offline=offline, private_cache=data_here),
+    ):
         from fastdllm.model.checkpoint import find_checkpoint
         from fastdllm.model.config import read_config
         from fastdllm.model.tokenizer import load_tokenizer
         from fastdllm.tasks.plan import write_plan
         from fastdllm.tasks.planning import PlanOptions, make_plan
 
+        # Read before the rest: what changes meanwhile makes the plan outdated, not wrong.
+        spec = task_plan(config, args.task, args.limit).spec()
         checkpoint = find_checkpoint(config.model.path, config.model.revision)
         model = read_config(checkpoint)
         plan = make_plan(
@@ -57,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
                 tasks_folder=str(TASKS),
             ),
         )
-        write_plan(folder, plan)
+        write_plan(folder, plan, made_from=to_json(spec))
     header = plan.header
     sys.stdout.write(
         f"planned {args.task}: {header.n_items} items, {header.n_requests} requests in "

@@ -1,8 +1,8 @@
 """The plan of a task: every request, tokenised once, in fixed chunks.
 
-Owns plan.json and requests.jsonl: their records, how requests are split into chunks, and how both
-are written and read. A chunk is decoded, kept and resumed as a whole. Knows no lm-eval, tokenizer
-or model (see planning.py for where requests come from).
+Owns plan.json and the files beside it: their records, how requests are split into chunks, and how
+all are written and read. A chunk is decoded, kept and resumed as a whole. Knows no lm-eval,
+tokenizer or model (see planning.py for where requests come from).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from pydantic import Field
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import (
+    cannot,
     json_object,
     read_json,
-    write_json_atomically,
-    write_text_atomically,
+    to_json,
+    write_if_changed,
 )
 from fastdllm.common.paths import split_task_folder
 from fastdllm.decoding.prefix_tree import Branch, Tokens, grow
@@ -29,6 +30,8 @@ from fastdllm.validation import StrictModel, validated
 
 RequestKind = Literal["generate_until", "loglikelihood"]
 SCHEMA_VERSION = 3  # of plan.json
+# Beside plan.json: the spec that it was made from.
+MADE_FROM = "made_from.json"
 # Published models share whole blocks of 32 tokens. A plan serves any model; with other blocks it
 # is just as valid and shares nearly as much.
 SHARED_BLOCK = 32
@@ -178,10 +181,27 @@ def requests_text(requests: Sequence[PlannedRequest]) -> str:
     return "".join(lines)
 
 
-def write_plan(folder: Path, plan: Plan) -> None:
-    """Write requests.jsonl, then plan.json; a plan.json on disk is therefore always complete."""
-    write_text_atomically(folder / "requests.jsonl", requests_text(plan.requests))
-    write_json_atomically(folder / "plan.json", plan.header.model_dump())
+def write_plan(folder: Path, plan: Plan, *, made_from: str) -> None:
+    """Write requests.jsonl and made_from.json, then plan.json, which is therefore always complete.
+
+    Files that have that content already stay as they are: others may be reading them.
+
+    Args:
+        made_from: the text of the spec that the plan was made from.
+
+    Raises:
+        UserError: the file system refused.
+    """
+    plan_path, made_from_path = folder / "plan.json", folder / MADE_FROM
+    try:
+        if not made_from_path.exists() or made_from_path.read_bytes() != made_from.encode():
+            # A kill from here on must not leave an old plan that seems to be of this spec.
+            plan_path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot("replace", plan_path, error) from None
+    write_if_changed(folder / "requests.jsonl", requests_text(plan.requests))
+    write_if_changed(made_from_path, made_from)
+    write_if_changed(plan_path, to_json(plan.header.model_dump()))
 
 
 def plan_again(task: str, limit: int | None) -> str:

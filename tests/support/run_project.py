@@ -228,7 +228,7 @@ def make_plan_on_disk(project: Path, tokenizer: Any) -> Callable[..., Any]:
                 }
             ),
         )
-        write_plan(project / "results/_plans" / task, made)
+        write_plan(project / "results/_plans" / task, made, made_from="{}\n")
         return made
 
     return plan

@@ -86,6 +86,7 @@ if command == "plan":
     folder = Path("results/_plans", "_limit_".join([task, *limit]))
     (folder / "requests.jsonl").write_text("")
     digest = hashlib.sha256(b"").hexdigest()
+    (folder / "made_from.json").write_text((folder / "spec.json").read_text())
     (folder / "plan.json").write_text(json.dumps({{"digest": digest}}))
 elif command in ("eval", "pack"):
     specs = [arguments[0]]

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastdllm.common.paths import ARTIFACTS, LOGS, PLANS, RESULTS, task_folder
 from fastdllm.decoding.policy_files import load_policy, policy_code_digest
+from fastdllm.tasks.plan import MADE_FROM
 from fastdllm.workflow.project.computations import (
     computation_of,
     normal_in_generation,
@@ -136,8 +137,8 @@ class TaskPlan:
 
     @property
     def made_from_path(self) -> Path:
-        """The spec that the plan on disk was made from, copied by the plan rule."""
-        return PLANS / self.task_folder / "made_from.json"
+        """The spec that the plan on disk was made from."""
+        return PLANS / self.task_folder / MADE_FROM
 
     def spec(self) -> dict[str, Any]:
         """Return the content of the plan's spec.json; a plan made from another is invalid."""
@@ -153,6 +154,18 @@ class Project:
     runs: tuple[Run, ...]
     all_runs: tuple[Run, ...]
     plans: tuple[TaskPlan, ...]
+
+
+def task_plan(config: WorkflowConfig, task: str, limit: int | None) -> TaskPlan:
+    """Return the plan of one task.
+
+    Raises:
+        UserError: the model or the task cannot be read.
+    """
+    digests = FileDigests.load()
+    decides = plan_decides(config, read_model(config, digests), read_task(task, digests))
+    digests.save()
+    return TaskPlan(task, limit, decides)
 
 
 def load_project(selection: Selection | None = None) -> Project:

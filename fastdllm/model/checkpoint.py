@@ -18,6 +18,9 @@ WEIGHTS, WEIGHT_INDEX = "model.safetensors", "model.safetensors.index.json"
 # Each of these is a whole tokenizer.
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 
+_LIKE_WEIGHTS = frozenset(
+    [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"]
+)
 _SHARD = re.compile(r"(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _HUB_ID = re.compile(f"{NAME_PATTERN}/{NAME_PATTERN}")
 
@@ -134,9 +137,10 @@ def _unnamed_weights(folder: Path) -> list[Path]:
 
 
 def other_weights(folder: Path) -> list[str]:
-    """Return the names of safetensors files in a folder that are no part of the model."""
+    """Return the names of files in a folder that look like weights and are no part of the model."""
     used = _named_weights(folder)
-    return [path.name for path in sorted(folder.glob("*.safetensors")) if path not in used]
+    likely = [path for path in sorted(folder.iterdir()) if path.suffix in _LIKE_WEIGHTS]
+    return [path.name for path in likely if path not in used and path.is_file()]
 
 
 def is_whole_safetensors(file: Path) -> bool:

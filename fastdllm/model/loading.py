@@ -18,12 +18,14 @@ from torch import Tensor
 
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.model.checkpoint import find_checkpoint, weight_files
+from fastdllm.model.checkpoint import find_checkpoint, other_weights, weight_files
 from fastdllm.model.config import ModelConfig, read_config
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.plain import BlockDiffusionModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Of the files beside the model's, so many are named in a line.
+MOST_NAMED = 4
 
 # bfloat16 needs NVIDIA Ampere (compute capability 8.0) or newer.
 BFLOAT16_CAPABILITY = (8, 0)
@@ -78,6 +80,10 @@ def load_plain_model(
     if config.tie_word_embeddings and _has_other_head(folder):
         notice(f"{folder}: has an lm_head.weight of its own, which is used; config.json ties it")
         config = replace(config, tie_word_embeddings=False)
+    if left := other_weights(folder):
+        more = f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
+        names = ", ".join(left[:MOST_NAMED])
+        notice(f"{folder}: not read, as they are no part of the model: {names}{more}")
     with torch.device("meta"):
         model = BlockDiffusionModel(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -22,7 +22,7 @@ from fastdllm.validation import StrictModel, validated
 
 MAX_BYTES = 8_000
 # What grows with the task; left out in this order if a summary would be larger.
-LARGE_PARTS = ("group_results", "throughput.chunks", "items.groups", "items")
+LARGE_PARTS = ("weights_left_alone", "group_results", "throughput.chunks", "items.groups", "items")
 # A list of numbers and texts that takes a line each; no text in JSON holds a line break.
 _SPREAD_OUT = re.compile(r"\[((?:\n +[^\[\]{}\n ][^\[\]{}\n]*)+)\n *\]")
 _LINE_BREAK = re.compile(r"\n +")
@@ -246,6 +246,12 @@ class Summary(StrictModel):
         None, description="In a git repository: why git did not name the commit."
     )
     environment: dict[str, str] = Field(description="Versions of Python and of packages.")
+    weights_left_alone: list[str] | None = Field(
+        None,
+        description="Files in the model's folder that look like weights and are no part of the "
+        "model (backups, adapters, states of optimizers); absent if there are none, where they do "
+        "not fit, and in older summaries.",
+    )
     model_args: dict[str, JsonValue] = Field(
         description="Model and decoding settings under the names of the published `--model_args`."
     )

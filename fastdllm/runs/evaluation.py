@@ -18,6 +18,7 @@ from typing import Any
 from fastdllm.common.console import Display
 from fastdllm.common.errors import UserError
 from fastdllm.machine.process import git_state, package_versions
+from fastdllm.model.checkpoint import find_checkpoint, other_weights
 from fastdllm.runs.answer_records import Chunk, Header, Session
 from fastdllm.runs.answer_sources import (
     complete_header,
@@ -333,6 +334,7 @@ class Evaluation:
         from fastdllm.runs.summarize import Decoded, summarize
         from fastdllm.tasks.lm_eval_tasks import load_task
 
+        model = find_checkpoint(self.spec.run.model_path, self.spec.run.model_revision)
         chunks = [self.log.chunks[index] for index in sorted(self.log.chunks)]
         scores = score_answers(
             self.plan,
@@ -348,6 +350,7 @@ class Evaluation:
             scores=scores,
             git=git_state(),
             environment=package_versions(),
+            weights_left_alone=other_weights(model),
         )
         self.check_sources(self.spec)
         write_result(self.folder, summary, scores)

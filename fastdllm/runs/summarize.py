@@ -98,6 +98,7 @@ def summarize(
     scores: Scores,
     git: Mapping[str, Any] | None,
     environment: Mapping[str, str],
+    weights_left_alone: Sequence[str],
 ) -> Summary:
     """Build the summary of a complete run."""
     sessions = decoded.working_sessions
@@ -155,6 +156,7 @@ def summarize(
         git=Git(**git) if git and "commit" in git else None,
         git_unknown=git.get("unknown") if git else None,
         environment=dict(environment),
+        weights_left_alone=list(weights_left_alone) or None,
         model_args=_model_args(spec),
         eval_params={key: value for key, value in eval_params.items() if value is not None},
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.model.checkpoint import other_weights, weight_files
 from fastdllm.model.config import read_config
@@ -49,16 +51,40 @@ def is_the_model(folder: Path) -> bool:
         "adapter_model.safetensors",
         "optimizer.safetensors",
         "._model.safetensors",
+        "pytorch_model.bin",
+        "optimizer.pt",
         "model-00001-of-00001.safetensors",
     ],
 )
-def test_what_lies_beside_the_model_is_left_alone(folder: Path, name: str) -> None:
+def test_what_lies_beside_the_model_is_left_alone(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = model_digest(folder, FileDigests(path=folder / "digests"))
     save_file(zeros(), folder / name)
     assert is_the_model(folder)
     assert weight_files(folder) == [folder / WEIGHTS]
-    assert name.startswith(".") or other_weights(folder) == [name]
+    assert other_weights(folder) == [name]
+    said = f"fastdllm: {folder}: not read, as they are no part of the model: {name}"
+    assert capsys.readouterr().err.splitlines() == [said]
     assert model_digest(folder, FileDigests(path=folder / "digests")) == before
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_what_is_left_alone_stands_in_the_summary(
+    make_spec: Any, make_plan_on_disk: Any, model_folder: Path, *, is_alone: bool
+) -> None:
+    names = [] if is_alone else ["adapter_model.safetensors", "optimizer.pt"]
+    make_plan_on_disk()
+    try:
+        for name in names:
+            (model_folder / name).write_bytes(b"no weights of the model")
+        spec = make_spec()
+        assert main(["eval", str(spec)]) == 0
+    finally:
+        for name in names:
+            (model_folder / name).unlink()
+    record = json.loads(spec.with_name("summary.json").read_text())
+    assert record.get("weights_left_alone", []) == names
 
 
 def test_model_safetensors_comes_before_an_index(folder: Path) -> None:

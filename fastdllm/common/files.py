@@ -144,11 +144,23 @@ def read_json(path: str | Path) -> Any:
 
     try:
         value = json.loads(text, parse_constant=as_float)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if no_numbers:
         place = next(_not_finite(value), "a key given twice")
         raise UserError(f"{path}: {place}: {no_numbers[0]} is no number; make the file again")
+    return value
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        UserError: as of `read_json`, or it holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
 
 
@@ -183,6 +195,8 @@ def cannot(verb: str, path: str | Path, error: OSError) -> UserError:
     """Build the error for a refused file operation: which file, why, what to do."""
     reason = error.strerror or type(error).__name__
     advice = _ADVICE.get(error.errno or 0)
+    if verb == "read" and error.errno in (errno.EACCES, errno.EPERM):
+        advice = "make it readable (chmod u+r, or u+rx of its folders), or ask its owner to"
     return UserError(f"cannot {verb} {path}: {reason}" + (f"; {advice}" if advice else ""))
 
 

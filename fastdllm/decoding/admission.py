@@ -103,7 +103,8 @@ def special_tokens(
     """Return the mask token and the stop tokens: those given, else the model's.
 
     Raises:
-        UserError: there is no mask token, or one of them is outside the vocabulary.
+        UserError: there is no mask token, it is a stop token as well, or one of them is outside the
+            vocabulary.
     """
     mask_id = config.mask_id if mask_id is None else mask_id
     stop_tokens = config.stop_tokens if stop_token is None else (stop_token,)
@@ -114,6 +115,8 @@ def special_tokens(
             raise UserError(
                 f"{name} {token} is outside the model's vocabulary of {config.vocab_size}"
             )
+    if mask_id in stop_tokens:
+        raise UserError(f"token {mask_id} is the mask and a stop token; give one with the settings")
     return mask_id, stop_tokens
 
 

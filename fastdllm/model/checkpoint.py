@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError, nearest_name
+from fastdllm.common.files import read_json_object
 from fastdllm.common.paths import NAME_PATTERN, expanded
 
 FILES_NEEDED = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
@@ -108,14 +109,32 @@ def _named_weights(folder: Path) -> list[Path]:
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    index = folder / WEIGHT_INDEX
-    if not index.is_file():
+    placed = weight_map(folder)
+    if placed is None:
         return _unnamed_weights(folder)
-    try:
-        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return [folder / name for name in sorted(set(placed.values()))]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{index}: cannot be read as a weight index: {error}") from None
+    return [folder / name for name in sorted(set(placed.values()))]
+
+
+def weight_map(folder: Path) -> dict[str, str] | None:
+    """Return the file of each tensor by the index of a checkpoint, None if it goes without one.
+
+    Raises:
+        UserError: the index is broken, or names what is no weight file of this folder.
+    """
+    index = folder / WEIGHT_INDEX
+    if (folder / WEIGHTS).is_file() or not index.is_file():
+        return None
+    placed = read_json_object(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise UserError(f"{index}: has no weight_map (the file of each tensor); fetch it again")
+    for tensor, name in placed.items():
+        # A file elsewhere would not count in the fingerprint of a run.
+        is_here = isinstance(name, str) and Path(name).name == name
+        if not is_here or not name.endswith(".safetensors"):
+            raise UserError(
+                f"{index}: {tensor}: {name!r} is no safetensors file of this folder; fetch it again"
+            )
+    return placed
 
 
 def _unnamed_weights(folder: Path) -> list[Path]:

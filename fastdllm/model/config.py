@@ -6,12 +6,13 @@ of the embedded model.
 
 from __future__ import annotations
 
-import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_json_object
 
 # The model that ships with the project, so that every command works without a download.
 EMBEDDED_MODEL = Path(__file__).resolve().parents[2] / "models" / "tiny"
@@ -22,6 +23,8 @@ MASK_TOKEN = "|<MASK>|"
 # same layers; its block size has to be given.
 MODEL_TYPES = ("Fast_dLLM_Qwen", "qwen2")
 ARCHITECTURES = ("Fast_dLLM_QwenForCausalLM", "Qwen2ForCausalLM")
+# Of layers, widths and positions: a larger number is a damaged file, and fills the memory.
+LARGEST_SIZE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +83,28 @@ def read_config(folder: Path) -> ModelConfig:
     mask_id = _token(file, "mask_token_id", raw.get("mask_token_id"), vocab_size)
     if mask_id is None:
         mask_id = _mask_id_of_tokenizer(folder / "tokenizer.json", vocab_size)
+    tied = raw.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise UserError(
+            f"{file}: tie_word_embeddings: {tied!r} is not allowed; it should be true or false"
+        )
     num_kv_heads = _whole(file, raw, "num_key_value_heads", default=num_heads)
     if num_heads % num_kv_heads:
         raise UserError(f"{file}: {num_heads} heads are not a multiple of {num_kv_heads} kv heads")
+    head_dim = _whole(file, raw, "head_dim", default=hidden // num_heads)
+    if head_dim % 2:
+        raise UserError(f"{file}: head_dim {head_dim} is odd; positions turn halves of a head")
     return ModelConfig(
         num_layers=_whole(file, raw, "num_hidden_layers"),
         hidden_size=hidden,
         intermediate_size=_whole(file, raw, "intermediate_size"),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
-        head_dim=_whole(file, raw, "head_dim", default=hidden // num_heads),
+        head_dim=head_dim,
         vocab_size=vocab_size,
         rope_theta=_number(file, {**raw, **rope}, "rope_theta", default=10_000.0),
         rms_norm_eps=_number(file, raw, "rms_norm_eps", default=1e-6),
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        tie_word_embeddings=tied,
         max_positions=_whole(file, raw, "max_position_embeddings", default=32_768),
         block_size=_block_size(file, raw),
         mask_id=mask_id,
@@ -117,15 +128,9 @@ def read_shape(folder: Path) -> ModelShape:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file}: not found; a checkpoint folder needs config.json") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{file}: expected a JSON object")
-    return raw
+    if not file.exists():
+        raise UserError(f"{file}: not found; a checkpoint folder needs {file.name}")
+    return read_json_object(file)
 
 
 def _whole(file: Path, raw: dict[str, Any], key: str, default: int | None = None) -> int:
@@ -134,8 +139,11 @@ def _whole(file: Path, raw: dict[str, Any], key: str, default: int | None = None
         value = default
     if value is None:
         raise UserError(f"{file}: key {key!r} is missing; is this a Qwen2-style checkpoint?")
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{file}: {key}: {value!r} is not allowed; it should be a whole number > 0")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST_SIZE:
+        raise UserError(
+            f"{file}: {key}: {value!r} is not allowed; it should be a whole number from 1 to "
+            f"{LARGEST_SIZE}"
+        )
     return value
 
 
@@ -146,8 +154,9 @@ def _block_size(file: Path, raw: dict[str, Any]) -> int | None:
 def _number(file: Path, raw: dict[str, Any], key: str, default: float) -> float:
     value = raw.get(key)
     value = default if value is None else value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # A NaN is not greater than 0 either.
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+    if not is_number or not 0 < value <= sys.float_info.max:
         raise UserError(f"{file}: {key}: {value!r} is not allowed; it should be a number > 0")
     return float(value)
 
@@ -168,7 +177,7 @@ def _stop_tokens(folder: Path, vocab_size: int) -> tuple[int, ...]:
     tokens: dict[int | None, None] = {}
     for name in ("config.json", "generation_config.json"):
         file, key = folder / name, "eos_token_id"
-        named = _read(file).get(key) if file.is_file() else None
+        named = read_json_object(file).get(key) if file.is_file() else None
         for token in named if isinstance(named, list) else [named]:
             tokens[_token(file, key, token, vocab_size)] = None
     return tuple(token for token in tokens if token is not None)
@@ -206,9 +215,9 @@ def _mask_id_of_tokenizer(file: Path, vocab_size: int) -> int | None:
     """Return the id of the added token `|<MASK>|`; None if the tokenizer has none."""
     if not file.is_file():
         return None
+    added = read_json_object(file).get("added_tokens") or ()
     try:
-        added = json.loads(file.read_text(encoding="utf-8")).get("added_tokens", [])
         mask = next((token["id"] for token in added if token.get("content") == MASK_TOKEN), None)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read as a tokenizer: {error}") from None
     return _token(file, MASK_TOKEN, mask, vocab_size)

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.model.checkpoint import find_checkpoint, other_weights, weight_files
+from fastdllm.model.checkpoint import (
+    WEIGHT_INDEX,
+    find_checkpoint,
+    other_weights,
+    weight_files,
+    weight_map,
+)
 from fastdllm.model.config import ModelConfig, read_config
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.plain import BlockDiffusionModel
@@ -84,6 +90,7 @@ def load_plain_model(
         more = f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
         names = ", ".join(left[:MOST_NAMED])
         notice(f"{folder}: not read, as they are no part of the model: {names}{more}")
+    _check_last_layer(folder, config)
     with torch.device("meta"):
         model = BlockDiffusionModel(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -159,6 +166,16 @@ def _automatic_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     return torch.float16, f"float16: {capability} has no bfloat16"
 
 
+def _check_last_layer(folder: Path, config: ModelConfig) -> None:
+    """Refuse weights without the last layer, before the layers of a wrong number are built."""
+    name = f"model.layers.{config.num_layers - 1}.input_layernorm.weight"
+    for file in weight_files(folder):
+        with _opened(file) as stored:
+            if name in stored.keys():  # noqa: SIM118
+                return
+    raise UserError(f"{folder}: tensor {name} is missing from the checkpoint")
+
+
 def _has_other_head(folder: Path) -> bool:
     """Whether a checkpoint has a head that is not the transposed embedding."""
     names = ("lm_head.weight", "model.embed_tokens.weight")
@@ -182,6 +199,7 @@ def _opened(file: Path) -> Iterator[Any]:
 def _stored_tensors(
     folder: Path, expected: dict[str, tuple[int, ...]]
 ) -> Iterator[tuple[Path, str, Tensor]]:
+    placed = weight_map(folder)
     for file in weight_files(folder):
         with _opened(file) as stored:
             for name in stored.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
@@ -194,4 +212,15 @@ def _stored_tensors(
                     raise UserError(
                         f"{file}: unexpected tensor {name}; config.json describes another model"
                     )
-                yield file, name, stored.get_tensor(name)
+                if placed is not None and placed.get(name) != file.name:
+                    raise UserError(
+                        f"{folder / WEIGHT_INDEX}: places {name} in {placed.get(name, 'no file')}, "
+                        f"but it is in {file.name}; fetch the checkpoint again"
+                    )
+                tensor = stored.get_tensor(name)
+                if not tensor.is_floating_point():
+                    raise UserError(
+                        f"{file}: tensor {name} holds {tensor.dtype}; quantized weights are not "
+                        "supported; give the model in bfloat16, float16 or float32"
+                    )
+                yield file, name, tensor

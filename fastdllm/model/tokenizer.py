@@ -5,13 +5,13 @@ Prompts by hand and prompts of tasks become ids here. Remote code is never run.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError, error_line
+from fastdllm.common.files import read_json_object
 
 CONFIG = "tokenizer_config.json"
 _OR_WITHOUT = "mend it, or ask without (--no-chat-template, or apply_chat_template: false)"
@@ -59,7 +59,7 @@ def _unusable(model_path: str, error: Exception) -> UserError:
     for file in (Path(model_path, name) for name in JSON_FILES):
         if file.is_file():
             try:
-                _json_object(file)
+                read_json_object(file)
             except UserError as broken:
                 return broken
     reason = " ".join(str(error).split())[:200]
@@ -67,16 +67,6 @@ def _unusable(model_path: str, error: Exception) -> UserError:
         f"{model_path}: no usable tokenizer ({reason}); a model folder needs tokenizer.json and "
         f"{CONFIG}"
     )
-
-
-def _json_object(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({error}); fetch it again") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: expected a JSON object; fetch it again")
-    return values
 
 
 def _check_ids(tokenizer: Any, model_path: str, revision: str | None) -> None:
@@ -91,7 +81,7 @@ def _check_ids(tokenizer: Any, model_path: str, revision: str | None) -> None:
         path = cached_file(
             model_path, name, revision=revision, _raise_exceptions_for_missing_entries=False
         )
-        files.append((Path(path), _json_object(Path(path))) if path else (Path(name), {}))
+        files.append((Path(path), read_json_object(Path(path))) if path else (Path(name), {}))
     (file, values), (config_file, config) = files
     added = [(file, token["content"], token["id"]) for token in values.get("added_tokens") or ()]
     decoder = config.get("added_tokens_decoder") or {}

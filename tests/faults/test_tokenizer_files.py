@@ -47,10 +47,10 @@ def refused(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "cannot be read as JSON"),
-        (b'{"version": ', "cannot be read as JSON"),
-        (b"\xff\xfe\x00", "cannot be read as JSON"),
-        (b"[" * 100_000, "cannot be read as JSON"),
+        (b"", "the file is empty"),
+        (b'{"version": ', "not valid JSON"),
+        (b"\xff\xfe\x00", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
         (b"[1]", "expected a JSON object"),
         (b"null", "expected a JSON object"),
     ],

@@ -77,7 +77,7 @@ def test_special_tokens_may_be_absent(folder):
     change_config(folder, eos_token_id=[])
     assert load_model(folder, device="cpu").config.stop_tokens == ()
     (folder / "tokenizer.json").write_text("[1]")
-    assert "cannot be read as a tokenizer" in refused(folder)
+    assert "tokenizer.json: expected a JSON object" in refused(folder)
 
 
 def test_shapes_are_checked_by_tensor_name(folder):
@@ -107,7 +107,7 @@ def test_a_truncated_file_and_a_folder_without_weights(folder):
 
 def test_broken_or_missing_config(folder):
     (folder / "config.json").write_text("{")
-    assert "cannot be read as JSON" in refused(folder)
+    assert "config.json: not valid JSON" in refused(folder)
     (folder / "config.json").unlink()
     assert "a checkpoint folder needs config.json" in refused(folder)
 

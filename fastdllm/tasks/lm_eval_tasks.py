@@ -103,6 +103,12 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
         raise unknown_name("task", name, manager.all_tasks, where=str(folder))
     entry = manager.task_index[name]
     where = entry.yaml_path or folder
+    if entry.yaml_path != folder / f"{name}.yaml":
+        what = "which names it as well" if entry.yaml_path else "where it is a tag of other tasks"
+        raise UserError(
+            f"task {name!r}: lm-eval takes it from {where}, {what}, and not from "
+            f"{folder / name}.yaml; let no other file name it"
+        )
     try:
         loaded = manager.load([name])
         for task in loaded["tasks"].values():
@@ -269,11 +275,13 @@ def _check_columns(task: Task) -> None:
         return  # a task written in Python reads its data itself
     for key in ("doc_to_text", "doc_to_target"):
         name, choices = getattr(task.config, key), task.config.doc_to_choice
-        if not isinstance(name, str) or not name.isidentifier() or name in columns:
+        if not isinstance(name, str) or "{" in name or name in columns:
             continue
         if isinstance(choices, list) and name in choices:
             continue  # the same option is right for all items
         nearest = nearest_name(name, columns)
+        if not name.isidentifier() and not nearest:
+            continue  # a text of several words
         raise UserError(
             f"task {task.task_name!r}: {key} {name!r} is no column of its data; "
             + (f"did you mean {nearest!r}? " if nearest else "")
@@ -309,6 +317,7 @@ def _complain_about_metrics(metric_list: Any, *, where: str, has_own_metrics: bo
 def _primary_metric(group: Any, leaves: Mapping[str, Task], where: str) -> tuple[str, str]:
     """Read `metadata.primary_metric` ("metric,filter"), else take the first metric and filter."""
     first = next(iter(leaves.values()))
+    filters = [item.name for item in getattr(first, "_filters", [])] or ["none"]
     owner = group if group is not None else first.config
     declared = (owner.metadata or {}).get("primary_metric")
     if declared is not None:
@@ -316,10 +325,9 @@ def _primary_metric(group: Any, leaves: Mapping[str, Task], where: str) -> tuple
         return metric.strip(), chosen_filter.strip() or "none"
     if group is not None and group.aggregate_metric_list:
         aggregate = group.aggregate_metric_list[0]
-        filters = aggregate.filter_list
-        return aggregate.metric, filters if isinstance(filters, str) else filters[0]
+        # Without filter_list, lm-eval aggregates all filters that the tasks have.
+        return aggregate.metric, (aggregate.filter_list or filters)[0]
     metrics = list(first.aggregation())
     if not metrics:
         raise UserError(f"{where}: metric_list is empty; a task needs at least one metric")
-    filters = [item.name for item in getattr(first, "_filters", [])]
-    return metrics[0], filters[0] if filters else "none"
+    return metrics[0], filters[0]

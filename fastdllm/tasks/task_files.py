@@ -49,10 +49,17 @@ def find_task_files(file: Path) -> TaskFiles:
     """Find all files behind a task file; members of a group are searched in the same folder.
 
     Raises:
-        UserError: a file that is named is missing or broken, or a member is unknown.
+        UserError: a file that is named is missing or broken, or a member is unknown or there twice.
     """
     folder = _Folder(file.parent)
     tasks = list(folder.single_tasks(file))
+    names = [values.get("task") for _, values in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"{file}: task {name!r} occurs twice in the group, where lm-eval would count it "
+                "twice or leave one out; name it once, and give a variant a name of its own"
+            )
     data = [_data(task, values) for task, values in tasks]
     return TaskFiles(
         layers=tuple(folder.used.items()),
@@ -70,6 +77,7 @@ class _Folder:
         self.used: dict[Path, dict[str, Any]] = {}
         self._read: dict[Path, dict[str, Any]] = {}
         self._tasks: dict[str, Path] | None = None
+        self._namesakes: dict[str, Path] = {}
         self._tags: dict[str, list[Path]] = {}
 
     def single_tasks(
@@ -106,7 +114,7 @@ class _Folder:
                 # In lm-eval a new group is overruled by the one around it, a new task is not.
                 yield from self._expand(inline, inherited if "group" in inline else merged, above)
             elif not files and "dataset_path" in inherited:
-                yield file, dict(inherited)
+                yield file, {**inherited, "task": name}
             elif not files:
                 raise self._unknown_member(name, file)
 
@@ -144,6 +152,11 @@ class _Folder:
             # lm-eval's own order: the first file of a name wins.
             for file in sorted(self.folder.glob("**/*.yaml"), key=Path.as_posix):
                 self._index(file, self._tasks)
+        if name in self._namesakes:
+            raise UserError(
+                f"{self._tasks[name]} and {self._namesakes[name]}: both name the task {name!r}, of "
+                "which lm-eval takes the first; give one another name"
+            )
         return [self._tasks[name]] if name in self._tasks else self._tags.get(name, [])
 
     def _index(self, file: Path, tasks: dict[str, Path]) -> None:
@@ -153,8 +166,9 @@ class _Folder:
             return  # matters only if it turns out to be the missing member
         is_group = "group" in values and "class" not in values
         name = values.get("group" if is_group else "task")
-        if isinstance(name, str) and name not in tasks:
-            tasks[name] = file
+        if isinstance(name, str) and tasks.setdefault(name, file) != file:
+            self._namesakes[name] = file
+        elif isinstance(name, str):
             for tag in [] if is_group else _as_list(values.get("tag") or []):
                 self._tags.setdefault(str(tag), []).append(file)
 

@@ -1,0 +1,96 @@
+"""Which task a name means, and what the score of a group or of a part of its items is made of."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.common.errors import UserError
+from fastdllm.runs.answer_records import Answer
+from fastdllm.runs.scoring import Scores, score_answers
+from fastdllm.tasks.lm_eval_tasks import load_task
+from fastdllm.tasks.task_files import find_task_files
+from tests.support.run_project import write_lines
+from tests.support.small_project import edit
+
+pytestmark = pytest.mark.usefixtures("project")
+
+Score = Callable[[str], Scores]
+GROUP = """\
+group: both
+task: [sums, few]
+aggregate_metric_list:
+  - {metric: exact_match, aggregation: mean, weight_by_size: true, filter_list: number}
+"""
+
+
+@pytest.fixture
+def score(make_plan_on_disk: Callable[..., Any], tokenizer: Any) -> Score:
+    """Score a task whose model answers every sum with 1: one of the ten is right."""
+
+    def scored(name: str) -> Scores:
+        plan = make_plan_on_disk(name)
+        answers = [Answer(id=r.id, token_ids=(ord("1"),)) for r in plan.requests]
+        task = load_task(name)
+        return score_answers(plan, answers, tokenizer=tokenizer, task=task, bootstrap_iters=0)
+
+    return scored
+
+
+def write_group(text: str = GROUP) -> Path:
+    """Write the group of the ten sums and of one more, which is right."""
+    write_lines(Path("tasks/data/few.jsonl"), [{"question": "1 + 0", "answer": "1"}])
+    text_of_few = Path("tasks/sums.yaml").read_text().replace("sums", "few")
+    Path("tasks/few.yaml").write_text(text_of_few)
+    Path("tasks/both.yaml").write_text(text)
+    return Path("tasks/both.yaml")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "task: sums\ndataset_path: json\n",
+        "task: other\ntag: sums\n",
+        "include: sums.yaml\ndoc_to_text: 'Q: {{question}}'\n",
+    ],
+)
+def test_another_file_of_the_same_name_does_not_take_the_place(other: str) -> None:
+    Path("tasks/a_copy.yaml").write_text(other)
+    with pytest.raises(UserError, match=r"lm-eval takes it from tasks.*not from tasks/sums\.yaml"):
+        load_task("sums")
+
+
+def test_two_files_of_one_name_are_no_member_of_a_group() -> None:
+    file = write_group()
+    find_task_files(file)
+    shutil.copy("tasks/few.yaml", "tasks/few copy.yaml")
+    with pytest.raises(UserError, match=r"few copy\.yaml and tasks/few\.yaml: both name"):
+        find_task_files(file)
+
+
+@pytest.mark.parametrize(
+    "members", ["[sums, sums]", "[sums, {task: sums, num_fewshot: 1}]", "[sums, inner]"]
+)
+def test_a_task_that_is_twice_in_a_group_is_refused(members: str) -> None:
+    file = write_group(GROUP.replace("[sums, few]", members))
+    Path("tasks/inner.yaml").write_text(GROUP.replace("both", "inner"))
+    with pytest.raises(UserError, match=r"both\.yaml: task 'sums' occurs twice in the group"):
+        find_task_files(file)
+
+
+def test_a_group_needs_no_filter_list(score: Score) -> None:
+    write_group(GROUP.replace(", filter_list: number", ""))
+    assert score("both").metrics[0].value == pytest.approx(2 / 11, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Question Txt", "question"])
+def test_a_column_of_several_words_may_be_misspelt(name: str) -> None:
+    path = Path("tasks/data/sums.jsonl")
+    path.write_text(path.read_text().replace('"question"', '"Question Text"'))
+    edit("tasks/sums.yaml", 'doc_to_text: "{{question}}"', f"doc_to_text: {name}")
+    with pytest.raises(UserError, match=f"doc_to_text '{name}' is no column .* 'Question Text'"):
+        load_task("sums")

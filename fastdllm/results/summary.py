@@ -196,7 +196,7 @@ class Summary(StrictModel):
     )
     items: Items | None = Field(
         None,
-        description="Only where the primary metric is right or wrong for each item. Left out where "
+        description="Only where `accuracy` is the share of items that are right. Left out where "
         "it does not fit (more than some 30,000 items); samples.jsonl has it.",
     )
     throughput: Throughput | None = Field(None, description="Speed of decoding.")

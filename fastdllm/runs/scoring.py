@@ -18,7 +18,14 @@ from fastdllm.runs.answer_records import Answer
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.tasks.lm_eval_models import Replay
 from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task, item_digests
-from fastdllm.tasks.metrics import finite, is_number, metrics_of, right_or_wrong
+from fastdllm.tasks.metrics import (
+    finite,
+    is_number,
+    is_share,
+    metrics_of,
+    right_or_wrong,
+    scores_of,
+)
 from fastdllm.tasks.plan import Plan, plan_again, request_id
 
 
@@ -72,6 +79,8 @@ def score_answers(
     chosen = {name: _primary_samples(samples[name], task.primary[1]) for name in task.leaves}
     flat = [sample for name in task.leaves for sample in chosen[name]]
     right = right_or_wrong(sample.get(task.primary[0]) for sample in flat)
+    if right and not is_share(right, scores_of(result, task)[task.primary]):
+        right = None  # what items show would be another score
     return Scores(
         results=plain(result),
         samples=[

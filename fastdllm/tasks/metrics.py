@@ -23,21 +23,22 @@ def metrics_of(
     scores = scores_of(result, task)
     aggregated = _aggregated(result, task)
     directions = result["higher_is_better"].get(task.name, {})
-    n = sum(result["n-samples"][name]["effective"] for name in task.leaves)
     metrics = []
     for (metric, filter_name), score in scores.items():
         value = finite(score, f"{metric},{filter_name}", task.name)
         stderr = aggregated.get(f"{metric}_stderr,{filter_name}")
         stderr = float(stderr) if is_number(stderr) and math.isfinite(stderr) else None
-        right = right_or_wrong(
-            sample.get(metric)
+        # Metrics of a task's own may leave out items.
+        values = [
+            sample[metric]
             for name in task.leaves
             for sample in samples[name]
-            if sample["filter"] == filter_name
-        )
+            if sample["filter"] == filter_name and metric in sample
+        ]
+        right = right_or_wrong(values)
         method: Any = None
         interval = None
-        if right and math.isclose(sum(right) / len(right), value, abs_tol=1e-9):
+        if right and is_share(right, value):
             interval, method = wilson_interval(sum(right), len(right)), "wilson"
         elif stderr is not None:
             interval, method = normal_interval(value, stderr), "normal"
@@ -51,7 +52,7 @@ def metrics_of(
                 if interval is None
                 else (round(interval[0], 6), round(interval[1], 6)),
                 interval_method=method,
-                n=n,
+                n=len(values),
                 higher_is_better=directions.get(metric),
                 primary=(metric, filter_name) == task.primary,
             )
@@ -63,7 +64,7 @@ def scores_of(result: Mapping[str, Any], task: LoadedTask) -> dict[tuple[str, st
     """Return what lm-eval computes for the task by metric and filter, finite or not.
 
     Raises:
-        UserError: the primary metric is not among them.
+        UserError: the primary metric is not among them, or a subtask lacks it.
     """
     scores: dict[tuple[str, str], float] = {}
     for key, value in _aggregated(result, task).items():
@@ -77,6 +78,13 @@ def scores_of(result: Mapping[str, Any], task: LoadedTask) -> dict[tuple[str, st
             map(",".join, scores),
             where=f"task {task.name!r}: metadata.primary_metric",
         )
+    key = ",".join(task.primary)
+    for leaf in task.leaves:
+        if key not in result["results"][leaf]:
+            raise UserError(
+                f"task {task.name!r}: its metric {key!r} is none of its subtask {leaf!r}, which "
+                "would not count; let all subtasks have it (metric_list, filter_list)"
+            )
     return scores
 
 
@@ -102,6 +110,11 @@ def _aggregated(result: Mapping[str, Any], task: LoadedTask) -> Mapping[str, Any
 def is_number(value: Any) -> TypeGuard[SupportsFloat]:
     """Whether lm-eval computed a number, finite or not; it writes N/A for what it did not."""
     return isinstance(value, SupportsFloat) and not isinstance(value, bool)
+
+
+def is_share(right: list[bool], value: float) -> bool:
+    """Whether a score is the share of items that are right, as no mean over subtasks is."""
+    return math.isclose(sum(right) / len(right), value, abs_tol=1e-9)
 
 
 def right_or_wrong(values: Iterable[Any]) -> list[bool] | None:

@@ -77,6 +77,7 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
                 f"model knows {options.vocab_size}; its tokenizer.json is another model's"
             )
     content = requests_text(requests).encode()
+    digests = item_digests(result["samples"])
     header = PlanHeader(
         task=options.task,
         limit=options.limit,
@@ -86,9 +87,9 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
         chat_template=tokenizer.chat_template if options.apply_chat_template else None,
         model_tokenizer_digest=tokenizer_digest(tokenizer),
         lm_eval_version=version("lm_eval"),
-        n_items=sum(result["n-samples"][name]["effective"] for name in task.leaves),
+        n_items=sum(map(len, digests.values())),
         n_requests=len(requests),
-        item_digests=item_digests(result["samples"]),
+        item_digests=digests,
         digest=hashlib.sha256(content).hexdigest(),
         chunks=fixed_chunks(requests, options.chunk_size),
     )

@@ -82,9 +82,42 @@ def test_a_task_that_is_twice_in_a_group_is_refused(members: str) -> None:
         find_task_files(file)
 
 
+def test_a_group_counts_all_its_tasks(score: Score) -> None:
+    write_group()
+    edit("tasks/few.yaml", "name: number", "name: digit")
+    with pytest.raises(UserError, match="'exact_match,number' is none of its subtask 'few'"):
+        score("both")
+
+
 def test_a_group_needs_no_filter_list(score: Score) -> None:
     write_group(GROUP.replace(", filter_list: number", ""))
     assert score("both").metrics[0].value == pytest.approx(2 / 11, abs=1e-6)
+
+
+@pytest.mark.parametrize(("weighted", "value"), [("true", 2 / 11), ("false", (0.1 + 1) / 2)])
+def test_items_are_published_where_their_share_is_the_score(
+    score: Score, weighted: str, value: float
+) -> None:
+    write_group(GROUP.replace("size: true", f"size: {weighted}"))
+    scores = score("both")
+    assert scores.metrics[0].value == pytest.approx(value, abs=1e-6)
+    assert (scores.items is not None) == (weighted == "true")
+
+
+def test_a_metric_of_some_items_counts_these(score: Score) -> None:
+    Path("tasks/helpers.py").write_text(
+        "def scored(doc, results):\n"
+        "    return {'acc': doc['answer'] == '1'} if doc['answer'] < '4' else {}\n"
+    )
+    edit("tasks/sums.yaml", "metric: exact_match", "metric: acc")
+    edit("tasks/sums.yaml", '"exact_match,number"', '"acc,number"')
+    path = Path("tasks/sums.yaml")
+    path.write_text(f"{path.read_text()}process_results: !function helpers.scored\n")
+    scores = score("sums")
+    (metric,) = scores.metrics
+    assert (metric.value, metric.n, metric.interval_method) == (0.25, 4, "wilson")
+    assert scores.items is None
+    assert len(scores.samples) == 10
 
 
 @pytest.mark.parametrize("name", ["Question Txt", "question"])

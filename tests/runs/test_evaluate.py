@@ -125,10 +125,13 @@ def test_samples_tell_what_the_policy_measured(project, make_spec, make_plan_on_
 
 MIXED_YAML = """\
 group: mixed
-task: [sums, choices]
+task:
+  - sums
+  - task: choices
+    filter_list: [{name: number, filter: [{function: take_first}]}]
+    metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 aggregate_metric_list:
-  - {metric: exact_match, aggregation: mean, weight_by_size: true, filter_list: [number, none]}
-metadata: {version: 1, primary_metric: "exact_match,number"}
+  - {metric: exact_match, aggregation: mean, weight_by_size: true, filter_list: number}
 """
 
 

@@ -91,6 +91,7 @@ def _planned_call(selection: Selection, targets: Targets, *, is_dry_run: bool) -
         sys.argv[1:],
         is_dry_run=is_dry_run,
         folder=Path.cwd(),
+        tasks=selection.tasks,
     )
     if choice is not None:
         refuse_ambiguous(project.all_runs)

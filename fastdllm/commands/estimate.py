@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     project = load_project(Selection.from_options(selected(args)))
     gpu = args.gpu or project.config.cluster.gpu
     if args.profile is not None:
-        gpu = gpu_of(args.profile, project.config)
+        gpu = gpu_of(args.profile, project.config, sorted({run.task for run in project.runs}))
     statuses = _statuses(project, from_the_start=args.all)
     # Copies of another run's result cost nothing; runs with a job are submitted already.
     decoded = [s for s in statuses if s.is_to_be_made and s.leader is None and not s.is_adopted]

@@ -113,6 +113,7 @@ def _choice(args: argparse.Namespace) -> Choice:
         is_dry_run=False,
         folder=Path.cwd(),
         other_jobs=1,
+        tasks=selection.tasks,
     )
     if choice is None:
         raise UserError(

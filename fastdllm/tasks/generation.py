@@ -19,6 +19,7 @@ from fastdllm.validation import StrictModel, validated
 
 # Names that lm-eval accepts for `max_gen_toks`. Not `max_length`: that counts the prompt as well.
 BUDGET_ALIASES = ("max_new_tokens", "max_tokens", "max_completion_tokens")
+BUDGET_NAMES = ("max_gen_toks", *BUDGET_ALIASES)
 # Options without a counterpart in block diffusion, each with the value that has no effect.
 WITHOUT_COUNTERPART = {
     "num_beams": 1,
@@ -85,6 +86,18 @@ def generation_wishes(gen_kwargs: Any, where: str) -> dict[str, Any]:
         wishes[name] = value
     checked = validated(GenerationWishes, wishes, where)
     return {name: getattr(checked, name) for name in wishes}
+
+
+def largest_budget(values: Any) -> int:
+    """Return the largest `max_gen_toks` anywhere in the YAML of a task; 0 if it names none."""
+    if isinstance(values, list | tuple):
+        return max(map(largest_budget, values), default=0)
+    if not isinstance(values, Mapping):
+        return 0
+    wishes = values.get("generation_kwargs")
+    named = [wishes.get(name) for name in BUDGET_NAMES] if isinstance(wishes, Mapping) else []
+    budgets = [budget for budget in named if isinstance(budget, int)]
+    return max([*budgets, *map(largest_budget, values.values())], default=0)
 
 
 def sampling_temperature(gen_kwargs: Mapping[str, Any], temperature: float) -> float:

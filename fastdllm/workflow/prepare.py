@@ -7,7 +7,7 @@ account and GPU are given once: in workflow_config.yaml, or with `--config`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fastdllm.cluster.checks import check_account, check_folder, check_partition, check_sbatch
@@ -18,8 +18,10 @@ from fastdllm.cluster.site import SITE_FILE, ClusterOptions, Site, load_site
 from fastdllm.common.errors import UserError
 from fastdllm.common.paths import RESULTS
 from fastdllm.runs.needs import require_model
+from fastdllm.tasks.generation import largest_budget
+from fastdllm.tasks.task_files import find_task_files
 from fastdllm.validation import validated
-from fastdllm.workflow.project.config_files import WorkflowConfig
+from fastdllm.workflow.project.config_files import WorkflowConfig, task_file
 
 
 def prepare(
@@ -30,6 +32,7 @@ def prepare(
     is_dry_run: bool,
     folder: Path,
     other_jobs: int = 0,
+    tasks: Iterable[str] | None = None,
 ) -> Choice | None:
     """Choose and check what the jobs ask for, and set FASTDLLM_ACCOUNT and so on for the profile.
 
@@ -39,6 +42,7 @@ def prepare(
         is_dry_run: SLURM is not asked, and a missing account is only a note.
         folder: the project, where the results go.
         other_jobs: the number of jobs in the queue besides those of Snakemake.
+        tasks: those selected; None for all.
 
     Returns:
         None where no jobs go to SLURM, or the profile has no site.yaml.
@@ -57,7 +61,7 @@ def prepare(
     site = load_site(command.folders[0])
     values = {**config.cluster.model_dump(exclude_none=True), **cluster_words}
     options = validated(ClusterOptions, values, "cluster")
-    choice = choose(site, options, _model(config))
+    choice = choose(site, options, _model(config, tasks))
     _check_limits(command, choice, site, other_jobs)
     if not is_dry_run:
         check_sbatch()
@@ -72,8 +76,10 @@ def prepare(
     return choice
 
 
-def gpu_of(profile: Path, config: WorkflowConfig) -> str | None:
+def gpu_of(profile: Path, config: WorkflowConfig, tasks: Iterable[str] | None = None) -> str | None:
     """Return the kind of GPU that the jobs of a profile ask for, None for any.
+
+    tasks: those selected; None for all.
 
     Raises:
         UserError: the profile has no site.yaml, or none of its GPUs fits.
@@ -83,18 +89,28 @@ def gpu_of(profile: Path, config: WorkflowConfig) -> str | None:
             f"--profile {profile}: has no {SITE_FILE}, which names its GPUs; give the kind of GPU "
             "with --gpu, or another profile"
         )
-    return choose(load_site(profile), config.cluster, _model(config)).gpu
+    return choose(load_site(profile), config.cluster, _model(config, tasks)).gpu
 
 
-def _model(config: WorkflowConfig) -> ModelNeeds:
+def _model(config: WorkflowConfig, tasks: Iterable[str] | None) -> ModelNeeds:
     model = config.model
+    # The budgets of the tasks, as `decoding: max_new_tokens` is none of them.
+    budgets = [_budget(task) for task in (config.tasks if tasks is None else tasks)]
     return ModelNeeds(
         name=model.path,
         dtype=model.dtype,
         device=model.device,
         config=known_config(model.path, model.revision),
-        max_new_tokens=config.decoding.max_new_tokens,
+        max_new_tokens=max(budgets, default=0),
     )
+
+
+def _budget(task: str) -> int:
+    """Return the most tokens of an answer; a broken file is no error here, but where it is read."""
+    try:
+        return largest_budget(find_task_files(task_file(task)).layers)
+    except UserError:
+        return 0
 
 
 def _check_limits(command: CommandLine, choice: Choice, site: Site, other_jobs: int) -> None:

@@ -18,7 +18,9 @@ from fastdllm.cluster import checks
 from fastdllm.cluster import checks as offers
 from fastdllm.cluster.choice import Choice
 from fastdllm.common.errors import UserError
-from fastdllm.workflow.prepare import prepare
+from fastdllm.tasks.generation import largest_budget
+from fastdllm.tasks.task_files import find_task_files
+from fastdllm.workflow.prepare import gpu_of, prepare
 from fastdllm.workflow.project.config_files import WorkflowConfig
 from tests.cluster.test_fitting import SEVEN_B
 
@@ -216,7 +218,7 @@ def test_a_model_that_is_too_big_is_refused_with_the_gpus_that_hold_it(
     call: Call, tmp_path: Path
 ) -> None:
     message = refusal(call, dry=True, path=seven_b(tmp_path), dtype="float32", gpu="RTX_6000")
-    assert "in float32 needs at least 29.6 GiB, GPU RTX_6000 has 24 GiB" in message
+    assert "in float32 needs at least 29.5 GiB, GPU RTX_6000 has 24 GiB" in message
     assert "good choices are V100 with 32 GiB, L40S, A100, H100, H200" in message
 
 
@@ -415,3 +417,29 @@ def test_the_profile_may_come_from_the_environment(
     monkeypatch.setenv("SNAKEMAKE_PROFILE", str(PROFILES / "pace"))
     command = ["--executor", "fastdllm-slurm"]
     assert prepare(written(), {}, command, is_dry_run=True, folder=tmp_path) is not None
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_memory_is_that_of_the_budgets_of_the_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = seven_b(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    task = "task: {}\ndataset_path: owner/name\ngeneration_kwargs: {{{}}}\n"
+    for name, budget in (("some", "max_gen_toks: 9"), ("long", "max_tokens: 300000")):
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(task.format(name, budget))
+    group = "group: both\ntask: [some, {task: other, generation_kwargs: {max_gen_toks: 7}}]\n"
+    group += "dataset_path: owner/name\n"
+    (tmp_path / "tasks/both.yaml").write_text(group)
+    monkeypatch.chdir(tmp_path)
+    config = written(
+        model={"path": model, "dtype": "float16"},
+        decoding={"max_new_tokens": 500_000},
+    ).model_copy(update={"tasks": {"some": None, "long": None, "both": None}})
+    assert gpu_of(PROFILES / "pace", config, ["some"]) == "RTX_6000"
+    with pytest.raises(
+        UserError, match=r"in float16 needs at least 31\.3 GiB, GPU RTX_6000 has 24"
+    ):
+        gpu_of(PROFILES / "pace", config)
+    assert largest_budget(find_task_files(Path("tasks/both.yaml")).layers) == 9
+    assert largest_budget(find_task_files(Path("tasks/long.yaml")).layers) == 300_000

@@ -84,6 +84,12 @@ class LocalDataFactory(TaskFactory):
         generates = config.get("output_type", "generate_until") == "generate_until"
         if generates and not config.get("generation_kwargs"):
             raise no_budget(entry.name)
+        if generates and "until" not in config["generation_kwargs"]:
+            raise UserError(
+                f"task {entry.name!r}: generation_kwargs has no until (texts that end an answer), "
+                "and lm-eval would end it at the first empty line; give it in the file of the "
+                'task, such as ["<|im_end|>"], or [] for none'
+            )
         return config if split_files(config) is None else {**config, "class": LocalTask}
 
 

@@ -228,6 +228,14 @@ def test_a_task_without_a_budget_is_refused(make_plan_on_disk, kwargs: str) -> N
         make_plan_on_disk()
 
 
+def test_a_task_says_itself_what_ends_an_answer(make_plan_on_disk) -> None:
+    edit("tasks/sums.yaml", 'until: ["<|im_end|>"]', "until: []")
+    assert make_plan_on_disk().requests[0].gen_kwargs["until"] == []
+    edit("tasks/sums.yaml", "until: [], ", "")
+    with pytest.raises(UserError, match=r"task 'sums': generation_kwargs has no until"):
+        make_plan_on_disk()
+
+
 def test_plan_obeys_another_name_of_the_budget(make_plan_on_disk) -> None:
     edit("tasks/sums.yaml", "max_gen_toks: 24", "max_new_tokens: 24, num_beams: 1")
     request = make_plan_on_disk().requests[0]

@@ -19,15 +19,16 @@ from snakemake_executor_plugin_fastdllm_slurm import (
 from snakemake_executor_plugin_fastdllm_slurm import executor as looking
 from tests.plugin.rig import FakeJob, FakeScheduler, Rig
 from tests.support.fakes import FakeSlurm
+from tests.support.small_project import project  # noqa: F401
 
 
 @pytest.fixture
 def rig(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Iterator[Rig]:
-    project = tmp_path / "project"
-    (project / ".snakemake").mkdir(parents=True)
-    monkeypatch.chdir(project)
+    folder = tmp_path / "project"
+    (folder / ".snakemake").mkdir(parents=True)
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("SLURM_CONF", raising=False)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
@@ -48,7 +49,7 @@ def rig(
         dag=None,
         scheduler=FakeScheduler(),
         main_snakefile="Snakefile",
-        workdir_init=str(project),
+        workdir_init=str(folder),
         persistence=SimpleNamespace(deactivate_cache=lambda: None, incomplete=incomplete),
         executor_plugin=SimpleNamespace(common_settings=common_settings),
         executor_settings=ExecutorSettings(logdir=Path("logs/slurm"), keep_successful_logs=True),

@@ -17,11 +17,8 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from tests.plugin.rig import FakeJob, FakeScheduler, Rig
 
 
-def test_both_plugins_can_be_chosen_and_configured() -> None:
-    text = get_argument_parser().format_help()
-    assert "{fastdllm-slurm,slurm," in text
-    for option in ("--slurm-logdir", "--fastdllm-slurm-logdir", "--fastdllm-slurm-requeue"):
-        assert f"{option} " in text or f"{option}]" in text
+def test_both_plugins_can_be_chosen() -> None:
+    assert "{fastdllm-slurm,slurm," in get_argument_parser().format_help()
 
 
 def test_the_pinned_plugin_still_drops_slurm_conf_in_a_job(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,11 +104,15 @@ def date(path: Path, seconds: float) -> None:
 
 
 def date_after(path: Path, output: Path) -> None:
-    """Make a file newer than what was made from it, so that Snakemake makes that again."""
-    output_s = output.stat().st_mtime
+    """Make a file newer than what was made from it, so that Snakemake makes that again.
+
+    Neither is dated in the future: the file would be newer than what is made next, too.
+    """
+    output_s, now_s = output.stat().st_mtime, time.time()
     if path.stat().st_mtime <= output_s:
-        # The clock of another machine may have dated the output in the future.
-        date(path, max(time.time(), output_s + 1))
+        # It was made within this second, or dated by the clock of another machine.
+        date(output, min(output_s, now_s - 1))
+        date(path, now_s)
 
 
 def read_text(path: str | Path) -> str:

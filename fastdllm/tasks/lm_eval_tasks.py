@@ -7,10 +7,12 @@ these becomes one line that names the file. Import this module only within `lm_e
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import random
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from lm_eval.tasks._index import Entry
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
 from fastdllm.tasks.item_checks import check_examples, check_items
 from fastdllm.tasks.local_data import read_splits
-from fastdllm.tasks.task_files import split_files
+from fastdllm.tasks.task_files import find_task_files, split_files
 
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
 # and scoring must produce the same prompts whatever the experiment.
@@ -115,6 +117,8 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
             f"task {name!r}: lm-eval takes it from {where}, {what}, and not from "
             f"{folder / name}.yaml; let no other file name it"
         )
+    for helper in find_task_files(entry.yaml_path).helpers:
+        _forget_bytecode(helper)
     try:
         loaded = manager.load([name])
         for task in loaded["tasks"].values():
@@ -146,6 +150,16 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
         leaves=loaded["tasks"],
         primary=_primary_metric(groups.get(name), loaded["tasks"], str(where)),
     )
+
+
+def _forget_bytecode(helper: Path) -> None:
+    """Let lm-eval import a helper from its source: Python's cache knows it by size and second only.
+
+    Where the cache cannot be written, neither has this user filled it.
+    """
+    cached = Path(importlib.util.cache_from_source(str(helper.resolve())))
+    with suppress(OSError):
+        cached.unlink(missing_ok=True)
 
 
 def evaluate_task(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -85,3 +86,23 @@ def test_a_policy_edited_within_a_second_is_not_taken_from_a_cache(tmp_path: Pat
         digests.add(policy_code_digest(path))
         speeds.append(vars(load_policy(path))["speed"])
     assert (len(digests), speeds) == (2, [1, 2])
+
+
+@pytest.mark.usefixtures("project")
+def test_a_helper_edited_within_a_second_is_not_taken_from_a_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fastdllm.tasks.lm_eval_tasks import load_task
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    task, helper = Path("tasks/sums.yaml"), Path("tasks/helpers.py")
+    task.write_text(task.read_text().replace('"{{question}}"', "!function helpers.asked"))
+    asked = []
+    for word in ("One", "Two"):
+        helper.write_text(f"def asked(doc):\n    return '{word}: ' + doc['question']\n")
+        os.utime(helper, (0, 0))
+        (leaf,) = load_task("sums").leaves.values()
+        asked.append(leaf.doc_to_text(leaf.eval_docs[0]))
+        # The next one is loaded in another process.
+        del sys.modules[str(helper.resolve().with_suffix(""))]
+    assert asked == ["One: What is 0 + 1? ", "Two: What is 0 + 1? "]

@@ -136,7 +136,7 @@ def unknown_field() -> None:
         (broken_yaml, r"tasks/sums.yaml: not valid YAML: .* line 2"),
         (empty_data, r"task 'sums': its data has no items; check .*tasks/data/sums.jsonl"),
         (header_only, r"task 'sums': its data has no items; check .*tasks/data/sums.jsonl"),
-        (missing_data, r"task 'sums': .*data_files: tasks/data/sums.jsonl: no such file"),
+        (missing_data, r"tasks/sums.yaml: .*data_files: tasks/data/sums.jsonl: no such file"),
         (unknown_primary_metric, r"unknown primary metric .* did you mean 'exact_match,number'"),
         (unknown_metric, r"task 'sums': .*unknown metric 'exact_mach'; did you mean 'exact_match'"),
         (unknown_metric_alone, r"sums.yaml: .*unknown metric 'exact_mach'; did you mean"),

@@ -42,6 +42,16 @@ def check_items(task: Task) -> None:
         _check_answers(task, docs)
 
 
+def check_questions(task: Task) -> None:
+    """Refuse the first item whose question cannot be written.
+
+    Raises:
+        UserError: naming the item.
+    """
+    for index, doc in enumerate(task.eval_docs):
+        _given(task.doc_to_text, doc, _where(task, index))
+
+
 def check_examples(task: Task) -> None:
     """Refuse examples of few-shot prompts as items, and those that hold the item that is asked.
 
@@ -94,7 +104,9 @@ def _check_answers(
 
 
 def _where(task: Task, index: int, kind: str = "item") -> str:
-    return f"task {task.task_name!r}, {kind} {index}"
+    # A task of local files knows where its items stand.
+    place = task.place(index) if kind == "item" and hasattr(task, "place") else None
+    return f"{place}: " * bool(place) + f"task {task.task_name!r}, {kind} {index}"
 
 
 def _check_values(task: Task, doc: Mapping[str, Any], where: str) -> None:

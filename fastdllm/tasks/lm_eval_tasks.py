@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy
 import yaml
+from jinja2 import UndefinedError
 from lm_eval.api.model import LM
 from lm_eval.api.registry import aggregation_registry, metric_registry
 from lm_eval.api.task import ConfigurableTask, Task
@@ -28,9 +29,9 @@ from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry
 
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
-from fastdllm.tasks.item_checks import check_examples, check_items
+from fastdllm.tasks.item_checks import check_examples, check_items, check_questions
 from fastdllm.tasks.local_data import read_splits
-from fastdllm.tasks.task_files import find_task_files, split_files
+from fastdllm.tasks.task_files import exact_files, find_task_files, split_files
 
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
 # and scoring must produce the same prompts whatever the experiment.
@@ -59,7 +60,15 @@ class LocalTask(ConfigurableTask):
     """A task of lm-eval whose local JSON or CSV files are read by local_data.py."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        try:
+            super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        except UndefinedError as error:  # by a template, which lm-eval tries with the first item
+            (first, *_), *_ = self._places.values()
+            columns = ", ".join(next(iter(self.dataset.values())).column_names)
+            raise UserError(
+                f"{first}: a template of task {config['task']!r} asks for what is not there: "
+                f"{error}; columns: {columns}"
+            ) from None
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Read the data; lm-eval calls this in place of `datasets.load_dataset`.
@@ -69,9 +78,14 @@ class LocalTask(ConfigurableTask):
         """
         files = split_files(self.config.to_dict())
         assert files is not None and self.DATASET_PATH is not None
-        self.dataset = read_splits(self.DATASET_PATH, files, dataset_kwargs)
+        self.dataset, self._places = read_splits(self.DATASET_PATH, files, dataset_kwargs)
         if not all(map(len, self.dataset.values())):
             raise _no_items(self.config.task, dataset_kwargs)
+
+    def place(self, index: int) -> str | None:
+        """Return file and line of an item; None if `process_docs` may have moved it."""
+        split = self.config.test_split or self.config.validation_split
+        return self._places[split][index] if self.config.process_docs is None else None
 
 
 class LocalDataFactory(TaskFactory):
@@ -92,7 +106,9 @@ class LocalDataFactory(TaskFactory):
                 "and lm-eval would end it at the first empty line; give it in the file of the "
                 'task, such as ["<|im_end|>"], or [] for none'
             )
-        return config if split_files(config) is None else {**config, "class": LocalTask}
+        if split_files(config) is None:
+            return exact_files(config)
+        return {**config, "class": LocalTask}
 
 
 def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
@@ -137,7 +153,10 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
                 where=str(where),
                 has_own_metrics=config.get("process_results") is not None,
             )
-        raise UserError(f"{where}: cannot be loaded: {_reason(error)}") from error
+        is_about_data = type(error).__module__.partition(".")[0] in ("datasets", "pyarrow")
+        files = (config.get("dataset_kwargs") or {}).get("data_files") if is_about_data else None
+        what = f"its data {files} " if files else ""
+        raise UserError(f"{where}: {what}cannot be loaded: {_reason(error)}") from error
     for task in loaded["tasks"].values():
         _check_columns(task)
         _check_metrics(task)
@@ -199,6 +218,8 @@ def evaluate_task(
     except UserError:
         raise
     except Exception as error:
+        for leaf in loaded["tasks"].values():
+            check_questions(leaf)
         # `lm` only records or looks up, so the files of the task are to blame.
         raise UserError(f"task {task.name!r} cannot be evaluated: {_reason(error)}") from error
     assert result is not None, "lm-eval returns a result in a single process"

@@ -45,8 +45,8 @@ class _NotJson:
 
 def read_splits(
     builder: str, files: Mapping[str, Iterable[Path]], options: Mapping[str, Any] | None = None
-) -> datasets.DatasetDict:
-    """Read the files of each split.
+) -> tuple[datasets.DatasetDict, dict[str, list[str]]]:
+    """Read the files of each split; also return where each of its rows stands: file and line.
 
     Args:
         builder: `json` or `csv`, as in `dataset_path` of a task.
@@ -56,11 +56,11 @@ def read_splits(
         UserError: naming file, row and column of what cannot be read.
     """
     rows_of = READERS[builder]
-    splits = {}
+    splits, places = {}, {}
     for split, paths in files.items():
         rows = dict(pair for path in paths for pair in _rows(path, rows_of, options or {}))
-        splits[split] = _dataset(rows)
-    return datasets.DatasetDict(splits)
+        splits[split], places[split] = _dataset(rows), list(rows)
+    return datasets.DatasetDict(splits), places
 
 
 def _rows(path: Path, rows_of: Callable[..., Rows], options: Mapping[str, Any]) -> Rows:
@@ -74,6 +74,10 @@ def _rows(path: Path, rows_of: Callable[..., Rows], options: Mapping[str, Any]) 
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path}: cannot be unpacked ({error}); copy the file again") from None
     except OSError as error:
+        if error.errno is None:  # of gzip and bz2: not packed at all
+            raise UserError(
+                f"{path}: cannot be unpacked ({error}); name it as what it is"
+            ) from None
         raise cannot("read", path, error) from None
 
 
@@ -130,6 +134,7 @@ def _plain(value: Any, where: str) -> Any:
 def _once(pairs: _Pairs, where: str) -> _Pairs:
     keys = [key for key, _ in pairs]
     for key in keys:
+        _plain(key, where)
         if keys.count(key) > 1:
             raise UserError(f"{where}: key {key!r} is given twice")
     return pairs

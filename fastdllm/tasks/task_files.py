@@ -279,6 +279,35 @@ def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
     return files
 
 
+def exact_files(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the merged keys of a task, its local files in place of names and patterns.
+
+    `datasets` takes q[1].parquet for a pattern, and would read q1.parquet.
+    """
+    options = values.get("dataset_kwargs") or {}
+    names = options.get("data_files")
+    if (
+        values.get("dataset_path") not in LOCAL_BUILDERS
+        or not names
+        or values.get("custom_dataset")
+    ):
+        return dict(values)
+    base = expanded(str(options.get("data_dir") or ""))
+
+    def exact(name: str) -> list[str]:
+        if "::" in name or "://" in name:
+            return [name]
+        files = _matches(base, name, f"task {values.get('task')!r}: dataset_kwargs.data_files")
+        return [glob.escape(str(file.absolute())) for file in files]
+
+    by_split = names if isinstance(names, Mapping) else {"train": names}
+    files = {
+        split: [path for name in _texts(part) for path in exact(name)]
+        for split, part in by_split.items()
+    }
+    return {**values, "dataset_kwargs": {**options, "data_files": files}}
+
+
 def _outer(name: str) -> str:
     """The file that a name in an archive is read from: outer.zip of "zip://a.json::outer.zip"."""
     return name.rpartition("::")[2].removeprefix("file://")

@@ -291,7 +291,7 @@ def test_json_comes_back_as_it_was_written_or_is_refused(
     lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in written)
     path.write_text("".join(lines), encoding="utf-8", newline="")
     try:
-        data = read_splits("json", {"test": [path]})["test"]
+        data = read_splits("json", {"test": [path]})[0]["test"]
     except UserError as error:
         assert "would become" in str(error)
         return

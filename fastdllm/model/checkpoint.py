@@ -22,6 +22,8 @@ TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.mod
 _LIKE_WEIGHTS = frozenset(
     [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"]
 )
+# So begin the names of hidden copies, of adapters and of what a training keeps.
+_NO_MODEL = (".", "adapter_", "optimizer", "scheduler", "rng_state", "training_")
 _SHARD = re.compile(r"(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _HUB_ID = re.compile(f"{NAME_PATTERN}/{NAME_PATTERN}")
 
@@ -138,7 +140,7 @@ def weight_map(folder: Path) -> dict[str, str] | None:
 
 
 def _unnamed_weights(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith(".")]
+    files = [p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith(_NO_MODEL)]
     matches = [match for path in files if (match := _SHARD.fullmatch(path.name))]
     sets = {(match["name"], int(match["count"])) for match in matches}
     if len(sets) == 1:

@@ -95,6 +95,18 @@ def test_what_would_end_scoring_is_said_at_plan(
     assert "\n" not in str(caught.value)
 
 
+def test_a_task_that_runs_code_asks_for_permission(
+    project: Path, make_plan_on_disk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
+    path = project / "tasks/sums.yaml"
+    path.write_text(path.read_text() + "unsafe_code: true\n")
+    with pytest.raises(UserError, match=r"running the code .*: export HF_ALLOW_CODE_EVAL=1"):
+        make_plan_on_disk()
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
+    assert make_plan_on_disk().header.n_items == 10
+
+
 def test_an_answer_that_is_no_number_is_refused(
     make_plan_on_disk: Any, make_spec: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

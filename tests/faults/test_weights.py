@@ -116,6 +116,15 @@ def test_of_several_files_none_is_guessed(folder: Path) -> None:
         load_plain_model(folder, device="cpu")
 
 
+@pytest.mark.parametrize("name", ["adapter_model", "optimizer", "._model", "rng_state"])
+def test_what_is_never_a_model_is_none_even_alone(folder: Path, name: str) -> None:
+    (folder / WEIGHTS).rename(folder / f"{name}.safetensors")
+    with pytest.raises(UserError, match="no safetensors weights here"):
+        load_plain_model(folder, device="cpu")
+    save_file(weights(), folder / "mine.safetensors")
+    assert is_the_model(folder)
+
+
 def test_a_tensor_in_two_files_names_both(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
     save_file({EMBEDDING: zeros()[EMBEDDING]}, folder / "model-00002-of-00002.safetensors")

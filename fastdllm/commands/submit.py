@@ -11,7 +11,7 @@ import argparse
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,8 +104,10 @@ def _choice(args: argparse.Namespace) -> Choice:
     from fastdllm.workflow.prepare import prepare
     from fastdllm.workflow.project.config_files import load_workflow_config
     from fastdllm.workflow.project.selection import Selection
+    from fastdllm.workflow.targets import Targets
 
-    selection = Selection.from_options(_config_words(args.passed_on))
+    targets = Targets.from_command_line(args.passed_on, "fastdllm submit")
+    selection = Selection.from_options(targets.words)
     choice = prepare(
         load_workflow_config(),
         selection.cluster,
@@ -150,14 +152,6 @@ def _resources(args: argparse.Namespace, choice: Choice) -> list[str]:
         "time": f"{minutes:.0f}",
     }
     return [f"--{name}={value}" for name, value in options.items() if value]
-
-
-def _config_words(arguments: Sequence[str]) -> Mapping[str, str]:
-    from snakemake.cli import get_argument_parser
-
-    parsed, _ = get_argument_parser().parse_known_args(list(arguments))
-    words = (word.partition("=") for word in parsed.config or ())
-    return {key: value for key, _, value in words}
 
 
 def _dry_run(arguments: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ table of a dry run; so they are read from the command line with Snakemake's own 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,8 +39,12 @@ class Targets:
     words: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def from_command_line(cls, arguments: Sequence[str]) -> Targets:
-        """Read the arguments of `snakemake`, without its name."""
+    def from_command_line(cls, arguments: Sequence[str], command: str = "snakemake") -> Targets:
+        """Read the arguments of `snakemake` or of another command, without its name.
+
+        Raises:
+            UserError: a target stands behind `--config`.
+        """
         from snakemake.cli import get_argument_parser
 
         parsed, _ = get_argument_parser().parse_known_args(list(arguments))
@@ -50,7 +55,7 @@ class Targets:
             are_targets_forced=bool(parsed.force),
             is_forced_without_names=not parsed.forcerun
             and any(argument in ("-R", "--forcerun") for argument in arguments),
-            words=dict(entry.split("=", 1) for entry in parsed.config or () if "=" in entry),
+            words=_words(parsed.config or (), arguments, command),
         )
 
     @property
@@ -70,6 +75,19 @@ class Targets:
         is_target = self.are_targets_forced and path in self.names
         is_every_run_forced = self.is_all_forced or self.is_forced_without_names
         return is_every_run_forced or is_named or is_target
+
+
+def _words(words: Sequence[str], arguments: Sequence[str], command: str) -> dict[str, str]:
+    """Return keys and values of `--config`, which takes every word that follows."""
+    strays = [word for word in words if "=" not in word]
+    if strays:
+        start = arguments.index(words[0]) if words[0] in arguments else 0
+        others = [*arguments[:start], *(word for word in arguments[start:] if word not in strays)]
+        raise UserError(
+            f"--config takes every word that follows, and {strays[0]!r} is no key=value; targets "
+            f"stand before it: {command} {shlex.join([*strays, *others])}"
+        )
+    return dict(word.split("=", 1) for word in words)
 
 
 def check_targets(targets: Targets, project: Project) -> None:

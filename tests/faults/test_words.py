@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 import pytest
 
+from fastdllm.cli import main
 from fastdllm.commands.options import add_model_options
 from fastdllm.workflow.project.config_files import ModelChoice
 from fastdllm.workflow.targets import Targets
@@ -15,6 +17,25 @@ from fastdllm.workflow.targets import Targets
 def test_a_value_of_config_stays_text(word: str) -> None:
     words = ["-n", "--config", f"experiment={word}", "limit=20"]
     assert Targets.from_command_line(words).words == {"experiment": word, "limit": "20"}
+
+
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        ("--config limit=20 report", "report --config limit=20"),
+        ("-n --config limit=20 a b task=c", "a b -n --config limit=20 task=c"),
+        ("-C task --profile profiles/pace", "task -C --profile profiles/pace"),
+        ("all -j 2 --config 'task=a b' aggregate", "aggregate all -j 2 --config 'task=a b'"),
+    ],
+)
+def test_a_target_behind_config_is_told_with_the_right_order(
+    capsys: pytest.CaptureFixture[str], words: str, right: str
+) -> None:
+    assert main(["submit", *shlex.split(words)]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "is no key=value; targets stand before it: " in line
+    assert line.endswith(f"fastdllm submit {right}\n")
 
 
 def test_a_model_in_the_home_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

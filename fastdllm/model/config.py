@@ -79,6 +79,7 @@ def read_config(folder: Path) -> ModelConfig:
     _refuse_unsupported(file, raw)
     num_heads, hidden = _whole(file, raw, "num_attention_heads"), _whole(file, raw, "hidden_size")
     rope = raw.get("rope_parameters") or {}
+    turning = raw if rope.get("rope_theta") is None else rope
     vocab_size = _whole(file, raw, "vocab_size")
     mask_id = _token(file, "mask_token_id", raw.get("mask_token_id"), vocab_size)
     if mask_id is None:
@@ -102,7 +103,7 @@ def read_config(folder: Path) -> ModelConfig:
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         vocab_size=vocab_size,
-        rope_theta=_number(file, {**raw, **rope}, "rope_theta", default=10_000.0),
+        rope_theta=_number(file, turning, "rope_theta", default=10_000.0),
         rms_norm_eps=_number(file, raw, "rms_norm_eps", default=1e-6),
         tie_word_embeddings=tied,
         max_positions=_whole(file, raw, "max_position_embeddings", default=32_768),
@@ -200,9 +201,12 @@ def _refuse_unsupported(file: Path, raw: dict[str, Any]) -> None:
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
         "use_sliding_window": bool(raw.get("use_sliding_window")),
         "rope_scaling": raw.get("rope_scaling") is not None,
-        "rope_parameters": rope.get("rope_type", "default") != "default",
+        # Everything else changes positions: another type, also under its old key `type`, its
+        # numbers, or an entry for each kind of layer.
+        "rope_parameters": any(v != "default" for key, v in rope.items() if key != "rope_theta"),
         "layer_types": any(kind != "full_attention" for kind in kinds),
-        "attention_bias": raw.get("attention_bias") is False,
+        "attention_bias": raw.get("attention_bias") not in (None, True),
+        "quantization_config": raw.get("quantization_config") is not None,
     }
     for key, is_refused in refused.items():
         if is_refused:

@@ -107,6 +107,11 @@ def load_plain_model(
                 f"but config.json says {list(expected[name])}"
             )
         tensors[name] = tensor.to(device=target, dtype=kind)
+        if tensor.dim() == 2 and not tensors[name].any():
+            raise UserError(
+                f"{file}: tensor {name} holds only zeros, as after an interrupted download; fetch "
+                "it again"
+            )
     missing = sorted(set(expected) - set(tensors))
     if missing:
         raise UserError(
@@ -218,7 +223,7 @@ def _stored_tensors(
                         f"but it is in {file.name}; fetch the checkpoint again"
                     )
                 tensor = stored.get_tensor(name)
-                if not tensor.is_floating_point():
+                if tensor.dtype not in (*DTYPES.values(), torch.float64):
                     raise UserError(
                         f"{file}: tensor {name} holds {tensor.dtype}; quantized weights are not "
                         "supported; give the model in bfloat16, float16 or float32"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,57 @@ def test_a_model_of_another_kind_is_refused(folder: Path, changes: dict, says: s
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=says):
         read_config(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_parameters": {"type": "yarn", "factor": 4.0, "rope_theta": 1e6}},
+        {"rope_parameters": {"rope_type": "default", "factor": 4.0}},
+        {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0}}},
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        {"layer_types": ["sliding_attention"] * 14},
+        {"use_sliding_window": "true"},
+        {"attention_bias": 0},
+        {"hidden_act": "gelu"},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+    ],
+)
+def test_layers_that_compute_something_else_are_refused(folder: Path, changes: dict) -> None:
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"{next(iter(changes))}: .* is not supported"):
+        read_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("rope", "theta"),
+    [({"rope_theta": 5e5, "rope_type": "default"}, 5e5), ({"rope_theta": None}, 1e4), ({}, 1e4)],
+)
+def test_the_base_of_positions_is_that_of_rope_parameters_if_there(
+    folder: Path, rope: dict, theta: float
+) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"rope_parameters": rope}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert read_config(folder).rope_theta == theta
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda weight: weight.to(torch.float8_e4m3fn), "quantized weights are not supported"),
+        (lambda weight: weight * 0, "down_proj.weight holds only zeros"),
+    ],
+    ids=["float8", "zeros"],
+)
+def test_weights_that_are_not_the_numbers_of_the_model_are_refused(
+    folder: Path, spoil: Callable[[torch.Tensor], torch.Tensor], says: str
+) -> None:
+    name = "model.layers.3.mlp.down_proj.weight"
+    stored = weights()
+    save_file(stored | {name: spoil(stored[name])}, folder / WEIGHTS)
+    with pytest.raises(UserError, match=says):
+        load_plain_model(folder, device="cpu")
 
 
 def test_mask_and_block_size_are_never_guessed(folder: Path) -> None:

@@ -10,7 +10,8 @@
 #   report     the published results as one page and plots; only by name: snakemake report
 #   train      make the embedded model again; only by name: snakemake train
 #
-# All decisions are made in fastdllm/workflow, which is tested; the rules only name files.
+# All decisions are made in fastdllm/workflow, which is tested; the rules only name files. The rules that
+# run here, not in a job, say `retries: 0`: nothing about their failures passes by itself.
 
 include: "rules/common.smk"
 

@@ -10,6 +10,7 @@ rule aggregate:
         FULL_SUMMARIES,
     output:
         touch(str(PUBLISHED_STAMP)),
+    retries: 0
     params:
         python=PYTHON,
     log:

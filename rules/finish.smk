@@ -15,6 +15,7 @@ rule finish:
         update("results/{run}/summary.json"),
     wildcard_constraints:
         run=SPLIT,
+    retries: 0
     params:
         python=PYTHON,
     log:

@@ -19,6 +19,7 @@ rule plan:
         update("results/_plans/{task}/plan.json"),
         update("results/_plans/{task}/requests.jsonl"),
         update("results/_plans/{task}/made_from.json"),
+    retries: 0
     params:
         python=PYTHON,
         arguments=plan_arguments,

@@ -33,6 +33,7 @@ rule report:
             category="Plots",
             labels={"what": "{name}"},
         ),
+    retries: 0
     params:
         python=PYTHON,
     log:

@@ -22,6 +22,7 @@ rule same:
         update("results/{run}/summary.json"),
     wildcard_constraints:
         run=COPIES,
+    retries: 0
     params:
         python=PYTHON,
         leader=leader_folder,

@@ -24,6 +24,7 @@ from fastdllm.cluster.slurm import Job, JobState, SlurmError, ask, own_jobs
 from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import read_attempts
 from fastdllm.runs.packs import members_path, read_members, report_path
+from fastdllm.runs.progress import mistake_of_job
 from fastdllm.runs.stopping import TIME_LIMIT
 from snakemake_executor_plugin_fastdllm_slurm.submission import SubmittingExecutor
 
@@ -31,6 +32,8 @@ from snakemake_executor_plugin_fastdllm_slurm.submission import SubmittingExecut
 END_POLL_S = 0.25
 # However often Snakemake is told to look: each look is a call of SLURM's controller.
 LEAST_POLL_S = 1.0
+# Ends for which the node is to blame.
+NODE_FAULTS = ("NODE_FAIL", "BOOT_FAIL")
 
 
 class Executor(SubmittingExecutor):
@@ -42,6 +45,7 @@ class Executor(SubmittingExecutor):
         self._follower = JobFollower()
         self._adopted_ending: set[str] = set()
         self._names: dict[str, str] = {}
+        self._nodes: dict[str, str] = {}
         super().__init__(workflow, logger)
 
     def _adopt(self, job: JobExecutorInterface, earlier: Job) -> None:
@@ -75,6 +79,7 @@ class Executor(SubmittingExecutor):
                 followed.append(info)
         ids = [str(info.external_jobid) for info in followed]
         queue = [listed[job_id] for job_id in ids if job_id in listed]
+        self._nodes |= {job.id: job.node for job in queue if job.node}
         # A job that came back into the queue is from now on one like those of this call.
         self._adopted_ending -= {
             job.id for job in queue if job.is_live and job.state != "COMPLETING"
@@ -102,6 +107,7 @@ class Executor(SubmittingExecutor):
         if self._followed.get(end.id) is info:
             del self._followed[end.id]
         log, how = Path(info.aux["slurm_logfile"]), f"SLURM job {end.id}: {end_in_words(end)}"
+        outputs = [Path(output) for output in info.job.output]
         is_done = end.state == "COMPLETED"
         if end.state == GONE:
             is_done = await self._is_made(info.job)
@@ -112,16 +118,21 @@ class Executor(SubmittingExecutor):
         elif end.id in self._adopted_ending:
             # It was about to end when this call began: it neither failed nor was cancelled here.
             self._submit_again(info.job)
-        elif was_only_stopped(end, [Path(output) for output in info.job.output]):
+        elif was_only_stopped(end, outputs):
             # Where SLURM itself puts such a job back into the queue, that costs no attempt either.
             self.logger.warning(f"{how}; another job continues it")
             self._submit_again(info.job)
         else:
             message = f"{how}. "
-            if end.state == "CANCELLED":
-                # A person wanted that: no attempts are left.
+            mistake = mistake_in(end, outputs)
+            if end.state == "CANCELLED" or mistake is not None:
+                # A person wanted that, or has to do something first: no attempts are left.
                 info.job.attempt = info.job.restart_times + 1
-                message = f"{how}; this call does not submit it again. "
+                reason = f" ({mistake})" if mistake is not None else ""
+                message = f"{how}{reason}; this call does not submit it again. "
+            elif end.state in NODE_FAULTS and (node := self._nodes.get(end.id)):
+                # The parent leaves these out of what it submits from now on.
+                self._failed_nodes.add(node)
             self.report_job_error(info, msg=message, aux_logs=[str(log)])
 
     def _submit_again(self, job: JobExecutorInterface) -> None:
@@ -207,6 +218,20 @@ def was_only_stopped(end: JobState, outputs: Sequence[Path]) -> bool:
             if of_shard and of_shard[-1].why == TIME_LIMIT:
                 return True
     return False
+
+
+def mistake_in(end: JobState, outputs: Sequence[Path]) -> str | None:
+    """Return the mistake of a user that a job met, which another job would meet as well.
+
+    Args:
+        outputs: as for `was_only_stopped`.
+    """
+    for output in outputs if end.state == "FAILED" else ():
+        for folder, shard in _journals(output):
+            failure = "failed.json" if shard is None else f"shards/{shard}.failed.json"
+            if (mistake := mistake_of_job(folder / failure, end.id)) is not None:
+                return mistake
+    return None
 
 
 def _journals(output: Path) -> Iterator[tuple[Path, str | None]]:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 from fastdllm.common.console import Display, ProgressNumbers
 from fastdllm.common.errors import UserError, error_line
@@ -28,6 +29,7 @@ from fastdllm.common.files import (
 from fastdllm.machine.process import host_name
 from fastdllm.runs.answer_records import Answer, Chunk
 from fastdllm.runs.shards import JobFiles
+from fastdllm.runs.stopping import slurm_job
 
 TICK_S = 1.0
 
@@ -157,12 +159,22 @@ def failure_record(files: JobFiles, *, log: Path | None = None) -> Iterator[None
     except Exception as error:
         with suppress(UserError):  # the error itself is what matters
             remove(files.progress)
-        record = {"reason": error_line(error), "time": now("auto")}
+        record: dict[str, Any] = {"reason": error_line(error), "time": now("auto")}
+        record["is_mistake"] = isinstance(error, UserError)
+        if job := slurm_job():
+            record["slurm_job"] = job
         if log.is_file():
             record["log"] = str(log)
         with suppress(UserError):  # a full disk is often the cause
             write_json_atomically(files.failure, record)
         raise
+
+
+def mistake_of_job(path: Path, slurm_job: str) -> str | None:
+    """Return the reason in a failed.json if it is a mistake that a SLURM job met, else None."""
+    values = json_object(path)
+    is_its_own = values.get("slurm_job") == slurm_job and values.get("is_mistake") is True
+    return str(values.get("reason")) if is_its_own else None
 
 
 def read_failure(path: Path) -> str | None:

@@ -267,3 +267,49 @@ def test_jobs_that_outlive_the_call_find_the_folder_that_they_wait_for(rig: Rig)
     rig.executor.shutdown()
     assert Path(rig.executor.tmpdir).is_dir()
     assert rig.slurm.calls("scancel") == []
+
+
+@pytest.mark.parametrize("shard", [None, "1-of-2"])
+def test_a_mistake_that_is_to_be_mended_first_is_not_tried_again(
+    rig: Rig, shard: str | None
+) -> None:
+    folder = Path(rig.job.output[0]).parent
+    name = "failed.json" if shard is None else f"shards/{shard}.failed.json"
+    if shard is not None:
+        rig.job.output = [str(folder / f"shards/{shard}.json")]
+        (folder / "shards").mkdir()
+    record = {"reason": "task 'words': no max_gen_toks", "is_mistake": True, "slurm_job": "77"}
+    (folder / name).write_text(json.dumps(record))
+    rig.submit()
+    rig.slurm.say(("77", "FAILED"))
+    rig.wait(lambda: rig.scheduler.failed == [rig.job])
+    assert rig.job.told[0].startswith(
+        "SLURM job 77: failed (task 'words': no max_gen_toks); this call does not submit it again. "
+    )
+    assert rig.job.attempt > rig.job.restart_times
+
+
+@pytest.mark.parametrize("other", [{"is_mistake": False}, {"slurm_job": "76"}])
+def test_what_is_no_mistake_or_not_of_this_job_may_be_tried_again(
+    rig: Rig, other: dict[str, object]
+) -> None:
+    record = {"reason": "out of luck", "is_mistake": True, "slurm_job": "77", **other}
+    Path(rig.job.output[0]).with_name("failed.json").write_text(json.dumps(record))
+    rig.submit()
+    rig.slurm.say(("77", "FAILED"))
+    rig.wait(lambda: rig.scheduler.failed == [rig.job])
+    assert rig.job.attempt <= rig.job.restart_times
+
+
+@pytest.mark.parametrize("state", ["NODE_FAIL", "BOOT_FAIL", "FAILED"])
+def test_a_node_that_failed_is_left_out_from_then_on(rig: Rig, state: str) -> None:
+    rig.submit()
+    rig.slurm.say(("77", "RUNNING"), node="gpu-7")
+    rig.polls()
+    rig.slurm.say(("77", state))
+    rig.wait(lambda: rig.scheduler.failed == [rig.job])
+    rig.submit()
+    rig.wait(lambda: len(rig.slurm.calls("sbatch")) == 2)
+    first, second = rig.slurm.calls("sbatch")
+    assert "--exclude" not in first
+    assert (" --exclude=gpu-7 " in second) is (state != "FAILED")

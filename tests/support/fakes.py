@@ -86,8 +86,8 @@ def log_of(rule: str, values: Sequence[str], job_id: str) -> Path:
 def squeue_output(*jobs: Job) -> str:
     """Return what squeue prints about jobs."""
     return "".join(
-        f"{job.id}\x1f{job.state}\x1fNone\x1fN/A\x1f\x1f1:00\x1f0\x1f{job.name or 'x'}\x1f"
-        f"{job.comment}\x1f{job.work_dir}\x1e\n"
+        f"{job.id}\x1f{job.state}\x1fNone\x1fN/A\x1f{job.node}\x1f1:00\x1f0\x1f"
+        f"{job.name or 'x'}\x1f{job.comment}\x1f{job.work_dir}\x1e\n"
         for job in jobs
     )
 
@@ -115,11 +115,17 @@ class FakeSlurm:
             script.write_text(f"#!/bin/sh\n{note_here}\n{fail_here}\n{text}\n")
             script.chmod(0o755)
 
-    def say(self, *jobs: tuple[str, ...], comment: str = COMMENT, place: str = "project") -> None:
+    def say(
+        self,
+        *jobs: tuple[str, ...],
+        comment: str = COMMENT,
+        place: str = "project",
+        node: str = "",
+    ) -> None:
         """Set what squeue prints: ids, states, and names where they matter."""
         place = str(self.folder / place)
         listed = [
-            Job(i, state, name="".join(name), comment=comment, work_dir=place)
+            Job(i, state, node=node, name="".join(name), comment=comment, work_dir=place)
             for i, state, *name in jobs
         ]
         (self.folder / "queue.new").write_text(squeue_output(*listed))

@@ -110,6 +110,18 @@ def test_a_failed_run_stops_no_other_and_is_made_up_for(project: SmallProject) -
     assert project.evals() == ["choices k2_first", "words k2_first"]
 
 
+def test_what_fails_here_is_not_tried_again(project: SmallProject) -> None:
+    """A plan that fails, with the option that the profiles of clusters set."""
+    main = Path("fastdllm/__main__.py")
+    main.write_text(
+        main.read_text().replace('if command == "plan":', 'if command == "plan": 1 / 0')
+    )
+    done = project.snakemake("results/_plans/words/plan.json", "--retries", "1")
+    assert done.returncode == 1
+    assert done.stderr.count("Error in rule plan") == 1
+    assert "Trying to restart" not in done.stderr
+
+
 def test_what_a_failed_run_would_replace_stays(made: SmallProject) -> None:
     target = Path("results/demo/words/k2_first/summary.json")
     earlier = target.read_text()

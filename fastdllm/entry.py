@@ -44,11 +44,13 @@ NEVER = "(?!)"
 DEFAULT_MINUTES = 480
 
 
-def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: bool) -> Call:
+def open_call(
+    options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: bool, log: str | None = None
+) -> Call:
     """Select and reconcile the runs of this Snakemake call.
 
     Args:
-        options: the keys and values of `--config`.
+        options: the keys and values of `--config`. log: Snakemake's own.
     """
     try:
         check_code(Path.cwd())
@@ -68,7 +70,7 @@ def open_call(options: Mapping[str, Any], *, is_main_process: bool, is_dry_run: 
         numbers = {key for key, value in options.items() if isinstance(value, int | float)}
         typed = {key: targets.words.get(key, options[key]) for key in numbers - {"limit"}}
         selection = Selection.from_options({**options, **typed})
-        return _planned_call(selection, targets, is_dry_run=is_dry_run)
+        return _planned_call(selection, targets, is_dry_run=is_dry_run, log=log)
     except UserError as error:
         notice(str(error))
         sys.exit(USER_ERROR_EXIT_CODE)
@@ -81,7 +83,9 @@ def _targets() -> Targets:
     return Targets.from_command_line(sys.argv[1:])
 
 
-def _planned_call(selection: Selection, targets: Targets, *, is_dry_run: bool) -> Call:
+def _planned_call(
+    selection: Selection, targets: Targets, *, is_dry_run: bool, log: str | None
+) -> Call:
     check_link(RESULTS)
     project = load_project(selection)
     check_targets(targets, project)
@@ -95,7 +99,7 @@ def _planned_call(selection: Selection, targets: Targets, *, is_dry_run: bool) -
     )
     if choice is not None:
         refuse_ambiguous(project.all_runs)
-    claim_folder(is_dry_run=is_dry_run)
+    claim_folder(is_dry_run=is_dry_run, log=log)
     statuses = reconcile(
         project,
         jobs=_queue(is_needed=choice is not None and not is_dry_run),

@@ -20,6 +20,7 @@ CALL = open_call(
     config,
     is_main_process=workflow.is_main_process,
     is_dry_run=workflow.output_settings.dryrun,
+    log=next(iter(workflow.logger_manager.get_logfile()), None),
 )
 SUMMARIES = [str(run.summary_path) for run in CALL.runs]
 # A limited run is a trial: it stays in results/ and is never published.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fastdllm.cluster.jobs import live_jobs
 from fastdllm.cluster.slurm import SlurmError, own_jobs, requeue
+from fastdllm.cluster.submission import forget_submission
 from fastdllm.common.console import notice
 from fastdllm.common.errors import RESUME_EXIT_CODE
 
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
         child.kill()
     code = child.wait()
     if not received:
+        if code == 0:
+            forget_submission()
         return code
     if received[0] == signal.SIGUSR1:
         return _requeue(arguments)

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -150,6 +151,18 @@ def accounted(ids: Iterable[str]) -> dict[str, JobState]:
     whole = (fields for fields in rows if len(fields) == len(_ACCOUNT_FIELDS))
     jobs = (_accounted(fields[:-1]) for fields in whole if _is_same(fields[-1], Path.cwd()))
     return {job.id: job for job in jobs}
+
+
+def submitted(*options: str) -> str:
+    """Submit a job with these options of sbatch, and return its id.
+
+    Raises:
+        SlurmError: SLURM refused.
+    """
+    job_id = ask("sbatch", "--parsable", *options).strip().partition(";")[0]
+    with suppress(OSError):  # the answer of squeue that is kept lacks the job, for seconds
+        _answer_path().unlink()
+    return job_id
 
 
 def requeue(job_id: str) -> None:

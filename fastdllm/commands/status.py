@@ -46,7 +46,12 @@ def run(args: argparse.Namespace) -> int:
     view = look(project, options, accounts)
     if args.json:
         record = as_record(
-            view.statuses, view.next_command, view.alarms, queue=view.queue, config=project.config
+            view.statuses,
+            view.next_command,
+            view.alarms,
+            mains=view.mains,
+            queue=view.queue,
+            config=project.config,
         )
         text = json.dumps(record, indent=2) + "\n"
     else:
@@ -55,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
             view.next_command,
             view.alarms,
             notes=view.notes,
+            mains=view.mains,
             config=project.config,
             color=sys.stdout.isatty(),
         )

@@ -6,6 +6,8 @@ to_make         gpu_jobs, runs, copies: jobs that the next call has to submit, t
                 decode, and the runs that are made from another's result
 next_command    what to type next
 alarms          results that contradict each other
+main_processes  of each that lives, or of the last that was submitted and did not end well: life
+                (alive, dead, unknown), words, command, log
 slurm           null outside SLURM; else problem: why squeue did not answer, or ""
 runs            of each: experiment, task, config, limit, state, folder, log, fingerprint, and,
                 where there is something to say:
@@ -30,6 +32,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fastdllm.commands.status_main import Main
 from fastdllm.workflow.project.artifacts import origin_of
 from fastdllm.workflow.project.config_files import WorkflowConfig
 from fastdllm.workflow.splitting import JobSplit, split_into_jobs
@@ -42,6 +45,7 @@ def as_record(
     next_command: str,
     alarms: Sequence[str],
     *,
+    mains: Sequence[Main] = (),
     queue: Queue | None = None,
     config: WorkflowConfig | None = None,
 ) -> dict[str, Any]:
@@ -53,9 +57,16 @@ def as_record(
         "to_make": asdict(to_make(statuses, config)),
         "next_command": next_command,
         "alarms": list(alarms),
+        "main_processes": [_main_record(main) for main in mains],
         "slurm": None if queue is None else {"problem": queue.problem},
         "runs": [_run_record(status) for status in statuses],
     }
+
+
+def _main_record(main: Main) -> dict[str, Any]:
+    log = None if main.log is None else str(main.log)
+    life = main.life.name.lower()
+    return {"life": life, "words": main.words, "command": main.command, "log": log}
 
 
 @dataclass(frozen=True, slots=True)

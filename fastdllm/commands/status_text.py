@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
+from fastdllm.commands.status_main import Main
 from fastdllm.commands.status_record import ToMake, to_make
 from fastdllm.common.paths import ARTIFACTS, LOGS, RESULTS
+from fastdllm.workflow.main_process import Life
 from fastdllm.workflow.preview import copies_in_words, counted
 from fastdllm.workflow.project.artifacts import origin_of
 from fastdllm.workflow.project.config_files import WorkflowConfig
@@ -35,10 +37,11 @@ def as_text(
     alarms: Sequence[str],
     *,
     notes: Sequence[str] = (),
+    mains: Sequence[Main] = (),
     config: WorkflowConfig | None = None,
     color: bool,
 ) -> str:
-    """Return the text: grids, reasons, alarms, notes, totals, folders, next command."""
+    """Return the text: grids, reasons, alarms, notes, totals, folders, processes, next command."""
     lines: list[str] = []
     for experiment in dict.fromkeys(status.run.experiment for status in statuses):
         group = [status for status in statuses if status.run.experiment == experiment]
@@ -54,6 +57,7 @@ def as_text(
         totals(statuses, color=color),
         *_work(to_make(statuses, config)),
         f"results: {RESULTS}/  logs: {LOGS}/eval/  published: {ARTIFACTS}/",
+        *_main_lines(mains),
         f"next:    {next_command}",
     ]
     return "\n".join(lines) + "\n"
@@ -115,6 +119,16 @@ def clock_time(moment: datetime, now: datetime) -> str:
 def styled(text: str, state: State, *, color: bool) -> str:
     """Return the text in the colour of a state."""
     return f"\033[{STYLES[state]}m{text}\033[0m" if color else text
+
+
+def _main_lines(mains: Sequence[Main]) -> list[str]:
+    """Return the lines of those that live or may live; a note tells how another one ended."""
+    lines = []
+    for main in mains:
+        if main.life is not Life.DEAD:
+            lines.append(f"main:    {main.words}" + (f": {main.command}" if main.command else ""))
+            lines += [f"         tail -f {main.log}"] if main.log is not None else []
+    return lines
 
 
 def _styled_line(state: State, title: str, rest: str, *, color: bool) -> str:

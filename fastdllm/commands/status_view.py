@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.cluster.slurm import JobState, SlurmError, accounted
+from fastdllm.commands.status_main import Main, main_processes_of
 from fastdllm.statistics.disagreements import disagreements
 from fastdllm.workflow.main_process import Life, MainProcess, main_processes
 from fastdllm.workflow.project.runs import Project
@@ -25,7 +26,7 @@ class View:
     """The result of one look at the project.
 
     notes: lines about SLURM and Snakemake, rather than about a run.
-    is_main_alive: whether a Snakemake is at work here, as far as can be seen.
+    mains: the main processes that live, or how the last one ended.
     """
 
     statuses: list[RunStatus]
@@ -33,7 +34,7 @@ class View:
     alarms: list[str]
     queue: Queue | None
     notes: list[str]
-    is_main_alive: bool
+    mains: list[Main]
 
 
 @dataclass(slots=True)
@@ -63,15 +64,16 @@ def look(
     statuses = assign_leaders(selected, project, look=lambda run: by_name[run.name])
     statuses = with_accounts(statuses, accounts)
     processes = main_processes(max_age_s=MAX_AGE_S)
-    is_main_alive = any(life is Life.ALIVE for _, life in processes)
+    mains = main_processes_of(queue, processes, accounts)
+    profile = profile_of(queue, [*(main.command for main in mains), *_commands(processes)])
     return View(
         statuses=statuses,
-        next_command=suggest(statuses, options, profile=profile_of(queue, processes)),
+        next_command=suggest(statuses, options, profile=profile, mains=mains),
         # A selected run may contradict one that is not.
         alarms=alarms(list(by_name.values())),
         queue=queue,
-        notes=notes(statuses, queue, processes),
-        is_main_alive=is_main_alive,
+        notes=notes(statuses, queue, processes, mains),
+        mains=mains,
     )
 
 
@@ -79,36 +81,54 @@ def notes(
     statuses: Sequence[RunStatus],
     queue: Queue | None,
     processes: Sequence[tuple[MainProcess, Life]],
+    mains: Sequence[Main] = (),
 ) -> list[str]:
     """Return lines about SLURM, and about the Snakemake that submits the jobs."""
     if queue is None:
         return []
     if queue.problem:
         return [f"{queue.problem}; what waits or runs on other nodes is not known"]
-    is_alive = any(life is Life.ALIVE for _, life in processes)
-    if is_alive or not any(status.is_adopted for status in statuses):
-        return []
+    is_adopted = any(status.is_adopted for status in statuses)
+    if mains or not is_adopted:
+        is_all_done = all(status.state.has_result for status in statuses)
+        ended = [main for main in mains if main.life is Life.DEAD and not is_all_done]
+        return [_has_ended(main, is_adopted=is_adopted) for main in ended]
     last = max((p for p, _ in processes), key=lambda process: process.since, default=None)
     if last is None:
         return [
             "no snakemake is at work here: the jobs continue; the same command submits the rest"
         ]
-    unsure = next((p for p, life in processes if life is Life.UNKNOWN), None)
-    if unsure is not None:
-        return [
-            f"{unsure.words} may have died (look: {unsure.look}); the jobs continue in any case"
-        ]
     return [f"{last.words} has died: the jobs continue; what submits the rest: {last.command}"]
 
 
+def _has_ended(main: Main, *, is_adopted: bool) -> str:
+    jobs = "; its jobs continue" if is_adopted else ""
+    log = f" (log: {main.log})" if main.log is not None else ""
+    return f"{main.words}{log}{jobs}; what goes on: {main.command}"
+
+
 def suggest(
-    statuses: Sequence[RunStatus], options: Mapping[str, Any], *, profile: str | None = None
+    statuses: Sequence[RunStatus],
+    options: Mapping[str, Any],
+    *,
+    profile: str | None = None,
+    mains: Sequence[Main] = (),
 ) -> str:
-    """Return the next command to type; profile: Snakemake's, to submit jobs to this cluster."""
+    """Return the next command to type.
+
+    Args:
+        profile: Snakemake's, to submit jobs to this cluster.
+        mains: the main processes that live, or the one that ended last.
+    """
     words = " ".join(f"{key}={value}" for key, value in options.items() if value is not None)
     counts = Counter(status.state for status in statuses)
     if counts[State.DONE] == len(statuses):
         return "fastdllm table"
+    main = mains[0] if mains else None
+    if main is not None and main.is_living:
+        chosen = options or main.selection
+        pairs = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
+        return shlex.join(["fastdllm", "status", "--watch", *pairs])
     going = counts[State.RUNNING] + counts[State.QUEUED]
     if going and going + counts[State.DONE] == len(statuses):
         return "fastdllm status --watch"
@@ -117,22 +137,32 @@ def suggest(
         run = failed[0].run
         has_log = run.log_path.exists()
         return f"less {run.log_path}" if has_log else f"fastdllm eval {run.spec_path}"
+    if main is not None and main.life is Life.DEAD and main.selection == options:
+        return main.command
     called = f"snakemake --profile {profile}" if profile else "snakemake"
     return called + (f" --config {words}" if words else "")
 
 
-def profile_of(queue: Queue | None, processes: Sequence[tuple[MainProcess, Life]]) -> str | None:
+def profile_of(queue: Queue | None, commands: Iterable[str]) -> str | None:
     """Return the profile of the last Snakemake here, else one of a site, None outside SLURM.
 
     Without one, the runs would be decoded on the log-in node.
+
+    Args:
+        commands: that started a main process, the latest first.
     """
     if queue is None or os.environ.get("SNAKEMAKE_PROFILE"):
         return None
-    for process, _ in sorted(processes, key=lambda found: found[0].since, reverse=True):
-        words = shlex.split(process.command)
+    for command in commands:
+        words = shlex.split(command)
         if "--profile" in words[:-1]:
             return words[words.index("--profile") + 1]
     return next((str(path.parent) for path in sorted(Path("profiles").glob("*/site.yaml"))), None)
+
+
+def _commands(processes: Sequence[tuple[MainProcess, Life]]) -> list[str]:
+    latest = sorted(processes, key=lambda found: found[0].since, reverse=True)
+    return [process.command for process, _ in latest]
 
 
 def alarms(statuses: Sequence[RunStatus]) -> list[str]:

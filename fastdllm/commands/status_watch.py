@@ -97,7 +97,8 @@ def _fitting(lines: Sequence[Text], height: int) -> list[Text]:
 def is_over(view: View) -> bool:
     """Whether nothing runs or waits, and no Snakemake is about to submit more."""
     busy = (State.RUNNING, State.QUEUED)
-    return not view.is_main_alive and not any(status.state in busy for status in view.statuses)
+    is_main_alive = any(main.is_living for main in view.mains)
+    return not is_main_alive and not any(status.state in busy for status in view.statuses)
 
 
 def picture(view: View, *, now: datetime) -> list[Text]:
@@ -116,6 +117,7 @@ def picture(view: View, *, now: datetime) -> list[Text]:
         *(_line(rest, f"{title}  ", state) for state, title, rest in others),
         *(_line("", text, State.FAILED) for text in (*view.alarms, *view.notes)),
         _line(),
+        *(_line(f"main: {main.words}") for main in view.mains if main.is_living),
         _line(f"{now:%H:%M:%S}  next: {view.next_command}"),
     ]
 

@@ -41,7 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fastdllm.cluster.jobs import MAIN_COMMENT, MAIN_LOGS, live_jobs
-    from fastdllm.cluster.slurm import SlurmError, ask, own_jobs
+    from fastdllm.cluster.slurm import SlurmError, own_jobs, submitted
+    from fastdllm.cluster.submission import record_submission
     from fastdllm.common.errors import UserError
 
     if args.hours is not None and not args.hours * 3600 > 2 * WARNING_S:
@@ -62,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
             return code
         MAIN_LOGS.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "fastdllm.cluster.main_job", *args.passed_on]
-        answer = ask(
-            *("sbatch", "--parsable", "--requeue", "--open-mode=append"),
+        job_id = submitted(
+            *("--requeue", "--open-mode=append"),
             *("--job-name=fastdllm-main", f"--comment={MAIN_COMMENT}"),
             *(f"--chdir={Path.cwd()}", f"--output={MAIN_LOGS}/%j.log"),
             *("--ntasks=1", "--cpus-per-task=1", f"--mem={MEMORY_MB}"),
@@ -72,7 +73,9 @@ def run(args: argparse.Namespace) -> int:
         )
     except SlurmError as error:
         raise UserError(str(error)) from None
-    job_id = answer.strip().partition(";")[0]
+    given = {name: getattr(args, name) for name in ("hours", "account", "partition")}
+    own = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    record_submission(job_id, [*own, *args.passed_on])
     sys.stdout.write(
         f"submitted SLURM job {job_id}: snakemake {shlex.join(args.passed_on)}\n"
         f"  log:   tail -f {MAIN_LOGS / f'{job_id}.log'}\n"

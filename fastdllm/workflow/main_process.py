@@ -25,6 +25,7 @@ from pathlib import Path
 
 from fastdllm.cluster.jobs import may_hold
 from fastdllm.cluster.slurm import SlurmError, has_slurm, own_jobs
+from fastdllm.cluster.submission import forget_submission, read_submission
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
@@ -45,19 +46,28 @@ class Life(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MainProcess:
-    """A main process of Snakemake. since: UTC. slurm_job: the job that it runs in, if any."""
+    """A main process of Snakemake.
+
+    since: UTC. slurm_job: the job that it runs in, if any. log: Snakemake's own.
+    """
 
     pid: int
     host: str
     since: str
     command: str
     slurm_job: str | None = None
+    log: str | None = None
 
     @property
     def words(self) -> str:
         """Which process it is, where, and since when."""
+        return f"snakemake ({self.place})"
+
+    @property
+    def place(self) -> str:
+        """Where it is, and since when."""
         job = f"SLURM job {self.slurm_job}, " if self.slurm_job else ""
-        return f"snakemake ({job}process {self.pid} on {self.host} since {self.since} UTC)"
+        return f"{job}process {self.pid} on {self.host} since {self.since} UTC"
 
     @property
     def look(self) -> str:
@@ -68,14 +78,16 @@ class MainProcess:
         return f"ps -p {self.pid}" if is_here else f"ssh {self.host} ps -p {self.pid}"
 
 
-def claim_folder(*, is_dry_run: bool, arguments: Sequence[str] | None = None) -> None:
+def claim_folder(
+    *, is_dry_run: bool, arguments: Sequence[str] | None = None, log: str | None = None
+) -> None:
     """Record that this process works here; clear the locks of a dead one.
 
     A dry run touches nothing and is never refused. With `--unlock`, the user asserts that processes
     that cannot be seen are dead.
 
     Args:
-        arguments: of `snakemake`; None: those of this process.
+        arguments: of `snakemake`; None: those of this process. log: Snakemake's own.
 
     Raises:
         UserError: there are locks, perhaps of a process that is alive on another host; or the
@@ -99,7 +111,10 @@ def claim_folder(*, is_dry_run: bool, arguments: Sequence[str] | None = None) ->
     for path, _ in dead:
         path.unlink(missing_ok=True)
     if UNLOCK not in words:
-        _sign(words)
+        _sign(words, log)
+        submission = read_submission()
+        if submission is not None and submission.job != os.environ.get("SLURM_JOB_ID"):
+            forget_submission()
 
 
 def refuse_overlap(files: Iterable[str]) -> None:
@@ -183,7 +198,7 @@ def _path() -> Path:
     return RECORDS / f"main-{socket.gethostname()}-{os.getpid()}.json"
 
 
-def _sign(words: Sequence[str]) -> None:
+def _sign(words: Sequence[str], log: str | None) -> None:
     path = _path()
     process = MainProcess(
         pid=os.getpid(),
@@ -191,6 +206,7 @@ def _sign(words: Sequence[str]) -> None:
         since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         command=shlex.join(["snakemake", *words]),
         slurm_job=os.environ.get("SLURM_JOB_ID"),
+        log=log,
     )
     try:
         RECORDS.mkdir(parents=True, exist_ok=True)

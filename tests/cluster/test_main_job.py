@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cluster.slurm import Job
+from fastdllm.cluster.submission import RECORD
 from tests.support.fakes import squeue_output
 from tests.support.run_project import PATIENCE_S
 
@@ -20,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 SNAKEMAKE = """\
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: print("graceful", flush=True))
-if "--fail" in sys.argv:
-    sys.exit(3)
+if "--fail" in sys.argv or "--done" in sys.argv:
+    sys.exit(3 if "--fail" in sys.argv else 0)
 print("snakemake", os.getpid(), *sys.argv[1:], flush=True)
 while True:
     time.sleep(60)
@@ -132,9 +133,16 @@ def test_cancelled_it_leaves_its_jobs_alone_and_says_so(start: Start, tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_exit_code_is_that_of_snakemake(start: Start) -> None:
-    process = start("--fail")
-    assert process.wait(timeout=PATIENCE_S) == 3
+@pytest.mark.parametrize(("option", "code"), [("--fail", 3), ("--done", 0)])
+def test_the_exit_code_is_that_of_snakemake(
+    start: Start, tmp_path: Path, option: str, code: int
+) -> None:
+    record = tmp_path / RECORD
+    record.parent.mkdir(parents=True)
+    record.touch()
+    process = start(option)
+    assert process.wait(timeout=PATIENCE_S) == code
+    assert record.exists() is (code != 0), "status tells how one ended that did not end well"
 
 
 @pytest.mark.slow

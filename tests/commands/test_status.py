@@ -19,6 +19,7 @@ from fastdllm.cli import main
 from fastdllm.cluster.jobs import comment_of
 from fastdllm.cluster.slurm import Job, JobState
 from fastdllm.commands.status import as_record, as_text
+from fastdllm.commands.status_main import Main, main_processes_of
 from fastdllm.commands.status_view import View, notes, profile_of, suggest
 from fastdllm.commands.status_watch import is_over, picture, seconds_left, watch
 from fastdllm.common.errors import UserError
@@ -513,13 +514,15 @@ def snakemake(**values: str) -> MainProcess:
     ("life", "told"),
     [
         (Life.ALIVE, None),
-        (Life.UNKNOWN, "may have died (look: ssh login-1 ps -p 7)"),
+        (Life.UNKNOWN, None),
         (Life.DEAD, "has died: the jobs continue; what submits the rest: snakemake --profile x"),
     ],
 )
 def test_jobs_without_a_living_snakemake_are_told(run: Run, life: Life, told: str | None) -> None:
     queue = queue_of([job(12)])
-    lines = notes([inspect(run, jobs=queue)], queue, [(snakemake(), life)])
+    found = [(snakemake(), life)]
+    mains = main_processes_of(queue, found, dict)
+    lines = notes([inspect(run, jobs=queue)], queue, found, mains)
     assert [told in line for line in lines if told] == ([True] if told else [])
     assert len(lines) == (1 if told else 0)
     assert notes([inspect(run)], queue, [(snakemake(), Life.DEAD)]) == [], "nothing is under way"
@@ -533,7 +536,7 @@ def test_what_to_type_next_submits_to_the_cluster(
     assert suggest(statuses, {"task": "words"}, profile=profile_of(None, [])) == (
         "snakemake --config task=words"
     )
-    earlier = [(snakemake(command="snakemake --profile profiles/mine -n"), Life.DEAD)]
+    earlier = ["snakemake --profile profiles/mine -n"]
     assert suggest(statuses, {}, profile=profile_of(Queue(), earlier)) == (
         "snakemake --profile profiles/mine"
     )
@@ -541,7 +544,8 @@ def test_what_to_type_next_submits_to_the_cluster(
 
 
 def view(*statuses: RunStatus, alive: bool = False) -> View:
-    return View(list(statuses), "snakemake", [], None, ["a note"], is_main_alive=alive)
+    mains = [Main(Life.ALIVE, "SLURM job 7 on node-1", "fastdllm submit")] if alive else []
+    return View(list(statuses), "snakemake", [], None, ["a note"], mains)
 
 
 def drawn(line: Text, width: int) -> str:
@@ -559,6 +563,9 @@ def test_a_picture_shows_what_is_at_work_and_when_all_is_done(run: Run) -> None:
     bar = "[##########----------] 4/8  812 tokens/s  2 min 05 s left  job 12 on node-1"
     assert bar in text
     assert "a note" in text
+    assert "main:" not in text
+    living = picture(view(running, alive=True), now=now)
+    assert drawn(living[-2], 200) == "main: SLURM job 7 on node-1"
     assert max(len(drawn(line, 30)) for line in picture(view(), now=now)) == 30
 
 

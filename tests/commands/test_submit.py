@@ -16,6 +16,7 @@ from fastdllm.cli import main
 from fastdllm.cluster import checks, slurm
 from fastdllm.cluster.choice import Choice
 from fastdllm.cluster.slurm import Job, SlurmError
+from fastdllm.cluster.submission import Submission, forget_submission, read_submission
 from fastdllm.commands import submit
 from fastdllm.workflow import main_process
 from fastdllm.workflow import prepare as preparing
@@ -72,6 +73,7 @@ class Calls:
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(preparing, "prepare", calls.prepare)
     monkeypatch.setattr(configuring, "load_workflow_config", lambda: None)
     monkeypatch.setattr(slurm, "own_jobs", lambda: calls.jobs)
@@ -100,6 +102,35 @@ def test_the_main_process_becomes_a_small_job(
     told = capsys.readouterr().out
     assert "submitted SLURM job 42: snakemake --profile profiles/pace" in told
     assert "tail -f logs/slurm/main/42.log" in told
+
+
+@pytest.mark.usefixtures("calls")
+def test_what_was_submitted_is_recorded_as_it_was_typed() -> None:
+    submission = Submission("42", ("--hours=2.0", "--account=a b", *ARGUMENTS))
+    assert main(["submit", "--account", "a b", "--hours", "2", *ARGUMENTS]) == 0
+    assert read_submission() == submission
+    assert shlex.split(submission.command) == ["fastdllm", "submit", *submission.arguments]
+    assert submission.log == Path("logs/slurm/main/42.log")
+    forget_submission()
+    assert read_submission() is None
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_record_that_cannot_be_written_does_not_hide_the_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".snakemake").write_text("")
+    assert main(["submit", *ARGUMENTS]) == 0
+    assert "submitted SLURM job 42" in capsys.readouterr().out
+    assert read_submission() is None
+
+
+@pytest.mark.usefixtures("calls")
+def test_an_answer_of_squeue_that_lacks_the_job_is_not_used_again(tmp_path: Path) -> None:
+    slurm._keep([])
+    assert list((tmp_path / "cache/fastdllm").iterdir())
+    assert main(["submit", *ARGUMENTS]) == 0
+    assert not list((tmp_path / "cache/fastdllm").iterdir())
 
 
 def test_what_is_said_here_wins_over_the_site(calls: Calls) -> None:

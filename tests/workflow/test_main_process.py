@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cluster.slurm import Job, SlurmError
+from fastdllm.cluster.submission import read_submission, record_submission
 from fastdllm.common.errors import UserError
 from fastdllm.workflow import main_process
 from fastdllm.workflow.main_process import (
@@ -249,6 +250,19 @@ def test_a_job_that_starts_again_clears_its_own_locks(monkeypatch: pytest.Monkey
     queue(monkeypatch, Job(id="12", state="RUNNING"))
     claim_folder(is_dry_run=False, arguments=[])
     assert locks() == []
+
+
+@pytest.mark.parametrize("own_job", ["12", "13", None])
+def test_what_was_submitted_belongs_to_its_job_until_another_takes_over(
+    monkeypatch: pytest.MonkeyPatch, own_job: str | None
+) -> None:
+    record_submission("12", ["--profile", "p"])
+    claim_folder(is_dry_run=True, arguments=[])
+    assert read_submission() is not None
+    if own_job is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", own_job)
+    claim_folder(is_dry_run=False, arguments=[])
+    assert (read_submission() is not None) is (own_job == "12")
 
 
 def test_a_half_written_record_is_none() -> None:

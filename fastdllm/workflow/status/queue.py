@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastdllm.cluster.jobs import SLURM_LOGS, comment_of
+from fastdllm.cluster.jobs import MAIN_COMMENT, SLURM_LOGS, comment_of
 from fastdllm.cluster.slurm import WAITING, Job, SlurmError, has_slurm, own_jobs
 from fastdllm.cluster.states import waiting_reason
 from fastdllm.common.errors import UserError
@@ -62,11 +62,13 @@ class Queue:
 
     problem: why squeue did not answer, in one line.
     live: all jobs of this user that wait or run, whatever they do, by their ids.
+    mains: the jobs of `fastdllm submit` in this folder; those of the last minutes included.
     logs: the folders of SLURM's own logs, by the comment of the jobs that wrote there.
     """
 
     problem: str = ""
     live: Mapping[str, Job] = field(default_factory=dict)
+    mains: tuple[Job, ...] = ()
     logs: Mapping[str, Path] = field(default_factory=dict)
     _by_comment: Mapping[str, tuple[RunJob, ...]] = field(default_factory=dict)
     _by_folder: Mapping[str, tuple[RunJob, ...]] = field(default_factory=dict)
@@ -107,13 +109,16 @@ def queue_of(jobs: Iterable[Job]) -> Queue:
     by_folder: dict[str, list[RunJob]] = {}
     packs: dict[str, list[str]] = {}
     logs = _log_folders()
-    live = {}
+    live, mains = {}, []
     for job in jobs:
         if job.is_live:
             live[job.id] = job
-        if not job.comment.startswith((_EVAL, _SHARD, _PACK)) or not job.is_in(folder):
+        is_ours = job.comment.startswith((_EVAL, _SHARD, _PACK, MAIN_COMMENT))
+        if not is_ours or not job.is_in(folder):
             continue
-        if job.comment.startswith(_EVAL):
+        if job.comment == MAIN_COMMENT:
+            mains.append(job)
+        elif job.comment.startswith(_EVAL):
             by_comment.setdefault(job.comment, []).append(RunJob(job, "eval"))
         elif job.comment.startswith(_PACK):
             pack = job.comment.removeprefix(_PACK)
@@ -131,6 +136,7 @@ def queue_of(jobs: Iterable[Job]) -> Queue:
                 packs.setdefault(member, []).append(pack)
     return Queue(
         live=live,
+        mains=tuple(mains),
         logs=logs,
         _by_comment={key: _current(run_jobs) for key, run_jobs in by_comment.items()},
         _by_folder={key: _current(run_jobs) for key, run_jobs in by_folder.items()},

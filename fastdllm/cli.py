@@ -23,6 +23,7 @@ from fastdllm.common.errors import (
     nearest_name,
     unknown_name,
 )
+from fastdllm.common.files import cannot
 from fastdllm.common.paths import check_code
 from fastdllm.machine.threads import spin_briefly
 from fastdllm.version import __version__
@@ -51,6 +52,7 @@ COMMANDS = {
 
 # They say what is wrong with an environment, so they work in a wrong one.
 ABOUT_THE_MACHINE = ("doctor", "env")
+NO_ROOM = {errno.ENOSPC: "space", errno.EDQUOT: "quota"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,13 +86,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a pipe has closed it (such as `| head`).
         _drop_output()
         return 0
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, UnicodeEncodeError) as error:
+        line = _refusal(error)
+        if line is None:
             raise
-        what = "no space left" if error.errno == errno.ENOSPC else "no quota left"
-        print(f"fastdllm: {what} to write to; free some, then try again", file=sys.stderr)
-        _drop_output()
+        print(f"fastdllm: {line}", file=sys.stderr)
+        if getattr(error, "errno", None) in NO_ROOM:
+            _drop_output()
         return USER_ERROR_EXIT_CODE
+
+
+def _refusal(error: OSError | UnicodeEncodeError) -> str | None:
+    """Return what the system refuses in one line; None where a defect is more likely."""
+    if isinstance(error, UnicodeEncodeError):
+        encoding = sys.getfilesystemencoding()
+        letters = error.object[error.start : error.end]
+        return (
+            f"in this locale, names of files are {encoding}, which lacks {letters!r}; type: export "
+            "PYTHONUTF8=1"
+            if encoding != "utf-8"
+            else None
+        )
+    if error.errno in NO_ROOM:
+        return f"no {NO_ROOM[error.errno]} left to write to; free some, then try again"
+    is_denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return str(cannot("use", error.filename, error)) if is_denied and error.filename else None
 
 
 def _drop_output() -> None:

@@ -199,7 +199,7 @@ def cannot(verb: str, path: str | Path, error: OSError) -> UserError:
     """Build the error for a refused file operation: which file, why, what to do."""
     reason = error.strerror or type(error).__name__
     advice = _ADVICE.get(error.errno or 0)
-    if verb == "read" and error.errno in (errno.EACCES, errno.EPERM):
+    if verb in ("read", "use") and error.errno in (errno.EACCES, errno.EPERM):
         advice = "make it readable (chmod u+r, or u+rx of its folders), or ask its owner to"
     return UserError(f"cannot {verb} {path}: {reason}" + (f"; {advice}" if advice else ""))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastdllm.cli import main
+from fastdllm.commands import env
 from fastdllm.common.errors import UserError
 from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.tasks.local_data import read_splits
@@ -66,6 +68,36 @@ def test_each_pass_is_shown_on_any_terminal(monkeypatch: pytest.MonkeyPatch, enc
     assert code == 0
     assert "sub_block" in out
     assert "_" * 4 in out  # positions that are still masked
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            UnicodeEncodeError("ascii", "modèle", 3, 4, "ordinal not in range(128)"),
+            "names of files are ascii, which lacks 'è'; type: export PYTHONUTF8=1",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/private/model"),
+            "cannot use /private/model: Permission denied; make it readable",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    says: str,
+) -> None:
+    def refuse(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(env, "run", refuse)
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    assert main(["env"]) == 2
+    printed = capsys.readouterr().err
+    assert says in printed
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.usefixtures("project")

@@ -19,8 +19,14 @@ def packed(correct: Sequence[bool]) -> str:
 
 
 def as_number(n: int, text: str) -> int:
-    """Return the bits of `n` items as one number whose lowest bit is the last item."""
-    content = base64.b64decode(text)
+    """Return the bits of `n` items as one number whose lowest bit is the last item.
+
+    Raises:
+        ValueError: the text is no Base64, or holds the bits of another number of items.
+    """
+    content = base64.b64decode(text, validate=True)
+    if n < 0 or len(content) != (n + 7) // 8:
+        raise ValueError(f"{len(content)} bytes are not the bits of {n} items")
     return int.from_bytes(content, "big") >> (8 * len(content) - n)
 
 

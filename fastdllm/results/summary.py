@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, to_json, write_text_atomically
@@ -263,6 +263,20 @@ class Summary(StrictModel):
         "fewer), limit, max_gen_toks (the most tokens of an answer; absent in older summaries), "
         "num_fewshot, apply_chat_template, bootstrap_iters, seed."
     )
+
+    @model_validator(mode="after")
+    def _figures_agree(self) -> Summary:
+        """Refuse what was edited or put together from two results."""
+        primary = [metric for metric in self.metrics if metric.primary]
+        if len(primary) != 1 or primary[0].value != self.accuracy:
+            raise ValueError("accuracy is not the value of the one primary metric; make it again")
+        items = self.items
+        if items is not None:
+            right = bits.as_number(items.n, items.correct_bits).bit_count()
+            sizes = sum(group.n for group in items.groups or ())
+            if abs(right - self.accuracy * items.n) > 1e-6 * items.n or sizes not in (0, items.n):
+                raise ValueError("items are not those of its accuracy; make it again")
+        return self
 
     @property
     def n_requests(self) -> int:

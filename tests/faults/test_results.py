@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from fastdllm.common.files import read_json
 from fastdllm.results.summary import read_summary, write_summary
 from fastdllm.runs.answers import read_content
 from fastdllm.runs.attempts import read_attempts
+from fastdllm.workflow.project.artifacts import stored_summary
+from fastdllm.workflow.project.runs import load_project
+from tests.support.fakes import fake_summary
 
 OWN = """\
 def score(doc, results):
@@ -52,6 +56,46 @@ def test_a_summary_with_a_number_that_is_none_is_refused(
     with pytest.raises(UserError) as caught:
         read_summary(path)
     assert str(caught.value).startswith(f"{path}: {says}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"accuracy": 0.8', '"accuracy": 0.9', "accuracy is not the value of the one primary"),
+        ('"primary": true', '"primary": false', "accuracy is not the value of the one primary"),
+        ('"correct_bits": "2A=="', '"correct_bits": "+A=="', "items are not those of its accuracy"),
+        ('"correct_bits": "2A=="', '"correct_bits": "2A"', "Incorrect padding"),
+        ('"correct_bits": "2A=="', '"correct_bits": "2AA="', "2 bytes are not the bits of 5 items"),
+        ('"n": 5\n  }', '"n": 6\n  }', "items are not those of its accuracy"),
+    ],
+)
+def test_a_summary_whose_figures_contradict_each_other_is_refused(
+    a_summary: Any, tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    path = tmp_path / "summary.json"
+    write_summary(path, a_summary)
+    replaced(path, old, new)
+    with pytest.raises(UserError, match=f"^{path}: {says}"):
+        read_summary(path)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_summary_whose_items_cannot_be_read_is_a_problem_and_not_published(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runs = load_project().runs
+    for run in runs:
+        run.summary_path.parent.mkdir(parents=True)
+        run.summary_path.write_text(json.dumps(fake_summary(run.spec())))
+    replaced(runs[0].summary_path, '"gA=="', '"g"')
+    replaced(runs[1].summary_path, '"gA=="', '"wA=="')
+    assert main(["status"]) == 0
+    assert "items cannot be read" in (problem := stored_summary(runs[0].summary_path).problem or "")
+    assert main(["aggregate"]) == 0
+    shown = capsys.readouterr().out
+    assert f"not published: {runs[1].summary_path}: items are not those of its accuracy" in shown
+    assert problem.startswith(str(runs[0].summary_path))
+    assert not any(run.artifact_path.exists() for run in runs)
 
 
 def test_a_key_that_is_given_twice_hides_no_number_that_is_none(tmp_path: Path) -> None:

@@ -71,11 +71,11 @@ def test_what_was_not_measured_is_absent(a_summary: Summary, tmp_path: Path) -> 
 
 def test_a_summary_of_the_size_of_mmlu_is_whole(a_summary: Summary, tmp_path: Path) -> None:
     names = [f"mmlu_high_school_subject_{i:02}" for i in range(57)]
-    right = [True, False] * (57 * 123)
+    right = [True, True, True, True, False] * 3000
     items = Items(
         n=len(right),
         correct_bits=pack_bits(right),
-        groups=[ItemGroup(name, 246) for name in names],
+        groups=[ItemGroup(name, 246) for name in names[1:]] + [ItemGroup(names[0], 1224)],
     )
     accuracies = dict.fromkeys(names, 0.512345)
     large = likelihood_run(a_summary).model_copy(
@@ -90,7 +90,7 @@ def test_a_summary_of_the_size_of_mmlu_is_whole(a_summary: Summary, tmp_path: Pa
 
 def test_a_summary_of_many_chunks_and_items_is_whole(a_summary: Summary, tmp_path: Path) -> None:
     groups = [ItemGroup(f"minerva_math_subject_{i}", 1000) for i in range(7)]
-    right = [True] * 7000
+    right = [True, True, True, True, False] * 1400
     large = a_summary.model_copy(
         update={
             "items": Items(n=7000, correct_bits=pack_bits(right), groups=groups),

@@ -30,6 +30,8 @@ def a_run(summary: Summary, name: str, wrong: int, *, of: int = 200, **fields: A
     right = [False] * wrong + [True] * (of - wrong)
     items = s.Items(n=of, correct_bits=s.pack_bits(right))
     fixed = {"config": name, "fingerprint": name, "items": items, "timestamp": name}
+    accuracy = round((of - wrong) / of, 6)
+    fixed |= {"accuracy": accuracy, "metrics": [changed(summary.primary, value=accuracy)]}
     return changed(summary, **{**fixed, **fields})
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import read_json, read_text, write_if_changed
 from fastdllm.common.paths import ARTIFACTS, task_folder
+from fastdllm.results import bits
 from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, table_mark
 from fastdllm.results.summary import Summary
 from fastdllm.workflow.project.runs import Run
@@ -48,15 +49,24 @@ def stored_summary(path: Path) -> StoredSummary:
         record = read_json(path)
     except UserError as error:
         return StoredSummary(problem=str(error))
+    problem = _problem_of(record)
+    return StoredSummary(problem=f"{path}: {problem}") if problem else StoredSummary(record=record)
+
+
+def _problem_of(record: Any) -> str | None:
     if not isinstance(record, dict) or not isinstance(record.get("fingerprint"), str):
-        return StoredSummary(problem=f"{path}: not a summary (it has no fingerprint)")
+        return "not a summary (it has no fingerprint)"
     version, missing = record.get("schema_version"), sorted(NEEDED_KEYS - record.keys())
     if version != SUMMARY_SCHEMA_VERSION:
-        wanted = f"is not {SUMMARY_SCHEMA_VERSION}"
-        return StoredSummary(problem=f"{path}: schema_version {version!r} {wanted}")
+        return f"schema_version {version!r} is not {SUMMARY_SCHEMA_VERSION}"
     if missing:
-        return StoredSummary(problem=f"{path}: not a complete summary (it has no {missing[0]})")
-    return StoredSummary(record=record)
+        return f"not a complete summary (it has no {missing[0]})"
+    try:
+        if items := record.get("items"):
+            bits.as_number(items["n"], items["correct_bits"])
+    except (ValueError, TypeError, KeyError) as error:
+        return f"its items cannot be read ({error_line(error)})"
+    return None
 
 
 def origin_of(record: Mapping[str, Any] | None, run: Run) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,15 @@ def test_the_way_a_file_is_named_leaves_the_digest_of_a_plain_task_as_it_was() -
     data = FileDigests().of(Path("data/test.jsonl"))
     expected = digest_of([["test.jsonl", data], ["words.yaml", digest_of(values)]])
     assert digest(READS_TEST["data_files"]) == expected
+
+
+def test_an_edit_counts_though_size_and_date_stay() -> None:
+    file, digests = Path("data/test.jsonl"), FileDigests()
+    write(file, "{}")
+    before, dates = digests.of(file), file.stat()
+    write(file, "[]")
+    os.utime(file, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    assert digests.of(file) != before
 
 
 def swap(first: str, second: str) -> None:

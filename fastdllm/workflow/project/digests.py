@@ -1,7 +1,7 @@
 """Digests of files that decide the answers: model weights, task files, their data.
 
 A digest says what a file means, not where or when it was written: comments and layout of YAML and
-Python do not count. Files are hashed once per (size, mtime); results/.digests.json is the cache.
+Python do not count. Files are hashed once per (size, dates); results/.digests.json is the cache.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MODEL_FILES = (
 
 @dataclass(slots=True)
 class FileDigests:
-    """sha256 of files, remembered by size and modification time."""
+    """sha256 of files, remembered by size, modification time and change time."""
 
     path: Path = DIGEST_CACHE
     cached: dict[str, list[Any]] = field(default_factory=dict)
@@ -59,9 +59,11 @@ class FileDigests:
         """The sha256 of a file's bytes."""
         try:
             stat = file.stat()
-            stamp, entry = [stat.st_size, stat.st_mtime_ns], self.cached.get(str(file))
-            if isinstance(entry, list) and len(entry) == 3 and entry[:2] == stamp:
-                return str(entry[2])
+            # The date of a content may be set to what it was; that of an entry may not.
+            stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+            entry = self.cached.get(str(file))
+            if isinstance(entry, list) and len(entry) == 4 and entry[:3] == stamp:
+                return str(entry[3])
             with file.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:

@@ -203,6 +203,8 @@ def records_of(path: Path, content: Content) -> tuple[list[Session], dict[int, C
             chunk = _validated(_CHUNK, {"session": len(sessions) - 1, **values}, where)
             if not 0 <= chunk.session < len(sessions):
                 raise _wrong_shape(where, f"session {chunk.session} does not come before it")
+            if chunk.index in chunks:
+                raise _wrong_shape(where, f"chunk {chunk.index} is there twice")
             chunks[chunk.index] = chunk
         elif kind != "end":
             raise _wrong_shape(where, f"record is {kind!r}, not session, chunk or end")

@@ -207,6 +207,14 @@ def test_chunk_before_any_session_names_its_line(tmp_path: Path) -> None:
         open_answers(path, HEADER)
 
 
+def test_a_chunk_that_is_there_twice_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    lines = write_two_chunks(path).splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines, lines[2]]))
+    with pytest.raises(UserError, match=rf"line {len(lines) + 1}: chunk 0 is there twice"):
+        open_answers(path, HEADER)
+
+
 def test_answers_of_an_older_layout_are_kept_aside_and_not_taken_up(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     header, *rest = finish(path).splitlines(keepends=True)

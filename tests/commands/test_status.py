@@ -622,3 +622,10 @@ def test_the_terminal_is_given_back_with_the_last_picture(
 def test_watching_refuses_in_one_line(terminal: FakeTerminal, every_s: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         watch(lambda: pytest.fail("looked"), every_s=every_s, stream=terminal)
+
+
+def test_a_damaged_result_is_said_of_a_run_that_is_copied_too(run: Run) -> None:
+    leader = load_project().runs[1]
+    damaged = RunStatus(run, State.MISSING, "summary.json: not valid JSON", leader=leader)
+    assert damaged.why == f"summary.json: not valid JSON; same as {leader.name}"
+    assert RunStatus(run, State.MISSING, leader=leader).why == f"same as {leader.name}"

@@ -83,7 +83,8 @@ def test_dates_say_what_the_fingerprint_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"fingerprint": 3}', '{"fingerprint": "x"}', "\x00\x00"]
+    "content",
+    ["", "{", "[]", '{"fingerprint": 3}', '{"fingerprint": "x"}', '{"accuracy": NaN}', "\x00\x00"],
 )
 @pytest.mark.usefixtures("project")
 def test_a_damaged_summary_counts_as_missing_and_is_kept(content: str) -> None:

@@ -112,7 +112,7 @@ class RunStatus:
         """What the title does not say: settings, reason or changes, and the leader, in one line."""
         is_copy = self.leader is not None and self.is_to_be_made and not self.is_adopted
         same = f"same as {self.leader.name}" if self.leader and is_copy else ""
-        if same and self.state is State.MISSING:
+        if same and self.state is State.MISSING and not self.reason:
             return same
         reason = self.reason
         if not reason and not (self.state is State.STALE and self._is_only_edited):

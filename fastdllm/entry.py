@@ -22,6 +22,7 @@ from fastdllm.cluster.choice import Choice
 from fastdllm.common.console import notice
 from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.common.paths import PLANS, RESULTS, check_code
+from fastdllm.machine.process import user_name
 from fastdllm.runs.attempts import RESTARTS_VARIABLE
 from fastdllm.runs.needs import require_data
 from fastdllm.tasks.plan import planned_sizes
@@ -67,6 +68,11 @@ def open_call(
             # Removing a lock must not depend on anything else being in order.
             claim_folder(is_dry_run=False)
             return Call()
+        if not is_dry_run and user_name() is None:
+            raise UserError(
+                f"user id {os.getuid()} has no name here (no entry in passwd), and Snakemake asks "
+                "for one; export USER=<name>, and type the same command again"
+            )
         numbers = {key for key, value in options.items() if isinstance(value, int | float)}
         typed = {key: targets.words.get(key, options[key]) for key in numbers - {"limit"}}
         selection = Selection.from_options({**options, **typed})

@@ -208,7 +208,8 @@ def test_a_user_without_a_name_and_places_that_cannot_be_written(
     for name in ("XDG_CACHE_HOME", "HF_HOME", "PIP_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     found = {finding.name: finding for finding in [*look_at_user(), *look_at_caches()]}
-    assert found["user"].state is found["home"].state is Verdict.WARN
+    assert found["user"].state is Verdict.PROBLEM
+    assert found["home"].state is Verdict.WARN
     assert str(tmp_path / "file/home") in found["home"].text
     assert found["caches"].state is Verdict.PROBLEM
     assert "Snakemake does not start without" in found["caches"].fix

@@ -17,6 +17,7 @@ import pytest
 from fastdllm.cluster.slurm import Job, SlurmError
 from fastdllm.cluster.submission import read_submission, record_submission
 from fastdllm.common.errors import UserError
+from fastdllm.entry import open_call
 from fastdllm.workflow import main_process
 from fastdllm.workflow.main_process import (
     LOCKS,
@@ -25,6 +26,7 @@ from fastdllm.workflow.main_process import (
     living_processes,
     refuse_overlap,
 )
+from tests.support.fakes import without_name
 from tests.support.run_project import PATIENCE_S
 from tests.support.small_project import make_project
 
@@ -303,3 +305,14 @@ def test_snakemake_goes_on_after_it_was_killed(tmp_path: Path) -> None:
     assert third.returncode == 0, third.stderr
     assert f"cleared the locks of a dead snakemake (process {first.pid} on " in third.stderr
     assert list((project.path / RECORDS).iterdir()) == []
+
+
+def test_a_user_without_a_name_is_refused_before_snakemake_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_name(monkeypatch)
+    with pytest.raises(SystemExit) as ended:
+        open_call({}, is_main_process=True, is_dry_run=False)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("export USER=<name>, and type the same command again")

@@ -61,7 +61,8 @@ def look_at_user() -> list[DoctorFinding]:
     findings = []
     if user_name() is None:
         text = f"id {os.getuid()} has no name here, as in a container without an entry in passwd"
-        findings.append(warn("user", text, "SLURM and libraries ask for one: export USER=<name>"))
+        fix = "export USER=<name>: Snakemake does not start without"
+        findings.append(problem("user", text, fix))
     home = expanded("~")
     if not _can_write(home):
         fix = "export HOME=<a folder of yours>: programs keep settings there"

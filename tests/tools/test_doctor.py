@@ -224,6 +224,14 @@ def test_a_user_without_a_name_and_places_that_cannot_be_written(
         associations(patience_s=1.0)
 
 
+def test_no_place_for_temporary_files_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+    monkeypatch.setattr("tempfile.gettempdir", Mock(side_effect=nowhere))
+    found = {finding.name: finding for finding in look_at_user()}
+    assert found["tmp"].state is Verdict.PROBLEM
+    assert found["tmp"].text == nowhere.strerror
+
+
 def test_a_repository_of_another_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)

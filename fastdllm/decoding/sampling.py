@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_FLOAT32 = torch.finfo(torch.float32)
+
 
 def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the most likely tokens and their probabilities: logits float32 [..., V] to [...] each.
@@ -35,6 +37,8 @@ def nucleus_sample(
     Args:
         uniform: [W] draws from [0, 1), one per position; inverse-transform sampling.
     """
+    # Beyond the range of float32 a temperature would be 0 or infinite.
+    temperature = min(max(temperature, _FLOAT32.tiny), _FLOAT32.max)
     # The largest logit becomes 0, so that no temperature above 0 overflows.
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
     ordered, order = scaled.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)

@@ -52,6 +52,17 @@ def test_a_sample_is_the_inverse_transform_of_the_renormalised_nucleus(
     assert below - 1e-4 <= draw <= below + own + 1e-4
 
 
+@pytest.mark.parametrize(
+    ("temperature", "expected"), [(5e-324, [2, 2, 2]), (1e-46, [2, 2, 2]), (1e308, [0, 2, 3])]
+)
+def test_a_temperature_beyond_float32_is_its_limit(temperature, expected):
+    logits = torch.tensor([[1.0, -torch.inf, 3.0, 2.0]]).expand(3, 4)
+    draws = torch.tensor([0.5, 0.2, 0.9]) if temperature > 1 else torch.tensor([0.0, 0.5, 0.9])
+    tokens, confidence = nucleus_sample(logits, temperature=temperature, top_p=1.0, uniform=draws)
+    assert sorted(tokens.tolist()) == expected
+    assert confidence.tolist() == pytest.approx([1.0 if temperature < 1 else 1 / 3] * 3)
+
+
 def test_seeds_depend_on_seed_prompt_and_occurrence_only():
     seeds = {request_seed(s, p, o) for s in (0, 1) for p in ((1,), (1, 2)) for o in (0, 1)}
     assert len(seeds) == 8

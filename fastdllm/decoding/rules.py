@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
@@ -17,14 +19,15 @@ def check_spans(policy: Policy, num_layers: int) -> None:
         PolicyViolation: naming the policy and the rule.
     """
     reached = 0
-    for start, stop in policy.layer_spans:
-        if not reached <= start < stop <= num_layers:
+    spans = policy.layer_spans
+    for span in spans if isinstance(spans, list | tuple) else [None]:
+        if not _is_range(span) or not reached <= span[0] < span[1] <= num_layers:
             raise violation(
                 policy,
-                f"layer_spans {policy.layer_spans} must be half-open ranges of layers, in order "
-                f"and disjoint, within 0 to {num_layers}",
+                f"layer_spans {spans!r} must be half-open ranges of layers, such as ((3, 8),), in "
+                f"order and disjoint, within 0 to {num_layers}",
             )
-        reached = stop
+        reached = span[1]
 
 
 def check_pass(policy: Policy, *, kind: PassKind, window: Window, state: SequenceState) -> None:
@@ -48,8 +51,7 @@ def check_pass(policy: Policy, *, kind: PassKind, window: Window, state: Sequenc
             )
         covers_rest = state.predicted[0] <= end
         reach = (first, max(end, state.predicted[1]) if covers_rest else end)
-    is_range = isinstance(window, tuple) and [type(part) for part in window] == [int, int]
-    if not is_range or not reach[0] <= window[0] < window[1] <= reach[1]:
+    if not _is_range(window) or not reach[0] <= window[0] < window[1] <= reach[1]:
         raise violation(policy, f"window {window} lies outside the {kind} pass, {reach}")
     if kind is PassKind.SUB_BLOCK and window[0] >= end:
         raise violation(policy, f"window {window} leaves out the sub-block that the pass runs")
@@ -74,6 +76,8 @@ def chosen_actions(
 ) -> list[SpanAction]:
     """Return what the policy does with `span`, one action per sequence."""
     actions = policy.span_actions(span, states, signals)
+    if not isinstance(actions, list | tuple):
+        raise violation(policy, f"span_actions gave {actions!r}; it should be a list")
     if len(actions) != len(states):
         raise violation(policy, f"span_actions gave {len(actions)} for {len(states)} sequences")
     try:
@@ -91,12 +95,19 @@ def check_accepted(policy: Policy, accepted: Tensor, masked: Tensor) -> None:
     Raises:
         PolicyViolation: naming the policy and the rule.
     """
-    if accepted.shape != masked.shape or accepted.dtype != torch.bool:
-        raise violation(policy, "accept must return a bool tensor of the shape of the window")
+    is_tensor = isinstance(accepted, Tensor) and accepted.device == masked.device
+    if not is_tensor or accepted.shape != masked.shape or accepted.dtype != torch.bool:
+        raise violation(
+            policy, "accept must return a bool tensor of the shape of the window, on the host"
+        )
     if bool((accepted & ~masked).any()):
         raise violation(policy, "accepted a position that is not masked; tokens are final")
     if not bool(accepted.any(dim=-1).all()):
         raise violation(policy, "accepted no token in a pass; decoding would never end")
+
+
+def _is_range(value: object) -> TypeGuard[tuple[int, int]]:
+    return isinstance(value, tuple) and [type(part) for part in value] == [int, int]
 
 
 def violation(policy: Policy, what: str) -> PolicyViolation:

@@ -187,11 +187,18 @@ def broken(**methods):
         ({"accept": lambda _, p, __: p.masked | True}, "not masked"),
         ({"accept": lambda _, p, __: p.masked & False}, "no token"),
         ({"accept": lambda _, p, __: p.confidence}, "bool tensor"),
+        ({"accept": lambda _, p, __: p.masked.tolist()}, "bool tensor"),
+        ({"accept": lambda *_: None}, "bool tensor"),
+        ({"accept": lambda _, p, __: p.masked.to("meta")}, "on the host"),
+        ({"layer_spans": ((1, 3),), "span_actions": lambda *_: None}, "it should be a list"),
         ({"layer_spans": ((1, 3),), "span_actions": lambda *_: []}, "for 1 sequences"),
         ({"layer_spans": ((1, 3),), "span_actions": lambda *_: ["skip"]}, "it should be one of"),
         ({"layer_spans": ((3, 5), (1, 2))}, "in order and disjoint, within 0 to 6"),
         ({"layer_spans": ((4, 7),)}, "in order and disjoint, within 0 to 6"),
         ({"layer_spans": ((2, 2),)}, "in order and disjoint, within 0 to 6"),
+        ({"layer_spans": (1, 3)}, "must be half-open ranges of layers"),
+        ({"layer_spans": ([1, 3],)}, "must be half-open ranges of layers"),
+        ({"layer_spans": None}, "must be half-open ranges of layers"),
     ],
 )
 def test_a_policy_that_breaks_a_rule_is_stopped_by_name(golden_model, methods, rule):

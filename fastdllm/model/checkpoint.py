@@ -49,10 +49,12 @@ def find_checkpoint(path: str | Path, revision: str | None = None) -> Path:
     """Return the folder of a checkpoint; a hub id is downloaded or taken from the cache.
 
     Raises:
-        UserError: there is no such folder, or the hub does not deliver it.
+        UserError: there is no such folder, it has no revisions, or the hub does not deliver it.
     """
     folder = local_folder(path)
     if folder is not None:
+        if revision is not None:
+            raise UserError(f"{path}: a folder has no revisions; leave out {revision!r}")
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -216,6 +216,11 @@ def test_weights_that_are_not_the_numbers_of_the_model_are_refused(
         load_plain_model(folder, device="cpu")
 
 
+def test_a_folder_has_no_revision(folder: Path) -> None:
+    with pytest.raises(UserError, match="a folder has no revisions; leave out 'v2'"):
+        load_plain_model(folder, device="cpu", revision="v2")
+
+
 def test_mask_and_block_size_are_never_guessed(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["bd_size"], config["mask_token_id"]

@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 apply_chat_template=options.apply_chat_template,
                 max_positions=model.max_positions,
                 vocab_size=model.vocab_size,
+                mask_id=model.mask_id,
                 tasks_folder=str(TASKS),
             ),
         )

@@ -6,6 +6,7 @@ decoded as if it were not there.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -60,9 +61,9 @@ def start_sequences(
     # Refused requests do not count, so that they do not change how others are sampled.
     seen: Counter[tuple[int, ...]] = Counter()
     for index, request in enumerate(requests):
-        prompt = tuple(request.prompt_ids)
         try:
-            wishes = _checked(config, request, settings, f"request {index}")
+            prompt = _token_ids(request, f"request {index}")
+            wishes = _checked(config, request, prompt, settings, mask_id, f"request {index}")
         except UserError as error:
             admitted.outcomes[index] = Generation([], "refused", PassCounts(), str(error))
             continue
@@ -130,17 +131,35 @@ def check_tokens(config: ModelConfig, tokens: Iterable[int], where: str) -> None
             )
 
 
+def _token_ids(request: Request, where: str) -> tuple[int, ...]:
+    """Return the prompt as Python's integers: equal prompts must have equal seeds."""
+    try:
+        return tuple(map(operator.index, request.prompt_ids))
+    except TypeError as error:
+        raise UserError(f"{where}: the prompt should be token ids: {error}") from None
+
+
 def _checked(
-    config: ModelConfig, request: Request, settings: DecodingSettings, where: str
+    config: ModelConfig,
+    request: Request,
+    prompt: tuple[int, ...],
+    settings: DecodingSettings,
+    mask_id: int,
+    where: str,
 ) -> RequestSettings:
     """Return the settings of one request: its own, else those of all."""
-    check_tokens(config, request.prompt_ids, where)
+    check_tokens(config, prompt, where)
+    if mask_id in prompt:
+        raise UserError(
+            f"{where}: the prompt holds the mask token {mask_id}, which the model reads as a "
+            "position that is not known yet; leave it out"
+        )
     names = ("max_new_tokens", "temperature", "top_p")
     values = {name: getattr(settings, name) for name in names}
     wanted = {name: getattr(request, name) for name in (*names, "seed")}
     values |= {name: value for name, value in wanted.items() if value is not None}
     checked = validated(RequestSettings, values, where)
-    most, length = usable_positions(config, settings.block_size), len(request.prompt_ids)
+    most, length = usable_positions(config, settings.block_size), len(prompt)
     if length + checked.max_new_tokens > most:
         raise UserError(
             f"{where}: {length} prompt tokens and {checked.max_new_tokens} new ones exceed the "

@@ -27,7 +27,7 @@ class PlanOptions:
 
     limit: first n items of each task; None means all. chunk_size: most requests in a chunk.
     max_positions: most tokens that the model can hold, prompt and answer together.
-    vocab_size: number of tokens that the model knows.
+    vocab_size: number of tokens that the model knows. mask_id: its mask token, if it names one.
     """
 
     task: str
@@ -37,6 +37,7 @@ class PlanOptions:
     apply_chat_template: bool
     max_positions: int
     vocab_size: int
+    mask_id: int | None = None
     tasks_folder: str = "tasks"
 
 
@@ -70,7 +71,13 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
     requests = _planned(lm.collected, tokenizer)
     for request in requests:
         check_length(request, max_positions=options.max_positions, block_size=1)
-        beyond = max(request.prompt_ids + request.target_ids)
+        tokens = request.prompt_ids + request.target_ids
+        if options.mask_id in tokens:
+            raise UserError(
+                f"item {request.item}: its text holds {tokenizer.decode([options.mask_id])!r}, the "
+                "mask, which the model reads as a position that is not known yet; leave it out"
+            )
+        beyond = max(tokens)
         if beyond >= options.vocab_size:
             raise UserError(
                 f"item {request.item}: {tokenizer.decode([beyond])!r} is token {beyond}, but the "

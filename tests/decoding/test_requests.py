@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy
 import pytest
+import torch
 
 from fastdllm import (
     DecodingSettings,
@@ -77,6 +79,9 @@ BAD = [
     (Request(PROMPT, temperature=-1.0), "temperature: -1.0 is not allowed"),
     (Request(PROMPT, top_p=0.0), "top_p: 0.0 is not allowed"),
     (Request(PROMPT, seed=2**64), "seed: 18446744073709551616 is not allowed"),
+    (Request((1, 2.5)), "the prompt should be token ids: 'float' object"),
+    (Request("text"), "the prompt should be token ids: 'str' object"),
+    (Request((1, 255, 2)), "the prompt holds the mask token 255"),
 ]
 
 
@@ -97,6 +102,14 @@ def test_a_bad_request_is_refused_alone_and_changes_no_other_answer(
     assert refused.passes == PassCounts()
     assert f"request {place}: {problem}" in refused.error
     assert "\n" not in refused.error
+
+
+@pytest.mark.parametrize("form", [numpy.array, torch.tensor, list], ids=["numpy", "torch", "list"])
+def test_ids_of_any_kind_are_sampled_like_pythons_own(golden_model, form):
+    chosen = CHOSEN.model_copy(update={"temperature": 0.8, "max_new_tokens": 20})
+    expected = generate(golden_model("m6"), [PROMPT, PROMPT], chosen)
+    assert generate(golden_model("m6"), [form(PROMPT), form(PROMPT)], chosen) == expected
+    assert expected[0] != expected[1]
 
 
 def test_bad_requests_only_are_all_refused_without_a_pass(golden_model):

@@ -32,15 +32,14 @@ def write_template(folder: Path, template: Any) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def plan(folder: Path, task: str = "sums", *, chat: bool = True, vocab_size: int = 256) -> Any:
+def plan(folder: Path, task: str = "sums", *, chat: bool = True, **model: int) -> Any:
     options = PlanOptions(
         task=task,
         limit=None,
         chunk_size=4,
         num_fewshot=None,
         apply_chat_template=chat,
-        max_positions=4096,
-        vocab_size=vocab_size,
+        **{"max_positions": 4096, "vocab_size": 256, **model},
     )
     return make_plan(load_tokenizer(str(folder)), options)
 
@@ -163,3 +162,13 @@ def test_a_token_that_the_model_lacks_is_refused_at_plan(folder: Path) -> None:
     line = r"item sums:0: 't' is token 116, but the model knows 116; its tokenizer\.json is another"
     with pytest.raises(UserError, match=line):
         plan(folder, vocab_size=116, chat=False)
+
+
+@pytest.mark.parametrize("task", ["sums", "choices"])
+def test_the_mask_token_in_a_prompt_is_refused_at_plan(
+    folder: Path, project: Path, task: str
+) -> None:
+    data = project / f"tasks/data/{task}.jsonl"
+    data.write_text(data.read_text().replace("? ", "|<MASK>|? ", 1))
+    with pytest.raises(UserError, match=rf"item {task}:0: its text holds '\|<MASK>\|', the mask"):
+        plan(folder, task, mask_id=255)

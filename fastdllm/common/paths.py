@@ -46,14 +46,14 @@ def expanded(path: str | Path) -> Path:
     """Return a path with `~` replaced by the home folder.
 
     Raises:
-        UserError: there is none: HOME is not set, and the user's id is unknown.
+        UserError: it is not known: HOME is not set and the user has no name, or `~name` is nobody.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(
-            f"{path}: there is no home folder, as HOME is not set and the id of the user has no "
-            "entry in passwd; export HOME=<a folder of yours>"
+            f"{path}: this home folder is not known; write the path in full, or "
+            "export HOME=<a folder of yours>"
         ) from None
 
 

@@ -1,8 +1,8 @@
 """Reading YAML files that users write, with one-line errors.
 
-A syntax error names its line, and a key that is given twice is refused, where YAML itself would
-silently take the last one. Task files may carry lm-eval's `!function` tag; it is kept as text, and
-nothing is imported.
+A syntax error names its line. Refused are a key that is given twice, where YAML itself would take
+the last one, and a number that means another one: 010 is 8, and 3:8 is 188. Task files may carry
+lm-eval's `!function` tag; it is kept as text, and nothing is imported.
 """
 
 from __future__ import annotations
@@ -52,12 +52,24 @@ def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
     return text
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    number = int(loader.construct_yaml_int(node))
+    # Octal, or a time of day in seconds; 0x and 0b are written on purpose.
+    if re.match(r"[-+]?0[0-9_]", node.value) or ":" in node.value:
+        raise yaml.MarkedYAMLError(
+            problem=f"{node.value} means {number} in YAML; write that, or put it in quotes as text",
+            problem_mark=node.start_mark,
+        )
+    return number
+
+
 def _function(loader: _Loader, node: yaml.ScalarNode) -> dict[str, str]:
     return {"!function": str(loader.construct_scalar(node))}
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.add_constructor("tag:yaml.org,2002:str", _text)
+_Loader.add_constructor("tag:yaml.org,2002:int", _number)
 _Loader.add_constructor("!function", _function)
 
 

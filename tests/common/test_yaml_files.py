@@ -29,6 +29,8 @@ def read(folder: Path, text: str) -> dict:
         ("metadata:\n  a: 1\n  a: 2\n", "key 'a' is given twice"),
         ("title: 2024-13-45\n", "not valid YAML"),
         ("a: [1\n", "not valid YAML"),
+        ("chunk_size: 010\n", "line 1: not valid YAML: 010 means 8 in YAML; write that"),
+        ("layers: [first, 3:8]\n", "3:8 means 188 in YAML"),
     ],
 )
 def test_yaml_that_means_something_else_is_one_line(tmp_path: Path, text: str, says: str) -> None:
@@ -43,6 +45,11 @@ def test_yaml_that_means_something_else_is_one_line(tmp_path: Path, text: str, s
 def test_the_line_of_an_unquoted_template_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"task\.yaml, line 3: "):
         read(tmp_path, "task: words\n# a comment\ndoc_to_text: {{question}}\n")
+
+
+def test_other_numbers_are_what_they_seem(tmp_path: Path) -> None:
+    values = read(tmp_path, "a: [0, -1, 1_000, 0x10, 08, '010', '3:8', 0.5, 00.5]\n")
+    assert values == {"a": [0, -1, 1000, 16, "08", "010", "3:8", 0.5, 0.5]}
 
 
 def test_the_quoted_template_and_the_merge_key_are_fine(tmp_path: Path) -> None:

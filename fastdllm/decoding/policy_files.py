@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
@@ -56,12 +57,48 @@ def load_policy(path: Path | str) -> type[Policy]:
 
 
 def policy_code_digest(path: Path | str) -> str:
-    """Digest the code of a policy or task helper; comments, docstrings, layout do not count.
+    """Digest the code of a policy or task helper, and of the project's modules that it imports.
+
+    Comments, docstrings and layout do not count.
 
     Raises:
-        UserError: the file is missing or is not valid Python.
+        UserError: a file is missing or is not valid Python.
     """
-    path = Path(path)
+    own, *imported = _with_imported(Path(path), set())
+    if not imported:
+        return own
+    return hashlib.sha256(repr([own, sorted(imported)]).encode()).hexdigest()
+
+
+def _with_imported(path: Path, seen: set[Path]) -> Iterator[str]:
+    """Yield the digest of a file, then of the modules in its folder and the project's, once each.
+
+    Not of fastdllm itself, which records its commit and its version.
+    """
+    tree = _syntax_tree(path)
+    yield hashlib.sha256(repr(_shape(tree)).encode()).hexdigest()
+    for name in _imported_names(tree):
+        for root in (Path(), path.parent):
+            place = root / name.replace(".", "/")
+            for module in (place.with_suffix(".py"), place / "__init__.py"):
+                if module.is_file() and module.resolve() not in seen:
+                    seen.add(module.resolve())
+                    yield from _with_imported(module, seen)
+
+
+def _imported_names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            # What is imported may be a module, too.
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        yield from (name for name in names if name.partition(".")[0] != "fastdllm")
+
+
+def _syntax_tree(path: Path) -> ast.AST:
+    """Parse a file, without its docstrings."""
     try:
         # As bytes: Python detects the encoding.
         tree = ast.parse(path.read_bytes())
@@ -75,7 +112,7 @@ def policy_code_digest(path: Path | str) -> str:
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):
             del body[0]
-    return hashlib.sha256(repr(_shape(tree)).encode()).hexdigest()
+    return tree
 
 
 def _shape(node: object) -> object:

@@ -106,3 +106,23 @@ def test_a_helper_edited_within_a_second_is_not_taken_from_a_cache(
         # The next one is loaded in another process.
         del sys.modules[str(helper.resolve().with_suffix(""))]
     assert asked == ["One: What is 0 + 1? ", "Two: What is 0 + 1? "]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["from tasks.common import f", "from tasks import common", "import common, json"],
+)
+def test_a_module_of_the_project_that_a_helper_imports_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    helper, common, deeper = (Path(f"tasks/{name}.py") for name in ("helper", "common", "deeper"))
+    helper.parent.mkdir()
+    helper.write_text(f"{statement}\n")
+    alone = policy_code_digest(helper)
+    common.write_text("from tasks.helper import *\nfrom tasks.deeper import X\n")
+    digests = {alone, policy_code_digest(helper)}
+    for text in ("X = 1\n", "X = 2\n", '"""A docstring."""\nX = 2  # the same\n'):
+        deeper.write_text(text)
+        digests.add(policy_code_digest(helper))
+    assert len(digests) == 4

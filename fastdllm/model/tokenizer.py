@@ -79,7 +79,11 @@ def _check_ids(tokenizer: Any, model_path: str, revision: str | None) -> None:
     files = []
     for name in ("tokenizer.json", CONFIG):
         path = cached_file(
-            model_path, name, revision=revision, _raise_exceptions_for_missing_entries=False
+            model_path,
+            name,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
         )
         files.append((Path(path), read_json_object(Path(path))) if path else (Path(name), {}))
     (file, values), (config_file, config) = files

@@ -145,7 +145,7 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
                 raise _no_items(task.task_name, task.config.dataset_kwargs)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # lm-eval, datasets and a task's own helpers may raise anything; the cause stays attached.
         config = entry.cfg or {}
         if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
@@ -222,7 +222,7 @@ def evaluate_task(
         )
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         for leaf in loaded["tasks"].values():
             check_questions(leaf)
         # `lm` only records or looks up, so the files of the task are to blame.

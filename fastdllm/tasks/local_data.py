@@ -113,7 +113,7 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 def _row(value: Any, where: str) -> Row:
-    if not isinstance(value, _Pairs):
+    if not isinstance(value, _Pairs) or not value:
         raise UserError(f'{where}: expected an object, such as {{"question": "..."}}')
     return {key: _plain(inner, f"{where}, column {key!r}") for key, inner in _once(value, where)}
 
@@ -165,6 +165,12 @@ READERS = {"json": _json_rows, "csv": _csv_rows}
 
 def _dataset(rows: Mapping[str, Row]) -> datasets.Dataset:
     columns = dict.fromkeys(key for row in rows.values() for key in row)
+    for column in columns:
+        if "\0" in column:
+            where = next(where for where, row in rows.items() if column in row)
+            raise UserError(
+                f"{where}: the name of column {column!r} has a zero byte; write it anew"
+            )
     values = {column: [row.get(column) for row in rows.values()] for column in columns}
     features = datasets.Features({column: _feature(values[column]) for column in columns})
     mixed = [column for column in columns if isinstance(features[column], datasets.Json)]

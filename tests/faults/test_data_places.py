@@ -50,6 +50,11 @@ def a_folder() -> None:
     SUMS.mkdir()
 
 
+def a_helper(code: str) -> None:
+    Path("tasks/helpers.py").write_text(code)
+    TASK.write_text(TASK.read_text().replace('"{{question}}"', "!function helpers.question"))
+
+
 def of_one_row(template: str, *rows: dict[str, Any]) -> None:
     ask(template)
     records = [{"question": "q", "answer": "1", **row} for row in rows]
@@ -95,6 +100,8 @@ def of_one_row(template: str, *rows: dict[str, Any]) -> None:
         ),
         (lambda: ask("{{question.a}}"), f"{SUMS}, line 1: a template of task 'sums' asks for what"),
         (lambda: ask("{{question | letters}}"), "tasks/sums.yaml: cannot be loaded: Template"),
+        (lambda: a_helper("import sys\nsys.exit(3)\n"), "cannot be loaded: SystemExit: 3"),
+        (lambda: a_helper("def question(doc):\n    exit(3)\n"), "cannot be loaded: SystemExit: 3"),
         (
             lambda: of_one_row("{{hint}}", {"hint": "h"}, {}),
             f"{SUMS}, line 2: task 'sums', item 1: column 'hint' is None, and doc_to_text prints",

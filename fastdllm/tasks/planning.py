@@ -7,11 +7,13 @@ setting, so all configurations answer exactly the same token ids in exactly the 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.model.tokenizer import encode
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
@@ -67,7 +69,12 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
         num_fewshot=options.num_fewshot,
         apply_chat_template=options.apply_chat_template,
     )
-    scores_of(result, task)
+    for (metric, filter_name), score in scores_of(result, task).items():
+        if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
+            notice(
+                f"task {options.task!r}: its metric '{metric},{filter_name}' is {score} for dummy "
+                "answers; a run whose real answers give such a score has no result"
+            )
     requests = _planned(lm.collected, tokenizer)
     for request in requests:
         check_length(request, max_positions=options.max_positions, block_size=1)

@@ -115,6 +115,7 @@ def test_a_metric_that_is_no_number_ends_the_run(
 ) -> None:
     use_own_metric(project, mean)
     make_plan_on_disk()
+    assert "metric 'own,number' is" in capsys.readouterr().err
     assert_eval_fails(make_spec(), capsys, "task 'sums': its metric 'own,number' is")
 
 

@@ -126,12 +126,10 @@ def suggest(
         return "fastdllm table"
     main = mains[0] if mains else None
     if main is not None and main.is_living:
-        chosen = options or main.selection
-        pairs = [word for key, value in chosen.items() for word in (f"--{key}", str(value))]
-        return shlex.join(["fastdllm", "status", "--watch", *pairs])
+        return _watching(options or main.selection)
     going = counts[State.RUNNING] + counts[State.QUEUED]
     if going and going + counts[State.DONE] == len(statuses):
-        return "fastdllm status --watch"
+        return _watching(options)
     failed = [s for s in statuses if s.state is State.FAILED and not s.resumes]
     if failed and len(failed) + counts[State.DONE] == len(statuses):
         run = failed[0].run
@@ -141,6 +139,11 @@ def suggest(
         return main.command
     called = f"snakemake --profile {profile}" if profile else "snakemake"
     return called + (f" --config {words}" if words else "")
+
+
+def _watching(options: Mapping[str, Any]) -> str:
+    pairs = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    return shlex.join(["fastdllm", "status", "--watch", *pairs])
 
 
 def profile_of(queue: Queue | None, commands: Iterable[str]) -> str | None:

@@ -460,6 +460,7 @@ def test_what_is_queued_needs_no_submission() -> None:
         "expected to start at 2999-01-01 10:00"
     )
     assert suggest([statuses[0]], {}) == "fastdllm status --watch"
+    assert suggest([statuses[0]], {"limit": "2"}) == "fastdllm status --watch --limit 2"
 
 
 @pytest.mark.parametrize(

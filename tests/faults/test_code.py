@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +18,11 @@ from fastdllm.common.errors import UserError
 from fastdllm.decoding.policy_files import load_policy, policy_code_digest
 from fastdllm.runs.attempts import attempt, read_attempts
 from fastdllm.runs.evaluation import Evaluation
-from fastdllm.runs.spec import read_spec
+from fastdllm.runs.shards import parse_shard
+from fastdllm.runs.spec import RunSpec, read_spec
+from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.version import DECODER_VERSION
-from fastdllm.workflow.project.digests import FileDigests, check_sources
+from fastdllm.workflow.project.digests import FileDigests, check_sources, digest_of
 from tests.support.run_project import silent
 from tests.support.snakemake_forks import ROOT, run_snakemake
 
@@ -74,6 +78,103 @@ def test_a_job_that_restarts_with_another_decoder_ends(
     with pytest.raises(UserError, match=f"decoder version {DECODER_VERSION}, and this code has"):
         evaluation.evaluate()
     assert not [path.name for path in spec.parent.iterdir() if "answers" in path.name]
+
+
+def test_code_that_is_replaced_while_a_job_loads_its_model_ends_it(
+    make_spec: Callable[..., Path],
+    make_plan_on_disk: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    version_file = tmp_path / "version.py"
+    shutil.copy(ROOT / "fastdllm" / "version.py", version_file)
+    monkeypatch.setattr("fastdllm.workflow.project.digests.VERSION_FILE", version_file)
+
+    def check_then_pull(spec: RunSpec) -> None:
+        check_sources(spec, FileDigests())
+        version_file.write_text(f"DECODER_VERSION = {DECODER_VERSION + 1}\n")
+
+    with pytest.raises(UserError, match=f"and this code has {DECODER_VERSION + 1}; type the same"):
+        Evaluation(read_spec(spec), spec.parent, silent(), check_then_pull).evaluate()
+    assert chunks_of(spec.parent / "answers.jsonl") == []
+    assert not (spec.parent / "summary.json").exists()
+
+
+class PreemptedAfter(Stop):
+    """SIGTERM comes when so many chunks are decoded."""
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__()
+        self.left = chunks
+
+    def check_between(self) -> None:
+        if self.left == 0:
+            self.handle(signal.SIGTERM)
+        self.left -= 1
+        super().check_between()
+
+
+def chunks_of(answers: Path) -> list[int]:
+    records = [json.loads(line) for line in answers.read_text().splitlines()]
+    return [record["index"] for record in records if record["record"] == "chunk"]
+
+
+@pytest.mark.parametrize("first", ["whole", "1/2"])
+def test_chunks_of_another_decoder_version_are_kept_aside_and_not_mixed_in(
+    make_spec: Callable[..., Path],
+    make_plan_on_disk: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+) -> None:
+    make_plan_on_disk()
+    path = make_spec()
+    check = partial(check_sources, digests=FileDigests())
+
+    def evaluation(**options: Stop) -> Evaluation:
+        return Evaluation(read_spec(path), path.parent, silent(), check, **options)
+
+    if first == "whole":
+        with pytest.raises(Stopped, match="with 2 of 4 chunks done"):
+            evaluation(stop=PreemptedAfter(2)).evaluate()
+        before = path.parent / "answers.jsonl"
+    else:
+        evaluation().evaluate_shard(parse_shard(first))
+        before = path.parent / "shards" / "1-of-2.jsonl"
+    old = before.read_text()
+    assert len(chunks_of(before)) == 2
+
+    new = DECODER_VERSION + 1
+    version_file = tmp_path / "version.py"
+    version_file.write_text(f"DECODER_VERSION = {new}\n")
+    monkeypatch.setattr("fastdllm.workflow.project.digests.VERSION_FILE", version_file)
+    for user in ("workflow.project.digests", "runs.attempts"):
+        monkeypatch.setattr(f"fastdllm.{user}.DECODER_VERSION", new)
+    # SLURM starts the job again before Snakemake has planned the run again.
+    with pytest.raises(UserError, match=f"planned with decoder version {DECODER_VERSION}"):
+        evaluation().evaluate()
+    assert before.read_text() == old
+
+    spec = json.loads(path.read_text())
+    spec["decides"]["decoder_version"] = new
+    path.write_text(json.dumps({**spec, "fingerprint": digest_of(spec["decides"])}))
+    if first == "whole":
+        summary = evaluation().evaluate().summary
+    else:
+        assert evaluation().evaluate_shard(parse_shard("2/2")).run is None, "the old ones lack"
+        run = evaluation().evaluate_shard(parse_shard(first)).run
+        assert run is not None
+        summary = run.summary
+    assert summary.decides["decoder_version"] == new
+    answers = path.parent / "answers.jsonl"
+    assert json.loads(answers.read_text().splitlines()[0])["decides"]["decoder_version"] == new
+    assert chunks_of(answers) == [0, 1, 2, 3]
+    (aside,) = path.parent.glob(f"**/{before.stem}.{spec['fingerprint'][:8]}.*.jsonl")
+    assert aside.read_text() == old, "nothing that was decoded is lost"
+    versions = [attempt.decoder_version for attempt in read_attempts(path.parent)]
+    assert versions == [DECODER_VERSION, *[new] * (len(versions) - 1)]
 
 
 def test_a_policy_edited_within_a_second_is_not_taken_from_a_cache(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastdllm import version
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, json_object, write_json_atomically
 from fastdllm.common.paths import RESULTS, expanded
@@ -23,6 +25,7 @@ from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.task_files import TaskFiles, find_task_files
 from fastdllm.version import DECODER_VERSION
 
+VERSION_FILE = Path(version.__file__)
 DIGEST_CACHE = RESULTS / ".digests.json"
 
 # What decides a model's answers, unlike its card and its curves.
@@ -138,6 +141,12 @@ def _with_text_keys(value: Any) -> Any:
     return value
 
 
+def _version_on_disk() -> int | None:
+    """Return the decoder version of the files that run, of which a process imports some late."""
+    found = re.search(r"^DECODER_VERSION = (\d+)$", VERSION_FILE.read_text("utf-8"), flags=re.M)
+    return int(found[1]) if found is not None else None
+
+
 def check_sources(spec: RunSpec, digests: FileDigests) -> None:
     """Compare policy, task and local model with the digests of the run's spec.
 
@@ -155,11 +164,12 @@ def check_sources(spec: RunSpec, digests: FileDigests) -> None:
             f"spec.json of {spec.experiment}/{spec.task}/{spec.config}: its settings are not those "
             "of its fingerprint; `snakemake -n` writes it again"
         )
-    if spec.decides.get("decoder_version") != DECODER_VERSION:
+    planned = spec.decides.get("decoder_version")
+    other = next((v for v in (DECODER_VERSION, _version_on_disk()) if v != planned), planned)
+    if other != planned:
         raise UserError(
-            f"{spec.experiment}/{spec.task}/{spec.config}: planned with decoder version "
-            f"{spec.decides.get('decoder_version')}, and this code has {DECODER_VERSION}; type the "
-            "same snakemake command again"
+            f"{spec.experiment}/{spec.task}/{spec.config}: planned with decoder version {planned}, "
+            f"and this code has {other}; type the same snakemake command again"
         )
     policy, task = Path(spec.run.policy_file), Path(spec.run.task_file)
     if not policy.exists():

@@ -67,14 +67,13 @@ def live_jobs(jobs: Iterable[Job], folder: Path) -> dict[str, Job]:
     return live
 
 
-def may_hold(job: Job, *, folder: Path, since: str) -> bool:
+def may_hold(job: Job, *, since: str) -> bool:
     """Whether a process that recorded the id of this job may be at work in it.
 
     Args:
-        folder: where the process works. since: when it began, in ISO 8601 with a time zone.
+        since: when the process began, in ISO 8601 with a time zone; a later job has the id anew.
     """
-    is_of_workflow = job.comment.startswith(("rule_", MAIN_COMMENT))
-    if not job.is_live or job.state in WAITING or (is_of_workflow and not job.is_in(folder)):
+    if not job.is_live or job.state in WAITING:
         return False
     try:
         since_s = datetime.fromisoformat(since).timestamp()

@@ -23,8 +23,8 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 from pathlib import Path
 
-from fastdllm.cluster.jobs import may_hold
-from fastdllm.cluster.slurm import SlurmError, has_slurm, own_jobs
+from fastdllm.cluster.jobs import MAIN_COMMENT, may_hold
+from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
 from fastdllm.cluster.submission import forget_submission, read_submission
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
@@ -182,9 +182,14 @@ def _life_of_job(job_id: str, since: str, max_age_s: float) -> Life:
         jobs = own_jobs(max_age_s=max_age_s)
     except SlurmError:
         return Life.UNKNOWN
-    same = [job for job in jobs if job.id == job_id]
-    is_held = any(may_hold(job, folder=Path.cwd(), since=f"{since}+00:00") for job in same)
+    same = [job for job in jobs if job.id == job_id and not _is_of_another_project(job)]
+    is_held = any(may_hold(job, since=f"{since}+00:00") for job in same)
     return Life.ALIVE if is_held else Life.DEAD
+
+
+def _is_of_another_project(job: Job) -> bool:
+    is_of_workflow = job.comment.startswith(("rule_", MAIN_COMMENT))
+    return is_of_workflow and not job.is_in(Path.cwd())
 
 
 def _read(path: Path) -> MainProcess | None:

@@ -321,9 +321,25 @@ def test_the_queue_tells_at_once_whether_a_process_elsewhere_lives(
     # A job of another name: an interactive one, say.
     jobs = [job(40, comment="", work_dir="/home")] if is_known else []
     assert look(run, *jobs).state is (State.RUNNING if is_known else State.INTERRUPTED)
-    # A controller that lost its state gives the id to a job of another project.
-    assert look(run, job(40, work_dir="/home")).state is State.INTERRUPTED
-    assert look(run, job(40, "PENDING", "", work_dir="/home")).state is State.INTERRUPTED
+
+
+def test_the_id_of_a_process_elsewhere_may_be_that_of_another_job(run: Run) -> None:
+    tell(run.folder / "progress.json", 3, host="node-1", pid=7)
+    note(run, {"slurm_job": "40", "host": "node-1", "pid": 7, "time": NOW})
+    other = comment_of("eval", ["demo", "words", "k2_first"])
+    strangers = [
+        job(40, work_dir="/home", start="2999-01-01T00:00:00"),
+        job(40, comment=other, work_dir="/home"),
+        job(40, comment=other),
+        job(40, "PENDING", comment="", work_dir="/home"),
+    ]
+    for stranger in strangers:
+        assert look(run, stranger).state is State.INTERRUPTED
+    # Another clone may share the folder of results.
+    for comment in (EVAL, f"{SHARD}1-of-2", "rule_pack_wildcards_p1"):
+        clone = job(40, comment=comment, work_dir="/home", start="2025-01-01T00:00:00")
+        status = look(run, clone)
+        assert (status.state, status.is_adopted) == (State.RUNNING, False)
 
 
 def test_what_a_pack_that_failed_never_came_to_goes_on() -> None:

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from fastdllm.cluster.jobs import may_hold
 from fastdllm.common.console import duration
-from fastdllm.workflow.status.queue import Queue, RunJob, reason_in_words, requeues_in_words
+from fastdllm.workflow.status.queue import (
+    Queue,
+    RunJob,
+    may_make,
+    reason_in_words,
+    requeues_in_words,
+)
 from fastdllm.workflow.status.run_files import Part, RunFiles
 from fastdllm.workflow.status.run_progress import progress_in_words, progress_of, stored_progress
 
@@ -120,9 +125,9 @@ def _lives_elsewhere(part: Part, files: RunFiles, queue: Queue | None) -> bool:
     if not attempts or attempts[-1].slurm_job is None:
         return part.has_recent_progress
     job = queue.live.get(attempts[-1].slurm_job)
-    if job is None or attempts[-1].ended is not None:
+    if job is None or attempts[-1].ended is not None or not may_make(job, files.run):
         return False
-    return may_hold(job, folder=Path.cwd(), since=attempts[-1].time)
+    return may_hold(job, since=attempts[-1].time)
 
 
 def _phase(job: RunJob, files: RunFiles) -> str:

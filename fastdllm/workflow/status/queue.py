@@ -149,6 +149,17 @@ def names_of(run: Run) -> tuple[str, str, str]:
     return run.experiment, run.task_folder, run.config
 
 
+def may_make(job: Job, run: Run) -> bool:
+    """Whether a job of any folder may work on a run, whose folder clones may share.
+
+    A job that Snakemake submitted says what it makes; any other may be an interactive one.
+    """
+    names = names_of(run)
+    is_own = job.comment == comment_of("eval", names)
+    is_part = job.comment.startswith((comment_of("shard", [*names, ""]), _PACK))
+    return is_own or is_part or not job.comment.startswith("rule_")
+
+
 def refuse_ambiguous(runs: Iterable[Run]) -> None:
     """Refuse runs whose SLURM jobs could not be distinguished.
 

@@ -1,20 +1,95 @@
-"""The defects of the pinned plugins that ours is there for; a test that fails says what can go."""
+"""What our plugin leans on in the pinned ones, and their defects, which it is there for.
+
+A test that fails says what to look at, or what can go.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import pkgutil
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from snakemake.cli import get_argument_parser
+from snakemake.persistence.file import FilePersistence
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_executor_plugin_slurm.utils import delete_slurm_environment
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from tests.plugin.rig import FakeJob, FakeScheduler, Rig
+from tests.support.small_project import ROOT
+
+# Packages whose private names are used; those of lm-eval are in tests/tasks/test_pinned_lm_eval.py.
+LEANED_ON = {
+    "lm-eval",
+    "snakemake",
+    "snakemake-executor-plugin-slurm",
+    "snakemake-executor-plugin-slurm-jobstep",
+    "snakemake-interface-executor-plugins",
+}
+# Names of the SLURM plugin's executor, and of what it inherits, with the place that uses each.
+OF_THE_EXECUTOR = {
+    "_failed_nodes": "Executor._end adds nodes that failed",
+    "_job_submission_executor": "Executor._submit_again and _stop_submitting",
+    "_report_job_error_threadsafe": "SubmittingExecutor overrides it, to learn why sbatch refused",
+    "get_account_arg": "SubmittingExecutor overrides it, so that sacctmgr is not asked",
+    "run_job": "SubmittingExecutor.run_job calls it in the plugin's threads",
+    "run_uuid": "Executor.cancel_jobs cancels by this name of the call's jobs",
+    "slurm_logdir": "SubmittingExecutor._adopt names the log of an adopted job",
+    "sleep": "Executor overrides it, so that no three minutes pass between two looks",
+    "tmpdir": "Executor.shutdown makes it again for jobs that are left running",
+    "wait": "Executor.sleep ends with it",
+}
+# Names of Snakemake without documentation, likewise.
+OF_SNAKEMAKE = {
+    "snakemake.cli:get_argument_parser": "Targets, CommandLine and snakemake_log read arguments",
+    "snakemake.cli:get_profile_dir": "CommandLine.read finds the folders of profiles",
+    "snakemake.logging:logger": "rules/common.smk leaves out needless messages",
+    "snakemake.jobs:Job.attempt": "Executor._end uses up the attempts of a job",
+    "snakemake.jobs:Job.restart_times": "Executor._end uses up the attempts of a job",
+    "snakemake.persistence.file:FilePersistence.deactivate_cache": "Executor._is_made",
+    "snakemake.persistence.file:FilePersistence.incomplete": "Executor._is_made",
+}
+
+
+def test_what_is_leaned_on_is_pinned_in_both_places_alike() -> None:
+    lines = (ROOT / "constraints.txt").read_text().replace("_", "-").splitlines()
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    pinned = [line for line in asked if "==" in line]
+    assert {line.partition("==")[0] for line in pinned} == LEANED_ON
+    assert set(pinned) <= set(lines), "pyproject.toml and constraints.txt differ"
+
+
+@pytest.mark.parametrize("name", OF_THE_EXECUTOR)
+def test_the_slurm_plugin_has_a_name_that_ours_uses(rig: Rig, name: str) -> None:
+    is_there = hasattr(SlurmExecutor, name) or name in vars(rig.executor)
+    assert is_there, f"the slurm plugin has no {name} any more: {OF_THE_EXECUTOR[name]}"
+
+
+@pytest.mark.parametrize("name", OF_SNAKEMAKE)
+def test_snakemake_has_a_name_that_we_use(name: str) -> None:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        pytest.fail(f"snakemake has no {name} any more: {OF_SNAKEMAKE[name]}")
+
+
+def test_snakemake_locks_files_as_the_main_process_reads_them(tmp_path: Path) -> None:
+    persistence = object.__new__(FilePersistence)
+    persistence._lockdir, persistence._lockfile = str(tmp_path), {}
+    persistence._write_locks("output", ["results/a/summary.json"])
+    (lock,) = tmp_path.glob("*.output.lock")
+    assert lock.read_text().splitlines() == ["results/a/summary.json"], (
+        "snakemake writes its locks differently: look at held_outputs in main_process.py"
+    )
+    default = get_argument_parser().parse_args([]).persistence_backend
+    assert str(getattr(default, "name", default)).lower() == "file", (
+        "snakemake keeps its locks elsewhere: look at LOCKS in main_process.py"
+    )
 
 
 def test_both_plugins_can_be_chosen() -> None:

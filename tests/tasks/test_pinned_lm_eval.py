@@ -1,0 +1,44 @@
+"""The private names of the pinned lm-eval that lm_eval_tasks.py uses."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+PRIVATE = {
+    "lm_eval.tasks._factory:TaskFactory._load_full_config": "LocalDataFactory overrides it",
+    "lm_eval.tasks._index:Entry": "LocalDataFactory._load_full_config gets one",
+}
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_lm_eval_has_a_name_that_we_use(name: str) -> None:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        pytest.fail(f"lm-eval has no {name} any more: {PRIVATE[name]}")
+
+
+def test_an_entry_says_what_load_task_asks_of_it() -> None:
+    from lm_eval.tasks._index import Entry
+
+    missing = {"name", "yaml_path", "cfg"} - {field.name for field in fields(Entry)}
+    assert not missing, f"an Entry of lm-eval has no {missing} any more: look at load_task"
+
+
+def test_the_factory_of_a_task_manager_builds_the_tasks(project: Path) -> None:
+    from lm_eval.tasks import TaskManager
+
+    from fastdllm.tasks.lm_eval_tasks import LocalTask, load_task
+
+    manager = TaskManager(include_path=str(project / "tasks"), include_defaults=False)
+    assert hasattr(manager, "_factory"), "a TaskManager of lm-eval has no _factory any more"
+    (leaf,) = load_task("sums").leaves.values()
+    assert isinstance(leaf, LocalTask), "lm-eval does not build tasks with manager._factory now"
+    for name in ("_metric_fn_list", "_filters"):
+        assert getattr(leaf, name), (
+            f"a task of lm-eval has no {name} any more: look at _check_metrics"
+        )

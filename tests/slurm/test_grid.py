@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests.slurm.configs import ACCOUNTS
 from tests.slurm.lab import Lab
 from tests.slurm.projects import EXPERIMENT, TASK, ClusterProject, assert_equal, make_project
+from tests.support.small_project import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +48,29 @@ def test_runs_that_share_a_job(lab: Lab, reference: ClusterProject, tmp_path: Pa
     assert (job["state"], job["comment"].startswith("rule_pack_")) == ("COMPLETED", True)
     for config in configs:
         assert_equal(project, reference, config)
+
+
+# A run whose job fails: the earlier result is as old as can be, the input newer.
+FAILING = """\
+rule run:
+    input: "spec.json"
+    output: update("summary.json")
+    resources: slurm_account={account!r}, qos="inferno", runtime=5, mem_mb=100
+    shell: "exit 1"
+"""
+
+
+def test_a_run_that_fails_leaves_its_earlier_result(lab: Lab, tmp_path: Path) -> None:
+    """Each Snakemake involved cleans up after the failure: here, in the job, and in its step."""
+    shutil.copytree(ROOT / "profiles/default", tmp_path / "profiles/default")
+    (tmp_path / "Snakefile").write_text(FAILING.format(account=ACCOUNTS[0]))
+    (tmp_path / "spec.json").touch()
+    (tmp_path / "summary.json").write_text("earlier")
+    os.utime(tmp_path / "summary.json", (1, 1))
+    words = (sys.executable, "-m", "snakemake", "--executor=fastdllm-slurm", "--jobs=1")
+    done = lab.run(*words, "--seconds-between-status-checks=1", "summary.json", cwd=tmp_path)
+    assert done.returncode == 1 and "SLURM job" in done.stderr
+    assert (tmp_path / "summary.json").read_text() == "earlier"
 
 
 def at_work(project: ClusterProject, count: int) -> list[dict[str, str]]:

@@ -38,6 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Decode one prompt."""
+    if options.prompt == "-" and sys.stdin is None:
+        raise UserError("standard input is closed; give the prompt as an argument")
     typed = sys.stdin.read() if options.prompt == "-" else options.prompt
     prompt = utf8_text(typed, "the prompt")
     if not prompt.strip():

@@ -36,7 +36,8 @@ def write_text_atomically(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, creating its folder.
 
     Raises:
-        UserError: the file system refused; the old content is intact, and nothing else is left.
+        UserError: the file system refused, or the text holds a file's name that is not UTF-8; the
+            old content is intact, and nothing else is left.
     """
     path = Path(path)
     temporary: str | None = None
@@ -55,6 +56,11 @@ def write_text_atomically(path: str | Path, text: str) -> None:
         temporary = None
     except OSError as error:
         raise cannot("write", path, error) from None
+    except UnicodeEncodeError as error:
+        name = error.object[max(0, error.start - 20) : error.end + 10]
+        raise UserError(
+            f"cannot write {path}: {name!r} is not UTF-8 text; if it is a file or folder, rename it"
+        ) from None
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

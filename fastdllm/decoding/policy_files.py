@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
@@ -31,7 +32,7 @@ def load_policy(path: Path | str) -> type[Policy]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such policy file; copy experiments/_template to start one")
-    name = f"fastdllm_policy_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    name = f"fastdllm_policy_{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

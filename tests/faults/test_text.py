@@ -12,7 +12,9 @@ import pytest
 from fastdllm.cli import main
 from fastdllm.commands import env
 from fastdllm.common.errors import UserError
+from fastdllm.common.files import write_text_atomically
 from fastdllm.common.yaml_files import read_yaml_mapping
+from fastdllm.decoding.policy_files import load_policy
 from fastdllm.tasks.local_data import read_splits
 
 # "café" in latin-1, as Python hands over bytes that are not UTF-8.
@@ -106,6 +108,30 @@ def test_what_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch)
     code, out = run(monkeypatch, *arguments, encoding="ascii")
     assert code == 0
     assert out.endswith("-> \\xe9\n")
+
+
+def test_a_name_that_is_no_text_is_never_half_written(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    file.write_text("old")
+    with pytest.raises(UserError, match=r"is not UTF-8 text; if it is a file or folder, rename it"):
+        write_text_atomically(file, f"file {LATIN_1}")
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    assert file.read_text() == "old"
+
+
+def test_a_policy_is_loaded_from_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / LATIN_1).mkdir()
+    file = tmp_path / LATIN_1 / "generation_functions.py"
+    file.write_text("from fastdllm.policy import Policy\n\n\nclass Plain(Policy):\n    pass\n")
+    assert load_policy(file).__name__ == "Plain"
+
+
+def test_a_prompt_from_closed_input_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["generate", "-"]) == 2
+    assert "standard input is closed" in capsys.readouterr().err
 
 
 def test_half_a_character_is_refused_with_its_place(tmp_path: Path) -> None:

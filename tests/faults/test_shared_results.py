@@ -12,6 +12,7 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.tasks.plan import read_plan, write_plan
+from fastdllm.workflow.project.digests import FileDigests
 from tests.support.small_project import make_project
 
 ROUNDS = 2
@@ -94,3 +95,20 @@ def test_a_kill_leaves_no_plan_that_seems_to_be_of_another_spec(
             patch.setattr("fastdllm.tasks.plan.write_if_changed", write)
             write_plan(folder, plan, made_from=new)
         assert not (folder / "plan.json").exists()
+
+
+def test_clones_remember_the_digests_of_their_own_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for name in ("a", "b", "a", "b"):
+        (tmp_path / name / "tasks").mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / name)
+        task = Path("tasks/words.yaml")
+        if not task.exists():
+            task.write_text(f"task: {name}")
+        digests = FileDigests.load(tmp_path / "digests.json")
+        found.append(digests.of(task))
+        assert digests.is_changed is (len(found) <= 2), "each is read once"
+        digests.save()
+    assert found[:2] == found[2:] and len(set(found)) == 2

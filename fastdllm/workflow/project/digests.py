@@ -64,14 +64,16 @@ class FileDigests:
             stat = file.stat()
             # The date of a content may be set to what it was; that of an entry may not.
             stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-            entry = self.cached.get(str(file))
+            # Clones may share results/, and with it this cache.
+            key = str(file.absolute())
+            entry = self.cached.get(key)
             if isinstance(entry, list) and len(entry) == 4 and entry[:3] == stamp:
                 return str(entry[3])
             with file.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise cannot("read", file, error) from None
-        self.cached[str(file)] = [*stamp, digest]
+        self.cached[key] = [*stamp, digest]
         self.is_changed = True
         return digest
 

@@ -55,10 +55,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
     from fastdllm.model.checkpoint import local_folder
+    from fastdllm.runs.needs import require_whole_folder
     from fastdllm.workflow.project.digests import FileDigests
 
     folder = local_folder(config.model.path)
     if folder is not None:
+        require_whole_folder(config.model.path)
         print_now(f"model {folder}: a folder here, nothing to fetch")
         return None
     from fastdllm.machine.hub_cache import is_commit

@@ -82,6 +82,18 @@ def require_model(model: str, revision: str | None) -> None:
         raise UserError(f"{shown}: {problem} in the cache ({folder}); {_REMEDY}")
 
 
+def require_whole_folder(model: str) -> None:
+    """Refuse a model folder that lacks a file, or the end of one; a hub id has `require_model`.
+
+    Raises:
+        UserError: what is missing, by name.
+    """
+    folder = expanded(model)
+    lack = lacking(folder) if folder.is_dir() else None
+    if lack is not None:
+        raise UserError(f"model {model!r}: {lack}; copy the folder again")
+
+
 def require_data(task_file: Path) -> None:
     """The task's part of `require`."""
     files = find_task_files(task_file)

@@ -163,6 +163,12 @@ def test_a_model_that_was_not_fetched_and_a_broken_configuration(project: Path) 
     assert code == 1
     assert "is not in the cache" in findings["model"][0]["text"]
     assert findings["model"][0]["fix"] == "on a node with network: fastdllm fetch"
+    config.write_text(config.read_text().replace("lab/none", "models/tiny"))
+    weights = project / "models/tiny/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    code, findings = doctor(project, WELL)
+    assert code == 1
+    assert findings["model"][0]["text"].endswith("model.safetensors is truncated")
     config.write_text(config.read_text().replace("cluster:", "clusters:"))
     code, findings = doctor(project, WELL)
     assert code == 1

@@ -18,7 +18,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.paths import expanded
 from fastdllm.launch import ARCHIVE_VARIABLE
 from fastdllm.machine.process import git_state, user_name
-from fastdllm.runs.needs import require_data, require_model
+from fastdllm.runs.needs import require_data, require_model, require_whole_folder
 from fastdllm.tools.doctor.finding import DoctorFinding, ok, problem, warn
 from fastdllm.workflow.project.config_files import WorkflowConfig, load_workflow_config, task_file
 
@@ -129,7 +129,8 @@ def look_at_model(config: WorkflowConfig) -> list[DoctorFinding]:
     """Check that jobs without a network find the model and the data of each task."""
     findings = []
     model = partial(require_model, config.model.path, config.model.revision)
-    checks: list[tuple[str, Callable[[], None]]] = [("model", model)]
+    whole = partial(require_whole_folder, config.model.path)
+    checks: list[tuple[str, Callable[[], None]]] = [("model", model), ("model", whole)]
     checks += [("data", partial(require_data, task_file(task))) for task in config.tasks]
     for name, check in checks:
         try:

@@ -139,6 +139,32 @@ grids:
 
 
 @pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("grid", "kwargs", "says"),
+    [
+        ('"x{max_new_tokens}", grid: {max_new_tokens: [8, 96]}', "{}", "max_gen_toks"),
+        ('"x{temperature}", grid: {temperature: [0, 1]}', "{do_sample: false}", "do_sample: false"),
+        ('"x{temperature}", grid: {temperature: [0.8]}', "{temperature: 0.0}", "temperature"),
+        ('"x{top_p}", grid: {top_p: [0.5, 0.9]}', "{top_p: 0.8}", "top_p"),
+        ("hot, decoding: {temperature: 0.8}", "{do_sample: false}", "do_sample: false"),
+    ],
+)
+def test_no_config_is_named_after_a_setting_that_a_task_overrules(
+    grid: str, kwargs: str, says: str
+) -> None:
+    edit("experiments/demo/experiment.yaml", SIMPLE, f"grids: [{{config_name: {grid}}}]\n")
+    edit("experiments/demo/experiment.yaml", "baseline: k1_first\n", "")
+    path = Path("tasks/words.yaml")
+    path.write_text(f"{path.read_text()}generation_kwargs: {kwargs}\n")
+    with pytest.raises(UserError, match=f"has no effect on task 'words', .* give {says}, which"):
+        load_project()
+    edit("workflow_config.yaml", "  words: {chunk_size: 2}\n", "")
+    path = Path("tasks/choices.yaml")
+    path.write_text(f"{path.read_text()}output_type: multiple_choice\n")
+    assert load_project().runs
+
+
+@pytest.mark.usefixtures("project")
 def test_several_grids_merge_their_own_settings_and_name_their_own_configs() -> None:
     edit("experiments/demo/experiment.yaml", SIMPLE, GRIDS)
     settings_of = {

@@ -6,6 +6,7 @@ docs/workflow.md for where each key comes from.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,10 @@ from fastdllm.common.errors import UserError
 from fastdllm.model.checkpoint import local_folder
 from fastdllm.model.config import ModelShape, read_shape
 from fastdllm.results.summary import DECODING, PARAMETERS
-from fastdllm.tasks.task_files import find_task_files
+from fastdllm.tasks.task_files import TaskFiles, find_task_files
 from fastdllm.version import DECODER_VERSION
 from fastdllm.workflow.project.computations import is_likelihood_task
-from fastdllm.workflow.project.config_files import WorkflowConfig, task_file
+from fastdllm.workflow.project.config_files import ExperimentConfig, WorkflowConfig, task_file
 from fastdllm.workflow.project.digests import (
     FileDigests,
     model_digest,
@@ -38,11 +39,15 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class TaskIdentity:
-    """What runs need to know of a task: what it is made of, and whether it generates at all."""
+    """What runs need to know of a task: what it is made of, and whether it generates at all.
+
+    overrules: the decoding settings that do not count for it, each with the key that wins.
+    """
 
     name: str
     digest: str
     is_likelihood: bool
+    overrules: Mapping[str, str]
 
 
 def read_task(name: str, digests: FileDigests) -> TaskIdentity:
@@ -52,7 +57,41 @@ def read_task(name: str, digests: FileDigests) -> TaskIdentity:
         UserError: one of them is missing or broken.
     """
     files = find_task_files(task_file(name))
-    return TaskIdentity(name, task_files_digest(files, digests), is_likelihood_task(files))
+    is_likelihood = is_likelihood_task(files)
+    overrules = {} if is_likelihood else _overruled_settings(files)
+    return TaskIdentity(name, task_files_digest(files, digests), is_likelihood, overrules)
+
+
+def _overruled_settings(files: TaskFiles) -> dict[str, str]:
+    overruled = {"max_new_tokens": "max_gen_toks"}  # every task that generates has to give it
+    for _, values in files.layers:
+        wishes = values.get("generation_kwargs")
+        if not isinstance(wishes, Mapping):
+            continue
+        if wishes.get("do_sample") is False:
+            overruled |= dict.fromkeys(("temperature", "top_p"), "do_sample: false")
+        overruled |= {key: key for key in ("temperature", "top_p") if wishes.get(key) is not None}
+    return overruled
+
+
+def check_overruled(
+    task: TaskIdentity, experiment: ExperimentConfig, configs: Iterable[Config], where: str
+) -> None:
+    """Refuse settings that a task overrules: configs would be named after what they do not do.
+
+    Raises:
+        UserError: naming the setting, the task and the key that wins.
+    """
+    parts = experiment.parts().values()
+    named = {key for part in parts for key, values in part.grid.items() if len(values) > 1}
+    named = named.union(*(part.decoding.given() for part in parts))
+    if any(config.settings.temperature > 0 for config in configs):
+        named.add("temperature")
+    for key in sorted(named & task.overrules.keys()):
+        raise UserError(
+            f"{where}: {key} has no effect on task {task.name!r}, whose generation_kwargs give "
+            f"{task.overrules[key]}, which wins; take one of the two out, or the task (tasks: ...)"
+        )
 
 
 def read_model(config: WorkflowConfig, digests: FileDigests) -> ModelIdentity:

@@ -32,6 +32,7 @@ from fastdllm.workflow.project.digests import FileDigests, digest_of
 from fastdllm.workflow.project.fingerprint_keys import (
     ModelIdentity,
     TaskIdentity,
+    check_overruled,
     config_decides,
     plan_decides,
     read_model,
@@ -233,6 +234,7 @@ def _expand(
     ]
     runs = []
     for task in keep("task", experiment.tasks, config.tasks, where=f"{where}: tasks"):
+        check_overruled(tasks[task], experiment, configs, where)
         surroundings = {
             "task_file": str(task_file(task)),
             "policy_file": str(policy_file),

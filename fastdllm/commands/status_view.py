@@ -132,9 +132,10 @@ def suggest(
         return _watching(options)
     failed = [s for s in statuses if s.state is State.FAILED and not s.resumes]
     if failed and len(failed) + counts[State.DONE] == len(statuses):
-        run = failed[0].run
-        has_log = run.log_path.exists()
-        return f"less {run.log_path}" if has_log else f"fastdllm eval {run.spec_path}"
+        run, ending = failed[0].run, failed[0].ending
+        log = run.log_path if ending is None else ending.log
+        has_log = log is not None and log.exists()
+        return f"less {log}" if has_log else f"fastdllm eval {run.spec_path}"
     if main is not None and main.life is Life.DEAD and main.selection == options:
         return main.command
     called = f"snakemake --profile {profile}" if profile else "snakemake"

@@ -245,6 +245,20 @@ def test_of_a_stopped_run_counts_what_is_stored(run: Run) -> None:
     assert look(run).reason == "6 of 12 items; the same command resumes"
 
 
+def test_the_log_that_says_something_is_what_to_read_next(run: Run) -> None:
+    log = log_of("eval", NAMES, "12")
+    for path, text in ((log, "slurmstepd: error: no python\n"), (run.log_path, "")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    status = look(run, job(12, "FAILED"))
+    assert status.reason == f"failed: slurmstepd: error: no python (log: {log})"
+    assert suggest([status], {}) == f"less {log}"
+    log.unlink()
+    status = look(run, job(12, "FAILED"))
+    assert status.reason == "failed: its logs say nothing"
+    assert suggest([status], {}) == f"fastdllm eval {run.spec_path}"
+
+
 def test_a_silent_squeue_blames_no_job(run: Run) -> None:
     log = log_of("eval", NAMES, "12")
     log.parent.mkdir(parents=True)

@@ -20,6 +20,7 @@ from fastdllm.workflow.status.endings import (
 
 STAMP = "slurmstepd: error: *** JOB 12 ON node-1 CANCELLED AT 2026-11-26T00:39:29"
 OUT_OF_MEMORY = "out of memory (the job's, not the GPU's)"
+EXIT = "srun: error: vm: task 0: Exited with exit code 2"
 MEMORY_LIMIT = f"""\
 slurmstepd-vm: error: StepId=7.batch exceeded memory limit (434 > 100), being killed
 slurmstepd-vm: error: Exceeded job memory limit
@@ -50,7 +51,8 @@ def write(text: str, path: Path = Path("12.log")) -> Path:
         ("slurmstepd: error: Detected 1 oom_kill event in StepId=12.0.", OUT_OF_MEMORY, False),
         ("srun: error: node-1: task 0: Out Of Memory", OUT_OF_MEMORY, False),
         ("srun: error: node-1: task 0: Killed", KILLED, True),
-        ("srun: error: vm: task 0: Exited with exit code 2\nboo", "failed: boo", False),
+        (f"Command '...' died with <Signals.SIGKILL: 9>.\n{EXIT}\n", KILLED, True),
+        (f"boo\n{EXIT}\nsaid Snakemake", f"failed: {EXIT}", False),
     ],
 )
 def test_the_log_says_how_a_job_ended(text: str, words: str, resumes: bool) -> None:
@@ -136,12 +138,14 @@ def test_a_job_that_failed_before_it_began_shows_the_last_line_of_its_own_log() 
             "slurmstepd: error: execve(): python: No such file or directory",
         ),
         (
+            "srun: lacks support for cpu binding\n"
             "srun: error: vm: task 0: Exited with exit code 1\n"
-            "At least one job did not complete successfully.\n",
+            "WorkflowError:\nAt least one job did not complete successfully.\n",
             "srun: error: vm: task 0: Exited with exit code 1",
         ),
+        ("no such node\nWorkflowError:\nAt least one job did not complete.", "no such node"),
         ("bash: line 1: /env/bin/python: not found\n", "bash: line 1: /env/bin/python: not found"),
-        ("", "its logs are empty"),
+        ("", "its logs say nothing"),
     ],
 )
 def test_where_its_own_log_is_empty_slurms_log_is_named_and_shown(text: str, words: str) -> None:
@@ -154,7 +158,7 @@ def test_where_its_own_log_is_empty_slurms_log_is_named_and_shown(text: str, wor
 def test_a_job_that_failed_without_any_log_says_so() -> None:
     ending = ending_of(EndedJob("12", "FAILED", "NonZeroExitCode", own_log=Path("own.log")), [])
     assert ending is not None
-    assert (ending.words, ending.log) == ("failed: it left no log", None)
+    assert (ending.words, ending.log) == ("failed: its logs say nothing", None)
 
 
 EARLIER = Attempt(slurm_job="11", why="time limit", ended="2026-01-01T00:00:00+00:00")

@@ -29,7 +29,7 @@ from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.status.queue import Queue, RunJob
 from fastdllm.workflow.status.run_files import RunFiles
 
-TAIL_BYTES = 4096
+TAIL_BYTES = 8192
 LONGEST_LINE = 200
 
 # What slurmstepd and srun write into the log of a job, causes first: a job that ran out of memory
@@ -45,7 +45,11 @@ _LINES = (
 )
 _FROM_SLURM = re.compile(r"^(?:slurmstepd|srun)\b")
 # What srun writes of any command that failed, and the last words of any Snakemake that did.
-_BARE = re.compile(r"Exited with exit code \d+$|^At least one job did not complete successfully")
+_BARE = re.compile(r"Exited with exit code \d+$|^WorkflowError:$|^At least one job did not ")
+# What they write of a command that was killed.
+_KILLED = re.compile(
+    r"^(?:slurmstepd|srun)\b.*(?:: Killed$|\bsignal 9\b)|died with <Signals.SIGKILL"
+)
 # The last words of a command that a signal stopped before its attempt at the run began.
 _STOPPED = re.compile(r"fastdllm: (stopped by SIG\w+(?: \(time limit ahead\))?)")
 # The first words of Snakemake in a job; the lines before them are of an earlier start.
@@ -218,7 +222,7 @@ def _by_exit(
 ) -> Ending | None:
     """Return how a job ended by its logs: it failed, or its eval wrote nothing about its end."""
     from_slurm = _of_slurm(lines)
-    is_killed = any(re.search(r": Killed$|\bsignal 9\b", line) for line in from_slurm)
+    is_killed = any(_KILLED.search(line) for line in lines)
     if is_killed or (job.reason == "JobLaunchFailure" and not lines):
         return Ending(KILLED, True, job.id, log, is_clear=False)
     is_begun = any(_is_by(attempt, job) for attempt in attempts)
@@ -230,8 +234,7 @@ def _by_exit(
     own_lines = [] if own_log is None else _last_lines(own_log)
     if not own_lines:
         own_log, own_lines = log, [_telling(lines)] if lines else []
-    nothing = "it left no log" if own_log is None else "its logs are empty"
-    last = _shortened(own_lines[-1] if own_lines else nothing)
+    last = _shortened(own_lines[-1] if own_lines else "its logs say nothing")
     if job.pack is not None and not is_begun:
         if any(_TURN.match(line) for line in own_lines):
             return Ending("its pack ended before its turn", True, job.id, own_log, is_clear=False)
@@ -258,9 +261,10 @@ def _is_own(job: EndedJob, attempts: Sequence[Attempt]) -> bool:
 
 
 def _telling(lines: Sequence[str]) -> str:
-    """Return the line of SLURM's log that says most: SLURM's last word, else the last one."""
-    ordered = [*lines, *_of_slurm(lines)]
-    return next((line for line in reversed(ordered) if not _BARE.search(line)), ordered[-1])
+    """Return the line of SLURM's log that says most: SLURM's last error, else the last one."""
+    errors = [line for line in _of_slurm(lines) if re.search(r"\b(?:error|fatal)\b", line)]
+    found = errors or lines
+    return next((line for line in reversed(found) if not _BARE.search(line)), found[-1])
 
 
 def _of_slurm(lines: Sequence[str]) -> list[str]:

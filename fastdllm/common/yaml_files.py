@@ -92,8 +92,9 @@ def read_yaml_mapping(path: Path, *, what: str) -> dict[str, Any]:
         values = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         raise UserError(f"{path}{_complaint(text, error)}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        # A ValueError comes from a value that only looks like a date or a number: 2024-13-45.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # The others than YAMLError come from values that only look like a date or a number, as
+        # 2024-13-45, and from brackets a thousand deep.
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}

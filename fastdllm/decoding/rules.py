@@ -111,5 +111,6 @@ def _is_range(value: object) -> TypeGuard[tuple[int, int]]:
 
 
 def violation(policy: Policy, what: str) -> PolicyViolation:
-    """Build the error for a policy that breaks a rule."""
-    return PolicyViolation(f"policy {type(policy).__name__}: {what}")
+    """Build the error for a policy that breaks a rule; one that wraps another is named after it."""
+    author = getattr(policy, "inner", policy)
+    return PolicyViolation(f"policy {type(author).__name__}: {what}")

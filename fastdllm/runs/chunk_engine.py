@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.asked_again import AskedAgain
 from fastdllm.decoding.events import Entered, Event, Observer, PassRecord, SlotsChosen
 from fastdllm.decoding.finite import NotFinite
 from fastdllm.decoding.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
@@ -129,12 +130,15 @@ class DecodingEngine:
         """Decode the beginning of a chunk, so that no timed chunk pays for first use.
 
         The same requests in the same slots give the same shapes; stops at the first commit.
+
+        Raises:
+            PolicyViolation: the policy decides otherwise when it is asked again.
         """
         with _named_item(requests):
             if requests[0].kind == "loglikelihood":
                 self._likelihoods(requests[:1], None)
             else:
-                steps = self._steps(requests, None)
+                steps = self._steps(requests, None, AskedAgain(self.policy))
                 any(s.kind is PassKind.COMMIT or s.finished is not None for s in steps)
         self.synchronize()
 
@@ -150,7 +154,7 @@ class DecodingEngine:
         watch = _Watch(flight, "sequences")
         commits = Commits()
         answers: dict[int, Answer] = {}
-        for step in self._steps(requests, watch):
+        for step in self._steps(requests, watch, self.policy):
             commits.add(step)
             if step.finished is None:
                 continue
@@ -175,12 +179,12 @@ class DecodingEngine:
         return watch.answered(in_order, commits.confidence_counts)
 
     def _steps(
-        self, requests: Sequence[PlannedRequest], observe: Observer | None
+        self, requests: Sequence[PlannedRequest], observe: Observer | None, policy: Policy
     ) -> Iterator[Step]:
         return decode(
             self.model,
             [self._request(request) for request in requests],
-            self.policy,
+            policy,
             slots=self.batch_size,
             observe=observe,
         )

@@ -72,6 +72,13 @@ def load_engine(
         device=device,
     )
     settings = spec.settings
+    policy = policy_class(settings, parameters, model.config.num_layers)
+    if policy.settings != settings:
+        raise UserError(
+            f"{spec.run.policy_file}: {policy_class.__name__} decodes with other settings than "
+            "those that its results name; give them in experiment.yaml (decoding), or add a field "
+            "to Parameters"
+        )
     for request in plan.requests:
         check_length(
             request,
@@ -80,7 +87,7 @@ def load_engine(
         )
     engine = DecodingEngine(
         model=model,
-        policy=policy_class(settings, parameters, model.config.num_layers),
+        policy=policy,
         settings=settings,
         tokenizer=tokenizer,
         likelihood_mode=spec.decides.get("likelihood_mode", "published"),  # type: ignore[arg-type]

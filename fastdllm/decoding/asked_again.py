@@ -1,0 +1,110 @@
+"""Asks a policy everything twice, and refuses one that then decides otherwise.
+
+What a policy decides for a sequence must follow from what it sees of that sequence. One that draws
+at random, counts its calls, or looks at the other sequences of a pass gives answers that depend on
+the batch, and on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastdllm.decoding.rules import violation
+from fastdllm.policy import (
+    LayerRange,
+    PassKind,
+    Policy,
+    Predictions,
+    SequenceState,
+    SpanAction,
+    SpanSignals,
+)
+
+
+class AskedAgain(Policy):
+    """Decides like `inner`, which is asked again, and about each sequence alone.
+
+    Every method raises a PolicyViolation if the second answer differs.
+    """
+
+    def __init__(self, inner: Policy) -> None:
+        super().__init__(inner.settings, inner.parameters, inner.num_layers)
+        self.inner = inner
+        self.layer_spans = inner.layer_spans
+        self.keeps_proposals = inner.keeps_proposals or inner.keeps_logits
+
+    def next_pass(self, state: SequenceState) -> PassKind:
+        """The pass that the policy inside asks for."""
+        kind = self.inner.next_pass(state)
+        self._check("next_pass", self.inner.next_pass(state) == kind)
+        return kind
+
+    def window(self, state: SequenceState, kind: PassKind) -> tuple[int, int]:
+        """The window of the policy inside."""
+        window = self.inner.window(state, kind)
+        self._check("window", self.inner.window(state, kind) == window)
+        return window
+
+    def span_actions(
+        self, span: LayerRange, states: Sequence[SequenceState], signals: SpanSignals
+    ) -> list[SpanAction]:
+        """The actions of the policy inside."""
+        measured = _Measured(signals)
+        actions = self.inner.span_actions(span, states, measured)
+        for index, state in enumerate(states):
+            alone = self.inner.span_actions(span, [state], _OfOne(measured, index))
+            self._check("span_actions", actions[index : index + 1] == alone)
+        return actions
+
+    def accept(self, predictions: Predictions, states: Sequence[SequenceState]) -> Tensor:
+        """What the policy inside accepts."""
+        # Before it is asked: it may write to what it is given.
+        parts = [_of_one(predictions, index) for index in range(len(states))]
+        accepted = self.inner.accept(predictions, states)
+        if isinstance(accepted, Tensor) and accepted.shape == predictions.masked.shape:
+            for part, state, taken in zip(parts, states, accepted.tolist(), strict=True):
+                self._check("accept", self.inner.accept(part, [state]).tolist() == [taken])
+        return accepted
+
+    def _check(self, method: str, is_same: bool) -> None:
+        if not is_same:
+            raise violation(
+                self.inner,
+                f"{method} decided otherwise when asked again about one sequence alone; it may not "
+                "draw at random, keep a count, or look at other sequences",
+            )
+
+
+class _Measured(SpanSignals):
+    """Signals that are measured once, however often they are asked for."""
+
+    def __init__(self, signals: SpanSignals) -> None:
+        self._signals = signals
+        self._changes: list[float] | None = None
+
+    def input_change(self) -> list[float]:
+        if self._changes is None:
+            self._changes = self._signals.input_change()
+        return list(self._changes)
+
+
+class _OfOne(SpanSignals):
+    """The signals of one of several sequences."""
+
+    def __init__(self, signals: SpanSignals, index: int) -> None:
+        self._signals, self._index = signals, index
+
+    def input_change(self) -> list[float]:
+        return [self._signals.input_change()[self._index]]
+
+
+def _of_one(predictions: Predictions, index: int) -> Predictions:
+    row = slice(index, index + 1)
+    return Predictions(
+        tokens=predictions.tokens[row].clone(),
+        confidence=predictions.confidence[row].clone(),
+        masked=predictions.masked[row].clone(),
+        offsets=predictions.offsets[row].clone(),
+    )

@@ -1,0 +1,126 @@
+"""Policies whose answers depend on the batch or on chance, or whose settings no result names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.common.errors import UserError
+from fastdllm.runs.evaluation import Evaluation
+from fastdllm.runs.spec import read_spec
+from fastdllm.workflow.project.digests import FileDigests, check_sources
+from tests.support.run_project import silent
+
+POLICY = Path("experiments/trial/generation_functions.py")
+HEAD = """
+import random
+import torch
+from fastdllm.policy import Policy, PassKind, SpanAction
+
+
+class Odd(Policy):
+    calls = 0
+"""
+SPAN = "    layer_spans = ((1, 3),)\n"
+DRAWS = """
+    def accept(self, predictions, states):
+        return self.accepted_above(random.random(), predictions)
+"""
+COUNTS = """
+    def accept(self, predictions, states):
+        self.calls += 1
+        return self.accepted_above(0.9 if self.calls % 2 else 0.0, predictions)
+"""
+COMPARES = """
+    def accept(self, predictions, states):
+        highest = predictions.confidence.amax().item()
+        return self.accepted_above(min(0.999 * highest, 1.0), predictions) | (
+            predictions.masked & (len(states) == 1)
+        )
+"""
+COUNTS_PASSES = """
+    def next_pass(self, state):
+        self.calls += 1
+        return PassKind.FULL_BLOCK if self.calls % 2 else super().next_pass(state)
+"""
+COUNTS_WINDOWS = """
+    def window(self, state, kind):
+        self.calls += 1
+        start, stop = super().window(state, kind)
+        return start, stop + (self.calls % 2 and kind is PassKind.FULL_BLOCK and stop < 32)
+"""
+COMPARES_CHANGES = (
+    SPAN
+    + """
+    def span_actions(self, span, states, signals):
+        changes = signals.input_change()
+        calm = [change < max(changes) for change in changes]
+        return [SpanAction.ADD_DELTA if c else SpanAction.COMPUTE for c in calm]
+"""
+)
+DERIVED = """
+    def accept(self, predictions, states):
+        predictions.confidence.mul_(0.5)
+        return self.accepted_above(0.3, predictions)
+"""
+MEASURES = (
+    SPAN
+    + """
+    def span_actions(self, span, states, signals):
+        calm = [change < 0.1 for change in signals.input_change()]
+        return [SpanAction.ADD_DELTA if c else SpanAction.COMPUTE for c in calm]
+"""
+)
+OTHER_SETTINGS = """
+    def __init__(self, settings, parameters, num_layers):
+        super().__init__(settings.model_copy(update={"threshold": 0.1}), parameters, num_layers)
+"""
+
+
+@pytest.fixture
+def run(make_spec: Callable[..., Path], make_plan_on_disk: Callable[..., Any]) -> Callable:
+    """Decode the run of a policy."""
+
+    def evaluate(policy: str) -> Any:
+        make_plan_on_disk()
+        POLICY.write_text(HEAD + policy)
+        spec = make_spec()
+        check = partial(check_sources, digests=FileDigests())
+        return Evaluation(read_spec(spec), spec.parent, silent(), check).evaluate().summary
+
+    return evaluate
+
+
+@pytest.mark.parametrize(
+    ("policy", "method"),
+    [
+        (DRAWS, "accept"),
+        (COUNTS, "accept"),
+        (COMPARES, "accept"),
+        (COUNTS_PASSES, "next_pass"),
+        (COUNTS_WINDOWS, "window"),
+        (COMPARES_CHANGES, "span_actions"),
+    ],
+    ids=["draws", "counts", "compares", "counts-passes", "counts-windows", "compares-changes"],
+)
+def test_a_policy_that_decides_otherwise_when_asked_again_is_refused(
+    run: Callable, policy: str, method: str
+) -> None:
+    with pytest.raises(UserError, match=f"policy Odd: {method} decided otherwise when asked again"):
+        run(policy)
+    assert not list(Path("results").rglob("summary.json"))
+
+
+@pytest.mark.parametrize("policy", [DERIVED, MEASURES], ids=["writes-to-its-input", "measures"])
+def test_a_policy_that_decides_by_what_it_sees_is_decoded(run: Callable, policy: str) -> None:
+    assert run(policy).items.n == 10
+
+
+def test_a_policy_that_changes_its_settings_is_refused(run: Callable) -> None:
+    with pytest.raises(UserError, match="Odd decodes with other settings than those that its res"):
+        run(OTHER_SETTINGS)
+    assert not list(Path("results").rglob("summary.json"))

@@ -121,6 +121,19 @@ def date_after(path: Path, output: Path) -> None:
         date(path, now_s)
 
 
+def temporary_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    """Make a temporary folder, which is removed where its context ends.
+
+    Raises:
+        UserError: none can be made.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"no temporary folder: {reason}; set TMPDIR to one with room") from None
+
+
 def read_text(path: str | Path) -> str:
     """Read a text file.
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from fastdllm.common.errors import UserError
+from fastdllm.common.files import temporary_folder
 from fastdllm.tasks.task_files import find_task_files
 
 
@@ -31,12 +31,7 @@ def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]
     if offline:
         # lm-eval asks `evaluate` for a metric it does not know, which goes by the second alone.
         defaults |= {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
-    try:
-        folder = TemporaryDirectory(prefix="fastdllm-datasets-", ignore_cleanup_errors=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"no temporary folder: {reason}; set TMPDIR to one with room") from None
-    with folder as cache:
+    with temporary_folder("fastdllm-datasets-") as cache:
         for name, value in defaults.items():
             os.environ.setdefault(name, value)
         if private_cache:

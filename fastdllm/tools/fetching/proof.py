@@ -12,10 +12,10 @@ import runpy
 import socket
 import subprocess
 import sys
-import tempfile
 from typing import Any
 
 from fastdllm.common.errors import UserError
+from fastdllm.common.files import temporary_folder
 
 # Planning two items renders prompts, and builds filters and metrics; all data is loaded anyway.
 _ITEMS = "2"
@@ -43,7 +43,7 @@ def prove_offline(task: str) -> None:
 
 def _problem(task: str, module: str, variables: dict[str, str]) -> str | None:
     """Plan in a process that runs a module; return why that failed."""
-    with tempfile.TemporaryDirectory(prefix="fastdllm-fetch-") as folder:
+    with temporary_folder("fastdllm-fetch-") as folder:
         command = [sys.executable, "-m", module, "plan", "--task", task, "--limit", _ITEMS]
         completed = subprocess.run(
             [*command, "--output", folder],
@@ -61,7 +61,7 @@ def _problem(task: str, module: str, variables: dict[str, str]) -> str | None:
 def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
     """Fail what looks for a host or connects to one: an audit hook, which sees every library."""
     to_host = event == "socket.connect" and arguments[0].family != socket.AF_UNIX
-    if to_host or event == "socket.getaddrinfo":
+    if to_host or event in ("socket.getaddrinfo", "socket.gethostbyname"):
         raise ConnectionError("it looks for the network")
 
 

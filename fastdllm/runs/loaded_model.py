@@ -67,6 +67,7 @@ def load_engine(
     )
     model, load_s = models.get(
         spec.run.model_path,
+        digest=str(spec.decides.get("model_digest")),
         revision=spec.run.model_revision,
         dtype=str(spec.decides.get("dtype", "auto")),
         device=device,
@@ -120,19 +121,22 @@ class KeptModel:
     """Holds one model at a time."""
 
     def __init__(self) -> None:
-        # Path, revision, dtype and device, as in the spec.
-        self._key: tuple[str, str | None, str, str] | None = None
+        # Path, digest, revision, dtype and device, as in the spec.
+        self._key: tuple[str, str, str | None, str, str] | None = None
         self._model: FusedModel | None = None
 
     def get(
-        self, path: str, *, revision: str | None, dtype: str, device: str
+        self, path: str, *, digest: str, revision: str | None, dtype: str, device: str
     ) -> tuple[FusedModel, float | None]:
         """Return the model and the seconds that loading it took, None if it was loaded already.
+
+        Args:
+            digest: of the spec; the folder may have got other weights since the run before.
 
         Raises:
             UserError: it cannot be loaded.
         """
-        key = (path, revision, dtype, device)
+        key = (path, digest, revision, dtype, device)
         if self._model is not None and key == self._key:
             drop_idle(self._model)
             reset_peak_memory(self._model.device)

@@ -17,6 +17,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.model.checkpoint import other_weights, weight_files
 from fastdllm.model.config import read_config
 from fastdllm.model.loading import load_plain_model
+from fastdllm.runs.loaded_model import KeptModel
 from fastdllm.workflow.project.digests import FileDigests, model_digest
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
@@ -214,6 +215,20 @@ def test_weights_that_are_not_the_numbers_of_the_model_are_refused(
     save_file(stored | {name: spoil(stored[name])}, folder / WEIGHTS)
     with pytest.raises(UserError, match=says):
         load_plain_model(folder, device="cpu")
+
+
+def test_a_process_that_keeps_its_model_loads_weights_that_were_replaced(folder: Path) -> None:
+    models = KeptModel()
+
+    def get(digest: str) -> torch.Tensor:
+        where = {"revision": None, "dtype": "float32", "device": "cpu"}
+        return models.get(str(folder), digest=digest, **where)[0].embedding
+
+    before = get("before")
+    assert get("before") is before
+    stored = weights()
+    save_file(stored | {EMBEDDING: stored[EMBEDDING].flip(0).contiguous()}, folder / WEIGHTS)
+    assert torch.equal(get("after"), before.flip(0))
 
 
 def test_a_folder_has_no_revision(folder: Path) -> None:

@@ -265,7 +265,7 @@ def test_peak_of_a_run_is_not_that_of_the_one_before(
     models = kept_model.KeptModel()
 
     def get(dtype: str) -> None:
-        models.get(str(model_folder), revision=None, dtype=dtype, device="cpu")
+        models.get(str(model_folder), digest="", revision=None, dtype=dtype, device="cpu")
 
     get("float32")
     get("float32")

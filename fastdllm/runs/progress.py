@@ -10,6 +10,7 @@ so that a slow disk does not slow a chunk down and a long chunk still shows prog
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,8 @@ from fastdllm.runs.shards import JobFiles
 from fastdllm.runs.stopping import slurm_job
 
 TICK_S = 1.0
+# What the file system of a node may say while those of others work.
+OF_A_NODE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
 class Progress:
@@ -160,7 +163,7 @@ def failure_record(files: JobFiles, *, log: Path | None = None) -> Iterator[None
         with suppress(UserError):  # the error itself is what matters
             remove(files.progress)
         record: dict[str, Any] = {"reason": error_line(error), "time": now("auto")}
-        record["is_mistake"] = isinstance(error, UserError)
+        record["is_mistake"] = _is_mistake(error)
         if job := slurm_job():
             record["slurm_job"] = job
         if log.is_file():
@@ -168,6 +171,11 @@ def failure_record(files: JobFiles, *, log: Path | None = None) -> Iterator[None
         with suppress(UserError):  # a full disk is often the cause
             write_json_atomically(files.failure, record)
         raise
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Whether an error stays until a person does something; on another node a disk may answer."""
+    return isinstance(error, UserError) and getattr(error.__context__, "errno", 0) not in OF_A_NODE
 
 
 def mistake_of_job(path: Path, slurm_job: str) -> str | None:

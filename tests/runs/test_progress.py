@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from fastdllm.common.errors import UserError
+from fastdllm.common.files import read_text as text_of
 from fastdllm.runs.progress import failure_record, mistake_of_job, read_failure
 from fastdllm.runs.shards import JobFiles
 
@@ -24,3 +27,19 @@ def test_a_failure_says_whether_it_is_a_mistake_and_of_which_job(
     mistake = "no such task" if isinstance(error, UserError) else None
     assert mistake_of_job(path, "77") == mistake
     assert mistake_of_job(path, "78") is None
+
+
+@pytest.mark.parametrize(("number", "is_mistake"), [(errno.EIO, False), (errno.EACCES, True)])
+def test_a_disk_that_does_not_answer_is_no_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_mistake: bool
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+
+    def read_text(*_: object, **__: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    files = JobFiles(tmp_path / "a", tmp_path / "p", tmp_path / "failed.json", tmp_path / "log")
+    with pytest.raises(UserError), failure_record(files):
+        text_of(tmp_path / "data.jsonl")
+    assert (mistake_of_job(tmp_path / "failed.json", "77") is not None) is is_mistake

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         from fastdllm.model.config import read_config
         from fastdllm.model.tokenizer import load_tokenizer
         from fastdllm.tasks.plan import write_plan
-        from fastdllm.tasks.planning import PlanOptions, make_plan
+        from fastdllm.tasks.planning import PlanOptions, check_first_tokens, make_plan
 
         # Read before the rest: what changes meanwhile makes the plan outdated, not wrong.
         spec = task_plan(config, args.task, args.limit).spec()
@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
                 tasks_folder=str(TASKS),
             ),
         )
+        if "likelihood_mode" not in options.model_fields_set:
+            check_first_tokens(plan)
         write_plan(folder, plan, made_from=to_json(spec))
     header = plan.header
     sys.stdout.write(

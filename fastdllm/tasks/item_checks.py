@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +120,18 @@ def _check_values(task: Task, doc: Mapping[str, Any], where: str) -> None:
             )
         else:
             continue
-        for name in PRINTED:
-            if name == "doc_to_choice" and task.config.doc_to_choice is None:
-                continue
-            if _prints(getattr(task, name, None), doc, column):
+        for name, method in _printing(task).items():
+            if _prints(method, doc, column):
                 raise UserError(
                     f"{where}: column {column!r} is {value}, and {name} prints it; {advice}"
                 )
+
+
+def _printing(task: Task) -> dict[str, Any]:
+    methods = {name: getattr(task, name, None) for name in PRINTED}
+    if task.config.doc_to_choice is None:
+        del methods["doc_to_choice"]
+    return methods | {"description": partial(task.resolve_field, field=task.config.description)}
 
 
 def _may_be_guessed(task: Task, value: Any) -> bool:

@@ -110,6 +110,25 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
     return Plan(header=header, requests=tuple(requests))
 
 
+def check_first_tokens(plan: Plan) -> None:
+    """Refuse options that begin alike, for a task whose likelihood_mode nobody chose.
+
+    Raises:
+        UserError: naming the item.
+    """
+    first: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
+    for request in plan.requests:
+        if request.kind != "loglikelihood":
+            continue
+        key = request.prompt_ids, request.target_ids[0]
+        if first.setdefault(key, request.target_ids) != request.target_ids:
+            raise UserError(
+                f"item {request.item}: options begin with the same token, and likelihood_mode "
+                "published, the default, scores no other; give the task likelihood_mode: chain in "
+                "workflow_config.yaml (or published, to compare with figures made so)"
+            )
+
+
 def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[PlannedRequest]:
     """Tokenise the collected requests, each distinct one once, in the order of first appearance."""
     planned: dict[str, PlannedRequest] = {}
@@ -117,6 +136,10 @@ def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[Plann
         if key in planned:
             continue
         item = f"{instance.task_name}:{instance.doc_id}"
+        if not instance.args[0].strip():
+            # Nor are there likelihoods without one, as acc_mutual_info wants: nothing would predict
+            # the first token.
+            raise UserError(f"item {item}: the prompt is empty; check doc_to_text and metric_list")
         if instance.request_type == "loglikelihood":
             prompt_ids, target_ids = encode_pair(tokenizer, *instance.args)
             if not target_ids:
@@ -129,8 +152,8 @@ def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[Plann
             gen_kwargs = generation_wishes(instance.args[1], f"item {item}: generation_kwargs")
             if "max_gen_toks" not in gen_kwargs:
                 raise no_budget(instance.task_name)
-            if not instance.args[0].strip() or not prompt_ids:
-                raise UserError(f"item {item}: the prompt is empty; check doc_to_text")
+            if not prompt_ids:
+                raise UserError(f"item {item}: the prompt has no tokens; check doc_to_text")
         planned[key] = PlannedRequest(
             id=key,
             kind=instance.request_type,
@@ -150,7 +173,12 @@ def encode_pair(
 
     Trailing spaces move to the continuation, because a word and the space before it are one token.
     Only spaces: a line break that ends a chat prompt stays, or every option would begin with it.
+    Where a token would span the border, the continuation is tokenised on its own: it would lose its
+    beginning, which is what distinguishes options.
     """
-    stem = context.rstrip(" ")
-    tokens, prefix = encode(tokenizer, context + continuation), encode(tokenizer, stem)
+    stem, text = context.rstrip(" "), context + continuation
+    tokens, prefix = encode(tokenizer, text), encode(tokenizer, stem)
+    if tokens[: len(prefix)] != prefix:
+        rest = tokenizer(text[len(stem) :], add_special_tokens=False)
+        return prefix, tuple(rest["input_ids"])
     return prefix, tokens[len(prefix) :]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.lm_eval_tasks import load_task
+from fastdllm.tasks.planning import encode_pair
 from tests.support.small_project import edit
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -107,6 +111,48 @@ def test_a_value_may_lack_where_nothing_prints_it(
     write_items(task, "note", "a note", None)
     load_task(task)
     assert capsys.readouterr().err == ""
+
+
+def test_a_description_prints_values_too() -> None:
+    edit("tasks/sums.yaml", "output_type", 'description: "About {{note}}."\noutput_type')
+    write_items("sums", "note", "a", None)
+    with pytest.raises(UserError, match="item 1: column 'note' is None, and description prints"):
+        load_task("sums")
+
+
+@pytest.mark.parametrize("task", ["sums", "choices"])
+def test_an_item_without_a_prompt_is_refused(
+    make_plan_on_disk: Callable[..., Any], task: str
+) -> None:
+    write_items(task, "question", "x", " ")
+    with pytest.raises(UserError, match=f"item {task}:1: the prompt is empty"):
+        make_plan_on_disk(task, apply_chat_template=False)
+
+
+def test_options_that_begin_alike_need_a_mode_that_was_chosen(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plan", "--task", "choices"]) == 0
+    edit("tasks/choices.yaml", '["A", "B", "C"]', '["no", "yes", "none"]')
+    assert main(["plan", "--task", "choices"]) == 2
+    assert "item choices:0: options begin with the same token" in capsys.readouterr().err
+    edit("workflow_config.yaml", "chunk_size: 6", "chunk_size: 6, likelihood_mode: published")
+    assert main(["plan", "--task", "choices"]) == 0
+
+
+class Merging:
+    """A tokenizer of letters that takes "(A" for one token."""
+
+    bos_token_id = None
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [ord(part[-1]) + len(part) for part in re.findall(r"\(A|.", text)]}
+
+
+def test_an_option_keeps_its_beginning_where_a_token_would_span_the_border() -> None:
+    prefix, target = encode_pair(Merging(), "x (", "A)")
+    assert prefix == tuple(Merging()("x (")["input_ids"])
+    assert target == tuple(Merging()("A)")["input_ids"])
 
 
 def test_numbers_that_a_folder_may_have_changed_are_refused() -> None:

@@ -22,6 +22,7 @@ from fastdllm.runs.progress import failure_record
 from fastdllm.runs.result import kept_result
 from fastdllm.runs.shards import Shard, job_files, lock_path, write_stamp
 from fastdllm.runs.spec import RunSpec, check_plan
+from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, allows_code
 from fastdllm.tasks.plan import planned_sizes, read_plan
 from fastdllm.tasks.task_files import LOCAL_BUILDERS, TaskFiles, find_task_files
 
@@ -96,10 +97,11 @@ def require_whole_folder(model: str) -> None:
 
 def require_data(task_file: Path) -> None:
     """The task's part of `require`."""
-    files = find_task_files(task_file)
+    files, task = find_task_files(task_file), task_file.stem
+    if any(values.get("unsafe_code") for _, values in files.layers) and not allows_code():
+        raise UserError(f"task {task!r}: {CODE_REFUSED}")
     if files.is_local:
         return
-    task = task_file.stem
     entry = read_fetched().tasks.get(task)
     if entry is not None:
         damaged = next((file for file in entry["files"] if not _is_there(file)), None)

@@ -11,6 +11,18 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import temporary_folder
 from fastdllm.tasks.task_files import find_task_files
 
+# By which the metrics of code ask for permission; lm-eval's own switch follows it here.
+CODE_VARIABLE = "HF_ALLOW_CODE_EVAL"
+CODE_REFUSED = (
+    "its scores come from running the code that a model wrote; allow that, best in a container: "
+    f"export {CODE_VARIABLE}=1"
+)
+
+
+def allows_code() -> bool:
+    """Whether the user lets metrics run the code in answers."""
+    return os.environ.get(CODE_VARIABLE) == "1"
+
 
 @contextmanager
 def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]:

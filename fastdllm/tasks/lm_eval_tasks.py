@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -31,14 +30,13 @@ from lm_eval.tasks._index import Entry
 
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
 from fastdllm.tasks.item_checks import check_examples, check_items, check_questions
+from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.task_files import exact_files, find_task_files, split_files
 
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
 # and scoring must produce the same prompts whatever the experiment.
 TASK_SEED = 1234
-# By which the metrics of code ask for permission; lm-eval's own switch follows it here.
-_CODE_VARIABLE = "HF_ALLOW_CODE_EVAL"
 # As nltk says in its message of many lines which data to download.
 _NLTK_RESOURCE = re.compile(r"nltk\.download\('([^']+)'\)")
 
@@ -208,7 +206,6 @@ def evaluate_task(
     for leaf in loaded["tasks"].values():
         _set_fewshot(leaf, num_fewshot)
         check_examples(leaf)
-    allows_code = os.environ.get(_CODE_VARIABLE) == "1"
     try:
         result = evaluate(
             lm=lm,
@@ -218,7 +215,7 @@ def evaluate_task(
             fewshot_as_multiturn=apply_chat_template,
             bootstrap_iters=bootstrap_iters,
             log_samples=True,
-            confirm_run_unsafe_code=allows_code,
+            confirm_run_unsafe_code=allows_code(),
         )
     except UserError:
         raise
@@ -282,11 +279,8 @@ def _reason(error: BaseException) -> str:
             f"it needs the nltk data {resource[1]!r}, which is not here; on a node with network: "
             f"python -m nltk.downloader {resource[1]}"
         )
-    if _CODE_VARIABLE in str(error) or "marked as unsafe" in str(error):
-        return (
-            "its scores come from running the code that a model wrote; allow that, best in a "
-            f"container: export {_CODE_VARIABLE}=1"
-        )
+    if CODE_VARIABLE in str(error) or "marked as unsafe" in str(error):
+        return CODE_REFUSED
     return one_line(error)
 
 

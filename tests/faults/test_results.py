@@ -141,7 +141,11 @@ def test_what_would_end_scoring_is_said_at_plan(
 
 
 def test_a_task_that_runs_code_asks_for_permission(
-    project: Path, make_plan_on_disk: Any, monkeypatch: pytest.MonkeyPatch
+    project: Path,
+    make_plan_on_disk: Any,
+    make_spec: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
     path = project / "tasks/sums.yaml"
@@ -150,6 +154,10 @@ def test_a_task_that_runs_code_asks_for_permission(
         make_plan_on_disk()
     monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
     assert make_plan_on_disk().header.n_items == 10
+    monkeypatch.delenv("HF_ALLOW_CODE_EVAL")
+    spec = make_spec()
+    assert_eval_fails(spec, capsys, "task 'sums': its scores come from running the code")
+    assert not spec.with_name("answers.jsonl").exists(), "nothing was decoded"
 
 
 def test_an_answer_that_is_no_number_is_refused(

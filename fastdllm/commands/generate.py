@@ -61,7 +61,8 @@ def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True)
     view = StepView(console, tokenizer, ids) if options.show_steps else None
     generation, elapsed_s = _decode(model, ids, policy, view)
-    console.print(tokenizer.decode(generation.token_ids, skip_special_tokens=True), markup=False)
+    answer = generation.token_ids[: -1 if generation.finish_reason == "stop" else None]
+    console.print(tokenizer.decode(answer, skip_special_tokens=True), markup=False)
     console.print(stats_line(generation, elapsed_s, model, settings), style="dim", markup=False)
     return 0
 

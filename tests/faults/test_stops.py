@@ -87,9 +87,12 @@ def test_a_run_and_a_prompt_by_hand_end_alike(
     assert first["tokens"] == answer.index(answer[5]) + 1
     arguments = ["generate", QUESTION, "--model", str(model_folder), "--max-new-tokens", "24"]
     assert main(arguments) == 0
-    figures = capsys.readouterr().out.strip().split("\n")[-1]
+    *lines, figures = capsys.readouterr().out.removesuffix("\n").split("\n")
     assert re.match(r"\d+ tokens", figures)
     assert int(figures.split()[0]) == first["tokens"]
+    # The stop token is an ordinary letter here, and no part of the answer.
+    text = "".join(map(chr, answer[: answer.index(answer[5])]))
+    assert "\n".join(lines) == first["answer"] == text
 
 
 @pytest.mark.usefixtures("answer")

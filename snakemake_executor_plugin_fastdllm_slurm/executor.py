@@ -143,13 +143,17 @@ class Executor(SubmittingExecutor):
     async def _is_made(self, job: JobExecutorInterface) -> bool:
         """Whether the job's own Snakemake on the compute node ended well.
 
-        It then removes the mark "incomplete" from the output. In doubt, no: a run that is complete
-        ends in seconds when it is submitted again.
+        It then removes the mark "incomplete" from the output, which is newer than its input; a job
+        that never began leaves an earlier result without the mark. In doubt, no: a run that is
+        complete ends in seconds when it is submitted again.
         """
         persistence: Any = self.workflow.persistence
         persistence.deactivate_cache()
-        is_there = all(Path(output).exists() for output in job.output)
-        return is_there and not await persistence.incomplete(job)
+        inputs = [Path(file) for file in job.input if Path(file).exists()]
+        newest_ns = max((path.stat().st_mtime_ns for path in inputs), default=0)
+        outputs = [Path(output) for output in job.output]
+        is_new = all(o.exists() and o.stat().st_mtime_ns >= newest_ns for o in outputs)
+        return is_new and not await persistence.incomplete(job)
 
     @property
     def _poll_s(self) -> float:

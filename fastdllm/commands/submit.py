@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
         )
     except SlurmError as error:
         raise UserError(str(error)) from None
-    given = {name: getattr(args, name) for name in ("hours", "account", "partition")}
+    hours = None if args.hours is None else f"{args.hours:g}"
+    given = {"hours": hours, "account": args.account, "partition": args.partition}
     own = [f"--{name}={value}" for name, value in given.items() if value is not None]
     record_submission(job_id, [*own, *args.passed_on])
     sys.stdout.write(

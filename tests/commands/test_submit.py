@@ -106,7 +106,7 @@ def test_the_main_process_becomes_a_small_job(
 
 @pytest.mark.usefixtures("calls")
 def test_what_was_submitted_is_recorded_as_it_was_typed() -> None:
-    submission = Submission("42", ("--hours=2.0", "--account=a b", *ARGUMENTS))
+    submission = Submission("42", ("--hours=2", "--account=a b", *ARGUMENTS))
     assert main(["submit", "--account", "a b", "--hours", "2", *ARGUMENTS]) == 0
     assert read_submission() == submission
     assert shlex.split(submission.command) == ["fastdllm", "submit", *submission.arguments]

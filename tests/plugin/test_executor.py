@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,19 @@ def test_a_job_that_slurm_forgot_is_judged_by_the_mark_on_its_output(
     assert (rig.scheduler.finished == [rig.job]) is is_complete
     if not is_complete:
         assert rig.job.told[0].startswith("SLURM job 77: no longer known to SLURM. ")
+
+
+def test_a_forgotten_job_that_never_began_is_not_taken_for_the_maker_of_an_earlier_result(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastdllm.cluster.jobs.UNKNOWN_PATIENCE_S", 0.1)
+    (rig.slurm.folder / "is_complete").touch()
+    Path(rig.job.output[0]).touch()
+    os.utime(rig.job.output[0], (0, 0))
+    Path(rig.job.input[0]).touch()  # as the workflow dates the spec of a run that is to be made
+    rig.submit()
+    rig.wait(lambda: rig.scheduler.finished or rig.scheduler.failed)
+    assert rig.scheduler.failed == [rig.job]
 
 
 @pytest.mark.parametrize("is_made", [True, False])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import sys
 from collections import Counter
 from getpass import getuser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +46,10 @@ def test_nine_configs_though_the_main_process_meets_its_time_limit(
     assert done.returncode == 0, done.stdout + done.stderr
     (main,) = (job["id"] for job in project.jobs().values() if job["comment"] == "fastdllm_main")
     lab.wait_until(lambda: len(evals(project)) == len(CONFIGS), what="submitted runs")
+    (told,) = main_processes(project)
+    assert told["words"].startswith(f"SLURM job {main} on ")
+    assert shlex.split(told["command"])[1:] == ["submit", "--hours=0.5", *words, *site]
+    assert (project.path / told["log"]).exists()
     # Without it the grid might be done before SLURM looks at the time limit.
     waiting = max((j["id"] for j in project.jobs().values() if j["state"] == "PENDING"), key=int)
     lab.ask("scontrol", "hold", waiting)
@@ -50,6 +57,7 @@ def test_nine_configs_though_the_main_process_meets_its_time_limit(
     lab.wait_until(lambda: lab.jobs()[main]["restarts"] == "1", timeout=GRID_S, what="requeue")
     lab.ask("scontrol", "release", waiting)
     lab.wait_for_state(main, "COMPLETED", timeout=GRID_S)
+    lab.wait_until(lambda: main_processes(project) == [], what="an answer of squeue without it")
     assert evals(project) == Counter(CONFIGS), "each run has had one job"
     assert {job["state"] for job in project.jobs().values()} == {"COMPLETED"}
     comments = {job["comment"]: job["id"] for job in project.jobs().values()}
@@ -64,6 +72,12 @@ def test_nine_configs_though_the_main_process_meets_its_time_limit(
         assert (project.path / of_slurm).exists()
     again = project.snakemake("-n", qos="embers")
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def main_processes(project: ClusterProject) -> list[dict[str, Any]]:
+    """What `fastdllm status` tells of them."""
+    command = (sys.executable, "-m", "fastdllm", "status", "--json")
+    return json.loads(project.lab.run(*command, cwd=project.path).stdout)["main_processes"]
 
 
 def evals(project: ClusterProject) -> Counter[str]:

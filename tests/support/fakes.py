@@ -177,6 +177,7 @@ class FakeJob:
     def __init__(self, output: Path) -> None:
         self.resources = Resources(runtime=5, mem_mb=10, slurm_account="lab", slurm_partition="gpu")
         self.wildcards = VALUES
+        self.input = [str(output.with_name("spec.json"))]
         self.output = [str(output)]
         self.attempt = 1
         self.restart_times = 2

@@ -106,7 +106,8 @@ def load_plain_model(
                 f"{file}: tensor {name} has shape {list(tensor.shape)}, "
                 f"but config.json says {list(expected[name])}"
             )
-        tensors[name] = tensor.to(device=target, dtype=kind)
+        # A copy: the stored tensor is mapped from the file, and would change with it.
+        tensors[name] = tensor.to(device=target, dtype=kind, copy=True)
         if tensor.dim() == 2 and not tensors[name].any():
             raise UserError(
                 f"{file}: tensor {name} holds only zeros, as after an interrupted download; fetch "

@@ -11,6 +11,9 @@ from fastdllm.results.summary import Metric
 from fastdllm.statistics.intervals import normal_interval, wilson_interval
 from fastdllm.tasks.lm_eval_tasks import LoadedTask
 
+# Aggregations of lm-eval whose values may be beyond 1.
+NO_SHARES = frozenset(["perplexity", "weighted_perplexity", "bits_per_byte", "bleu", "chrf", "ter"])
+
 
 def metrics_of(
     result: Mapping[str, Any], samples: Mapping[str, list[dict[str, Any]]], task: LoadedTask
@@ -64,7 +67,7 @@ def scores_of(result: Mapping[str, Any], task: LoadedTask) -> dict[tuple[str, st
     """Return what lm-eval computes for the task by metric and filter, finite or not.
 
     Raises:
-        UserError: the primary metric is not among them, or a subtask lacks it.
+        UserError: the primary metric is not among them, no share, or a subtask lacks it.
     """
     scores: dict[tuple[str, str], float] = {}
     for key, value in _aggregated(result, task).items():
@@ -85,6 +88,13 @@ def scores_of(result: Mapping[str, Any], task: LoadedTask) -> dict[tuple[str, st
                 f"task {task.name!r}: its metric {key!r} is none of its subtask {leaf!r}, which "
                 "would not count; let all subtasks have it (metric_list, filter_list)"
             )
+    aggregations = [leaf.aggregation().get(task.primary[0]) for leaf in task.leaves.values()]
+    is_known = any(getattr(made_by, "__name__", "") in NO_SHARES for made_by in aggregations)
+    if is_known or 1 < abs(scores[task.primary]) < math.inf:
+        raise UserError(
+            f"task {task.name!r}: its primary metric {key!r} is no share of 1, which tables, plots "
+            "and comparisons show in %; name another one in metadata.primary_metric, or divide it"
+        )
     return scores
 
 

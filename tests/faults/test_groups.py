@@ -120,6 +120,24 @@ def test_a_metric_of_some_items_counts_these(score: Score) -> None:
     assert len(scores.samples) == 10
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("metric: exact_match, aggregation: mean", "metric: bleu, aggregation: bleu"),
+        ("aggregation: mean", "aggregation: !function helpers.percent"),
+    ],
+)
+def test_a_score_that_is_no_share_is_not_shown_as_one(
+    make_plan_on_disk: Callable[..., Any], old: str, new: str
+) -> None:
+    Path("tasks/helpers.py").write_text("def percent(scores):\n    return 50.0\n")
+    edit("tasks/sums.yaml", old, new)
+    if "bleu" in new:
+        edit("tasks/sums.yaml", '"exact_match,number"', '"bleu,number"')
+    with pytest.raises(UserError, match=r"its primary metric '.*,number' is no share of 1"):
+        make_plan_on_disk("sums")
+
+
 @pytest.mark.parametrize("name", ["Question Txt", "question"])
 def test_a_column_of_several_words_may_be_misspelt(name: str) -> None:
     path = Path("tasks/data/sums.jsonl")

@@ -194,6 +194,17 @@ def test_an_earlier_start_of_the_same_job_is_past() -> None:
     assert again.words == "stopped ahead of its time limit, and not queued again"
 
 
+def test_an_attempt_of_the_job_that_had_the_id_before_is_past() -> None:
+    attempts = [Attempt(slurm_job="12", why="time limit", time="2026-01-01T00:00:00+00:00")]
+    job = EndedJob("12", "FAILED", start="2026-02-01T00:00:00", log=write("bash: no python\n"))
+    ending = ending_of(job, attempts)
+    assert ending is not None
+    assert ending.words == "failed: bash: no python"
+    same = ending_of(replace(job, start="2025-12-31T00:00:00"), attempts)
+    assert same is not None
+    assert same.words == "stopped ahead of its time limit, and not queued again"
+
+
 @pytest.mark.parametrize("earlier", [[], [EARLIER]])
 def test_a_job_that_was_warned_before_its_eval_began_goes_on(earlier: list[Attempt]) -> None:
     said = "fastdllm: stopped by SIGUSR1 (time limit ahead); the same command resumes\n"

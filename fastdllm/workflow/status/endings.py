@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from fastdllm.cluster.jobs import CLOCKS_S
 from fastdllm.cluster.slurm import JobState
 from fastdllm.cluster.states import END_STATES
 from fastdllm.common.errors import RESUME_EXIT_CODE
@@ -245,19 +246,22 @@ def _by_exit(
 
 
 def _is_by(attempt: Attempt, job: EndedJob) -> bool:
-    """Whether an attempt was made in the last start of a job."""
-    return attempt.slurm_job == job.id and job.restarts in (None, attempt.restart)
+    """Whether an attempt was made in the last start of a job; ids may be given anew."""
+    is_same = attempt.slurm_job == job.id and job.restarts in (None, attempt.restart)
+    return is_same and _moment_s(attempt.time) + CLOCKS_S >= _started_s(job)
 
 
 def _is_own(job: EndedJob, attempts: Sequence[Attempt]) -> bool:
     """Whether a job without an attempt wrote the log of its command, not an earlier one."""
     if job.own_log is None:
         return False
-    if job.start is not None:
-        since_s = datetime.fromisoformat(job.start).timestamp()
-    else:
-        since_s = max((_moment_s(attempt.ended) for attempt in attempts), default=-math.inf)
-    return _date_s(job.own_log) > since_s
+    others_s = max((_moment_s(attempt.ended) for attempt in attempts), default=-math.inf)
+    return _date_s(job.own_log) > (_started_s(job) if job.start is not None else others_s)
+
+
+def _started_s(job: EndedJob) -> float:
+    """Return when the last start of a job was; any time is later where squeue does not know."""
+    return -math.inf if job.start is None else datetime.fromisoformat(job.start).timestamp()
 
 
 def _telling(lines: Sequence[str]) -> str:

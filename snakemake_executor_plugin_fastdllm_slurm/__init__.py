@@ -1,9 +1,9 @@
-"""Snakemake executor `fastdllm-slurm`: the SLURM plugin without the defects named in executor.py.
+"""Snakemake executor `fastdllm-slurm`: the SLURM plugin without the defects in docs/upstream.md.
 
 Snakemake finds the plugin by the name of this package. Its options are those of the SLURM plugin
-that have an effect here: `fastdllm-slurm-logdir` in a profile, and so on; docs/upstream.md says why
-the others are left out. tests/plugin/test_pinned_plugins.py fails once the pinned version of the
-SLURM plugin no longer has a defect; then use `slurm` itself.
+that have an effect here: `fastdllm-slurm-logdir` in a profile, and so on.
+tests/plugin/test_pinned_plugins.py fails once the pinned version of the SLURM plugin no longer has
+a defect; then use `slurm` itself.
 """
 
 # Snakemake reads the types of the options: no postponed annotations here, and no `str | None`.

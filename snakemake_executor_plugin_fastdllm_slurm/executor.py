@@ -1,9 +1,6 @@
-"""The executor: what it does differently from Snakemake's SLURM plugin, version 2.8.0.
+"""The executor: follows its jobs, without the defects of the SLURM plugin (docs/upstream.md).
 
-There, a job that was cancelled, or preempted for good, counts as running forever; after a restart
-each job is submitted a second time; up to three minutes pass between two looks at the queue; jobs
-that wait for submission are still submitted after an interrupt; and inside a SLURM job SLURM_CONF
-is lost. fastdllm.cluster.jobs finds out how a job ended.
+fastdllm.cluster.jobs finds out how a job ended.
 """
 
 from __future__ import annotations

@@ -95,3 +95,17 @@ def test_a_file_of_partitions_serves_jobs_that_name_none(rig: Rig, tmp_path: Pat
     rig.submit()
     (call,) = rig.slurm.calls("sbatch")
     assert " -p long " in call
+
+
+def test_the_report_of_efficiency_is_about_the_jobs_of_the_call(rig: Rig, tmp_path: Path) -> None:
+    settings = rig.executor.workflow.executor_settings
+    settings.efficiency_report, settings.efficiency_report_path = True, tmp_path / "report"
+    rig.submit()
+    rig.slurm.say(("77", "COMPLETED"))
+    rig.wait(lambda: rig.scheduler.finished == [rig.job])
+    sacct = tmp_path / "bin/sacct"
+    row = "77|fastdllm|rule_eval|00:01:40|00:00:50|1|1|100M|1G"
+    sacct.write_text(f"#!/bin/sh\necho '{row}'\necho '77.0|x|||00:00:50|1|1|100M|'\n")
+    rig.executor.shutdown()
+    (report,) = (tmp_path / "report").glob("*.csv")
+    assert rig.executor.run_uuid in report.name and "rule_eval" in report.read_text()

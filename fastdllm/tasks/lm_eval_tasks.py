@@ -335,7 +335,15 @@ def _check_columns(task: Task) -> None:
 
 
 def _check_metrics(task: Task) -> None:
-    """Refuse metrics and aggregations that lm-eval did not find and only logged."""
+    """Refuse metrics that lm-eval did not find and only logged, or that replace one another."""
+    for key, kind in (("metric_list", "metric"), ("filter_list", "name")):
+        names = [entry.get(kind) for entry in getattr(task.config, key) or ()]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(
+                    f"task {task.task_name!r}: {key}: {name!r} is there twice, of which lm-eval "
+                    "uses only the last; remove one"
+                )
     has_own_metrics = task.config.process_results is not None
     functions = {} if has_own_metrics else getattr(task, "_metric_fn_list", {})
     if None in functions.values() or None in task.aggregation().values():

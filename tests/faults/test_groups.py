@@ -138,6 +138,19 @@ def test_a_score_that_is_no_share_is_not_shown_as_one(
         make_plan_on_disk("sums")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("  - {metric", "  - {metric: exact_match, ignore_case: true}\n  - {metric"),
+        ("  - name", "  - {name: number, filter: [{function: take_first}]}\n  - name"),
+    ],
+)
+def test_a_metric_or_filter_does_not_replace_another_of_its_name(old: str, new: str) -> None:
+    edit("tasks/sums.yaml", old, new)
+    with pytest.raises(UserError, match="is there twice, of which lm-eval uses only the last"):
+        load_task("sums")
+
+
 @pytest.mark.parametrize("name", ["Question Txt", "question"])
 def test_a_column_of_several_words_may_be_misspelt(name: str) -> None:
     path = Path("tasks/data/sums.jsonl")

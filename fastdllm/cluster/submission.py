@@ -14,17 +14,22 @@ from pathlib import Path
 
 from fastdllm.cluster.jobs import MAIN_LOGS
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import json_object, write_json_atomically
+from fastdllm.common.files import is_own, json_object, write_json_atomically
 
 RECORD = Path(".snakemake/fastdllm/submitted.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A main process that was submitted. arguments: of `fastdllm submit`, as they were typed."""
+    """A main process that was submitted.
+
+    arguments: of `fastdllm submit`, as they were typed.
+    is_mine: whether this user did, as squeue shows the jobs of no other one.
+    """
 
     job: str
     arguments: tuple[str, ...]
+    is_mine: bool = True
 
     @property
     def command(self) -> str:
@@ -48,7 +53,7 @@ def read_submission() -> Submission | None:
     job, arguments = record.get("job"), record.get("arguments")
     if not isinstance(job, str) or not isinstance(arguments, list):
         return None
-    return Submission(job, tuple(str(argument) for argument in arguments))
+    return Submission(job, tuple(str(argument) for argument in arguments), is_own(RECORD))
 
 
 def forget_submission() -> None:

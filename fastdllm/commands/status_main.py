@@ -86,7 +86,7 @@ def main_processes_of(
     if by_hand or unsure or submission is None:
         return by_hand or unsure
     log = _there(submission.log)
-    if queue is None or queue.problem:
+    if queue is None or queue.problem or not submission.is_mine:
         words = f"SLURM job {submission.job}, if it lives"
         return [Main(Life.UNKNOWN, words, submission.command, log)]
     ended = _ended(submission, mains, accounts)

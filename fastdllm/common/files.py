@@ -223,6 +223,14 @@ def cannot(verb: str, path: str | Path, error: OSError) -> UserError:
     return UserError(f"cannot {verb} {path}: {reason}" + (f"; {advice}" if advice else ""))
 
 
+def is_own(path: Path) -> bool:
+    """Whether a file is this user's, or is not there."""
+    try:
+        return path.stat().st_uid == os.getuid()
+    except OSError:
+        return True
+
+
 def _umask() -> int:
     # The process mask can only be read by setting it; 0o077 keeps the moment private.
     mask = os.umask(0o077)

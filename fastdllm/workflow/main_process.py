@@ -5,7 +5,7 @@ So each main process writes its name into a file and holds an flock on it, which
 system releases when the process dies. Several may work in one folder, on different runs.
 
 An flock may not be visible from other hosts. Such a process counts as possibly alive, unless it ran
-in a SLURM job: then the queue decides.
+in a SLURM job of this user: then the queue decides.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastdllm.cluster.slurm import Job, SlurmError, has_slurm, own_jobs
 from fastdllm.cluster.submission import forget_submission, read_submission
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot
+from fastdllm.common.files import cannot, is_own
 from fastdllm.common.locks import is_locked, take_lock
 
 RECORDS = Path(".snakemake/fastdllm")
@@ -164,7 +164,7 @@ def _life(path: Path, process: MainProcess, max_age_s: float) -> Life:
     is_held = is_locked(path)
     if is_held:
         return Life.ALIVE
-    if process.slurm_job is not None:
+    if process.slurm_job is not None and is_own(path):
         return _life_of_job(process.slurm_job, process.since, max_age_s)
     if process.host != socket.gethostname():
         return Life.UNKNOWN

@@ -176,6 +176,12 @@ def test_without_an_answer_of_squeue_what_was_submitted_may_live(queue: Queue | 
     assert (told.life, told.words) == (Life.UNKNOWN, "SLURM job 42, if it lives")
 
 
+def test_what_another_user_submitted_may_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    record_submission("42", WORDS)
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    assert [told.life for told in found()] == [Life.UNKNOWN]
+
+
 @pytest.mark.parametrize("text", ["{", '{"job": 42}', '{"job": "42", "arguments": "x"}', "[]"])
 def test_a_damaged_record_of_what_was_submitted_is_none(text: str) -> None:
     path = Path(".snakemake/fastdllm/submitted.json")

@@ -231,6 +231,13 @@ def test_another_job_of_the_same_id_is_no_sign_of_life(
     assert living_processes() == []
 
 
+def test_of_the_job_of_another_user_squeue_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    record(host="node-1", slurm_job="12")
+    queue(monkeypatch)
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    assert [process.slurm_job for process in living_processes()] == ["12"]
+
+
 def test_a_job_that_squeue_forgot_is_dead_and_a_silent_squeue_tells_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
     from fastdllm.model.loading import load_model, model_config
     from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
     from fastdllm.policy import default_policy
+    from fastdllm.tasks.generation import AnswerText
 
     use_threads(product=model_config(options.model, options.revision).largest_product)
     model = load_model(
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     view = StepView(console, tokenizer, ids) if options.show_steps else None
     generation, elapsed_s = _decode(model, ids, policy, view)
     answer = generation.token_ids[: -1 if generation.finish_reason == "stop" else None]
-    console.print(tokenizer.decode(answer, skip_special_tokens=True), markup=False)
+    console.print(AnswerText(tokenizer, until=None).text(answer), markup=False)
     console.print(stats_line(generation, elapsed_s, model, settings), style="dim", markup=False)
     return 0
 

@@ -155,6 +155,6 @@ def conversation_text(
     except Exception as error:  # a template is a program, which may raise anything
         raise UserError(f"{where}: fails with {error_line(error)}; {_OR_WITHOUT}") from None
     for message in messages:
-        if message["role"] != "assistant" and message["content"].strip() not in text:
+        if message["content"].strip() not in text:
             raise UserError(f"{where}: leaves out what the {message['role']} says; {_OR_WITHOUT}")
     return text

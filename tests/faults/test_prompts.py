@@ -11,7 +11,7 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
+from fastdllm.model.tokenizer import conversation_text, load_tokenizer, prompt_ids
 from fastdllm.tasks.planning import PlanOptions, make_plan
 from tests.support.run_project import CHAT_TEMPLATE
 
@@ -79,7 +79,7 @@ def test_a_template_that_writes_no_question_is_refused(
 
 
 @pytest.mark.usefixtures("project")
-def test_a_description_that_a_template_drops_is_refused(folder: Path) -> None:
+def test_a_description_or_an_example_that_a_template_drops_is_refused(folder: Path) -> None:
     with Path("tasks/sums.yaml").open("a") as stream:
         stream.write('description: "Add the numbers."\n')
     assert "Add the numbers." in plan(folder).requests[0].args[0]
@@ -87,6 +87,11 @@ def test_a_description_that_a_template_drops_is_refused(folder: Path) -> None:
     write_template(folder, only_user)
     with pytest.raises(UserError, match="leaves out what the system says"):
         plan(folder)
+    no_answers = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}"
+    write_template(folder, no_answers)
+    turns = [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "two"}]
+    with pytest.raises(UserError, match="leaves out what the assistant says"):
+        conversation_text(load_tokenizer(str(folder)), [*turns, *turns[:1]])
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}"
     write_template(folder, refusing + CHAT_TEMPLATE)
     with pytest.raises(UserError, match="fails with TemplateError: none"):

@@ -60,6 +60,11 @@ def check_examples(task: Task) -> None:
         UserError: naming the example, or why there are too few.
     """
     n = task.config.num_fewshot
+    if isinstance(n, bool) or not isinstance(n, int | None) or (n or 0) < 0:
+        raise UserError(
+            f"task {task.task_name!r}: num_fewshot {n!r} is not allowed; it should be a whole "
+            "number"
+        )
     if not n or not isinstance(task, ConfigurableTask):
         return
     config, of_examples = task.config, task.fewshot_cfg
@@ -222,10 +227,11 @@ def _check_numbers_of_inputs(
 
 
 def _check_targets(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str) -> None:
-    template = task.config.doc_to_target
+    template, texts = task.config.doc_to_target, []
     for index, doc in enumerate(docs):
         where = _where(task, index, kind)
         target = _given(task.doc_to_target, doc, where)
+        texts += [target]
         if task.OUTPUT_TYPE == "loglikelihood":
             if not isinstance(target, str):
                 raise UserError(
@@ -234,6 +240,8 @@ def _check_targets(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], ki
                 )
             continue
         if not isinstance(target, list):
+            if not isinstance(target, str | int | float):
+                raise UserError(f"{where}: target {target!r} is neither a text nor a number")
             continue
         # lm-eval reads a template's text in brackets as a list, but not that of a plain column.
         is_one_text = isinstance(template, str) and apply_template(template, doc) in doc.values()
@@ -247,6 +255,13 @@ def _check_targets(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], ki
                 f"{where}: target {target!r} is a list of right answers, and that of item 0 is "
                 "none; make all of them lists"
             )
+    is_asked = kind == "item" and task.OUTPUT_TYPE == "generate_until"
+    if is_asked and all(isinstance(t, str) and (not t or t != t.strip()) for t in texts):
+        raise UserError(
+            f"task {task.task_name!r}: every target, such as {texts[0]!r}, is empty or has white "
+            "space around it, which answers lack; correct doc_to_target (in YAML, a text after | "
+            "ends with a line break)"
+        )
 
 
 def option_number(label: Any, options: Sequence[str]) -> int:

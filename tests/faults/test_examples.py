@@ -93,3 +93,10 @@ def test_examples_show_the_option_and_not_its_letter(
     add_examples("choices", [{"question": "x", "label": "C"}])
     plan = make_plan_on_disk("choices", num_fewshot=1, apply_chat_template=False)
     assert all(prompt.startswith("x three\n\n") for prompt in prompts(plan))
+
+
+@pytest.mark.parametrize("number", ["'3'", "2.5", "true", "-1"])
+def test_the_number_of_examples_is_a_whole_number(make_plan_on_disk: Plan, number: str) -> None:
+    edit("tasks/sums.yaml", "output_type", f"num_fewshot: {number}\noutput_type")
+    with pytest.raises(UserError, match=r"num_fewshot .* should be a whole number"):
+        make_plan_on_disk("sums")

@@ -41,6 +41,9 @@ def targets(task: str) -> list[Any]:
         ("'{{answer}}'", ["1", "[1, 2]"], r"item 1: target \[1, 2\] would be a list of texts"),
         ("'{{answer}}'", ["['a']", "b"], r"item 0: target \['a'\] would be a list of texts"),
         ("'{{answer.x}}'", [{"x": 1}, {}], r"item 1: doc_to_target fails: UndefinedError"),
+        ("answer", ["1", {"x": 1}], r"item 1: target \{'x': 1\} is neither a text nor a number"),
+        ("answer", ["", ""], "every target, such as '', is empty or has white space around it"),
+        ("|\n  {{answer}}", ["1", "2"], r"every target, such as '1\\n', is empty or has white"),
     ],
 )
 def test_targets_that_no_answer_could_equal_are_refused(

@@ -42,8 +42,9 @@ def keep_aside(path: Path, mark: str) -> None:
         UserError: the folder cannot be written.
     """
     try:
-        if path.exists():
-            path.replace(path.with_name(f"{path.stem}.{mark}{path.suffix}"))
+        path.replace(path.with_name(f"{path.stem}.{mark}{path.suffix}"))
+    except FileNotFoundError:
+        return  # also where another clone with the same results/ was first
     except OSError as error:
         raise cannot("rename", path, error) from None
 

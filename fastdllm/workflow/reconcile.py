@@ -23,6 +23,7 @@ from fastdllm.common.files import (
 )
 from fastdllm.common.paths import RESULTS
 from fastdllm.results.result_files import keep_aside, keep_result_aside
+from fastdllm.runs.lock import run_lock
 from fastdllm.tasks.plan import planned_digest
 from fastdllm.workflow.project.artifacts import stored_summary, tables_are_current
 from fastdllm.workflow.project.digests import FileDigests
@@ -109,7 +110,10 @@ def _reconcile_plan(plan: TaskPlan, digests: FileDigests, *, is_dry_run: bool) -
     text = to_json(plan.spec())
     write_if_changed(plan.spec_path, text)
     if plan.plan_path.exists() and not is_dry_run and not _is_plan_of(plan, text, digests):
-        plan.plan_path.unlink()
+        with run_lock(plan.plan_path.parent, wait=True, work="plan"):
+            # Another clone with the same results/ may have planned anew meanwhile.
+            if not _is_plan_of(plan, text, digests):
+                plan.plan_path.unlink(missing_ok=True)
     date(plan.spec_path, EPOCH_S)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastdllm.cli import main
 from fastdllm.tasks.plan import read_plan, write_plan
+from fastdllm.workflow import reconcile as reconciling
 from fastdllm.workflow.project.digests import FileDigests
+from fastdllm.workflow.project.runs import load_project
+from fastdllm.workflow.reconcile import reconcile
 from tests.support.small_project import make_project
 
 ROUNDS = 2
@@ -125,3 +130,31 @@ def test_clones_remember_the_digests_of_their_own_files(
         assert digests.is_changed is (len(found) <= 2), "each is read once"
         digests.save()
     assert found[:2] == found[2:] and len(set(found)) == 2
+
+
+@pytest.mark.parametrize("other", ["removed it", "planned anew"])
+def test_a_plan_that_another_clone_deals_with_first_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """Both clones start with an outdated plan; the other one is faster."""
+    monkeypatch.chdir(make_project(tmp_path / "project").path)
+    project = load_project()
+    reconcile(project)
+    plan = project.plans[0]
+    folder = plan.plan_path.parent
+    (folder / "requests.jsonl").write_text("")
+    header = {"digest": hashlib.sha256(b"").hexdigest()}
+    plan.plan_path.write_text(json.dumps(header))
+    plan.made_from_path.write_text("other settings")
+    locked = reconciling.run_lock
+
+    def lock_after_the_other(*arguments: Any, **options: Any) -> Any:
+        if other == "removed it":
+            plan.plan_path.unlink()
+        else:
+            plan.made_from_path.write_text(plan.spec_path.read_text())
+        return locked(*arguments, **options)
+
+    monkeypatch.setattr(reconciling, "run_lock", lock_after_the_other)
+    reconcile(project)
+    assert plan.plan_path.exists() is (other == "planned anew")

@@ -23,7 +23,7 @@ from fastdllm.runs.spec import RunSpec, read_spec
 from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.version import DECODER_VERSION
 from fastdllm.workflow.project.digests import FileDigests, check_sources, digest_of
-from tests.support.run_project import silent
+from tests.support.run_project import PATIENCE_S, silent, start_fastdllm
 from tests.support.snakemake_forks import ROOT, run_snakemake
 
 
@@ -227,3 +227,13 @@ def test_a_module_of_the_project_that_a_helper_imports_counts(
         deeper.write_text(text)
         digests.add(policy_code_digest(helper))
     assert len(digests) == 4
+
+
+@pytest.mark.slow
+def test_a_file_named_like_a_library_is_not_taken_for_it(tmp_path: Path) -> None:
+    for name in ("json", "pydantic", "rich", "yaml"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not the library')\n")
+    done = start_fastdllm("status", cwd=tmp_path)
+    out, err = done.communicate(timeout=PATIENCE_S)
+    assert (done.returncode, out) == (2, "")
+    assert err.startswith("fastdllm: workflow_config.yaml: not found") and err.count("\n") == 1

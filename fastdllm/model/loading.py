@@ -131,8 +131,8 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+    kind, separator, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or bool(separator) != index.isdecimal():
         raise unknown_name("device", name, ["auto", "cpu", "cuda", "cuda:0"])
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {name!r}: no CUDA GPU is visible here; use cpu or auto")
@@ -148,13 +148,19 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     float16 on older ones.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or float32 where products would be rounded to fewer bits.
     """
-    if name == "auto":
-        return _automatic_dtype(device)[0]
-    if name not in DTYPES:
+    if name not in ("auto", *DTYPES):
         raise unknown_name("dtype", name, ["auto", *DTYPES])
-    return DTYPES[name]
+    dtype = _automatic_dtype(device)[0] if name == "auto" else DTYPES[name]
+    precision = torch.get_float32_matmul_precision()
+    if dtype == torch.float32 and precision != "highest":
+        raise UserError(
+            f"float32 would be multiplied with fewer bits here (float32_matmul_precision "
+            f"{precision!r}), which gives other tokens; set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=0, "
+            "which some containers set to 1, or choose dtype bfloat16"
+        )
+    return dtype
 
 
 def dtype_reason(name: str, device: torch.device) -> str | None:

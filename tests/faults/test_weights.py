@@ -231,6 +231,23 @@ def test_a_process_that_keeps_its_model_loads_weights_that_were_replaced(folder:
     assert torch.equal(get("after"), before.flip(0))
 
 
+def test_float32_of_fewer_bits_is_refused(folder: Path) -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 does
+    try:
+        with pytest.raises(UserError, match="set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=0"):
+            load_plain_model(folder, device="cpu", dtype="auto")
+        assert load_plain_model(folder, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("device", ["cpu:", "cuda:", "cpu:x", "cuda:-1", "cuda:1.5", "gpu", ""])
+def test_a_device_that_is_none_is_one_line(folder: Path, device: str) -> None:
+    with pytest.raises(UserError, match=f"unknown device '{device}'"):
+        load_plain_model(folder, device=device)
+
+
 def test_a_folder_has_no_revision(folder: Path) -> None:
     with pytest.raises(UserError, match="a folder has no revisions; leave out 'v2'"):
         load_plain_model(folder, device="cpu", revision="v2")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
 from snakemake_interface_executor_plugins.logging import LoggerExecutorInterface
 from snakemake_interface_executor_plugins.workflow import WorkflowExecutorInterface
 
-from fastdllm.cluster.jobs import GONE, JobFollower, end_in_words
+from fastdllm.cluster.jobs import CLOCKS_S, GONE, JobFollower, end_in_words
 from fastdllm.cluster.slurm import Job, JobState, SlurmError, ask, own_jobs
 from fastdllm.common.errors import UserError
 from fastdllm.runs.attempts import read_attempts
@@ -121,7 +122,7 @@ class Executor(SubmittingExecutor):
             self._submit_again(info.job)
         else:
             message = f"{how}. "
-            mistake = mistake_in(end, outputs)
+            mistake = mistake_in(end, outputs, since=self._since[end.id])
             if end.state == "CANCELLED" or mistake is not None:
                 # A person wanted that, or has to do something first: no attempts are left.
                 info.job.attempt = info.job.restart_times + 1
@@ -221,16 +222,19 @@ def was_only_stopped(end: JobState, outputs: Sequence[Path]) -> bool:
     return False
 
 
-def mistake_in(end: JobState, outputs: Sequence[Path]) -> str | None:
+def mistake_in(end: JobState, outputs: Sequence[Path], *, since: datetime) -> str | None:
     """Return the mistake of a user that a job met, which another job would meet as well.
 
     Args:
         outputs: as for `was_only_stopped`.
+        since: when the job began to be followed; earlier ones of its id were others.
     """
+    earliest = since - timedelta(seconds=CLOCKS_S)
     for output in outputs if end.state == "FAILED" else ():
         for folder, shard in _journals(output):
             failure = "failed.json" if shard is None else f"shards/{shard}.failed.json"
-            if (mistake := mistake_of_job(folder / failure, end.id)) is not None:
+            mistake = mistake_of_job(folder / failure, end.id, earliest=earliest)
+            if mistake is not None:
                 return mistake
     return None
 

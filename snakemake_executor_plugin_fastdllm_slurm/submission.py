@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class SubmittingExecutor(SlurmExecutor):
         keep_slurm_conf()
         # Set before the parent's __init__, which starts the thread that looks at the queue.
         self._followed: dict[str, SubmittedJobInfo] = {}
+        self._since: dict[str, datetime] = {}
         self._ended: set[str] = set()
         self._refusals: dict[JobExecutorInterface, str] = {}
         self._notices = Notices(logger)
@@ -132,6 +134,7 @@ class SubmittingExecutor(SlurmExecutor):
         """Start to follow a job."""
         if job_info.external_jobid is not None:
             self._followed[job_info.external_jobid] = job_info
+            self._since[job_info.external_jobid] = datetime.now(UTC)
         super().report_job_submission(job_info, register_job=register_job)
 
     def get_account_arg(self, job: JobExecutorInterface) -> Iterator[str]:

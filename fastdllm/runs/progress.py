@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -178,10 +179,18 @@ def _is_mistake(error: Exception) -> bool:
     return isinstance(error, UserError) and getattr(error.__context__, "errno", 0) not in OF_A_NODE
 
 
-def mistake_of_job(path: Path, slurm_job: str) -> str | None:
-    """Return the reason in a failed.json if it is a mistake that a SLURM job met, else None."""
+def mistake_of_job(path: Path, slurm_job: str, *, earliest: datetime) -> str | None:
+    """Return the reason in a failed.json if it is a mistake that a SLURM job met, else None.
+
+    earliest: an older failure is of another job, as ids may be given anew.
+    """
     values = json_object(path)
-    is_its_own = values.get("slurm_job") == slurm_job and values.get("is_mistake") is True
+    if values.get("slurm_job") != slurm_job or values.get("is_mistake") is not True:
+        return None
+    try:
+        is_its_own = datetime.fromisoformat(str(values.get("time"))) >= earliest
+    except (ValueError, TypeError):
+        return None  # no time, or one without its zone: nothing that we have written
     return str(values.get("reason")) if is_its_own else None
 
 

@@ -283,6 +283,15 @@ def test_jobs_that_outlive_the_call_find_the_folder_that_they_wait_for(rig: Rig)
     assert rig.slurm.calls("scancel") == []
 
 
+# A failed.json, of a time that is still to come.
+MISTAKE = {
+    "reason": "out of luck",
+    "is_mistake": True,
+    "slurm_job": "77",
+    "time": "9000-01-01T00:00:00+00:00",
+}
+
+
 @pytest.mark.parametrize("shard", [None, "1-of-2"])
 def test_a_mistake_that_is_to_be_mended_first_is_not_tried_again(
     rig: Rig, shard: str | None
@@ -292,8 +301,8 @@ def test_a_mistake_that_is_to_be_mended_first_is_not_tried_again(
     if shard is not None:
         rig.job.output = [str(folder / f"shards/{shard}.json")]
         (folder / "shards").mkdir()
-    record = {"reason": "task 'words': no max_gen_toks", "is_mistake": True, "slurm_job": "77"}
-    (folder / name).write_text(json.dumps(record))
+    reason = "task 'words': no max_gen_toks"
+    (folder / name).write_text(json.dumps(MISTAKE | {"reason": reason}))
     rig.submit()
     rig.slurm.say(("77", "FAILED"))
     rig.wait(lambda: rig.scheduler.failed == [rig.job])
@@ -303,12 +312,14 @@ def test_a_mistake_that_is_to_be_mended_first_is_not_tried_again(
     assert rig.job.attempt > rig.job.restart_times
 
 
-@pytest.mark.parametrize("other", [{"is_mistake": False}, {"slurm_job": "76"}])
+@pytest.mark.parametrize(
+    "other", [{"is_mistake": False}, {"slurm_job": "76"}, {"time": "2020-01-01T00:00:00+00:00"}]
+)
 def test_what_is_no_mistake_or_not_of_this_job_may_be_tried_again(
     rig: Rig, other: dict[str, object]
 ) -> None:
-    record = {"reason": "out of luck", "is_mistake": True, "slurm_job": "77", **other}
-    Path(rig.job.output[0]).with_name("failed.json").write_text(json.dumps(record))
+    path = Path(rig.job.output[0]).with_name("failed.json")
+    path.write_text(json.dumps(MISTAKE | other))
     rig.submit()
     rig.slurm.say(("77", "FAILED"))
     rig.wait(lambda: rig.scheduler.failed == [rig.job])

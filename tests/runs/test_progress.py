@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_text as text_of
 from fastdllm.runs.progress import failure_record, mistake_of_job, read_failure
 from fastdllm.runs.shards import JobFiles
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("error", [UserError("no such task"), RuntimeError("no such task")])
@@ -25,8 +29,12 @@ def test_a_failure_says_whether_it_is_a_mistake_and_of_which_job(
         raise error
     assert "no such task" in str(read_failure(path))
     mistake = "no such task" if isinstance(error, UserError) else None
-    assert mistake_of_job(path, "77") == mistake
-    assert mistake_of_job(path, "78") is None
+    assert mistake_of_job(path, "77", earliest=LONG_AGO) == mistake
+    assert mistake_of_job(path, "78", earliest=LONG_AGO) is None
+    assert mistake_of_job(path, "77", earliest=LONG_AGO.replace(year=9000)) is None
+    for time in (None, "soon", "2026-01-01T00:00:00"):
+        path.write_text(json.dumps({"is_mistake": True, "slurm_job": "77", "time": time}))
+        assert mistake_of_job(path, "77", earliest=LONG_AGO) is None
 
 
 @pytest.mark.parametrize(("number", "is_mistake"), [(errno.EIO, False), (errno.EACCES, True)])
@@ -42,4 +50,5 @@ def test_a_disk_that_does_not_answer_is_no_mistake(
     files = JobFiles(tmp_path / "a", tmp_path / "p", tmp_path / "failed.json", tmp_path / "log")
     with pytest.raises(UserError), failure_record(files):
         text_of(tmp_path / "data.jsonl")
-    assert (mistake_of_job(tmp_path / "failed.json", "77") is not None) is is_mistake
+    mistake = mistake_of_job(files.failure, "77", earliest=LONG_AGO)
+    assert (mistake is not None) is is_mistake

@@ -29,6 +29,7 @@ from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry
 
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
+from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.tasks.item_checks import check_examples, check_items, check_questions
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
 from fastdllm.tasks.local_data import read_splits
@@ -121,7 +122,11 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
     folder = Path(tasks_folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; tasks are YAML files in it")
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    try:
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+    except TypeError as error:  # by sorting the names of all tasks in the folder
+        _complain_about_names(folder)
+        raise UserError(f"{folder}: lm-eval cannot list its tasks: {_reason(error)}") from error
     manager._factory = LocalDataFactory()
     if name not in manager.all_tasks:
         _complain_about_broken_file(folder / f"{name}.yaml")
@@ -295,6 +300,14 @@ def _complain_about_broken_file(path: Path) -> None:
     if events:
         raise UserError(f"{path}: lacks the line `task: {path.stem}`, by which lm-eval finds it")
     raise UserError(f"{path}: is empty")
+
+
+def _complain_about_names(folder: Path) -> None:
+    """Raise an error for the first file whose task has no name that lm-eval could sort."""
+    for file in sorted(folder.glob("**/*.yaml")):
+        name = read_yaml_mapping(file, what="a task for lm-eval").get("task", "")
+        if not isinstance(name, str | list):
+            raise UserError(f"{file}: task: {name!r} is not allowed; it should be a name")
 
 
 def no_budget(task_name: str) -> UserError:

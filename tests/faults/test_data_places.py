@@ -100,6 +100,14 @@ def of_one_row(template: str, *rows: dict[str, Any]) -> None:
         ),
         (lambda: ask("{{question.a}}"), f"{SUMS}, line 1: a template of task 'sums' asks for what"),
         (lambda: ask("{{question | letters}}"), "tasks/sums.yaml: cannot be loaded: Template"),
+        (
+            lambda: TASK.write_text(TASK.read_text().replace("generate_until", "[]")),
+            "tasks/sums.yaml: cannot be loaded: ValueError: Got invalid output_type '[]'",
+        ),
+        (
+            lambda: (DATA.parent / "other.yaml").write_text("task: null\ndataset_path: json\n"),
+            "tasks/other.yaml: task: None is not allowed; it should be a name",
+        ),
         (lambda: a_helper("import sys\nsys.exit(3)\n"), "cannot be loaded: SystemExit: 3"),
         (lambda: a_helper("def question(doc):\n    exit(3)\n"), "cannot be loaded: SystemExit: 3"),
         (
@@ -113,7 +121,7 @@ def of_one_row(template: str, *rows: dict[str, Any]) -> None:
     ],
 )
 def test_an_error_names_file_and_row(
-    capsys: pytest.CaptureFixture[str], break_it: Callable[[], None], says: str
+    capsys: pytest.CaptureFixture[str], break_it: Callable[[], object], says: str
 ) -> None:
     break_it()
     code, line = plan(capsys)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.local_data import read_splits
+from tests.support.mutations import mutated_json
 
 RANDOM = settings(
     max_examples=150,
@@ -74,3 +78,24 @@ def test_a_packed_file_that_was_damaged_is_read_as_it_was_or_refused(
     else:
         # The header has bytes that do not matter; an empty file is an empty packed one.
         assert [row["question"] for row in found["test"]] in (["q"] * 20, [])
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("task", ["sums", "choices"])
+@settings(RANDOM, max_examples=30)
+@given(data=st.data())
+def test_a_damaged_task_is_planned_or_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], data: st.DataObject, task: str
+) -> None:
+    file = Path(f"tasks/{task}.yaml")
+    original = file.read_bytes()
+    # JSON is YAML, too.
+    content, _ = data.draw(mutated_json(json.dumps(yaml.safe_load(original)).encode()))
+    file.write_bytes(content)
+    try:
+        code = main(["plan", "--task", task])
+    finally:
+        file.write_bytes(original)
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert code == 0 or (code == 2 and lines[-1].startswith("fastdllm: "))
+    assert sum(line.startswith("fastdllm: ") for line in lines) == (code == 2)

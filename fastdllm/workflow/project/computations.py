@@ -135,7 +135,7 @@ def _asks_likelihoods(values: Mapping[str, Any]) -> bool:
         # A task in Python makes its own requests, regardless of its file.
         return False
     kind, members = values.get("output_type"), values.get("task")
-    if kind is not None and kind not in LIKELIHOOD_TYPES:
+    if kind is not None and str(kind) not in LIKELIHOOD_TYPES:
         return False
     if isinstance(members, list):
         # A group that names a data set can make tasks of names alone.

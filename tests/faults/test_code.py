@@ -236,4 +236,4 @@ def test_a_file_named_like_a_library_is_not_taken_for_it(tmp_path: Path) -> None
     done = start_fastdllm("status", cwd=tmp_path)
     out, err = done.communicate(timeout=PATIENCE_S)
     assert (done.returncode, out) == (2, "")
-    assert err.startswith("fastdllm: workflow_config.yaml: not found") and err.count("\n") == 1
+    assert err.startswith("fastdllm: workflow_config.yaml: no such file") and err.count("\n") == 1

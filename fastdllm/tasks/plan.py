@@ -229,6 +229,9 @@ def read_plan(folder: Path, task: str) -> Plan:
     if hashlib.sha256(content).hexdigest() != header.digest:
         raise UserError(f"{requests_path}: does not belong to {path.name}; {advice}")
     requests = tuple(_request(json.loads(line)) for line in content.splitlines())
+    placed = sorted(index for chunk in header.chunks for index in chunk)
+    if not placed == list(range(len(requests))) == list(range(header.n_requests)):
+        raise UserError(f"{path}: its chunks do not hold each request once; {advice}")
     return Plan(header=header, requests=requests)
 
 

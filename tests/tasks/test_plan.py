@@ -121,6 +121,17 @@ def test_changed_requests_file_is_refused(make_plan_on_disk, project) -> None:
         read_plan(folder, "sums")
 
 
+@pytest.mark.parametrize("chunks", [[[0]], [[0, 1, 1]], [[0, 1, -1]], [list(range(11))], []])
+def test_chunks_that_do_not_hold_each_request_once_are_refused(
+    make_plan_on_disk, project, chunks: list[list[int]]
+) -> None:
+    make_plan_on_disk()
+    path = project / "results/_plans/sums/plan.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chunks": chunks}))
+    with pytest.raises(UserError, match=r"plan\.json: its chunks do not hold each request once; "):
+        read_plan(path.parent, "sums")
+
+
 def test_a_plan_of_another_version_is_to_be_made_again(make_plan_on_disk, project) -> None:
     make_plan_on_disk()
     path = project / "results/_plans/sums/plan.json"

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         run_lock(folder, wait=True, work="plan"),
         lm_eval_environment(offline=offline, private_cache=data_here),
     ):
-        from fastdllm.model.checkpoint import find_checkpoint
+        from fastdllm.model.checkpoint import commit_of, find_checkpoint
         from fastdllm.model.config import read_config
         from fastdllm.model.tokenizer import load_tokenizer
         from fastdllm.tasks.plan import write_plan
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
                 max_positions=model.max_positions,
                 vocab_size=model.vocab_size,
                 mask_id=model.mask_id,
+                model_commit=commit_of(config.model.path, checkpoint),
                 tasks_folder=str(TASKS),
             ),
         )

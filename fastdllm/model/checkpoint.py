@@ -70,6 +70,11 @@ def find_checkpoint(path: str | Path, revision: str | None = None) -> Path:
         ) from error
 
 
+def commit_of(model: str | Path, checkpoint: Path) -> str | None:
+    """Return the commit of a checkpoint that `find_checkpoint` found; None for a folder."""
+    return None if local_folder(model) is not None else checkpoint.name
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint, in a fixed order.
 

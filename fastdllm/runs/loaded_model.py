@@ -21,6 +21,7 @@ from fastdllm.decoding.policy_files import load_policy
 from fastdllm.engine.engines import drop_idle
 from fastdllm.machine.device import reset_peak_memory
 from fastdllm.machine.process import cpu_name, host_name, package_versions
+from fastdllm.model.checkpoint import commit_of, find_checkpoint
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.loading import dtype_reason, load_model, resolve_device, resolve_dtype
 from fastdllm.model.tokenizer import load_tokenizer
@@ -61,6 +62,7 @@ def load_engine(
     Raises:
         UserError: what cannot be loaded, or does not fit the plan.
     """
+    _check_commit(spec, plan)
     policy_class = load_policy(spec.run.policy_file)
     parameters = validated(
         policy_class.Parameters, spec.policy_parameters, f"{spec.run.policy_file}: Parameters"
@@ -95,6 +97,20 @@ def load_engine(
         batch_size=spec.run.batch_size if isinstance(spec.run.batch_size, int) else None,
     )
     return engine, load_s
+
+
+def _check_commit(spec: RunSpec, plan: Plan) -> None:
+    """Refuse weights of another commit than the plan's: a branch of the hub has moved since."""
+    model, planned = spec.run.model_path, plan.header.model_commit
+    if planned is None:
+        return
+    found = commit_of(model, find_checkpoint(model, spec.run.model_revision))
+    if found != planned:
+        raise UserError(
+            f"{model}: {spec.run.model_revision or 'main'} is commit {found} here, and was "
+            f"{planned} when the task was planned; name one in workflow_config.yaml "
+            "(model.revision), or " + plan_again(spec.task, spec.limit)
+        )
 
 
 def session_of(

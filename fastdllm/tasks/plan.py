@@ -65,6 +65,7 @@ class PlanHeader(StrictModel):
     apply_chat_template: bool
     chat_template: str | None = Field(description="Text of the template, when it was applied.")
     model_tokenizer_digest: str
+    model_commit: str | None = Field(None, description="Of a model of the hub; null for a folder.")
     lm_eval_version: str
     n_items: int = Field(description="Documents of the task that are scored.")
     n_requests: int = Field(description="Requests after de-duplication.")
@@ -86,9 +87,14 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Digest of the requests and of the chunks they form; answers belong to one digest."""
-        text = json.dumps([self.header.digest, self.header.chunks])
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Digest of the requests and of the chunks they form; answers belong to one digest.
+
+        Of a model of the hub also of its commit, since a branch moves.
+        """
+        parts = [self.header.digest, self.header.chunks]
+        if self.header.model_commit is not None:
+            parts.append(self.header.model_commit)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
     def budget(self) -> int | None:

@@ -30,6 +30,7 @@ class PlanOptions:
     limit: first n items of each task; None means all. chunk_size: most requests in a chunk.
     max_positions: most tokens that the model can hold, prompt and answer together.
     vocab_size: number of tokens that the model knows. mask_id: its mask token, if it names one.
+    model_commit: of a model of the hub.
     """
 
     task: str
@@ -40,6 +41,7 @@ class PlanOptions:
     max_positions: int
     vocab_size: int
     mask_id: int | None = None
+    model_commit: str | None = None
     tasks_folder: str = "tasks"
 
 
@@ -100,6 +102,7 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
         apply_chat_template=options.apply_chat_template,
         chat_template=tokenizer.chat_template if options.apply_chat_template else None,
         model_tokenizer_digest=tokenizer_digest(tokenizer),
+        model_commit=options.model_commit,
         lm_eval_version=version("lm_eval"),
         n_items=sum(map(len, digests.values())),
         n_requests=len(requests),

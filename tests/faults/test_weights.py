@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from fastdllm.cli import main
@@ -17,8 +19,11 @@ from fastdllm.common.errors import UserError
 from fastdllm.model.checkpoint import other_weights, weight_files
 from fastdllm.model.config import read_config
 from fastdllm.model.loading import load_plain_model
+from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.loaded_model import KeptModel
-from fastdllm.workflow.project.digests import FileDigests, model_digest
+from fastdllm.runs.spec import read_spec
+from fastdllm.workflow.project.digests import FileDigests, check_sources, digest_of, model_digest
+from tests.support.run_project import silent
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
 WEIGHTS = "model.safetensors"
@@ -265,3 +270,46 @@ def test_mask_and_block_size_are_never_guessed(folder: Path) -> None:
     tokenizer["added_tokens"] = [{"id": 7, "content": "|<MASK>|"}]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert read_config(folder).mask_id == 7
+
+
+def test_weights_of_a_branch_that_moved_are_not_mixed_with_those_before(
+    project: Path,
+    model_folder: Path,
+    make_spec: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    storage = tmp_path / "hub" / "models--lab--tiny"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(storage.parent))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def move_to(commit: str) -> None:
+        shutil.copytree(model_folder, storage / "snapshots" / commit)
+        (storage / "refs").mkdir(exist_ok=True)
+        (storage / "refs" / "main").write_text(commit)
+
+    def plan() -> None:
+        config = project / "workflow_config.yaml"
+        config.write_text(config.read_text().replace(str(model_folder), "lab/tiny"))
+        assert main(["plan", "--task", "sums"]) == 0
+
+    def evaluate() -> Path:
+        check = partial(check_sources, digests=FileDigests())
+        Evaluation(read_spec(spec), spec.parent, silent(), check).evaluate(again=True)
+        return spec.with_name("answers.jsonl")
+
+    spec = make_spec()
+    values = json.loads(spec.read_text())
+    values["decides"] |= {"model": "lab/tiny", "model_digest": "main"}
+    values["fingerprint"] = digest_of(values["decides"])
+    values["run"]["model_path"] = "lab/tiny"
+    spec.write_text(json.dumps(values))
+    move_to("a" * 40)
+    plan()
+    before = json.loads(evaluate().read_text().splitlines()[0])
+    move_to("b" * 40)
+    with pytest.raises(UserError, match=f"main is commit {'b' * 40} here, and was {'a' * 40} when"):
+        evaluate()
+    plan()
+    after = json.loads(evaluate().read_text().splitlines()[0])
+    assert after["plan_digest"] != before["plan_digest"]

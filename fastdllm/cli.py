@@ -73,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     accept_any_encoding()
     spin_briefly()
     try:
+        if sys.stdout is None:
+            raise UserError("standard output is closed; > /dev/null drops what is printed")
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
         return code

@@ -53,12 +53,12 @@ def run(options: argparse.Namespace) -> int:
     from fastdllm.tasks.generation import AnswerText
 
     use_threads(product=model_config(options.model, options.revision).largest_product)
+    tokenizer = load_tokenizer(options.model, options.revision)
+    ids = prompt_ids(tokenizer, prompt, chat_template=options.chat_template)
     model = load_model(
         options.model, device=options.device, dtype=options.dtype, revision=options.revision
     )
-    tokenizer = load_tokenizer(options.model, options.revision)
     policy = default_policy(settings, model.config.num_layers)
-    ids = prompt_ids(tokenizer, prompt, chat_template=options.chat_template)
     console = Console(highlight=False, soft_wrap=True)
     view = StepView(console, tokenizer, ids) if options.show_steps else None
     generation, elapsed_s = _decode(model, ids, policy, view)

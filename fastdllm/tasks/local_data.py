@@ -157,7 +157,7 @@ def _csv_rows(stream: IO[str], path: Path, options: Mapping[str, Any]) -> Rows:
                 raise UserError(f"{path}, row {number}: has another number of columns than row 1")
             yield f"{path}, row {number}", row
     except csv.Error as error:
-        raise UserError(f"{path}: not valid CSV ({error})") from None
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from None
 
 
 READERS = {"json": _json_rows, "csv": _csv_rows}

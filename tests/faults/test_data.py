@@ -193,7 +193,7 @@ def test_what_is_no_value_is_refused_with_its_place(text: str, says: str) -> Non
     [
         ("question,answer\nq\n", "row 2: has another number of columns than row 1"),
         ("question,answer\nq,1,2\n", "row 2: has another number of columns than row 1"),
-        ('question,answer\nq,"1\n', "not valid CSV"),
+        ('question,answer\nq,"1\n', "cannot be read as CSV"),
         ("question,answer,answer\nq,1,2\n", "row 1: column 'answer' is given twice"),
     ],
 )

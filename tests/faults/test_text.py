@@ -134,6 +134,16 @@ def test_a_prompt_from_closed_input_is_refused(
     assert "standard input is closed" in capsys.readouterr().err
 
 
+def test_closed_output_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["status"]) == 2
+    assert capsys.readouterr().err == (
+        "fastdllm: standard output is closed; > /dev/null drops what is printed\n"
+    )
+
+
 def test_half_a_character_is_refused_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text('model:\n  path: "\\ud800"\n')
     with pytest.raises(UserError, match=r"a\.yaml, line 2: not valid YAML: half a character"):

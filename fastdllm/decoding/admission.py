@@ -48,8 +48,10 @@ def start_sequences(
     """Check settings and `requests` against the model, and lay out the first blocks.
 
     Raises:
-        UserError: naming the setting that does not fit the model.
+        UserError: naming the setting that is wrong or does not fit the model.
     """
+    # Again: a copy with other values (model_copy) is not checked by pydantic.
+    validated(DecodingSettings, settings.model_dump(exclude_unset=True), "settings")
     mask_id, stop_tokens = special_tokens(config, settings.mask_id, settings.stop_token)
     try:
         check_block_size(settings, config.block_size)

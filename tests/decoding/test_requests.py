@@ -201,6 +201,19 @@ def test_the_default_block_size_must_be_that_of_the_training(golden_model):
     assert generate(model.eval(), [PROMPT], chosen) == generate(trained, [PROMPT], CHOSEN)
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"small_block_size": 5}, "settings: small_block_size 5 does not divide block_size 32"),
+        ({"threshold": 7.0}, "settings: threshold: 7.0 is not allowed"),
+        ({"reuse_k": 2}, "settings: reuse_k 2 needs layer_subset as well"),
+    ],
+)
+def test_a_copy_of_settings_is_checked_like_the_settings(golden_model, changes, problem):
+    with pytest.raises(UserError, match=problem):
+        generate(golden_model("m6"), [PROMPT], CHOSEN.model_copy(update=changes))
+
+
 def test_settings_beside_a_policy_that_was_made_for_others_are_refused(golden_model):
     model = golden_model("m6")
     policy = default_policy(CHOSEN, model.config.num_layers)

@@ -63,6 +63,7 @@ class ModelShape:
 
     num_layers: int
     block_size: int | None
+    vocab_size: int
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -125,6 +126,7 @@ def read_shape(folder: Path) -> ModelShape:
     return ModelShape(
         num_layers=_whole(file, raw, "num_hidden_layers"),
         block_size=_block_size(file, raw),
+        vocab_size=_whole(file, raw, "vocab_size", default=LARGEST_SIZE),
     )
 
 

@@ -1,4 +1,4 @@
-"""Policies whose answers depend on the batch or on chance, or whose settings no result names."""
+"""Policies that depend on batch or chance, and settings that are not those of a result or model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import read_spec
@@ -124,3 +125,15 @@ def test_a_policy_that_changes_its_settings_is_refused(run: Callable) -> None:
     with pytest.raises(UserError, match="Odd decodes with other settings than those that its res"):
         run(OTHER_SETTINGS)
     assert not list(Path("results").rglob("summary.json"))
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("key", ["mask_id", "stop_token"])
+def test_a_token_that_the_model_lacks_is_refused_before_any_job(
+    capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    experiment = POLICY.with_name("experiment.yaml")
+    experiment.write_text(experiment.read_text() + f"decoding: {{{key}: 256}}\n")
+    assert main(["status"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"config plain: {key} 256 is outside the model's vocabulary of 256")

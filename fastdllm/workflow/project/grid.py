@@ -93,6 +93,12 @@ def _config(
             check_block_size(settings, shape.block_size)
             if settings.layer_subset is not None:
                 layer_span(settings.layer_subset, shape.num_layers)
+            for key in ("mask_id", "stop_token"):
+                token = getattr(settings, key)
+                if token is not None and token >= shape.vocab_size:
+                    raise ValueError(
+                        f"{key} {token} is outside the model's vocabulary of {shape.vocab_size}"
+                    )
         except ValueError as error:
             raise UserError(f"{place}: {error}") from None
     return Config(name=name, settings=settings, parameters=parameters)

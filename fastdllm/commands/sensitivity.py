@@ -23,7 +23,7 @@ from fastdllm.commands.options import (
 )
 from fastdllm.common.console import counting
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot
+from fastdllm.common.files import cannot, json_object
 from fastdllm.common.paths import ARTIFACTS, RESULTS
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.settings import DecodingSettings
@@ -122,9 +122,9 @@ def run(options: argparse.Namespace) -> int:
     name = _model_name(options.model)
     output = options.output or RECORDS / f"{name}.json"
     published = PUBLISHED / f"{name}.json"
-    _check_place(output, "--output")
+    _check_place(output, "--output", options.model)
     if options.publish:
-        _check_place(published, "--publish")
+        _check_place(published, "--publish", options.model)
     with counting("sensitivity") as show:
         measured = measure_passes(model, _prompts(options, questions), settings, spans, show)
     _check_measured(measured)
@@ -156,7 +156,7 @@ def _record(
     folder = find_checkpoint(options.model, options.revision)
     layers = model.config.num_layers
     return SensitivityRecord(
-        model="models/tiny" if options.model == str(EMBEDDED_MODEL) else options.model,
+        model=_recorded_name(options.model),
         model_digest=options.revision or model_digest(folder, FileDigests()),
         n_items=len(measured.answers),
         data=data.name,
@@ -192,10 +192,16 @@ def _check_measured(measured: MeasuredPasses) -> None:
         sys.stderr.write(f"items left out: {len(refused)}; the first: {refused[0]}\n")
 
 
-def _check_place(output: Path, option: str) -> None:
-    """Refuse a path that could only fail after minutes of measuring."""
+def _check_place(output: Path, option: str, model: str) -> None:
+    """Refuse a path that could only fail after minutes of measuring, or is of another model."""
     if output.is_dir():
         raise UserError(f"{option}: {output} is a folder; a file has to go there")
+    other = json_object(output).get("model")
+    if other is not None and Path(str(other)).resolve() != Path(_recorded_name(model)).resolve():
+        raise UserError(
+            f"{option}: {output} holds what was measured of {other}; move it away, or rename the "
+            "model's folder"
+        )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output.parent).close()
@@ -211,6 +217,10 @@ def _print(record: SensitivityRecord, saving: float, written: list[Path]) -> Non
     for part in render(record, saving):
         console.print(part)
     console.print(f"\nwritten: {', '.join(map(str, written))}", style="dim", markup=False)
+
+
+def _recorded_name(model: str) -> str:
+    return "models/tiny" if model == str(EMBEDDED_MODEL) else model
 
 
 def _model_name(model: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
+from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.settings import DecodingSettings
 from fastdllm.tools.sensitivity.calibration import CALIBRATION, read_questions, refuse_test_items
 from fastdllm.tools.sensitivity.record import SensitivityRecord
@@ -131,6 +133,24 @@ def test_the_place_to_publish_is_tried_before_measuring(tmp_path, monkeypatch, c
     )
     assert main(["sensitivity", "--publish", "--items", "1"]) == 2
     assert "cannot write artifacts/sensitivity/tiny.json" in capsys.readouterr().err
+
+
+def test_a_record_of_another_model_of_that_name_is_not_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EMBEDDED_MODEL, "other/tiny")
+    record = Path("artifacts/sensitivity/tiny.json")
+    command = ["sensitivity", "--items", "1", "--stride", "14", "--threads", "1"]
+    assert main([*command, "--publish"]) == 0
+    written = record.read_text()
+    to_another = ["--model", "other/tiny", "--output", "other.json"]
+    capsys.readouterr()
+    assert main([*command, *to_another, "--publish"]) == 2
+    line = capsys.readouterr().err
+    assert f"--publish: {record} holds what was measured of models/tiny; move it away" in line
+    assert record.read_text() == written and not Path("other.json").exists()
+    assert main([*command, *to_another]) == 0
+    assert main([*command, *to_another, "--model", "./other/tiny/"]) == 0
+    assert main([*command, "--publish"]) == 0
 
 
 def test_prompts_that_do_not_fit_are_left_out_and_told(tmp_path, monkeypatch, capsys):

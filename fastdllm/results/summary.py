@@ -48,7 +48,7 @@ class Metric(StrictModel):
 
 
 class Throughput(StrictModel):
-    """Speed of decoding; absent for log-likelihood tasks and for mixed hardware."""
+    """Speed of decoding; absent for log-likelihood tasks, mixed hardware and paused processes."""
 
     tokens_generated: int = Field(
         description="Tokens of all answers, up to and including the first stop token."
@@ -203,7 +203,7 @@ class Summary(StrictModel):
     decoding_s: float | None = Field(
         None,
         description="Seconds of decoding of all chunks, log-likelihoods included; without loading "
-        "and warm-up. Absent for mixed hardware, and in older summaries.",
+        "and warm-up. Absent for mixed hardware or paused processes, and in older summaries.",
     )
     tokens_per_forward: float | None = Field(
         None,
@@ -213,7 +213,7 @@ class Summary(StrictModel):
     passes: Passes | None = Field(None, description="Passes; only for generation.")
     confidences: Confidences | None = Field(None, description="Only for generation.")
     latency_s: Latency | None = Field(
-        None, description="Only for generation; absent for mixed hardware."
+        None, description="Only for generation; absent for mixed hardware or paused processes."
     )
     truncation_rate: float | None = Field(
         None, description="Share of answers truncated at their length limit; only for generation."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastdllm.runs.answer_records import Chunk, Session
@@ -73,7 +74,10 @@ def decode_missing(
             for index in missing:
                 stop.check_between()
                 flight = ChunkInFlight(progress, stop, len(plan.chunk(index)), pace_s)
+                stop.was_paused = False
                 chunk = _timed_chunk(plan, index, engine, flight, len(log.sessions) - 1)
+                if stop.was_paused:
+                    chunk = replace(chunk, was_paused=True)
                 log.append_chunk(chunk)
                 progress.stored()
                 pace_s = chunk.seconds / len(chunk.answers)

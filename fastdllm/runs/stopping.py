@@ -76,11 +76,12 @@ class Stopped(BaseException):
 class Stop:
     """Whether a signal came, and what that means for the current work.
 
-    was_terminated: SIGTERM came, even if all work was done by then.
+    was_terminated: SIGTERM came, even if all work was done by then. was_paused: the process had
+    been stopped (Ctrl-Z, a suspended job) and continued, so that what is timed means nothing.
     """
 
     def __init__(self, warning_s: float = WARNING_S) -> None:
-        self.was_terminated = False
+        self.was_terminated = self.was_paused = False
         self._warning_s = warning_s
         self._number: int | None = None
         self._at = 0.0
@@ -155,6 +156,10 @@ class Stop:
         if not (self._is_settled or (is_first and number in self._deferred)):
             raise self._over()
 
+    def handle_continue(self, _number: int, _frame: FrameType | None = None) -> None:
+        """Handle SIGCONT, which follows a pause."""
+        self.was_paused = True
+
     def _over(self) -> Stopped:
         # Writing on the way out must not be cut short by another signal.
         self._is_over = True
@@ -164,13 +169,14 @@ class Stop:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[Stop]:
-    """Handle SIGTERM and SIGUSR1 as long as the context lasts; then restore the handlers.
+    """Handle SIGTERM, SIGUSR1 and SIGCONT as long as the context lasts; then restore the handlers.
 
     Raises:
         UserError: FASTDLLM_WARNING_S is no positive number.
     """
     stop = Stop(_warning_s())
-    earlier = {number: signal.signal(number, stop.handle) for number in SIGNALS}
+    handlers = {**dict.fromkeys(SIGNALS, stop.handle), signal.SIGCONT: stop.handle_continue}
+    earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield stop
     finally:

@@ -44,6 +44,12 @@ class Decoded:
         return [self.sessions[index] for index in sorted({chunk.session for chunk in self.chunks})]
 
     @property
+    def has_one_speed(self) -> bool:
+        """Whether one kind of device decoded all answers, without a pause."""
+        devices = {session.hardware for session in self.working_sessions}
+        return len(devices) == 1 and not any(chunk.was_paused for chunk in self.chunks)
+
+    @property
     def seconds(self) -> float:
         return round(sum(chunk.seconds for chunk in self.chunks), 4)
 
@@ -133,8 +139,8 @@ def summarize(
         metrics=scores.metrics,
         group_results=scores.group_results,
         items=scores.items,
-        **_decoding_figures(decoded, one_device=len(devices) == 1),
-        decoding_s=decoded.seconds if len(devices) == 1 else None,
+        **_decoding_figures(decoded),
+        decoding_s=decoded.seconds if decoded.has_one_speed else None,
         out_of_memory=decoded.out_of_memory,
         peak_memory=PeakMemory(
             gib=peak.peak_memory_gib,
@@ -162,7 +168,7 @@ def summarize(
     )
 
 
-def _decoding_figures(decoded: Decoded, *, one_device: bool) -> dict[str, Any]:
+def _decoding_figures(decoded: Decoded) -> dict[str, Any]:
     """The figures of generation: passes, tokens per forward, latency, truncation, throughput."""
     answers = decoded.generated
     if not answers:
@@ -180,7 +186,7 @@ def _decoding_figures(decoded: Decoded, *, one_device: bool) -> dict[str, Any]:
     }
     if passes.forwards:
         figures["tokens_per_forward"] = round(tokens / passes.forwards, 4)
-    if one_device:
+    if decoded.has_one_speed:
         p50, p95 = np.percentile(latencies, (50, 95)).tolist()
         figures["latency_s"] = Latency(p50=round(p50, 4), p95=round(p95, 4))
         seconds = sum(chunk.seconds for chunk in chunks)

@@ -223,8 +223,11 @@ def _why_no_speed(a: Summary, b: Summary) -> str | None:
     """Return why two throughputs cannot be compared; None if they can."""
     if a.passes is None or b.passes is None:
         return "nothing is generated in a log-likelihood task"
-    if a.throughput is None or b.throughput is None:
+    unmeasured = next((run for run in (a, b) if run.throughput is None), None)
+    if unmeasured is not None and len(unmeasured.hardware) > 1:
         return "answers were decoded on several devices"
+    if unmeasured is not None:
+        return "a process was paused (Ctrl-Z, a suspended job) while it decoded"
     if _is_one_measurement(a, b):
         return "both have the speed of one measurement"
     if a.task != b.task:

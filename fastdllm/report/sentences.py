@@ -49,8 +49,11 @@ def headline(experiment: str, summaries: Sequence[Summary]) -> str:
 
 def baseline_sentence(baseline: Summary, name: str) -> str:
     """Describe the run that the others are compared with."""
+    primary, accuracy = baseline.primary, accuracy_words(baseline)
+    is_share = primary.interval_method == "wilson"
+    right = f"right on {accuracy} of" if is_share else f"{primary.metric} {accuracy} on"
     return (
-        f"Baseline `{name}`: right on {accuracy_words(baseline)} of {baseline.primary.n} items at "
+        f"Baseline `{name}`: {right} {primary.n} items at "
         f"{cost_words(layer_forwards_per_answer(baseline))} layer-forwards per answer."
     )
 
@@ -118,6 +121,8 @@ def _ideas_beside_controls(ideas: Sequence[ExperimentFinding], name_of: NameOf) 
     """Whether any idea beats the thresholds and sub-blocks of the controls at equal cost."""
     counts = Counter(idea.standing for idea in ideas)
     if counts[Standing.NO_CONTROL] == len(ideas):
+        if to_control := ideas[0].to_control:
+            return f"Nothing can be compared at equal cost: {to_control.why_not_paired}."
         return "No controls are published, so nothing can be compared at equal cost."
     is_open = counts[Standing.WITHIN_NOISE] or counts[Standing.UNKNOWN]
     start = "Yes" if counts[Standing.ABOVE] else "Not proved" if is_open else "No"
@@ -188,7 +193,11 @@ def _faster(findings: Sequence[ExperimentFinding], name_of: NameOf) -> str:
 
 
 def _fewest_without_loss(findings: Sequence[ExperimentFinding], name_of: NameOf) -> str:
-    lossless = [finding for finding in findings if finding.saved > 0 and finding.is_lossless]
+    cheaper = [finding for finding in findings if finding.saved > 0]
+    if cheaper and all(finding.to_baseline.paired is None for finding in cheaper):
+        why = cheaper[0].to_baseline.why_not_paired
+        return f"Whether fewer layer-forwards lose accuracy was not tested: {why}."
+    lossless = [finding for finding in cheaper if finding.is_lossless]
     if not lossless:
         return "No configuration of fewer layer-forwards is without a loss of accuracy."
     best = lossless[0]

@@ -77,9 +77,10 @@ class ExperimentFinding:
 
     @property
     def loss(self) -> float:
-        """Accuracy below that of plain decoding, in -1..1; 0 if they cannot be compared."""
+        """Accuracy below that of plain decoding, in -1..1; also of a score without right items."""
         paired = self.to_baseline.paired
-        return -paired.difference if paired else 0.0
+        baseline = self.to_baseline.baseline
+        return -paired.difference if paired else baseline.accuracy - self.summary.accuracy
 
     @property
     def is_lossless(self) -> bool:

@@ -85,6 +85,24 @@ def test_spans_are_ranked_by_their_loss(summaries):
     assert "by span" not in answer_of("00_baseline", summaries)  # one computation each
 
 
+def test_a_score_that_is_no_share_of_items_has_losses_and_no_tests(summaries):
+    means = []
+    for run in summaries:
+        metric = run.primary.model_copy(update={"metric": "f1", "interval_method": "normal"})
+        means += [run.model_copy(update={"items": None, "metrics": [metric]})]
+    answer = answer_of("02_delta_reuse", means)
+    losses = [
+        f"`{finding.summary.decides['decoding.layer_subset']}` {100 * loss:.1f} points for"
+        for finding in of(means, "02_delta_reuse")
+        if (loss := finding.to_baseline.baseline.accuracy - finding.summary.accuracy) > 0.05
+    ]
+    assert len(losses) == 10 and all(loss in answer for loss in losses)
+    why = "the summaries do not say which items are right."
+    assert f"- Nothing can be compared at equal cost: {why}\n" in answer
+    assert f"- Whether fewer layer-forwards lose accuracy was not tested: {why}\n" in answer
+    assert "Baseline `k1_first`: f1 95.3 % (93.3 to 96.8) on 600 items" in answer
+
+
 def test_a_loss_that_only_a_correction_hides_is_a_loss(summaries):
     answer = answer_of("03_controls", summaries)
     assert "no difference seen after correction" in answer  # of sub16

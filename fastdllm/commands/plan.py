@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         from fastdllm.model.config import read_config
         from fastdllm.model.tokenizer import load_tokenizer
         from fastdllm.tasks.plan import write_plan
-        from fastdllm.tasks.planning import PlanOptions, check_first_tokens, make_plan
+        from fastdllm.tasks.planning import PlanOptions, check_lengths_of_options, make_plan
 
         # Read before the rest: what changes meanwhile makes the plan outdated, not wrong.
         spec = task_plan(config, args.task, args.limit).spec()
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             ),
         )
         if "likelihood_mode" not in options.model_fields_set:
-            check_first_tokens(plan)
+            check_lengths_of_options(plan)
         write_plan(folder, plan, made_from=to_json(spec))
     header = plan.header
     sys.stdout.write(

@@ -113,22 +113,19 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
     return Plan(header=header, requests=tuple(requests))
 
 
-def check_first_tokens(plan: Plan) -> None:
-    """Refuse options that begin alike, for a task whose likelihood_mode nobody chose.
+def check_lengths_of_options(plan: Plan) -> None:
+    """Refuse options of several tokens, for a task whose likelihood_mode nobody chose.
 
     Raises:
         UserError: naming the item.
     """
-    first: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}
     for request in plan.requests:
-        if request.kind != "loglikelihood":
-            continue
-        key = request.prompt_ids, request.target_ids[0]
-        if first.setdefault(key, request.target_ids) != request.target_ids:
+        if len(request.target_ids) > 1:
             raise UserError(
-                f"item {request.item}: options begin with the same token, and likelihood_mode "
-                "published, the default, scores no other; give the task likelihood_mode: chain in "
-                "workflow_config.yaml (or published, to compare with figures made so)"
+                f"item {request.item}: {request.args[1]!r} is {len(request.target_ids)} tokens, "
+                "and likelihood_mode published, the default, scores only the first; give the task "
+                "likelihood_mode: chain in workflow_config.yaml (or published, to compare with "
+                "figures made so)"
             )
 
 

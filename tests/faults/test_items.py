@@ -132,15 +132,29 @@ def test_an_item_without_a_prompt_is_refused(
         make_plan_on_disk(task, apply_chat_template=False)
 
 
-def test_options_that_begin_alike_need_a_mode_that_was_chosen(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("options", ['["no", "yes", "none"]', '["A", "B", "other"]'])
+def test_options_of_several_tokens_need_a_mode_that_was_chosen(
+    capsys: pytest.CaptureFixture[str], options: str
 ) -> None:
     assert main(["plan", "--task", "choices"]) == 0
-    edit("tasks/choices.yaml", '["A", "B", "C"]', '["no", "yes", "none"]')
+    edit("tasks/choices.yaml", '["A", "B", "C"]', options)
     assert main(["plan", "--task", "choices"]) == 2
-    assert "item choices:0: options begin with the same token" in capsys.readouterr().err
+    assert "tokens, and likelihood_mode published, the default" in capsys.readouterr().err
     edit("workflow_config.yaml", "chunk_size: 6", "chunk_size: 6, likelihood_mode: published")
     assert main(["plan", "--task", "choices"]) == 0
+
+
+def test_a_single_target_of_several_tokens_needs_a_mode_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = Path("tasks/choices.yaml").read_text().partition("metric_list")[0]
+    text = text.replace("multiple_choice", "loglikelihood").replace(
+        ": label", ": '{{label}} it is'"
+    )
+    text = text.replace('doc_to_choice: ["A", "B", "C"]\n', "")
+    Path("tasks/choices.yaml").write_text(text + "metric_list: [{metric: acc}]\n")
+    assert main(["plan", "--task", "choices"]) == 2
+    assert "'0 it is' is 7 tokens" in capsys.readouterr().err
 
 
 class Merging:

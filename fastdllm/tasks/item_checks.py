@@ -117,19 +117,34 @@ def _where(task: Task, index: int, kind: str = "item") -> str:
 
 def _check_values(task: Task, doc: Mapping[str, Any], where: str) -> None:
     for column, value in doc.items():
-        if _is_no_value(value):
-            advice = "complete the data, or leave the item out"
-        elif _may_be_guessed(task, value):
+        parts: list[Any] = []
+        rest = _taken_out(task, value, parts)
+        for name, method in _printing(task).items() if parts else ():
+            part = _printed(method, doc, {**doc, column: rest}, parts)
+            if part is None:
+                continue
             advice = (
-                "write it as text, or name the file itself (dataset_path: json), not its folder"
+                "complete the data, or leave the item out"
+                if _is_no_value(parts[part])
+                else "write it as text, or name the file itself (dataset_path: json), not its "
+                "folder"
             )
-        else:
-            continue
-        for name, method in _printing(task).items():
-            if _prints(method, doc, column):
-                raise UserError(
-                    f"{where}: column {column!r} is {value}, and {name} prints it; {advice}"
-                )
+            verb = "is" if parts[part] is value else "holds"
+            raise UserError(
+                f"{where}: column {column!r} {verb} {parts[part]}, and {name} prints it; {advice}"
+            )
+
+
+def _taken_out(task: Task, value: Any, parts: list[Any]) -> Any:
+    """Return a value with "" for what is no value or may be guessed in it, listed in `parts`."""
+    if isinstance(value, list):
+        return [_taken_out(task, inner, parts) for inner in value]
+    if isinstance(value, Mapping):
+        return {key: _taken_out(task, inner, parts) for key, inner in value.items()}
+    if not _is_no_value(value) and not _may_be_guessed(task, value):
+        return value
+    parts.append(value)
+    return ""
 
 
 def _printing(task: Task) -> dict[str, Any]:
@@ -151,16 +166,18 @@ def _is_no_value(value: Any) -> bool:
     return value is None or is_nan or isinstance(value, date | time | timedelta | bytes)
 
 
-def _prints(method: Any, doc: Mapping[str, Any], column: str) -> bool:
-    """Whether the text of a method shows the value of a column: less often without the value."""
+def _printed(
+    method: Any, doc: Mapping[str, Any], rest: Mapping[str, Any], parts: Sequence[Any]
+) -> int | None:
+    """Return which part a method's text shows: more often for the item than for the rest of it."""
     if method is None:
-        return False
+        return None
     try:
-        with_value, without = method(doc), method({**doc, column: ""})
+        whole, without = str(method(doc)), str(method(rest))
     except Exception:  # a template or a helper that fails is reported when the task is planned
-        return False
-    shown = str(doc[column])
-    return str(with_value).count(shown) > str(without).count(shown)
+        return None
+    shown = (i for i, part in enumerate(parts) if whole.count(str(part)) > without.count(str(part)))
+    return next(shown, None)
 
 
 def _given(method: Callable[[Any], Any], doc: Mapping[str, Any], where: str) -> Any:

@@ -116,6 +116,25 @@ def test_a_value_may_lack_where_nothing_prints_it(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("template", "full", "empty"),
+    [
+        ("A. {{more[0]}} B. {{more[1]}}", ["x", "y"], ["x", None]),
+        ("{{more.text}}", {"text": ["x", "y"]}, {"text": ["x", None]}),
+        ("{% for part in more %}{{part.name}}{% endfor %}", [{"name": "x"}], [{"name": None}]),
+    ],
+)
+def test_a_value_that_lacks_within_a_list_is_printed_too(
+    template: str, full: Any, empty: Any
+) -> None:
+    edit("tasks/sums.yaml", 'doc_to_text: "{{question}}"', f"doc_to_text: '{template}'")
+    write_items("sums", "more", full, empty)
+    with pytest.raises(UserError, match="item 1: column 'more' holds None, and doc_to_text prints"):
+        load_task("sums")
+    edit("tasks/sums.yaml", template, "{{more | string | length}} {{question}}")
+    load_task("sums")
+
+
 def test_a_description_prints_values_too() -> None:
     edit("tasks/sums.yaml", "output_type", 'description: "About {{note}}."\noutput_type')
     write_items("sums", "note", "a", None)

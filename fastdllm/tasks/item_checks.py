@@ -90,6 +90,30 @@ def check_examples(task: Task) -> None:
         _check_answers(task, examples, "example")
 
 
+def check_own_examples(task: Task, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse an item that is an example in its own prompt, from a split that shares items.
+
+    samples: of the task, as lm-eval returns them.
+
+    Raises:
+        UserError: naming the item.
+    """
+    if not task.config.num_fewshot or not isinstance(task, ConfigurableTask):
+        return
+    examples = {repr(doc) for doc in task.fewshot_docs()}
+    for sample in samples:
+        doc, prompts = sample["doc"], [arguments[0] for arguments in sample["arguments"]]
+        if repr(doc) not in examples:
+            continue
+        text = task.doc_to_text(doc)
+        text = str(task.doc_to_choice(doc)[text] if task.multiple_input else text).strip()
+        if any(prompt.count(text) > 1 for prompt in prompts):
+            raise UserError(
+                f"{_where(task, sample['doc_id'])}: is also an example in its own prompt, with its "
+                "answer; take the items out of the split that the examples are drawn from"
+            )
+
+
 def _check_answers(
     task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str = "item"
 ) -> None:

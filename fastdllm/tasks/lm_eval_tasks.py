@@ -30,7 +30,12 @@ from lm_eval.tasks._index import Entry
 
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
 from fastdllm.common.yaml_files import read_yaml_mapping
-from fastdllm.tasks.item_checks import check_examples, check_items, check_questions
+from fastdllm.tasks.item_checks import (
+    check_examples,
+    check_items,
+    check_own_examples,
+    check_questions,
+)
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.task_files import exact_files, find_task_files, split_files
@@ -230,6 +235,8 @@ def evaluate_task(
         # `lm` only records or looks up, so the files of the task are to blame.
         raise UserError(f"task {task.name!r} cannot be evaluated: {_reason(error)}") from error
     assert result is not None, "lm-eval returns a result in a single process"
+    for name, leaf in loaded["tasks"].items():
+        check_own_examples(leaf, result["samples"][name])
     return dict(result)
 
 

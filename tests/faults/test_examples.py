@@ -60,6 +60,17 @@ def test_the_same_file_under_two_names_is_noticed(make_plan_on_disk: Plan) -> No
         make_plan_on_disk("sums", num_fewshot=3)
 
 
+def test_an_item_that_two_splits_share_is_not_asked_with_its_answer(
+    make_plan_on_disk: Plan,
+) -> None:
+    shared = [{"question": f"What is {i} + {i + 1}? ", "answer": str(i)} for i in range(7, 14)]
+    add_examples("sums", shared)
+    with pytest.raises(UserError, match=r"task 'sums', item 7: is also an example in its own"):
+        make_plan_on_disk("sums", num_fewshot=7)
+    plan = make_plan_on_disk("sums", num_fewshot=7, limit=7)
+    assert all(prompt.count(" 13? ") == 1 for prompt in prompts(plan))
+
+
 def test_examples_that_a_task_excludes_are_not_recorded_as_asked(make_plan_on_disk: Plan) -> None:
     edit("tasks/sums.yaml", "output_type", "num_fewshot: 0\noutput_type")
     make_plan_on_disk("sums", num_fewshot=0)

@@ -67,7 +67,8 @@ def scores_of(result: Mapping[str, Any], task: LoadedTask) -> dict[tuple[str, st
     """Return what lm-eval computes for the task by metric and filter, finite or not.
 
     Raises:
-        UserError: the primary metric is not among them, no share, or a subtask lacks it.
+        UserError: the primary metric is not among them, no share, better the less it is, or a
+            subtask lacks it.
     """
     scores: dict[tuple[str, str], float] = {}
     for key, value in _aggregated(result, task).items():
@@ -94,6 +95,12 @@ def scores_of(result: Mapping[str, Any], task: LoadedTask) -> dict[tuple[str, st
         raise UserError(
             f"task {task.name!r}: its primary metric {key!r} is no share of 1, which tables, plots "
             "and comparisons show in %; name another one in metadata.primary_metric, or divide it"
+        )
+    if result["higher_is_better"].get(task.name, {}).get(task.primary[0]) is False:
+        raise UserError(
+            f"task {task.name!r}: of its primary metric {key!r} less is better, but tables, plots "
+            "and comparisons take more for better; name another one in metadata.primary_metric, "
+            "or turn it round (1 - score)"
         )
     return scores
 

@@ -138,6 +138,17 @@ def test_a_score_that_is_no_share_is_not_shown_as_one(
         make_plan_on_disk("sums")
 
 
+@pytest.mark.parametrize("name", ["sums", "both"])
+def test_a_score_of_which_less_is_better_is_not_taken_for_accuracy(
+    make_plan_on_disk: Callable[..., Any], name: str
+) -> None:
+    write_group()
+    for task in ("sums", "few"):
+        edit(f"tasks/{task}.yaml", "higher_is_better: true", "higher_is_better: false")
+    with pytest.raises(UserError, match=r"its primary metric 'exact_match,number' less is better"):
+        make_plan_on_disk(name)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

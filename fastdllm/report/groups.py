@@ -15,6 +15,7 @@ from fastdllm.results.summary import DECODING, PARAMETERS, Summary
 from fastdllm.settings import DecodingSettings
 from fastdllm.statistics.comparison import Comparison, compare_all
 from fastdllm.statistics.costs import speed_conditions
+from fastdllm.workflow.project.computations import is_plain
 
 CONTROL_EXPERIMENT = "03_controls"
 # Settings that a task or a model dictates; changing them is not an idea of an experiment.
@@ -109,18 +110,21 @@ def task_title(task: str, limit: int | None) -> str:
 def baseline_of(summaries: Sequence[Summary]) -> Summary:
     """Return the run of one task that the others are compared with: plain decoding, as published.
 
-    Of several, the first that was decoded itself, controls first; if there is none, the first run.
+    Without it, the run with the fewest deviations from it. Of several, the first that was decoded
+    itself, controls first.
     """
-    plain = [summary for summary in summaries if not deviations(summary)]
-    if not plain:
-        return summaries[0]
-    return min(plain, key=lambda s: (s.same_as is not None, s.experiment != CONTROL_EXPERIMENT))
+
+    def order(run: Summary) -> tuple[int, bool, bool]:
+        return len(deviations(run)), run.same_as is not None, run.experiment != CONTROL_EXPERIMENT
+
+    return min(summaries, key=order)
 
 
 def deviations(summary: Summary) -> dict[str, Any]:
     """Return the settings that take effect in a run and are not the default.
 
-    Empty for plain decoding. Parameters of a policy always count.
+    Empty for plain decoding. Parameters of a policy always count, and so does one that may decide
+    otherwise than plain decoding.
     """
     settings = settings_of(summary)
     without_effect = set(NO_IDEA)
@@ -136,6 +140,9 @@ def deviations(summary: Summary) -> dict[str, Any]:
         for name, value in settings.items()
         if name in fields and name not in without_effect and value != fields[name].default
     }
+    policy, computation = summary.decides.get("policy"), summary.computation
+    if policy and computation and summary.passes and not is_plain(summary.decides, computation):
+        changed["policy"] = policy
     return changed | parameters_of(summary)
 
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from fastdllm.report.groups import Group, by_task, grouped, parameters_of, settings_of
+from fastdllm.report.groups import (
+    Group,
+    by_task,
+    deviations,
+    grouped,
+    parameters_of,
+    settings_of,
+)
 from fastdllm.report.standings import ExperimentFinding, Standing, findings_of
 from fastdllm.report.words import (
     accuracy_words,
@@ -63,13 +70,19 @@ def main_sentences(
 ) -> list[str]:
     """Return whether anything beats the controls, is faster, or is cheaper without a loss."""
     if not findings:
-        return ["Every configuration is plain decoding or a control."]
+        return ["Every configuration is the baseline or a control."]
     ideas = [finding for finding in findings if not finding.is_control]
     return [
         _ideas_beside_controls(ideas, name_of) if ideas else _cheapest_control(findings, name_of),
         _faster(findings, name_of),
         _fewest_without_loss(findings, name_of),
     ]
+
+
+def _baseline_words(findings: Sequence[ExperimentFinding]) -> str:
+    """What the runs are compared with, which need not be plain decoding."""
+    deviates = any(deviations(finding.to_baseline.baseline) for finding in findings)
+    return "the baseline" if deviates else "plain decoding"
 
 
 def likelihood_sentence(n_runs: int, n_computations: int) -> str:
@@ -105,7 +118,8 @@ def _answer_on_task(group: Group, findings: Sequence[ExperimentFinding]) -> str:
     n_costlier = sum(finding.saved <= 0 for finding in findings)
     if n_costlier:
         sentences.append(
-            f"{n_costlier} of {len(findings)} cost no fewer layer-forwards than plain decoding."
+            f"{n_costlier} of {len(findings)} cost no fewer layer-forwards than "
+            f"{_baseline_words(findings)}."
         )
     sentences += truncation_sentences(group.summaries)
     parts = [
@@ -165,7 +179,7 @@ def _best_within_noise(ideas: Sequence[ExperimentFinding], name_of: NameOf) -> s
 def _cheapest_control(controls: Sequence[ExperimentFinding], name_of: NameOf) -> str:
     cheaper = [control for control in controls if control.saved > 0]
     if not cheaper:
-        return "No control is cheaper than plain decoding."
+        return f"No control is cheaper than {_baseline_words(controls)}."
     cheapest = cheaper[0]
     return (
         f"The cheapest control, `{name_of(cheapest.summary)}`, saves {100 * cheapest.saved:.0f} % "
@@ -177,13 +191,13 @@ def _faster(findings: Sequence[ExperimentFinding], name_of: NameOf) -> str:
     """Whether anything was measurably faster."""
     timed = [finding for finding in findings if finding.to_baseline.speed is not None]
     if not timed:
-        return "No speed was measured under the conditions of plain decoding."
+        return f"No speed was measured under the conditions of {_baseline_words(findings)}."
     included = ", controls included," if _has_both_kinds(findings) else ""
     computations = "computation" if len(timed) == 1 else "computations"
     batch_size = timed[0].to_baseline.baseline.eval_params["batch_size"]
     what = (
-        f"of {len(timed)} {computations}{included} decoded measurably faster than plain decoding "
-        f"on this hardware (batch size {batch_size})"
+        f"of {len(timed)} {computations}{included} decoded measurably faster than "
+        f"{_baseline_words(timed)} on this hardware (batch size {batch_size})"
     )
     faster = [finding for finding in timed if finding.is_faster]
     if not faster:
@@ -207,7 +221,7 @@ def _fewest_without_loss(findings: Sequence[ExperimentFinding], name_of: NameOf)
     needed = f"; {paired.n_needed:,} items would show it" if paired.n_needed else ""
     return (
         f"Fewest layer-forwards without a loss that was seen: `{name_of(best.summary)}`{kind}, "
-        f"{100 * best.saved:.0f} % fewer than plain decoding, "
+        f"{100 * best.saved:.0f} % fewer than {_baseline_words(findings)}, "
         f"{difference_words(best.to_baseline)} on {paired.n} items{needed}. "
         f"Decoded with {speed_words(best.to_baseline)}."
     )
@@ -289,7 +303,7 @@ def _table(findings: Sequence[ExperimentFinding]) -> str:
         "accuracy": "--:",
         "layer-forwards": "--:",
         "tok/s": "--:",
-        "against plain decoding": "---",
+        f"against {_baseline_words(findings)}": "---",
         "best control of no higher cost": "---",
         "against it": "---",
         "p (Holm)": "--:",

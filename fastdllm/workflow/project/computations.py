@@ -17,7 +17,7 @@ Names of experiments and configs never count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,13 +87,30 @@ def normal_in_generation(
         span = layer_span(settings.layer_subset, shape.num_layers)
         instead[f"{DECODING}layer_subset"] = list(span)
     if declared.is_plain:
-        idle |= {f"{DECODING}reuse_k", f"{DECODING}layer_subset", *_POLICY_KEYS}
-        idle |= {f"{PARAMETERS}{name}" for name in type(config.parameters).model_fields}
-        most = settings.block_size // settings.small_block_size - 1
-        depth = instead[f"{DECODING}lookahead_depth"] = min(settings.lookahead_depth, most)
-        if depth == 0:
-            idle.add(f"{DECODING}lookahead_threshold")
+        plain = _normal_if_plain(settings, type(config.parameters).model_fields)
+        idle |= plain.idle
+        instead |= plain.instead
     return NormalForm(frozenset(idle), instead)
+
+
+def _normal_if_plain(settings: DecodingSettings, parameters: Iterable[str]) -> NormalForm:
+    """What counts for a policy that decides exactly like plain Fast-dLLM v2."""
+    idle = {f"{DECODING}reuse_k", f"{DECODING}layer_subset", *_POLICY_KEYS}
+    idle |= {f"{PARAMETERS}{name}" for name in parameters}
+    depth = min(settings.lookahead_depth, settings.block_size // settings.small_block_size - 1)
+    if depth == 0:
+        idle.add(f"{DECODING}lookahead_threshold")
+    return NormalForm(frozenset(idle), {f"{DECODING}lookahead_depth": depth})
+
+
+def is_plain(decides: Mapping[str, Any], computation: str) -> bool:
+    """Whether the computation of a run that generated is plain decoding at its settings."""
+    settings, parameters = (
+        {k.removeprefix(prefix): v for k, v in decides.items() if k.startswith(prefix)}
+        for prefix in (DECODING, PARAMETERS)
+    )
+    plain = _normal_if_plain(DecodingSettings.model_validate(settings), parameters)
+    return computation_of(decides, plain) == computation
 
 
 def _declared(policy: type[Policy], config: Config, where: str) -> Computation:

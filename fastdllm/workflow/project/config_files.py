@@ -123,7 +123,9 @@ class ExperimentConfig(StrictModel):
         "configs.",
     )
     baseline: str | None = Field(
-        None, description="Name of the config that the others are compared with."
+        None,
+        description="Name of the config that is meant as the plain one, which must exist. Tables "
+        "compare all runs of a task with one, plain decoding (docs/report.md).",
     )
     replicate: bool = Field(
         False,

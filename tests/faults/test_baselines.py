@@ -1,0 +1,47 @@
+"""What runs are compared with is called plain decoding only where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastdllm.report.groups import baseline_of, deviations
+from fastdllm.report.sentences import answer_of
+from fastdllm.report.standings import Standing, standings_of
+from fastdllm.results.summary import DECODING, Summary, read_summary
+from fastdllm.settings import DecodingSettings
+from fastdllm.workflow.project.computations import NormalForm, computation_of
+
+PUBLISHED = Path(__file__).parents[2] / "artifacts/00_baseline/word_problems/k1_first/summary.json"
+
+
+def run_of(summary: Summary, config: str, **settings: Any) -> Summary:
+    """A run of an experiment whose policy declares nothing about what it computes."""
+    values = DecodingSettings(**settings).model_dump(mode="json")
+    decides = {"policy": "Mine", "policy_digest": "m" * 64}
+    decides |= {f"{DECODING}{key}": value for key, value in values.items()}
+    own = {"experiment": "05_mine", "config": config, "fingerprint": config, "decides": decides}
+    own |= {"computation": computation_of(decides, NormalForm()), "timestamp": config}
+    return summary.model_copy(update=own)
+
+
+def test_a_policy_of_ones_own_is_not_plain_decoding(a_summary: Summary) -> None:
+    mine, other = run_of(a_summary, "t0.9"), run_of(a_summary, "t0.5", threshold=0.5)
+    assert deviations(mine) == {"policy": "Mine"}
+    assert set(standings_of(mine, None, [mine]).values()) == {Standing.NO_CONTROL}
+    answer = answer_of("05_mine", [mine, other])
+    assert "against the baseline" in answer and "plain decoding" not in answer
+
+
+def test_plain_decoding_is_known_by_what_it_computes() -> None:
+    plain = read_summary(PUBLISHED)
+    assert plain.decides["policy"] != "Policy" and deviations(plain) == {}
+
+
+def test_without_plain_decoding_the_nearest_run_is_the_baseline(a_summary: Summary) -> None:
+    reused, nearest = (
+        run_of(a_summary, f"k{k}", threshold=0.8, reuse_k=k, layer_subset="first") for k in (3, 1)
+    )
+    assert baseline_of([reused, nearest]) is nearest
+    answer = answer_of("05_mine", [reused, nearest])
+    assert "Baseline `k1`" in answer and "plain decoding" not in answer

@@ -68,20 +68,24 @@ def check_examples(task: Task) -> None:
     if not n or not isinstance(task, ConfigurableTask):
         return
     config, of_examples = task.config, task.fewshot_cfg
-    items, examples = list(task.eval_docs), list(task.fewshot_docs())
-    # lm-eval leaves out the item itself, but only where both splits go by these names.
-    leaves_out = config.test_split is not None and of_examples.split == config.test_split
-    if not leaves_out and {repr(doc) for doc in items} <= {repr(doc) for doc in examples}:
+    items = {repr(doc) for doc in task.eval_docs}
+    examples = list(task.fewshot_docs())
+    printed = {repr(doc) for doc in examples}
+    # lm-eval leaves out the item itself, but only where both splits go by these names, or by none.
+    leaves_out = of_examples.split == config.test_split
+    if not leaves_out and items <= printed:
         split = config.test_split or config.validation_split
         raise UserError(
             f"task {task.task_name!r}: the examples in its prompts come from the items themselves, "
             "which would find their own answers there; draw them from another split, or give "
             f"test_split: {split} and fewshot_split: {split}, so that each is left out of its own"
         )
-    if n > len(examples) - leaves_out:
+    # Drawn at random, there is one more in case that it is the item.
+    takes_one_more = leaves_out and (of_examples.sampler != "first_n" or bool(items & printed))
+    if n > len(examples) - takes_one_more:
         raise UserError(
             f"task {task.task_name!r}: num_fewshot {n}: there are only {len(examples)} examples"
-            + (", the item itself among them" if leaves_out else "")
+            + (", one of which may be the item itself" if takes_one_more else "")
         )
     ways = ("doc_to_text", "doc_to_target", "doc_to_choice")
     if all(getattr(of_examples, way) == getattr(config, way) for way in ways):

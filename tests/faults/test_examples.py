@@ -33,7 +33,6 @@ def prompts(plan: Any) -> list[str]:
     ("old", "new"),
     [
         ("fewshot_split: test\n", ""),
-        ("test_split: test\nfewshot_split: test\n", "validation_split: test\n"),
         ("test_split: test\nfewshot_", "validation_split: test\nfewshot_"),
         ("fewshot_split: test\n", "fewshot_config: {sampler: first_n}\n"),
     ],
@@ -45,12 +44,30 @@ def test_an_item_is_not_among_its_own_examples(make_plan_on_disk: Plan, old: str
         make_plan_on_disk("sums", num_fewshot=3)
 
 
-def test_an_item_is_left_out_of_its_own_examples(make_plan_on_disk: Plan) -> None:
+@pytest.mark.parametrize(
+    "splits", ["test_split: test\nfewshot_split: test\n", "validation_split: test\n"]
+)
+def test_an_item_is_left_out_of_its_own_examples(make_plan_on_disk: Plan, splits: str) -> None:
+    edit("tasks/sums.yaml", "test_split: test\nfewshot_split: test\n", splits)
     plan = make_plan_on_disk("sums", num_fewshot=9)
     assert len(plan.requests) == 10
     assert all(prompt.count(f"What is {i} +") == 1 for i, prompt in enumerate(prompts(plan)))
-    with pytest.raises(UserError, match="num_fewshot 10: there are only 10 examples, the item"):
+    with pytest.raises(UserError, match="num_fewshot 10: there are only 10 examples, one of which"):
         make_plan_on_disk("sums", num_fewshot=10)
+
+
+@pytest.mark.parametrize(("sampler", "most"), [("first_n", 3), ("default", 2)])
+def test_as_many_examples_as_there_are_may_be_asked_for(
+    make_plan_on_disk: Plan, sampler: str, most: int
+) -> None:
+    add_examples("sums", [{"question": f"Of {i}? ", "answer": str(i)} for i in range(3)])
+    edit("tasks/sums.yaml", "test_split: test", "validation_split: test")
+    edit("tasks/sums.yaml", "output_type", f"fewshot_config: {{sampler: {sampler}}}\noutput_type")
+    assert all(
+        prompt.count("Of ") == most for prompt in prompts(make_plan_on_disk(num_fewshot=most))
+    )
+    with pytest.raises(UserError, match=f"num_fewshot {most + 1}: there are only 3 examples"):
+        make_plan_on_disk("sums", num_fewshot=most + 1)
 
 
 def test_the_same_file_under_two_names_is_noticed(make_plan_on_disk: Plan) -> None:

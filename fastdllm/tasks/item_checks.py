@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time, timedelta
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,7 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
             found.append((label, numbers(doc), options))
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
-        if label == []:
+        if isinstance(label, list) and not label:
             raise UserError(f"{where}: label [] names no option")
     if all(isinstance(label, int) and str(label) in options for label, _, options in found) and any(
         options.index(str(label)) != number for label, number, options in found
@@ -251,7 +252,10 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
         )
     # Only a multiple_choice task looks for a label that is text among the options.
     takes_text = task.OUTPUT_TYPE == "multiple_choice"
-    if any(label != number and not (takes_text and label in o) for label, number, o in found):
+    if any(
+        (type(label) is not type(number) or label != number) and not (takes_text and label in o)
+        for label, number, o in found
+    ):
         if task.fewshot_cfg.doc_to_target == original:
             task.fewshot_cfg.doc_to_target = numbers
         task.config.doc_to_target = numbers
@@ -326,8 +330,8 @@ def option_number(label: Any, options: Sequence[str]) -> int:
         number = (
             ord(text.upper()) - ord("A") if is_letter else int(text) if text.isdecimal() else -1
         )
-    elif isinstance(label, float) and label.is_integer():
-        number = int(label)
+    elif isinstance(label, Real) and float(label).is_integer():
+        number = int(float(label))  # also one of NumPy, which helpers return
     if not isinstance(number, int) or not 0 <= number < len(options):
         raise ValueError(
             f"label {label!r} is none of its {len(options)} options (test sets often hide theirs)"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -230,10 +231,24 @@ def test_a_label_that_names_no_option_is_refused(label: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "number"), [(0, 0), (2, 2), ("B", 1), ("c", 2), ("1", 1), ("two", 1), (2.0, 2)]
+    ("label", "number"),
+    [(0, 0), (2, 2), ("B", 1), ("c", 2), ("1", 1), ("two", 1), (2.0, 2), (numpy.int32(1), 1)],
 )
 def test_a_label_is_understood_as_text_number_or_letter(label: Any, number: int) -> None:
     assert option_number(label, ["one", "two", "three"]) == number
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("type_", ["numpy.int32", "numpy.float64", "float"])
+def test_a_helper_may_give_a_label_as_any_kind_of_number(type_: str) -> None:
+    Path("tasks/helpers.py").write_text(
+        f"import numpy\n\ndef label(doc):\n    return {type_}(doc['label'])\n"
+    )
+    edit_task("doc_to_target: label", "doc_to_target: !function helpers.label", "choices")
+    task = load_task("choices").leaves["choices"]
+    labels = [task.doc_to_target(doc) for doc in task.eval_docs]
+    assert labels == [i % 3 for i in range(8)]
+    assert {type(label) for label in labels} == {int}  # as lm-eval wants them in examples
 
 
 @pytest.mark.usefixtures("project")

@@ -42,6 +42,7 @@ def check_items(task: Task) -> None:
         _check_values(task, doc, _where(task, index))
     if isinstance(task, ConfigurableTask):
         _check_answers(task, docs)
+        _check_questions_differ(task, docs)
 
 
 def check_questions(task: Task) -> None:
@@ -242,6 +243,8 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
             raise UserError(f"{where}: {error}") from None
         if isinstance(label, list) and not label:
             raise UserError(f"{where}: label [] names no option")
+        if kind == "item" and task.OUTPUT_TYPE == "multiple_choice":
+            _check_choice(options, found[-1][1], where)
     if all(isinstance(label, int) and str(label) in options for label, _, options in found) and any(
         options.index(str(label)) != number for label, number, options in found
     ):
@@ -259,6 +262,45 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
         if task.fewshot_cfg.doc_to_target == original:
             task.fewshot_cfg.doc_to_target = numbers
         task.config.doc_to_target = numbers
+
+
+def _check_choice(options: Sequence[str], right: int | list[int], where: str) -> None:
+    """Refuse options of which the same one is chosen whatever the model says."""
+    if len(options) < 2:
+        raise UserError(f"{where}: has only the option {options[0]!r}, which any model chooses")
+    numbers = right if isinstance(right, list) else [right]
+    chosen = [options.index(options[number]) for number in numbers]
+    if not set(chosen) & set(numbers):  # of equal likelihoods, lm-eval takes the first
+        raise UserError(
+            f"{where}: the right option {numbers[0]} is the same text as option {chosen[0]}, which "
+            "is chosen in its place; let them differ, or leave the item out"
+        )
+
+
+def _check_questions_differ(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse items that all ask the same and expect different answers."""
+    if task.OUTPUT_TYPE == "loglikelihood":
+        return  # the targets are what is asked
+    ways = [task.doc_to_text, task.doc_to_prefix]
+    if task.config.doc_to_choice is not None:
+        ways.append(task.doc_to_choice)
+    if _agree(task, ways, docs) and not _agree(task, [task.doc_to_target], docs):
+        raise UserError(
+            f"task {task.task_name!r}: all items ask the same and expect different answers; let "
+            f"doc_to_text print the question (columns: {', '.join(docs[0])})"
+        )
+
+
+def _agree(
+    task: Task, methods: Sequence[Callable[[Any], Any]], docs: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Whether each method gives the same for all items."""
+    given = (
+        [_given(method, doc, _where(task, index)) for method in methods]
+        for index, doc in enumerate(docs)
+    )
+    first = next(given)
+    return all(values == first for values in given)
 
 
 def _check_numbers_of_inputs(

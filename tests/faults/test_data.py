@@ -30,7 +30,7 @@ def write(text: str, path: Path = SUMS) -> None:
 
 
 def rows(*values: Any) -> str:
-    records = [{"question": "q", "answer": value} for value in values]
+    records = [{"question": f"q{n}", "answer": value} for n, value in enumerate(values)]
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
@@ -72,7 +72,7 @@ def test_a_value_of_json_stays_what_the_file_says(values: list[Any], expected: l
 @pytest.mark.usefixtures("project")
 def test_a_value_of_csv_is_the_text_in_the_file() -> None:
     read_as_csv()
-    write('question,answer\nq,NA\nq,007\nq,1e5\nq,None\nq,"a, ""b"""\nq,\n')
+    write('question,answer\nq,NA\nr,007\ns,1e5\nt,None\nu,"a, ""b"""\nv,\n')
     assert targets() == ["NA", "007", "1e5", "None", 'a, "b"', ""]
 
 

@@ -199,3 +199,38 @@ def test_numbers_that_a_folder_may_have_changed_are_refused() -> None:
     edit("tasks/sums.yaml", "dataset_kwargs: {data_files: {test: tasks/data/sums.jsonl}}\n", "")
     with pytest.raises(UserError, match=r"item 0: column 'answer' is 93\.0, .* write it as text"):
         load_task("sums")
+
+
+@pytest.mark.parametrize(
+    ("options", "label", "says"),
+    [
+        (["x"], 0, r"task 'choices', item 0: has only the option 'x', which any model chooses"),
+        (["x", "y", "y"], 2, "item 0: the right option 2 is the same text as option 1"),
+        (["x", "x", "y"], [1], "item 0: the right option 1 is the same text as option 0"),
+    ],
+)
+def test_options_of_which_one_is_always_chosen_are_refused(
+    options: list[str], label: Any, says: str
+) -> None:
+    edit("tasks/choices.yaml", '["A", "B", "C"]', "options")
+    write_items("choices", "options", options)
+    write_items("choices", "label", label)
+    with pytest.raises(UserError, match=says):
+        load_task("choices")
+
+
+@pytest.mark.parametrize("label", [1, [1, 2]])
+def test_equal_options_that_do_no_harm_are_allowed(label: Any) -> None:
+    edit("tasks/choices.yaml", '["A", "B", "C"]', "options")
+    write_items("choices", "options", ["x", "y", "y"])
+    write_items("choices", "label", label)
+    load_task("choices")
+
+
+@pytest.mark.parametrize("task", ["sums", "choices"])
+def test_a_template_without_the_question_is_refused(task: str) -> None:
+    edit(f"tasks/{task}.yaml", '"{{question}}"', '"Answer the question: "')
+    with pytest.raises(UserError, match=f"task '{task}': all items ask the same and expect"):
+        load_task(task)
+    write_items(task, "question", "one item is one question")
+    load_task(task)

@@ -132,6 +132,7 @@ def check_lengths_of_options(plan: Plan) -> None:
 def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[PlannedRequest]:
     """Tokenise the collected requests, each distinct one once, in the order of first appearance."""
     planned: dict[str, PlannedRequest] = {}
+    options: dict[tuple[str, tuple[int, ...]], str] = {}
     for key, instance in collected:
         if key in planned:
             continue
@@ -145,6 +146,13 @@ def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[Plann
             if not target_ids:
                 raise UserError(
                     f"item {item}: empty option {instance.args[1]!r}; check doc_to_choice"
+                )
+            context, option = instance.args
+            other = options.setdefault((context, target_ids), option)
+            if other != option:
+                raise UserError(
+                    f"item {item}: options {other!r} and {option!r} are the same tokens, between "
+                    "which no model can choose; its tokenizer lacks their letters"
                 )
             gen_kwargs = {}
         else:

@@ -176,6 +176,14 @@ def test_a_single_target_of_several_tokens_needs_a_mode_too(
     assert "'0 it is' is 7 tokens" in capsys.readouterr().err
 
 
+def test_options_that_the_tokenizer_does_not_tell_apart_are_refused(
+    make_plan_on_disk: Callable[..., Any],
+) -> None:
+    edit("tasks/choices.yaml", '["A", "B", "C"]', '["a", "ä", "ö"]')
+    with pytest.raises(UserError, match="item choices:0: options 'ä' and 'ö' are the same tokens"):
+        make_plan_on_disk("choices")
+
+
 class Merging:
     """A tokenizer of letters that takes "(A" for one token."""
 

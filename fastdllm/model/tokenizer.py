@@ -154,7 +154,12 @@ def conversation_text(
         )
     except Exception as error:  # a template is a program, which may raise anything
         raise UserError(f"{where}: fails with {error_line(error)}; {_OR_WITHOUT}") from None
+    end = 0  # of the turn before: a short answer may occur in other turns as well
     for message in messages:
-        if message["content"].strip() not in text:
+        content, is_turn = message["content"].strip(), message["role"] != "system"
+        start = text.find(content, end if is_turn else 0)
+        if start < 0:
             raise UserError(f"{where}: leaves out what the {message['role']} says; {_OR_WITHOUT}")
+        if is_turn:
+            end = start + len(content)
     return text

@@ -92,6 +92,13 @@ def test_a_description_or_an_example_that_a_template_drops_is_refused(folder: Pa
     turns = [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "two"}]
     with pytest.raises(UserError, match="leaves out what the assistant says"):
         conversation_text(load_tokenizer(str(folder)), [*turns, *turns[:1]])
+    short = [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "1"}]
+    with pytest.raises(UserError, match="leaves out what the"):
+        conversation_text(load_tokenizer(str(folder)), [*short, *turns[:1]])
+    # Some write the description into the last question.
+    last = "{% for m in messages[1:] %}{% if loop.last %}{{ messages[0].content }}{% endif %}"
+    write_template(folder, last + "{{ m.content }}{% endfor %}")
+    assert plan(folder).requests[0].args[0] == "Add the numbers." + QUESTION
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}"
     write_template(folder, refusing + CHAT_TEMPLATE)
     with pytest.raises(UserError, match="fails with TemplateError: none"):

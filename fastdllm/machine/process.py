@@ -18,6 +18,8 @@ from fastdllm.version import __version__
 # A new file in one of these can decide a result.
 DECIDING_FOLDERS = ("experiments", "tasks", "fastdllm")
 GIT_PATIENCE_S = 20
+# Set in hooks, and by people for another repository: git would describe that one.
+ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "numpy")
 
 
@@ -100,7 +102,9 @@ def git_state(folder: Path | str = ".") -> dict[str, Any] | None:
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         changes = _git(folder, *status, "--untracked-files=no", "--", ".", ":(exclude)artifacts")
-        changes = changes or _git(folder, *status, "--", *DECIDING_FOLDERS)
+        # Said aloud, as status.showUntrackedFiles of a user's git may hide new files.
+        untracked = "--untracked-files=normal"
+        changes = changes or _git(folder, *status, untracked, "--", *DECIDING_FOLDERS)
     except subprocess.CalledProcessError as error:
         lines = str(error.stderr).strip().splitlines() or [f"exit code {error.returncode}"]
         reason = lines[0].removeprefix("fatal: ")
@@ -116,10 +120,11 @@ def git_state(folder: Path | str = ".") -> dict[str, Any] | None:
 
 
 def _git(folder: Path | str, *arguments: str) -> str:
+    kept = {name: value for name, value in os.environ.items() if name not in ANOTHER_REPOSITORY}
     completed = subprocess.run(
         ["git", *arguments],
         cwd=folder,
-        env={**os.environ, "LC_ALL": "C"},
+        env={**kept, "LC_ALL": "C"},
         capture_output=True,
         text=True,
         timeout=GIT_PATIENCE_S,

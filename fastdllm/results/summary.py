@@ -245,7 +245,10 @@ class Summary(StrictModel):
     git_unknown: str | None = Field(
         None, description="In a git repository: why git did not name the commit."
     )
-    environment: dict[str, str] = Field(description="Versions of Python and of packages.")
+    environment: dict[str, str] = Field(
+        description="Versions of Python and of packages; `1.0 and 1.1` if the processes that "
+        "decoded and scored had different ones."
+    )
     weights_left_alone: list[str] | None = Field(
         None,
         description="Files in the model's folder that look like weights and are no part of the "

@@ -161,7 +161,7 @@ def summarize(
         gpu_info=", ".join(gpus) or None,
         git=Git(**git) if git and "commit" in git else None,
         git_unknown=git.get("unknown") if git else None,
-        environment=dict(environment),
+        environment=_versions([*(session.versions for session in sessions), environment]),
         weights_left_alone=list(weights_left_alone) or None,
         model_args=_model_args(spec),
         eval_params={key: value for key, value in eval_params.items() if value is not None},
@@ -211,6 +211,13 @@ def _tokens_and_seconds(chunks: Sequence[Chunk]) -> list[tuple[int, float]]:
         )
         for part in parts
     ]
+
+
+def _versions(of_processes: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return each package with its versions in the processes that decoded or scored."""
+    names = dict.fromkeys(name for versions in of_processes for name in versions)
+    found = {name: [v[name] for v in of_processes if name in v] for name in names}
+    return {name: " and ".join(dict.fromkeys(versions)) for name, versions in found.items()}
 
 
 def _model_args(spec: RunSpec) -> dict[str, Any]:

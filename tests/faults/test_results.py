@@ -208,3 +208,21 @@ def test_a_commit_that_git_does_not_tell_is_recorded_as_unknown(
     assert (summary.git_unknown or "").startswith("detected dubious ownership")
     (attempt,) = read_attempts(spec.parent)
     assert (attempt.commit or "").startswith("unknown (detected dubious ownership")
+
+
+def test_versions_of_all_processes_that_made_a_result_are_recorded(
+    make_plan_on_disk: Any, make_spec: Any
+) -> None:
+    make_plan_on_disk()
+    spec = make_spec()
+    assert main(["eval", str(spec)]) == 0
+    here = read_summary(spec.with_name("summary.json")).environment
+    path = spec.with_name("answers.jsonl")
+    header, session, *chunks = path.read_text().splitlines(keepends=True)
+    earlier = json.loads(session)
+    earlier["versions"]["torch"] = "1.0"
+    path.write_text("".join([header, json.dumps(earlier) + "\n", chunks[0]]))
+    spec.with_name("summary.json").unlink()
+    assert main(["eval", str(spec)]) == 0
+    found = read_summary(spec.with_name("summary.json")).environment
+    assert found == {**here, "torch": f"1.0 and {here['torch']}"}

@@ -39,6 +39,24 @@ def test_a_tree_is_dirty_when_something_that_decides_results_is_not_committed(tm
     assert git_state(tmp_path)["dirty"] is True
 
 
+def test_neither_another_repository_nor_a_users_settings_hide_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mine", "other"):
+        (tmp_path / name / "experiments").mkdir(parents=True)
+        git(tmp_path / name, "init", "--quiet")
+        git(tmp_path / name, "commit", "--allow-empty", "-m", name)
+    mine = git_state(tmp_path / "mine")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other/.git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
+    assert git_state(tmp_path / "mine") == mine is not None
+    monkeypatch.delenv("GIT_DIR")
+    monkeypatch.delenv("GIT_WORK_TREE")
+    git(tmp_path / "mine", "config", "status.showUntrackedFiles", "no")
+    (tmp_path / "mine/experiments/new.py").write_text("b = 2")
+    assert git_state(tmp_path / "mine") == {**mine, "dirty": True}
+
+
 def test_a_commit_that_git_does_not_tell_is_unknown_for_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

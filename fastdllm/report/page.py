@@ -26,6 +26,7 @@ from fastdllm.report.sensitivity_map import FEW_PASSES, MEASURES, SensitivityMap
 from fastdllm.report.sentences import baseline_sentence, likelihood_sentence, main_sentences
 from fastdllm.report.themes import config
 from fastdllm.statistics.costs import OF_THE_MACHINE
+from fastdllm.statistics.disagreements import dtype_sentences
 from fastdllm.statistics.truncation import truncation_sentences
 from fastdllm.version import __version__
 
@@ -85,8 +86,9 @@ def _sentences(task: TaskReport) -> list[str]:
     if not task.is_generation:
         return [likelihood_sentence(len(task.runs), len(task.distinct))]
     baseline = baseline_sentence(task.baseline, run_name(task.baseline))
-    truncated = truncation_sentences([run.summary for run in task.runs])
-    return [baseline, *main_sentences(task.findings, run_name), *truncated]
+    runs = [run.summary for run in task.runs]
+    notes = [*dtype_sentences([task.baseline, *runs]), *truncation_sentences(runs)]
+    return [baseline, *main_sentences(task.findings, run_name), *notes]
 
 
 def _task_data(task: TaskReport) -> dict[str, Any]:

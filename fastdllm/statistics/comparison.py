@@ -224,10 +224,8 @@ def _why_no_speed(a: Summary, b: Summary) -> str | None:
     if a.passes is None or b.passes is None:
         return "nothing is generated in a log-likelihood task"
     unmeasured = next((run for run in (a, b) if run.throughput is None), None)
-    if unmeasured is not None and len(unmeasured.hardware) > 1:
-        return "answers were decoded on several devices"
     if unmeasured is not None:
-        return "a process was paused (Ctrl-Z, a suspended job) while it decoded"
+        return _why_unmeasured(unmeasured)
     if _is_one_measurement(a, b):
         return "both have the speed of one measurement"
     if a.task != b.task:
@@ -238,6 +236,14 @@ def _why_no_speed(a: Summary, b: Summary) -> str | None:
         if of_a != of_b
     ]
     return f"different conditions: {'; '.join(differing)}" if differing else None
+
+
+def _why_unmeasured(run: Summary) -> str:
+    if len({device.name for device in run.hardware}) > 1:
+        return "answers were decoded on several devices"
+    if len(run.hardware) > 1:
+        return "answers were decoded with several numbers of CPU threads"
+    return "a process was paused (Ctrl-Z, a suspended job) while it decoded"
 
 
 def _is_one_measurement(a: Summary, b: Summary) -> bool:

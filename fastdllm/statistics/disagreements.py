@@ -1,4 +1,4 @@
-"""Alarms about runs of one computation that are not right on the same items."""
+"""Runs of one computation that are not right on the same items, and runs of several dtypes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastdllm.results import bits
+from fastdllm.results.summary import Summary
 
 # Items that a sentence names one by one.
 MOST_ITEMS = 8
@@ -33,6 +34,17 @@ def disagreements(records: Sequence[Mapping[str, Any]]) -> list[str]:
         for first, *others in by_conditions.values()
         for other in others
         if (differing := differing_items(first["items"], other["items"]))
+    ]
+
+
+def dtype_sentences(summaries: Sequence[Summary]) -> list[str]:
+    """Say of runs that are compared that they were decoded in several dtypes; none if in one."""
+    dtypes = list(dict.fromkeys(summary.dtype for summary in summaries))
+    if len(dtypes) < 2:
+        return []
+    return [
+        f"Decoded in {' and '.join(dtypes)}, so answers may differ for that alone; a dtype that is "
+        "named in workflow_config.yaml (model.dtype) is the same on every device."
     ]
 
 

@@ -1,15 +1,20 @@
-"""What runs are compared with is called plain decoding only where it is."""
+"""What runs are compared with: plain decoding only where it is called so, and of which dtype."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from fastdllm.report.groups import baseline_of, deviations
+import pytest
+
+from fastdllm.report.groups import baseline_of, deviations, grouped
 from fastdllm.report.sentences import answer_of
 from fastdllm.report.standings import Standing, standings_of
+from fastdllm.report.text_tables import terminal_table
 from fastdllm.results.summary import DECODING, Summary, read_summary
 from fastdllm.settings import DecodingSettings
+from fastdllm.statistics.comparison import compare
+from fastdllm.statistics.comparison_text import comparison_text
 from fastdllm.workflow.project.computations import NormalForm, computation_of
 
 PUBLISHED = Path(__file__).parents[2] / "artifacts/00_baseline/word_problems/k1_first/summary.json"
@@ -45,3 +50,16 @@ def test_without_plain_decoding_the_nearest_run_is_the_baseline(a_summary: Summa
     assert baseline_of([reused, nearest]) is nearest
     answer = answer_of("05_mine", [reused, nearest])
     assert "Baseline `k1`" in answer and "plain decoding" not in answer
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_runs_of_several_dtypes_are_not_compared_in_silence(a_summary: Summary, dtype: str) -> None:
+    first = run_of(a_summary, "t0.9").model_copy(update={"dtype": "bfloat16"})
+    other = run_of(a_summary, "t0.5", threshold=0.5).model_copy(update={"dtype": dtype})
+    shown = [
+        terminal_table(grouped([first, other])),
+        answer_of("05_mine", [first, other]),
+        " ".join(comparison_text(compare(first, other)).split()),
+    ]
+    says = "Decoded in bfloat16 and float16, so answers may differ for that alone"
+    assert [says in text for text in shown] == 3 * [dtype == "float16"]

@@ -211,8 +211,12 @@ def test_speeds_of_equal_conditions_are_compared_with_an_interval(a_summary: Sum
         ),
         ({"throughput": None}, "a process was paused (Ctrl-Z, a suspended job) while it decoded"),
         (
-            {"throughput": None, "hardware": 2 * [s.Hardware(device="cpu", name="a CPU")]},
+            {"throughput": None, "hardware": [s.Hardware(device="cpu", name=n) for n in "ab"]},
             "answers were decoded on several devices",
+        ),
+        (
+            {"throughput": None, "hardware": 2 * [s.Hardware(device="cpu", name="a CPU")]},
+            "answers were decoded with several numbers of CPU threads",
         ),
         ({"passes": None}, "nothing is generated in a log-likelihood task"),
     ],

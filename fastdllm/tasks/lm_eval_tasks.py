@@ -43,6 +43,8 @@ from fastdllm.tasks.task_files import exact_files, find_task_files, split_files
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
 # and scoring must produce the same prompts whatever the experiment.
 TASK_SEED = 1234
+# As `evaluate` says that it neither has a metric nor could fetch it.
+_HUB_METRIC = re.compile(r"Module '([^']+)' doesn't exist on the Hugging Face Hub")
 # As nltk says in its message of many lines which data to download.
 _NLTK_RESOURCE = re.compile(r"nltk\.download\('([^']+)'\)")
 
@@ -290,6 +292,12 @@ def _reason(error: BaseException) -> str:
         return (
             f"it needs the nltk data {resource[1]!r}, which is not here; on a node with network: "
             f"python -m nltk.downloader {resource[1]}"
+        )
+    metric = _HUB_METRIC.search(str(error)) if isinstance(error, FileNotFoundError) else None
+    if metric is not None:
+        return (
+            f"it needs the metric {metric[1]!r} of the Hugging Face hub, which is not here; on a "
+            "node with network: fastdllm fetch"
         )
     if CODE_VARIABLE in str(error) or "marked as unsafe" in str(error):
         return CODE_REFUSED

@@ -128,6 +128,10 @@ def test_a_metric_that_is_no_number_ends_the_run(
             "import nltk; nltk.data.find('tokenizers/no_such_data')",
             "it needs the nltk data 'no_such_data'",
         ),
+        (
+            "import evaluate; evaluate.load('no_such_metric')",
+            "it needs the metric 'no_such_metric' of the Hugging Face hub, which is not here; on",
+        ),
     ],
 )
 def test_what_would_end_scoring_is_said_at_plan(

@@ -347,6 +347,7 @@ def test_local_models_and_tasks_need_nothing(folder: Path, hub: Hub, tmp_path: P
 
 
 METRIC = """\
+import os
 import pathlib
 import urllib.request
 
@@ -356,8 +357,9 @@ def mean(values):
     return sum(values) / len(values)
 """
 FETCHES = """\
-if not pathlib.Path("words.txt").exists():
+if os.environ["HF_EVALUATE_OFFLINE"] == "0":  # as metrics of the hub do
         pathlib.Path("words.txt").write_bytes(urllib.request.urlopen("{url}").read())
+    pathlib.Path("words.txt").read_bytes()
 """
 
 
@@ -376,6 +378,8 @@ def use_metric(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         task.write_text(task.read_text().replace(old, "aggregation: !function own.mean"))
         monkeypatch.chdir(project)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        for name in ("HF_HUB_OFFLINE", "HF_EVALUATE_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)  # of other tests in this process
 
     return use
 

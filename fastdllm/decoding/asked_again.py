@@ -1,8 +1,8 @@
 """Asks a policy everything twice, and refuses one that then decides otherwise.
 
 What a policy decides for a sequence must follow from what it sees of that sequence. One that draws
-at random, counts its calls, or looks at the other sequences of a pass gives answers that depend on
-the batch, and on where a run was interrupted.
+at random, counts its calls, remembers, or looks at the other sequences of a pass gives answers that
+depend on the batch, and on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ from fastdllm.policy import (
 )
 
 
+def anew(policy: Policy) -> Policy:
+    """Return the same policy, which has decided nothing yet."""
+    return type(policy)(policy.settings, policy.parameters, policy.num_layers)
+
+
 class AskedAgain(Policy):
-    """Decides like `inner`, which is asked again, and about each sequence alone.
+    """Decides like `inner`; it and one that is made anew are asked about each sequence alone.
 
     Every method raises a PolicyViolation if the second answer differs.
     """
@@ -38,13 +43,13 @@ class AskedAgain(Policy):
     def next_pass(self, state: SequenceState) -> PassKind:
         """The pass that the policy inside asks for."""
         kind = self.inner.next_pass(state)
-        self._check("next_pass", self.inner.next_pass(state) == kind)
+        self._check("next_pass", all(p.next_pass(state) == kind for p in self._again()))
         return kind
 
     def window(self, state: SequenceState, kind: PassKind) -> tuple[int, int]:
         """The window of the policy inside."""
         window = self.inner.window(state, kind)
-        self._check("window", self.inner.window(state, kind) == window)
+        self._check("window", all(p.window(state, kind) == window for p in self._again()))
         return window
 
     def span_actions(
@@ -54,26 +59,32 @@ class AskedAgain(Policy):
         measured = _Measured(signals)
         actions = self.inner.span_actions(span, states, measured)
         for index, state in enumerate(states):
-            alone = self.inner.span_actions(span, [state], _OfOne(measured, index))
-            self._check("span_actions", actions[index : index + 1] == alone)
+            for policy in self._again():
+                alone = policy.span_actions(span, [state], _OfOne(measured, index))
+                self._check("span_actions", actions[index : index + 1] == alone)
         return actions
 
     def accept(self, predictions: Predictions, states: Sequence[SequenceState]) -> Tensor:
         """What the policy inside accepts."""
         # Before it is asked: it may write to what it is given.
-        parts = [_of_one(predictions, index) for index in range(len(states))]
+        policies = self._again()
+        parts = [[_of_one(predictions, index) for index in range(len(states))] for _ in policies]
         accepted = self.inner.accept(predictions, states)
         if isinstance(accepted, Tensor) and accepted.shape == predictions.masked.shape:
-            for part, state, taken in zip(parts, states, accepted.tolist(), strict=True):
-                self._check("accept", self.inner.accept(part, [state]).tolist() == [taken])
+            for policy, of_policy in zip(policies, parts, strict=True):
+                for part, state, taken in zip(of_policy, states, accepted.tolist(), strict=True):
+                    self._check("accept", policy.accept(part, [state]).tolist() == [taken])
         return accepted
+
+    def _again(self) -> tuple[Policy, Policy]:
+        return self.inner, anew(self.inner)
 
     def _check(self, method: str, is_same: bool) -> None:
         if not is_same:
             raise violation(
                 self.inner,
                 f"{method} decided otherwise when asked again about one sequence alone; it may not "
-                "draw at random, keep a count, or look at other sequences",
+                "draw at random, keep a count or a memory, or look at other sequences",
             )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastdllm.common.errors import UserError
-from fastdllm.decoding.asked_again import AskedAgain
+from fastdllm.decoding.asked_again import AskedAgain, anew
 from fastdllm.decoding.events import Entered, Event, Observer, PassRecord, SlotsChosen
 from fastdllm.decoding.finite import NotFinite
 from fastdllm.decoding.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
@@ -154,7 +154,8 @@ class DecodingEngine:
         watch = _Watch(flight, "sequences")
         commits = Commits()
         answers: dict[int, Answer] = {}
-        for step in self._steps(requests, watch, self.policy):
+        # What it may remember of an earlier chunk is not there where a run was interrupted.
+        for step in self._steps(requests, watch, anew(self.policy)):
             commits.add(step)
             if step.finished is None:
                 continue

@@ -14,7 +14,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import read_spec
 from fastdllm.workflow.project.digests import FileDigests, check_sources
-from tests.support.run_project import silent
+from tests.support.run_project import silent, write_lines
 
 POLICY = Path("experiments/trial/generation_functions.py")
 HEAD = """
@@ -68,6 +68,16 @@ DERIVED = """
         predictions.confidence.mul_(0.5)
         return self.accepted_above(0.3, predictions)
 """
+REMEMBERS = """
+    def __init__(self, settings, parameters, num_layers):
+        super().__init__(settings, parameters, num_layers)
+        self.begun = {}
+
+    def next_pass(self, state):
+        begun = self.begun.setdefault(state.request, state.BEGUN)
+        is_later = state.block_step == 1 and state.BEGUN != begun
+        return PassKind.FULL_BLOCK if is_later else super().next_pass(state)
+"""
 MEASURES = (
     SPAN
     + """
@@ -105,8 +115,12 @@ def run(make_spec: Callable[..., Path], make_plan_on_disk: Callable[..., Any]) -
         (COUNTS_PASSES, "next_pass"),
         (COUNTS_WINDOWS, "window"),
         (COMPARES_CHANGES, "span_actions"),
+        (REMEMBERS.replace("BEGUN", "masked"), "next_pass"),
     ],
-    ids=["draws", "counts", "compares", "counts-passes", "counts-windows", "compares-changes"],
+    ids=[
+        *("draws", "counts", "compares", "counts-passes", "counts-windows", "compares-changes"),
+        "remembers",
+    ],
 )
 def test_a_policy_that_decides_otherwise_when_asked_again_is_refused(
     run: Callable, policy: str, method: str
@@ -119,6 +133,18 @@ def test_a_policy_that_decides_otherwise_when_asked_again_is_refused(
 @pytest.mark.parametrize("policy", [DERIVED, MEASURES], ids=["writes-to-its-input", "measures"])
 def test_a_policy_that_decides_by_what_it_sees_is_decoded(run: Callable, policy: str) -> None:
     assert run(policy).items.n == 10
+
+
+def test_what_a_policy_remembers_does_not_outlive_a_chunk(project: Path, run: Callable) -> None:
+    questions = [{"question": "What is it? " * (1 + i), "answer": "1"} for i in range(10)]
+    write_lines(project / "tasks/data/sums.jsonl", questions)
+    policy = REMEMBERS.replace("BEGUN", "block")
+    whole, answers = run(policy), Path("results/trial/sums/plain/answers.jsonl")
+    header, session, first, *_ = answers.read_text().splitlines(keepends=True)
+    answers.write_text(header + session + first)
+    answers.with_name("summary.json").unlink()
+    resumed = run(policy)
+    assert resumed.resumed and resumed.passes == whole.passes
 
 
 def test_a_policy_that_changes_its_settings_is_refused(run: Callable) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +23,9 @@ from fastdllm.validation import StrictModel, validated
 
 MAX_BYTES = 8_000
 # What grows with the task; left out in this order if a summary would be larger.
-LARGE_PARTS = ("weights_left_alone", "group_results", "throughput.chunks", "items.groups", "items")
+LARGE_PARTS = ("weights_left_alone", "group_results", "throughput.chunks", "items.groups")
+# Then these, the first that suffice.
+LARGEST_PARTS = (("metrics",), ("items",), ("metrics", "items"))
 # A list of numbers and texts that takes a line each; no text in JSON holds a line break.
 _SPREAD_OUT = re.compile(r"\[((?:\n +[^\[\]{}\n ][^\[\]{}\n]*)+)\n *\]")
 _LINE_BREAK = re.compile(r"\n +")
@@ -188,7 +191,10 @@ class Summary(StrictModel):
         "computation; every measured value is from that run.",
     )
     accuracy: float = Field(description="Value of the primary metric.")
-    metrics: list[Metric] = Field(description="Every score of the task.")
+    metrics: list[Metric] = Field(
+        description="Every score of the task; only the primary one where they do not fit (more "
+        "than some 20), results.json has all."
+    )
     group_results: dict[str, float] | None = Field(
         None,
         description="Primary metric of each subtask; only for groups of tasks. Left out where it "
@@ -300,8 +306,8 @@ class Summary(StrictModel):
 def write_summary(path: Path | str, summary: Summary) -> None:
     """Write a summary atomically, keys sorted, absent fields left out.
 
-    Of a task with very many subtasks or items the parts that do not fit are left out; results.json
-    and samples.jsonl have them.
+    Of a task with very many subtasks, items or metrics the parts that do not fit are left out;
+    results.json and samples.jsonl have them.
 
     Raises:
         ValueError: it would still exceed 8,000 bytes.
@@ -312,6 +318,9 @@ def write_summary(path: Path | str, summary: Summary) -> None:
         if len(text.encode()) > MAX_BYTES:
             summary = _without(summary, part)
             text = _text(summary)
+    for parts in LARGEST_PARTS:
+        if len(text.encode()) > MAX_BYTES:
+            text = _text(reduce(_without, parts, summary))
     if len(text.encode()) > MAX_BYTES:
         raise ValueError(f"{path}: a summary of more than {MAX_BYTES} bytes:\n{text}")
     write_text_atomically(path, text)
@@ -324,6 +333,8 @@ def _text(summary: Summary) -> str:
 
 
 def _without(summary: Summary, part: str) -> Summary:
+    if part == "metrics":
+        return summary.model_copy(update={part: [summary.primary]})
     outer, _, inner = part.partition(".")
     record = getattr(summary, outer)
     if inner and record is not None:

@@ -121,6 +121,16 @@ def test_what_does_not_fit_is_left_out_and_the_result_is_kept(
     bits = Items(n=60_000, correct_bits=pack_bits([True] * 60_000))
     write_summary(path, a_summary.model_copy(update={"group_results": groups, "items": bits}))
     assert read_summary(path) == a_summary.model_copy(update={"items": None})
+    (primary,) = (metric for metric in a_summary.metrics if metric.primary)
+    others = [
+        primary.model_copy(update={"metric": f"acc_{i}", "primary": False}) for i in range(40)
+    ]
+    many = a_summary.model_copy(update={"metrics": [*others, primary]})
+    only_primary = a_summary.model_copy(update={"metrics": [primary]})
+    write_summary(path, many)
+    assert read_summary(path) == only_primary
+    write_summary(path, many.model_copy(update={"items": bits}))
+    assert read_summary(path) == only_primary.model_copy(update={"items": None})
     with pytest.raises(ValueError, match="more than 8000"):
         write_summary(path, a_summary.model_copy(update={"environment": {"a": "x" * 9000}}))
 

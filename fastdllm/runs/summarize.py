@@ -116,6 +116,7 @@ def summarize(
         "n_items": plan.header.n_items,
         "n_requests": plan.header.n_requests,
         "n_answers": decoded.n_answers,
+        "items_digest": plan.items_digest,
         "chunk_size": plan.header.chunk_size,
         "batch_size": decoded.batch_size,
         "smallest_batch_size": decoded.smallest_batch_size,

@@ -149,11 +149,20 @@ def why_not_paired(a: Summary, b: Summary) -> str | None:
         if of_a != of_b:
             shown = "" if what.startswith("versions") else f": {_shown(of_a)} and {_shown(of_b)}"
             return f"different {what}{shown}"
+    if _has_moved(a, b):
+        return "data or model of the hub have changed in between; decode the older run again"
     if a.primary.higher_is_better is False:
         return f"less is better in {a.primary.metric}, so items are not right or wrong"
     if a.items is None or b.items is None:
         return "the summaries do not say which items are right"
     return None if a.items.n == b.items.n else f"{a.items.n} and {b.items.n} items"
+
+
+def _has_moved(a: Summary, b: Summary) -> bool:
+    """Whether the same task, asked in the same way of the same model, asked something else."""
+    digests = [run.eval_params.get("items_digest") for run in (a, b)]
+    is_same = all(a.decides.get(key) == b.decides.get(key) for key in PLAN_KEYS)
+    return is_same and None not in digests and digests[0] != digests[1]
 
 
 def pair_items(a: Summary, b: Summary) -> Paired:

@@ -97,6 +97,12 @@ class Plan:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
+    def items_digest(self) -> str:
+        """Short digest of what is asked and expected, and of the commit of a hub's model."""
+        parts = [self.header.item_digests, self.header.model_commit]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
     def budget(self) -> int | None:
         """The most tokens that an answer may have; None if none is generated."""
         budgets = (request.gen_kwargs.get("max_gen_toks") for request in self.requests)

@@ -15,9 +15,11 @@ from fastdllm.common.files import read_json
 from fastdllm.results.summary import read_summary, write_summary
 from fastdllm.runs.answers import read_content
 from fastdllm.runs.attempts import read_attempts
+from fastdllm.statistics.comparison import why_not_paired
 from fastdllm.workflow.project.artifacts import stored_summary
 from fastdllm.workflow.project.runs import load_project
 from tests.support.fakes import fake_summary
+from tests.support.run_project import write_lines
 
 OWN = """\
 def score(doc, results):
@@ -230,3 +232,20 @@ def test_versions_of_all_processes_that_made_a_result_are_recorded(
     assert main(["eval", str(spec)]) == 0
     found = read_summary(spec.with_name("summary.json")).environment
     assert found == {**here, "torch": f"1.0 and {here['torch']}"}
+
+
+def test_runs_of_data_that_changed_on_its_hub_are_not_compared(
+    project: Path, make_plan_on_disk: Any, make_spec: Any
+) -> None:
+    summaries = []
+    for target in ("answer", "other"):  # as if the same spec met other data
+        items = [{"question": f"{i}? ", "answer": f"{target}{i}"} for i in range(4)]
+        write_lines(project / "tasks/data/sums.jsonl", items)
+        make_plan_on_disk()
+        spec = make_spec()
+        assert main(["eval", str(spec)]) == 0
+        summaries.append(read_summary(spec.with_name("summary.json")))
+    first, other = summaries
+    other = other.model_copy(update={"decides": first.decides})
+    assert why_not_paired(first, first) is None
+    assert (why_not_paired(first, other) or "").startswith("data or model of the hub have changed")

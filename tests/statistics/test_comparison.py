@@ -136,6 +136,10 @@ def test_the_same_computation_that_differs_says_so(a_summary: Summary) -> None:
         ({"task": "gsm8k"}, "different tasks: word_problems and gsm8k"),
         ({"eval_params": {"limit": 20}}, "different limits: none and 20"),
         ({"decides": {"task_digest": "x"}}, "different versions of the task"),
+        (
+            {"eval_params": {"items_digest": "x"}},
+            "data or model of the hub have changed in between; decode the older run again",
+        ),
         ({"items": None}, "the summaries do not say which items are right"),
         ({"items": s.Items(n=8, correct_bits="AA==")}, "200 and 8 items"),
     ],
@@ -143,7 +147,8 @@ def test_the_same_computation_that_differs_says_so(a_summary: Summary) -> None:
 def test_other_items_are_not_paired(a_summary: Summary, fields: Any, reason: str) -> None:
     if "eval_params" in fields:
         fields = {"eval_params": {**a_summary.eval_params, **fields["eval_params"]}}
-    comparison = compare(a_run(a_summary, "a", 3), a_run(a_summary, "b", 3, **fields))
+    first = changed(a_summary, eval_params={**a_summary.eval_params, "items_digest": "y"})
+    comparison = compare(a_run(first, "a", 3), a_run(a_summary, "b", 3, **fields))
     assert (comparison.paired, comparison.why_not_paired) == (None, reason)
     assert comparison.verdict == f"not compared: {reason}"
 

@@ -31,21 +31,24 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for full runs")
     project = load_project(Selection(limit=args.limit))
     chosen = keep("experiment", args.experiment, project.experiments, where="--experiment")
-    runs = [run for run in project.runs if run.experiment in chosen]
-    paths = [path for run in runs if (path := current_summary(run, project.all_runs))]
-    summaries, problems, missing = [], [], len(runs) - len(paths)
-    for path in paths:
+    summaries, problems, n_chosen, n_missing = [], [], 0, 0
+    # Of all experiments: what one is compared with may be a run of another.
+    for run in project.runs:
+        path, is_chosen = current_summary(run, project.all_runs), run.experiment in chosen
+        n_chosen += is_chosen
+        n_missing += is_chosen and path is None
         try:
-            summaries.append(read_summary(path))
+            summaries += [read_summary(path)] if path else []
         except UserError as error:
-            problems.append(f"not shown: {error}\n")
+            problems += [f"not shown: {error}\n"] if is_chosen else []
+    groups = [group for group in grouped(summaries) if group.experiment in chosen]
     lines = []
-    if summaries:
-        lines.append(terminal_table(grouped(summaries), shutil.get_terminal_size().columns))
+    if groups:
+        lines.append(terminal_table(groups, shutil.get_terminal_size().columns))
     lines += problems
-    if missing:
+    if n_missing:
         lines.append(
-            f"{missing} of {len(runs)} runs have no result of the current settings; "
+            f"{n_missing} of {n_chosen} runs have no result of the current settings; "
             "`fastdllm status` says why.\n"
         )
     tables = [ARTIFACTS / name / "table.md" for name in chosen]

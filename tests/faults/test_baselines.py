@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastdllm.cli import main
 from fastdllm.report.groups import baseline_of, deviations, grouped
 from fastdllm.report.sentences import answer_of
 from fastdllm.report.standings import Standing, standings_of
@@ -16,8 +16,9 @@ from fastdllm.settings import DecodingSettings
 from fastdllm.statistics.comparison import compare
 from fastdllm.statistics.comparison_text import comparison_text
 from fastdllm.workflow.project.computations import NormalForm, computation_of
+from tests.support.run_project import REPOSITORY
 
-PUBLISHED = Path(__file__).parents[2] / "artifacts/00_baseline/word_problems/k1_first/summary.json"
+PUBLISHED = REPOSITORY / "artifacts/00_baseline/word_problems/k1_first/summary.json"
 
 
 def run_of(summary: Summary, config: str, **settings: Any) -> Summary:
@@ -63,3 +64,12 @@ def test_runs_of_several_dtypes_are_not_compared_in_silence(a_summary: Summary, 
     ]
     says = "Decoded in bfloat16 and float16, so answers may differ for that alone"
     assert [says in text for text in shown] == 3 * [dtype == "float16"]
+
+
+def test_the_table_of_one_experiment_has_the_baseline_of_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert main(["table", "--experiment", "01_adaptive_skip"]) == 0
+    shown = capsys.readouterr().out
+    assert "diff.: points to 00_baseline/k1_first" in shown and "00_baseline: " not in shown

@@ -53,8 +53,12 @@ def run(args: argparse.Namespace) -> int:
             summaries.append(read_summary(published_run.artifact_path))
         except UserError as error:
             problems.append(f"not shown: {error}")
-    digest = str(summaries[0].decides.get("model_digest")) if summaries else None
-    sensitivity, unreadable = newest(list((ARTIFACTS / "sensitivity").glob("*.json")), digest)
+    decides = summaries[0].decides if summaries else {}
+    sensitivity, unreadable = newest(
+        list((ARTIFACTS / "sensitivity").glob("*.json")),
+        str(decides.get("model_digest")),
+        is_exact=decides.get("model") == "local",  # of a model of the hub, runs name the branch
+    )
     problems += unreadable
     report = build_report(
         summaries,

@@ -83,12 +83,15 @@ def read_sensitivity(path: Path) -> SensitivityMap:
 
 
 def newest(
-    paths: Sequence[Path], model_digest: str | None
+    paths: Sequence[Path], model_digest: str | None, *, is_exact: bool = False
 ) -> tuple[SensitivityMap | None, list[str]]:
     """Return the record to show, and why others cannot be shown.
 
     Records are undated, and a checkout changes the dates of files, so the last by name is taken;
     records of this model come before others.
+
+    Args:
+        is_exact: whether the digest is that of the model's files, so that others are of other ones.
     """
     readable, problems = [], []
     for path in sorted(paths):
@@ -96,6 +99,12 @@ def newest(
             readable.append(read_sensitivity(path))
         except UserError as error:
             problems.append(f"not shown: {error}")
-    of_model = [record for record in readable if record.record.model_digest == model_digest]
-    chosen = of_model or readable
+    chosen = [record for record in readable if record.record.model_digest == model_digest]
+    if not is_exact:
+        chosen = chosen or readable
+    elif readable and not chosen:
+        problems.append(
+            f"not shown: {readable[-1].path}: measured on another model than the runs; `fastdllm "
+            "sensitivity --publish` measures this one"
+        )
     return (chosen[-1] if chosen else None), problems

@@ -60,6 +60,15 @@ def test_names_decide_and_not_the_time_of_a_file(tmp_path: Path) -> None:
         assert chosen is not None and chosen.path == expected and problems == []
 
 
+def test_a_record_of_another_model_is_named_and_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path / "tiny.json")
+    chosen, (problem,) = newest([path], "another", is_exact=True)
+    assert chosen is None
+    assert problem.startswith(f"not shown: {path}: measured on another model than the runs; `fast")
+    chosen, problems = newest([path], synthetic.sensitivity()["model_digest"], is_exact=True)
+    assert chosen is not None and problems == []
+
+
 def test_cells_of_few_passes_are_faded_and_counts_stand_below(tmp_path: Path) -> None:
     passes = [1200, 9, 10, *[50] * 9]
     record = read_sensitivity(written(tmp_path / "tiny.json", passes=passes))

@@ -78,6 +78,21 @@ REMEMBERS = """
         is_later = state.block_step == 1 and state.BEGUN != begun
         return PassKind.FULL_BLOCK if is_later else super().next_pass(state)
 """
+REMEMBERS_IN_CLASS = """
+    begun = {}
+
+    def next_pass(self, state):
+        self.begun.setdefault(state.request, state.block)
+        return super().next_pass(state)
+"""
+REMEMBERS_IN_FILE = """
+    def window(self, state, kind):
+        SEEN.append(state.block)
+        return super().window(state, kind)
+
+
+SEEN = []
+"""
 MEASURES = (
     SPAN
     + """
@@ -128,6 +143,14 @@ def test_a_policy_that_decides_otherwise_when_asked_again_is_refused(
     with pytest.raises(UserError, match=f"policy Odd: {method} decided otherwise when asked again"):
         run(policy)
     assert not list(Path("results").rglob("summary.json"))
+
+
+@pytest.mark.parametrize("policy", [REMEMBERS_IN_CLASS, REMEMBERS_IN_FILE], ids=["class", "file"])
+def test_a_policy_with_a_memory_that_outlives_it_is_refused(run: Callable, policy: str) -> None:
+    with pytest.raises(
+        UserError, match=r"policy Odd: \w+ changed a list, set or dict of its class"
+    ):
+        run(policy)
 
 
 @pytest.mark.parametrize("policy", [DERIVED, MEASURES], ids=["writes-to-its-input", "measures"])

@@ -373,12 +373,34 @@ def _check_metrics(task: Task) -> None:
                     "uses only the last; remove one"
                 )
     has_own_metrics = task.config.process_results is not None
+    if task.OUTPUT_TYPE == "generate_until" and not has_own_metrics:
+        _check_metrics_of_lists(task)
     functions = {} if has_own_metrics else getattr(task, "_metric_fn_list", {})
     if None in functions.values() or None in task.aggregation().values():
         _complain_about_metrics(
             task.config.metric_list,
             where=f"task {task.task_name!r}",
             has_own_metrics=has_own_metrics,
+        )
+
+
+def _check_metrics_of_lists(task: Task) -> None:
+    """Refuse metrics that lm-eval computes wrongly where a target is a list of right answers."""
+    if not getattr(task, "multiple_target", 0):
+        return
+    where = f"task {task.task_name!r}: metric_list: its targets are lists of right answers"
+    entries = task.config.metric_list or ()
+    names = [entry.get("metric") for entry in entries if not entry.get("hf_evaluate")]
+    for name in names:
+        if isinstance(name, str) and name in metric_registry and name != "exact_match":
+            raise UserError(
+                f"{where}, for which lm-eval has no {name!r} (acc would count all as right); use "
+                "exact_match, or a function of your own"
+            )
+    if "exact_match" in names[:-1]:
+        raise UserError(
+            f"{where}, and metrics after exact_match would see another answer; write it last "
+            "(metadata.primary_metric names the one that counts)"
         )
 
 

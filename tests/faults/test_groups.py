@@ -162,6 +162,37 @@ def test_a_metric_or_filter_does_not_replace_another_of_its_name(old: str, new: 
         load_task("sums")
 
 
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ("[{metric: exact_match}]", None),
+        ("[{metric: !function helpers.own, aggregation: mean}, {metric: exact_match}]", None),
+        ("[{metric: acc}]", "lm-eval has no 'acc'"),
+        ("[{metric: exact_match}, {metric: acc_norm}]", "lm-eval has no 'acc_norm'"),
+        (
+            "[{metric: exact_match}, {metric: !function helpers.own, aggregation: mean}]",
+            "metrics after exact_match would see another answer",
+        ),
+    ],
+)
+def test_of_several_right_answers_one_is_enough_and_none_is_too_few(
+    score: Score, metrics: str, says: str | None
+) -> None:
+    sums = [{"question": f"What is {i}?", "answer": [str(i), "x"]} for i in range(10)]
+    write_lines(Path("tasks/data/sums.jsonl"), sums)
+    Path("tasks/helpers.py").write_text(
+        "def own(references, predictions):\n    return float(references == predictions)\n"
+    )
+    edit("tasks/sums.yaml", 'doc_to_target: "{{answer}}"', "doc_to_target: answer")
+    text = Path("tasks/sums.yaml").read_text().partition("metric_list")[0]
+    Path("tasks/sums.yaml").write_text(f"{text}metric_list: {metrics}\n")
+    if says is None:
+        assert {metric.value for metric in score("sums").metrics} == {0.1}
+    else:
+        with pytest.raises(UserError, match=says):
+            score("sums")
+
+
 @pytest.mark.parametrize("name", ["Question Txt", "question"])
 def test_a_column_of_several_words_may_be_misspelt(name: str) -> None:
     path = Path("tasks/data/sums.jsonl")

@@ -347,12 +347,35 @@ def _check_targets(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], ki
                 "none; make all of them lists"
             )
     is_asked = kind == "item" and task.OUTPUT_TYPE == "generate_until"
+    if is_asked:
+        _check_what_is_ignored(task, texts)
     if is_asked and all(isinstance(t, str) and (not t or t != t.strip()) for t in texts):
         raise UserError(
             f"task {task.task_name!r}: every target, such as {texts[0]!r}, is empty or has white "
             "space around it, which answers lack; correct doc_to_target (in YAML, a text after | "
             "ends with a line break)"
         )
+
+
+def _check_what_is_ignored(task: ConfigurableTask, targets: Sequence[Any]) -> None:
+    """Refuse a target of which exact_match ignores everything, so that an empty answer is right."""
+    exact_match, options = (
+        of_all.get("exact_match") for of_all in (task._metric_fn_list, task._metric_fn_kwargs)
+    )
+    if exact_match is None or not options:
+        return
+    for index, target in enumerate(targets):
+        if isinstance(target, list) or not str(target).strip():
+            continue
+        try:
+            score = exact_match(references=[str(target)], predictions=[""], **options)
+        except Exception:  # wrong options are reported when the task is planned
+            return
+        if score["exact_match"]:
+            raise UserError(
+                f"{_where(task, index)}: exact_match ignores all of its target {target!r} "
+                f"({', '.join(options)}), so that other answers would be right; correct metric_list"
+            )
 
 
 def option_number(label: Any, options: Sequence[str]) -> int:

@@ -184,6 +184,23 @@ def test_options_that_the_tokenizer_does_not_tell_apart_are_refused(
         make_plan_on_disk("choices")
 
 
+@pytest.mark.parametrize(
+    ("option", "target"),
+    [
+        ("ignore_numbers: true", "42"),
+        ("ignore_punctuation: true", "?!"),
+        ("regexes_to_ignore: ['[a-z]+']", "yes"),
+    ],
+)
+def test_a_target_that_the_metric_ignores_is_refused(option: str, target: str) -> None:
+    edit("tasks/sums.yaml", "exact_match, aggregation", f"exact_match, {option}, aggregation")
+    write_items("sums", "answer", "No. 5", "No. 6")
+    load_task("sums")
+    write_items("sums", "answer", "No. 5", target)
+    with pytest.raises(UserError, match="item 1: exact_match ignores all of its target"):
+        load_task("sums")
+
+
 class Merging:
     """A tokenizer of letters that takes "(A" for one token."""
 

@@ -244,7 +244,7 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
         if isinstance(label, list) and not label:
             raise UserError(f"{where}: label [] names no option")
         if kind == "item" and task.OUTPUT_TYPE == "multiple_choice":
-            _check_choice(options, found[-1][1], where)
+            _check_choice(options, where)
     if all(isinstance(label, int) and str(label) in options for label, _, options in found) and any(
         options.index(str(label)) != number for label, number, options in found
     ):
@@ -264,17 +264,10 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
         task.config.doc_to_target = numbers
 
 
-def _check_choice(options: Sequence[str], right: int | list[int], where: str) -> None:
+def _check_choice(options: Sequence[str], where: str) -> None:
     """Refuse options of which the same one is chosen whatever the model says."""
     if len(options) < 2:
         raise UserError(f"{where}: has only the option {options[0]!r}, which any model chooses")
-    numbers = right if isinstance(right, list) else [right]
-    chosen = [options.index(options[number]) for number in numbers]
-    if not set(chosen) & set(numbers):  # of equal likelihoods, lm-eval takes the first
-        raise UserError(
-            f"{where}: the right option {numbers[0]} is the same text as option {chosen[0]}, which "
-            "is chosen in its place; let them differ, or leave the item out"
-        )
 
 
 def _check_questions_differ(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
@@ -381,7 +374,8 @@ def _check_what_is_ignored(task: ConfigurableTask, targets: Sequence[Any]) -> No
 def option_number(label: Any, options: Sequence[str]) -> int:
     """Return the number, from 0, of the option that a label names.
 
-    A label is an option's text, its number, or its letter (A is 0).
+    A label is an option's text, its number, or its letter (A is 0). Of options of one text it is
+    the first, which lm-eval takes for chosen.
 
     Raises:
         ValueError: it names none.
@@ -401,4 +395,4 @@ def option_number(label: Any, options: Sequence[str]) -> int:
         raise ValueError(
             f"label {label!r} is none of its {len(options)} options (test sets often hide theirs)"
         )
-    return number
+    return options.index(options[number])

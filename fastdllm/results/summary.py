@@ -156,7 +156,7 @@ class Hardware(StrictModel):
 
 
 class Git(StrictModel):
-    """State of the project's repository when the run was scored."""
+    """State of the project's repository in all processes that decoded and scored the run."""
 
     commit: str = Field(description="Commit hash.")
     dirty: bool = Field(
@@ -249,7 +249,9 @@ class Summary(StrictModel):
     )
     git: Git | None = Field(None, description="Absent outside of a git repository.")
     git_unknown: str | None = Field(
-        None, description="In a git repository: why git did not name the commit."
+        None,
+        description="In a git repository: why git did not name the commit, or which several were "
+        "at work.",
     )
     environment: dict[str, str] = Field(
         description="Versions of Python and of packages; `1.0 and 1.1` if the processes that "

@@ -51,6 +51,7 @@ class Session:
     """One process that worked on the run: where, with what, and its cost before decoding.
 
     load_s: None if the model was loaded already, for the run before in the same process.
+    git: state of the code (`git_state`); None outside of git, and in older records.
     """
 
     __pydantic_config__ = STRICT
@@ -65,6 +66,7 @@ class Session:
     warm_up_s: float
     versions: Mapping[str, str]
     dtype_reason: str | None = None
+    git: Mapping[str, Any] | None = None
 
     @property
     def hardware(self) -> tuple[str, int | None]:

@@ -20,7 +20,7 @@ from fastdllm.decoding.admission import usable_positions
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.engine.engines import drop_idle
 from fastdllm.machine.device import reset_peak_memory
-from fastdllm.machine.process import cpu_name, host_name, package_versions
+from fastdllm.machine.process import cpu_name, git_state, host_name, package_versions
 from fastdllm.model.checkpoint import commit_of, find_checkpoint
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.loading import dtype_reason, load_model, resolve_device, resolve_dtype
@@ -129,6 +129,7 @@ def session_of(
         load_s=load_s,
         warm_up_s=warm_up_s,
         versions=package_versions(),
+        git=git_state(),
         dtype_reason=dtype_reason(str(spec.decides.get("dtype", "auto")), device),
     )
 

@@ -160,8 +160,7 @@ def summarize(
             for name, threads in devices
         ],
         gpu_info=", ".join(gpus) or None,
-        git=Git(**git) if git and "commit" in git else None,
-        git_unknown=git.get("unknown") if git else None,
+        **_commit([*(session.git for session in sessions), git]),
         environment=_versions([*(session.versions for session in sessions), environment]),
         weights_left_alone=list(weights_left_alone) or None,
         model_args=_model_args(spec),
@@ -212,6 +211,19 @@ def _tokens_and_seconds(chunks: Sequence[Chunk]) -> list[tuple[int, float]]:
         )
         for part in parts
     ]
+
+
+def _commit(of_processes: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """Return the fields of the commit that all processes ran, or why there is not one."""
+    states = [state for state in of_processes if state]
+    commits = list(dict.fromkeys(state["commit"] for state in states if "commit" in state))
+    reasons = [state["unknown"] for state in states if "unknown" in state]
+    if len(commits) > 1:
+        reasons.append(f"made with the code of several commits: {', '.join(commits)}")
+    if reasons:
+        return {"git_unknown": reasons[0]}
+    is_dirty = any(state["dirty"] for state in states)
+    return {"git": Git(commit=commits[0], dirty=is_dirty)} if commits else {}
 
 
 def _versions(of_processes: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -36,12 +36,12 @@ def check_items(task: Task) -> None:
     for index, (doc, again) in enumerate(zip(docs, task.eval_docs, strict=True)):
         if repr(doc) != repr(again):
             raise UserError(
-                f"{_where(task, index)}: is another one each time it is read; process_docs draws "
+                f"{where_is(task, index)}: is another one each time it is read; process_docs draws "
                 "at random: let it make its generator itself, as random.Random(0)"
             )
-        _check_values(task, doc, _where(task, index))
+        check_values(task, doc, where_is(task, index))
     if isinstance(task, ConfigurableTask):
-        _check_answers(task, docs)
+        check_answers(task, docs)
         _check_questions_differ(task, docs)
 
 
@@ -52,77 +52,17 @@ def check_questions(task: Task) -> None:
         UserError: naming the item.
     """
     for index, doc in enumerate(task.eval_docs):
-        _given(task.doc_to_text, doc, _where(task, index))
+        _given(task.doc_to_text, doc, where_is(task, index))
 
 
-def check_examples(task: Task) -> None:
-    """Refuse examples of few-shot prompts as items, and those that hold the item that is asked.
-
-    Raises:
-        UserError: naming the example, or why there are too few.
-    """
-    n = task.config.num_fewshot
-    if isinstance(n, bool) or not isinstance(n, int | None) or (n or 0) < 0:
-        raise UserError(
-            f"task {task.task_name!r}: num_fewshot {n!r} is not allowed; it should be a whole "
-            "number"
-        )
-    if not n or not isinstance(task, ConfigurableTask):
-        return
-    config, of_examples = task.config, task.fewshot_cfg
-    items = {repr(doc) for doc in task.eval_docs}
-    examples = list(task.fewshot_docs())
-    printed = {repr(doc) for doc in examples}
-    # lm-eval leaves out the item itself, but only where both splits go by these names, or by none.
-    leaves_out = of_examples.split == config.test_split
-    if not leaves_out and items <= printed:
-        split = config.test_split or config.validation_split
-        raise UserError(
-            f"task {task.task_name!r}: the examples in its prompts come from the items themselves, "
-            "which would find their own answers there; draw them from another split, or give "
-            f"test_split: {split} and fewshot_split: {split}, so that each is left out of its own"
-        )
-    # Drawn at random, there is one more in case that it is the item.
-    takes_one_more = leaves_out and (of_examples.sampler != "first_n" or bool(items & printed))
-    if n > len(examples) - takes_one_more:
-        raise UserError(
-            f"task {task.task_name!r}: num_fewshot {n}: there are only {len(examples)} examples"
-            + (", one of which may be the item itself" if takes_one_more else "")
-        )
-    ways = ("doc_to_text", "doc_to_target", "doc_to_choice")
-    if all(getattr(of_examples, way) == getattr(config, way) for way in ways):
-        for index, doc in enumerate(examples):
-            _check_values(task, doc, _where(task, index, "example"))
-        _check_answers(task, examples, "example")
-
-
-def check_own_examples(task: Task, samples: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse an item that is an example in its own prompt, from a split that shares items.
-
-    samples: of the task, as lm-eval returns them.
-
-    Raises:
-        UserError: naming the item.
-    """
-    if not task.config.num_fewshot or not isinstance(task, ConfigurableTask):
-        return
-    examples = {repr(doc) for doc in task.fewshot_docs()}
-    for sample in samples:
-        doc, prompts = sample["doc"], [arguments[0] for arguments in sample["arguments"]]
-        if repr(doc) not in examples:
-            continue
-        text = task.doc_to_text(doc)
-        text = str(task.doc_to_choice(doc)[text] if task.multiple_input else text).strip()
-        if any(prompt.count(text) > 1 for prompt in prompts):
-            raise UserError(
-                f"{_where(task, sample['doc_id'])}: is also an example in its own prompt, with its "
-                "answer; take the items out of the split that the examples are drawn from"
-            )
-
-
-def _check_answers(
+def check_answers(
     task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str = "item"
 ) -> None:
+    """Refuse items, or examples of prompts, without a right answer.
+
+    Raises:
+        UserError: naming the first of them.
+    """
     scores_itself = (
         task.config.process_results is not None
         or type(task).process_results is not ConfigurableTask.process_results
@@ -139,13 +79,19 @@ def _check_answers(
         _check_targets(task, docs, kind)
 
 
-def _where(task: Task, index: int, kind: str = "item") -> str:
+def where_is(task: Task, index: int, kind: str = "item") -> str:
+    """Name an item, or an example of prompts, for messages."""
     # A task of local files knows where its items stand.
     place = task.place(index) if kind == "item" and hasattr(task, "place") else None
     return f"{place}: " * bool(place) + f"task {task.task_name!r}, {kind} {index}"
 
 
-def _check_values(task: Task, doc: Mapping[str, Any], where: str) -> None:
+def check_values(task: Task, doc: Mapping[str, Any], where: str) -> None:
+    """Refuse an item that prints a value which is missing, or which may not be as in the data.
+
+    Raises:
+        UserError: naming the column.
+    """
     for column, value in doc.items():
         parts: list[Any] = []
         rest = _taken_out(task, value, parts)
@@ -235,7 +181,7 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
 
     found = []
     for index, doc in enumerate(docs):
-        where = _where(task, index, kind)
+        where = where_is(task, index, kind)
         options, label = _options(task, doc, where), _given(task.doc_to_target, doc, where)
         try:
             found.append((label, numbers(doc), options))
@@ -289,7 +235,7 @@ def _agree(
 ) -> bool:
     """Whether each method gives the same for all items."""
     given = (
-        [_given(method, doc, _where(task, index)) for method in methods]
+        [_given(method, doc, where_is(task, index)) for method in methods]
         for index, doc in enumerate(docs)
     )
     first = next(given)
@@ -301,7 +247,7 @@ def _check_numbers_of_inputs(
 ) -> None:
     """Check what doc_to_text gives where it numbers the right option, each being an input."""
     for index, doc in enumerate(docs):
-        where = _where(task, index, kind)
+        where = where_is(task, index, kind)
         text, options = _given(task.doc_to_text, doc, where), _options(task, doc, where)
         if not isinstance(text, int) or not 0 <= text < len(options):
             raise UserError(
@@ -313,7 +259,7 @@ def _check_numbers_of_inputs(
 def _check_targets(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str) -> None:
     template, texts = task.config.doc_to_target, []
     for index, doc in enumerate(docs):
-        where = _where(task, index, kind)
+        where = where_is(task, index, kind)
         target = _given(task.doc_to_target, doc, where)
         texts += [target]
         if task.OUTPUT_TYPE == "loglikelihood":
@@ -366,7 +312,7 @@ def _check_what_is_ignored(task: ConfigurableTask, targets: Sequence[Any]) -> No
             return
         if score["exact_match"]:
             raise UserError(
-                f"{_where(task, index)}: exact_match ignores all of its target {target!r} "
+                f"{where_is(task, index)}: exact_match ignores all of its target {target!r} "
                 f"({', '.join(options)}), so that other answers would be right; correct metric_list"
             )
 

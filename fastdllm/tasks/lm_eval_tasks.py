@@ -30,12 +30,8 @@ from lm_eval.tasks._index import Entry
 
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
 from fastdllm.common.yaml_files import read_yaml_mapping
-from fastdllm.tasks.item_checks import (
-    check_examples,
-    check_items,
-    check_own_examples,
-    check_questions,
-)
+from fastdllm.tasks.example_checks import check_examples, check_own_examples
+from fastdllm.tasks.item_checks import check_items, check_questions
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.task_files import exact_files, find_task_files, split_files

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time, timedelta
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.utils import apply_template
 
 from fastdllm.common.errors import UserError, error_line
+from fastdllm.tasks.labels import LabelReader
 
 # What a task prints, by the methods of lm-eval's tasks.
 PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_prefix")
@@ -172,19 +172,18 @@ def _options(task: ConfigurableTask, doc: Mapping[str, Any], where: str) -> list
 
 def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str) -> None:
     original = task.config.doc_to_target
+    wheres = [where_is(task, index, kind) for index in range(len(docs))]
+    options_of = list(map(partial(_options, task), docs, wheres))
+    labels = list(map(partial(_given, task.doc_to_target), docs, wheres))
+    reader = LabelReader(list(zip(labels, options_of, strict=True)))
 
     def numbers(doc: Mapping[str, Any]) -> int | list[int]:
-        label, options = task.doc_to_target(doc, original), task.doc_to_choice(doc)
-        if isinstance(label, list):
-            return [option_number(part, options) for part in label]
-        return option_number(label, options)
+        return reader.number(task.doc_to_target(doc, original), task.doc_to_choice(doc))
 
     found = []
-    for index, doc in enumerate(docs):
-        where = where_is(task, index, kind)
-        options, label = _options(task, doc, where), _given(task.doc_to_target, doc, where)
+    for where, label, options in zip(wheres, labels, options_of, strict=True):
         try:
-            found.append((label, numbers(doc), options))
+            found.append((label, reader.number(label, options), options))
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
         if isinstance(label, list) and not label:
@@ -202,7 +201,8 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
     # Only a multiple_choice task looks for a label that is text among the options.
     takes_text = task.OUTPUT_TYPE == "multiple_choice"
     if any(
-        (type(label) is not type(number) or label != number) and not (takes_text and label in o)
+        (type(label) is not type(number) or label != number)
+        and not (takes_text and label in o and o.index(label) == number)
         for label, number, o in found
     ):
         if task.fewshot_cfg.doc_to_target == original:
@@ -249,7 +249,7 @@ def _check_numbers_of_inputs(
     for index, doc in enumerate(docs):
         where = where_is(task, index, kind)
         text, options = _given(task.doc_to_text, doc, where), _options(task, doc, where)
-        if not isinstance(text, int) or not 0 <= text < len(options):
+        if type(text) is not int or not 0 <= text < len(options):
             raise UserError(
                 f"{where}: doc_to_text gives {text!r}, and a number for item 0: lm-eval takes "
                 "digits for the number of an option; let a word stand before the question"
@@ -272,6 +272,11 @@ def _check_targets(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], ki
         if not isinstance(target, list):
             if not isinstance(target, str | int | float):
                 raise UserError(f"{where}: target {target!r} is neither a text nor a number")
+            if task.multiple_target:
+                raise UserError(
+                    f"{where}: target {target!r} is no list of right answers, as that of item 0 "
+                    "is; make all of them lists"
+                )
             continue
         # lm-eval reads a template's text in brackets as a list, but not that of a plain column.
         is_one_text = isinstance(template, str) and apply_template(template, doc) in doc.values()
@@ -315,30 +320,3 @@ def _check_what_is_ignored(task: ConfigurableTask, targets: Sequence[Any]) -> No
                 f"{where_is(task, index)}: exact_match ignores all of its target {target!r} "
                 f"({', '.join(options)}), so that other answers would be right; correct metric_list"
             )
-
-
-def option_number(label: Any, options: Sequence[str]) -> int:
-    """Return the number, from 0, of the option that a label names.
-
-    A label is an option's text, its number, or its letter (A is 0). Of options of one text it is
-    the first, which lm-eval takes for chosen.
-
-    Raises:
-        ValueError: it names none.
-    """
-    if isinstance(label, str) and label in options:
-        return options.index(label)
-    number = label
-    if isinstance(label, str):
-        text = label.strip()
-        is_letter = len(text) == 1 and text.isascii() and text.isalpha()
-        number = (
-            ord(text.upper()) - ord("A") if is_letter else int(text) if text.isdecimal() else -1
-        )
-    elif isinstance(label, Real) and float(label).is_integer():
-        number = int(float(label))  # also one of NumPy, which helpers return
-    if not isinstance(number, int) or not 0 <= number < len(options):
-        raise ValueError(
-            f"label {label!r} is none of its {len(options)} options (test sets often hide theirs)"
-        )
-    return options.index(options[number])

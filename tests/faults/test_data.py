@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.item_checks import option_number
+from fastdllm.tasks.labels import LabelReader
 from fastdllm.tasks.lm_eval_setup import lm_eval_environment
 from fastdllm.tasks.lm_eval_tasks import load_task
 from fastdllm.tasks.local_data import read_splits
@@ -235,7 +235,8 @@ def test_a_label_that_names_no_option_is_refused(label: Any) -> None:
     [(0, 0), (2, 2), ("B", 1), ("c", 2), ("1", 1), ("two", 1), (2.0, 2), (numpy.int32(1), 1)],
 )
 def test_a_label_is_understood_as_text_number_or_letter(label: Any, number: int) -> None:
-    assert option_number(label, ["one", "two", "three"]) == number
+    options = ["one", "two", "three"]
+    assert LabelReader([(label, options)]).number(label, options) == number
 
 
 @pytest.mark.usefixtures("project")

@@ -12,6 +12,7 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
+from fastdllm.tasks.labels import LabelReader
 from fastdllm.tasks.lm_eval_tasks import load_task
 from fastdllm.tasks.planning import encode_pair
 from tests.support.small_project import edit
@@ -223,6 +224,49 @@ def test_numbers_that_a_folder_may_have_changed_are_refused() -> None:
     edit("tasks/sums.yaml", "dataset_path: json", "dataset_path: folder")
     edit("tasks/sums.yaml", "dataset_kwargs: {data_files: {test: tasks/data/sums.jsonl}}\n", "")
     with pytest.raises(UserError, match=r"item 0: column 'answer' is 93\.0, .* write it as text"):
+        load_task("sums")
+
+
+@pytest.mark.parametrize(
+    ("items", "numbers"),
+    [
+        pytest.param([(True, ["yes", "no"]), (False, ["yes", "no"])], [0, 1], id="yes and no"),
+        pytest.param([(True, ["False", "True"])], [1], id="false and true"),
+        pytest.param(
+            [("B", ["C", "A", "B", "D"]), ("B", ["w", "x", "y", "z"])], [1, 1], id="letters"
+        ),
+        pytest.param([("2", ["0", "2", "1"]), ("2", ["x", "y", "z"])], [2, 2], id="digits"),
+        pytest.param([("2", ["0", "2", "1"]), ("1", ["0", "2", "1"])], [1, 2], id="texts"),
+        pytest.param([([0, 2], ["x", "y", "z"])], [[0, 2]], id="several"),
+    ],
+)
+def test_labels_are_read_in_the_way_of_all_items(
+    items: list[tuple[Any, list[str]]], numbers: list[Any]
+) -> None:
+    reader = LabelReader(items)
+    assert [reader.number(*item) for item in items] == numbers
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["A", "C", "1"], "item 2: label '1' is none of its 3 options in the way of the other"),
+        (["1", "C", "A"], "item 1: label 'C' is none of its 3 options in the way of the other"),
+        ([True, False], "item 0: label True is none of its 3 options"),
+        ([[1, 0, 0], [0, 1, 0]], r"item 0: label \[1, 0, 0\] seems to mark each option"),
+        ([[0, 0], [1, 1]], r"item 0: label \[0, 0\] seems to mark each option"),
+    ],
+)
+def test_labels_of_several_meanings_are_refused(labels: list[Any], says: str) -> None:
+    edit("tasks/choices.yaml", '["A", "B", "C"]', '["x", "y", "z"]')
+    write_items("choices", "label", *labels)
+    with pytest.raises(UserError, match=says):
+        load_task("choices")
+
+
+def test_a_list_of_right_answers_beside_a_text_is_refused() -> None:
+    write_items("sums", "answer", ["1", "one"], "12")
+    with pytest.raises(UserError, match="item 1: target '12' is no list of right answers"):
         load_task("sums")
 
 

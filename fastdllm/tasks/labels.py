@@ -1,0 +1,96 @@
+"""What the labels of a choice task mean: the texts of options, their letters, or their numbers.
+
+Decided for all items together: where labels are letters, "B" is the second option also in an item
+that has "B" among its options, and a digit among them has no meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+Options = Sequence[str]
+# Gives the number, from 0, of the option that a text names; None if it names none.
+Way = Callable[[str, Options], int | None]
+
+
+class LabelReader:
+    """Reads labels as those of all items of a task are written.
+
+    A label is an option's text, its number from 0, or its letter (A is 0); `true` and `false` are
+    the options yes and no, or true and false, in whatever order.
+    """
+
+    def __init__(self, items: Sequence[tuple[Any, Options]]) -> None:
+        parts = [(part, options) for label, options in items for part in _parts(label)]
+        strange = [p for p, options in parts if isinstance(p, str) and p not in options]
+        if not strange:
+            self._way: Way = _by_text
+        else:
+            self._way = _by_digits if _by_letter(strange[0], ()) is None else _by_letter
+
+    def number(self, label: Any, options: Options) -> int | list[int]:
+        """Return the number of the option that a label names, or of each in a list.
+
+        Of options of one text it is the first, which lm-eval takes for chosen.
+
+        Raises:
+            ValueError: it names none, or other labels are written in another way.
+        """
+        if not isinstance(label, list):
+            return self._number(label, options)
+        marks = len(label) == len(options) > 1 and all(part in (0, 1) for part in label)
+        if marks or len(set(label)) < len(label):
+            raise ValueError(
+                f"label {label!r} seems to mark each option; give the numbers of the right ones"
+            )
+        return [self._number(part, options) for part in label]
+
+    def _number(self, label: Any, options: Options) -> int:
+        if isinstance(label, bool):
+            found = _of_truth(label, options)
+        elif isinstance(label, str):
+            found = self._way(label, options)
+        else:
+            # Also a number of NumPy, which helpers return.
+            is_whole = isinstance(label, Real) and float(label).is_integer()
+            found = int(float(label)) if is_whole else None
+        if found is not None and 0 <= found < len(options):
+            return options.index(options[found])
+        ways = (_by_text, _by_letter, _by_digits) if isinstance(label, str) else ()
+        is_otherwise = any(way(label, options) in range(len(options)) for way in ways)
+        raise ValueError(
+            f"label {label!r} is none of its {len(options)} options "
+            + (
+                "in the way of the other labels: let all be texts, all letters, or all numbers"
+                if found is None and is_otherwise
+                else "(test sets often hide theirs)"
+            )
+        )
+
+
+def _parts(label: Any) -> Sequence[Any]:
+    return label if isinstance(label, list) else [label]
+
+
+def _by_text(label: str, options: Options) -> int | None:
+    return options.index(label) if label in options else None
+
+
+def _by_letter(label: str, _: Options) -> int | None:
+    text = label.strip()
+    is_letter = len(text) == 1 and text.isascii() and text.isalpha()
+    return ord(text.upper()) - ord("A") if is_letter else None
+
+
+def _by_digits(label: str, _: Options) -> int | None:
+    return int(label) if label.strip().isdecimal() else None
+
+
+def _of_truth(label: bool, options: Options) -> int | None:
+    texts = [option.strip().lower() for option in options]
+    for pair in (("no", "yes"), ("false", "true")):
+        if sorted(texts) == list(pair):
+            return texts.index(pair[label])
+    return None

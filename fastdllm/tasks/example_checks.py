@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask, Task
 
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.item_checks import check_answers, check_values, where_is
 
 
@@ -26,11 +27,20 @@ def check_examples(task: Task) -> None:
     if not n or not isinstance(task, ConfigurableTask):
         return
     config, of_examples = task.config, task.fewshot_cfg
-    items = {repr(doc) for doc in task.eval_docs}
     examples = list(task.fewshot_docs())
-    printed = {repr(doc) for doc in examples}
-    # lm-eval leaves out the item itself, but only where both splits go by these names, or by none.
-    leaves_out = of_examples.split == config.test_split
+    if _print_alike(task):
+        for index, doc in enumerate(examples):
+            check_values(task, doc, where_is(task, index, "example"))
+        check_answers(task, examples, "example")
+    items = {
+        _shown(task, doc, config, where_is(task, index)) for index, doc in enumerate(task.eval_docs)
+    }
+    printed = {
+        form
+        for index, doc in enumerate(examples)
+        for form in _forms(task, doc, where_is(task, index, "example"))
+    }
+    leaves_out = _leaves_out(task)
     if not leaves_out and items <= printed:
         split = config.test_split or config.validation_split
         raise UserError(
@@ -45,11 +55,6 @@ def check_examples(task: Task) -> None:
             f"task {task.task_name!r}: num_fewshot {n}: there are only {len(examples)} examples"
             + (", one of which may be the item itself" if takes_one_more else "")
         )
-    ways = ("doc_to_text", "doc_to_target", "doc_to_choice")
-    if all(getattr(of_examples, way) == getattr(config, way) for way in ways):
-        for index, doc in enumerate(examples):
-            check_values(task, doc, where_is(task, index, "example"))
-        check_answers(task, examples, "example")
 
 
 def check_own_examples(task: Task, samples: Sequence[Mapping[str, Any]]) -> None:
@@ -62,15 +67,66 @@ def check_own_examples(task: Task, samples: Sequence[Mapping[str, Any]]) -> None
     """
     if not task.config.num_fewshot or not isinstance(task, ConfigurableTask):
         return
-    examples = {repr(doc) for doc in task.fewshot_docs()}
+    examples: dict[tuple[str, str], list[tuple[Mapping[str, Any], str]]] = {}
+    for index, doc in enumerate(task.fewshot_docs()):
+        first, *others = _forms(task, doc, where_is(task, index, "example"))
+        for form in {first, *others}:
+            examples.setdefault(form, []).append((doc, first[0] or first[1]))
+    leaves_out = _leaves_out(task)
     for sample in samples:
-        doc, prompts = sample["doc"], [arguments[0] for arguments in sample["arguments"]]
-        if repr(doc) not in examples:
-            continue
-        text = task.doc_to_text(doc)
-        text = str(task.doc_to_choice(doc)[text] if task.multiple_input else text).strip()
-        if any(prompt.count(text) > 1 for prompt in prompts):
-            raise UserError(
-                f"{where_is(task, sample['doc_id'])}: is also an example in its own prompt, with "
-                "its answer; take the items out of the split that the examples are drawn from"
-            )
+        item, where = sample["doc"], where_is(task, sample["doc_id"])
+        form = _shown(task, item, task.config, where)
+        prompts = [arguments[0] for arguments in sample["arguments"]]
+        for doc, text in examples.get(form, ()):
+            is_left_out = leaves_out and doc == item
+            if not is_left_out and any(p.count(text) > form[0].count(text) for p in prompts):
+                raise UserError(
+                    f"{where}: is also an example in its own prompt, with its answer; take the "
+                    "items out of the split that the examples are drawn from"
+                )
+
+
+def _leaves_out(task: ConfigurableTask) -> bool:
+    """Whether lm-eval leaves out the item itself: where both splits go by one name, or by none."""
+    return bool(task.fewshot_cfg.split == task.config.test_split)
+
+
+def _forms(task: ConfigurableTask, doc: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
+    """Yield an example's question and answer as it prints them, and as an item would."""
+    yield _shown(task, doc, task.fewshot_cfg, where)
+    if not _print_alike(task):
+        with suppress(UserError):  # it may lack what only items print
+            yield _shown(task, doc, task.config, where)
+
+
+def _print_alike(task: ConfigurableTask) -> bool:
+    """Whether items and examples are printed by the same methods."""
+    ways = ("doc_to_text", "doc_to_target", "doc_to_choice")
+    return all(getattr(task.fewshot_cfg, way) == getattr(task.config, way) for way in ways)
+
+
+def _shown(
+    task: ConfigurableTask, doc: Mapping[str, Any], config: Any, where: str
+) -> tuple[str, str]:
+    """Return question and answer as lm-eval prints them.
+
+    config: whose methods are used, those of items or of examples.
+
+    Raises:
+        UserError: a method fails, or the label is none of the options.
+    """
+    try:
+        question = task.doc_to_text(doc, config.doc_to_text)
+        options = task.doc_to_choice(doc, config.doc_to_choice) if config.doc_to_choice else []
+        answer: Any = task.doc_to_target(doc, config.doc_to_target)
+        if task.multiple_input:
+            question, options = options[question], []
+        if isinstance(answer, list):
+            answer = answer[0] if answer else None
+        if options and isinstance(answer, int):
+            if not 0 <= answer < len(options):
+                raise ValueError(f"label {answer} is none of its {len(options)} options")
+            answer = options[answer]
+    except Exception as error:  # a template or a helper of the task may raise anything
+        raise UserError(f"{where}: cannot be written: {error_line(error)}") from error
+    return str(question).strip(), "" if answer is None else str(answer).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,48 @@ def test_an_item_that_two_splits_share_is_not_asked_with_its_answer(
         make_plan_on_disk("sums", num_fewshot=7)
     plan = make_plan_on_disk("sums", num_fewshot=7, limit=7)
     assert all(prompt.count(" 13? ") == 1 for prompt in prompts(plan))
+
+
+@pytest.mark.parametrize(
+    ("columns", "own"),
+    [
+        ({"id": 7}, ""),
+        ({"answer": 6}, ""),
+        ({}, 'doc_to_text: "Sum: {{question}}"'),
+        ({}, 'doc_to_target: "It is {{answer}}."'),
+    ],
+)
+@pytest.mark.parametrize("apply_chat_template", [True, False])
+def test_an_item_in_another_form_is_not_asked_with_its_answer(
+    make_plan_on_disk: Plan, columns: dict[str, Any], own: str, apply_chat_template: bool
+) -> None:
+    shared = {"answer": "6", "question": "What is 6 + 7? ", **columns}
+    add_examples("sums", [{"answer": "0", "question": "None? ", **columns}, shared])
+    edit("tasks/sums.yaml", "output_type", f"fewshot_config: {{{own}}}\noutput_type")
+    with pytest.raises(UserError, match=r"task 'sums', item 6: is also an example in its own"):
+        make_plan_on_disk("sums", num_fewshot=2, apply_chat_template=apply_chat_template)
+    make_plan_on_disk("sums", num_fewshot=2, apply_chat_template=apply_chat_template, limit=6)
+
+
+def test_the_items_with_other_numbers_are_noticed(make_plan_on_disk: Plan) -> None:
+    items = [json.loads(line) for line in Path("tasks/data/sums.jsonl").read_text().splitlines()]
+    add_examples("sums", [{"id": index, **item} for index, item in enumerate(items)])
+    with pytest.raises(UserError, match="the items themselves"):
+        make_plan_on_disk("sums", num_fewshot=3)
+
+
+def test_a_copy_of_an_item_is_not_among_its_examples(make_plan_on_disk: Plan) -> None:
+    path = Path("tasks/data/sums.jsonl")
+    items = [json.loads(line) for line in path.read_text().splitlines()][:3]
+    write_lines(path, [{"id": 0, **items[0]}, *({"id": 1, **item} for item in items)])
+    with pytest.raises(UserError, match="item 0: is also an example in its own prompt"):
+        make_plan_on_disk("sums", num_fewshot=3)
+
+
+def test_a_question_with_another_answer_may_be_an_example(make_plan_on_disk: Plan) -> None:
+    add_examples("sums", [{"question": "What is 6 + 7? ", "answer": "thirteen"}])
+    edit("tasks/sums.yaml", "output_type", "fewshot_config: {sampler: first_n}\noutput_type")
+    assert len(make_plan_on_disk("sums", num_fewshot=1).requests) == 10
 
 
 def test_examples_that_a_task_excludes_are_not_recorded_as_asked(make_plan_on_disk: Plan) -> None:

@@ -83,8 +83,13 @@ def read_config(folder: Path) -> ModelConfig:
     turning = raw if rope.get("rope_theta") is None else rope
     vocab_size = _whole(file, raw, "vocab_size")
     mask_id = _token(file, "mask_token_id", raw.get("mask_token_id"), vocab_size)
-    if mask_id is None:
-        mask_id = _mask_id_of_tokenizer(folder / "tokenizer.json", vocab_size)
+    of_tokenizer = _mask_id_of_tokenizer(folder / "tokenizer.json", vocab_size)
+    if None not in (mask_id, of_tokenizer) and mask_id != of_tokenizer:
+        raise UserError(
+            f"{file}: mask_token_id is {mask_id}, but {MASK_TOKEN} of tokenizer.json is "
+            f"{of_tokenizer}; correct the one that is wrong"
+        )
+    mask_id = of_tokenizer if mask_id is None else mask_id
     tied = raw.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
         raise UserError(

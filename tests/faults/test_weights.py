@@ -222,6 +222,15 @@ def test_weights_that_are_not_the_numbers_of_the_model_are_refused(
         load_plain_model(folder, device="cpu")
 
 
+def test_a_mask_that_is_not_the_tokenizers_is_refused(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mask_token_id": 3}))
+    with pytest.raises(
+        UserError, match=r"mask_token_id is 3, but \|<MASK>\| of tokenizer\.json is"
+    ):
+        read_config(folder)
+
+
 def test_a_process_that_keeps_its_model_loads_weights_that_were_replaced(folder: Path) -> None:
     models = KeptModel()
 

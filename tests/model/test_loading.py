@@ -160,6 +160,7 @@ def test_the_mask_token_is_found_in_the_tokenizer_or_by_its_published_id(folder)
     added = {"added_tokens": [{"id": 251, "content": "|<MASK>|"}]}
     (folder / "tokenizer.json").write_text(json.dumps(added))
     assert load_model(folder, device="cpu").config.mask_id == 251
+    (folder / "tokenizer.json").unlink()
     change_config(folder, mask_token_id=7)
     assert load_model(folder, device="cpu").config.mask_id == 7
 

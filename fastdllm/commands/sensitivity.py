@@ -10,7 +10,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -113,6 +113,7 @@ def run(options: argparse.Namespace) -> int:
     questions = read_questions(data, options.items)
     refuse_test_items(questions, data)
     config = model_config(options.model, options.revision)
+    origin = _origin(options)
     use_threads(options.threads, product=config.largest_product)
     model = load_model(
         options.model, device=options.device, dtype=options.dtype, revision=options.revision
@@ -128,7 +129,9 @@ def run(options: argparse.Namespace) -> int:
     with counting("sensitivity") as show:
         measured = measure_passes(model, _prompts(options, questions), settings, spans, show)
     _check_measured(measured)
-    record = _record(options, measured, model, settings, questions, data)
+    if _origin(options)["model_digest"] != origin["model_digest"]:
+        raise UserError(f"{options.model}: its files changed while it was measured; measure again")
+    record = _record(options, measured, model, settings, questions, data, origin)
     write_log(measured, layers, output.with_suffix(".passes.jsonl"))
     write_record(record, output)
     written = [output]
@@ -139,6 +142,17 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _origin(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of the record that say what is measured, and by which code."""
+    from fastdllm.machine.process import git_state
+    from fastdllm.model.checkpoint import find_checkpoint
+    from fastdllm.workflow.project.digests import FileDigests, model_digest
+
+    folder = find_checkpoint(options.model, options.revision)
+    digest = options.revision or model_digest(folder, FileDigests())
+    return {"model_digest": digest, "git": git_state()}
+
+
 def _record(
     options: argparse.Namespace,
     measured: MeasuredPasses,
@@ -146,18 +160,16 @@ def _record(
     settings: DecodingSettings,
     questions: list[str],
     data: Path,
+    origin: dict[str, Any],
 ) -> SensitivityRecord:
     from fastdllm.machine.device import hardware
-    from fastdllm.machine.process import git_state
-    from fastdllm.model.checkpoint import find_checkpoint
     from fastdllm.tools.sensitivity.record import SensitivityRecord, damages, grids
-    from fastdllm.workflow.project.digests import FileDigests, digest_of, model_digest
+    from fastdllm.workflow.project.digests import digest_of
 
-    folder = find_checkpoint(options.model, options.revision)
     layers = model.config.num_layers
     return SensitivityRecord(
         model=_recorded_name(options.model),
-        model_digest=options.revision or model_digest(folder, FileDigests()),
+        **origin,
         n_items=len(measured.answers),
         data=data.name,
         data_digest=digest_of(questions),
@@ -166,7 +178,6 @@ def _record(
         decoding=settings.model_dump(mode="json", exclude_defaults=True),
         dtype=str(model.dtype).removeprefix("torch."),
         hardware=hardware(model.device),
-        git=git_state(),
     )
 
 

@@ -12,7 +12,9 @@ from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.settings import DecodingSettings
+from fastdllm.tools.sensitivity import measurement
 from fastdllm.tools.sensitivity.calibration import CALIBRATION, read_questions, refuse_test_items
+from fastdllm.tools.sensitivity.measurement import measure_passes
 from fastdllm.tools.sensitivity.record import SensitivityRecord
 from training.make_calibration import calibration_items
 from training.make_tasks import to_jsonl
@@ -151,6 +153,25 @@ def test_a_record_of_another_model_of_that_name_is_not_replaced(tmp_path, monkey
     assert main([*command, *to_another]) == 0
     assert main([*command, *to_another, "--model", "./other/tiny/"]) == 0
     assert main([*command, "--publish"]) == 0
+
+
+def test_weights_that_are_replaced_while_they_are_measured_are_refused(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EMBEDDED_MODEL, "mine")
+
+    def measure(*arguments):
+        measured = measure_passes(*arguments)
+        weights = Path("mine/model.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+        return measured
+
+    monkeypatch.setattr(measurement, "measure_passes", measure)
+    command = ["sensitivity", "--model", "mine", "--items", "1", "--stride", "14", "--threads", "1"]
+    assert main([*command, "--output", "record.json"]) == 2
+    assert "mine: its files changed while it was measured" in capsys.readouterr().err
+    assert not Path("record.json").exists()
 
 
 def test_prompts_that_do_not_fit_are_left_out_and_told(tmp_path, monkeypatch, capsys):

@@ -8,9 +8,10 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 
 from fastdllm.common.errors import UserError
 from fastdllm.policy import Policy
@@ -35,6 +36,7 @@ def load_policy(path: Path | str) -> type[Policy]:
     name = f"fastdllm_policy_{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     assert spec is not None and spec.loader is not None
+    forget_imported(path)
     module = importlib.util.module_from_spec(spec)
     # As an ordinary import does: pydantic looks up names in annotations there.
     sys.modules[name] = module
@@ -57,6 +59,45 @@ def load_policy(path: Path | str) -> type[Policy]:
     return policies[0]
 
 
+def forget_imported(path: Path) -> dict[str, Path]:
+    """Let Python import the project's modules that a file imports anew, from their source.
+
+    Two experiments may each have a module of one name, and Python knows a compiled one by size and
+    second only. Where its cache cannot be written, neither has this user filled it.
+
+    Returns the modules' files by their names.
+
+    Raises:
+        UserError: a file is missing or is not valid Python.
+    """
+    files = {name: file for name, file, _ in _with_imported(path, "", set()) if name}
+    for name, file in files.items():
+        parts = name.split(".")
+        for known in (".".join(parts[:end]) for end in range(len(parts), 0, -1)):
+            if _is_of_project(sys.modules.get(known)):
+                del sys.modules[known]
+        forget_bytecode(file)
+    importlib.invalidate_caches()
+    return files
+
+
+def _is_of_project(module: ModuleType | None) -> bool:
+    """Whether a module comes from the current folder, and not from a library or an environment."""
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    paths = [Path(place).resolve() for place in places if place]
+    environment = Path(sys.prefix).resolve()
+    return any(
+        path.is_relative_to(Path.cwd().resolve()) and not path.is_relative_to(environment)
+        for path in paths
+    )
+
+
+def forget_bytecode(file: Path) -> None:
+    """Remove what Python has compiled of a file."""
+    with suppress(OSError):
+        Path(importlib.util.cache_from_source(str(file.resolve()))).unlink(missing_ok=True)
+
+
 def policy_code_digest(path: Path | str) -> str:
     """Digest the code of a policy or task helper, and of the project's modules that it imports.
 
@@ -65,26 +106,26 @@ def policy_code_digest(path: Path | str) -> str:
     Raises:
         UserError: a file is missing or is not valid Python.
     """
-    own, *imported = _with_imported(Path(path), set())
+    own, *imported = (digest for _, _, digest in _with_imported(Path(path), "", set()))
     if not imported:
         return own
     return hashlib.sha256(repr([own, sorted(imported)]).encode()).hexdigest()
 
 
-def _with_imported(path: Path, seen: set[Path]) -> Iterator[str]:
-    """Yield the digest of a file, then of the modules in its folder and the project's, once each.
+def _with_imported(path: Path, own_name: str, seen: set[Path]) -> Iterator[tuple[str, Path, str]]:
+    """Yield name, file and digest of a file, then of the modules in its folder and the project's.
 
     Not of fastdllm itself, which records its commit and its version.
     """
     tree = _syntax_tree(path)
-    yield hashlib.sha256(repr(_shape(tree)).encode()).hexdigest()
+    yield own_name, path, hashlib.sha256(repr(_shape(tree)).encode()).hexdigest()
     for name in _imported_names(tree):
         for root in (Path(), path.parent):
             place = root / name.replace(".", "/")
             for module in (place.with_suffix(".py"), place / "__init__.py"):
                 if module.is_file() and module.resolve() not in seen:
                     seen.add(module.resolve())
-                    yield from _with_imported(module, seen)
+                    yield from _with_imported(module, name, seen)
 
 
 def _imported_names(tree: ast.AST) -> Iterator[str]:

@@ -7,12 +7,10 @@ these becomes one line that names the file. Import this module only within `lm_e
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from lm_eval.tasks._index import Entry
 
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
 from fastdllm.common.yaml_files import read_yaml_mapping
+from fastdllm.decoding.policy_files import forget_bytecode, forget_imported
 from fastdllm.tasks.example_checks import check_examples, check_own_examples
 from fastdllm.tasks.item_checks import check_items, check_questions
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
@@ -142,8 +141,7 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
             f"task {name!r}: lm-eval takes it from {where}, {what}, and not from "
             f"{folder / name}.yaml; let no other file name it"
         )
-    for helper in find_task_files(entry.yaml_path).helpers:
-        _forget_bytecode(helper)
+    forget_helpers(find_task_files(entry.yaml_path).helpers)
     try:
         loaded = manager.load([name])
         for task in loaded["tasks"].values():
@@ -180,14 +178,21 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
     )
 
 
-def _forget_bytecode(helper: Path) -> None:
-    """Let lm-eval import a helper from its source: Python's cache knows it by size and second only.
+def forget_helpers(helpers: Iterable[Path]) -> None:
+    """Let lm-eval import a task's helpers, and what they import, as their files are now.
 
-    Where the cache cannot be written, neither has this user filled it.
+    Raises:
+        UserError: two helpers import different modules of one name, of which Python knows one.
     """
-    cached = Path(importlib.util.cache_from_source(str(helper.resolve())))
-    with suppress(OSError):
-        cached.unlink(missing_ok=True)
+    known: dict[str, Path] = {}
+    for helper in helpers:
+        forget_bytecode(helper)
+        for name, file in forget_imported(helper).items():
+            if known.setdefault(name, file).resolve() != file.resolve():
+                raise UserError(
+                    f"{helper}: imports {name} from {file}, but another helper of the task from "
+                    f"{known[name]}, and Python knows one module of a name; give them two names"
+                )
 
 
 def evaluate_task(

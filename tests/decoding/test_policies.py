@@ -235,7 +235,7 @@ def test_policy_files_are_loaded_and_digested_by_their_code(tmp_path):
     [
         ("x = 1\n", "exactly one subclass of Policy; found none"),
         ("import nonsense_module\n", "cannot be imported: ModuleNotFoundError"),
-        ("class (:\n", "cannot be imported: SyntaxError"),
+        ("class (:\n", "line 1: not valid Python: invalid syntax"),
     ],
 )
 def test_policy_files_that_do_not_work_are_named(tmp_path, text, problem):

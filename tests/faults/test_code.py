@@ -229,6 +229,46 @@ def test_a_module_of_the_project_that_a_helper_imports_counts(
     assert len(digests) == 4
 
 
+@pytest.mark.parametrize("sibling", ["b", "a"])
+def test_each_policy_has_its_own_module_of_a_name_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sibling: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    text = (
+        "import sys\nfrom pathlib import Path\n"
+        "from fastdllm.policy import Policy\n"
+        "sys.path.insert(0, str(Path(__file__).parent))\nfrom schedule_of_mine import LEVEL\n"
+        "class Mine(Policy):\n    level = LEVEL\n"
+    )
+    for name, level in (("a", 0.91), ("b", 0.05)):
+        Path(name).mkdir()
+        Path(name, "policy.py").write_text(text)
+        Path(name, "schedule_of_mine.py").write_text(f"LEVEL = {level}\n")
+    assert load_policy("a/policy.py").level == 0.91
+    module = Path("a/schedule_of_mine.py")
+    before = module.stat()
+    module.write_text("LEVEL = 0.33\n")
+    os.utime(module, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load_policy(f"{sibling}/policy.py").level == {"a": 0.33, "b": 0.05}[sibling]
+    del sys.modules["schedule_of_mine"]
+
+
+def test_two_helpers_of_a_task_may_not_import_different_modules_of_one_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(name).mkdir()
+        Path(name, "utils.py").write_text("from constants_of_mine import STEP\n")
+        Path(name, "constants_of_mine.py").write_text("STEP = 1\n")
+    from fastdllm.tasks import lm_eval_tasks
+
+    with pytest.raises(UserError, match=r"b/utils\.py: imports constants_of_mine from b/const"):
+        lm_eval_tasks.forget_helpers([Path("a/utils.py"), Path("b/utils.py")])
+
+
 @pytest.mark.slow
 def test_a_file_named_like_a_library_is_not_taken_for_it(tmp_path: Path) -> None:
     for name in ("json", "pydantic", "rich", "yaml"):

@@ -27,6 +27,16 @@ def check_examples(task: Task) -> None:
     if not n or not isinstance(task, ConfigurableTask):
         return
     config, of_examples = task.config, task.fewshot_cfg
+    if of_examples.fewshot_indices is not None:
+        raise UserError(
+            f"task {task.task_name!r}: fewshot_config.fewshot_indices: lm-eval would ignore it; "
+            "write these examples into fewshot_config.samples, or into a split of their own"
+        )
+    if of_examples.split is not None and of_examples.samples is not None:
+        raise UserError(
+            f"task {task.task_name!r}: fewshot_config.samples: lm-eval would ignore them beside "
+            f"the split of examples {of_examples.split!r}; take one of them out"
+        )
     examples = list(task.fewshot_docs())
     if _print_alike(task):
         for index, doc in enumerate(examples):

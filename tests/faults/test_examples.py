@@ -131,6 +131,22 @@ def test_a_question_with_another_answer_may_be_an_example(make_plan_on_disk: Pla
     assert len(make_plan_on_disk("sums", num_fewshot=1).requests) == 10
 
 
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        ("fewshot_indices: [0]", "fewshot_indices: lm-eval would ignore it"),
+        ("samples: [{question: x, answer: '1'}]", r"samples: .* beside the split of .*'test'"),
+    ],
+)
+def test_examples_that_lm_eval_would_not_take_are_refused(
+    make_plan_on_disk: Plan, own: str, says: str
+) -> None:
+    edit("tasks/sums.yaml", "output_type", f"fewshot_config: {{{own}}}\noutput_type")
+    make_plan_on_disk("sums")
+    with pytest.raises(UserError, match=says):
+        make_plan_on_disk("sums", num_fewshot=1)
+
+
 def test_examples_that_a_task_excludes_are_not_recorded_as_asked(make_plan_on_disk: Plan) -> None:
     edit("tasks/sums.yaml", "output_type", "num_fewshot: 0\noutput_type")
     make_plan_on_disk("sums", num_fewshot=0)

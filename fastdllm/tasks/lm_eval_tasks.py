@@ -34,6 +34,7 @@ from fastdllm.tasks.item_checks import check_items, check_questions
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.task_files import exact_files, find_task_files, split_files
+from fastdllm.tasks.task_texts import check_texts
 
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
 # and scoring must produce the same prompts whatever the experiment.
@@ -167,6 +168,7 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
     for task in loaded["tasks"].values():
         _check_columns(task)
         _check_metrics(task)
+        check_texts(task)
         check_items(task)
     groups = loaded.get("groups", {})
     root = groups.get(name) or next(iter(loaded["tasks"].values()))

@@ -1,0 +1,119 @@
+"""Texts in the file of a task that lm-eval would ask or compare otherwise than they are meant.
+
+lm-eval fills in templates in some places only, and YAML makes a line break of a backslash and an n
+in double quotes only. The model would see what is left, or a stop text would never be found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jinja2 import TemplateSyntaxError
+from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.utils import env
+
+from fastdllm.common.errors import UserError
+
+_TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
+_NO_TEMPLATES = ("target_delimiter", "fewshot_delimiter")
+_EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+# The arguments of LaTeX come first, so that \boxed{answer} and x_{answer} name no column.
+_IN_BRACES = re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})*|[_^]\{[^{}]*\}|\$?\{(\w+)\}")
+# Not \nabla, \neq or \nu.
+_LINE_BREAK = re.compile(r"\\n(?![a-z])")
+
+
+def check_texts(task: Task) -> None:
+    """Refuse templates where lm-eval reads none, columns in single braces, and escapes as text.
+
+    Raises:
+        UserError: naming the task, the key and what to write instead.
+    """
+    if not isinstance(task, ConfigurableTask):
+        return  # a task written in Python makes its texts itself
+    doc = next(iter(task.eval_docs))
+    for key, text, is_template in _texts(task, doc):
+        _check_text(f"task {task.task_name!r}: {key}", text, is_template, doc)
+    _check_columns_as_options(task, doc)
+
+
+def _texts(task: ConfigurableTask, columns: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """Yield the texts of a task but for names of columns: key, text, and whether it is a template.
+
+    Of a list of texts lm-eval takes none for a template.
+    """
+    for prefix, part in (("", task.config), ("fewshot_config.", task.fewshot_cfg)):
+        for key in (*_TEMPLATES, *_NO_TEMPLATES):
+            value = getattr(part, key, None)
+            if prefix and value == getattr(task.config, key):
+                continue
+            for text in _listed(value):
+                if isinstance(text, str) and text not in columns:
+                    yield prefix + key, text, key in _TEMPLATES and text is value
+    for text in _listed((task.config.generation_kwargs or {}).get("until")):
+        if isinstance(text, str):
+            yield "generation_kwargs.until", text, False
+
+
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return value if isinstance(value, list) else [value]
+
+
+def _check_text(where: str, text: str, is_template: bool, columns: Mapping[str, Any]) -> None:
+    is_list = where.endswith(("doc_to_choice", "doc_to_target")) and not is_template
+    if not is_template and _EXPRESSION.search(text):
+        raise UserError(
+            f"{where}: lm-eval fills in no template here, and would take {text!r} as it stands; "
+            + (
+                'write one template of the list, such as "{{[a, b]}}"'
+                if is_list
+                else "write the text itself"
+            )
+        )
+    plain = _outside_expressions(text) if is_template else text
+    if is_template or is_list:
+        for match in _IN_BRACES.finditer(plain):
+            if match[1] in columns:
+                raise UserError(
+                    f"{where}: {match[0]} would stay as it is, and not become the column; write "
+                    f"{{{{{match[1]}}}}} (for the braces themselves: {{{{ '{match[0]}' }}}})"
+                )
+    # lm-eval reads a text in brackets as Python, with its escapes.
+    if _LINE_BREAK.search(plain) and not is_list and not (is_template and text.startswith("[")):
+        raise UserError(
+            f"{where}: holds a backslash and an n, which is no line break; write it in double "
+            "quotes" + (r" (for the two characters themselves: {{ '\\n' }})" if is_template else "")
+        )
+
+
+def _outside_expressions(template: str) -> str:
+    try:
+        tokens = list(env.lex(template))
+    except TemplateSyntaxError:  # reported when the task is planned
+        return ""
+    # What stands on either side of an expression is not joined.
+    return "\0".join(text for _, kind, text in tokens if kind == "data")
+
+
+def _check_columns_as_options(task: ConfigurableTask, doc: Mapping[str, Any]) -> None:
+    """Refuse a list of columns as options, of which the names would be compared.
+
+    Options such as A and B, whose texts the question shows, may be columns as well.
+    """
+    names = _listed(task.config.doc_to_choice)
+    is_list = names != [task.config.doc_to_choice]
+    if not is_list or not all(
+        isinstance(name, str) and isinstance(doc.get(name), str) for name in names
+    ):
+        return
+    asked = str(task.doc_to_text(doc))
+    if any(doc[name].strip() not in asked for name in names):
+        raise UserError(
+            f"task {task.task_name!r}: doc_to_choice: lm-eval would compare the names of the "
+            f'columns {", ".join(names)}, not their texts; write "{{{{[{", ".join(names)}]}}}}" '
+            f'(for the names themselves: "{{{{{names}}}}}")'
+        )

@@ -7,7 +7,7 @@ in double quotes only. The model would see what is left, or a stop text would ne
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jinja2 import TemplateSyntaxError
@@ -15,6 +15,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.utils import env
 
 from fastdllm.common.errors import UserError
+from fastdllm.tasks.item_checks import where_is
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
 _NO_TEMPLATES = ("target_delimiter", "fewshot_delimiter")
@@ -23,6 +24,10 @@ _EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 _IN_BRACES = re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})*|[_^]\{[^{}]*\}|\$?\{(\w+)\}")
 # Not \nabla, \neq or \nu.
 _LINE_BREAK = re.compile(r"\\n(?![a-z])")
+# For private use: no data hold it.
+_MARK = "\ue000"
+# As repr writes what \a, \b, \v and \f become; repr itself writes none of these four.
+_CONTROL = (r"\x07", r"\x08", r"\x0b", r"\x0c")
 
 
 def check_texts(task: Task) -> None:
@@ -37,6 +42,7 @@ def check_texts(task: Task) -> None:
     for key, text, is_template in _texts(task, doc):
         _check_text(f"task {task.task_name!r}: {key}", text, is_template, doc)
     _check_columns_as_options(task, doc)
+    _check_lists(task)
 
 
 def _texts(task: ConfigurableTask, columns: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
@@ -117,3 +123,50 @@ def _check_columns_as_options(task: ConfigurableTask, doc: Mapping[str, Any]) ->
             f'columns {", ".join(names)}, not their texts; write "{{{{[{", ".join(names)}]}}}}" '
             f'(for the names themselves: "{{{{{names}}}}}")'
         )
+
+
+def _check_lists(task: ConfigurableTask) -> None:
+    r"""Refuse a template of a list that takes a backslash in the data for an escape.
+
+    Of \frac in '{{a}}', lm-eval makes a form feed and "rac"; a character that escapes nothing shows
+    what it should be.
+    """
+    methods: list[tuple[str, Callable[[Any], Any]]] = [
+        (key, getattr(task, key))
+        for key in ("doc_to_choice", "doc_to_target")
+        # A template with backslashes may treat those of the data itself.
+        if isinstance(template := getattr(task.config, key), str) and "\\" not in template
+    ]
+    for index, doc in enumerate(task.eval_docs if methods else ()):
+        if "\\" not in repr(doc):
+            continue
+        marked = _replaced(doc, "\\", _MARK)
+        for key, method in methods:
+            given, meant = _list(method, doc), _list(method, marked)
+            where = f"{where_is(task, index)}: {key} gives {given!r}: lm-eval takes a backslash in "
+            if given and meant and given != _replaced(meant, _MARK, "\\"):
+                raise UserError(
+                    f'{where}the data for an escape; write the template as "{{{{[a, b]}}}}", '
+                    "without quotes around the columns"
+                )
+            if any(code in repr(given) and code not in repr(doc) for code in _CONTROL):
+                raise UserError(f"{where}a list in the data for an escape; double it there")
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, list):
+        return [_replaced(inner, old, new) for inner in value]
+    if isinstance(value, Mapping):
+        return {key: _replaced(inner, old, new) for key, inner in value.items()}
+    # A list written as text has escapes of its own.
+    if isinstance(value, str) and not value.lstrip().startswith(("['", '["')):
+        return value.replace(old, new)
+    return value
+
+
+def _list(method: Callable[[Any], Any], doc: Mapping[str, Any]) -> list[Any] | None:
+    try:
+        given = method(doc)
+    except Exception:  # a template that fails is reported when the items are checked
+        return None
+    return given if isinstance(given, list) else None

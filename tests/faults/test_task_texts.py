@@ -151,6 +151,47 @@ def test_latex_other_braces_and_escapes_within_expressions_are_left(text: str) -
     load("sums", QUESTION, f"doc_to_text: {text}", note="a note")
 
 
+LATEX = {"a": "\\theta", "b": "\\frac{1}{2}", "c": "x \\\\ y"}
+
+
+@pytest.mark.parametrize("column", ["a", "b", "c"])
+def test_options_in_quotes_that_lose_a_backslash_are_refused(column: str) -> None:
+    template = f"""doc_to_choice: "['{{{{{column}}}}}', 'B', 'C']\""""
+    says = r"item 0: doc_to_choice gives .* takes a backslash in the data for an escape; write the"
+    with pytest.raises(UserError, match=says):
+        load("choices", OPTIONS, template, **LATEX)
+
+
+def test_targets_in_quotes_that_lose_a_backslash_are_refused() -> None:
+    with pytest.raises(UserError, match=r"doc_to_target gives .* takes a backslash in the data"):
+        load("sums", TARGET, """doc_to_target: "['{{a}}', '{{b}}']\"""", **LATEX)
+
+
+def test_lists_that_keep_their_backslashes_are_taken() -> None:
+    task = load("choices", OPTIONS, 'doc_to_choice: "{{[a, b, c]}}"', **LATEX)
+    assert options(task) == list(LATEX.values())
+
+
+def test_a_list_that_is_text_in_the_data_has_its_own_escapes() -> None:
+    given = ["x\ny", "\\theta", "z\f"]
+    task = load("choices", OPTIONS, 'doc_to_choice: "{{listed}}"', listed=repr(given))
+    assert options(task) == given
+    with pytest.raises(UserError, match="takes a backslash in a list in the data for an escape"):
+        load("choices", "metadata", "metadata", listed=r"['\beta', 'B', 'C']")
+
+
+@pytest.mark.parametrize(
+    ("template", "option"),
+    [
+        ("['{{d}}', 'B', 'C']", "\\sqrt{2}"),
+        ("['{{a | replace('\\\\', '\\\\\\\\')}}', 'B', 'C']", "\\theta"),
+    ],
+)
+def test_options_in_quotes_that_keep_their_backslash_are_taken(template: str, option: str) -> None:
+    new = f"doc_to_choice: {json.dumps(template)}"
+    assert options(load("choices", OPTIONS, new, d="\\sqrt{2}", **LATEX))[0] == option
+
+
 def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     edit("tasks/sums.yaml", QUESTION, "doc_to_text: '{{question}}\\nAnswer:'")
     assert main(["plan", "--task", "sums"]) == 2

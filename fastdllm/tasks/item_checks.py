@@ -95,7 +95,7 @@ def check_values(task: Task, doc: Mapping[str, Any], where: str) -> None:
     for column, value in doc.items():
         parts: list[Any] = []
         rest = _taken_out(task, value, parts)
-        for name, method in _printing(task).items() if parts else ():
+        for name, method in printing(task).items() if parts else ():
             part = _printed(method, doc, {**doc, column: rest}, parts)
             if part is None:
                 continue
@@ -123,7 +123,8 @@ def _taken_out(task: Task, value: Any, parts: list[Any]) -> Any:
     return ""
 
 
-def _printing(task: Task) -> dict[str, Any]:
+def printing(task: Task) -> dict[str, Any]:
+    """Return the methods that print an item, by name; None for one that the task lacks."""
     methods = {name: getattr(task, name, None) for name in PRINTED}
     if task.config.doc_to_choice is None:
         del methods["doc_to_choice"]

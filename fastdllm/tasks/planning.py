@@ -21,6 +21,7 @@ from fastdllm.tasks.lm_eval_models import Collect
 from fastdllm.tasks.lm_eval_tasks import evaluate_task, item_digests, load_task, no_budget
 from fastdllm.tasks.metrics import scores_of
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
+from fastdllm.tasks.repeats import check_repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
         num_fewshot=options.num_fewshot,
         apply_chat_template=options.apply_chat_template,
     )
+    for name, leaf in task.leaves.items():
+        check_repeats(leaf, result["samples"][name])
     for (metric, filter_name), score in scores_of(result, task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
             notice(

@@ -139,7 +139,7 @@ def test_costs_per_answer_count_no_likelihoods(project, make_spec, make_plan_on_
     (project / "tasks/mixed.yaml").write_text(MIXED_YAML)
     make_plan_on_disk("mixed", chunk_size=6)
     mixed = finish(make_spec("mixed", chunk_size=6)).summary
-    assert (mixed.n_requests, mixed.n_answers, mixed.passes.prefill) == (19, 10, 10)
+    assert (mixed.n_requests, mixed.n_answers, mixed.passes.prefill) == (34, 10, 10)
     make_plan_on_disk("sums", chunk_size=6)
     alone = finish(make_spec("sums", chunk_size=6)).summary
     assert alone.n_answers == 10 and "n_answers" not in alone.eval_params

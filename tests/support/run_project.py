@@ -120,7 +120,7 @@ def project(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch)
     """The project's root, which is also the working directory of the test."""
     sums = [{"question": f"What is {i} + {i + 1}? ", "answer": str(i)} for i in range(10)]
     write_lines(tmp_path / "tasks/data/sums.jsonl", sums)
-    choices = [{"question": f"Which is {'ABC'[i % 3]}? ", "label": i % 3} for i in range(8)]
+    choices = [{"question": f"{i}: Which is {'ABC'[i % 3]}? ", "label": i % 3} for i in range(8)]
     write_lines(tmp_path / "tasks/data/choices.jsonl", choices)
     (tmp_path / "tasks/sums.yaml").write_text(SUMS_YAML)
     (tmp_path / "tasks/choices.yaml").write_text(CHOICES_YAML)

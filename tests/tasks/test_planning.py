@@ -15,9 +15,12 @@ def test_plan_holds_every_distinct_request_once(make_plan_on_disk) -> None:
     assert plan.header.n_items == plan.header.n_requests == 10
     assert sorted(i for chunk in plan.header.chunks for i in chunk) == list(range(10))
     assert max(len(chunk) for chunk in plan.header.chunks) == 3
-    # Eight questions, but only three different ones, with three options each.
+    # Eleven questions, but only eight different ones, with three options each.
+    data = Path("tasks/data/choices.jsonl")
+    lines = data.read_text().splitlines(keepends=True)
+    data.write_text("".join([*lines, *lines[:3]]))
     choices = make_plan_on_disk("choices")
-    assert (choices.header.n_items, choices.header.n_requests) == (8, 9)
+    assert (choices.header.n_items, choices.header.n_requests) == (11, 24)
 
 
 def test_plan_is_the_same_every_time(make_plan_on_disk, project) -> None:

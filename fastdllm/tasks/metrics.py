@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any, SupportsFloat, TypeGuard
 
 from fastdllm.common.errors import UserError, unknown_name
@@ -11,8 +12,19 @@ from fastdllm.results.summary import Metric
 from fastdllm.statistics.intervals import normal_interval, wilson_interval
 from fastdllm.tasks.lm_eval_tasks import LoadedTask
 
-# Aggregations of lm-eval whose values may be beyond 1.
-NO_SHARES = frozenset(["perplexity", "weighted_perplexity", "bits_per_byte", "bleu", "chrf", "ter"])
+# Aggregations of lm-eval whose values may be beyond 1, or below 0.
+NO_SHARES = frozenset(
+    [
+        "perplexity",
+        "weighted_perplexity",
+        "bits_per_byte",
+        "bleu",
+        "chrf",
+        "chrfpp",
+        "ter",
+        "matthews_corrcoef",
+    ]
+)
 
 
 def metrics_of(
@@ -31,12 +43,12 @@ def metrics_of(
         value = finite(score, f"{metric},{filter_name}", task.name)
         stderr = aggregated.get(f"{metric}_stderr,{filter_name}")
         stderr = float(stderr) if is_number(stderr) and math.isfinite(stderr) else None
-        # Metrics of a task's own may leave out items.
+        # Metrics of a task's own may leave out items; nanmean leaves out those that are NaN.
         values = [
             sample[metric]
             for name in task.leaves
             for sample in samples[name]
-            if sample["filter"] == filter_name and metric in sample
+            if sample["filter"] == filter_name and metric in sample and not _is_nan(sample[metric])
         ]
         right = right_or_wrong(values)
         method: Any = None
@@ -127,6 +139,10 @@ def _aggregated(result: Mapping[str, Any], task: LoadedTask) -> Mapping[str, Any
 def is_number(value: Any) -> TypeGuard[SupportsFloat]:
     """Whether lm-eval computed a number, finite or not; it writes N/A for what it did not."""
     return isinstance(value, SupportsFloat) and not isinstance(value, bool)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, Real) and math.isnan(value)
 
 
 def is_share(right: list[bool], value: float) -> bool:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from fastdllm.common.errors import UserError
+from fastdllm.tasks.lm_eval_models import Collect
+from fastdllm.tasks.lm_eval_tasks import evaluate_task, load_task
+from fastdllm.tasks.metrics import metrics_of
 from tests.support.small_project import edit
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -49,3 +52,25 @@ def test_items_that_a_scorer_of_the_task_tells_apart_are_no_repeats(make_plan_on
         make_plan_on_disk()
     edit("tasks/sums.yaml", "test_split:", "process_results: !function own.score\ntest_split:")
     assert make_plan_on_disk().header.n_items == 4
+
+
+def test_items_that_nanmean_leaves_out_are_not_counted(tokenizer: Any) -> None:
+    Path("tasks/own.py").write_text(
+        "def score(doc, results):\n"
+        "    left_out = int(doc['answer']) < 6\n"
+        "    return {'exact_match': float('nan') if left_out else float(doc['answer'] == '9')}\n"
+    )
+    edit("tasks/sums.yaml", "aggregation: mean", "aggregation: nanmean")
+    edit("tasks/sums.yaml", "test_split:", "process_results: !function own.score\ntest_split:")
+    task = load_task("sums")
+    result = evaluate_task(
+        Collect(tokenizer), task, limit=None, num_fewshot=None, apply_chat_template=False
+    )
+    (metric,) = metrics_of(result, result["samples"], task)
+    assert (metric.value, metric.n, metric.interval_method) == (0.25, 4, "wilson")
+
+
+def test_a_correlation_is_no_share(make_plan_on_disk: Any) -> None:
+    edit("tasks/choices.yaml", "metric: acc, aggregation: mean", "metric: mcc")
+    with pytest.raises(UserError, match="primary metric 'mcc,none' is no share of 1"):
+        make_plan_on_disk("choices")

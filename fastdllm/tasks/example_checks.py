@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask, Task
@@ -38,18 +39,22 @@ def check_examples(task: Task) -> None:
             f"the split of examples {of_examples.split!r}; take one of them out"
         )
     examples = list(task.fewshot_docs())
+    methods = _printing(task)
+    for index, doc in enumerate(examples):
+        check_values(task, doc, where_is(task, index, "example"), methods)
     if _print_alike(task):
-        for index, doc in enumerate(examples):
-            check_values(task, doc, where_is(task, index, "example"))
         check_answers(task, examples, "example")
     items = {
         _shown(task, doc, config, where_is(task, index)) for index, doc in enumerate(task.eval_docs)
     }
-    printed = {
-        form
-        for index, doc in enumerate(examples)
-        for form in _forms(task, doc, where_is(task, index, "example"))
-    }
+    printed: set[tuple[str, str]] = set()
+    for index, doc in enumerate(examples):
+        where = where_is(task, index, "example")
+        forms = list(_forms(task, doc, where))
+        # The text of examples may hold their answers; their target is "" then.
+        if not forms[0][1] and of_examples.doc_to_target != "":
+            raise UserError(f"{where}: has no answer; complete the data, or leave it out")
+        printed.update(forms)
     leaves_out = _leaves_out(task)
     if not leaves_out and items <= printed:
         split = config.test_split or config.validation_split
@@ -94,6 +99,20 @@ def check_own_examples(task: Task, samples: Sequence[Mapping[str, Any]]) -> None
                     f"{where}: is also an example in its own prompt, with its answer; take the "
                     "items out of the split that the examples are drawn from"
                 )
+
+
+def _printing(task: ConfigurableTask) -> dict[str, Callable[[Any], Any]]:
+    """Return the methods that print examples, by name."""
+    ways = task.fewshot_cfg
+    methods: dict[str, Callable[[Any], Any]] = {
+        "doc_to_text": partial(task.doc_to_text, doc_to_text=ways.doc_to_text),
+        "doc_to_target": partial(task.doc_to_target, doc_to_target=ways.doc_to_target),
+        "gen_prefix": partial(task.resolve_field, field=ways.gen_prefix),
+    }
+    if ways.doc_to_choice is not None:
+        choices = partial(task.doc_to_choice, doc_to_choice=ways.doc_to_choice)
+        methods["doc_to_choice"] = choices
+    return methods
 
 
 def _leaves_out(task: ConfigurableTask) -> bool:

@@ -86,8 +86,15 @@ def where_is(task: Task, index: int, kind: str = "item") -> str:
     return f"{place}: " * bool(place) + f"task {task.task_name!r}, {kind} {index}"
 
 
-def check_values(task: Task, doc: Mapping[str, Any], where: str) -> None:
+def check_values(
+    task: Task,
+    doc: Mapping[str, Any],
+    where: str,
+    methods: Mapping[str, Callable[[Any], Any]] | None = None,
+) -> None:
     """Refuse an item that prints a value which is missing, or which may not be as in the data.
+
+    methods: those that print it, by name, if they are not those of items.
 
     Raises:
         UserError: naming the column.
@@ -95,7 +102,7 @@ def check_values(task: Task, doc: Mapping[str, Any], where: str) -> None:
     for column, value in doc.items():
         parts: list[Any] = []
         rest = _taken_out(task, value, parts)
-        for name, method in printing(task).items() if parts else ():
+        for name, method in (methods or printing(task)).items() if parts else ():
             part = _printed(method, doc, {**doc, column: rest}, parts)
             if part is None:
                 continue

@@ -158,6 +158,7 @@ def test_examples_that_a_task_excludes_are_not_recorded_as_asked(make_plan_on_di
     ("task", "record", "says"),
     [
         ("sums", {"question": "x", "answer": None}, "example 1: column 'answer' is None"),
+        ("sums", {"question": "x", "answer": " "}, "example 1: has no answer"),
         ("choices", {"question": "x", "label": -1}, "example 1: label -1 is none of its 3"),
     ],
 )
@@ -168,6 +169,36 @@ def test_examples_without_an_answer_are_refused(
     make_plan_on_disk(task)
     with pytest.raises(UserError, match=says):
         make_plan_on_disk(task, num_fewshot=1)
+
+
+@pytest.mark.parametrize(
+    ("task", "record", "own", "says"),
+    [
+        ("sums", {"cot": None}, "doc_to_target: '{{cot}}'", "'cot' is None, and doc_to_target"),
+        ("sums", {"cot": None}, "doc_to_text: '{{cot}}'", "'cot' is None, and doc_to_text"),
+        ("sums", {"cot": None}, "gen_prefix: '{{cot}}'", "'cot' is None, and gen_prefix"),
+        ("sums", {"cot": ""}, "doc_to_target: '{{cot}}'", "has no answer"),
+        ("choices", {"label": -1}, "doc_to_text: 'Q: {{question}}'", "label -1 is none of its 3"),
+        ("sums", {"cot": "y"}, "doc_to_target: '{{missing}}'", "cannot be written: .*missing"),
+    ],
+)
+def test_examples_in_a_form_of_their_own_have_answers(
+    make_plan_on_disk: Plan, task: str, record: dict[str, Any], own: str, says: str
+) -> None:
+    whole = {"question": "x", "answer": "1", "label": 1}
+    add_examples(task, [whole | dict.fromkeys(record, 2), whole | record])
+    edit(f"tasks/{task}.yaml", "output_type", f"fewshot_config: {{{own}}}\noutput_type")
+    make_plan_on_disk(task)
+    with pytest.raises(UserError, match=f"example [01]:.*{says}"):
+        make_plan_on_disk(task, num_fewshot=1)
+
+
+def test_the_text_of_examples_may_hold_their_answers(make_plan_on_disk: Plan) -> None:
+    add_examples("sums", [{"question": "x", "answer": "1"}])
+    own = "{sampler: first_n, doc_to_text: 'x is {{answer}}', doc_to_target: ''}"
+    edit("tasks/sums.yaml", "output_type", f"fewshot_config: {own}\noutput_type")
+    plan = make_plan_on_disk("sums", num_fewshot=1, apply_chat_template=False)
+    assert all(prompt.startswith("x is 1What is") for prompt in prompts(plan))
 
 
 @pytest.mark.parametrize("labels_of_items", ["numbers", "letters"])

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask, Task
@@ -103,31 +102,34 @@ def check_values(
         parts: list[Any] = []
         rest = _taken_out(task, value, parts)
         for name, method in (methods or printing(task)).items() if parts else ():
-            part = _printed(method, doc, {**doc, column: rest}, parts)
+            part = _printed(task, method, doc, {**doc, column: rest}, parts)
             if part is None:
                 continue
-            advice = (
-                "complete the data, or leave the item out"
-                if _is_no_value(parts[part])
-                else "write it as text, or name the file itself (dataset_path: json), not its "
-                "folder"
-            )
-            verb = "is" if parts[part] is value else "holds"
+            found = parts[part]
+            verb, written = "is" if found is value else "holds", _written_otherwise(task, found)
+            only_scored = task.config.process_results is not None and not task.config.num_fewshot
+            if written is not None and name == "doc_to_target" and only_scored:
+                continue  # what scores the items itself knows what the target is
+            advice = "complete the data, or leave the item out"
+            if written is not None:
+                verb += f" {written} in the data, which becomes"
+                advice = "write it as text"
             raise UserError(
-                f"{where}: column {column!r} {verb} {parts[part]}, and {name} prints it; {advice}"
+                f"{where}: column {column!r} {verb} {found}, and {name} prints it; {advice}"
             )
 
 
 def _taken_out(task: Task, value: Any, parts: list[Any]) -> Any:
-    """Return a value with "" for what is no value or may be guessed in it, listed in `parts`."""
+    """Return a value with something else for what must not be printed, listed in `parts`."""
     if isinstance(value, list):
         return [_taken_out(task, inner, parts) for inner in value]
     if isinstance(value, Mapping):
         return {key: _taken_out(task, inner, parts) for key, inner in value.items()}
-    if not _is_no_value(value) and not _may_be_guessed(task, value):
+    if not _is_no_value(value) and _written_otherwise(task, value) is None:
         return value
     parts.append(value)
-    return ""
+    # A template may ask for a truth, and print what it likes.
+    return int(value) if isinstance(value, bool) else ""
 
 
 def printing(task: Task) -> dict[str, Any]:
@@ -138,10 +140,10 @@ def printing(task: Task) -> dict[str, Any]:
     return methods | {"description": partial(task.resolve_field, field=task.config.description)}
 
 
-def _may_be_guessed(task: Task, value: Any) -> bool:
-    """Whether a value may be 93 in the data: `datasets` makes 93.0 of it beside a fraction."""
-    is_folder = Path(str(task.config.dataset_path)).is_dir()
-    return is_folder and isinstance(value, float) and value.is_integer()
+def _written_otherwise(task: Task, value: Any) -> str | None:
+    """Return how the data writes a value, if Python writes it otherwise."""
+    written = getattr(task, "written", None)
+    return None if written is None else written(value)
 
 
 def _is_no_value(value: Any) -> bool:
@@ -151,15 +153,22 @@ def _is_no_value(value: Any) -> bool:
 
 
 def _printed(
-    method: Any, doc: Mapping[str, Any], rest: Mapping[str, Any], parts: Sequence[Any]
+    task: Task,
+    method: Any,
+    doc: Mapping[str, Any],
+    rest: Mapping[str, Any],
+    parts: Sequence[Any],
 ) -> int | None:
     """Return which part a method's text shows: more often for the item than for the rest of it."""
     if method is None:
         return None
     try:
-        whole, without = str(method(doc)), str(method(rest))
+        given, without = method(doc), str(method(rest))
     except Exception:  # a template or a helper that fails is reported when the task is planned
         return None
+    if isinstance(given, int | float) and task.config.doc_to_choice is not None:
+        return None  # the number of an option
+    whole = str(given)
     shown = (i for i, part in enumerate(parts) if whole.count(str(part)) > without.count(str(part)))
     return next(shown, None)
 

@@ -33,7 +33,7 @@ from fastdllm.tasks.example_checks import check_examples, check_own_examples
 from fastdllm.tasks.item_checks import check_items, check_questions
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
 from fastdllm.tasks.local_data import read_splits
-from fastdllm.tasks.task_files import exact_files, find_task_files, split_files
+from fastdllm.tasks.task_files import READ_OPTIONS, exact_files, find_task_files, split_files
 from fastdllm.tasks.task_texts import check_texts
 
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
@@ -83,7 +83,8 @@ class LocalTask(ConfigurableTask):
         """
         files = split_files(self.config.to_dict())
         assert files is not None and self.DATASET_PATH is not None
-        self.dataset, self._places = read_splits(self.DATASET_PATH, files, dataset_kwargs)
+        read = read_splits(self.DATASET_PATH, files, dataset_kwargs)
+        self.dataset, self._places, self._written = read
         if not all(map(len, self.dataset.values())):
             raise _no_items(self.config.task, dataset_kwargs)
 
@@ -91,6 +92,10 @@ class LocalTask(ConfigurableTask):
         """Return file and line of an item; None if `process_docs` may have moved it."""
         split = self.config.test_split or self.config.validation_split
         return self._places[split][index] if self.config.process_docs is None else None
+
+    def written(self, value: Any) -> str | None:
+        """Return how the data writes a value, such as true or 2.50; None if as Python does."""
+        return self._written.get(repr(value)) if isinstance(value, bool | float) else None
 
 
 class LocalDataFactory(TaskFactory):
@@ -166,6 +171,7 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
         what = f"its data {files} " if files else ""
         raise UserError(f"{where}: {what}cannot be loaded: {_reason(error)}") from error
     for task in loaded["tasks"].values():
+        _check_folder(task)
         _check_columns(task)
         _check_metrics(task)
         check_texts(task)
@@ -342,6 +348,22 @@ def _no_items(task_name: str, dataset_kwargs: Mapping[str, Any] | None) -> UserE
         f"task {task_name!r}: its data has no items; check "
         + (f"data_files {files}" if files else "dataset_path and the splits")
     )
+
+
+def _check_folder(task: Task) -> None:
+    """Refuse a folder of JSON or CSV files, of whose values `datasets` guesses the types."""
+    folder, splits = task.config.dataset_path, getattr(task, "dataset", None)
+    if not isinstance(splits, Mapping) or not Path(str(folder)).is_dir():
+        return
+    for split, data in splits.items():
+        builder = getattr(data, "builder_name", None)
+        if builder in READ_OPTIONS:
+            raise UserError(
+                f"task {task.task_name!r}: dataset_path: {folder}: values of a folder's {builder} "
+                "files may become others (007 becomes 7, and 93 becomes 93.0); name the files "
+                f"themselves: dataset_path: {builder}, and dataset_kwargs: {{data_files: {{{split}:"
+                " ...}}"
+            )
 
 
 def _check_columns(task: Task) -> None:

@@ -36,6 +36,12 @@ Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
 
 
+class _Number(float):
+    """A fraction that Python writes otherwise than the file: 2.50, which would become 2.5."""
+
+    text = ""
+
+
 class _NotJson:
     """NaN or an infinity, which Python's parser accepts and JSON does not have."""
 
@@ -45,8 +51,11 @@ class _NotJson:
 
 def read_splits(
     builder: str, files: Mapping[str, Iterable[Path]], options: Mapping[str, Any] | None = None
-) -> tuple[datasets.DatasetDict, dict[str, list[str]]]:
-    """Read the files of each split; also return where each of its rows stands: file and line.
+) -> tuple[datasets.DatasetDict, dict[str, list[str]], dict[str, str]]:
+    """Read the files of each split.
+
+    Also return where each row of a split stands (file and line), and the values that Python writes
+    otherwise than the files, as {"2.5": "2.50", "True": "true"}.
 
     Args:
         builder: `json` or `csv`, as in `dataset_path` of a task.
@@ -57,10 +66,20 @@ def read_splits(
     """
     rows_of = READERS[builder]
     splits, places = {}, {}
+    written: dict[str, str] = {}
     for split, paths in files.items():
         rows = dict(pair for path in paths for pair in _rows(path, rows_of, options or {}))
         splits[split], places[split] = _dataset(rows), list(rows)
-    return datasets.DatasetDict(splits), places
+        written.update(pair for row in rows.values() for pair in _written_otherwise(row))
+    return datasets.DatasetDict(splits), places, written
+
+
+def _written_otherwise(value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, bool | _Number):
+        yield repr(value), str(value).lower() if isinstance(value, bool) else value.text
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _written_otherwise(inner)
 
 
 def _rows(path: Path, rows_of: Callable[..., Rows], options: Mapping[str, Any]) -> Rows:
@@ -103,9 +122,19 @@ def _json_rows(stream: IO[str], path: Path, options: Mapping[str, Any]) -> Rows:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_NotJson, object_pairs_hook=_Pairs)
+        return json.loads(
+            text, parse_constant=_NotJson, object_pairs_hook=_Pairs, parse_float=_number
+        )
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON ({error})") from None
+
+
+def _number(text: str) -> float:
+    number = _Number(text)
+    if repr(number) == text:
+        return float(text)
+    number.text = text
+    return number
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -189,7 +218,9 @@ def _dataset(rows: Mapping[str, Row]) -> datasets.Dataset:
 
 def _feature(values: list[Any]) -> Any:
     """Return the type of a column: that of all its values, else one that keeps each as it is."""
-    kinds = {type(value) for value in values if value is not None}
+    kinds = {
+        float if isinstance(value, float) else type(value) for value in values if value is not None
+    }
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind in SIMPLE:
         return datasets.Value(SIMPLE[kind])

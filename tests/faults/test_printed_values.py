@@ -74,3 +74,78 @@ def test_a_correlation_is_no_share(make_plan_on_disk: Any) -> None:
     edit("tasks/choices.yaml", "metric: acc, aggregation: mean", "metric: mcc")
     with pytest.raises(UserError, match="primary metric 'mcc,none' is no share of 1"):
         make_plan_on_disk("choices")
+
+
+def write_answers(*texts: str) -> None:
+    """Write items whose answers are these texts of JSON."""
+    lines = [f'{{"question": "q{i}", "answer": {text}}}\n' for i, text in enumerate(texts)]
+    SUMS.write_text("".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("text", "becomes"),
+    [
+        ("true", "True"),
+        ("0.00001", "1e-05"),
+        ("2.50", "2.5"),
+        ("1e5", "100000.0"),
+        ("0.1234567890123456789", "0.12345678901234568"),
+    ],
+)
+@pytest.mark.parametrize("template", ["answer", "'{{answer}}'", "'{{[answer]|first}}'"])
+def test_a_value_that_prints_otherwise_than_its_file_has_it_is_refused(
+    text: str, becomes: str, template: str
+) -> None:
+    edit("tasks/sums.yaml", 'doc_to_target: "{{answer}}"', f"doc_to_target: {template}")
+    write_answers("1.5", text)
+    with pytest.raises(UserError) as caught:
+        load_task("sums")
+    assert str(caught.value) == (
+        f"tasks/data/sums.jsonl, line 2: task 'sums', item 1: column 'answer' is {text} in the "
+        f"data, which becomes {becomes}, and doc_to_target prints it; write it as text"
+    )
+
+
+@pytest.mark.parametrize("text", ["true", "0.00001", "2.50"])
+def test_a_value_within_a_list_is_found_as_well(text: str) -> None:
+    edit("tasks/sums.yaml", '"{{answer}}"', '"{{answer[1]}}"')
+    write_answers("[1, 2]", f"[1, {text}]")
+    with pytest.raises(UserError, match=f"item 1: column 'answer' holds {text} in the data"):
+        load_task("sums")
+
+
+@pytest.mark.parametrize(
+    ("texts", "template"),
+    [
+        (("93.0", "2.5"), "{{answer}}"),
+        (("true", "false"), "{{'True' if answer else 'False'}}"),
+        (("true", "false"), "{{answer|string|lower}}"),
+        (("2.50", "3.10"), "{{'%.2f' % answer}}"),
+        (("2.50", "true"), "{{question}}"),
+    ],
+)
+def test_values_that_print_as_written_or_not_at_all_pass(
+    texts: tuple[str, ...], template: str
+) -> None:
+    edit("tasks/sums.yaml", '"{{answer}}"', f'"{template}"')
+    write_answers(*texts)
+    load_task("sums")
+
+
+def test_a_scorer_of_the_task_may_read_what_would_print_otherwise() -> None:
+    Path("tasks/own.py").write_text("def score(doc, results):\n    return {'exact_match': 1.0}\n")
+    write_answers("true", "false")
+    edit("tasks/sums.yaml", "test_split:", "process_results: !function own.score\ntest_split:")
+    load_task("sums")
+    edit("tasks/sums.yaml", '"{{question}}"', '"{{question}} {{answer}}"')
+    with pytest.raises(UserError, match=r"is true in the data, .* doc_to_text prints it"):
+        load_task("sums")
+
+
+def test_a_folder_of_csv_is_refused() -> None:
+    Path("folder").mkdir()
+    Path("folder/test.csv").write_text("question,answer\nq,007\nr,2.50\n")
+    edit("tasks/sums.yaml", "dataset_path: json", "dataset_path: folder")
+    edit("tasks/sums.yaml", "dataset_kwargs: {data_files: {test: tasks/data/sums.jsonl}}\n", "")
+    with pytest.raises(UserError, match="folder: values of a folder's csv files may become others"):
+        load_task("sums")

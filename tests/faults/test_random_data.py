@@ -35,7 +35,7 @@ def test_csv_comes_back_as_it_was_written(tmp_path: Path, table: list[tuple[str,
     path = tmp_path / "data.csv"
     with path.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([COLUMNS, *table])
-    data, places = read_splits("csv", {"test": [path]})
+    data, places, _ = read_splits("csv", {"test": [path]})
     assert [tuple(row[name] for name in COLUMNS) for row in data["test"]] == table
     assert places["test"] == [f"{path}, row {number + 2}" for number in range(len(table))]
 
@@ -52,7 +52,7 @@ def test_any_bytes_are_data_or_refused_in_one_line(
     path = tmp_path / f"data.{builder}"
     path.write_bytes(content)
     try:
-        data, places = read_splits(builder, {"test": [path]})
+        data, places, _ = read_splits(builder, {"test": [path]})
     except UserError as error:
         assert str(error).startswith(str(path))
         assert len(str(error).splitlines()) == 1
@@ -72,7 +72,7 @@ def test_a_packed_file_that_was_damaged_is_read_as_it_was_or_refused(
     changed = bytes([packed[at] ^ data.draw(st.integers(1, 255))]) + packed[at + 1 :]
     path.write_bytes(packed[:at] + (b"" if cut else changed))
     try:
-        found, _ = read_splits("json", {"test": [path]})
+        found, *_ = read_splits("json", {"test": [path]})
     except UserError as error:
         assert len(str(error).splitlines()) == 1
     else:

@@ -10,13 +10,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.utils import apply_template
 
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.labels import LabelReader
+from fastdllm.tasks.task_files import LOCAL_BUILDERS
 
 # What a task prints, by the methods of lm-eval's tasks.
 PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_prefix")
@@ -143,7 +146,21 @@ def printing(task: Task) -> dict[str, Any]:
 def _written_otherwise(task: Task, value: Any) -> str | None:
     """Return how the data writes a value, if Python writes it otherwise."""
     written = getattr(task, "written", None)
-    return None if written is None else written(value)
+    if written is not None or not isinstance(value, float):
+        return None if written is None else written(value)
+    with numpy.errstate(over="ignore"):
+        narrow = numpy.float32(value)
+    if narrow != value or str(narrow) == repr(value) or not _has_narrow_numbers(task):
+        return None
+    return str(narrow)
+
+
+def _has_narrow_numbers(task: Task) -> bool:
+    """Whether local data holds float32, whose 0.1 Python prints as 0.10000000149011612."""
+    source, splits = str(task.config.dataset_path), getattr(task, "dataset", None) or {}
+    if source not in LOCAL_BUILDERS and not Path(source).is_dir():
+        return False  # published data, which others print so as well
+    return any("float32" in str(getattr(data, "features", "")) for data in splits.values())
 
 
 def _is_no_value(value: Any) -> bool:

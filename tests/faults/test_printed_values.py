@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+from datasets import Dataset
 
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.lm_eval_models import Collect
+from fastdllm.tasks.lm_eval_setup import lm_eval_environment
 from fastdllm.tasks.lm_eval_tasks import evaluate_task, load_task
 from fastdllm.tasks.metrics import metrics_of
 from tests.support.small_project import edit
@@ -148,4 +151,24 @@ def test_a_folder_of_csv_is_refused() -> None:
     edit("tasks/sums.yaml", "dataset_path: json", "dataset_path: folder")
     edit("tasks/sums.yaml", "dataset_kwargs: {data_files: {test: tasks/data/sums.jsonl}}\n", "")
     with pytest.raises(UserError, match="folder: values of a folder's csv files may become others"):
+        load_task("sums")
+
+
+@pytest.mark.parametrize("place", ["tasks/data/sums.parquet", "folder/test.parquet"])
+def test_narrow_numbers_that_print_with_more_digits_are_refused(place: str) -> None:
+    old = "dataset_path: json\ndataset_kwargs: {data_files: {test: tasks/data/sums.jsonl}}\n"
+    data_files = f"dataset_path: parquet\ndataset_kwargs: {{data_files: {{test: {place}}}}}\n"
+    in_folder = place.startswith("folder")
+    edit("tasks/sums.yaml", old, "dataset_path: folder\n" if in_folder else data_files)
+    Path("folder").mkdir()
+    columns = {"question": ["q", "r"], "answer": numpy.array([2.5, 0.5], numpy.float32)}
+    with lm_eval_environment(offline=True, private_cache=True):
+        Dataset.from_dict(columns).to_parquet(place)
+        load_task("sums")
+        columns["answer"] = numpy.array([2.5, 0.1], numpy.float32)
+        Dataset.from_dict(columns).to_parquet(place)
+        with pytest.raises(UserError, match=r"item 1: .* is 0\.1 in the .* becomes 0\.10000000149"):
+            load_task("sums")
+        columns["answer"] = numpy.array([2.5, 0.1], numpy.float64)
+        Dataset.from_dict(columns).to_parquet(place)
         load_task("sums")

@@ -25,6 +25,7 @@ from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.sensitivity_map import FEW_PASSES, MEASURES, SensitivityMap
 from fastdllm.report.sentences import baseline_sentence, likelihood_sentence, main_sentences
 from fastdllm.report.themes import config
+from fastdllm.report.words import items_words
 from fastdllm.statistics.costs import OF_THE_MACHINE
 from fastdllm.statistics.disagreements import dtype_sentences
 from fastdllm.statistics.truncation import truncation_sentences
@@ -46,6 +47,7 @@ def render_page(report: Report) -> str:
     environment.filters["breakable"] = _breakable
     environment.filters["inline_markdown"] = _inline_markdown
     environment.globals["sentences"] = _sentences
+    environment.globals["items_of"] = lambda task: items_words(run.summary for run in task.runs)
     environment.globals["headings"] = headings
     environment.globals["table_rows"] = table_rows
     environment.globals["bars_of"] = rows.experiments_with_bars

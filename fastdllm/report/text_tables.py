@@ -19,7 +19,7 @@ from fastdllm.report.groups import (
     layer_forwards_saved,
     passes_per_answer,
 )
-from fastdllm.report.words import markdown_rows, verdict_words
+from fastdllm.report.words import items_words, markdown_rows, verdict_words
 from fastdllm.results.result_files import TABLE_KEYS, table_mark
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
@@ -158,7 +158,7 @@ def _cells(group: Group, summary: Summary) -> dict[str, str]:
 def _caption(group: Group) -> str:
     primary = group.summaries[0].primary
     what = f"{primary.metric} ({primary.filter})" if primary.filter != "none" else primary.metric
-    return f"{what}, {primary.n} items; {', '.join(group.usual_conditions)}"
+    return f"{what}, {items_words(group.summaries)}; {', '.join(group.usual_conditions)}"
 
 
 def _notes(group: Group) -> list[str]:

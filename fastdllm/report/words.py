@@ -29,6 +29,14 @@ def accuracy_words(summary: Summary) -> str:
     return text + (f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else "")
 
 
+def items_words(summaries: Iterable[Summary]) -> str:
+    """Such as `600 items`; of several numbers the range, as a score may leave out items."""
+    numbers = sorted({summary.primary.n for summary in summaries})
+    if len(numbers) == 1:
+        return f"{numbers[0]} items"
+    return f"{numbers[0]} to {numbers[-1]} items (those that the metric gave a score in each run)"
+
+
 def difference_words(comparison: Comparison | None) -> str:
     """Such as `-38.2 points (-42.1 to -34.3)`; empty for the baseline."""
     if comparison is None:

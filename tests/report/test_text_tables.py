@@ -87,3 +87,11 @@ def test_an_experiment_without_results_shows_no_old_rows(
     table, _ = write_tables(["00_baseline"], [], tmp_path)
     assert "k1_first" not in table.read_text()
     assert "No run of the current settings" in table.read_text()
+
+
+def test_the_caption_says_where_a_metric_scored_other_numbers_of_items(a_summary: Summary) -> None:
+    fewer = [metric.model_copy(update={"n": 3}) for metric in a_summary.metrics]
+    runs = [changed(a_summary, config="t0.5", metrics=fewer, items=None), a_summary]
+    n = a_summary.primary.n
+    assert f"{n} items;" in terminal_table(grouped([a_summary]), width=80)
+    assert f"3 to {n} items (those that the metric" in terminal_table(grouped(runs), width=200)

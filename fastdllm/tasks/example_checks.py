@@ -12,9 +12,14 @@ from lm_eval.api.task import ConfigurableTask, Task
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.item_checks import check_answers, check_values, where_is
 
+# The examples of a task with their questions, by question and answer in each form.
+Examples = dict[tuple[str, str], list[tuple[Mapping[str, Any], str]]]
 
-def check_examples(task: Task) -> None:
+
+def check_examples(task: Task) -> Examples:
     """Refuse examples of few-shot prompts as items, and those that hold the item that is asked.
+
+    Returns the examples, for `check_own_examples`.
 
     Raises:
         UserError: naming the example, or why there are too few.
@@ -26,7 +31,7 @@ def check_examples(task: Task) -> None:
             "number"
         )
     if not n or not isinstance(task, ConfigurableTask):
-        return
+        return {}
     config, of_examples = task.config, task.fewshot_cfg
     if of_examples.fewshot_indices is not None:
         raise UserError(
@@ -38,25 +43,26 @@ def check_examples(task: Task) -> None:
             f"task {task.task_name!r}: fewshot_config.samples: lm-eval would ignore them beside "
             f"the split of examples {of_examples.split!r}; take one of them out"
         )
-    examples = list(task.fewshot_docs())
+    docs = list(task.fewshot_docs())
     methods = _printing(task)
-    for index, doc in enumerate(examples):
+    for index, doc in enumerate(docs):
         check_values(task, doc, where_is(task, index, "example"), methods)
     if _print_alike(task):
-        check_answers(task, examples, "example")
+        check_answers(task, docs, "example")
     items = {
         _shown(task, doc, config, where_is(task, index)) for index, doc in enumerate(task.eval_docs)
     }
-    printed: set[tuple[str, str]] = set()
-    for index, doc in enumerate(examples):
+    examples: Examples = {}
+    for index, doc in enumerate(docs):
         where = where_is(task, index, "example")
-        forms = list(_forms(task, doc, where))
+        first, *others = _forms(task, doc, where)
         # The text of examples may hold their answers; their target is "" then.
-        if not forms[0][1] and of_examples.doc_to_target != "":
+        if not first[1] and of_examples.doc_to_target != "":
             raise UserError(f"{where}: has no answer; complete the data, or leave it out")
-        printed.update(forms)
+        for form in {first, *others}:
+            examples.setdefault(form, []).append((doc, first[0] or first[1]))
     leaves_out = _leaves_out(task)
-    if not leaves_out and items <= printed:
+    if not leaves_out and items <= examples.keys():
         split = config.test_split or config.validation_split
         raise UserError(
             f"task {task.task_name!r}: the examples in its prompts come from the items themselves, "
@@ -64,29 +70,30 @@ def check_examples(task: Task) -> None:
             f"test_split: {split} and fewshot_split: {split}, so that each is left out of its own"
         )
     # Drawn at random, there is one more in case that it is the item.
-    takes_one_more = leaves_out and (of_examples.sampler != "first_n" or bool(items & printed))
-    if n > len(examples) - takes_one_more:
+    takes_one_more = leaves_out and (
+        of_examples.sampler != "first_n" or bool(items & examples.keys())
+    )
+    if n > len(docs) - takes_one_more:
         raise UserError(
-            f"task {task.task_name!r}: num_fewshot {n}: there are only {len(examples)} examples"
+            f"task {task.task_name!r}: num_fewshot {n}: there are only {len(docs)} examples"
             + (", one of which may be the item itself" if takes_one_more else "")
         )
+    return examples
 
 
-def check_own_examples(task: Task, samples: Sequence[Mapping[str, Any]]) -> None:
+def check_own_examples(
+    task: Task, samples: Sequence[Mapping[str, Any]], examples: Examples
+) -> None:
     """Refuse an item that is an example in its own prompt, from a split that shares items.
 
     samples: of the task, as lm-eval returns them.
+    examples: of the task, as `check_examples` returns them.
 
     Raises:
         UserError: naming the item.
     """
-    if not task.config.num_fewshot or not isinstance(task, ConfigurableTask):
+    if not examples or not isinstance(task, ConfigurableTask):
         return
-    examples: dict[tuple[str, str], list[tuple[Mapping[str, Any], str]]] = {}
-    for index, doc in enumerate(task.fewshot_docs()):
-        first, *others = _forms(task, doc, where_is(task, index, "example"))
-        for form in {first, *others}:
-            examples.setdefault(form, []).append((doc, first[0] or first[1]))
     leaves_out = _leaves_out(task)
     for sample in samples:
         item, where = sample["doc"], where_is(task, sample["doc_id"])

@@ -224,9 +224,10 @@ def evaluate_task(
     random.seed(TASK_SEED)
     numpy.random.seed(TASK_SEED)
     loaded = TaskManager(include_defaults=False).load([task.root])
-    for leaf in loaded["tasks"].values():
+    examples = {}
+    for name, leaf in loaded["tasks"].items():
         _set_fewshot(leaf, num_fewshot)
-        check_examples(leaf)
+        examples[name] = check_examples(leaf)
     try:
         result = evaluate(
             lm=lm,
@@ -247,7 +248,7 @@ def evaluate_task(
         raise UserError(f"task {task.name!r} cannot be evaluated: {_reason(error)}") from error
     assert result is not None, "lm-eval returns a result in a single process"
     for name, leaf in loaded["tasks"].items():
-        check_own_examples(leaf, result["samples"][name])
+        check_own_examples(leaf, result["samples"][name], examples[name])
     return dict(result)
 
 

@@ -45,6 +45,7 @@ def check_items(task: Task) -> None:
     if isinstance(task, ConfigurableTask):
         check_answers(task, docs)
         _check_questions_differ(task, docs)
+        _check_questions_ask(task, docs)
 
 
 def check_questions(task: Task) -> None:
@@ -262,6 +263,34 @@ def _check_questions_differ(task: ConfigurableTask, docs: Sequence[Mapping[str, 
             f"task {task.task_name!r}: all items ask the same and expect different answers; let "
             f"doc_to_text print the question (columns: {', '.join(docs[0])})"
         )
+
+
+def _check_questions_ask(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse an item that prints nothing of its own as a question, for a column that is empty."""
+    if task.OUTPUT_TYPE != "generate_until":
+        return  # options may say it all
+    for index, doc in enumerate(docs):
+        blank = [c for c, value in doc.items() if isinstance(value, str) and not value.strip()]
+        for column in blank:
+            try:
+                asked, asks_nothing, with_text = (
+                    str(task.doc_to_text(other)).split()
+                    for other in (doc, _emptied(doc), {**doc, column: "text"})
+                )
+            except Exception:  # a helper may want other values; check_questions reports the rest
+                continue
+            if asked == asks_nothing != with_text:
+                raise UserError(
+                    f"{where_is(task, index)}: column {column!r} is empty, and doc_to_text prints "
+                    "nothing else of it; complete the data, or leave the item out"
+                )
+
+
+def _emptied(value: Any) -> Any:
+    """Return a value with empty texts in place of all that it holds."""
+    if isinstance(value, Mapping):
+        return {key: _emptied(inner) for key, inner in value.items()}
+    return [_emptied(inner) for inner in value] if isinstance(value, list) else ""
 
 
 def _agree(

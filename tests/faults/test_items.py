@@ -143,12 +143,18 @@ def test_a_description_prints_values_too() -> None:
         load_task("sums")
 
 
-@pytest.mark.parametrize("task", ["sums", "choices"])
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("sums", "item 1: column 'question' is empty"),
+        ("choices", "item choices:1: the prompt is empty"),
+    ],
+)
 def test_an_item_without_a_prompt_is_refused(
-    make_plan_on_disk: Callable[..., Any], task: str
+    make_plan_on_disk: Callable[..., Any], task: str, says: str
 ) -> None:
     write_items(task, "question", "x", " ")
-    with pytest.raises(UserError, match=f"item {task}:1: the prompt is empty"):
+    with pytest.raises(UserError, match=says):
         make_plan_on_disk(task, apply_chat_template=False)
 
 

@@ -172,3 +172,26 @@ def test_narrow_numbers_that_print_with_more_digits_are_refused(place: str) -> N
         columns["answer"] = numpy.array([2.5, 0.1], numpy.float64)
         Dataset.from_dict(columns).to_parquet(place)
         load_task("sums")
+
+
+@pytest.mark.parametrize("blank", ["", " \t"])
+def test_an_item_whose_question_is_empty_is_refused(blank: str) -> None:
+    edit("tasks/sums.yaml", '"{{question}}"', '"Question: {{question}} Answer:"')
+    records = [{"question": text, "context": "", "answer": "1"} for text in ("q", blank)]
+    SUMS.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(UserError) as caught:
+        load_task("sums")
+    assert str(caught.value) == (
+        "tasks/data/sums.jsonl, line 2: task 'sums', item 1: column 'question' is empty, and "
+        "doc_to_text prints nothing else of it; complete the data, or leave the item out"
+    )
+
+
+@pytest.mark.parametrize(
+    "template", ["{{input}} {{n}}", "{{input}} {{inner.text}}", "{{input}} {{answer}}", "Say 1."]
+)
+def test_an_empty_column_beside_others_passes(template: str) -> None:
+    edit("tasks/sums.yaml", '"{{question}}"', f'"{template}"')
+    record = {"question": "", "input": "", "n": 1, "inner": {"text": "x"}, "answer": "1"}
+    SUMS.write_text((json.dumps(record) + "\n") * 2)
+    load_task("sums")

@@ -17,7 +17,7 @@ from fastdllm.results.summary import ItemGroup, Items, Metric, pack_bits
 from fastdllm.runs.answer_records import Answer
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.tasks.lm_eval_models import Replay
-from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task, item_digests
+from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task, item_digests, set_fewshot
 from fastdllm.tasks.metrics import (
     finite,
     is_number,
@@ -66,11 +66,11 @@ def score_answers(
             if answer.logprob is not None
         },
     )
+    set_fewshot(task, plan.header.num_fewshot)
     result = evaluate_task(
         lm,
         task,
         limit=plan.header.limit,
-        num_fewshot=plan.header.num_fewshot,
         apply_chat_template=plan.header.apply_chat_template,
         bootstrap_iters=bootstrap_iters,
     )

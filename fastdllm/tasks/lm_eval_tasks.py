@@ -29,7 +29,6 @@ from lm_eval.tasks._index import Entry
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
 from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.decoding.policy_files import forget_bytecode, forget_imported
-from fastdllm.tasks.example_checks import check_examples, check_own_examples
 from fastdllm.tasks.item_checks import check_items, check_questions
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
 from fastdllm.tasks.local_data import read_splits
@@ -208,26 +207,22 @@ def evaluate_task(
     task: LoadedTask,
     *,
     limit: int | None,
-    num_fewshot: int | None,
     apply_chat_template: bool,
     bootstrap_iters: int = 0,
 ) -> dict[str, Any]:
     """Evaluate one task with lm-eval and return its result with the samples.
 
+    Prompts have the examples that `set_fewshot` says.
+
     Does what lm-eval's `simple_evaluate` does with a loaded task, except for its record of the
     machine: that calls pip, git and a compiler in each job, and the summary has its own.
 
     Raises:
-        UserError: the examples of few-shot prompts are missing or wrong, or a template, filter or
-            metric of the task fails.
+        UserError: a template, filter or metric of the task fails.
     """
     random.seed(TASK_SEED)
     numpy.random.seed(TASK_SEED)
     loaded = TaskManager(include_defaults=False).load([task.root])
-    examples = {}
-    for name, leaf in loaded["tasks"].items():
-        _set_fewshot(leaf, num_fewshot)
-        examples[name] = check_examples(leaf)
     try:
         result = evaluate(
             lm=lm,
@@ -247,8 +242,6 @@ def evaluate_task(
         # `lm` only records or looks up, so the files of the task are to blame.
         raise UserError(f"task {task.name!r} cannot be evaluated: {_reason(error)}") from error
     assert result is not None, "lm-eval returns a result in a single process"
-    for name, leaf in loaded["tasks"].items():
-        check_own_examples(leaf, result["samples"][name], examples[name])
     return dict(result)
 
 
@@ -267,21 +260,22 @@ def _digests_of_items(samples: Sequence[Mapping[str, Any]]) -> list[str]:
     return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
 
 
-def _set_fewshot(task: Task, requested: int | None) -> None:
-    """Set the number of examples and their seed.
+def set_fewshot(task: LoadedTask, requested: int | None) -> None:
+    """Set the number of examples in prompts, and their seed.
 
     Raises:
-        UserError: the task file says 0, which lm-eval never overrules, and another is requested.
+        UserError: a task file says 0, which lm-eval never overrules, and another is requested.
     """
-    from_file = task.get_config("num_fewshot")
-    if from_file == 0 and requested:
-        raise UserError(
-            f"task {task.task_name!r}: its file says num_fewshot: 0 and workflow_config.yaml "
-            f"{requested}; take it out of one of them"
-        )
-    if from_file is None or requested is not None:
-        task.set_config(key="num_fewshot", value=requested or 0)
-    task.set_fewshot_seed(seed=TASK_SEED)
+    for leaf in task.leaves.values():
+        from_file = leaf.get_config("num_fewshot")
+        if from_file == 0 and requested:
+            raise UserError(
+                f"task {leaf.task_name!r}: its file says num_fewshot: 0 and workflow_config.yaml "
+                f"{requested}; take it out of one of them"
+            )
+        if from_file is None or requested is not None:
+            leaf.set_config(key="num_fewshot", value=requested or 0)
+        leaf.set_fewshot_seed(seed=TASK_SEED)
 
 
 def one_line(error: BaseException) -> str:

@@ -29,7 +29,7 @@ from fastdllm.decoding.prefix_tree import Branch, Tokens, grow
 from fastdllm.validation import StrictModel, validated
 
 RequestKind = Literal["generate_until", "loglikelihood"]
-SCHEMA_VERSION = 3  # of plan.json
+SCHEMA_VERSION = 4  # of plan.json
 # Beside plan.json: the spec that it was made from.
 MADE_FROM = "made_from.json"
 # Published models share whole blocks of 32 tokens. A plan serves any model; with other blocks it
@@ -57,7 +57,7 @@ class PlannedRequest:
 class PlanHeader(StrictModel):
     """plan.json: what was planned, with what, and which requests form which chunk."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     task: str
     limit: int | None = Field(description="Items per task; null means all.")
     chunk_size: int = Field(ge=1, description="Most requests in a chunk.")

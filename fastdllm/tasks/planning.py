@@ -16,9 +16,16 @@ from typing import Any
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.model.tokenizer import encode
+from fastdllm.tasks.example_checks import check_examples, check_own_examples
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
 from fastdllm.tasks.lm_eval_models import Collect
-from fastdllm.tasks.lm_eval_tasks import evaluate_task, item_digests, load_task, no_budget
+from fastdllm.tasks.lm_eval_tasks import (
+    evaluate_task,
+    item_digests,
+    load_task,
+    no_budget,
+    set_fewshot,
+)
 from fastdllm.tasks.metrics import scores_of
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
 from fastdllm.tasks.repeats import check_repeats
@@ -64,15 +71,15 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
             "prompts differ from day to day; write a fixed date into it"
         )
     task = load_task(options.task, options.tasks_folder)
+    set_fewshot(task, options.num_fewshot)
+    # Not once more when a run is scored: its prompts are compared with the plan's then.
+    examples = {name: check_examples(leaf) for name, leaf in task.leaves.items()}
     lm = Collect(tokenizer)
     result = evaluate_task(
-        lm,
-        task,
-        limit=options.limit,
-        num_fewshot=options.num_fewshot,
-        apply_chat_template=options.apply_chat_template,
+        lm, task, limit=options.limit, apply_chat_template=options.apply_chat_template
     )
     for name, leaf in task.leaves.items():
+        check_own_examples(leaf, result["samples"][name], examples[name])
         check_repeats(leaf, result["samples"][name])
     for (metric, filter_name), score in scores_of(result, task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either

@@ -66,9 +66,7 @@ def test_items_that_nanmean_leaves_out_are_not_counted(tokenizer: Any) -> None:
     edit("tasks/sums.yaml", "aggregation: mean", "aggregation: nanmean")
     edit("tasks/sums.yaml", "test_split:", "process_results: !function own.score\ntest_split:")
     task = load_task("sums")
-    result = evaluate_task(
-        Collect(tokenizer), task, limit=None, num_fewshot=None, apply_chat_template=False
-    )
+    result = evaluate_task(Collect(tokenizer), task, limit=None, apply_chat_template=False)
     (metric,) = metrics_of(result, result["samples"], task)
     assert (metric.value, metric.n, metric.interval_method) == (0.25, 4, "wilson")
 

@@ -29,7 +29,7 @@ from fastdllm.decoding.prefix_tree import Branch, Tokens, grow
 from fastdllm.validation import StrictModel, validated
 
 RequestKind = Literal["generate_until", "loglikelihood"]
-SCHEMA_VERSION = 4  # of plan.json
+SCHEMA_VERSION: Literal[4] = 4  # of plan.json
 # Beside plan.json: the spec that it was made from.
 MADE_FROM = "made_from.json"
 # Published models share whole blocks of 32 tokens. A plan serves any model; with other blocks it
@@ -57,7 +57,7 @@ class PlannedRequest:
 class PlanHeader(StrictModel):
     """plan.json: what was planned, with what, and which requests form which chunk."""
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[4] = SCHEMA_VERSION
     task: str
     limit: int | None = Field(description="Items per task; null means all.")
     chunk_size: int = Field(ge=1, description="Most requests in a chunk.")
@@ -256,8 +256,12 @@ def planned_sizes(folder: Path) -> list[int] | None:
 
 
 def planned_digest(folder: Path) -> str | None:
-    """Return the digest of the requests that plan.json in a folder belongs to, None without one."""
-    return _header(folder).get("digest")
+    """Return the digest of the requests that plan.json in a folder belongs to.
+
+    None without a plan, and of one that another version of fastdllm made.
+    """
+    header = _header(folder)
+    return header.get("digest") if header.get("schema_version") == SCHEMA_VERSION else None
 
 
 def _header(folder: Path) -> dict[str, Any]:

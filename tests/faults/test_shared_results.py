@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.tasks.plan import read_plan, write_plan
+from fastdllm.tasks.plan import SCHEMA_VERSION, read_plan, write_plan
 from fastdllm.workflow import reconcile as reconciling
 from fastdllm.workflow.project.digests import FileDigests
 from fastdllm.workflow.project.runs import load_project
@@ -143,7 +143,7 @@ def test_a_plan_that_another_clone_deals_with_first_is_left_to_it(
     plan = project.plans[0]
     folder = plan.plan_path.parent
     (folder / "requests.jsonl").write_text("")
-    header = {"digest": hashlib.sha256(b"").hexdigest()}
+    header = {"digest": hashlib.sha256(b"").hexdigest(), "schema_version": SCHEMA_VERSION}
     plan.plan_path.write_text(json.dumps(header))
     plan.made_from_path.write_text("other settings")
     locked = reconciling.run_lock

@@ -80,12 +80,15 @@ from tests.support.fakes import WRONG_THEN_RIGHT, fake_summary
 
 command, *arguments = sys.argv[1:]
 if command == "plan":
+    from fastdllm.tasks.plan import SCHEMA_VERSION
+
     task, limit = arguments[1], arguments[3:4]
     folder = Path("results/_plans", "_limit_".join([task, *limit]))
     (folder / "requests.jsonl").write_text("")
     digest = hashlib.sha256(b"").hexdigest()
     (folder / "made_from.json").write_text((folder / "spec.json").read_text())
-    (folder / "plan.json").write_text(json.dumps({{"digest": digest}}))
+    plan = {{"digest": digest, "schema_version": SCHEMA_VERSION}}
+    (folder / "plan.json").write_text(json.dumps(plan))
 elif command in ("eval", "pack"):
     specs = [arguments[0]]
     if command == "pack":

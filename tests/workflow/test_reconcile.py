@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from fastdllm.commands.status import as_text
 from fastdllm.results.result_files import table_mark
 from fastdllm.results.summary import Summary
+from fastdllm.tasks.plan import SCHEMA_VERSION
 from fastdllm.workflow.project.artifacts import publish, stored_summary
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
@@ -183,10 +185,18 @@ def test_what_another_snakemake_is_making_is_left_alone() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_damaged_plan_is_dropped_but_not_by_a_dry_run() -> None:
+@pytest.mark.parametrize("damage", ["half written", "another version"])
+def test_a_damaged_plan_is_dropped_but_not_by_a_dry_run(damage: str) -> None:
     states()
     plan = Path("results/_plans/words/plan.json")
-    plan.write_text('{"digest"')
+    whole = {"digest": hashlib.sha256(b"").hexdigest(), "schema_version": SCHEMA_VERSION}
+    plan.write_text(json.dumps(whole))
+    plan.with_name("requests.jsonl").write_text("")
+    plan.with_name("made_from.json").write_bytes(plan.with_name("spec.json").read_bytes())
+    reconcile(load_project())
+    assert plan.exists(), "nothing is wrong with it"
+    older = json.dumps(whole | {"schema_version": SCHEMA_VERSION - 1})
+    plan.write_text('{"digest"' if damage == "half written" else older)
     reconcile(load_project(), is_dry_run=True)
     assert plan.exists()
     reconcile(load_project())

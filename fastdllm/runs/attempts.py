@@ -60,10 +60,14 @@ class Attempt:
 
 @dataclass(slots=True)
 class Journal:
-    """The open entry of one process; `chunks` is written when it stops."""
+    """The open entry of one process; `chunks` is written when it stops.
+
+    git: state of its code when it started (`git_state`).
+    """
 
     path: Path
     id: str
+    git: Mapping[str, Any] | None
     chunks: int = 0
 
     def add(self, **values: Any) -> None:
@@ -89,13 +93,13 @@ def attempt(
     Raises:
         UserError: the file cannot be written.
     """
-    journal, git = Journal(folder / NAME, secrets.token_hex(4)), git_state()
+    journal = Journal(folder / NAME, secrets.token_hex(4), git_state())
     restart = os.environ.get("SLURM_RESTART_COUNT") or os.environ.get(RESTARTS_VARIABLE, "")
     journal.add(
         time=now(),
         host=socket.gethostname(),
         pid=os.getpid(),
-        commit=_commit_of(git),
+        commit=_commit_of(journal.git),
         decoder_version=DECODER_VERSION,
         slurm_job=os.environ.get("SLURM_JOB_ID"),
         restart=int(restart) if restart.isdecimal() else 0,

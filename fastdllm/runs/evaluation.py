@@ -275,7 +275,9 @@ class Evaluation:
         n_before = len(self.log.chunks)
 
         def start_session(warm_up_s: float) -> Session:
-            session = session_of(engine, self.spec, load_s=load_s, warm_up_s=warm_up_s)
+            session = session_of(
+                engine, self.spec, load_s=load_s, warm_up_s=warm_up_s, git=journal.git
+            )
             journal.add(device=session.device_name)
             return session
 

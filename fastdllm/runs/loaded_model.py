@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from fastdllm.decoding.admission import usable_positions
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.engine.engines import drop_idle
 from fastdllm.machine.device import reset_peak_memory
-from fastdllm.machine.process import cpu_name, git_state, host_name, package_versions
+from fastdllm.machine.process import cpu_name, host_name, package_versions
 from fastdllm.model.checkpoint import commit_of, find_checkpoint
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.loading import dtype_reason, load_model, resolve_device, resolve_dtype
@@ -114,9 +115,17 @@ def _check_commit(spec: RunSpec, plan: Plan) -> None:
 
 
 def session_of(
-    engine: DecodingEngine, spec: RunSpec, *, load_s: float | None, warm_up_s: float
+    engine: DecodingEngine,
+    spec: RunSpec,
+    *,
+    load_s: float | None,
+    warm_up_s: float,
+    git: Mapping[str, Any] | None,
 ) -> Session:
-    """Describe this process: where it works, with what, and what it cost before decoding."""
+    """Describe this process: where it works, with what, and what it cost before decoding.
+
+    git: state of its code when it started.
+    """
     device = engine.model.device
     on_gpu = device.type == "cuda"
     return Session(
@@ -129,7 +138,7 @@ def session_of(
         load_s=load_s,
         warm_up_s=warm_up_s,
         versions=package_versions(),
-        git=git_state(),
+        git=git,
         dtype_reason=dtype_reason(str(spec.decides.get("dtype", "auto")), device),
     )
 

@@ -62,8 +62,9 @@ def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True)
     view = StepView(console, tokenizer, ids) if options.show_steps else None
     generation, elapsed_s = _decode(model, ids, policy, view)
-    answer = generation.token_ids[: -1 if generation.finish_reason == "stop" else None]
-    console.print(AnswerText(tokenizer, until=None).text(answer), markup=False)
+    text = AnswerText(tokenizer, until=None).text
+    answer = text(generation.token_ids, finish_reason=generation.finish_reason)
+    console.print(answer, markup=False)
     console.print(stats_line(generation, elapsed_s, model, settings), style="dim", markup=False)
     return 0
 

@@ -117,9 +117,7 @@ def answer_texts(plan: Plan, by_id: Mapping[str, Answer], tokenizer: Any) -> dic
             continue
         until = request.gen_kwargs.get("until")
         cutter = cutters.setdefault(repr(until), AnswerText(tokenizer, until))
-        # A stop token is no part of the answer, and not every tokenizer marks each as special.
-        ends_with_stop = answer.finish_reason == "stop"
-        texts[request.id] = cutter.text(answer.token_ids[: -1 if ends_with_stop else None])
+        texts[request.id] = cutter.text(answer.token_ids, finish_reason=answer.finish_reason)
     return texts
 
 

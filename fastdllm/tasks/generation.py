@@ -170,9 +170,13 @@ class AnswerText:
 
         return ended
 
-    def text(self, token_ids: Sequence[int]) -> str:
-        """The answer without special tokens, up to and without the first `until`."""
-        ids = list(token_ids)
+    def text(self, token_ids: Sequence[int], *, finish_reason: str | None = None) -> str:
+        """The answer without special tokens, up to and without the first `until`.
+
+        finish_reason: of the generation; "stop" ends it with a stop token of the model, which is no
+            part of the answer, and not every tokenizer marks each as special.
+        """
+        ids = list(token_ids[:-1] if finish_reason == "stop" else token_ids)
         end = next((i for i, token in enumerate(ids) if token in self._stop_ids), len(ids))
         text = self._decode(ids[:end])
         ends = [at for stop in self._stop_texts if (at := text.find(stop)) >= 0]

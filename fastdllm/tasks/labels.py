@@ -41,7 +41,7 @@ class LabelReader:
         if not isinstance(label, list):
             return self._number(label, options)
         marks = len(label) == len(options) > 1 and all(part in (0, 1) for part in label)
-        if marks or len(set(label)) < len(label):
+        if marks or any(label.count(part) > 1 for part in label):
             raise ValueError(
                 f"label {label!r} seems to mark each option; give the numbers of the right ones"
             )

@@ -261,6 +261,7 @@ def test_labels_are_read_in_the_way_of_all_items(
         ([True, False], "item 0: label True is none of its 3 options"),
         ([[1, 0, 0], [0, 1, 0]], r"item 0: label \[1, 0, 0\] seems to mark each option"),
         ([[0, 0], [1, 1]], r"item 0: label \[0, 0\] seems to mark each option"),
+        ([[[0]], [[1]]], r"item 0: label \[0\] is none of its 3 options"),
     ],
 )
 def test_labels_of_several_meanings_are_refused(labels: list[Any], says: str) -> None:

@@ -80,7 +80,7 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
     )
     for name, leaf in task.leaves.items():
         check_own_examples(leaf, result["samples"][name], examples[name])
-        check_repeats(leaf, result["samples"][name])
+        check_repeats(leaf)
     for (metric, filter_name), score in scores_of(result, task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
             notice(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.console import notice
@@ -12,10 +9,10 @@ from fastdllm.common.errors import UserError
 from fastdllm.tasks.item_checks import printing, where_is
 
 
-def check_repeats(task: Task, samples: Sequence[Mapping[str, Any]]) -> None:
+def check_repeats(task: Task) -> None:
     """Refuse items of which half or more are others again, as from a copy of a file; name fewer.
 
-    samples: of the task, as lm-eval returns them.
+    All items count, whatever the limit: the first two may well be equal.
 
     Raises:
         UserError: naming the first such pair.
@@ -25,8 +22,7 @@ def check_repeats(task: Task, samples: Sequence[Mapping[str, Any]]) -> None:
     ways = [way for way in printing(task).values() if way is not None]
     first: dict[str, int] = {}
     pairs = []
-    items = {sample["doc_id"]: sample["doc"] for sample in samples}
-    for index, doc in items.items():
+    for index, doc in enumerate(task.eval_docs):
         # What scores the item itself may look at other columns.
         whole = doc if task.config.process_results is not None else None
         asked = repr((whole, [way(doc) for way in ways]))
@@ -37,8 +33,9 @@ def check_repeats(task: Task, samples: Sequence[Mapping[str, Any]]) -> None:
         return
     one, other = (where_is(task, index) for index in pairs[0])
     same = f"{other}: has the question, options and target of {one}"
-    count = f"{len(pairs)} of {len(items)} items are such repeats"
-    if 2 * len(pairs) >= len(items):
+    n_items = len(task.eval_docs)
+    count = f"{len(pairs)} of {n_items} items are such repeats"
+    if 2 * len(pairs) >= n_items:
         raise UserError(
             f"{same}; {count}, which would count as independent; remove copies of files, or name "
             "the files of data_files one by one"

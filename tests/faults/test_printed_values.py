@@ -47,6 +47,12 @@ def test_a_few_items_that_are_there_twice_are_named(
     assert "line 1: task 'sums', item 0; 1 of 12 items are such repeats" in notice
 
 
+def test_the_first_two_items_may_be_equal_under_a_limit(make_plan_on_disk: Any) -> None:
+    lines = SUMS.read_text().splitlines(keepends=True)
+    SUMS.write_text("".join([lines[0], *lines]))
+    assert make_plan_on_disk(limit=2).header.n_items == 2
+
+
 def test_items_that_a_scorer_of_the_task_tells_apart_are_no_repeats(make_plan_on_disk: Any) -> None:
     records = [{"question": "Name a number.", "answer": "", "seed": i} for i in range(4)]
     SUMS.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -268,14 +268,12 @@ def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
             raise unknown_name("key", str(key), allowed, where)
     if not names:
         raise UserError(f"{where}.data_files: name the {source} files there")
-    by_split = names if isinstance(names, Mapping) else {"train": names}
     base = expanded(str(options.get("data_dir") or ""))
     files: dict[str, list[Path]] = {}
-    for split, part in by_split.items():
-        for name in _texts(part):
-            if name.endswith(_ARCHIVES) or "::" in name:
-                raise UserError(f"{where}.data_files: {name}: unpack it, and name the file itself")
-            files.setdefault(str(split), []).extend(_matches(base, name, f"{where}.data_files"))
+    for split, name in _by_split(names):
+        if name.endswith(_ARCHIVES) or "::" in name:
+            raise UserError(f"{where}.data_files: {name}: unpack it, and name the file itself")
+        files.setdefault(split, []).extend(_matches(base, name, f"{where}.data_files"))
     return files
 
 
@@ -293,19 +291,20 @@ def exact_files(values: Mapping[str, Any]) -> dict[str, Any]:
     ):
         return dict(values)
     base = expanded(str(options.get("data_dir") or ""))
-
-    def exact(name: str) -> list[str]:
-        if "::" in name or "://" in name:
-            return [name]
-        files = _matches(base, name, f"task {values.get('task')!r}: dataset_kwargs.data_files")
-        return [glob.escape(str(file.absolute())) for file in files]
-
-    by_split = names if isinstance(names, Mapping) else {"train": names}
-    files = {
-        split: [path for name in _texts(part) for path in exact(name)]
-        for split, part in by_split.items()
-    }
+    where = f"task {values.get('task')!r}: dataset_kwargs.data_files"
+    files: dict[str, list[str]] = {}
+    for split, name in _by_split(names):
+        is_remote = "::" in name or "://" in name
+        found = [] if is_remote else _matches(base, name, where)
+        paths = [name] if is_remote else [glob.escape(str(file.absolute())) for file in found]
+        files.setdefault(split, []).extend(paths)
     return {**values, "dataset_kwargs": {**options, "data_files": files}}
+
+
+def _by_split(names: Any) -> Iterator[tuple[str, str]]:
+    """Yield the split and the name of each entry of data_files; files alone are the train split."""
+    for split, part in (names if isinstance(names, Mapping) else {"train": names}).items():
+        yield from ((str(split), name) for name in _texts(part))
 
 
 def _outer(name: str) -> str:

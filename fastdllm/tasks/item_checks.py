@@ -223,8 +223,8 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
             raise UserError(f"{where}: {error}") from None
         if isinstance(label, list) and not label:
             raise UserError(f"{where}: label [] names no option")
-        if kind == "item" and task.OUTPUT_TYPE == "multiple_choice":
-            _check_choice(options, where)
+        if kind == "item" and task.OUTPUT_TYPE == "multiple_choice" and len(options) < 2:
+            raise UserError(f"{where}: has only the option {options[0]!r}, which any model chooses")
     if all(isinstance(label, int) and str(label) in options for label, _, options in found) and any(
         options.index(str(label)) != number for label, number, options in found
     ):
@@ -243,12 +243,6 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
         if task.fewshot_cfg.doc_to_target == original:
             task.fewshot_cfg.doc_to_target = numbers
         task.config.doc_to_target = numbers
-
-
-def _check_choice(options: Sequence[str], where: str) -> None:
-    """Refuse options of which the same one is chosen whatever the model says."""
-    if len(options) < 2:
-        raise UserError(f"{where}: has only the option {options[0]!r}, which any model chooses")
 
 
 def _check_questions_differ(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:

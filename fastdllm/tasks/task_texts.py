@@ -138,7 +138,7 @@ def _check_lists(task: ConfigurableTask) -> None:
         if isinstance(template := getattr(task.config, key), str) and "\\" not in template
     ]
     for index, doc in enumerate(task.eval_docs if methods else ()):
-        if "\\" not in repr(doc):
+        if not _holds_backslash(doc):
             continue
         marked = _replaced(doc, "\\", _MARK)
         for key, method in methods:
@@ -151,6 +151,12 @@ def _check_lists(task: ConfigurableTask) -> None:
                 )
             if any(code in repr(given) and code not in repr(doc) for code in _CONTROL):
                 raise UserError(f"{where}a list in the data for an escape; double it there")
+
+
+def _holds_backslash(value: Any) -> bool:
+    if isinstance(value, Mapping | list):
+        return any(map(_holds_backslash, _listed(value)))
+    return isinstance(value, str) and "\\" in value
 
 
 def _replaced(value: Any, old: str, new: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -188,7 +188,9 @@ def requests_text(requests: Sequence[PlannedRequest]) -> str:
     """The content of requests.jsonl: one request a line, keys without a value left out."""
     lines = []
     for request in requests:
-        record = {key: value for key, value in asdict(request).items() if value not in ((), {})}
+        # Not asdict, which copies each token: 2 s of five-shot gsm8k.
+        values = {field.name: getattr(request, field.name) for field in fields(request)}
+        record = {key: value for key, value in values.items() if value not in ((), {})}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     return "".join(lines)
 

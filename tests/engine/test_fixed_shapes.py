@@ -194,10 +194,13 @@ ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA 
 @ON_GPU
 @pytest.mark.parametrize("name", ["m6", "m14"])
 def test_captured_graphs_on_a_gpu_give_the_same_tokens_in_float32(golden_model, name):
-    expected = generate(golden_model(name), requests(), CHOSEN)
+    # Without the empty prompt: a block of nothing but masks has equal logits at all positions, and
+    # how this device rounds decides which one is committed first.
+    prompts = requests(LENGTHS[1:])
+    expected = generate(golden_model(name), prompts, CHOSEN)
     model = fused(copy.deepcopy(golden_model(name)).to("cuda"))
     for slots in (1, 3, None):
-        assert generate(model, requests(), CHOSEN, slots=slots) == expected
+        assert generate(model, prompts, CHOSEN, slots=slots) == expected
 
 
 @pytest.mark.gpu

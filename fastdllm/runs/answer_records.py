@@ -107,8 +107,8 @@ class Chunk:
     smallest_batch_size: at the end; fewer after memory ran out. out_of_memory: how often it did.
     confidence_counts: histogram of the tokens' confidences (commits.py); None for log-likelihoods.
     session: which of the file's sessions decoded it; default: the last one before the chunk.
-    was_paused: the process was stopped and continued meanwhile, so `seconds` and latencies are no
-        measure of its speed; None if not.
+    was_paused: the process was stopped or frozen meanwhile, and continued, so `seconds` and
+        latencies are no measure of its speed; None if not.
     """
 
     __pydantic_config__ = STRICT

@@ -15,6 +15,7 @@ from fastdllm.runs.answer_records import Chunk, Session
 from fastdllm.runs.answer_sources import Source, check_requests
 from fastdllm.runs.answers import AnswerLog
 from fastdllm.runs.chunk_in_flight import ChunkInFlight
+from fastdllm.runs.pauses import pauses_watched
 from fastdllm.runs.progress import Progress
 from fastdllm.runs.stopping import SIGNALS, Stop
 from fastdllm.tasks.plan import Plan
@@ -64,7 +65,7 @@ def decode_missing(
     stop = stop or Stop()
     if not missing:
         return
-    with progress.ticking():
+    with progress.ticking(), pauses_watched(stop) as watch:
         started = time.perf_counter()
         engine.warm_up(plan.chunk(missing[0]))
         engine.synchronize()
@@ -74,8 +75,10 @@ def decode_missing(
             for index in missing:
                 stop.check_between()
                 flight = ChunkInFlight(progress, stop, len(plan.chunk(index)), pace_s)
+                watch.look()
                 stop.was_paused = False
                 chunk = _timed_chunk(plan, index, engine, flight, len(log.sessions) - 1)
+                watch.look()
                 if stop.was_paused:
                     chunk = replace(chunk, was_paused=True)
                 log.append_chunk(chunk)

@@ -77,7 +77,8 @@ class Stop:
     """Whether a signal came, and what that means for the current work.
 
     was_terminated: SIGTERM came, even if all work was done by then. was_paused: the process had
-    been stopped (Ctrl-Z, a suspended job) and continued, so that what is timed means nothing.
+    been stopped (Ctrl-Z, a suspended job) or frozen (see pauses.py) and continued, so that what is
+    timed means nothing.
     """
 
     def __init__(self, warning_s: float = WARNING_S) -> None:

@@ -37,7 +37,7 @@ def make_queued_runs(lab: Lab, path: Path) -> ClusterProject:
     file = path / f"experiments/{EXPERIMENT}/experiment.yaml"
     experiment = yaml.safe_load(file.read_text())
     seeds = list(range(QUEUED))
-    experiment |= {"grid": {"seed": seeds}, "config_name": "s{seed}", "baseline": "s0"}
+    experiment |= {"grid": {"seed": seeds}, "config_name": "s{seed}"}
     file.write_text(yaml.safe_dump(experiment))
     run = f"rule_eval_wildcards_{EXPERIMENT}_{TASK}"
     (path / "comments").write_text("".join(f"{run}_s{seed}\n" for seed in seeds))

@@ -33,7 +33,6 @@ grid:
   reuse_k: [1, 2]
   layer_subset: [first]
 config_name: "k{reuse_k}_{layer_subset}"
-baseline: k1_first
 """
 POLICY = '''\
 """Docstring."""

@@ -31,7 +31,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallPr
     made = make_project(tmp_path / "project")
     monkeypatch.chdir(made.path)
     edit("workflow_config.yaml", "  choices:\n", "")
-    edit("experiments/demo/experiment.yaml", "baseline: k1_first\n", "")
     reconcile(load_project())
     yield made
 

@@ -153,7 +153,6 @@ def test_no_config_is_named_after_a_setting_that_a_task_overrules(
     grid: str, kwargs: str, says: str
 ) -> None:
     edit("experiments/demo/experiment.yaml", SIMPLE, f"grids: [{{config_name: {grid}}}]\n")
-    edit("experiments/demo/experiment.yaml", "baseline: k1_first\n", "")
     path = Path("tasks/words.yaml")
     path.write_text(f"{path.read_text()}generation_kwargs: {kwargs}\n")
     with pytest.raises(UserError, match=f"has no effect on task 'words', .* give {says}, which"):
@@ -182,7 +181,6 @@ def test_several_grids_merge_their_own_settings_and_name_their_own_configs() -> 
 @pytest.mark.usefixtures("project")
 def test_a_range_of_layers_is_the_same_after_json() -> None:
     edit("experiments/demo/experiment.yaml", "[first]", "[[3, 8]]")
-    edit("experiments/demo/experiment.yaml", "baseline: k1_first", "baseline: k1_3-8")
     for run in load_project().runs:
         stored = json.loads(json.dumps(run.decides))
         assert stored == run.decides
@@ -209,12 +207,7 @@ MISTAKES = [
     ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{resue_k}", "did you mean 'reuse_k'"),
     ("experiments/demo/experiment.yaml", "k{reuse_k}_", "k_", "two configs"),
     ("experiments/demo/experiment.yaml", "k{reuse_k}", "../k{reuse_k}", "cannot be a name"),
-    (
-        "experiments/demo/experiment.yaml",
-        "baseline: k1",
-        "baseline: k9",
-        "unknown config 'k9_first'",
-    ),
+    ("experiments/demo/experiment.yaml", "grid:", "baseline: k1\ngrid:", "unknown key 'baseline'"),
     ("experiments/demo/experiment.yaml", "  layer_subset: [first]\n", "", "'layer_subset'"),
     ("experiments/demo/experiment.yaml", "[1, 2]", "[]", "at least one value"),
     ("experiments/demo/experiment.yaml", "k{reuse_k}", "k{reuse_k:{foo}}", "{reuse_k}"),
@@ -254,8 +247,8 @@ MISTAKES = [
     ),
     (
         "experiments/demo/experiment.yaml",
-        "baseline:",
-        "grids: [{config_name: a}]\nbaseline:",
+        "grid:",
+        "grids: [{config_name: a}]\ngrid:",
         "grids stands in place of grid and config_name",
     ),
     *(

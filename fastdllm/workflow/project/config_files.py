@@ -122,11 +122,6 @@ class ExperimentConfig(StrictModel):
         description="Several grids, in place of `grid` and `config_name`; each names its own "
         "configs.",
     )
-    baseline: str | None = Field(
-        None,
-        description="Name of the config that is meant as the plain one, which must exist. Tables "
-        "compare all runs of a task with one, plain decoding (docs/report.md).",
-    )
     replicate: bool = Field(
         False,
         description="Decode every run, even where another is the same computation, so that they "

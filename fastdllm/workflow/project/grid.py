@@ -69,8 +69,6 @@ def expand_grid(
             if name in configs:
                 raise _repeated_name(name, experiment, place, where)
             configs[name] = _config(name, point, policy=policy, base=base, shape=shape, where=where)
-    if experiment.baseline is not None and experiment.baseline not in configs:
-        raise unknown_name("config", experiment.baseline, configs, f"{where}: baseline")
     return list(configs.values())
 
 

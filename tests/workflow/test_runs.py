@@ -143,13 +143,16 @@ grids:
     ("grid", "kwargs", "says"),
     [
         ('"x{max_new_tokens}", grid: {max_new_tokens: [8, 96]}', "{}", "max_gen_toks"),
+        ("one, grid: {max_new_tokens: [96]}", "{}", "max_gen_toks"),
+        ("one, grid: {top_p: [0.5]}", "{top_p: 0.8}", "top_p"),
+        ("one}]\ndecoding: {max_new_tokens: 96}\n#", "{}", "max_gen_toks"),
         ('"x{temperature}", grid: {temperature: [0, 1]}', "{do_sample: false}", "do_sample: false"),
         ('"x{temperature}", grid: {temperature: [0.8]}', "{temperature: 0.0}", "temperature"),
         ('"x{top_p}", grid: {top_p: [0.5, 0.9]}', "{top_p: 0.8}", "top_p"),
         ("hot, decoding: {temperature: 0.8}", "{do_sample: false}", "do_sample: false"),
     ],
 )
-def test_no_config_is_named_after_a_setting_that_a_task_overrules(
+def test_no_experiment_gives_a_setting_that_a_task_overrules(
     grid: str, kwargs: str, says: str
 ) -> None:
     edit("experiments/demo/experiment.yaml", SIMPLE, f"grids: [{{config_name: {grid}}}]\n")

@@ -77,14 +77,14 @@ def _overruled_settings(files: TaskFiles) -> dict[str, str]:
 def check_overruled(
     task: TaskIdentity, experiment: ExperimentConfig, configs: Iterable[Config], where: str
 ) -> None:
-    """Refuse settings that a task overrules: configs would be named after what they do not do.
+    """Refuse settings of an experiment that a task overrules: its configs would not do them.
 
     Raises:
         UserError: naming the setting, the task and the key that wins.
     """
     parts = experiment.parts().values()
-    named = {key for part in parts for key, values in part.grid.items() if len(values) > 1}
-    named = named.union(*(part.decoding.given() for part in parts))
+    named = set(experiment.decoding.given())
+    named = named.union(*(part.grid for part in parts), *(part.decoding.given() for part in parts))
     if any(config.settings.temperature > 0 for config in configs):
         named.add("temperature")
     for key in sorted(named & task.overrules.keys()):

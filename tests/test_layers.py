@@ -79,6 +79,7 @@ MODULES_WITHOUT_TORCH = (
     "decoding.events",
     "decoding.policy_files",
     "decoding.sequence",
+    "decoding.user_code",
 )
 
 

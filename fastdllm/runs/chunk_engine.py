@@ -7,11 +7,13 @@ request and the settings only, never on how the run was split or resumed.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from fastdllm.common.errors import UserError
@@ -21,6 +23,7 @@ from fastdllm.decoding.finite import NotFinite
 from fastdllm.decoding.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
 from fastdllm.decoding.loop import Step, decode
 from fastdllm.decoding.sequence import Request
+from fastdllm.decoding.user_code import only_counted_imports
 from fastdllm.machine.device import peak_memory_gib, synchronize
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
@@ -123,7 +126,7 @@ class DecodingEngine:
         All requests must be of one kind, as in a planned chunk.
         """
         answer = self._score if requests[0].kind == "loglikelihood" else self._decode
-        with _named_item(requests):
+        with _named_item(requests), only_counted_imports(self._policy_file):
             return answer(requests, flight)
 
     def warm_up(self, requests: Sequence[PlannedRequest]) -> None:
@@ -134,7 +137,7 @@ class DecodingEngine:
         Raises:
             PolicyViolation: the policy decides otherwise when it is asked again.
         """
-        with _named_item(requests):
+        with _named_item(requests), only_counted_imports(self._policy_file):
             if requests[0].kind == "loglikelihood":
                 self._likelihoods(requests[:1], None)
             else:
@@ -149,6 +152,10 @@ class DecodingEngine:
     def peak_memory_gib(self) -> float:
         """Most memory so far: allocated tensors on a GPU, the whole process on a CPU."""
         return peak_memory_gib(self.model.device)
+
+    @property
+    def _policy_file(self) -> Path:
+        return Path(inspect.getfile(type(self.policy)))
 
     def _decode(self, requests: Sequence[PlannedRequest], flight: ChunkInFlight) -> Answered:
         watch = _Watch(flight, "sequences")

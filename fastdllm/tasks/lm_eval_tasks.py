@@ -28,7 +28,11 @@ from lm_eval.tasks._index import Entry
 
 from fastdllm.common.errors import UserError, nearest_name, unknown_name
 from fastdllm.common.yaml_files import read_yaml_mapping
-from fastdllm.decoding.policy_files import forget_bytecode, forget_imported
+from fastdllm.decoding.user_code import (
+    forget_bytecode,
+    forget_imported,
+    only_counted_imports,
+)
 from fastdllm.tasks.item_checks import check_items, check_questions
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
 from fastdllm.tasks.local_data import read_splits
@@ -52,12 +56,14 @@ class LoadedTask:
     root: the lm-eval Task or Group.
     leaves: the single tasks, in lm-eval's order.
     primary: (metric, filter) of the task's score.
+    helpers: the Python files of its `!function` references.
     """
 
     name: str
     root: Any
     leaves: Mapping[str, Task]
     primary: tuple[str, str]
+    helpers: tuple[Path, ...]
 
 
 class LocalTask(ConfigurableTask):
@@ -146,12 +152,14 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
             f"task {name!r}: lm-eval takes it from {where}, {what}, and not from "
             f"{folder / name}.yaml; let no other file name it"
         )
-    forget_helpers(find_task_files(entry.yaml_path).helpers)
+    helpers = find_task_files(entry.yaml_path).helpers
+    forget_helpers(helpers)
     try:
-        loaded = manager.load([name])
-        for task in loaded["tasks"].values():
-            if not len(task.eval_docs):
-                raise _no_items(task.task_name, task.config.dataset_kwargs)
+        with only_counted_imports(*helpers):
+            loaded = manager.load([name])
+            for task in loaded["tasks"].values():
+                if not len(task.eval_docs):
+                    raise _no_items(task.task_name, task.config.dataset_kwargs)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -182,6 +190,7 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
         root=root,
         leaves=loaded["tasks"],
         primary=_primary_metric(groups.get(name), loaded["tasks"], str(where)),
+        helpers=helpers,
     )
 
 
@@ -224,16 +233,17 @@ def evaluate_task(
     numpy.random.seed(TASK_SEED)
     loaded = TaskManager(include_defaults=False).load([task.root])
     try:
-        result = evaluate(
-            lm=lm,
-            task_dict=loaded,
-            limit=limit,
-            apply_chat_template=apply_chat_template,
-            fewshot_as_multiturn=apply_chat_template,
-            bootstrap_iters=bootstrap_iters,
-            log_samples=True,
-            confirm_run_unsafe_code=allows_code(),
-        )
+        with only_counted_imports(*task.helpers):
+            result = evaluate(
+                lm=lm,
+                task_dict=loaded,
+                limit=limit,
+                apply_chat_template=apply_chat_template,
+                fewshot_as_multiturn=apply_chat_template,
+                bootstrap_iters=bootstrap_iters,
+                log_samples=True,
+                confirm_run_unsafe_code=allows_code(),
+            )
     except UserError:
         raise
     except (Exception, SystemExit) as error:

@@ -6,7 +6,8 @@ import pytest
 
 from fastdllm import DecodingSettings, Request, decode, generate
 from fastdllm.common.errors import PolicyViolation, UserError
-from fastdllm.decoding.policy_files import load_policy, policy_code_digest
+from fastdllm.decoding.policy_files import load_policy
+from fastdllm.decoding.user_code import policy_code_digest
 from fastdllm.policy import (
     OutputReuse,
     PassKind,

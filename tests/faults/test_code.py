@@ -15,7 +15,8 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.decoding.policy_files import load_policy, policy_code_digest
+from fastdllm.decoding.policy_files import load_policy
+from fastdllm.decoding.user_code import policy_code_digest
 from fastdllm.runs.attempts import attempt, read_attempts
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.shards import parse_shard

@@ -147,7 +147,7 @@ def project(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
     """Write the spec.json of one run as the workflow does; returns its path."""
-    from fastdllm.decoding.policy_files import policy_code_digest
+    from fastdllm.decoding.user_code import policy_code_digest
     from fastdllm.settings import DecodingSettings
     from fastdllm.version import DECODER_VERSION
     from fastdllm.workflow.project.digests import FileDigests, digest_of, model_digest, task_digest

@@ -19,7 +19,7 @@ from fastdllm import version
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, json_object, write_json_atomically
 from fastdllm.common.paths import RESULTS, expanded
-from fastdllm.decoding.policy_files import policy_code_digest
+from fastdllm.decoding.user_code import policy_code_digest
 from fastdllm.model.checkpoint import other_weights
 from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.task_files import TaskFiles, find_task_files

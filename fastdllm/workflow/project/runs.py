@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.paths import ARTIFACTS, LOGS, PLANS, RESULTS, task_folder
-from fastdllm.decoding.policy_files import load_policy, policy_code_digest
+from fastdllm.decoding.policy_files import load_policy
+from fastdllm.decoding.user_code import policy_code_digest
 from fastdllm.tasks.plan import MADE_FROM
 from fastdllm.workflow.project.computations import (
     computation_of,

@@ -1,0 +1,193 @@
+"""The code behind a policy or a task helper: which modules of the user it imports, and its digest.
+
+A digest reads files and runs none of them, so what is imported in other ways than by a statement is
+refused when it is imported. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import accumulate
+from pathlib import Path
+
+from fastdllm.common.errors import UserError
+
+# What policies are written with: recorded by commit and DECODER_VERSION.
+_INTERFACE = ("fastdllm", "fastdllm.policy", "fastdllm.settings", "fastdllm.validation")
+# Where `datasets`, `evaluate` and `transformers` keep code of the hub.
+_OF_THE_HUB = ("datasets_modules", "evaluate_modules", "transformers_modules")
+_LIBRARIES = tuple(
+    Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "purelib", "platlib")
+)
+# Places beyond these are added by the code of users.
+_PATH_AT_START = frozenset(sys.path)
+
+
+def forget_imported(path: Path) -> dict[str, Path]:
+    """Let Python import the project's modules that a file imports anew, from their source.
+
+    Two experiments may each have a module of one name, and Python knows a compiled one by size and
+    second only. Where its cache cannot be written, neither has this user filled it.
+
+    Returns the modules' files by their names.
+
+    Raises:
+        UserError: a file is missing or is not valid Python.
+    """
+    files = {name: file for name, file, _ in _with_imported(path) if name}
+    for name, file in files.items():
+        for known in _with_parents(name):
+            if _is_own(known):
+                del sys.modules[known]
+        forget_bytecode(file)
+    importlib.invalidate_caches()
+    return files
+
+
+@contextmanager
+def only_counted_imports(*paths: Path) -> Iterator[None]:
+    """Refuse a module of the user that is imported within, and that no digest of `paths` counts.
+
+    Raises:
+        UserError: naming the module; whatever imports it next is refused, too.
+    """
+    before = set(sys.modules)
+    yield
+    new = sorted(name for name in set(sys.modules) - before if _is_own(name))
+    files = {name: getattr(sys.modules[name], "__file__", None) for name in new}
+    counted = {file.resolve() for path in paths if new for _, file, _ in _with_imported(path)}
+    for name, file in files.items():
+        if file is not None and Path(file).resolve() not in counted:
+            for each in new:
+                del sys.modules[each]
+            where = ", ".join(map(str, paths)) or "a task file"
+            raise UserError(
+                f"{where}: imports {name} from {file}, whose changes its results would not notice; "
+                "let a plain `import` name a .py file in its own folder, or by its path from the "
+                "project's folder"
+            )
+
+
+def _is_own(name: str) -> bool:
+    """Whether an imported module is the user's: of the project, or of a place that code added."""
+    module = sys.modules.get(name)
+    if module is None or name.partition(".")[0] in ("fastdllm", *_OF_THE_HUB):
+        return False
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    roots = {Path.cwd(), *(Path(place).resolve() for place in set(sys.path) - _PATH_AT_START)}
+    return any(_is_within(Path(place), roots) for place in places if place)
+
+
+def _is_within(place: Path, roots: set[Path]) -> bool:
+    """Whether a file or folder, or what it links to, is in one of the folders and no library."""
+    # Some modules of torch name files that are not there.
+    if {"site-packages", "dist-packages"} & set(place.parts) or not place.exists():
+        return False
+    paths = (place.absolute(), place.resolve())
+    return any(path.is_relative_to(root) for path in paths for root in roots) and not any(
+        path.is_relative_to(library) for path in paths for library in _LIBRARIES
+    )
+
+
+def forget_bytecode(file: Path) -> None:
+    """Remove what Python has compiled of a file."""
+    with suppress(OSError):
+        Path(importlib.util.cache_from_source(str(file.resolve()))).unlink(missing_ok=True)
+
+
+def policy_code_digest(path: Path | str) -> str:
+    """Digest the code of a policy or task helper, and of the project's modules that it imports.
+
+    Comments, docstrings and layout do not count.
+
+    Raises:
+        UserError: a file is missing or is not valid Python.
+    """
+    own, *imported = (digest for _, _, digest in _with_imported(Path(path)))
+    if not imported:
+        return own
+    return hashlib.sha256(repr([own, sorted(imported)]).encode()).hexdigest()
+
+
+def _with_imported(path: Path) -> Iterator[tuple[str, Path, str]]:
+    """Yield name, file and digest of a file, then of the modules of the user behind it.
+
+    These are the modules that it and they import from the project or from their folders; of
+    fastdllm not the interface of policies.
+    """
+    seen: set[tuple[str, Path]] = set()
+    waiting = [("", path)]
+    for name, file in waiting:
+        tree = _syntax_tree(file)
+        yield name, file, hashlib.sha256(repr(_shape(tree)).encode()).hexdigest()
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        for imported in _imported_names(tree, package):
+            for root in (Path(), path.parent, file.parent):
+                place = root / imported.replace(".", "/")
+                for module in (place.with_suffix(".py"), place / "__init__.py"):
+                    if module.is_file() and (imported, module.resolve()) not in seen:
+                        seen.add((imported, module.resolve()))
+                        waiting.append((imported, module))
+
+
+def _imported_names(tree: ast.AST, package: str) -> Iterator[str]:
+    """Yield the names of what may be an imported module, each after its parents.
+
+    package: that the file is in, from which relative imports start.
+    """
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            with suppress(ImportError):  # which Python raises, too, when it comes there
+                relative = "." * node.level + (node.module or "")
+                module = importlib.util.resolve_name(relative, package)
+                names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            yield from (known for known in _with_parents(name) if known not in _INTERFACE)
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    """Yield a.b.c as a, a.b and a.b.c, which Python imports in this order."""
+    return accumulate(name.split("."), "{}.{}".format)
+
+
+def _syntax_tree(path: Path) -> ast.AST:
+    """Parse a file, without its docstrings."""
+    try:
+        # As bytes: Python detects the encoding.
+        tree = ast.parse(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid Python: {error.msg}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid Python: {error}") from None
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            del body[0]
+    return tree
+
+
+def _shape(node: object) -> object:
+    """Return a syntax tree as nested lists, without empty fields: newer Pythons add some."""
+    if isinstance(node, ast.AST):
+        fields = [(name, _shape(value)) for name, value in ast.iter_fields(node)]
+        return [type(node).__name__, *(part for part in fields if part[1] not in (None, []))]
+    return [_shape(item) for item in node] if isinstance(node, list) else node
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import fastdllm
+from fastdllm.runs.decoder_code import source_files
 
 ROOT = Path(fastdllm.__file__).parent
 # From the ground up: a part imports only from parts before it, and from within itself.
@@ -119,6 +120,27 @@ def test_every_module_has_its_part() -> None:
 
 def test_every_part_exists() -> None:
     assert not [part for part in ORDER if not any(part_of(module) == part for module in modules())]
+
+
+# What a chunk's decoding imports and yet decides no token: what may grow is said here.
+DECIDE_NOTHING = {
+    *("common", "machine", "cluster.slurm", "results", "validation", "version"),
+    *("runs.answer_records", "runs.chunk_in_flight", "runs.progress", "runs.shards", "runs.spec"),
+    *("runs.stopping", "tasks.plan"),
+}
+
+
+def test_the_digest_of_the_decoder_has_all_that_decoding_imports() -> None:
+    known, reached = imports(), {"runs.chunk_engine", "runs.loaded_model"}
+    while new := {other for module in reached for other in known[module]} - reached:
+        reached |= new
+    digested = {path.relative_to(ROOT).with_suffix("") for path in source_files()}
+    undigested = reached - {".".join(path.parts) for path in digested}
+    assert not [
+        module
+        for module in undigested
+        if not any(module == name or module.startswith(f"{name}.") for name in DECIDE_NOTHING)
+    ]
 
 
 def test_imports_point_down() -> None:

@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.common.console import open_display
     from fastdllm.machine.gpus import card_for
+    from fastdllm.runs.decoder_code import imported_as_digested
     from fastdllm.runs.needs import check_needs, check_threads, stamped_without_chunks
     from fastdllm.runs.shards import parse_shard
     from fastdllm.runs.spec import read_spec
@@ -65,10 +66,11 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         lm_eval_environment(offline=True, private_cache=data_is_local(spec.run.task_file)),
     ):
         # Nothing before this may import torch: it sees only the cards visible when it is imported.
-        from fastdllm.machine.threads import use_threads
-        from fastdllm.model.loading import model_config
-        from fastdllm.runs.evaluation import Evaluation
-        from fastdllm.workflow.project.digests import FileDigests, check_sources
+        with imported_as_digested():
+            from fastdllm.machine.threads import use_threads
+            from fastdllm.model.loading import model_config
+            from fastdllm.runs.evaluation import Evaluation
+            from fastdllm.workflow.project.digests import FileDigests, check_sources
 
         config = model_config(spec.run.model_path, spec.run.model_revision)
         use_threads(args.threads, product=config.largest_product)

@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.machine.gpus import card_for
+    from fastdllm.runs.decoder_code import imported_as_digested
     from fastdllm.runs.needs import check_needs, check_threads
     from fastdllm.runs.packs import (
         REPORT,
@@ -62,12 +63,13 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         card_for(args.device or _device_of(specs)),
         lm_eval_environment(offline=True, private_cache=private_cache),
     ):
-        from fastdllm.common.console import open_display
-        from fastdllm.machine.threads import use_threads
-        from fastdllm.model.loading import model_config
-        from fastdllm.runs.evaluation import Evaluation
-        from fastdllm.runs.loaded_model import KeptModel
-        from fastdllm.workflow.project.digests import FileDigests, check_sources
+        with imported_as_digested():
+            from fastdllm.common.console import open_display
+            from fastdllm.machine.threads import use_threads
+            from fastdllm.model.loading import model_config
+            from fastdllm.runs.evaluation import Evaluation
+            from fastdllm.runs.loaded_model import KeptModel
+            from fastdllm.workflow.project.digests import FileDigests, check_sources
 
         models, digests = KeptModel(), FileDigests.load()
 

@@ -115,6 +115,15 @@ def policy_code_digest(path: Path | str) -> str:
     return hashlib.sha256(repr([own, sorted(imported)]).encode()).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Digest the code of one file, in the same way.
+
+    Raises:
+        UserError: it is missing or is not valid Python.
+    """
+    return _tree_digest(_syntax_tree(path))
+
+
 def _with_imported(path: Path) -> Iterator[tuple[str, Path, str]]:
     """Yield name, file and digest of a file, then of the modules of the user behind it.
 
@@ -125,7 +134,7 @@ def _with_imported(path: Path) -> Iterator[tuple[str, Path, str]]:
     waiting = [("", path)]
     for name, file in waiting:
         tree = _syntax_tree(file)
-        yield name, file, hashlib.sha256(repr(_shape(tree)).encode()).hexdigest()
+        yield name, file, _tree_digest(tree)
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         for imported in _imported_names(tree, package):
             for root in (Path(), path.parent, file.parent):
@@ -175,6 +184,10 @@ def _syntax_tree(path: Path) -> ast.AST:
         if isinstance(body, list) and body and _is_docstring(body[0]):
             del body[0]
     return tree
+
+
+def _tree_digest(tree: ast.AST) -> str:
+    return hashlib.sha256(repr(_shape(tree)).encode()).hexdigest()
 
 
 def _shape(node: object) -> object:

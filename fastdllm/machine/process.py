@@ -9,6 +9,7 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,15 @@ def git_state(folder: Path | str = ".") -> dict[str, Any] | None:
             return None
         return {"unknown": f"git cannot be started: {error.strerror}"}
     return {"commit": commit, "dirty": bool(changes)}
+
+
+def commit_words(state: Mapping[str, Any] | None) -> str | None:
+    """Return the commit of a `git_state`, "+changes" behind it if files differed."""
+    if state is None:
+        return None
+    if "unknown" in state:
+        return f"unknown ({state['unknown']})"
+    return f"{state.get('commit')}{'+changes' * bool(state.get('dirty'))}"
 
 
 def _git(folder: Path | str, *arguments: str) -> str:

@@ -253,6 +253,11 @@ class Summary(StrictModel):
         description="In a git repository: why git did not name the commit, or which several were "
         "at work.",
     )
+    code_digest: str | None = Field(
+        None,
+        description="Digest of the code of `fastdllm/` that decides tokens, without comments and "
+        "layout; one for all answers. Absent in older summaries.",
+    )
     environment: dict[str, str] = Field(
         description="Versions of Python and of packages; `1.0 and 1.1` if the processes that "
         "decoded and scored had different ones."

@@ -16,16 +16,21 @@ from fastdllm.decoding.sequence import PassCounts
 SCHEMA_VERSION = 3
 # A misspelt key would otherwise be an answer without that value.
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+OTHER_CODE = "decoded by other code than this"
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What all answers of a file share; another value of any key means another file."""
+    """What all answers of a file share; another value of any key means another file.
+
+    code_digest: of the code that decoded them; None in files of older versions.
+    """
 
     fingerprint: str
     plan_digest: str
     dtype: str
     decides: Mapping[str, Any]
+    code_digest: str | None = None
 
     def agrees_with(self, record: Mapping[str, Any]) -> bool:
         return self.difference_from(record) is None
@@ -43,7 +48,7 @@ class Header:
                 f"decoded in {record.get('dtype')}, but this device uses {self.dtype}; with a "
                 "dtype named in workflow_config.yaml all devices use the same"
             )
-        return None
+        return OTHER_CODE if record.get("code_digest") != self.code_digest else None
 
 
 @dataclass(frozen=True, slots=True)

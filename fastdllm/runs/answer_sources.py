@@ -9,27 +9,30 @@ what one process would have left, but for sessions and seconds.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, write_text_atomically
-from fastdllm.runs.answer_records import SCHEMA_VERSION, Answer, Chunk, Header, Session
+from fastdllm.runs.answer_records import OTHER_CODE, Answer, Chunk, Header, Session
 from fastdllm.runs.answers import (
     AnswerLog,
     Content,
     chunk_line,
+    commit_of,
     header_line,
     kept_aside,
     open_answers,
     read_content,
     records_of,
     session_line,
+    why_other,
 )
+from fastdllm.runs.decoder_code import code_digest
 from fastdllm.runs.progress import read_failure, remove
-from fastdllm.runs.shards import FOLDER, answer_files, chunks_in_words, newest_count
+from fastdllm.runs.shards import FOLDER, answer_files, chunks_in_words, newest_count, split_name
 from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.plan import Plan
 
@@ -125,6 +128,14 @@ def _essence_of(answer: Answer) -> tuple[Any, ...]:
     return answer.id, answer.token_ids, answer.finish_reason, answer.logprob, answer.is_greedy
 
 
+class _Held(NamedTuple):
+    """The chunks that a run has under one header, and the commit of the code."""
+
+    header: Header
+    commit: str
+    chunks: set[int]
+
+
 def complete_header(
     spec: RunSpec, folder: Path, plan: Plan, *, reuse: bool
 ) -> tuple[Header, dict[int, Chunk]]:
@@ -133,26 +144,57 @@ def complete_header(
     Raises:
         UserError: there is none; what is missing, and the command that decodes it.
     """
-    keys = {"fingerprint": spec.fingerprint, "plan_digest": plan.digest}
-    headers = _headers(folder, {**keys, "schema_version": SCHEMA_VERSION})
     needed = set(range(len(plan.header.chunks)))
-    by_dtype: dict[str, set[int]] = {}
-    for dtype in dict.fromkeys(str(values["dtype"]) for values in headers):
-        header = Header(**keys, dtype=dtype, decides=spec.decides)
+    found: list[_Held] = []
+    for header, commit in _headers(spec, folder, plan):
         held = held_chunks(plan, run_sources(folder, header, reuse=reuse))
         if held.keys() >= needed:
             return header, held
-        by_dtype[dtype] = set(held)
-    raise UserError(f"{folder}: {_what_lacks(folder, needed, by_dtype)}")
+        found.append(_Held(header, commit, set(held)))
+    raise UserError(f"{folder}: {_what_lacks(folder, needed, found)}")
 
 
-def _headers(folder: Path, keys: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The headers of a run's files that have these values."""
-    headers = [_content(path).header for path in (folder / "answers.jsonl", *answer_files(folder))]
-    return [h for h in headers if h is not None and all(h.get(k) == v for k, v in keys.items())]
+def header_to_use(here: Header, spec: RunSpec, folder: Path, plan: Plan, *, reuse: bool) -> Header:
+    """Return the header of what is decoded here, or that of other code which decoded all chunks.
+
+    So an edit after the last chunk does not decode a run again that only lacks its score.
+    """
+    for header, _ in _headers(spec, folder, plan):
+        if header.dtype == here.dtype and header.code_digest != here.code_digest:
+            held = held_chunks(plan, run_sources(folder, header, reuse=reuse))
+            if len(held) == len(plan.header.chunks):
+                return header
+    return here
 
 
-def _what_lacks(folder: Path, needed: set[int], by_dtype: Mapping[str, set[int]]) -> str:
+def unused(folder: Path, header: Header) -> Iterator[str]:
+    """Yield a line for each file with answers to the same plan that other code decoded."""
+    for path in (folder / "answers.jsonl", *answer_files(folder)):
+        content = _content(path, lines=2)
+        is_aside = split_name(path.name)[1] != "jsonl"
+        if not is_aside and header.difference_from(content.header or {}) == OTHER_CODE:
+            yield f"{path} is not used: {why_other(content, header)}"
+
+
+def _headers(spec: RunSpec, folder: Path, plan: Plan) -> Iterator[tuple[Header, str]]:
+    """Yield the headers of a run's files, each with a commit that has its code."""
+    seen: list[Header] = []
+    for path in (folder / "answers.jsonl", *answer_files(folder)):
+        content = _content(path, lines=2)
+        found = content.header or {}
+        header = Header(
+            fingerprint=spec.fingerprint,
+            plan_digest=plan.digest,
+            dtype=str(found.get("dtype")),
+            decides=spec.decides,
+            code_digest=found.get("code_digest"),
+        )
+        if content.belongs_to(header) and header not in seen:
+            seen.append(header)
+            yield header, commit_of(content)
+
+
+def _what_lacks(folder: Path, needed: set[int], found: Sequence[_Held]) -> str:
     """Why a run cannot be finished, and what to do about it."""
     count = newest_count(folder)
     parts = sorted((folder / FOLDER).glob(f"*-of-{count}.failed.json")) if count else []
@@ -161,23 +203,30 @@ def _what_lacks(folder: Path, needed: set[int], by_dtype: Mapping[str, set[int]]
         if reason is not None:
             part = "it" if path.parent == folder else f"shard {path.name.split('.')[0]}"
             return f"{part} failed: {reason}"
+    by_dtype: dict[str, set[int]] = {}
+    for held in found:
+        by_dtype.setdefault(held.header.dtype, set()).update(held.chunks)
     if len(by_dtype) > 1 and set().union(*by_dtype.values()) >= needed:
         kinds = " and ".join(f"{d} ({chunks_in_words(c)})" for d, c in by_dtype.items() if c)
         return (
             f"decoded in {kinds}, which are never mixed; name a dtype in workflow_config.yaml, or "
             "ask for one type of GPU"
         )
-    missing = needed - max(by_dtype.values(), key=len, default=set())
-    verb = "have" if len(missing) > 1 else "has"
+    of_this_code = [h.chunks for h in found if h.header.code_digest == code_digest()]
+    missing = needed - max(of_this_code, key=len, default=set())
+    what = f"{chunks_in_words(missing)} {'have' if len(missing) > 1 else 'has'} no answers"
+    commits = dict.fromkeys(h.commit for h in found if h.header.code_digest != code_digest())
+    if commits:
+        what += f" by this code, and those by other code ({', '.join(commits)}) are not mixed in"
     command = f"fastdllm eval {folder / 'spec.json'}"
     if count is not None:
         command += f" --shard {min(missing) % count + 1}/{count}"
-    return f"{chunks_in_words(missing)} {verb} no answers; this decodes more: {command}"
+    return f"{what}; this decodes more: {command}"
 
 
-def _content(path: Path) -> Content:
+def _content(path: Path, lines: int | None = None) -> Content:
     try:
-        return read_content(path)
+        return read_content(path, lines)
     except FileNotFoundError:
         return Content()  # its shard has just renamed it to use it again
     except OSError as error:

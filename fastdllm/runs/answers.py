@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -23,8 +24,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, now
+from fastdllm.machine.process import commit_words
 from fastdllm.results.summary import Summary
-from fastdllm.runs.answer_records import SCHEMA_VERSION, Chunk, Header, Session
+from fastdllm.runs.answer_records import OTHER_CODE, SCHEMA_VERSION, Chunk, Header, Session
 
 DAMAGED = "with damaged lines"
 # Most bytes in the line of an `end`.
@@ -128,8 +130,8 @@ Record = TypeVar("Record", Session, Chunk)
 def open_answers(path: Path, header: Header, *, reuse: bool = True) -> AnswerLog:
     """Open the answers of a run to add to them, or start a new file.
 
-    A torn last line is dropped. Answers under another header (fingerprint, plan or dtype) are kept
-    aside as answers.<their fingerprint>.<time>.jsonl, a file with damaged lines as
+    A torn last line is dropped. Answers under another header (fingerprint, plan, dtype or code) are
+    kept aside as answers.<their fingerprint>.<time>.jsonl, a file with damaged lines as
     answers.damaged.<time>.jsonl; the lines before the damage are still used.
 
     reuse: scored answers are used as they are, and without any under this header, the newest kept
@@ -147,7 +149,7 @@ def open_answers(path: Path, header: Header, *, reuse: bool = True) -> AnswerLog
         going_on = content.belongs_to(header) and (reuse or not content.ended)
         if not going_on:
             if content.records or content.damaged:
-                set_aside, why_aside = move_aside(path, content), _why_aside(content, header)
+                set_aside, why_aside = move_aside(path, content), why_other(content, header)
             content = Content()
             taken_up = kept_aside(path, header) if reuse else None
             if taken_up is not None:
@@ -177,10 +179,21 @@ def open_answers(path: Path, header: Header, *, reuse: bool = True) -> AnswerLog
     return log
 
 
-def _why_aside(content: Content, header: Header) -> str:
+def why_other(content: Content, header: Header) -> str:
+    """Return how answers differ from those under a header, and how they are used all the same."""
     if content.header is None:
         return DAMAGED
-    return header.difference_from(content.header) or "of a finished run, which is repeated"
+    difference = header.difference_from(content.header)
+    if difference == OTHER_CODE:
+        return f"{difference} ({commit_of(content)}); with that code, this command uses them again"
+    return difference or "of a finished run, which is repeated"
+
+
+def commit_of(content: Content) -> str:
+    """The commit that the first process of a file had, in words."""
+    first = content.records[1] if len(content.records) > 1 else {}
+    git = first.get("git") if isinstance(first, dict) else None
+    return f"commit {commit_words(git if isinstance(git, dict) else None) or 'not recorded'}"
 
 
 def records_of(path: Path, content: Content) -> tuple[list[Session], dict[int, Chunk]]:
@@ -255,13 +268,13 @@ class Content:
         return self.header is not None and header.agrees_with(self.header)
 
 
-def read_content(path: Path) -> Content:
-    """Read records up to the first line that is not JSON, or is incomplete."""
+def read_content(path: Path, lines: int | None = None) -> Content:
+    """Read records up to the first line that is not JSON, or is incomplete; `lines`: at most."""
     if not path.exists():
         return Content()
     records, size, rest = [], 0, b""
     with path.open("rb") as stream:
-        for line in stream:
+        for line in islice(stream, lines):
             try:
                 record = json.loads(line)
             except ValueError:

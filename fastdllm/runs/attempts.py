@@ -20,7 +20,7 @@ from typing import Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, now
-from fastdllm.machine.process import git_state
+from fastdllm.machine.process import commit_words, git_state
 from fastdllm.runs.stopping import TIME_LIMIT, Stopped, slurm_job
 from fastdllm.version import DECODER_VERSION
 
@@ -99,7 +99,7 @@ def attempt(
         time=now(),
         host=socket.gethostname(),
         pid=os.getpid(),
-        commit=_commit_of(journal.git),
+        commit=commit_words(journal.git),
         decoder_version=DECODER_VERSION,
         slurm_job=os.environ.get("SLURM_JOB_ID"),
         restart=int(restart) if restart.isdecimal() else 0,
@@ -143,14 +143,6 @@ def is_stuck(folder: Path, shard: str | None = None) -> bool:
     of_shard = [attempt for attempt in read_attempts(folder) if attempt.shard == shard]
     relevant = [attempt for attempt in of_shard if attempt.why != "SIGTERM" or attempt.chunks][-2:]
     return len(relevant) == 2 and all(a.why == TIME_LIMIT and a.chunks == 0 for a in relevant)
-
-
-def _commit_of(git: Mapping[str, Any] | None) -> str | None:
-    if git is None:
-        return None
-    if "unknown" in git:
-        return f"unknown ({git['unknown']})"
-    return f"{git['commit']}{'+changes' * git['dirty']}"
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -22,15 +22,18 @@ from fastdllm.model.checkpoint import find_checkpoint, other_weights
 from fastdllm.runs.answer_records import Chunk, Header, Session
 from fastdllm.runs.answer_sources import (
     complete_header,
+    header_to_use,
     held_chunks,
     merge,
     remove_traces,
     run_sources,
     shard_sources,
+    unused,
 )
 from fastdllm.runs.answers import AnswerLog, mark_as_scored, open_answers
 from fastdllm.runs.attempts import Journal, guarded_attempt
 from fastdllm.runs.chunks import decode_missing, missing_chunks
+from fastdllm.runs.decoder_code import code_digest
 from fastdllm.runs.loaded_model import (
     KeptModel,
     dtype_name,
@@ -121,8 +124,8 @@ class Evaluation:
                 remove(self.files.progress)
                 mark_as_scored(self.files.answers, result)
                 return Outcome(result, is_new=False)
-            self.header = self._header_here()
             reuse = not again and stored_result(self.folder, self.spec) is None
+            self.header = self._header_to_use(reuse=reuse)
             with guarded_attempt(self.folder, pack=self.pack) as journal:
                 held = held_chunks(self.plan, shard_sources(self.folder, self.header))
                 with (
@@ -157,15 +160,15 @@ class Evaluation:
                 remove(shard_files.progress)
                 write_stamp(self.folder, shard, self.spec, chunks)
                 return ShardOutcome(shard, len(chunks), run=Outcome(result, is_new=False))
-            self.header = self._header_here()
             reuse = stored_result(self.folder, self.spec) is None
+            self.header = self._header_to_use(reuse=reuse)
             with guarded_attempt(self.folder, shard=str(shard)) as journal:
                 held = held_chunks(self.plan, run_sources(self.folder, self.header, reuse=reuse))
                 with self._opened(shard_files, chunks), self._stop_counted(chunks, held):
                     self._decode(chunks, held, journal)
                     # What is decoded is stamped and scored, unless SIGTERM forbids the latter.
                     self.stop.settle()
-            stamp = write_stamp(self.folder, shard, self.spec, chunks, dtype=self.header.dtype)
+            stamp = write_stamp(self.folder, shard, self.spec, chunks, header=self.header)
             self.progress.remove()
         try:
             with run_lock(self.folder, work=FINISHING, awaits_finish=False):
@@ -214,18 +217,20 @@ class Evaluation:
             self.progress.loading(earlier=held.values())
             return self._conclude()
 
-    def _header_here(self) -> Header:
-        """What the answers that are decoded on this device share.
+    def _header_to_use(self, *, reuse: bool) -> Header:
+        """What the answers that are decoded on this device share, or those that are all there.
 
         Raises:
             UserError: no such device here.
         """
-        return Header(
+        here = Header(
             fingerprint=self.spec.fingerprint,
             plan_digest=self.plan.digest,
             dtype=dtype_name(self.spec, self.device or self.spec.run.device),
             decides=self.spec.decides,
+            code_digest=code_digest(),
         )
+        return header_to_use(here, self.spec, self.folder, self.plan, reuse=reuse)
 
     @contextmanager
     def _opened(
@@ -237,7 +242,7 @@ class Evaluation:
         self.log = open_answers(files.answers, self.header, reuse=reuse)
         self.progress = Progress(files.progress, self.display, total=n_requests)
         with closing(self.log), closing(self.progress):
-            for line in self.log.history():
+            for line in (*self.log.history(), *unused(self.folder, self.header)):
                 self.display.note(line)
             yield
 
@@ -348,7 +353,7 @@ class Evaluation:
         summary = summarize(
             self.spec,
             plan=self.plan,
-            decoded=Decoded(sessions=self.log.sessions, chunks=chunks, dtype=self.header.dtype),
+            decoded=Decoded(self.log.sessions, chunks, self.header.dtype, self.header.code_digest),
             scores=scores,
             git=git_state(),
             environment=package_versions(),

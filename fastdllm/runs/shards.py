@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import now, write_json_atomically
 
 if TYPE_CHECKING:
+    from fastdllm.runs.answer_records import Header
     from fastdllm.runs.spec import RunSpec
 
 FOLDER = "shards"
@@ -104,20 +105,22 @@ def stamp_path(folder: Path, shard: Shard) -> Path:
 
 
 def write_stamp(
-    folder: Path, shard: Shard, spec: RunSpec, chunks: Sequence[int], *, dtype: str | None = None
+    folder: Path, shard: Shard, spec: RunSpec, chunks: Sequence[int], header: Header | None = None
 ) -> Path:
-    """Record that the chunks of a shard are decoded; dtype: in which number format, if known.
+    """Record that the chunks of a shard are decoded; header: of its answers, if it has some.
 
     Raises:
         UserError: it cannot be written.
     """
     path = stamp_path(folder, shard)
-    record = {
+    record: dict[str, Any] = {
         "fingerprint": spec.fingerprint,
         "chunks": list(chunks),
         "time": now(),
     }
-    write_json_atomically(path, record if dtype is None else {**record, "dtype": dtype})
+    if header is not None:
+        record |= {"dtype": header.dtype, "code_digest": header.code_digest}
+    write_json_atomically(path, record)
     return path
 
 

@@ -37,6 +37,7 @@ class Decoded:
     sessions: Sequence[Session]
     chunks: Sequence[Chunk]
     dtype: str
+    code_digest: str | None = None
 
     @property
     def working_sessions(self) -> list[Session]:
@@ -154,6 +155,7 @@ def summarize(
         warm_up_s=sessions[-1].warm_up_s,
         resumed=len(sessions) > 1,
         dtype=decoded.dtype,
+        code_digest=decoded.code_digest,
         dtype_reason=sessions[-1].dtype_reason,
         hardware=[
             Hardware(device="cpu" if threads else "cuda", name=name, threads=threads)

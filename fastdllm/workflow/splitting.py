@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.files import date_after, json_object, write_if_changed
+from fastdllm.runs.decoder_code import code_digest
 from fastdllm.runs.packs import members_path, members_text, report_path
 from fastdllm.runs.shards import Shard, stamp_path
 from fastdllm.tasks.plan import planned_sizes
@@ -110,15 +111,20 @@ def update_part_files(split: JobSplit, runs: Sequence[Run]) -> None:
 
 
 def _invalid(paths: Sequence[Path], run: Run) -> list[Path]:
-    """Return stamps of answers that are gone, of other settings, or of another dtype than the last.
+    """Return stamps of answers that are gone, of other settings, or that do not fit the others.
 
-    With dtype: auto, another type of GPU may decode in another dtype, and answers are never mixed.
+    With dtype: auto, another type of GPU may decode in another dtype, and answers are never mixed:
+    those of the last dtype stay. So do those of the code here, unless other code answered all.
     """
     records = {path: json_object(path) for path in paths}
     valid = [path for path, record in records.items() if _is_valid(path, record, run)]
     last = max(valid, key=lambda path: path.stat().st_mtime, default=None)
     dtype = records[last].get("dtype") if last is not None else None
     fitting = {path for path in valid if records[path].get("dtype") in (dtype, None)}
+    codes = {path: records[path].get("code_digest") for path in fitting if "dtype" in records[path]}
+    is_of_one = all(code == next(iter(codes.values())) for code in codes.values())
+    if len(fitting) < len(paths) or not is_of_one:
+        fitting -= {path for path, code in codes.items() if code != code_digest()}
     return [path for path in paths if path not in fitting]
 
 

@@ -114,14 +114,11 @@ def test_every_cut_leaves_whole_chunks_only(tmp_path: Path) -> None:
         log.close()
 
 
-@pytest.mark.parametrize("key", ["fingerprint", "plan_digest", "dtype"])
+@pytest.mark.parametrize("key", ["fingerprint", "plan_digest", "dtype", "code_digest"])
 def test_other_answers_are_kept_aside_not_mixed(tmp_path: Path, key: str) -> None:
     path = tmp_path / "answers.jsonl"
     before = write_two_chunks(path)
-    values = {
-        name: getattr(HEADER, name) for name in ("fingerprint", "plan_digest", "dtype", "decides")
-    }
-    log = open_answers(path, Header(**{**values, key: "other"}))
+    log = open_answers(path, dataclasses.replace(HEADER, **{key: "other"}))
     assert log.chunks == {}
     assert log.set_aside is not None
     assert log.set_aside.name.startswith("answers.aaaaaaaa.")
@@ -288,13 +285,13 @@ def test_newest_answers_are_taken_up(tmp_path: Path) -> None:
     assert sorted(reopened(path).chunks) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("key", ["plan_digest", "dtype"])
+@pytest.mark.parametrize("key", ["plan_digest", "dtype", "code_digest"])
 def test_answers_of_another_plan_or_dtype_are_not_taken_up(tmp_path: Path, key: str) -> None:
     path = tmp_path / "answers.jsonl"
     finish(path)
     changed = dataclasses.replace(HEADER, **{key: "other"})
     assert reopened(path, changed).chunks == {}
-    assert reopened(path, dataclasses.replace(changed, dtype="third")).taken_up is None
+    assert reopened(path, dataclasses.replace(HEADER, **{key: "third"})).taken_up is None
 
 
 def test_repeating_takes_nothing_up(tmp_path: Path) -> None:

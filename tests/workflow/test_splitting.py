@@ -137,19 +137,32 @@ def test_living_jobs_keep_the_cut_they_were_submitted_with() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_stamps_in_another_number_format_than_the_last_do_not_count() -> None:
+@pytest.mark.parametrize(
+    ("stamps", "kept"),
+    [
+        ([("float16", "here"), ("bfloat16", "here"), ("float16", "here")], [True, False, True]),
+        ([("float16", "here"), ("float16", "there"), ("float16", "here")], [True, False, True]),
+        ([("float16", "there"), ("float16", "there"), ("float16", "here")], [False, False, True]),
+        ([("float16", "there"), ("float16", "there"), ("float16", "there")], [True, True, True]),
+        ([("float16", "there"), ("float16", "here")], [False, True, False]),
+        ([("float16", None), ("float16", "here")], [False, True, False]),
+    ],
+)
+def test_stamps_that_do_not_fit_the_others_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, stamps: list[tuple[str, str | None]], kept: list[bool]
+) -> None:
+    monkeypatch.setattr("fastdllm.workflow.splitting.code_digest", lambda: "here")
     edit("workflow_config.yaml", *SHARDED)
     run = words()[0].run
     parts = stamp_paths(run, 3)
     parts[0].parent.mkdir(parents=True)
-    for seconds, (stamp, dtype) in enumerate(
-        zip(parts, ("float16", "bfloat16", "float16"), strict=True)
-    ):
-        stamp.write_text(json.dumps({"fingerprint": run.fingerprint, "dtype": dtype}))
+    for seconds, (stamp, (dtype, code)) in enumerate(zip(parts, stamps, strict=False)):
+        record = {"fingerprint": run.fingerprint, "dtype": dtype}
+        stamp.write_text(json.dumps(record | ({"code_digest": code} if code else {})))
         stamp.with_suffix(".jsonl").touch()
         os.utime(stamp, (seconds, seconds))
     update_part_files(JobSplit({run.name: 3}), [run])
-    assert [stamp.exists() for stamp in parts] == [True, False, True]
+    assert [stamp.exists() for stamp in parts] == kept
 
 
 @pytest.mark.usefixtures("project")

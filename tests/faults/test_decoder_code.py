@@ -1,0 +1,158 @@
+"""Code of the decoder, edited without a new DECODER_VERSION while a run is not finished."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastdllm.cli import main
+from fastdllm.common.errors import UserError
+from fastdllm.runs import decoder_code
+from fastdllm.runs.decoder_code import code_digest, imported_as_digested
+from fastdllm.runs.evaluation import Evaluation
+from fastdllm.runs.shards import parse_shard
+from fastdllm.runs.spec import read_spec
+from fastdllm.runs.stopping import Stopped
+from fastdllm.workflow.project.digests import FileDigests, check_sources
+from tests.faults.test_code import PreemptedAfter, chunks_of
+from tests.support.run_project import silent
+
+
+@pytest.fixture
+def run(make_spec: Callable[..., Path], make_plan_on_disk: Callable[..., Path]) -> Path:
+    """A run of four chunks."""
+    make_plan_on_disk()
+    return make_spec()
+
+
+def decoder_is(monkeypatch: pytest.MonkeyPatch, digest: str) -> None:
+    """Pretend that the process has other code."""
+    for user in ("evaluation", "answer_sources"):
+        monkeypatch.setattr(f"fastdllm.runs.{user}.code_digest", lambda: digest)
+
+
+def evaluation_of(path: Path, notes: list[str], **options: Any) -> Evaluation:
+    display = silent()
+    display.note = notes.append  # type: ignore[method-assign]
+    check = partial(check_sources, digests=FileDigests())
+    return Evaluation(read_spec(path), path.parent, display, check, **options)
+
+
+@pytest.mark.parametrize("recorded", ["old", None])
+def test_chunks_of_edited_code_are_kept_aside_until_it_is_back(
+    run: Path, monkeypatch: pytest.MonkeyPatch, recorded: str | None
+) -> None:
+    notes: list[str] = []
+    decoder_is(monkeypatch, "old")
+    with pytest.raises(Stopped, match="with 2 of 4 chunks done"):
+        evaluation_of(run, notes, stop=PreemptedAfter(2)).evaluate()
+    answers = run.with_name("answers.jsonl")
+    if recorded is None:  # by a version that recorded no digest
+        answers.write_text(answers.read_text().replace(', "code_digest": "old"', "", 1))
+    old = answers.read_text()
+    decoder_is(monkeypatch, "new")
+    with pytest.raises(Stopped, match="with 1 of 4 chunks done"):
+        evaluation_of(run, notes, stop=PreemptedAfter(1)).evaluate()
+    (aside,) = run.parent.glob("answers.*.jsonl")
+    assert aside.read_text() == old
+    (note,) = notes
+    assert note.startswith(f"earlier answers are kept in {aside}: decoded by other code than this ")
+    assert note.endswith("; with that code, this command uses them again")
+    if recorded is not None:
+        decoder_is(monkeypatch, "old")
+        with pytest.raises(Stopped, match="with 3 of 4 chunks done"):
+            evaluation_of(run, notes, stop=PreemptedAfter(1)).evaluate()
+        decoder_is(monkeypatch, "new")
+    summary = evaluation_of(run, notes).evaluate().summary
+    assert (chunks_of(answers), summary.code_digest) == ([0, 1, 2, 3], "new")
+
+
+@pytest.mark.parametrize("recorded", ["old", None])
+def test_what_other_code_decoded_to_the_end_is_scored_and_not_decoded_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch, recorded: str | None
+) -> None:
+    decoder_is(monkeypatch, "old")
+    first = evaluation_of(run, []).evaluate().summary
+    assert first.code_digest == "old"
+    answers, summary = run.with_name("answers.jsonl"), run.with_name("summary.json")
+    if recorded is None:
+        answers.write_text(answers.read_text().replace(', "code_digest": "old"', "", 1))
+    before = answers.read_text()
+    decoder_is(monkeypatch, "new")
+    monkeypatch.setattr("fastdllm.runs.evaluation.load_engine", None)
+    for again in (Evaluation.evaluate, Evaluation.finish):
+        summary.unlink()
+        found = again(evaluation_of(run, [])).summary
+        assert (found.code_digest, found.items) == (recorded, first.items)
+    assert answers.read_text() == before
+
+
+@pytest.mark.parametrize("then", ["the other shard", "the whole run"])
+def test_shards_of_two_codes_are_not_merged(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], then: str
+) -> None:
+    notes: list[str] = []
+    decoder_is(monkeypatch, "old")
+    evaluation_of(run, notes).evaluate_shard(parse_shard("1/2"))
+    old = run.with_name("shards") / "1-of-2.jsonl"
+    before = old.read_text()
+    decoder_is(monkeypatch, "new")
+    if then == "the whole run":
+        outcome = evaluation_of(run, notes).evaluate()
+    else:
+        assert evaluation_of(run, notes).evaluate_shard(parse_shard("2/2")).run is None
+        assert main(["finish", str(run)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "chunks 0, 2 have no answers by this code, and those by other code (comm" in line
+        assert line.endswith(
+            f"are not mixed in; this decodes more: fastdllm eval {run} --shard 1/2"
+        )
+        assert not run.with_name("summary.json").exists()
+        assert old.read_text() == before
+        part = evaluation_of(run, []).evaluate_shard(parse_shard("1/2"))
+        assert part.run is not None and part.n_decoded == 2
+        (old,) = old.parent.glob("1-of-2.*.jsonl")
+        outcome = part.run
+    (note,) = notes
+    assert note.startswith(f"{run.parent}/shards/1-of-2.jsonl is not used: decoded by other code")
+    assert outcome.summary.code_digest == "new"
+    assert old.read_text() == before, "nothing that was decoded is lost"
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package that is digested in its place."""
+    copy = tmp_path / "fastdllm"
+    shutil.copytree(decoder_code.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(decoder_code, "PACKAGE", copy)
+    return copy
+
+
+def test_the_digest_of_the_decoder_is_of_the_code_that_decides(package: Path) -> None:
+    digest: Callable[[], str] = vars(code_digest)["__wrapped__"]
+    before = digest()
+    for name, text, counts in (
+        ("policy.py", "# a comment\n", False),
+        ("report/page.py", "LIMIT = 1\n", False),
+        ("decoding/rules.py", "LIMIT = 1\n", True),
+        ("runs/chunk_engine.py", "LIMIT = 1\n", True),
+        ("engine/new.py", "", True),
+    ):
+        with (package / name).open("a") as stream:
+            stream.write(text)
+        assert (digest() != before) == counts, name
+        before = digest()
+
+
+def test_code_that_is_edited_while_it_is_imported_is_refused(package: Path) -> None:
+    with imported_as_digested():
+        (package / "cli.py").touch()
+    edited = package / "policy.py"
+    message = f"{edited}: edited while this process started; type the command again"
+    with pytest.raises(UserError, match=message), imported_as_digested():
+        edited.write_text(edited.read_text() + "\nLIMIT = 1\n")

@@ -27,7 +27,7 @@ from fastdllm.report.sentences import baseline_sentence, likelihood_sentence, ma
 from fastdllm.report.themes import config
 from fastdllm.report.words import items_words
 from fastdllm.statistics.costs import OF_THE_MACHINE
-from fastdllm.statistics.disagreements import dtype_sentences
+from fastdllm.statistics.disagreements import origin_sentences
 from fastdllm.statistics.truncation import truncation_sentences
 from fastdllm.version import __version__
 
@@ -89,7 +89,7 @@ def _sentences(task: TaskReport) -> list[str]:
         return [likelihood_sentence(len(task.runs), len(task.distinct))]
     baseline = baseline_sentence(task.baseline, run_name(task.baseline))
     runs = [run.summary for run in task.runs]
-    notes = [*dtype_sentences([task.baseline, *runs]), *truncation_sentences(runs)]
+    notes = [*origin_sentences([task.baseline, *runs]), *truncation_sentences(runs)]
     return [baseline, *main_sentences(task.findings, run_name), *notes]
 
 

@@ -26,7 +26,7 @@ from fastdllm.report.words import (
 )
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import layer_forwards_per_answer, tokens_per_s
-from fastdllm.statistics.disagreements import dtype_sentences
+from fastdllm.statistics.disagreements import origin_sentences
 from fastdllm.statistics.intervals import items_needed
 from fastdllm.statistics.truncation import truncation_sentences
 from fastdllm.statistics.verdicts import p_words, points
@@ -122,7 +122,7 @@ def _answer_on_task(group: Group, findings: Sequence[ExperimentFinding]) -> str:
             f"{n_costlier} of {len(findings)} cost no fewer layer-forwards than "
             f"{_baseline_words(findings)}."
         )
-    sentences += dtype_sentences([baseline, *group.summaries])
+    sentences += origin_sentences([baseline, *group.summaries])
     sentences += truncation_sentences(group.summaries)
     parts = [
         f"**{group.task}**, `{baseline.model_args.get('model_path', '')}`, {baseline.dtype}. "

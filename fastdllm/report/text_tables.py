@@ -23,7 +23,7 @@ from fastdllm.report.words import items_words, markdown_rows, verdict_words
 from fastdllm.results.result_files import TABLE_KEYS, table_mark
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
-from fastdllm.statistics.disagreements import disagreements, dtype_sentences
+from fastdllm.statistics.disagreements import disagreements, origin_sentences
 from fastdllm.statistics.truncation import is_marked, truncation_sentences
 from fastdllm.statistics.verdicts import signed
 
@@ -189,7 +189,7 @@ def _notes(group: Group) -> list[str]:
             f"{OTHER_CONDITIONS} measured under other conditions ({'; '.join(sorted(others))}): "
             "not comparable in tok/s."
         )
-    notes += dtype_sentences([group.baseline, *group.summaries])
+    notes += origin_sentences([group.baseline, *group.summaries])
     notes += [f"{TRUNCATED} {text}" for text in truncation_sentences(group.summaries)]
     if any(is_dirty(summary) for summary in group.summaries):
         notes.append(f"{DIRTY} made with uncommitted changes in the project.")

@@ -15,7 +15,7 @@ from fastdllm.statistics.comparison import (
     right_only_in,
 )
 from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, tokens_per_s_interval
-from fastdllm.statistics.disagreements import dtype_sentences, items_text
+from fastdllm.statistics.disagreements import items_text, origin_sentences
 from fastdllm.statistics.truncation import is_marked, truncation_words
 from fastdllm.statistics.verdicts import decimals, p_words, signed
 
@@ -146,8 +146,8 @@ def _notes(a: Summary, b: Summary) -> Iterator[str]:
         if is_marked(summary.truncation_rate):
             text = f"truncated: {truncation_words(summary)}, which may be wrong for that alone"
             yield from _paragraph(letter, text)
-    for text in dtype_sentences([a, b]):
-        yield from _paragraph("dtype", text)
+    for text in origin_sentences([a, b]):
+        yield from _paragraph("origin", text)
     changes = [
         _change(key, a.decides.get(key), b.decides.get(key))
         for key in sorted(a.decides.keys() | b.decides.keys())

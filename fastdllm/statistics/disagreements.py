@@ -1,4 +1,4 @@
-"""Runs of one computation that are not right on the same items, and runs of several dtypes."""
+"""Runs of one computation that are not right on the same items; runs of several dtypes or codes."""
 
 from __future__ import annotations
 
@@ -37,15 +37,25 @@ def disagreements(records: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def dtype_sentences(summaries: Sequence[Summary]) -> list[str]:
-    """Say of runs that are compared that they were decoded in several dtypes; none if in one."""
+def origin_sentences(summaries: Sequence[Summary]) -> list[str]:
+    """Say of runs that are compared that they were decoded in several dtypes, or by several codes.
+
+    What decoded older summaries is unknown, and not counted.
+    """
     dtypes = list(dict.fromkeys(summary.dtype for summary in summaries))
-    if len(dtypes) < 2:
-        return []
-    return [
-        f"Decoded in {' and '.join(dtypes)}, so answers may differ for that alone; a dtype that is "
-        "named in workflow_config.yaml (model.dtype) is the same on every device."
-    ]
+    codes = list(dict.fromkeys(s.code_digest[:8] for s in summaries if s.code_digest is not None))
+    sentences = []
+    if len(dtypes) > 1:
+        sentences.append(
+            f"Decoded in {' and '.join(dtypes)}, so answers may differ for that alone; a dtype "
+            "that is named in workflow_config.yaml (model.dtype) is the same on every device."
+        )
+    if len(codes) > 1:
+        sentences.append(
+            f"Decoded by different code of fastdllm ({' and '.join(codes)}), so answers may differ "
+            "for that alone; `code_digest` and `git` in each summary.json say by which."
+        )
+    return sentences
 
 
 def differing_items(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -53,17 +53,28 @@ def test_without_plain_decoding_the_nearest_run_is_the_baseline(a_summary: Summa
     assert "Baseline `k1`" in answer and "plain decoding" not in answer
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_runs_of_several_dtypes_are_not_compared_in_silence(a_summary: Summary, dtype: str) -> None:
-    first = run_of(a_summary, "t0.9").model_copy(update={"dtype": "bfloat16"})
-    other = run_of(a_summary, "t0.5", threshold=0.5).model_copy(update={"dtype": dtype})
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("dtype", "float16", "Decoded in bfloat16 and float16, so answers may differ"),
+        ("dtype", "bfloat16", None),
+        ("code_digest", "b" * 64, "Decoded by different code of fastdllm (aaaaaaaa and bbbbbbbb)"),
+        ("code_digest", "a" * 64, None),
+        ("code_digest", None, None),
+    ],
+)
+def test_runs_of_several_dtypes_or_codes_are_not_compared_in_silence(
+    a_summary: Summary, key: str, value: str | None, says: str | None
+) -> None:
+    usual = {"dtype": "bfloat16", "code_digest": "a" * 64}
+    first = run_of(a_summary, "t0.9").model_copy(update=usual)
+    other = run_of(a_summary, "t0.5", threshold=0.5).model_copy(update=usual | {key: value})
     shown = [
         terminal_table(grouped([first, other])),
         answer_of("05_mine", [first, other]),
         " ".join(comparison_text(compare(first, other)).split()),
     ]
-    says = "Decoded in bfloat16 and float16, so answers may differ for that alone"
-    assert [says in text for text in shown] == 3 * [dtype == "float16"]
+    assert [(says or "Decoded") in text for text in shown] == 3 * [says is not None]
 
 
 def test_the_table_of_one_experiment_has_the_baseline_of_all(

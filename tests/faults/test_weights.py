@@ -76,6 +76,26 @@ def test_what_lies_beside_the_model_is_left_alone(
     assert model_digest(folder, FileDigests(path=folder / "digests")) == before
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "additional_chat_templates/default.jinja",
+        "tokenizer.4.0.0.json",  # of fast_tokenizer_files
+        "config.4.0.0.json",  # of configuration_files
+        "spiece.model",
+        "qwen.tiktoken",
+        "vocab.txt",
+    ],
+)
+def test_every_file_that_a_tokenizer_may_be_read_from_counts(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    digests = []
+    for text in ("a", "b"):
+        (folder / name).write_text(text)
+        digests.append(model_digest(folder, FileDigests(path=folder / "digests")))
+    assert len({*digests, model_digest(TINY, FileDigests(path=folder / "digests"))}) == 3
+
+
 @pytest.mark.parametrize("is_alone", [True, False])
 def test_what_is_left_alone_stands_in_the_summary(
     make_spec: Any, make_plan_on_disk: Any, model_folder: Path, *, is_alone: bool

@@ -28,20 +28,27 @@ from fastdllm.version import DECODER_VERSION
 VERSION_FILE = Path(version.__file__)
 DIGEST_CACHE = RESULTS / ".digests.json"
 
-# What decides a model's answers, unlike its card and its curves.
+# What decides a model's answers, unlike its card and its curves: all that its tokenizer may be read
+# from, of which transformers takes some for certain versions or classes only.
 MODEL_FILES = (
     "config.json",
+    "config.*.json",
     "generation_config.json",
     "*.safetensors",
     "*.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
-    "tokenizer.model",
+    "*tokenizer.*.json",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
 )
 
 
@@ -101,18 +108,18 @@ def model_digest(folder: Path, digests: FileDigests) -> str:
     """
     others = set(other_weights(folder))
     found = {file for pattern in MODEL_FILES for file in folder.glob(pattern)}
-    files = sorted(file for file in found if file.name not in others)
-    names = [file.name for file in files]
+    named = ((str(file.relative_to(folder)), file) for file in sorted(found))
+    files = {name: file for name, file in named if name not in others}
     for needed, is_there in (
-        ("config.json", "config.json" in names),
-        ("*.safetensors", any(name.endswith(".safetensors") for name in names)),
+        ("config.json", "config.json" in files),
+        ("*.safetensors", any(name.endswith(".safetensors") for name in files)),
     ):
         if not is_there:
             raise UserError(
                 f"{folder}: no {needed} in this model folder; give another folder in "
                 "workflow_config.yaml (model.path), or make the embedded model: snakemake train"
             )
-    return digest_of([[file.name, digests.of(file)] for file in files])
+    return digest_of([[name, digests.of(file)] for name, file in files.items()])
 
 
 def task_digest(file: Path, digests: FileDigests) -> str:

@@ -12,9 +12,12 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
+from lm_eval.api.task import Task
+
 from fastdllm.common.errors import UserError
 from fastdllm.results.summary import ItemGroup, Items, Metric, pack_bits
 from fastdllm.runs.answer_records import Answer
+from fastdllm.tasks.choices import chosen_option
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.tasks.lm_eval_models import Replay
 from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task, item_digests, set_fewshot
@@ -84,7 +87,7 @@ def score_answers(
     return Scores(
         results=plain(result),
         samples=[
-            _item_record(name, sample, metric=task.primary[0], answers=by_id)
+            _item_record(name, task.leaves[name], sample, metric=task.primary[0], answers=by_id)
             for name in task.leaves
             for sample in chosen[name]
         ],
@@ -166,6 +169,7 @@ def _group_results(result: Mapping[str, Any], task: LoadedTask) -> dict[str, flo
 
 def _item_record(
     task_name: str,
+    task: Task,
     sample: Mapping[str, Any],
     *,
     metric: str,
@@ -187,7 +191,7 @@ def _item_record(
             {"text": args[1], "logprob": resps[0][0]}
             for args, resps in zip(sample["arguments"], sample["resps"], strict=True)
         ]
-        best = max(options, key=lambda option: option["logprob"])
+        best = options[chosen_option(task, sample, metric)]
         return plain(record | {"answer": best["text"], "options": options})
     return plain(
         record

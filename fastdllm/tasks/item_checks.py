@@ -66,20 +66,22 @@ def check_answers(
     Raises:
         UserError: naming the first of them.
     """
-    scores_itself = (
-        task.config.process_results is not None
-        or type(task).process_results is not ConfigurableTask.process_results
-    )
     if task.multiple_input:
         _check_numbers_of_inputs(task, docs, kind)
     elif task.OUTPUT_TYPE == "multiple_choice":
         _check_labels(task, docs, kind)
-    elif scores_itself:
+    elif scores_itself(task):
         return
     elif task.config.doc_to_choice is not None:
         _check_labels(task, docs, kind)
     else:
         _check_targets(task, docs, kind)
+
+
+def scores_itself(task: Task) -> bool:
+    """Whether a function of the task, and not lm-eval, scores its answers."""
+    is_of_lm_eval = type(task).process_results is ConfigurableTask.process_results
+    return not is_of_lm_eval or task.config.process_results is not None
 
 
 def where_is(task: Task, index: int, kind: str = "item") -> str:

@@ -28,6 +28,7 @@ from fastdllm.report.themes import config
 from fastdllm.report.words import items_words
 from fastdllm.statistics.costs import OF_THE_MACHINE
 from fastdllm.statistics.disagreements import origin_sentences
+from fastdllm.statistics.ties import tie_sentences
 from fastdllm.statistics.truncation import truncation_sentences
 from fastdllm.version import __version__
 
@@ -85,10 +86,10 @@ def page_data(report: Report) -> dict[str, Any]:
 
 def _sentences(task: TaskReport) -> list[str]:
     """What the figures of a task show, in Markdown."""
-    if not task.is_generation:
-        return [likelihood_sentence(len(task.runs), len(task.distinct))]
-    baseline = baseline_sentence(task.baseline, run_name(task.baseline))
     runs = [run.summary for run in task.runs]
+    if not task.is_generation:
+        return [likelihood_sentence(len(task.runs), len(task.distinct)), *tie_sentences(runs)]
+    baseline = baseline_sentence(task.baseline, run_name(task.baseline))
     notes = [*origin_sentences([task.baseline, *runs]), *truncation_sentences(runs)]
     return [baseline, *main_sentences(task.findings, run_name), *notes]
 

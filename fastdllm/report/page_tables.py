@@ -13,6 +13,7 @@ from fastdllm.report.words import cost_words, difference_words, interval_of, ver
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison, Ratio
 from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, cost_of, speed_conditions
+from fastdllm.statistics.ties import is_tied
 from fastdllm.statistics.truncation import is_marked
 from fastdllm.statistics.verdicts import SAME, SIGNIFICANT, p_words, signed
 
@@ -123,6 +124,8 @@ def _marks(summary: Summary) -> Iterator[str]:
         yield "commit unknown"
     if is_marked(summary.truncation_rate):
         yield "truncated answers"
+    if is_tied(summary):
+        yield "tied options"
 
 
 def _accuracy(summary: Summary) -> Cell:

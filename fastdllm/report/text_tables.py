@@ -24,6 +24,7 @@ from fastdllm.results.result_files import TABLE_KEYS, table_mark
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
 from fastdllm.statistics.disagreements import disagreements, origin_sentences
+from fastdllm.statistics.ties import is_tied, tie_sentences
 from fastdllm.statistics.truncation import is_marked, truncation_sentences
 from fastdllm.statistics.verdicts import signed
 
@@ -49,7 +50,7 @@ LEAST_IMPORTANT = (
     *("verdict", "prefill", "commit", "layer_forwards", "sub_block", "full_block", "interval"),
     *("reused", "difference"),
 )
-OTHER_CONDITIONS, DIRTY, TRUNCATED = "*", "+", "!"
+OTHER_CONDITIONS, DIRTY, DOUBTFUL = "*", "+", "!"
 
 
 def write_tables(
@@ -136,7 +137,7 @@ def _cells(group: Group, summary: Summary) -> dict[str, str]:
     cells = {
         "config": summary.config + (f" {DIRTY}" if is_dirty(summary) else ""),
         "accuracy": f"{100 * summary.accuracy:.1f}"
-        + (TRUNCATED if is_marked(summary.truncation_rate) else ""),
+        + (DOUBTFUL if is_marked(summary.truncation_rate) or is_tied(summary) else ""),
         "interval": f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f}" if interval else "",
     }
     if not group.is_generation:
@@ -190,7 +191,8 @@ def _notes(group: Group) -> list[str]:
             "not comparable in tok/s."
         )
     notes += origin_sentences([group.baseline, *group.summaries])
-    notes += [f"{TRUNCATED} {text}" for text in truncation_sentences(group.summaries)]
+    doubts = truncation_sentences(group.summaries) + tie_sentences(group.summaries)
+    notes += [f"{DOUBTFUL} {text}" for text in doubts]
     if any(is_dirty(summary) for summary in group.summaries):
         notes.append(f"{DIRTY} made with uncommitted changes in the project.")
     return notes

@@ -205,6 +205,11 @@ class Summary(StrictModel):
         description="Only where `accuracy` is the share of items that are right. Left out where "
         "it does not fit (more than some 30,000 items); samples.jsonl has it.",
     )
+    tied_items: int | None = Field(
+        None,
+        description="Items that are right or wrong by the order of their options, of which some "
+        "are equally likely; absent if there are none, and in older summaries.",
+    )
     throughput: Throughput | None = Field(None, description="Speed of decoding.")
     decoding_s: float | None = Field(
         None,

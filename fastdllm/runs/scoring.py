@@ -17,7 +17,7 @@ from lm_eval.api.task import Task
 from fastdllm.common.errors import UserError
 from fastdllm.results.summary import ItemGroup, Items, Metric, pack_bits
 from fastdllm.runs.answer_records import Answer
-from fastdllm.tasks.choices import chosen_option
+from fastdllm.tasks.choices import chosen_option, is_tied
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.tasks.lm_eval_models import Replay
 from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task, item_digests, set_fewshot
@@ -42,6 +42,7 @@ class Scores:
     group_results: dict[str, float] | None
     items: Items | None
     unused_answers: int
+    tied_items: int
 
 
 def score_answers(
@@ -95,6 +96,11 @@ def score_answers(
         group_results=_group_results(result, task),
         items=_items(right, {name: len(chosen[name]) for name in task.leaves}),
         unused_answers=lm.unused,
+        tied_items=sum(
+            is_tied(task.leaves[name], sample, task.primary[0])
+            for name in task.leaves
+            for sample in chosen[name]
+        ),
     )
 
 

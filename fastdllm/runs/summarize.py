@@ -141,6 +141,7 @@ def summarize(
         metrics=scores.metrics,
         group_results=scores.group_results,
         items=scores.items,
+        tied_items=scores.tied_items or None,
         **_decoding_figures(decoded),
         decoding_s=decoded.seconds if decoded.has_one_speed else None,
         out_of_memory=decoded.out_of_memory,

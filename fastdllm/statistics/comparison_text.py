@@ -16,6 +16,7 @@ from fastdllm.statistics.comparison import (
 )
 from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, tokens_per_s_interval
 from fastdllm.statistics.disagreements import items_text, origin_sentences
+from fastdllm.statistics.ties import is_tied, tie_words
 from fastdllm.statistics.truncation import is_marked, truncation_words
 from fastdllm.statistics.verdicts import decimals, p_words, signed
 
@@ -145,6 +146,9 @@ def _notes(a: Summary, b: Summary) -> Iterator[str]:
             yield from _paragraph(letter, f"commit unknown: {summary.git_unknown}")
         if is_marked(summary.truncation_rate):
             text = f"truncated: {truncation_words(summary)}, which may be wrong for that alone"
+            yield from _paragraph(letter, text)
+        if is_tied(summary):
+            text = f"ties: the order of equally likely options decided {tie_words(summary)}"
             yield from _paragraph(letter, text)
     for text in origin_sentences([a, b]):
         yield from _paragraph("origin", text)

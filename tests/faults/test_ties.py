@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
+from fastdllm.report.content import build_report
+from fastdllm.report.groups import grouped
+from fastdllm.report.page import render_page
+from fastdllm.report.text_tables import terminal_table
+from fastdllm.results.summary import Summary
 from fastdllm.runs.answer_records import Answer
 from fastdllm.runs.scoring import Scores, score_answers
+from fastdllm.statistics.comparison import compare
+from fastdllm.statistics.comparison_text import comparison_text
+from fastdllm.statistics.ties import is_tied
 from fastdllm.tasks.lm_eval_tasks import load_task
 
 
@@ -33,6 +41,24 @@ def scored(
 
 
 @pytest.mark.parametrize(
+    ("options", "likely", "ties"),
+    [
+        ("[A, B, C]", {"A": -1.0, "B": -1.0, "C": -2.0}, 6),  # where A or B is right
+        ("[A, B, C]", {"A": -1.0, "B": -2.0, "C": -2.0}, 0),
+        ("[A, B, C]", {"A": 0.0, "B": 0.0, "C": 0.0}, 8),
+        ("[A, B, C]", {"A": -1.0, "B": -1.000001, "C": -2.0}, 0),
+        ("[A, B, B, C]", {"A": -2.0, "B": -1.0, "C": -3.0}, 0),  # equal options are one
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_items_that_the_order_of_options_decides_are_counted(
+    make_plan_on_disk: Any, tokenizer: Any, options: str, likely: dict[str, float], ties: int
+) -> None:
+    scores = scored(make_plan_on_disk, tokenizer, options=options, metric="acc", likely=likely)
+    assert scores.tied_items == ties
+
+
+@pytest.mark.parametrize(
     ("metric", "likely", "chosen"),
     [
         ("acc", {"A": -2.0, "BBBB": -4.0, "ÄÄ": -4.0}, "A"),
@@ -50,3 +76,22 @@ def test_the_answer_shown_is_the_option_that_the_metric_takes(
     assert {sample["answer"].strip() for sample in scores.samples} == {chosen}
     right = [texts[number % 3] == chosen for number in range(8)]
     assert [sample["correct"] for sample in scores.samples] == right
+
+
+@pytest.mark.parametrize(("tied", "marked"), [(None, False), (8, False), (9, True)])
+def test_more_than_two_per_cent_are_marked(
+    a_summary: Summary, tied: int | None, *, marked: bool
+) -> None:
+    (metric,) = a_summary.metrics
+    metrics = [metric.model_copy(update={"n": 400})]
+    likelihoods = {"passes": None, "truncation_rate": None, "metrics": metrics}
+    first = a_summary.model_copy(update={**likelihoods, "config": "k2_last"})
+    run = first.model_copy(update={"config": "k1_first", "tied_items": tied})
+    assert is_tied(run) is marked
+    table = terminal_table(grouped([run, first]))
+    assert ("80.0!" in table) is marked
+    assert ("! 1 of 2 runs with more than 2 % of the items decided by the order" in table) is marked
+    assert ("decided 9 of 400 items" in comparison_text(compare(run, first))) is marked
+    page = render_page(build_report([run, first]))
+    assert ('<span class="mark">tied options</span>' in page) is marked
+    assert ("(9 of 400 items): the first option counts as chosen" in page) is marked

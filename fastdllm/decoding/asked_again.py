@@ -7,7 +7,6 @@ depend on the batch, and on where a run was interrupted.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -32,8 +31,7 @@ def anew(policy: Policy) -> Policy:
 class AskedAgain(Policy):
     """Decides like `inner`; it and one that is made anew are asked about each sequence alone.
 
-    Every method raises a PolicyViolation if another answer differs, or if deciding changed what all
-    instances share.
+    Every method raises a PolicyViolation if another answer differs.
     """
 
     def __init__(self, inner: Policy) -> None:
@@ -41,7 +39,6 @@ class AskedAgain(Policy):
         self.inner = inner
         self.layer_spans = inner.layer_spans
         self.keeps_proposals = inner.keeps_proposals or inner.keeps_logits
-        self._shared = _shared(inner)
 
     def next_pass(self, state: SequenceState) -> PassKind:
         """The pass that the policy inside asks for."""
@@ -83,31 +80,12 @@ class AskedAgain(Policy):
         return self.inner, anew(self.inner)
 
     def _check(self, method: str, is_same: bool) -> None:
-        if _shared(self.inner) != self._shared:
-            raise violation(
-                self.inner,
-                f"{method} changed a list, set or dict of its class or file, which would outlive a "
-                "run; it may not keep a memory",
-            )
         if not is_same:
             raise violation(
                 self.inner,
                 f"{method} decided otherwise when asked again about one sequence alone; it may not "
                 "draw at random, keep a count or a memory, or look at other sequences",
             )
-
-
-def _shared(policy: Policy) -> str:
-    """What the instances of a policy's class share and could change, as text."""
-    places = (vars(type(policy)), vars(sys.modules[type(policy).__module__]))
-    return repr(
-        [
-            (name, value)
-            for place in places
-            for name, value in place.items()
-            if isinstance(value, list | set | dict) and not name.startswith("__")
-        ]
-    )
 
 
 class _Measured(SpanSignals):

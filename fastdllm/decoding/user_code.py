@@ -43,7 +43,7 @@ def forget_imported(path: Path) -> dict[str, Path]:
     files = {name: file for name, file, _ in _with_imported(path) if name}
     for name, file in files.items():
         for known in _with_parents(name):
-            if _is_own(known):
+            if is_own(known):
                 del sys.modules[known]
         forget_bytecode(file)
     importlib.invalidate_caches()
@@ -59,7 +59,7 @@ def only_counted_imports(*paths: Path) -> Iterator[None]:
     """
     before = set(sys.modules)
     yield
-    new = sorted(name for name in set(sys.modules) - before if _is_own(name))
+    new = sorted(name for name in set(sys.modules) - before if is_own(name))
     files = {name: getattr(sys.modules[name], "__file__", None) for name in new}
     counted = {file.resolve() for path in paths if new for _, file, _ in _with_imported(path)}
     for name, file in files.items():
@@ -74,7 +74,7 @@ def only_counted_imports(*paths: Path) -> Iterator[None]:
             )
 
 
-def _is_own(name: str) -> bool:
+def is_own(name: str) -> bool:
     """Whether an imported module is the user's: of the project, or of a place that code added."""
     module = sys.modules.get(name)
     if module is None or name.partition(".")[0] in ("fastdllm", *_OF_THE_HUB):

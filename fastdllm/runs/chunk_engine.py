@@ -23,6 +23,7 @@ from fastdllm.decoding.finite import NotFinite
 from fastdllm.decoding.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
 from fastdllm.decoding.loop import Step, decode
 from fastdllm.decoding.sequence import Request
+from fastdllm.decoding.side_effects import without_side_effects
 from fastdllm.decoding.user_code import only_counted_imports
 from fastdllm.machine.device import peak_memory_gib, synchronize
 from fastdllm.model.fused import FusedModel
@@ -124,9 +125,12 @@ class DecodingEngine:
         """Answer one chunk; `flight` gets each answer as soon as it is complete.
 
         All requests must be of one kind, as in a planned chunk.
+
+        Raises:
+            PolicyViolation: the policy breaks a rule, or has side effects.
         """
         answer = self._score if requests[0].kind == "loglikelihood" else self._decode
-        with _named_item(requests), only_counted_imports(self._policy_file):
+        with _named_item(requests), self._watched_policy():
             return answer(requests, flight)
 
     def warm_up(self, requests: Sequence[PlannedRequest]) -> None:
@@ -135,9 +139,9 @@ class DecodingEngine:
         The same requests in the same slots give the same shapes; stops at the first commit.
 
         Raises:
-            PolicyViolation: the policy decides otherwise when it is asked again.
+            PolicyViolation: the policy has side effects, or decides otherwise when asked again.
         """
-        with _named_item(requests), only_counted_imports(self._policy_file):
+        with _named_item(requests), self._watched_policy():
             if requests[0].kind == "loglikelihood":
                 self._likelihoods(requests[:1], None)
             else:
@@ -153,9 +157,13 @@ class DecodingEngine:
         """Most memory so far: allocated tensors on a GPU, the whole process on a CPU."""
         return peak_memory_gib(self.model.device)
 
-    @property
-    def _policy_file(self) -> Path:
-        return Path(inspect.getfile(type(self.policy)))
+    @contextmanager
+    def _watched_policy(self) -> Iterator[None]:
+        with (
+            only_counted_imports(Path(inspect.getfile(type(self.policy)))),
+            without_side_effects(self.policy),
+        ):
+            yield
 
     def _decode(self, requests: Sequence[PlannedRequest], flight: ChunkInFlight) -> Answered:
         watch = _Watch(flight, "sequences")

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fastdllm.cli import main
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import PolicyViolation, UserError
+from fastdllm.decoding.policy_files import load_policy
+from fastdllm.decoding.side_effects import same_process, without_side_effects
+from fastdllm.policy import Policy, SequenceState
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import read_spec
+from fastdllm.settings import DecodingSettings
 from fastdllm.workflow.project.digests import FileDigests, check_sources
 from tests.support.run_project import silent, write_lines
 
 POLICY = Path("experiments/trial/generation_functions.py")
 HEAD = """
-import random
+import functools, itertools, logging, random, re, threading
+from collections import deque
+from types import SimpleNamespace
+import numpy
 import torch
 from fastdllm.policy import Policy, PassKind, SpanAction
+from fastdllm.validation import StrictModel
+
+
+class Slots:
+    __slots__ = ("n",)
 
 
 class Odd(Policy):
@@ -78,20 +91,89 @@ REMEMBERS = """
         is_later = state.block_step == 1 and state.BEGUN != begun
         return PassKind.FULL_BLOCK if is_later else super().next_pass(state)
 """
-REMEMBERS_IN_CLASS = """
-    begun = {}
+# In the class, before a method that does something; in the file, after it; what that does; what
+# is then changed.
+MEMORIES = {
+    "dict": ("begun = {}", "", "self.begun.setdefault(state.request, 1)", "Odd.begun"),
+    "number": ("", "", "type(self).calls += 1", "Odd.calls"),
+    "list": ("", "SEEN = []", "SEEN.append(state.block)", "SEEN"),
+    "global": ("", "n = 0.5", "global n; n += 1", "n"),
+    "text": ("", "text = ''", "global text; text += '.'", "text"),
+    "new": ("", "", "global last; last = state", "last"),
+    "tuple": ("", "pair = ([], 1)", "pair[0].append(1)", "pair"),
+    "object": ("", "box = SimpleNamespace(n=0)", "box.n += 1", "box"),
+    "own-class": ("", "class Box:\n    n = 0", "Box.n += 1", "Box"),
+    "slots": ("", "box = Slots()", "box.n = getattr(box, 'n', 0) + 1", "box"),
+    "deque": ("", "last = deque(maxlen=2)", "last.append(state.block_step)", "last"),
+    "iterator": ("", "steps = itertools.count()", "next(steps)", "steps"),
+    "tensor": ("", "mean = torch.zeros((), dtype=torch.bfloat16)", "mean.add_(1)", "mean"),
+    "array": ("", "counts = numpy.zeros(3)", "counts[0] += 1", "counts"),
+    "generator": ("", "dice = random.Random(1)", "dice.random()", "dice"),
+    "torchs": ("", "dice = torch.Generator()", "torch.rand(1, generator=dice)", "dice"),
+    "function": ("", "def f():\n    pass\n\nf.n = 0", "f.n += 1", "f"),
+    "default": ("", "def f(seen=[]):\n    seen.append(1)", "f()", "f"),
+    "closure": ("", "def g(n):\n    return lambda: n.append(1)\n\nf = g([])", "f()", "f"),
+    "static": (
+        "@staticmethod\n    def f(seen=[]):\n        seen.append(1)",
+        "",
+        "self.f()",
+        "Odd.f",
+    ),
+    "module": ("", "import own_of_mine", "own_of_mine.n += 1", "own_of_mine"),
+    "parameters": (
+        "class Parameters(StrictModel):\n        seen: list = []",
+        *("", "self.parameters.seen.append(1)", "self.parameters"),
+    ),
+}
+OF_ALL = {
+    "random": ("random.random()", "the generator of `random`"),
+    "numpy": ("numpy.random.rand()", "the generator of `numpy.random`"),
+    "torch": ("torch.rand(1)", "the generator of `torch`"),
+    "seed": ("torch.manual_seed(state.block)", "the generator of `torch`"),
+    "precision": ("torch.set_float32_matmul_precision('medium')", "torch's float32 precision"),
+    "dtype": ("torch.set_default_dtype(torch.float64)", "torch's default dtype"),
+    "threads": ("torch.set_num_threads(torch.get_num_threads() + 1)", "torch's number of threads"),
+    "algorithms": ("torch.use_deterministic_algorithms(True)", "torch's choice of algorithms"),
+}
+STATE = SequenceState(
+    request=0,
+    block=7,
+    sub_block=0,
+    block_step=0,
+    sub_block_step=0,
+    has_block_cache=False,
+    has_stored_logits=False,
+    predicted=(0, 0),
+    masked=(True,) * 32,
+    committed_since_compute=0,
+    passes_since_compute=0,
+    lowest_confidence=None,
+)
+DOES = """
+    IN_CLASS
 
     def next_pass(self, state):
-        self.begun.setdefault(state.request, state.block)
+        STATEMENT
         return super().next_pass(state)
+
+
+IN_FILE
 """
-REMEMBERS_IN_FILE = """
-    def window(self, state, kind):
-        SEEN.append(state.block)
-        return super().window(state, kind)
+HARMLESS = """
+    def next_pass(self, state):
+        assert not LOCK.locked() and level(0).shape == (3,)
+        return RULES["first"](super().next_pass(state))
 
 
-SEEN = []
+@functools.cache
+def level(block):
+    return torch.rand(3, generator=torch.Generator().manual_seed(block))
+
+
+LOCK, NAN, TABLE = threading.Lock(), [float("nan"), 1j], torch.tensor([float("nan")])
+RULES = {"first": lambda kind: kind, "all": (i for i in range(3))}
+PATTERN, NAMES, KINDS = re.compile("a"), frozenset("abc"), set(PassKind)
+RULES["self"], LOG, LEVELS = RULES, logging.getLogger("mine"), numpy.array([None, "a"])
 """
 MEASURES = (
     SPAN
@@ -111,10 +193,10 @@ OTHER_SETTINGS = """
 def run(make_spec: Callable[..., Path], make_plan_on_disk: Callable[..., Any]) -> Callable:
     """Decode the run of a policy."""
 
-    def evaluate(policy: str) -> Any:
+    def evaluate(policy: str, **options: int) -> Any:
         make_plan_on_disk()
         POLICY.write_text(HEAD + policy)
-        spec = make_spec()
+        spec = make_spec(**options)
         check = partial(check_sources, digests=FileDigests())
         return Evaluation(read_spec(spec), spec.parent, silent(), check).evaluate().summary
 
@@ -145,15 +227,84 @@ def test_a_policy_that_decides_otherwise_when_asked_again_is_refused(
     assert not list(Path("results").rglob("summary.json"))
 
 
-@pytest.mark.parametrize("policy", [REMEMBERS_IN_CLASS, REMEMBERS_IN_FILE], ids=["class", "file"])
-def test_a_policy_with_a_memory_that_outlives_it_is_refused(run: Callable, policy: str) -> None:
-    with pytest.raises(
-        UserError, match=r"policy Odd: \w+ changed a list, set or dict of its class"
+def written(in_class: str = "", in_file: str = "", statement: str = "pass") -> Policy:
+    """Load a policy of this code as a run does."""
+    policy = DOES.replace("IN_CLASS", in_class).replace("IN_FILE", in_file)
+    POLICY.write_text(HEAD + policy.replace("STATEMENT", statement))
+    with same_process(POLICY):
+        cls = load_policy(POLICY)
+    return cls(DecodingSettings(), cls.Parameters(), 6)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_a_policy_with_a_memory_that_outlives_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    Path("own_of_mine.py").write_text("n = 0\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    in_class, in_file, statement, changed = MEMORIES[kind]
+    policy = written(in_class, in_file, statement)
+    with (
+        pytest.raises(PolicyViolation, match=rf"policy Odd: changed {changed} while it decided"),
+        without_side_effects(policy),
     ):
-        run(policy)
+        policy.next_pass(STATE)
 
 
-@pytest.mark.parametrize("policy", [DERIVED, MEASURES], ids=["writes-to-its-input", "measures"])
+def test_a_run_ends_with_what_its_policy_remembers(run: Callable) -> None:
+    remembers = DOES.replace("IN_CLASS", "").replace("IN_FILE", "SEEN = []")
+    with pytest.raises(UserError, match="policy Odd: changed SEEN while it decided"):
+        run(remembers.replace("STATEMENT", "SEEN.append(state.block)"))
+    assert not list(Path("results").rglob("summary.json"))
+
+
+def test_a_run_ends_with_a_draw_long_after_its_warm_up(run: Callable) -> None:
+    draws = DOES.replace("IN_CLASS", "").replace("IN_FILE", "")
+    with pytest.raises(UserError, match="changed the generator of `random` while it decided"):
+        run(draws.replace("STATEMENT", "state.request == 2 and random.random()"), batch_size=1)
+    assert not list(Path("results").rglob("summary.json"))
+
+
+@pytest.mark.usefixtures("torch_as_it_was")
+def test_a_run_ends_with_a_setting_of_torch_that_its_policy_changes(run: Callable) -> None:
+    with pytest.raises(UserError, match="changed torch's float32 precision when it was imported"):
+        run("    pass\n\ntorch.set_float32_matmul_precision('medium')\n")
+    assert not list(Path("results").rglob("summary.json"))
+
+
+@pytest.fixture
+def torch_as_it_was() -> Iterator[None]:
+    """Set torch up again as it was."""
+    precision, dtype = torch.get_float32_matmul_precision(), torch.get_default_dtype()
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    yield
+    torch.set_float32_matmul_precision(precision)
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("project", "torch_as_it_was")
+@pytest.mark.parametrize("kind", OF_ALL)
+def test_a_policy_that_changes_what_the_process_shares_is_refused(kind: str) -> None:
+    statement, changed = OF_ALL[kind]
+    policy = written(statement=statement)
+    refused = rf"changed {changed} {{}}, which all code of a process shares"
+    with (
+        pytest.raises(PolicyViolation, match=refused.format("while it decided")),
+        without_side_effects(policy),
+    ):
+        policy.next_pass(STATE)
+    again = statement.replace("state.block", "8").replace("'medium'", "'high'")
+    with pytest.raises(UserError, match=refused.format("when it was imported")):
+        written(in_file=again.replace("float64", "float16").replace("(True)", "(False)"))
+
+
+@pytest.mark.parametrize(
+    "policy", [DERIVED, MEASURES, HARMLESS], ids=["writes-to-its-input", "measures", "harmless"]
+)
 def test_a_policy_that_decides_by_what_it_sees_is_decoded(run: Callable, policy: str) -> None:
     assert run(policy).items.n == 10
 

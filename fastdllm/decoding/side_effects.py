@@ -1,0 +1,160 @@
+"""Refuses a policy that changes anything beyond the tokens it decides about.
+
+What its class or file remembers, the state of a random generator and a setting of torch outlive the
+requests of a chunk: answers would depend on what the same process decoded before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import CellType, FunctionType, ModuleType
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from fastdllm.common.errors import UserError
+from fastdllm.decoding.rules import violation
+from fastdllm.decoding.user_code import is_own
+from fastdllm.policy import Policy
+
+_PLAIN = (type(None), bool, int, str, bytes)
+
+
+@contextmanager
+def without_side_effects(policy: Policy) -> Iterator[None]:
+    """Refuse what policies of this class, however many are made, change within.
+
+    Raises:
+        PolicyViolation: naming what was changed.
+    """
+    remembered, process = _memory(policy), _process()
+    yield
+    changed = _changed(remembered, _memory(policy))
+    if changed is not None:
+        raise violation(
+            policy,
+            f"changed {changed} while it decided, and what its class or file holds outlives a "
+            "run; it may not keep a memory",
+        )
+    changed = _changed(process, _process())
+    if changed is not None:
+        raise violation(policy, f"changed {changed} while it decided, {_OF_ALL}")
+
+
+@contextmanager
+def same_process(path: Path | str) -> Iterator[None]:
+    """Refuse code of the user, imported within, that draws at random or sets up torch anew.
+
+    Raises:
+        UserError: naming what was changed.
+    """
+    before = _process()
+    yield
+    changed = _changed(before, _process())
+    if changed is not None:
+        raise UserError(f"{path}: changed {changed} when it was imported, {_OF_ALL}")
+
+
+_OF_ALL = "which all code of a process shares; use values that are written down or given"
+
+
+def _changed(before: dict[str, list[object]], after: dict[str, list[object]]) -> str | None:
+    return next((key for key in {**after, **before} if before.get(key) != after.get(key)), None)
+
+
+def _process() -> dict[str, list[object]]:
+    """What all code of the process shares and decoding depends on, or a policy might."""
+    matmul = torch.backends.cuda.matmul
+    shared = {
+        "the generator of `random`": random.getstate(),
+        "the generator of `numpy.random`": numpy.random.get_state(),
+        "the generator of `torch`": torch.get_rng_state(),
+        "torch's float32 precision": torch.get_float32_matmul_precision(),
+        "torch's reduced precision": (
+            matmul.allow_fp16_reduced_precision_reduction,
+            matmul.allow_bf16_reduced_precision_reduction,
+        ),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's choice of algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+    return {name: list(_facts([value])) for name, value in shared.items()}
+
+
+def _memory(policy: Policy) -> dict[str, list[object]]:
+    """What all policies of a class could remember by, as its names and what each holds."""
+    cls = type(policy)
+    shared: dict[str, object] = {"self.parameters": policy.parameters}
+    shared |= {f"{cls.__name__}.{name}": value for name, value in _named(vars(cls)).items()}
+    shared |= _named(vars(sys.modules[cls.__module__]))
+    seen: dict[int, object] = {}
+    return {name: list(_facts([value], seen)) for name, value in shared.items()}
+
+
+def _named(values: Any) -> dict[str, object]:
+    return {name: value for name, value in values.items() if not name.startswith("__")}
+
+
+def _facts(values: Iterable[object], seen: dict[int, object] | None = None) -> Iterator[object]:
+    """Yield all that these values hold, in an order that stays the same while they do.
+
+    Of functions, classes and modules this is what they hold if they are the user's.
+
+    seen: what was told already, by id; kept, so that no other object gets the id.
+    """
+    seen = {} if seen is None else seen
+    own = cache(is_own)
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, float | complex):
+            yield repr(value)  # a NaN is no other than itself
+        elif type(value) in _PLAIN:
+            yield type(value), value
+        elif id(value) not in seen:
+            seen[id(value)] = value
+            yield type(value)
+            if isinstance(value, FunctionType | type | ModuleType):
+                yield id(value)
+                name = value.__name__ if isinstance(value, ModuleType) else value.__module__
+                waiting += _held(value) if own(name) else []
+            elif isinstance(value, staticmethod | classmethod):
+                waiting.append(value.__func__)
+            else:
+                try:
+                    waiting += _parts(value)
+                except (TypeError, RuntimeError, pickle.PickleError):
+                    yield id(value)  # an open file, a lock, ...
+
+
+def _held(value: FunctionType | type | ModuleType) -> list[object]:
+    """What a function, class or module of the user could remember by."""
+    if not isinstance(value, FunctionType):
+        return [part for item in _named(vars(value)).items() for part in item]
+    cells = [c.cell_contents for c in value.__closure__ or () if c != CellType()]
+    return [value.__defaults__, value.__kwdefaults__, vars(value), *cells]
+
+
+def _parts(value: object) -> list[object]:
+    """What an object consists of, as `pickle` would write it."""
+    if isinstance(value, Tensor):
+        numbers = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return [str(value.dtype), tuple(value.shape), hashlib.sha256(numbers).hexdigest()]
+    if type(value) is dict:
+        return [part for item in value.items() for part in item]
+    if type(value) in (list, tuple, set, frozenset):
+        return list(value)  # type: ignore[call-overload]
+    reduced = value.__reduce_ex__(4)
+    if isinstance(reduced, str):
+        return [reduced]
+    _, arguments, state, items, pairs, *_ = (*reduced, None, None, None)
+    return [arguments, state, list(items or ()), list(pairs or ())]

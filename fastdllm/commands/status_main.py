@@ -42,6 +42,7 @@ class Main:
     @property
     def selection(self) -> Mapping[str, str]:
         """The words of its `--config` that select runs."""
+        # Snakemake, which started with them, takes a second to import: status must answer at once.
         words = iter(shlex.split(self.command))
         chosen: dict[str, str] = {}
         is_config = False

@@ -83,7 +83,7 @@ def decode_missing(
                     chunk = replace(chunk, was_paused=True)
                 log.append_chunk(chunk)
                 progress.stored()
-                pace_s = chunk.seconds / len(chunk.answers)
+                pace_s = None if stop.was_paused else chunk.seconds / len(chunk.answers)
 
 
 def _timed_chunk(

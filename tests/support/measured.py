@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,15 @@ def write_answers(
     hardware: MeasuredHardware = RTX,
     name: str = "answers.jsonl",
     load_s: float | None = 20.0,
+    paused: Container[int] = (),
 ) -> Path:
     """The finished chunks of a run; chunks: seconds by number, of 10 answers each."""
     path = run.folder / name
     log = open_answers(path, Header(run.fingerprint, "plan", "float16", run.decides))
     log.append_session(_session(hardware, load_s))
     for index, seconds in chunks.items():
-        log.append_chunk(_chunk(index, seconds, session=len(log.sessions) - 1))
+        chunk = _chunk(index, seconds, session=len(log.sessions) - 1)
+        log.append_chunk(replace(chunk, was_paused=index in paused or None))
     log.close()
     return path
 

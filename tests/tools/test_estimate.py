@@ -185,6 +185,18 @@ def test_finished_chunks_are_taken_off_and_set_the_speed_of_their_gpu() -> None:
     assert rtx.startup_s == 26.0
 
 
+def test_chunks_of_a_paused_process_say_nothing_of_its_speed() -> None:
+    run, other = make_run(), make_run("b")
+    write_plan(run, 100)
+    write_answers(run, {0: 40.0, 1: 9_000.0}, paused=[1])
+    write_answers(other, {0: 9_000.0, 1: 30.0}, paused=[0])
+    write_summary(other, seconds=None)
+    estimates = Estimates.load([run, make_run("c")])
+    here, elsewhere = (estimates.estimate(r, gpu=GPU) for r in (run, make_run("c")))
+    assert (here.items_left, here.decoding_s) == (80, pytest.approx(80 * 40 / 10))
+    assert elsewhere.decoding_s == pytest.approx(100 * 30 / 10)
+
+
 def test_chunks_of_shards_count_once_each() -> None:
     run = make_run()
     write_plan(run, 100)

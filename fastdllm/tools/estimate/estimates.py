@@ -138,7 +138,7 @@ class Estimates:
         wanted = self.hardware(run, gpu)
         items, done = self.items_of(run), self.chunks.get(run.name, [])
         items_left = None if items is None else max(items - sum(chunk.items for chunk in done), 0)
-        chunks = [chunk for chunk in done if wanted.matches(chunk.hardware)]
+        chunks = [c for c in done if wanted.matches(c.hardware) and not c.was_paused]
         speed = self._paces_on(wanted, run).speed(run, items, chunks)
         return Estimate(run, items, items_left, speed, self._outside_s(run.task))
 

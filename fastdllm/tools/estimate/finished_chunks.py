@@ -25,7 +25,7 @@ class FinishedChunk:
     """One chunk: its number in the plan, and what it cost.
 
     startup_s: seconds that its process had spent on loading the model and on the warm-up; None
-    if the model was loaded already.
+    if the model was loaded already. was_paused: its seconds are no measure of its speed.
     """
 
     index: int
@@ -35,6 +35,7 @@ class FinishedChunk:
     batch_size: int
     hardware: MeasuredHardware
     startup_s: float | None
+    was_paused: bool
 
 
 def finished_chunks(folder: Path, fingerprint: str) -> list[FinishedChunk]:
@@ -94,4 +95,5 @@ def _chunk(record: Mapping[str, Any], items: int, session: Mapping[str, Any]) ->
         batch_size=int(record["batch_size"]),
         hardware=MeasuredHardware(session["device_name"], session["threads"]),
         startup_s=None if load_s is None else float(load_s) + float(session["warm_up_s"]),
+        was_paused=bool(record.get("was_paused")),
     )

@@ -136,7 +136,8 @@ def paces_of_answers(untimed: Iterable[Untimed]) -> list[Pace]:
     paces: list[Pace] = []
     n_files = 0
     for run in newest:
-        chunks = chunks_in(run.answers_path, str(run.record["fingerprint"]))
+        found = chunks_in(run.answers_path, str(run.record["fingerprint"]))
+        chunks = [chunk for chunk in found if not chunk.was_paused]
         paces += [_pace_of_answers(run.record, part) for part in by_hardware(chunks).values()]
         n_files += bool(chunks)
         if n_files == MOST_ANSWER_FILES:

@@ -61,7 +61,7 @@ def only_counted_imports(*paths: Path) -> Iterator[None]:
     yield
     new = sorted(name for name in set(sys.modules) - before if is_own(name))
     files = {name: getattr(sys.modules[name], "__file__", None) for name in new}
-    counted = {file.resolve() for path in paths if new for _, file, _ in _with_imported(path)}
+    counted = {file.resolve() for path in paths if new for file in code_files(path)}
     for name, file in files.items():
         if file is not None and Path(file).resolve() not in counted:
             for each in new:
@@ -122,6 +122,15 @@ def file_digest(path: Path) -> str:
         UserError: it is missing or is not valid Python.
     """
     return _tree_digest(_syntax_tree(path))
+
+
+def code_files(path: Path) -> list[Path]:
+    """Return the files that `policy_code_digest` counts.
+
+    Raises:
+        UserError: a file is missing or is not valid Python.
+    """
+    return [file for _, file, _ in _with_imported(path)]
 
 
 def _with_imported(path: Path) -> Iterator[tuple[str, Path, str]]:

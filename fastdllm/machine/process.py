@@ -9,7 +9,7 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -92,20 +92,24 @@ def user_name() -> str | None:
         return None
 
 
-def git_state(folder: Path | str = ".") -> dict[str, Any] | None:
+def git_state(folder: Path | str = ".", files: Iterable[Path] = ()) -> dict[str, Any] | None:
     """Return the project's `commit`, and `dirty`: whether its files differ from it.
 
     Untracked files count if they decide results. artifacts/ does not count: publishing a result
     must not mark the next one as dirty. None outside of git; of a repository that git does not
     read, such as one of another owner, `unknown`: why.
+
+    files: others that decide, wherever they are.
     """
+    top = Path(folder).resolve()
+    inside = {str(f.relative_to(top)) for f in map(Path.resolve, files) if f.is_relative_to(top)}
     status = ("status", "--porcelain")
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         changes = _git(folder, *status, "--untracked-files=no", "--", ".", ":(exclude)artifacts")
         # Said aloud, as status.showUntrackedFiles of a user's git may hide new files.
-        untracked = "--untracked-files=normal"
-        changes = changes or _git(folder, *status, untracked, "--", *DECIDING_FOLDERS)
+        untracked = (*status, "--untracked-files=normal", "--", *DECIDING_FOLDERS, *sorted(inside))
+        changes = changes or _git(folder, "--literal-pathspecs", *untracked)
     except subprocess.CalledProcessError as error:
         lines = str(error.stderr).strip().splitlines() or [f"exit code {error.returncode}"]
         reason = lines[0].removeprefix("fatal: ")

@@ -160,8 +160,8 @@ class Git(StrictModel):
 
     commit: str = Field(description="Commit hash.")
     dirty: bool = Field(
-        description="Whether tracked files (not in artifacts/) differed from it, or experiments/, "
-        "tasks/ or fastdllm/ held files that are not in git."
+        description="Whether tracked files (not in artifacts/) differed from it, or it lacks a "
+        "file that decides, or another in experiments/, tasks/ or fastdllm/."
     )
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -86,14 +86,20 @@ class Journal:
 
 @contextmanager
 def attempt(
-    folder: Path, *, shard: str | None = None, pack: str | None = None
+    folder: Path,
+    *,
+    shard: str | None = None,
+    pack: str | None = None,
+    sources: Iterable[Path] = (),
 ) -> Iterator[Journal]:
     """Record in a run's folder that this process works on it, and how that ends.
+
+    sources: files that decide the run.
 
     Raises:
         UserError: the file cannot be written.
     """
-    journal = Journal(folder / NAME, secrets.token_hex(4), git_state())
+    journal = Journal(folder / NAME, secrets.token_hex(4), git_state(files=sources))
     restart = os.environ.get("SLURM_RESTART_COUNT") or os.environ.get(RESTARTS_VARIABLE, "")
     journal.add(
         time=now(),
@@ -180,16 +186,14 @@ class Stuck(UserError):
 
 
 @contextmanager
-def guarded_attempt(
-    folder: Path, *, shard: str | None = None, pack: str | None = None
-) -> Iterator[Journal]:
-    """Keep an entry in the journal of a run; a job without progress fails instead of stopping.
+def guarded_attempt(folder: Path, *, shard: str | None = None, **values: Any) -> Iterator[Journal]:
+    """Keep an `attempt` in the journal of a run; a job without progress fails, and does not stop.
 
     Raises:
         Stuck: this attempt and the one before it met the time limit, each without a chunk.
     """
     try:
-        with attempt(folder, shard=shard, pack=pack) as journal:
+        with attempt(folder, shard=shard, **values) as journal:
             yield journal
     except Stopped as stopped:
         stopped.has_begun = True

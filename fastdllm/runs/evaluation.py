@@ -17,6 +17,7 @@ from typing import Any
 
 from fastdllm.common.console import Display
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.user_code import code_files
 from fastdllm.machine.process import git_state, package_versions
 from fastdllm.model.checkpoint import find_checkpoint, other_weights
 from fastdllm.runs.answer_records import Chunk, Header, Session
@@ -56,6 +57,7 @@ from fastdllm.runs.shards import (
 from fastdllm.runs.spec import RunSpec, check_plan
 from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.tasks.plan import Plan, read_plan
+from fastdllm.tasks.task_files import find_task_files
 
 
 @dataclass
@@ -102,6 +104,14 @@ class Evaluation:
         return job_files(self.folder, self.spec)
 
     @property
+    def _sources(self) -> list[Path]:
+        """Policy, task, what they import and local data: the files that decide the run."""
+        task = find_task_files(Path(self.spec.run.task_file))
+        code = [Path(self.spec.run.policy_file), *task.helpers]
+        others = [*(path for path, _ in task.layers), *(path for _, path in task.data)]
+        return [*others, *(file for path in code for file in code_files(path))]
+
+    @property
     def _all_chunks(self) -> range:
         return range(len(self.plan.header.chunks))
 
@@ -126,7 +136,7 @@ class Evaluation:
                 return Outcome(result, is_new=False)
             reuse = not again and stored_result(self.folder, self.spec) is None
             self.header = self._header_to_use(reuse=reuse)
-            with guarded_attempt(self.folder, pack=self.pack) as journal:
+            with guarded_attempt(self.folder, pack=self.pack, sources=self._sources) as journal:
                 held = held_chunks(self.plan, shard_sources(self.folder, self.header))
                 with (
                     self._opened(self.files, reuse=reuse),
@@ -162,7 +172,7 @@ class Evaluation:
                 return ShardOutcome(shard, len(chunks), run=Outcome(result, is_new=False))
             reuse = stored_result(self.folder, self.spec) is None
             self.header = self._header_to_use(reuse=reuse)
-            with guarded_attempt(self.folder, shard=str(shard)) as journal:
+            with guarded_attempt(self.folder, shard=str(shard), sources=self._sources) as journal:
                 held = held_chunks(self.plan, run_sources(self.folder, self.header, reuse=reuse))
                 with self._opened(shard_files, chunks), self._stop_counted(chunks, held):
                     self._decode(chunks, held, journal)
@@ -355,7 +365,7 @@ class Evaluation:
             plan=self.plan,
             decoded=Decoded(self.log.sessions, chunks, self.header.dtype, self.header.code_digest),
             scores=scores,
-            git=git_state(),
+            git=git_state(files=self._sources),
             environment=package_versions(),
             weights_left_alone=other_weights(model),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ import pytest
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.decoding.user_code import policy_code_digest
+from fastdllm.runs.attempts import read_attempts
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import read_spec
 from fastdllm.workflow.project.digests import FileDigests, check_sources
@@ -112,6 +114,32 @@ def test_a_policy_that_imports_one_while_it_decides_is_refused(
         with pytest.raises(UserError, match="imports levels_of_mine from"):
             evaluation.evaluate()
     assert not list(project.rglob("summary.json"))
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("untracked", ["levels_of_mine.py", "tasks.of.mine/sums.jsonl", "notes.py"])
+def test_a_result_by_a_file_that_git_does_not_track_is_dirty(
+    make_spec: Callable[..., Path],
+    make_plan_on_disk: Callable[..., Any],
+    untracked: str,
+) -> None:
+    data, task = Path("tasks.of.mine/sums.jsonl"), Path("tasks/sums.yaml")
+    write(
+        {str(data): Path("tasks/data/sums.jsonl").read_text(), "levels_of_mine.py": "LEVEL = 1\n"}
+    )
+    task.write_text(task.read_text().replace("tasks/data/sums.jsonl", str(data)))
+    write({str(POLICY): HEAD + "from levels_of_mine import LEVEL\n" + MINE})
+    write({"levels_of_mine.py": "LEVEL = 1\n"})
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (["init"], ["add", ".", f":(exclude){untracked}"], ["commit", "-m", "first"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    make_plan_on_disk()
+    spec = make_spec()
+    check = partial(check_sources, digests=FileDigests())
+    summary = Evaluation(read_spec(spec), spec.parent, silent(), check).evaluate().summary
+    assert summary.git is not None and summary.git.dirty == (untracked != "notes.py")
+    (attempt,) = read_attempts(spec.parent)
+    assert str(attempt.commit).endswith("+changes") == summary.git.dirty
 
 
 @pytest.mark.parametrize("is_lazy", [False, True])

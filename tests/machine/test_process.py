@@ -39,6 +39,25 @@ def test_a_tree_is_dirty_when_something_that_decides_results_is_not_committed(tm
     assert git_state(tmp_path)["dirty"] is True
 
 
+def test_a_file_that_decides_counts_wherever_it_is(tmp_path: Path, monkeypatch) -> None:
+    project, outside = tmp_path / "project", tmp_path / "outside.py"
+    (project / "lib[1]").mkdir(parents=True)
+    git(project, "init", "--quiet")
+    (project / ".gitignore").write_text("*.bin")
+    git(project, "add", "-A")
+    git(project, "commit", "-m", "first")
+    monkeypatch.chdir(project)
+    files = [Path("lib[1]/k.py"), Path("data.bin"), outside]
+    for file in (*files, Path("lib[1]/notes.py")):
+        file.write_text("a = 1")
+    assert git_state()["dirty"] is False, "nothing says that it decides"
+    assert git_state(files=[Path("data.bin"), outside])["dirty"] is False, "git is not to know it"
+    assert git_state(files=files)["dirty"] is True
+    git(project, "add", "lib[[]1]/k.py")
+    git(project, "commit", "-m", "second")
+    assert git_state(files=files)["dirty"] is False
+
+
 def test_neither_another_repository_nor_a_users_settings_hide_what_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

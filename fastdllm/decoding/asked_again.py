@@ -1,4 +1,4 @@
-"""Asks a policy everything twice, and refuses one that then decides otherwise.
+"""Asks a policy again what it has decided, and refuses one that then decides otherwise.
 
 What a policy decides for a sequence must follow from what it sees of that sequence. One that draws
 at random, counts its calls, remembers, or looks at the other sequences of a pass gives answers that
@@ -29,27 +29,32 @@ def anew(policy: Policy) -> Policy:
 
 
 class AskedAgain(Policy):
-    """Decides like `inner`; it and one that is made anew are asked about each sequence alone.
+    """Decides like `inner`; one that is made anew is asked about a sequence alone.
 
-    Every method raises a PolicyViolation if another answer differs.
+    Every method raises a PolicyViolation if its answer differs.
+
+    every: of the decisions about single sequences, one in so many is asked again.
     """
 
-    def __init__(self, inner: Policy) -> None:
+    def __init__(self, inner: Policy, *, every: int = 1) -> None:
         super().__init__(inner.settings, inner.parameters, inner.num_layers)
         self.inner = inner
         self.layer_spans = inner.layer_spans
         self.keeps_proposals = inner.keeps_proposals or inner.keeps_logits
+        self._every, self._decisions = every, 0
 
     def next_pass(self, state: SequenceState) -> PassKind:
         """The pass that the policy inside asks for."""
         kind = self.inner.next_pass(state)
-        self._check("next_pass", all(p.next_pass(state) == kind for p in self._again()))
+        if self._due(1):
+            self._check("next_pass", anew(self.inner).next_pass(state) == kind)
         return kind
 
     def window(self, state: SequenceState, kind: PassKind) -> tuple[int, int]:
         """The window of the policy inside."""
         window = self.inner.window(state, kind)
-        self._check("window", all(p.window(state, kind) == window for p in self._again()))
+        if self._due(1):
+            self._check("window", anew(self.inner).window(state, kind) == window)
         return window
 
     def span_actions(
@@ -58,26 +63,28 @@ class AskedAgain(Policy):
         """The actions of the policy inside."""
         measured = _Measured(signals)
         actions = self.inner.span_actions(span, states, measured)
-        for index, state in enumerate(states):
-            for policy in self._again():
-                alone = policy.span_actions(span, [state], _OfOne(measured, index))
-                self._check("span_actions", actions[index : index + 1] == alone)
+        for index in self._due(len(states)):
+            of_one = _OfOne(measured, index)
+            alone = anew(self.inner).span_actions(span, [states[index]], of_one)
+            self._check("span_actions", actions[index : index + 1] == alone)
         return actions
 
     def accept(self, predictions: Predictions, states: Sequence[SequenceState]) -> Tensor:
         """What the policy inside accepts."""
         # Before it is asked: it may write to what it is given.
-        policies = self._again()
-        parts = [[_of_one(predictions, index) for index in range(len(states))] for _ in policies]
+        parts = {index: _of_one(predictions, index) for index in self._due(len(states))}
         accepted = self.inner.accept(predictions, states)
         if isinstance(accepted, Tensor) and accepted.shape == predictions.masked.shape:
-            for policy, of_policy in zip(policies, parts, strict=True):
-                for part, state, taken in zip(of_policy, states, accepted.tolist(), strict=True):
-                    self._check("accept", policy.accept(part, [state]).tolist() == [taken])
+            for index, part in parts.items():
+                alone = anew(self.inner).accept(part, [states[index]])
+                self._check("accept", alone.tolist() == [accepted[index].tolist()])
         return accepted
 
-    def _again(self) -> tuple[Policy, Policy]:
-        return self.inner, anew(self.inner)
+    def _due(self, count: int) -> range:
+        """Which of the next `count` decisions are asked again."""
+        first = -self._decisions % self._every
+        self._decisions += count
+        return range(first, count, self._every)
 
     def _check(self, method: str, is_same: bool) -> None:
         if not is_same:

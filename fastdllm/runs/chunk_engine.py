@@ -35,6 +35,9 @@ from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.generation import AnswerText, sampling_temperature
 from fastdllm.tasks.plan import PlannedRequest
 
+# Of the decisions in a chunk, one in so many is asked again: a prime, so that each kind of decision
+# and each slot has its turn. More would cost more than 0.5 % of the time with a small model.
+ASKED_AGAIN = 251
 # Inputs of log-likelihoods in memory at once by default: more are no faster.
 LIKELIHOOD_INPUTS = 32
 
@@ -170,7 +173,8 @@ class DecodingEngine:
         commits = Commits()
         answers: dict[int, Answer] = {}
         # What it may remember of an earlier chunk is not there where a run was interrupted.
-        for step in self._steps(requests, watch, anew(self.policy)):
+        policy = AskedAgain(anew(self.policy), every=ASKED_AGAIN)
+        for step in self._steps(requests, watch, policy):
             commits.add(step)
             if step.finished is None:
                 continue

@@ -12,9 +12,11 @@ import torch
 
 from fastdllm.cli import main
 from fastdllm.common.errors import PolicyViolation, UserError
+from fastdllm.decoding.asked_again import AskedAgain
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.decoding.side_effects import same_process, without_side_effects
-from fastdllm.policy import Policy, SequenceState
+from fastdllm.policy import Policy, Predictions, SequenceState
+from fastdllm.runs import chunk_engine
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import read_spec
 from fastdllm.settings import DecodingSettings
@@ -183,6 +185,11 @@ MEASURES = (
         return [SpanAction.ADD_DELTA if c else SpanAction.COMPUTE for c in calm]
 """
 )
+LATE = """
+    def accept(self, predictions, states):
+        self.calls += 1
+        return self.accepted_above(0.0 if self.calls > 60 else 2.0, predictions)
+"""
 OTHER_SETTINGS = """
     def __init__(self, settings, parameters, num_layers):
         super().__init__(settings.model_copy(update={"threshold": 0.1}), parameters, num_layers)
@@ -264,6 +271,44 @@ def test_a_run_ends_with_a_draw_long_after_its_warm_up(run: Callable) -> None:
     with pytest.raises(UserError, match="changed the generator of `random` while it decided"):
         run(draws.replace("STATEMENT", "state.request == 2 and random.random()"), batch_size=1)
     assert not list(Path("results").rglob("summary.json"))
+
+
+def test_a_run_ends_with_a_decision_that_depends_on_others_long_after_its_warm_up(
+    run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunk_engine, "ASKED_AGAIN", 5)
+    with pytest.raises(UserError, match="policy Odd: accept decided otherwise when asked again"):
+        run(LATE, batch_size=1)
+    assert not list(Path("results").rglob("summary.json"))
+
+
+def test_one_in_so_many_decisions_is_asked_again() -> None:
+    made: list[Policy] = []
+
+    class Mine(Policy):
+        def __init__(self, *values: Any) -> None:
+            super().__init__(*values)
+            made.append(self)
+
+        def accept(self, predictions: Predictions, states: Any) -> torch.Tensor:
+            asked.append(len(states))
+            return super().accept(predictions, states)
+
+    asked: list[int] = []
+    policy = AskedAgain(Mine(DecodingSettings(), Mine.Parameters(), 6), every=7)
+    confidence = torch.rand(8, 32)
+    predictions = Predictions(
+        torch.zeros(8, 32, dtype=torch.long),
+        confidence,
+        torch.ones(8, 32, dtype=torch.bool),
+        torch.zeros(8, dtype=torch.long),
+    )
+    for _ in range(7):
+        kind = policy.next_pass(STATE)
+        policy.window(STATE, kind)
+        policy.accept(predictions, [STATE] * 8)
+    assert len(made) == 1 + 7 * (1 + 1 + 8) // 7, "of all decisions, whatever they are about"
+    assert asked.count(8) == 7 and 0 < asked.count(1) <= 10
 
 
 @pytest.mark.usefixtures("torch_as_it_was")

@@ -146,6 +146,12 @@ def printing(task: Task) -> dict[str, Any]:
     return methods | {"description": partial(task.resolve_field, field=task.config.description)}
 
 
+def printed_texts(task: Task) -> list[dict[str, Any]]:
+    """Return what each item prints, by method."""
+    ways = {name: method for name, method in printing(task).items() if method is not None}
+    return [{name: way(doc) for name, way in ways.items()} for doc in task.eval_docs]
+
+
 def _written_otherwise(task: Task, value: Any) -> str | None:
     """Return how the data writes a value, if Python writes it otherwise."""
     written = getattr(task, "written", None)
@@ -271,7 +277,7 @@ def _check_questions_ask(task: ConfigurableTask, docs: Sequence[Mapping[str, Any
             try:
                 asked, asks_nothing, with_text = (
                     str(task.doc_to_text(other)).split()
-                    for other in (doc, _emptied(doc), {**doc, column: "text"})
+                    for other in (doc, emptied(doc), {**doc, column: "text"})
                 )
             except Exception:  # a helper may want other values; check_questions reports the rest
                 continue
@@ -282,11 +288,11 @@ def _check_questions_ask(task: ConfigurableTask, docs: Sequence[Mapping[str, Any
                 )
 
 
-def _emptied(value: Any) -> Any:
+def emptied(value: Any) -> Any:
     """Return a value with empty texts in place of all that it holds."""
     if isinstance(value, Mapping):
-        return {key: _emptied(inner) for key, inner in value.items()}
-    return [_emptied(inner) for inner in value] if isinstance(value, list) else ""
+        return {key: emptied(inner) for key, inner in value.items()}
+    return [emptied(inner) for inner in value] if isinstance(value, list) else ""
 
 
 def _agree(

@@ -16,8 +16,10 @@ from typing import Any
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.model.tokenizer import encode
+from fastdllm.tasks.answer_checks import check_scores
 from fastdllm.tasks.example_checks import check_examples, check_own_examples
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
+from fastdllm.tasks.item_checks import printed_texts
 from fastdllm.tasks.lm_eval_models import Collect
 from fastdllm.tasks.lm_eval_tasks import (
     evaluate_task,
@@ -28,6 +30,7 @@ from fastdllm.tasks.lm_eval_tasks import (
 )
 from fastdllm.tasks.metrics import scores_of
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
+from fastdllm.tasks.prompt_checks import check_prompts
 from fastdllm.tasks.repeats import check_repeats
 
 
@@ -80,7 +83,9 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
     )
     for name, leaf in task.leaves.items():
         check_own_examples(leaf, result["samples"][name], examples[name])
-        check_repeats(leaf)
+        texts = printed_texts(leaf)
+        check_repeats(leaf, texts)
+        check_prompts(leaf, texts)
     for (metric, filter_name), score in scores_of(result, task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
             notice(
@@ -88,6 +93,8 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
                 "answers; a run whose real answers give such a score has no result"
             )
     requests = _planned(lm.collected, tokenizer)
+    for name, leaf in task.leaves.items():
+        check_scores(leaf, result["samples"][name], task.primary, tokenizer)
     for request in requests:
         check_length(request, max_positions=options.max_positions, block_size=1)
         tokens = request.prompt_ids + request.target_ids

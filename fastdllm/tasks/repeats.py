@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.item_checks import printing, where_is
+from fastdllm.tasks.item_checks import where_is
 
 
-def check_repeats(task: Task) -> None:
+def check_repeats(task: Task, texts: Sequence[Mapping[str, Any]]) -> None:
     """Refuse items of which half or more are others again, as from a copy of a file; name fewer.
 
     All items count, whatever the limit: the first two may well be equal.
+
+    texts: what each item prints.
 
     Raises:
         UserError: naming the first such pair.
     """
     if not isinstance(task, ConfigurableTask):
         return
-    ways = [way for way in printing(task).values() if way is not None]
     first: dict[str, int] = {}
     pairs = []
-    for index, doc in enumerate(task.eval_docs):
+    for index, (doc, printed) in enumerate(zip(task.eval_docs, texts, strict=True)):
         # What scores the item itself may look at other columns.
         whole = doc if task.config.process_results is not None else None
-        asked = repr((whole, [way(doc) for way in ways]))
+        asked = repr((whole, printed))
         if asked in first:
             pairs.append((first[asked], index))
         first.setdefault(asked, index)

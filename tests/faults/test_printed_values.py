@@ -39,7 +39,7 @@ def test_a_few_items_that_are_there_twice_are_named(
     make_plan_on_disk: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = SUMS.read_text().splitlines(keepends=True)
-    other_answer = json.dumps(json.loads(lines[1]) | {"answer": "another"}) + "\n"
+    other_answer = json.dumps(json.loads(lines[1]) | {"answer": "9"}) + "\n"
     SUMS.write_text("".join([*lines, lines[0], other_answer]))
     assert make_plan_on_disk().header.n_items == 12
     (notice,) = (line for line in capsys.readouterr().err.splitlines() if "fastdllm: " in line)

@@ -1,0 +1,267 @@
+"""Right answers that could not score, and wrong ones that would, found before a model gives any.
+
+lm-eval's own filters and metric judge what no model wrote: the target of each item, as it would be
+if a model gave it, and an empty answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask, Task
+
+from fastdllm.common.console import notice
+from fastdllm.common.errors import UserError, error_line
+from fastdllm.tasks.generation import AnswerText, generation_wishes
+from fastdllm.tasks.item_checks import where_is
+from fastdllm.tasks.lm_eval_tasks import LocalTask
+from fastdllm.tasks.metrics import right_or_wrong
+
+_NUMBER = re.compile(r"-?\d+(?:[./]\d+)*")
+
+
+def check_scores(
+    task: Task, samples: Sequence[Mapping[str, Any]], primary: tuple[str, str], tokenizer: Any
+) -> None:
+    """Refuse items whose target is wrong as an answer, or for which an empty answer is right.
+
+    Local data can be corrected, so one such item is enough. Of published data there may be a few,
+    as others have them, which are named; and where no item scores for its own target, the target is
+    no complete answer and says nothing.
+
+    samples: of the task, as lm-eval returns them for dummy answers.
+    primary: metric and filter of the task's score.
+
+    Raises:
+        UserError: naming the first such item.
+    """
+    if not isinstance(task, ConfigurableTask) or task.OUTPUT_TYPE != "generate_until":
+        return
+    metric, chosen = primary
+    filters = {ensemble.name: ensemble for ensemble in task._filters}
+    judge = _Judge(task, task.instances, filters.get(chosen, task._filters[0]), metric)
+    of_items = {s["doc_id"]: s for s in samples if s["filter"] == judge.filters.name}
+    is_binary = right_or_wrong(sample.get(metric) for sample in of_items.values()) is not None
+    # Where code is run, targets are its tests.
+    if len(of_items) != len(judge.instances) or not is_binary or task.config.unsafe_code:
+        return
+    targets = [_texts(task, of_items[instance.doc_id]) for instance in judge.instances]
+    empty = _check_empty(judge, targets)
+    right = _check_cut(judge, targets, empty, tokenizer)
+    if task.config.process_results is not None:
+        return  # what scores the items itself knows what the target is
+    never = {i: texts[0].strip() for i, texts in enumerate(targets) if i not in right | empty}
+    _check_changed(judge, targets, never)
+    _check_differences(task, targets)
+    if len(targets) > 1 and all(texts == targets[0] for texts in targets):
+        notice(
+            f"task {task.task_name!r}: the target of all {len(targets)} items is "
+            f"{_short(targets[0])}, so that a model which always says so would have 100 %"
+        )
+
+
+def _check_empty(judge: _Judge, targets: Sequence[Sequence[str]]) -> set[int]:
+    """Refuse items for which an empty answer is right, which their target is not; return them."""
+    found = judge.right({i: "" for i, texts in enumerate(targets) if all(map(str.strip, texts))})
+    is_plain = judge.task.config.process_results is None
+    # Other scores may be high for saying nothing, as one for saying nothing harmful.
+    if found and (is_plain or 2 * len(found) >= len(targets)):
+        i = min(found)
+        _complain(
+            f"{where_is(judge.task, i)}: an empty answer would be right, its target being "
+            f"{_short(targets[i])}; {len(found)} of {len(targets)} items; correct filter_list "
+            "(fallback, default_value) or metric_list (what it ignores)",
+            is_refused=is_plain and _is_too_many(judge.task, len(found)),
+        )
+    return found
+
+
+def _check_cut(
+    judge: _Judge, targets: Sequence[Sequence[str]], empty: set[int], tokenizer: Any
+) -> set[int]:
+    """Refuse items whose target is right as an answer, but not as it would be cut.
+
+    Returns the items whose target is right.
+    """
+    task = judge.task
+    wishes = generation_wishes(judge.instances[0].args[1], f"task {task.task_name!r}")
+    as_answered = _Answered(tokenizer, wishes["max_gen_toks"], wishes.get("until", ()))
+    right = _any_right(judge, {i: as_answered(texts) for i, texts in enumerate(targets)})
+    left = {i: [*map(str.strip, t)] for i, t in enumerate(targets) if i not in right}
+    lost = _any_right(judge, left)
+    if lost - empty:
+        i = min(lost - empty)
+        _complain(
+            f"{where_is(task, i)}: {as_answered.why_not(targets[i][0])}, so that its target "
+            f"{_short(targets[i])} would not be right as an answer; {len(lost - empty)} of "
+            f"{len(targets)} items; correct generation_kwargs or doc_to_target",
+            is_refused=_is_too_many(task, len(lost - empty)),
+        )
+    return right | lost
+
+
+def _check_changed(
+    judge: _Judge, targets: Sequence[Sequence[str]], never: Mapping[int, str]
+) -> None:
+    """Refuse items whose target is wrong as an answer, as the filters or the metric change it.
+
+    never: the target of each item that is wrong so.
+    """
+    read = judge.read(never)
+    if 2 * len(never) > len(targets):
+        # Most targets are no complete answers, or the metric compares what the filters find there
+        # with something else.
+        nothing = judge.read(dict.fromkeys(never, ""))
+        never = {i: text for i, text in never.items() if read[i] != nothing[i]}
+        if judge.metric != "exact_match" or 2 * len(never) < len(targets):
+            return
+    if never:
+        i = min(never)
+        _complain(
+            f"{where_is(judge.task, i)}: its target {_short(targets[i])} would not be right as an "
+            f"answer, which the filters make {_short([read[i]])}; {len(never)} of {len(targets)} "
+            "items; correct filter_list, metric_list or doc_to_target",
+            is_refused=isinstance(judge.task, LocalTask),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """Says by the filters and the metric of a task which answers are right."""
+
+    task: ConfigurableTask
+    instances: Sequence[Instance]
+    filters: Any
+    metric: str
+
+    def right(self, answers: Mapping[int, str]) -> set[int]:
+        """Return the items whose answers are right.
+
+        Raises:
+            UserError: filters or metric fail for an answer, as they would after a run.
+        """
+        asked = self._filtered(answers)
+        return {i for i in asked if right_or_wrong([self._score(asked[i])]) == [True]}
+
+    def read(self, answers: Mapping[int, str]) -> dict[int, Any]:
+        """Return what the filters make of answers."""
+        asked = self._filtered(answers)
+        return {i: instance.filtered_resps[self.filters.name] for i, instance in asked.items()}
+
+    def _filtered(self, answers: Mapping[int, str]) -> dict[int, Instance]:
+        asked = {}
+        for i, text in answers.items():
+            instance = self.instances[i]
+            answered = [text] * len(instance.resps)
+            asked[i] = replace(instance, resps=answered, filtered_resps={})
+        try:
+            if asked:
+                self.filters.apply(list(asked.values()))
+        except Exception as error:  # a task's own filter may raise anything
+            raise self._fails(next(iter(asked.values())), error) from error
+        return asked
+
+    def _score(self, instance: Instance) -> Any:
+        answer = instance.filtered_resps[self.filters.name]
+        try:
+            return self.task.process_results(instance.doc, [answer]).get(self.metric)
+        except Exception as error:  # a task's own function may raise anything
+            raise self._fails(instance, error) from error
+
+    def _fails(self, instance: Instance, error: Exception) -> UserError:
+        return UserError(
+            f"{where_is(self.task, instance.doc_id or 0)}: an answer such as "
+            f"{_short(instance.resps[:1])} cannot be scored: {error_line(error)}"
+        )
+
+
+class _Answered:
+    """What is left of a text if a model gives it: tokens, budget, and until."""
+
+    def __init__(self, tokenizer: Any, budget: int, until: Sequence[str]) -> None:
+        self._tokenizer, self._budget, self._until = tokenizer, budget, until
+        self._cutter = AnswerText(tokenizer, until)
+
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        """Return the texts as answered; after them, those too long without their beginnings.
+
+        What is right by its end, as a number after its derivation, can be said in fewer words.
+        """
+        of_all = list(map(self._ids, texts))
+        ends = [ids[-self._budget :] for ids in of_all if len(ids) > self._budget]
+        parts = [ids[: self._budget] for ids in of_all] + ends
+        return [self._cutter.text(part) for part in parts]
+
+    def why_not(self, text: str) -> str:
+        """Say what is cut off a text."""
+        ids = self._ids(text)
+        until = next((stop for stop in self._until if stop in text.strip()), None)
+        if until is not None:
+            return f"answers end at {until!r}, a text of until"
+        if len(ids) > self._budget:
+            return f"max_gen_toks ends answers after {self._budget} tokens of {len(ids)}"
+        return f"the model's tokenizer writes it as {_short([self._cutter.text(ids)])}"
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text.strip(), add_special_tokens=False)["input_ids"])
+
+
+def _texts(task: ConfigurableTask, sample: Mapping[str, Any]) -> list[str]:
+    """Return the target of an item, or each of several that are right."""
+    target = sample["target"]
+    if isinstance(target, int) and task.config.doc_to_choice is not None:
+        target = task.doc_to_choice(sample["doc"])[target]
+    listed = target if isinstance(target, list) and target else [target]
+    return [str(text) for text in listed]
+
+
+def _any_right(judge: _Judge, answers: Mapping[int, Sequence[str]]) -> set[int]:
+    """Return the items of which one of several answers is right."""
+    right: set[int] = set()
+    for turn in range(max(map(len, answers.values()), default=0)):
+        left = {i: t[turn] for i, t in answers.items() if i not in right and turn < len(t)}
+        right |= judge.right(left)
+    return right
+
+
+def _check_differences(task: ConfigurableTask, targets: Sequence[Sequence[str]]) -> None:
+    """Refuse targets of different numbers, of which exact_match ignores what tells them apart."""
+    exact_match, options = (
+        of_all.get("exact_match") for of_all in (task._metric_fn_list, task._metric_fn_kwargs)
+    )
+    if exact_match is None or not options:
+        return
+    ignored = r"[\W_\d]" if options.get("ignore_numbers") else r"[\W_]"
+    first: dict[str, tuple[int, str]] = {}
+    for i, text in ((i, text) for i, texts in enumerate(targets) for text in texts):
+        j, other = first.setdefault(re.sub(ignored, "", text.lower()), (i, text))
+        ours, theirs = (_NUMBER.findall(t.replace(",", "")) for t in (text, other))
+        if ours == theirs:
+            continue
+        if exact_match(references=[other], predictions=[text], **options)["exact_match"]:
+            _complain(
+                f"{where_is(task, i)}: exact_match takes its target {_short([text])} for that of "
+                f"item {j}, {_short([other])} ({', '.join(options)}); correct metric_list",
+                is_refused=isinstance(task, LocalTask),
+            )
+            return
+
+
+def _is_too_many(task: Task, found: int) -> bool:
+    """Whether items that were found so far, maybe under a limit, are too many of all."""
+    return isinstance(task, LocalTask) or 2 * found >= len(task.eval_docs)
+
+
+def _complain(line: str, *, is_refused: bool) -> None:
+    if is_refused:
+        raise UserError(line)
+    notice(line)
+
+
+def _short(texts: Sequence[Any]) -> str:
+    shown = repr(texts[0] if len(texts) == 1 else list(texts))
+    return shown if len(shown) <= 80 else f"{shown[:60]}...{shown[-17:]}"

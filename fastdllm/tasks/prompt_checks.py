@@ -1,0 +1,108 @@
+"""Prompts that print the answer of their own item, or another text in each process."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from lm_eval.api.task import ConfigurableTask, Task
+
+from fastdllm.common.console import notice
+from fastdllm.common.errors import UserError
+from fastdllm.tasks.item_checks import emptied, printing, where_is
+
+# As Python prints methods, functions and other objects: most with their place in memory.
+_OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|<(?:bound|built-in) method [^<>]*>")
+# For private use: no data hold it.
+_MARK = "\ue000"
+# A question that stands in the text of all prompts by chance is shorter.
+_LONG = 20
+
+
+def check_prompts(task: Task, texts: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse prompts that print an object of Python, or end with the answer of the item asked.
+
+    texts: what each item prints.
+
+    Raises:
+        UserError: naming the item.
+    """
+    if not isinstance(task, ConfigurableTask) or task.multiple_input:
+        return
+    docs = list(task.eval_docs)
+    for index, (doc, printed) in enumerate(zip(docs, texts, strict=True)):
+        for name, text in printed.items():
+            found = _OBJECT.search(str(text))
+            if found and found[0] not in str(doc):
+                raise UserError(
+                    f"{where_is(task, index)}: {name} prints {found[0]!r}, not what it gives, and "
+                    "another text in each process; call it, as in {{name.title()}}, or make a list "
+                    "of it, as in {{names | list}}"
+                )
+    asked = [f"{printed['doc_to_text']}{printed.get('doc_to_prefix') or ''}" for printed in texts]
+    _check_fixed_text(task, docs, asked)
+    # What scores the items itself knows what the target is; loglikelihood has texts to go on with.
+    if task.OUTPUT_TYPE != "loglikelihood" and task.config.process_results is None:
+        _check_answers_unprinted(task, docs[0], asked, list(map(_answer, texts)))
+
+
+def _check_answers_unprinted(
+    task: ConfigurableTask, doc: Mapping[str, Any], asked: Sequence[str], answers: Sequence[str]
+) -> None:
+    """Refuse prompts that end with their answers; name a column that they print elsewhere."""
+    if len(set(answers)) > 1 and all(
+        answer and re.search(rf"(?<!\w){re.escape(answer)}$", text.strip())
+        for text, answer in zip(asked, answers, strict=True)
+    ):
+        raise UserError(
+            f"{where_is(task, 0)}: its question ends with its answer, {answers[0]!r}, as that of "
+            "all items; correct doc_to_text or gen_prefix"
+        )
+    for column in doc:
+        marked = {**doc, column: _MARK}
+        try:
+            target, text = task.doc_to_target(marked), str(task.doc_to_text(marked))
+            text += str(task.doc_to_prefix(marked) or "")
+        except Exception:  # a template may want another kind of value
+            continue
+        if str(target).strip() == _MARK and _MARK in text:
+            notice(
+                f"task {task.task_name!r}: its questions print the column {column!r}, which is the "
+                "target as well; correct doc_to_text, unless they show it as one of several options"
+            )
+
+
+def _answer(texts: Mapping[str, Any]) -> str:
+    """Return the right answer, of several the first; "" if there is none."""
+    target = texts["doc_to_target"]
+    first = target[0] if isinstance(target, list) and target else target
+    options = texts.get("doc_to_choice")
+    if isinstance(options, list) and isinstance(first, int) and 0 <= first < len(options):
+        first = options[first]
+    return str(first).strip()
+
+
+def _check_fixed_text(
+    task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], asked: Sequence[str]
+) -> None:
+    """Refuse an item whose question the description, or the template itself, has as an example."""
+    nothing = emptied(docs[0])
+    fixed = str(printing(task)["description"](docs[0]) or "")
+    with suppress(Exception):  # a helper may want other values
+        fixed += "\n" + str(task.doc_to_text(nothing))
+    for column in docs[0]:
+        values = [doc.get(column) for doc in docs]
+        # What several items share, such as a passage, is no question.
+        counts = Counter(value for value in values if isinstance(value, str))
+        for index, (value, text) in enumerate(zip(values, asked, strict=True)):
+            if not isinstance(value, str) or counts[value] > 1 or value not in text:
+                continue
+            if len(value) >= _LONG and " " in value.strip() and value.strip() in fixed:
+                raise UserError(
+                    f"{where_is(task, index)}: its column {column!r} stands in description or "
+                    "doc_to_text as well, as in an example that gives its answer; take it out of "
+                    "one of them"
+                )

@@ -49,13 +49,18 @@ def check_items(task: Task) -> None:
 
 
 def check_questions(task: Task) -> None:
-    """Refuse the first item whose question cannot be written.
+    """Refuse the first item whose question cannot be written, or is no text.
 
     Raises:
         UserError: naming the item.
     """
     for index, doc in enumerate(task.eval_docs):
-        _given(task.doc_to_text, doc, where_is(task, index))
+        text = _given(task.doc_to_text, doc, where_is(task, index))
+        if not isinstance(text, str) and not getattr(task, "multiple_input", 0):
+            raise UserError(
+                f"{where_is(task, index)}: doc_to_text gives {text!r}, which is no text; write it "
+                "as a template, as {{question}} in double quotes"
+            )
 
 
 def check_answers(
@@ -206,17 +211,25 @@ def _given(method: Callable[[Any], Any], doc: Mapping[str, Any], where: str) -> 
         raise UserError(f"{where}: {method.__name__} fails: {error_line(error)}") from error
 
 
-def _options(task: ConfigurableTask, doc: Mapping[str, Any], where: str) -> list[str]:
+def options_of_item(task: ConfigurableTask, doc: Mapping[str, Any], where: str) -> list[str]:
+    """Return the options of an item.
+
+    Raises:
+        UserError: they are not all texts.
+    """
     options = _given(task.doc_to_choice, doc, where)
     if not isinstance(options, list) or not all(isinstance(o, str) and o for o in options):
-        raise UserError(f"{where}: options {options!r}: not a list of texts")
+        raise UserError(
+            f"{where}: options {options!r}: not a list of texts (in YAML, write"
+            ' numbers, yes and no as "1", "yes" and "no")'
+        )
     return options
 
 
 def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str) -> None:
     original = task.config.doc_to_target
     wheres = [where_is(task, index, kind) for index in range(len(docs))]
-    options_of = list(map(partial(_options, task), docs, wheres))
+    options_of = list(map(partial(options_of_item, task), docs, wheres))
     labels = list(map(partial(_given, task.doc_to_target), docs, wheres))
     reader = LabelReader(list(zip(labels, options_of, strict=True)))
 
@@ -313,7 +326,7 @@ def _check_numbers_of_inputs(
     """Check what doc_to_text gives where it numbers the right option, each being an input."""
     for index, doc in enumerate(docs):
         where = where_is(task, index, kind)
-        text, options = _given(task.doc_to_text, doc, where), _options(task, doc, where)
+        text, options = _given(task.doc_to_text, doc, where), options_of_item(task, doc, where)
         if type(text) is not int or not 0 <= text < len(options):
             raise UserError(
                 f"{where}: doc_to_text gives {text!r}, and a number for item 0: lm-eval takes "

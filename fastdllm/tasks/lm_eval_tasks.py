@@ -12,12 +12,14 @@ import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy
 import yaml
 from jinja2 import UndefinedError
+from lm_eval.api.metrics import exact_match_fn, exact_match_hf_evaluate
 from lm_eval.api.model import LM
 from lm_eval.api.registry import aggregation_registry, metric_registry
 from lm_eval.api.task import ConfigurableTask, Task
@@ -33,7 +35,7 @@ from fastdllm.decoding.user_code import (
     forget_imported,
     only_counted_imports,
 )
-from fastdllm.tasks.item_checks import check_items, check_questions
+from fastdllm.tasks.item_checks import check_items, check_questions, options_of_item, where_is
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.task_files import READ_OPTIONS, exact_files, find_task_files, split_files
@@ -79,6 +81,10 @@ class LocalTask(ConfigurableTask):
                 f"{first}: a template of task {config['task']!r} asks for what is not there: "
                 f"{error}; columns: {columns}"
             ) from None
+        except (TypeError, IndexError):  # by options that have no first letter
+            if self.config.doc_to_choice is not None:
+                options_of_item(self, self.eval_docs[0], where_is(self, 0))
+            raise
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Read the data; lm-eval calls this in place of `datasets.load_dataset`.
@@ -405,6 +411,7 @@ def _check_metrics(task: Task) -> None:
     has_own_metrics = task.config.process_results is not None
     if task.OUTPUT_TYPE == "generate_until" and not has_own_metrics:
         _check_metrics_of_lists(task)
+    _check_options(task)
     functions = {} if has_own_metrics else getattr(task, "_metric_fn_list", {})
     if None in functions.values() or None in task.aggregation().values():
         _complain_about_metrics(
@@ -412,6 +419,21 @@ def _check_metrics(task: Task) -> None:
             where=f"task {task.task_name!r}",
             has_own_metrics=has_own_metrics,
         )
+
+
+def _check_options(task: Task) -> None:
+    """Refuse options that exact_match does not have, or values that it would take for others."""
+    if getattr(task, "_metric_fn_list", {}).get("exact_match") is not exact_match_fn:
+        return
+    where = f"task {task.task_name!r}: metric_list: exact_match"
+    known = list(signature(exact_match_hf_evaluate).parameters)[2:]
+    for name, value in task._metric_fn_kwargs["exact_match"].items():
+        if name not in known:
+            raise unknown_name("option", name, [*known, "aggregation", "higher_is_better"], where)
+        kind = list if name == "regexes_to_ignore" else bool
+        if value is not None and not isinstance(value, kind):
+            what = "a list of patterns" if kind is list else "true or false"
+            raise UserError(f"{where}: {name}: {value!r} is not allowed; it should be {what}")
 
 
 def _check_metrics_of_lists(task: Task) -> None:

@@ -208,6 +208,37 @@ def test_a_target_that_the_metric_ignores_is_refused(option: str, target: str) -
         load_task("sums")
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("ignore_cases: true", "unknown option 'ignore_cases'; did you mean 'ignore_case'"),
+        ("agregation: mean", "unknown option 'agregation'; did you mean 'aggregation'"),
+        ("ignore_case: 'no'", "ignore_case: 'no' is not allowed; it should be true or false"),
+        ("regexes_to_ignore: 'abc'", "'abc' is not allowed; it should be a list of patterns"),
+    ],
+)
+def test_options_that_exact_match_does_not_have_are_refused(option: str, says: str) -> None:
+    edit("tasks/sums.yaml", "exact_match, aggregation", f"exact_match, {option}, aggregation")
+    with pytest.raises(UserError, match=f"^task 'sums': metric_list: exact_match: .*{says}"):
+        load_task("sums")
+
+
+@pytest.mark.parametrize("options", ['["x", 2, "z"]', "[yes, no, maybe]", "numbers", "mixed"])
+def test_options_that_are_no_texts_are_refused(options: str) -> None:
+    edit("tasks/choices.yaml", '["A", "B", "C"]', options)
+    write_items("choices", "numbers", *[[1, 2, 3]] * 8)
+    write_items("choices", "mixed", *[["x", "y", 3]] * 8)
+    with pytest.raises(UserError, match=r"line 1: task 'choices', item 0: options .*not a list of"):
+        load_task("choices")
+
+
+def test_a_question_that_is_a_number_is_refused(make_plan_on_disk: Callable[..., Any]) -> None:
+    edit("tasks/sums.yaml", '"{{question}}"', "question")
+    write_items("sums", "question", 1, 2)
+    with pytest.raises(UserError, match="item 0: doc_to_text gives 1, which is no text; write it"):
+        make_plan_on_disk()
+
+
 class Merging:
     """A tokenizer of letters that takes "(A" for one token."""
 

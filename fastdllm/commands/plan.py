@@ -3,12 +3,18 @@
 The options of the task and the model come from workflow_config.yaml. Needs no GPU; reaches the
 network only for a model or a data set that is not here yet. Two that plan the same task at once, as
 clones with one results/ do, work one after the other; the second replaces only what differs.
+
+A task with Python helpers is planned once more, by a process that orders sets otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from fastdllm.common.errors import UserError, unknown_name
@@ -48,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         from fastdllm.model.tokenizer import load_tokenizer
         from fastdllm.tasks.plan import write_plan
         from fastdllm.tasks.planning import PlanOptions, check_lengths_of_options, make_plan
+        from fastdllm.tasks.task_files import find_task_files
 
         # Read before the rest: what changes meanwhile makes the plan outdated, not wrong.
         spec = task_plan(config, args.task, args.limit).spec()
@@ -70,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         )
         if "likelihood_mode" not in options.model_fields_set:
             check_lengths_of_options(plan)
+        if find_task_files(task_file(args.task)).helpers:
+            _check_order(args.task, args.limit, plan.header.item_digests)
         write_plan(folder, plan, made_from=to_json(spec))
     header = plan.header
     sys.stdout.write(
@@ -77,3 +86,41 @@ def run(args: argparse.Namespace) -> int:
         f"{len(header.chunks)} chunks -> {folder}\n"
     )
     return 0
+
+
+def _check_order(task: str, limit: int | None, digests: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a task that asks otherwise in each process, as by a set that a helper prints.
+
+    Each process orders sets of texts anew, unless PYTHONHASHSEED says how; then it is so for all.
+
+    digests: of the items as this process plans them.
+
+    Raises:
+        UserError: naming the first item that differs.
+    """
+    from fastdllm.common.files import temporary_folder
+    from fastdllm.tasks.plan import read_plan
+
+    if os.environ.get("PYTHONHASHSEED", "random") != "random":
+        return
+    with temporary_folder("fastdllm-plan-") as folder:
+        command = [sys.executable, "-m", "fastdllm", "plan", "--task", task, "--output", folder]
+        completed = subprocess.run(
+            [*command, *(["--limit", str(limit)] if limit else [])],
+            env={**os.environ, "PYTHONHASHSEED": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if completed.returncode:
+            lines = completed.stderr.strip().splitlines() or [f"exit code {completed.returncode}"]
+            reason = lines[-1].removeprefix("fastdllm: ")
+            raise UserError(f"task {task!r}: cannot be planned once more: {reason}")
+        again = read_plan(Path(folder), task).header.item_digests
+    for name, of_items in digests.items():
+        for item, (digest, other) in enumerate(zip_longest(of_items, again.get(name, ()))):
+            if digest != other:
+                raise UserError(
+                    f"task {name!r}, item {item}: another process asks or expects something else, "
+                    "as where a helper prints a set in its own order; let it sort the set"
+                )

@@ -283,3 +283,21 @@ def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]
     (line,) = notices(capsys)
     assert "line 1: task 'sums', item 0: answers end at" in line
     assert not Path("results/_plans/sums/plan.json").exists()
+
+
+@pytest.mark.slow  # another process plans the task once more
+@pytest.mark.parametrize(
+    ("order", "code"), [("' '.join(words)", 2), ("' '.join(sorted(words))", 0)], ids=["set", "list"]
+)
+def test_prompts_that_each_process_orders_otherwise_are_refused(
+    capsys: pytest.CaptureFixture[str], order: str, code: int
+) -> None:
+    Path("tasks/own.py").write_text(
+        "def asked(doc):\n    words = {doc['question'], *'abcdefgh'}\n    return " + order + "\n"
+    )
+    write("18", "5", QUESTION="doc_to_text: !function own.asked")
+    assert main(["plan", "--task", "sums"]) == code
+    assert Path("results/_plans/sums/plan.json").exists() == (code == 0)
+    if code:
+        (line,) = notices(capsys)
+        assert "task 'sums', item 0: another process asks or expects something else" in line

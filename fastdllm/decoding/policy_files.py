@@ -36,9 +36,10 @@ def load_policy(path: Path | str) -> type[Policy]:
     assert spec is not None and spec.loader is not None
     forget_imported(path)
     module = importlib.util.module_from_spec(spec)
-    # As an ordinary import does: pydantic looks up names in annotations there.
-    sys.modules[name] = module
+    sys.modules.pop(name, None)
     with only_counted_imports(path):
+        # As an ordinary import does: pydantic looks up names in annotations there.
+        sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:

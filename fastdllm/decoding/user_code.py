@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 from fastdllm.common.errors import UserError
 
@@ -22,8 +23,9 @@ from fastdllm.common.errors import UserError
 _INTERFACE = ("fastdllm", "fastdllm.policy", "fastdllm.settings", "fastdllm.validation")
 # Where `datasets`, `evaluate` and `transformers` keep code of the hub.
 _OF_THE_HUB = ("datasets_modules", "evaluate_modules", "transformers_modules")
-_LIBRARIES = tuple(
-    Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "purelib", "platlib")
+_LIBRARIES = (
+    Path(__file__).resolve().parents[1],
+    *(Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "purelib", "platlib")),
 )
 # Places beyond these are added by the code of users.
 _PATH_AT_START = frozenset(sys.path)
@@ -52,23 +54,23 @@ def forget_imported(path: Path) -> dict[str, Path]:
 
 @contextmanager
 def only_counted_imports(*paths: Path) -> Iterator[None]:
-    """Refuse a module of the user that is imported within, and that no digest of `paths` counts.
+    """Refuse code of the user that is imported within, and that no digest of `paths` counts.
 
     Raises:
-        UserError: naming the module; whatever imports it next is refused, too.
+        UserError: naming its file; whatever imports it next is refused, too.
     """
     before = set(sys.modules)
     yield
-    new = sorted(name for name in set(sys.modules) - before if is_own(name))
-    files = {name: getattr(sys.modules[name], "__file__", None) for name in new}
+    new = [name for name in set(sys.modules) - before if is_own(name)]
+    files = {file for name in new for file in _files_behind(sys.modules[name]) if file}
     counted = {file.resolve() for path in paths if new for file in code_files(path)}
-    for name, file in files.items():
-        if file is not None and Path(file).resolve() not in counted:
-            for each in new:
-                del sys.modules[each]
+    for file in sorted(files):
+        if _is_own_place(Path(file)) and Path(file).resolve() not in counted:
+            for name in new:
+                del sys.modules[name]
             where = ", ".join(map(str, paths)) or "a task file"
             raise UserError(
-                f"{where}: imports {name} from {file}, whose changes its results would not notice; "
+                f"{where}: takes code from {file}, whose changes its results would not notice; "
                 "let a plain `import` name a .py file in its own folder, or by its path from the "
                 "project's folder"
             )
@@ -80,19 +82,32 @@ def is_own(name: str) -> bool:
     if module is None or name.partition(".")[0] in ("fastdllm", *_OF_THE_HUB):
         return False
     places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-    roots = {Path.cwd(), *(Path(place).resolve() for place in set(sys.path) - _PATH_AT_START)}
-    return any(_is_within(Path(place), roots) for place in places if place)
+    return any(_is_own_place(Path(place)) for place in places if place)
 
 
-def _is_within(place: Path, roots: set[Path]) -> bool:
-    """Whether a file or folder, or what it links to, is in one of the folders and no library."""
+def _is_own_place(place: Path) -> bool:
+    """Whether a file or folder, or what it links to, is the user's and of no library."""
     # Some modules of torch name files that are not there.
     if {"site-packages", "dist-packages"} & set(place.parts) or not place.exists():
         return False
+    roots = {Path.cwd(), *(Path(root).resolve() for root in set(sys.path) - _PATH_AT_START)}
     paths = (place.absolute(), place.resolve())
     return any(path.is_relative_to(root) for path in paths for root in roots) and not any(
         path.is_relative_to(library) for path in paths for library in _LIBRARIES
     )
+
+
+def _files_behind(module: ModuleType) -> Iterator[str | None]:
+    """Yield the files of a module, and of the modules, functions and classes that it holds."""
+    yield getattr(module, "__file__", None)
+    for value in vars(module).values():
+        if isinstance(value, ModuleType) and is_own(value.__name__):
+            yield getattr(value, "__file__", None)
+        classes = value.__mro__ if isinstance(value, type) else ()
+        functions = [value, *(part for each in classes for part in vars(each).values())]
+        for function in functions:
+            if isinstance(function, FunctionType):
+                yield function.__code__.co_filename
 
 
 def forget_bytecode(file: Path) -> None:

@@ -97,9 +97,51 @@ def test_a_policy_with_a_module_that_does_not_count_is_refused(
         del sys.modules["levels_of_mine"]
         return
     for _ in range(2):  # as for the next run of a pack
-        with pytest.raises(UserError, match=r"functions\.py: imports levels_of_mine from .*/lev"):
+        with pytest.raises(UserError, match=r"functions\.py: takes code from /.*/levels_of"):
             load_policy(POLICY)
     assert "levels_of_mine" not in sys.modules
+
+
+def test_a_policy_of_modules_that_count_is_loaded() -> None:
+    write({"space_of_mine/k.py": "from pathlib import Path\ndef level():\n    return 0.9\n"})
+    write({"space_of_mine/j/__init__.py": "from ..k import level\nLEVEL = level()\n"})
+    write({str(POLICY): HEAD + "import numpy\nfrom space_of_mine.j import LEVEL, level\n" + MINE})
+    for _ in range(2):
+        assert load_policy(POLICY).level == 0.9
+
+
+OTHER = Path("experiments/00_other/generation_functions.py")
+BY_ITS_FILE = """
+import importlib.util
+file = "experiments/00_other/generation_functions.py"
+spec = importlib.util.spec_from_file_location("other", file)
+other = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(other)
+"""
+LOADED = """
+from fastdllm.decoding.policy_files import load_policy
+Other = load_policy("experiments/00_other/generation_functions.py")
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BY_ITS_FILE + "class Mine(other.Other):\n    pass\n",
+        BY_ITS_FILE + "Other = other.Other\ndel other\nclass Mine(Other):\n    pass\n",
+        BY_ITS_FILE + "f = other.f\ndel other\nclass Mine(Policy):\n    level = f()\n",
+        LOADED + "class Mine(Other):\n    pass\n",
+    ],
+    ids=["module", "class", "function", "policy"],
+)
+def test_a_policy_of_code_that_is_loaded_by_its_file_is_refused(text: str) -> None:
+    accept = "    def accept(self, predictions, states):\n        return predictions.masked\n"
+    write({str(OTHER): f"{HEAD}def f():\n    return 1\n\n\nclass Other(Policy):\n{accept}"})
+    write({str(POLICY): HEAD + text})
+    load_policy(OTHER)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"functions\.py: takes code from .*00_other/gener"):
+            load_policy(POLICY)
 
 
 def test_a_policy_that_imports_one_while_it_decides_is_refused(
@@ -111,7 +153,7 @@ def test_a_policy_that_imports_one_while_it_decides_is_refused(
     check = partial(check_sources, digests=FileDigests())
     evaluation = Evaluation(read_spec(spec), spec.parent, silent(), check)
     for _ in range(2):
-        with pytest.raises(UserError, match="imports levels_of_mine from"):
+        with pytest.raises(UserError, match=r"takes code from /.*/levels_of_mine\.py"):
             evaluation.evaluate()
     assert not list(project.rglob("summary.json"))
 
@@ -154,5 +196,5 @@ def test_a_helper_with_a_module_that_does_not_count_is_refused_at_plan(
     write({"tasks/helper_of_mine.py": helper + " + doc['question']\n"})
     write({"words_of_mine.py": "ASK = 'Tell me: '\n"})
     for _ in range(2):
-        with pytest.raises(UserError, match=r"helper_of_mine\.py: imports words_of_mine from"):
+        with pytest.raises(UserError, match=r"helper_of_mine\.py: takes code from /.*/words_of"):
             make_plan_on_disk()

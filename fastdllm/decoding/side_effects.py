@@ -1,16 +1,15 @@
 """Refuses a policy that changes anything beyond the tokens it decides about.
 
-What its class or file remembers, the state of a random generator and a setting of torch outlive the
-requests of a chunk: answers would depend on what the same process decoded before.
+What its class or file remembers, the state of a random generator, a setting of torch and the code
+of fastdllm outlive a chunk: answers would depend on what the same process did before.
 """
 
 from __future__ import annotations
 
 import hashlib
-import pickle
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -45,7 +44,7 @@ def without_side_effects(policy: Policy) -> Iterator[None]:
             f"changed {changed} while it decided, and what its class or file holds outlives a "
             "run; it may not keep a memory",
         )
-    changed = _changed(process, _process())
+    changed = _changed(process, _process(process))
     if changed is not None:
         raise violation(policy, f"changed {changed} while it decided, {_OF_ALL}")
 
@@ -59,7 +58,7 @@ def same_process(path: Path | str) -> Iterator[None]:
     """
     before = _process()
     yield
-    changed = _changed(before, _process())
+    changed = _changed(before, _process(before))
     if changed is not None:
         raise UserError(f"{path}: changed {changed} when it was imported, {_OF_ALL}")
 
@@ -71,8 +70,11 @@ def _changed(before: dict[str, list[object]], after: dict[str, list[object]]) ->
     return next((key for key in {**after, **before} if before.get(key) != after.get(key)), None)
 
 
-def _process() -> dict[str, list[object]]:
-    """What all code of the process shares and decoding depends on, or a policy might."""
+def _process(names: Container[str] | None = None) -> dict[str, list[object]]:
+    """What all code of the process shares and decoding depends on, or a policy might.
+
+    names: of what is told; default: all.
+    """
     matmul = torch.backends.cuda.matmul
     shared = {
         "the generator of `random`": random.getstate(),
@@ -87,14 +89,29 @@ def _process() -> dict[str, list[object]]:
         "torch's default dtype": torch.get_default_dtype(),
         "torch's choice of algorithms": torch.are_deterministic_algorithms_enabled(),
     }
-    return {name: list(_facts([value])) for name, value in shared.items()}
+    told = {name: list(_facts([value])) for name, value in shared.items()} | _code_of_fastdllm()
+    return {name: facts for name, facts in told.items() if names is None or name in names}
+
+
+def _code_of_fastdllm() -> dict[str, list[object]]:
+    """What stands for each function and class of fastdllm, by the module that is imported."""
+    code: dict[str, list[object]] = {}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "fastdllm":
+            parts = [v for v in vars(module).values() if isinstance(v, FunctionType | type)]
+            classes = [part for part in parts if isinstance(part, type) and part.__module__ == name]
+            members = [member for each in classes for member in vars(each).values()]
+            methods = [m for m in members if isinstance(m, FunctionType | classmethod | property)]
+            code[f"the code of {name}"] = [id(part) for part in (*parts, *methods)]
+    return code
 
 
 def _memory(policy: Policy) -> dict[str, list[object]]:
     """What all policies of a class could remember by, as its names and what each holds."""
     cls = type(policy)
     shared: dict[str, object] = {"self.parameters": policy.parameters}
-    shared |= {f"{cls.__name__}.{name}": value for name, value in _named(vars(cls)).items()}
+    for each in cls.__mro__[-2::-1]:
+        shared |= {f"{each.__name__}.{name}": value for name, value in _named(vars(each)).items()}
     shared |= _named(vars(sys.modules[cls.__module__]))
     seen: dict[int, object] = {}
     return {name: list(_facts([value], seen)) for name, value in shared.items()}
@@ -132,8 +149,8 @@ def _facts(values: Iterable[object], seen: dict[int, object] | None = None) -> I
             else:
                 try:
                     waiting += _parts(value)
-                except (TypeError, RuntimeError, pickle.PickleError):
-                    yield id(value)  # an open file, a lock, ...
+                except Exception:  # as an open file, a lock, or any class of a library
+                    yield id(value)
 
 
 def _held(value: FunctionType | type | ModuleType) -> list[object]:

@@ -12,6 +12,7 @@ import torch
 
 from fastdllm.cli import main
 from fastdllm.common.errors import PolicyViolation, UserError
+from fastdllm.decoding import finite
 from fastdllm.decoding.asked_again import AskedAgain
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.decoding.side_effects import same_process, without_side_effects
@@ -98,6 +99,7 @@ REMEMBERS = """
 MEMORIES = {
     "dict": ("begun = {}", "", "self.begun.setdefault(state.request, 1)", "Odd.begun"),
     "number": ("", "", "type(self).calls += 1", "Odd.calls"),
+    "base": ("", "", "Policy.n = getattr(Policy, 'n', 0) + 1", "Policy.n"),
     "list": ("", "SEEN = []", "SEEN.append(state.block)", "SEEN"),
     "global": ("", "n = 0.5", "global n; n += 1", "n"),
     "text": ("", "text = ''", "global text; text += '.'", "text"),
@@ -257,6 +259,28 @@ def test_a_policy_with_a_memory_that_outlives_it_is_refused(
         without_side_effects(policy),
     ):
         policy.next_pass(STATE)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("statement", "changed", "module"),
+    [
+        ("Policy.accept = lambda *_: None", "Policy.accept", "policy"),
+        ("finite.first_not_finite = lambda _: None", "the code of fastdllm", "decoding.finite"),
+    ],
+    ids=["class", "function"],
+)
+def test_a_policy_that_replaces_code_of_fastdllm_is_refused(
+    monkeypatch: pytest.MonkeyPatch, statement: str, changed: str, module: str
+) -> None:
+    for place, name in ((Policy, "accept"), (finite, "first_not_finite")):
+        monkeypatch.setattr(place, name, vars(place)[name])  # as it was, once this is over
+    statement = f"from fastdllm.decoding import finite; {statement}"
+    policy = written(statement=statement)
+    with pytest.raises(PolicyViolation, match=f"changed {changed}"), without_side_effects(policy):
+        policy.next_pass(STATE)
+    with pytest.raises(UserError, match=f"changed the code of fastdllm.{module} when it was im"):
+        written(in_file=statement)
 
 
 def test_a_run_ends_with_what_its_policy_remembers(run: Callable) -> None:

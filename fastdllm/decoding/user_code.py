@@ -21,8 +21,11 @@ from fastdllm.common.errors import UserError
 
 # What policies are written with: recorded by commit and DECODER_VERSION.
 _INTERFACE = ("fastdllm", "fastdllm.policy", "fastdllm.settings", "fastdllm.validation")
-# Where `datasets`, `evaluate` and `transformers` keep code of the hub.
-_OF_THE_HUB = ("datasets_modules", "evaluate_modules", "transformers_modules")
+# fastdllm, the script that started it, and where `datasets` and others keep code of the hub.
+_OF_OTHERS = (
+    *("fastdllm", "__main__", "__mp_main__"),
+    *("datasets_modules", "evaluate_modules", "transformers_modules"),
+)
 _LIBRARIES = (
     Path(__file__).resolve().parents[1],
     *(Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "purelib", "platlib")),
@@ -79,15 +82,15 @@ def only_counted_imports(*paths: Path) -> Iterator[None]:
 def is_own(name: str) -> bool:
     """Whether an imported module is the user's: of the project, or of a place that code added."""
     module = sys.modules.get(name)
-    if module is None or name.partition(".")[0] in ("fastdllm", *_OF_THE_HUB):
+    if not isinstance(module, ModuleType) or name.partition(".")[0] in _OF_OTHERS:
         return False
-    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    # Not by getattr: a module of torch answers for every name, and with what is no path.
+    places = [vars(module).get("__file__"), *vars(module).get("__path__", ())]
     return any(_is_own_place(Path(place)) for place in places if place)
 
 
 def _is_own_place(place: Path) -> bool:
     """Whether a file or folder, or what it links to, is the user's and of no library."""
-    # Some modules of torch name files that are not there.
     if {"site-packages", "dist-packages"} & set(place.parts) or not place.exists():
         return False
     roots = {Path.cwd(), *(Path(root).resolve() for root in set(sys.path) - _PATH_AT_START)}
@@ -99,10 +102,10 @@ def _is_own_place(place: Path) -> bool:
 
 def _files_behind(module: ModuleType) -> Iterator[str | None]:
     """Yield the files of a module, and of the modules, functions and classes that it holds."""
-    yield getattr(module, "__file__", None)
+    yield vars(module).get("__file__")
     for value in vars(module).values():
         if isinstance(value, ModuleType) and is_own(value.__name__):
-            yield getattr(value, "__file__", None)
+            yield vars(value).get("__file__")
         classes = value.__mro__ if isinstance(value, type) else ()
         functions = [value, *(part for each in classes for part in vars(each).values())]
         for function in functions:

@@ -102,12 +102,17 @@ def test_a_policy_with_a_module_that_does_not_count_is_refused(
     assert "levels_of_mine" not in sys.modules
 
 
-def test_a_policy_of_modules_that_count_is_loaded() -> None:
+def test_a_policy_of_modules_that_count_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     write({"space_of_mine/k.py": "from pathlib import Path\ndef level():\n    return 0.9\n"})
     write({"space_of_mine/j/__init__.py": "from ..k import level\nLEVEL = level()\n"})
-    write({str(POLICY): HEAD + "import numpy\nfrom space_of_mine.j import LEVEL, level\n" + MINE})
+    script = "sys.modules['__mp_main__'] = sys.modules['__main__']\n"  # as multiprocess does
+    text = "import torch\nfrom space_of_mine.j import LEVEL, level\n"
+    write({str(POLICY): HEAD + text + script + MINE, "script.py": ""})
+    monkeypatch.delitem(sys.modules, "__mp_main__", raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "script.py")
     for _ in range(2):
         assert load_policy(POLICY).level == 0.9
+    sys.modules.pop("__mp_main__")
 
 
 OTHER = Path("experiments/00_other/generation_functions.py")

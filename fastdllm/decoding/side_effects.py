@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -21,11 +21,33 @@ import torch
 from torch import Tensor
 
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.policy_files import load_policy
 from fastdllm.decoding.rules import violation
 from fastdllm.decoding.user_code import is_own
 from fastdllm.policy import Policy
 
+# What each of some things holds.
+_Told = dict[str, object]
 _PLAIN = (type(None), bool, int, str, bytes)
+_OF_ALL = "which all code of a process shares; use values that are written down or given"
+
+
+def load_without_side_effects(path: Path | str) -> type[Policy]:
+    """Import a policy; refuse one whose import draws at random or changes what a process shares.
+
+    Raises:
+        UserError: as `load_policy`, or naming what was changed.
+    """
+    shared = _shared()
+    load_policy(path)
+    changed = _changed(shared, _shared())
+    # Once more, as libraries may draw when they are imported for the first time.
+    generators = _generators()
+    policy = load_policy(path)
+    changed = changed or _changed(generators, _generators())
+    if changed is not None:
+        raise UserError(f"{path}: changed {changed} when it was imported, {_OF_ALL}")
+    return policy
 
 
 @contextmanager
@@ -35,51 +57,39 @@ def without_side_effects(policy: Policy) -> Iterator[None]:
     Raises:
         PolicyViolation: naming what was changed.
     """
-    remembered, process = _memory(policy), _process()
+    remembered, shared = _memory(policy), _shared() | _generators()
     yield
-    changed = _changed(remembered, _memory(policy))
+    after = _memory(policy)
+    changed = _changed(dict.fromkeys(after) | remembered, after)
     if changed is not None:
         raise violation(
             policy,
             f"changed {changed} while it decided, and what its class or file holds outlives a "
             "run; it may not keep a memory",
         )
-    changed = _changed(process, _process(process))
+    changed = _changed(shared, _shared() | _generators())
     if changed is not None:
         raise violation(policy, f"changed {changed} while it decided, {_OF_ALL}")
 
 
-@contextmanager
-def same_process(path: Path | str) -> Iterator[None]:
-    """Refuse code of the user, imported within, that draws at random or sets up torch anew.
-
-    Raises:
-        UserError: naming what was changed.
-    """
-    before = _process()
-    yield
-    changed = _changed(before, _process(before))
-    if changed is not None:
-        raise UserError(f"{path}: changed {changed} when it was imported, {_OF_ALL}")
+def _changed(before: _Told, after: _Told) -> str | None:
+    return next((name for name, held in before.items() if held != after.get(name)), None)
 
 
-_OF_ALL = "which all code of a process shares; use values that are written down or given"
-
-
-def _changed(before: dict[str, list[object]], after: dict[str, list[object]]) -> str | None:
-    return next((key for key in {**after, **before} if before.get(key) != after.get(key)), None)
-
-
-def _process(names: Container[str] | None = None) -> dict[str, list[object]]:
-    """What all code of the process shares and decoding depends on, or a policy might.
-
-    names: of what is told; default: all.
-    """
-    matmul = torch.backends.cuda.matmul
-    shared = {
+def _generators() -> _Told:
+    """The states of the random generators that all code of the process shares."""
+    states = {
         "the generator of `random`": random.getstate(),
         "the generator of `numpy.random`": numpy.random.get_state(),
         "the generator of `torch`": torch.get_rng_state(),
+    }
+    return {name: list(_facts([state])) for name, state in states.items()}
+
+
+def _shared() -> _Told:
+    """What else all code of the process shares, and decoding depends on or a policy might."""
+    matmul = torch.backends.cuda.matmul
+    settings = {
         "torch's float32 precision": torch.get_float32_matmul_precision(),
         "torch's reduced precision": (
             matmul.allow_fp16_reduced_precision_reduction,
@@ -89,13 +99,12 @@ def _process(names: Container[str] | None = None) -> dict[str, list[object]]:
         "torch's default dtype": torch.get_default_dtype(),
         "torch's choice of algorithms": torch.are_deterministic_algorithms_enabled(),
     }
-    told = {name: list(_facts([value])) for name, value in shared.items()} | _code_of_fastdllm()
-    return {name: facts for name, facts in told.items() if names is None or name in names}
+    return {**settings, **_code_of_fastdllm()}
 
 
-def _code_of_fastdllm() -> dict[str, list[object]]:
+def _code_of_fastdllm() -> _Told:
     """What stands for each function and class of fastdllm, by the module that is imported."""
-    code: dict[str, list[object]] = {}
+    code: _Told = {}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "fastdllm":
             parts = [v for v in vars(module).values() if isinstance(v, FunctionType | type)]
@@ -106,7 +115,7 @@ def _code_of_fastdllm() -> dict[str, list[object]]:
     return code
 
 
-def _memory(policy: Policy) -> dict[str, list[object]]:
+def _memory(policy: Policy) -> _Told:
     """What all policies of a class could remember by, as its names and what each holds."""
     cls = type(policy)
     shared: dict[str, object] = {"self.parameters": policy.parameters}

@@ -18,8 +18,7 @@ import torch
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import now
 from fastdllm.decoding.admission import usable_positions
-from fastdllm.decoding.policy_files import load_policy
-from fastdllm.decoding.side_effects import same_process
+from fastdllm.decoding.side_effects import load_without_side_effects
 from fastdllm.engine.engines import drop_idle
 from fastdllm.machine.device import reset_peak_memory
 from fastdllm.machine.process import cpu_name, host_name, package_versions
@@ -65,8 +64,7 @@ def load_engine(
         UserError: what cannot be loaded, or does not fit the plan.
     """
     _check_commit(spec, plan)
-    with same_process(spec.run.policy_file):
-        policy_class = load_policy(spec.run.policy_file)
+    policy_class = load_without_side_effects(spec.run.policy_file)
     parameters = validated(
         policy_class.Parameters, spec.policy_parameters, f"{spec.run.policy_file}: Parameters"
     )

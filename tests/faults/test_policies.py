@@ -14,8 +14,7 @@ from fastdllm.cli import main
 from fastdllm.common.errors import PolicyViolation, UserError
 from fastdllm.decoding import finite
 from fastdllm.decoding.asked_again import AskedAgain
-from fastdllm.decoding.policy_files import load_policy
-from fastdllm.decoding.side_effects import same_process, without_side_effects
+from fastdllm.decoding.side_effects import load_without_side_effects, without_side_effects
 from fastdllm.policy import Policy, Predictions, SequenceState
 from fastdllm.runs import chunk_engine
 from fastdllm.runs.evaluation import Evaluation
@@ -240,8 +239,7 @@ def written(in_class: str = "", in_file: str = "", statement: str = "pass") -> P
     """Load a policy of this code as a run does."""
     policy = DOES.replace("IN_CLASS", in_class).replace("IN_FILE", in_file)
     POLICY.write_text(HEAD + policy.replace("STATEMENT", statement))
-    with same_process(POLICY):
-        cls = load_policy(POLICY)
+    cls = load_without_side_effects(POLICY)
     return cls(DecodingSettings(), cls.Parameters(), 6)
 
 
@@ -281,6 +279,15 @@ def test_a_policy_that_replaces_code_of_fastdllm_is_refused(
         policy.next_pass(STATE)
     with pytest.raises(UserError, match=f"changed the code of fastdllm.{module} when it was im"):
         written(in_file=statement)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_library_may_draw_when_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Path("site-packages/library_of_mine.py")
+    library.parent.mkdir()
+    library.write_text("import random\nrandom.random()\n")
+    monkeypatch.syspath_prepend(str(library.parent.absolute()))
+    written(in_file="import library_of_mine")
 
 
 def test_a_run_ends_with_what_its_policy_remembers(run: Callable) -> None:
@@ -366,7 +373,9 @@ def test_a_policy_that_changes_what_the_process_shares_is_refused(kind: str) -> 
         without_side_effects(policy),
     ):
         policy.next_pass(STATE)
-    again = statement.replace("state.block", "8").replace("'medium'", "'high'")
+    if kind == "seed":
+        return  # gives the same each time that it is imported
+    again = statement.replace("'medium'", "'high'")
     with pytest.raises(UserError, match=refused.format("when it was imported")):
         written(in_file=again.replace("float64", "float16").replace("(True)", "(False)"))
 

@@ -18,8 +18,8 @@ from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.generation import AnswerText, generation_wishes
 from fastdllm.tasks.item_checks import where_is
-from fastdllm.tasks.lm_eval_tasks import LocalTask
 from fastdllm.tasks.metrics import right_or_wrong
+from fastdllm.tasks.task_files import LOCAL_BUILDERS
 
 _NUMBER = re.compile(r"-?\d+(?:[./]\d+)*")
 
@@ -125,7 +125,7 @@ def _check_changed(
             f"{where_is(judge.task, i)}: its target {_short(targets[i])} would not be right as an "
             f"answer, which the filters make {_short([read[i]])}; {len(never)} of {len(targets)} "
             "items; correct filter_list, metric_list or doc_to_target",
-            is_refused=isinstance(judge.task, LocalTask),
+            is_refused=_is_local(judge.task),
         )
 
 
@@ -240,20 +240,25 @@ def _check_differences(task: ConfigurableTask, targets: Sequence[Sequence[str]])
     for i, text in ((i, text) for i, texts in enumerate(targets) for text in texts):
         j, other = first.setdefault(re.sub(ignored, "", text.lower()), (i, text))
         ours, theirs = (_NUMBER.findall(t.replace(",", "")) for t in (text, other))
-        if ours == theirs:
+        if ours == theirs or i == j:
             continue
         if exact_match(references=[other], predictions=[text], **options)["exact_match"]:
             _complain(
                 f"{where_is(task, i)}: exact_match takes its target {_short([text])} for that of "
                 f"item {j}, {_short([other])} ({', '.join(options)}); correct metric_list",
-                is_refused=isinstance(task, LocalTask),
+                is_refused=_is_local(task),
             )
             return
 
 
+def _is_local(task: Task) -> bool:
+    """Whether the items come from files that the task names, which can be corrected."""
+    return task.config.dataset_path in LOCAL_BUILDERS
+
+
 def _is_too_many(task: Task, found: int) -> bool:
     """Whether items that were found so far, maybe under a limit, are too many of all."""
-    return isinstance(task, LocalTask) or 2 * found >= len(task.eval_docs)
+    return _is_local(task) or 2 * found >= len(task.eval_docs)
 
 
 def _complain(line: str, *, is_refused: bool) -> None:

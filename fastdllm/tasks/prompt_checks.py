@@ -54,7 +54,7 @@ def _check_answers_unprinted(
 ) -> None:
     """Refuse prompts that end with their answers; name a column that they print elsewhere."""
     if len(set(answers)) > 1 and all(
-        answer and re.search(rf"(?<!\w){re.escape(answer)}$", text.strip())
+        answer and re.search(rf"(?<!\w){re.escape(answer)}[.\s]*$", text)
         for text, answer in zip(asked, answers, strict=True)
     ):
         raise UserError(

@@ -10,10 +10,10 @@ from typing import Any
 import lm_eval.tasks
 import pytest
 import yaml
+from datasets import Dataset
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.lm_eval_tasks import LocalTask, load_task
 from tests.support.small_project import edit
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -43,9 +43,15 @@ def notices(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("fastdllm: ")]
 
 
-def published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let items be of a data set that others have as well."""
-    monkeypatch.setattr("fastdllm.tasks.answer_checks.LocalTask", type("Other", (), {}))
+def publish() -> None:
+    """Let the items be a folder, as a data set of others has them."""
+    items = [json.loads(line) for line in Path("tasks/data/sums.jsonl").read_text().splitlines()]
+    Path("data_set").mkdir(exist_ok=True)
+    Dataset.from_list(items).to_parquet("data_set/test.parquet")
+    text = TASK.read_text().replace("dataset_path: json", "dataset_path: data_set")
+    TASK.write_text(
+        text.replace("dataset_kwargs: {data_files: {test: tasks/data/sums.jsonl}}\n", "")
+    )
 
 
 REGEX_OF_THE_END = {
@@ -120,6 +126,11 @@ def test_targets_that_would_be_scored_wrongly_are_refused(
             {"METRIC": "exact_match, ignore_punctuation: true, aggregation"},
             id="one number in two forms",
         ),
+        pytest.param(
+            [["2.5", "25"], ["x"]],
+            {"METRIC": "exact_match, ignore_punctuation: true, aggregation"},
+            id="two forms of one item",
+        ),
         pytest.param(["", "x"], {}, id="no answer is right"),
     ],
 )
@@ -137,10 +148,10 @@ def test_targets_that_are_scored_rightly_are_taken(
 
 
 def test_a_few_of_published_items_are_named(
-    make_plan_on_disk: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_plan_on_disk: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    published(monkeypatch)
     write("a.", "b", "c", "D", UNTIL='until: ["."]', filter="{function: lowercase}")
+    publish()
     assert make_plan_on_disk().header.n_items == 4
     cut, changed = notices(capsys)
     assert "item 0: answers end at '.', a text of until" in cut and "1 of 4 items" in cut
@@ -148,6 +159,7 @@ def test_a_few_of_published_items_are_named(
     # Of all items, as a first look at one of them says little.
     assert make_plan_on_disk(limit=1).header.n_items == 1
     write("a.", "b.", "c", "d")
+    publish()
     with pytest.raises(UserError, match=r"answers end at '\.'.* 2 of 4 items"):
         make_plan_on_disk()
 
@@ -190,6 +202,10 @@ def test_one_target_of_all_items_is_named(
         (
             'doc_to_text: "{{question}} Answer: {{answer}}"',
             "item 0: its question ends with its answer, '18', as that of all items",
+        ),
+        (
+            'doc_to_text: "{{question}} #### {{answer}}.\\n"',
+            "its question ends with its answer, '18'",
         ),
         (
             QUESTION + '\ngen_prefix: "{{answer}}"',
@@ -277,7 +293,6 @@ def test_stock_tasks_raise_no_alarm(
 
 
 def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert type(next(iter(load_task("sums").leaves.values()))) is LocalTask
     write("a\nb", "c", UNTIL=r'until: ["\n"]')
     assert main(["plan", "--task", "sums"]) == 2
     (line,) = notices(capsys)

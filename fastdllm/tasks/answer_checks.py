@@ -50,11 +50,14 @@ def check_scores(
     if len(of_items) != len(judge.instances) or not is_binary or task.config.unsafe_code:
         return
     targets = [_texts(task, of_items[instance.doc_id]) for instance in judge.instances]
+    answers = [[text.strip() for text in texts] for texts in targets]
+    if all(text[:1].isspace() for texts in targets for text in texts):
+        answers = targets  # of models that go on with a text
     empty = _check_empty(judge, targets)
-    right = _check_cut(judge, targets, empty, tokenizer)
+    right = _check_cut(judge, targets, answers, empty, tokenizer)
     if task.config.process_results is not None:
         return  # what scores the items itself knows what the target is
-    never = {i: texts[0].strip() for i, texts in enumerate(targets) if i not in right | empty}
+    never = {i: texts[0] for i, texts in enumerate(answers) if i not in right | empty}
     _check_changed(judge, targets, never)
     _check_differences(task, targets)
     if len(targets) > 1 and all(texts == targets[0] for texts in targets):
@@ -81,22 +84,27 @@ def _check_empty(judge: _Judge, targets: Sequence[Sequence[str]]) -> set[int]:
 
 
 def _check_cut(
-    judge: _Judge, targets: Sequence[Sequence[str]], empty: set[int], tokenizer: Any
+    judge: _Judge,
+    targets: Sequence[Sequence[str]],
+    answers: Sequence[Sequence[str]],
+    empty: set[int],
+    tokenizer: Any,
 ) -> set[int]:
     """Refuse items whose target is right as an answer, but not as it would be cut.
+
+    answers: the targets as models give them.
 
     Returns the items whose target is right.
     """
     task = judge.task
     wishes = generation_wishes(judge.instances[0].args[1], f"task {task.task_name!r}")
     as_answered = _Answered(tokenizer, wishes["max_gen_toks"], wishes.get("until", ()))
-    right = _any_right(judge, {i: as_answered(texts) for i, texts in enumerate(targets)})
-    left = {i: [*map(str.strip, t)] for i, t in enumerate(targets) if i not in right}
-    lost = _any_right(judge, left)
+    right = _any_right(judge, {i: as_answered(texts) for i, texts in enumerate(answers)})
+    lost = _any_right(judge, {i: t for i, t in enumerate(answers) if i not in right})
     if lost - empty:
         i = min(lost - empty)
         _complain(
-            f"{where_is(task, i)}: {as_answered.why_not(targets[i][0])}, so that its target "
+            f"{where_is(task, i)}: {as_answered.why_not(answers[i][0])}, so that its target "
             f"{_short(targets[i])} would not be right as an answer; {len(lost - empty)} of "
             f"{len(targets)} items; correct generation_kwargs or doc_to_target",
             is_refused=_is_too_many(task, len(lost - empty)),
@@ -199,7 +207,7 @@ class _Answered:
     def why_not(self, text: str) -> str:
         """Say what is cut off a text."""
         ids = self._ids(text)
-        until = next((stop for stop in self._until if stop in text.strip()), None)
+        until = next((stop for stop in self._until if stop in text), None)
         if until is not None:
             return f"answers end at {until!r}, a text of until"
         if len(ids) > self._budget:
@@ -207,7 +215,7 @@ class _Answered:
         return f"the model's tokenizer writes it as {_short([self._cutter.text(ids)])}"
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer(text.strip(), add_special_tokens=False)["input_ids"])
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _texts(task: ConfigurableTask, sample: Mapping[str, Any]) -> list[str]:

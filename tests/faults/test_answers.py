@@ -131,6 +131,14 @@ def test_targets_that_would_be_scored_wrongly_are_refused(
             {"METRIC": "exact_match, ignore_punctuation: true, aggregation"},
             id="two forms of one item",
         ),
+        pytest.param(
+            [0, 1],
+            {
+                "filter": "{function: lowercase}",
+                "QUESTION": QUESTION + '\ndoc_to_choice: [" no", " yes"]',
+            },
+            id="texts that go on",
+        ),
         pytest.param(["", "x"], {}, id="no answer is right"),
     ],
 )

@@ -213,8 +213,8 @@ def test_a_target_that_the_metric_ignores_is_refused(option: str, target: str) -
     [
         ("ignore_cases: true", "unknown option 'ignore_cases'; did you mean 'ignore_case'"),
         ("agregation: mean", "unknown option 'agregation'; did you mean 'aggregation'"),
-        ("ignore_case: 'no'", "ignore_case: 'no' is not allowed; it should be true or false"),
-        ("regexes_to_ignore: 'abc'", "'abc' is not allowed; it should be a list of patterns"),
+        ("ignore_case: 'no'", "ignore_case: 'no' is a text, which counts as true; write false"),
+        ("regexes_to_ignore: 'abc'", "'abc' is one text; write a list of patterns"),
     ],
 )
 def test_options_that_exact_match_does_not_have_are_refused(option: str, says: str) -> None:

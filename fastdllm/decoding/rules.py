@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeGuard
 
 import torch
@@ -72,7 +73,7 @@ def chosen_pass(policy: Policy, state: SequenceState) -> PassKind:
 
 
 def chosen_actions(
-    policy: Policy, span: LayerRange, states: list[SequenceState], signals: SpanSignals
+    policy: Policy, span: LayerRange, states: Sequence[SequenceState], signals: SpanSignals
 ) -> list[SpanAction]:
     """Return what the policy does with `span`, one action per sequence."""
     actions = policy.span_actions(span, states, signals)

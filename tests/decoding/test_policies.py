@@ -6,6 +6,7 @@ import pytest
 
 from fastdllm import DecodingSettings, Request, decode, generate
 from fastdllm.common.errors import PolicyViolation, UserError
+from fastdllm.decoding.asked_again import AskedAgain
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.decoding.user_code import policy_code_digest
 from fastdllm.policy import (
@@ -206,6 +207,37 @@ def test_a_policy_that_breaks_a_rule_is_stopped_by_name(golden_model, methods, r
     with pytest.raises(PolicyViolation, match=rule) as stopped:
         run(golden_model("m6"), broken(**methods))
     assert "policy Broken" in str(stopped.value)
+
+
+def test_one_in_so_many_decisions_is_asked_again_and_none_changes(golden_model):
+    made, decisions = [], []
+
+    class Counted(Policy):
+        def __init__(self, *values):
+            super().__init__(*values)
+            made.append(self)
+
+        def note(self, n):
+            decisions.extend([self] * n)
+
+        def next_pass(self, state):
+            self.note(1)
+            return super().next_pass(state)
+
+        def window(self, state, kind):
+            self.note(1)
+            return super().window(state, kind)
+
+        def accept(self, predictions, states):
+            self.note(len(states))
+            return super().accept(predictions, states)
+
+    model, requests = golden_model("m6"), [Request(PROMPT[n:]) for n in range(5)]
+    policy = Counted(CHOSEN, Counted.Parameters(), 6)
+    asked_again = list(decode(model, requests, AskedAgain(policy, every=7)))
+    assert asked_again == list(decode(model, requests, Policy(CHOSEN, Policy.Parameters(), 6)))
+    assert len(made) - 1 == -(-decisions.count(policy) // 7)
+    assert [decisions.count(again) for again in made[1:]] == [1] * (len(made) - 1)
 
 
 def test_policy_files_are_loaded_and_digested_by_their_code(tmp_path):

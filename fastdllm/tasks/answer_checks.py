@@ -21,6 +21,9 @@ from fastdllm.tasks.item_checks import where_is
 from fastdllm.tasks.metrics import right_or_wrong
 from fastdllm.tasks.task_files import LOCAL_BUILDERS
 
+# What no model writes around an answer, characters without width among it.
+_UNSEEN = r"[\s\u200b\u200e\u200f\u2060\ufeff]+"
+_AROUND = re.compile(rf"^{_UNSEEN}|{_UNSEEN}$")
 _NUMBER = re.compile(r"-?\d+(?:[./]\d+)*")
 
 
@@ -50,7 +53,7 @@ def check_scores(
     if len(of_items) != len(judge.instances) or not is_binary or task.config.unsafe_code:
         return
     targets = [_texts(task, of_items[instance.doc_id]) for instance in judge.instances]
-    answers = [[text.strip() for text in texts] for texts in targets]
+    answers = [[_AROUND.sub("", text) for text in texts] for texts in targets]
     if all(text[:1].isspace() for texts in targets for text in texts):
         answers = targets  # of models that go on with a text
     empty = _check_empty(judge, targets)

@@ -85,7 +85,7 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
         check_own_examples(leaf, result["samples"][name], examples[name])
         texts = printed_texts(leaf)
         check_repeats(leaf, texts)
-        check_prompts(leaf, texts)
+        check_prompts(leaf, texts, result["samples"][name])
     for (metric, filter_name), score in scores_of(result, task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
             notice(

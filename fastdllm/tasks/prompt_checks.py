@@ -22,31 +22,47 @@ _MARK = "\ue000"
 _LONG = 20
 
 
-def check_prompts(task: Task, texts: Sequence[Mapping[str, Any]]) -> None:
+def check_prompts(
+    task: Task, texts: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]]
+) -> None:
     """Refuse prompts that print an object of Python, or end with the answer of the item asked.
 
     texts: what each item prints.
+    samples: of the task, as lm-eval returns them.
 
     Raises:
         UserError: naming the item.
     """
-    if not isinstance(task, ConfigurableTask) or task.multiple_input:
+    if not isinstance(task, ConfigurableTask):
         return
     docs = list(task.eval_docs)
-    for index, (doc, printed) in enumerate(zip(docs, texts, strict=True)):
-        for name, text in printed.items():
-            found = _OBJECT.search(str(text))
-            if found and found[0] not in str(doc):
-                raise UserError(
-                    f"{where_is(task, index)}: {name} prints {found[0]!r}, not what it gives, and "
-                    "another text in each process; call it, as in {{name.title()}}, or make a list "
-                    "of it, as in {{names | list}}"
-                )
+    _check_objects(task, docs, samples)
+    if task.multiple_input:
+        return  # the options are what is asked
     asked = [f"{printed['doc_to_text']}{printed.get('doc_to_prefix') or ''}" for printed in texts]
     _check_fixed_text(task, docs, asked)
     # What scores the items itself knows what the target is; loglikelihood has texts to go on with.
     if task.OUTPUT_TYPE != "loglikelihood" and task.config.process_results is None:
         _check_answers_unprinted(task, docs[0], asked, list(map(_answer, texts)))
+
+
+def _check_objects(
+    task: ConfigurableTask,
+    docs: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, Any]],
+) -> None:
+    """Refuse an item whose prompt, examples included, or target prints an object."""
+    data = None
+    for sample in samples:
+        for found in _OBJECT.findall(f"{sample['arguments']} {sample['target']}"):
+            if data is None:  # which may hold such texts itself
+                data = str([*docs, *(task.fewshot_docs() if task.config.num_fewshot else ())])
+            if found not in data:
+                raise UserError(
+                    f"{where_is(task, sample['doc_id'])}: a template prints {found!r}, not what it "
+                    "gives, and another text in each process; call it, as in {{name.title()}}, or "
+                    "make a list of it, as in {{names | list}}"
+                )
 
 
 def _check_answers_unprinted(

@@ -75,6 +75,7 @@ REFUSED: dict[str, tuple[list[Any], dict[str, str], str]] = {
         "1 of 2 items; correct filter_list",
     ),
     "lowercase, all": (["Yes", "No"], {"filter": "{function: lowercase}"}, "make 'yes'; 2 of 2"),
+    "no width": (["18", "19\u200b"], {}, r"its target '19\\u200b' would not be right"),
     "space": (["18", " 19", "20"], {}, "item 1: its target ' 19' would not be right"),
     "fraction": (["1/2", "3", "4"], {"filter": REGEX}, "its target '1/2' .* the filters make '1'"),
     "brackets": (["(1)", "(2)"], {"filter": REGEX}, r"target '\(1\)' .* make '1'; 2 of 2 items"),
@@ -221,11 +222,15 @@ def test_one_target_of_all_items_is_named(
         ),
         (
             'doc_to_text: "{{question}} {{question.title}}"',
-            "item 0: doc_to_text prints '<built-in method title of str object at 0x",
+            "item 0: a template prints '<built-in method title of str object at 0x",
         ),
         (
             'doc_to_text: "{{question}} {{[question] | select}}"',
             r"prints '<generator object .* make a list of it, as in {{names \| list}}",
+        ),
+        (
+            QUESTION + '\nnum_fewshot: 1\nfewshot_config: {doc_to_text: "{{question.title}}"}',
+            "item 0: a template prints '<built-in method title of str object at 0x",
         ),
         (
             QUESTION + '\ndescription: "Q: What is the number 1? A: 5\\n\\n"',

@@ -7,6 +7,7 @@ of fastdllm outlive a chunk: answers would depend on what the same process did b
 from __future__ import annotations
 
 import hashlib
+import inspect
 import random
 import sys
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ from torch import Tensor
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.decoding.rules import violation
-from fastdllm.decoding.user_code import is_own
+from fastdllm.decoding.user_code import imported_files, is_own
 from fastdllm.policy import Policy
 
 # What each of some things holds.
@@ -57,9 +58,11 @@ def without_side_effects(policy: Policy) -> Iterator[None]:
     Raises:
         PolicyViolation: naming what was changed.
     """
-    remembered, shared = _memory(policy), _shared() | _generators()
+    file = Path(inspect.getfile(type(policy)))
+    modules = [sys.modules[name] for name in imported_files(file) if name in sys.modules]
+    remembered, shared = _memory(policy, modules), _shared() | _generators()
     yield
-    after = _memory(policy)
+    after = _memory(policy, modules)
     changed = _changed(dict.fromkeys(after) | remembered, after)
     if changed is not None:
         raise violation(
@@ -107,7 +110,9 @@ def _code_of_fastdllm() -> _Told:
     code: _Told = {}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "fastdllm":
-            parts = [v for v in vars(module).values() if isinstance(v, FunctionType | type)]
+            # A list, as another thread may import.
+            values = list(vars(module).values())
+            parts = [value for value in values if isinstance(value, FunctionType | type)]
             classes = [part for part in parts if isinstance(part, type) and part.__module__ == name]
             members = [member for each in classes for member in vars(each).values()]
             methods = [m for m in members if isinstance(m, FunctionType | classmethod | property)]
@@ -115,12 +120,16 @@ def _code_of_fastdllm() -> _Told:
     return code
 
 
-def _memory(policy: Policy) -> _Told:
-    """What all policies of a class could remember by, as its names and what each holds."""
+def _memory(policy: Policy, modules: list[ModuleType]) -> _Told:
+    """What all policies of a class could remember by, as its names and what each holds.
+
+    modules: of the user that its file imports.
+    """
     cls = type(policy)
     shared: dict[str, object] = {"self.parameters": policy.parameters}
     for each in cls.__mro__[-2::-1]:
         shared |= {f"{each.__name__}.{name}": value for name, value in _named(vars(each)).items()}
+    shared |= {module.__name__: module for module in modules}
     shared |= _named(vars(sys.modules[cls.__module__]))
     seen: dict[int, object] = {}
     return {name: list(_facts([value], seen)) for name, value in shared.items()}

@@ -45,7 +45,7 @@ def forget_imported(path: Path) -> dict[str, Path]:
     Raises:
         UserError: a file is missing or is not valid Python.
     """
-    files = {name: file for name, file, _ in _with_imported(path) if name}
+    files = imported_files(path)
     for name, file in files.items():
         for known in _with_parents(name):
             if is_own(known):
@@ -85,7 +85,7 @@ def is_own(name: str) -> bool:
     if not isinstance(module, ModuleType) or name.partition(".")[0] in _OF_OTHERS:
         return False
     # Not by getattr: a module of torch answers for every name, and with what is no path.
-    places = [vars(module).get("__file__"), *vars(module).get("__path__", ())]
+    places = [vars(module).get("__file__"), *(vars(module).get("__path__") or ())]
     return any(_is_own_place(Path(place)) for place in places if place)
 
 
@@ -140,6 +140,16 @@ def file_digest(path: Path) -> str:
         UserError: it is missing or is not valid Python.
     """
     return _tree_digest(_syntax_tree(path))
+
+
+def imported_files(path: Path) -> dict[str, Path]:
+    """Return the user's modules behind a file by their names, of fastdllm none.
+
+    Raises:
+        UserError: a file is missing or is not valid Python.
+    """
+    files = {name: file for name, file, _ in _with_imported(path) if name}
+    return {name: file for name, file in files.items() if name.partition(".")[0] != "fastdllm"}
 
 
 def code_files(path: Path) -> list[Path]:

@@ -187,6 +187,22 @@ def test_a_library_may_draw_when_it_is_imported(monkeypatch: pytest.MonkeyPatch)
     written(in_file="import library_of_mine")
 
 
+@pytest.mark.usefixtures("project")
+def test_a_module_that_is_imported_late_may_not_be_a_memory_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("late_of_mine.py").write_text("n = 0\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    policy = written(statement="import late_of_mine; late_of_mine.n += 1")
+    with without_side_effects(policy):
+        policy.next_pass(STATE)  # the warm-up, which imports it
+    with (
+        pytest.raises(PolicyViolation, match="policy Odd: changed late_of_mine while it decided"),
+        without_side_effects(policy),
+    ):
+        policy.next_pass(STATE)
+
+
 @pytest.mark.usefixtures("project", "torch_as_it_was")
 @pytest.mark.parametrize("kind", OF_ALL)
 def test_a_policy_that_changes_what_the_process_shares_is_refused(kind: str) -> None:

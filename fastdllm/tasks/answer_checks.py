@@ -18,6 +18,7 @@ from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.generation import AnswerText, generation_wishes
 from fastdllm.tasks.item_checks import where_is
+from fastdllm.tasks.lm_eval_models import DUMMY
 from fastdllm.tasks.metrics import right_or_wrong
 from fastdllm.tasks.task_files import LOCAL_BUILDERS
 
@@ -48,14 +49,17 @@ def check_scores(
     filters = {ensemble.name: ensemble for ensemble in task._filters}
     judge = _Judge(task, task.instances, filters.get(chosen, task._filters[0]), metric)
     of_items = {s["doc_id"]: s for s in samples if s["filter"] == judge.filters.name}
-    is_binary = right_or_wrong(sample.get(metric) for sample in of_items.values()) is not None
     # Where code is run, targets are its tests.
-    if len(of_items) != len(judge.instances) or not is_binary or task.config.unsafe_code:
+    if len(of_items) != len(judge.instances) or task.config.unsafe_code:
+        return
+    dummies = right_or_wrong(of_items[instance.doc_id].get(metric) for instance in judge.instances)
+    if dummies is None:
         return
     targets = [_texts(task, of_items[instance.doc_id]) for instance in judge.instances]
     answers = [[_AROUND.sub("", text) for text in texts] for texts in targets]
     if all(text[:1].isspace() for texts in targets for text in texts):
         answers = targets  # of models that go on with a text
+    _check_dummies(task, targets, dummies)
     empty = _check_empty(judge, targets)
     right = _check_cut(judge, targets, answers, empty, tokenizer)
     if task.config.process_results is not None:
@@ -67,6 +71,22 @@ def check_scores(
         notice(
             f"task {task.task_name!r}: the target of all {len(targets)} items is "
             f"{_short(targets[0])}, so that a model which always says so would have 100 %"
+        )
+
+
+def _check_dummies(
+    task: ConfigurableTask, targets: Sequence[Sequence[str]], dummies: Sequence[bool]
+) -> None:
+    """Refuse scores by which one answer is right for most items, whose targets differ."""
+    found = [texts for texts, is_right in zip(targets, dummies, strict=True) if is_right]
+    differ = len(set(map(tuple, found))) > 2 and not set.intersection(*map(set, found))
+    if differ and 2 * len(found) > len(targets):
+        few = f"{_short(found[0])}, {_short(found[-1])}"
+        _complain(
+            f"task {task.task_name!r}: the answer {DUMMY!r} would be right for {len(found)} of "
+            f"{len(targets)} items, whose targets differ ({few}); correct "
+            "filter_list, metric_list or process_results",
+            is_refused=task.config.process_results is None,
         )
 
 

@@ -186,6 +186,18 @@ def test_scores_of_a_task_s_own_may_be_high_for_saying_nothing(
     assert "an empty answer would be right" in line and "2 of 2 items" in line
 
 
+def test_a_metric_by_which_any_answer_is_right_is_refused(make_plan_on_disk: Plan) -> None:
+    Path("tasks/own.py").write_text(
+        "def kind(references, predictions):\n    return float(bool(predictions[0]))\n"
+    )
+    write("a", "b", "c", "d")
+    edit(str(TASK), "exact_match, aggr", "!function own.kind, aggr")
+    edit(str(TASK), "exact_match,number", "kind,number")
+    says = r"'The answer is 1\.' would be right for 4 of 4 items, whose targets differ \('a', 'd'\)"
+    with pytest.raises(UserError, match=says):
+        make_plan_on_disk()
+
+
 def test_a_metric_that_fails_for_an_empty_answer_is_named_at_plan(make_plan_on_disk: Plan) -> None:
     Path("tasks/own.py").write_text(
         "def score(doc, results):\n    return {'exact_match': float(results[0][0] == 'x')}\n"

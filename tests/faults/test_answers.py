@@ -173,6 +173,18 @@ def test_a_few_of_published_items_are_named(
         make_plan_on_disk()
 
 
+def test_one_of_more_than_a_hundred_local_items_is_named(
+    make_plan_on_disk: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("1.5", *map(str, range(99)), UNTIL='until: ["."]')
+    with pytest.raises(UserError, match=r"item 0: answers end at '\.'.* 1 of 100 items"):
+        make_plan_on_disk()
+    write("1.5", *map(str, range(100)))
+    assert make_plan_on_disk().header.n_items == 101
+    (line,) = notices(capsys)
+    assert "item 0: answers end at '.'" in line and "1 of 101 items" in line
+
+
 def test_scores_of_a_task_s_own_may_be_high_for_saying_nothing(
     make_plan_on_disk: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:

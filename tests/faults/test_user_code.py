@@ -109,7 +109,7 @@ def test_a_policy_of_modules_that_count_is_loaded(monkeypatch: pytest.MonkeyPatc
     text = "import torch\nfrom space_of_mine.j import LEVEL, level\n"
     write({str(POLICY): HEAD + text + script + MINE, "script.py": ""})
     monkeypatch.delitem(sys.modules, "__mp_main__", raising=False)
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "script.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "script.py", raising=False)
     for _ in range(2):
         assert load_policy(POLICY).level == 0.9
     sys.modules.pop("__mp_main__")

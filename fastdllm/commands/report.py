@@ -53,11 +53,10 @@ def run(args: argparse.Namespace) -> int:
             summaries.append(read_summary(published_run.artifact_path))
         except UserError as error:
             problems.append(f"not shown: {error}")
-    decides = summaries[0].decides if summaries else {}
     sensitivity, unreadable = newest(
         list((ARTIFACTS / "sensitivity").glob("*.json")),
-        str(decides.get("model_digest")),
-        is_exact=decides.get("model") == "local",  # of a model of the hub, runs name the branch
+        project.config.model,
+        project.runs[0].decides,
     )
     problems += unreadable
     report = build_report(

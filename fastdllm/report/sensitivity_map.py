@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.tools.sensitivity.record import MOST_STEPS, MeasuredSpan, SensitivityRecord
+from fastdllm.workflow.project.config_files import ModelChoice
 
 # The fields that are shown, in this order, with their titles.
 MEASURES = (
@@ -21,6 +23,8 @@ MEASURES = (
 )
 # A mean over fewer passes is unreliable, so its cell is faded.
 FEW_PASSES = 10
+# Of a digest of files; commits of the hub have 40.
+DIGEST_LETTERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +87,42 @@ def read_sensitivity(path: Path) -> SensitivityMap:
 
 
 def newest(
-    paths: Sequence[Path], model_digest: str | None, *, is_exact: bool = False
+    paths: Sequence[Path], model: ModelChoice, decides: Mapping[str, Any]
 ) -> tuple[SensitivityMap | None, list[str]]:
-    """Return the record to show, and why others cannot be shown.
+    """Return the record of the runs' model, and why others cannot be shown.
 
-    Records are undated, and a checkout changes the dates of files, so the last by name is taken;
-    records of this model come before others.
+    Records are undated, and a checkout changes the dates of files, so the last by name is taken.
 
     Args:
-        is_exact: whether the digest is that of the model's files, so that others are of other ones.
+        model: of the project. decides: of a run, which names the model that it is.
     """
-    readable, problems = [], []
+    problems: list[str] = []
+    chosen: list[SensitivityMap] = []
+    others: list[SensitivityMap] = []
     for path in sorted(paths):
         try:
-            readable.append(read_sensitivity(path))
+            found = read_sensitivity(path)
         except UserError as error:
             problems.append(f"not shown: {error}")
-    chosen = [record for record in readable if record.record.model_digest == model_digest]
-    if not is_exact:
-        chosen = chosen or readable
-    elif readable and not chosen:
-        problems.append(
-            f"not shown: {readable[-1].path}: measured on another model than the runs; `fastdllm "
-            "sensitivity --publish` measures this one"
-        )
+        else:
+            (chosen if _is_of(found.record, decides) else others).append(found)
+    if others and not chosen:
+        revision = ["--revision", model.revision] if model.revision else []
+        command = shlex.join(["sensitivity", "--publish", "--model", model.path, *revision])
+        problems += [
+            f"not shown: {other.path}: measured on {other.record.model} "
+            f"({other.record.model_digest[:8]}), another model than that of the runs; "
+            f"`fastdllm {command}` measures this one"
+            for other in others
+        ]
     return (chosen[-1] if chosen else None), problems
+
+
+def _is_of(record: SensitivityRecord, decides: Mapping[str, Any]) -> bool:
+    """Whether runs have its model: a folder of its digest, or its hub id and revision."""
+    name, version = decides["model"], record.model_digest
+    if name == "local":
+        return bool(version == decides["model_digest"])
+    if len(version) == DIGEST_LETTERS:
+        version = "main"  # measured without --revision: the digest of the files that main had
+    return (record.model, version) == (name, decides["model_digest"])

@@ -11,7 +11,11 @@ import pytest
 
 from fastdllm.report import plot_specs as charts
 from fastdllm.report.sensitivity_map import newest, read_sensitivity
+from fastdllm.workflow.project.config_files import ModelChoice
 from tests.support import made_up_runs as synthetic
+
+TINY = ModelChoice(path="models/tiny")
+HERE = {"model": "local", "model_digest": synthetic.sensitivity()["model_digest"]}
 
 
 def written(path: Path, **changed: Any) -> Path:
@@ -36,7 +40,7 @@ def test_a_damaged_record_is_named_and_left_out(
 ) -> None:
     bad = written(tmp_path / "bad.json", **changed)
     good = written(tmp_path / "good.json")
-    chosen, problems = newest([bad, good], None)
+    chosen, problems = newest([bad, good], TINY, HERE)
     assert chosen is not None and chosen.path == good
     (problem,) = problems
     assert problem.startswith(f"not shown: {bad}: {message}") and "\n" not in problem
@@ -46,7 +50,7 @@ def test_a_damaged_record_is_named_and_left_out(
 def test_what_is_no_record_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tiny.json"
     path.write_text(text)
-    chosen, problems = newest([path, tmp_path / "gone.json"], None)
+    chosen, problems = newest([path, tmp_path / "gone.json"], TINY, HERE)
     assert chosen is None and len(problems) == 2
 
 
@@ -54,19 +58,50 @@ def test_names_decide_and_not_the_time_of_a_file(tmp_path: Path) -> None:
     paths = [written(tmp_path / f"{name}.json") for name in ("a", "b", "c")]
     other = written(tmp_path / "d.json", model_digest="other")
     os.utime(paths[0], (2e9, 2e9))
-    digest_here = synthetic.sensitivity()["model_digest"]
-    for digest, expected in ((digest_here, paths[2]), ("other", other), ("none of them", other)):
-        chosen, problems = newest([other, *paths], digest)
+    for digest, expected in ((HERE["model_digest"], paths[2]), ("other", other)):
+        chosen, problems = newest([other, *paths], TINY, {**HERE, "model_digest": digest})
         assert chosen is not None and chosen.path == expected and problems == []
 
 
-def test_a_record_of_another_model_is_named_and_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("revision", "name", "digest", "is_shown"),
+    [
+        (None, "lab/Fast_7B", "a1" * 32, True),  # measured without --revision
+        (None, "lab/Fast_7B", "main", True),
+        (None, "lab/Fast_7B", "v2", False),
+        ("v2", "lab/Fast_7B", "v2", True),
+        ("v2", "lab/Fast_7B", "a1" * 32, False),
+        (None, "lab/other", "main", False),
+        (None, "models/tiny", HERE["model_digest"], False),
+    ],
+)
+def test_only_a_record_of_the_hub_model_of_the_runs_is_shown(
+    tmp_path: Path, revision: str | None, name: str, digest: str, *, is_shown: bool
+) -> None:
+    # The embedded model's record is in git, and comes last by name.
+    paths = [
+        written(tmp_path / "Fast_7B.json", model=name, model_digest=digest),
+        written(tmp_path / "tiny.json"),
+    ]
+    decides = {"model": "lab/Fast_7B", "model_digest": revision or "main"}
+    model = ModelChoice(path="lab/Fast_7B", revision=revision)
+    chosen, problems = newest(paths, model, decides)
+    assert (chosen and chosen.path) == (paths[0] if is_shown else None)
+    assert len(problems) == (0 if is_shown else 2)
+    ending = " --revision v2" if revision else ""
+    for path, problem in zip(paths, problems, strict=False):
+        assert problem.startswith(f"not shown: {path}: measured on ")
+        assert f"`fastdllm sensitivity --publish --model lab/Fast_7B{ending}`" in problem
+
+
+def test_a_record_of_another_folder_is_named_and_left_out(tmp_path: Path) -> None:
     path = written(tmp_path / "tiny.json")
-    chosen, (problem,) = newest([path], "another", is_exact=True)
+    chosen, (problem,) = newest([path], TINY, {**HERE, "model_digest": "another"})
     assert chosen is None
-    assert problem.startswith(f"not shown: {path}: measured on another model than the runs; `fast")
-    chosen, problems = newest([path], synthetic.sensitivity()["model_digest"], is_exact=True)
-    assert chosen is not None and problems == []
+    assert problem == (
+        f"not shown: {path}: measured on models/tiny (160eb05e), another model than that of the "
+        "runs; `fastdllm sensitivity --publish --model models/tiny` measures this one"
+    )
 
 
 def test_cells_of_few_passes_are_faded_and_counts_stand_below(tmp_path: Path) -> None:

@@ -6,14 +6,18 @@ on word_problems. Run after `fastdllm aggregate`, before committing new artifact
 scripts/update_answers.py
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from fastdllm.common.errors import UserError  # noqa: E402
 from fastdllm.report.sentences import answer_of, headline  # noqa: E402
 from fastdllm.results.summary import Summary, read_summary  # noqa: E402
+from fastdllm.workflow.project import artifacts  # noqa: E402
+from fastdllm.workflow.project.runs import load_project  # noqa: E402
 
 BEGIN = "<!-- answer: begin (scripts/update_answers.py) -->\n"
 END = "<!-- answer: end -->"
@@ -24,9 +28,19 @@ END_TABLE = "<!-- table: end -->"
 
 
 def published(root: Path) -> list[Summary]:
-    """The full published runs of all experiments, in the order of their folders."""
-    paths = sorted((root / "artifacts").glob("*/*/*/summary.json"))
-    return [read_summary(path) for path in paths]
+    """The full published runs of the current settings, in the order of the project.
+
+    Raises:
+        UserError: a mistake in the project, or tables that do not show these runs.
+    """
+    with contextlib.chdir(root):
+        project = load_project()
+        if not artifacts.tables_are_current(project.runs, project.experiments):
+            raise UserError(
+                f"{root}: the tables in artifacts/ are not those of its published runs; write them "
+                "with `fastdllm aggregate`"
+            )
+        return [read_summary(run.artifact_path) for run in artifacts.published(project.runs)]
 
 
 def with_answer(readme: str, answer: str) -> str:
@@ -63,7 +77,10 @@ def _between(text: str, begin: str, content: str, end: str) -> str:
 
 def main() -> None:
     """Renew all READMEs."""
-    summaries = published(ROOT)
+    try:
+        summaries = published(ROOT)
+    except UserError as error:
+        sys.exit(str(error))
     for path in experiments(ROOT):
         answer = answer_of(path.parent.name, summaries)
         path.write_text(with_answer(path.read_text(encoding="utf-8"), answer), encoding="utf-8")

@@ -13,9 +13,9 @@ from typing import Any
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import read_json_object
 
-CONFIG = "tokenizer_config.json"
+TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 _OR_WITHOUT = "mend it, or ask without (--no-chat-template, or apply_chat_template: false)"
-JSON_FILES = ("tokenizer.json", CONFIG, "special_tokens_map.json", "added_tokens.json")
+JSON_FILES = (TOKENIZER, CONFIG, "special_tokens_map.json", "added_tokens.json")
 
 
 def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
@@ -26,7 +26,7 @@ def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
     Raises:
         UserError: there is none, it cannot be read, or its files contradict each other.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -36,10 +36,17 @@ def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
             # not know; only the tokenizer is read here.
             warnings.simplefilter("ignore", FutureWarning)
             logging.set_verbosity_error()
-            tokenizer = AutoTokenizer.from_pretrained(
-                model_path, revision=revision, trust_remote_code=False, use_fast=True
+            values = _file_values(model_path, TOKENIZER, revision)
+            config = _file_values(model_path, CONFIG, revision)
+            # The class that a model names (Qwen2Tokenizer) would take the tokens of tokenizer.json
+            # only, and split texts by its own rules.
+            loader: Any = AutoTokenizer if values is None else PreTrainedTokenizerFast
+            tokenizer = loader.from_pretrained(
+                model_path, revision=revision, trust_remote_code=False
             )
             tokenizer("")  # some options are looked at with the first text only
+    except UserError:
+        raise
     except Exception as error:  # a broken file may raise anything in transformers and tokenizers
         raise _unusable(model_path, error) from None
     finally:
@@ -51,8 +58,23 @@ def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
             f"{model_path}/{CONFIG}: chat_template: {tokenizer.chat_template!r} is not allowed; it "
             "should be text"
         )
-    _check_ids(tokenizer, model_path, revision)
+    _check_rules(tokenizer, model_path, values or {}, config or {})
+    _check_ids(tokenizer, model_path, values or {}, config or {})
     return tokenizer
+
+
+def _file_values(model_path: str, name: str, revision: str | None) -> dict[str, Any] | None:
+    """Return what a JSON file of a model says; None if the model goes without it."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        model_path,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return read_json_object(Path(path)) if path else None
 
 
 def _unusable(model_path: str, error: Exception) -> UserError:
@@ -69,24 +91,42 @@ def _unusable(model_path: str, error: Exception) -> UserError:
     )
 
 
-def _check_ids(tokenizer: Any, model_path: str, revision: str | None) -> None:
+def _check_rules(
+    tokenizer: Any, model_path: str, values: dict[str, Any], config: dict[str, Any]
+) -> None:
+    """Refuse rules of splitting that nothing here follows, or that draw at random."""
+    import transformers
+
+    where = f"{model_path}/{CONFIG}"
+    if config.get("auto_map") and not hasattr(transformers, str(config.get("tokenizer_class"))):
+        raise UserError(
+            f"{where}: auto_map: the tokenizer is code of its own, which is never run; name one of "
+            "transformers as tokenizer_class if that is the same"
+        )
+    dropout = getattr(tokenizer.backend_tokenizer.model, "dropout", None)
+    if dropout:
+        raise UserError(
+            f"{model_path}/{TOKENIZER}: model.dropout: {dropout:g} splits texts at random, as for "
+            "training; set it to null"
+        )
+    rule, wanted = values.get("pre_tokenizer") or {}, config.get("add_prefix_space")
+    for part in rule.get("pretokenizers", [rule]):
+        found = part.get("add_prefix_space")
+        if None not in (wanted, found) and wanted != found:
+            raise UserError(
+                f"{where}: add_prefix_space is {wanted}, but {found} in the pre_tokenizer of "
+                f"{TOKENIZER}; correct the one that is wrong"
+            )
+
+
+def _check_ids(
+    tokenizer: Any, model_path: str, values: dict[str, Any], config: dict[str, Any]
+) -> None:
     """Refuse a tokenizer that gives a token another id than its files, or invents a token.
 
-    Both happen without a word where two tokens share an id, or a name is misspelled.
+    Both happen silently where two tokens share an id, or a name is misspelled.
     """
-    from transformers.utils import cached_file
-
-    files = []
-    for name in ("tokenizer.json", CONFIG):
-        path = cached_file(
-            model_path,
-            name,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        files.append((Path(path), read_json_object(Path(path))) if path else (Path(name), {}))
-    (file, values), (config_file, config) = files
+    file, config_file = f"{model_path}/{TOKENIZER}", f"{model_path}/{CONFIG}"
     added = [(file, token["content"], token["id"]) for token in values.get("added_tokens") or ()]
     decoder = config.get("added_tokens_decoder") or {}
     added += [(config_file, token["content"], int(key)) for key, token in decoder.items()]
@@ -104,7 +144,7 @@ def _check_ids(tokenizer: Any, model_path: str, revision: str | None) -> None:
     for name in ("bos_token", "eos_token"):
         text = getattr(tokenizer, name)
         if text is not None and text not in known:
-            raise UserError(f"{config_file}: {name}: {text!r} is no token of {file.name}")
+            raise UserError(f"{config_file}: {name}: {text!r} is no token of {TOKENIZER}")
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:

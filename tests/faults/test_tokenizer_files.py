@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from fastdllm.common.errors import UserError
 from fastdllm.model.config import EMBEDDED_MODEL
@@ -19,6 +20,8 @@ from tests.support.mutations import mutated_json
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 TEXT = "Tom has 12 apples.\n"
+# Each rule below splits one of these otherwise.
+TEXTS = (TEXT, "he\ufb01 \u2460 e\u0301 \u00e9", "1234  tom'S\n\n x", "<|im_start|>Tom's<|im_end|>")
 
 Edit = Callable[[dict[str, Any]], Any]
 
@@ -97,7 +100,6 @@ def added(**values: Any) -> Edit:
             f"{CONFIG}: bos_token: '<s>' is no token of {TOKENIZER}",
         ),
         (CONFIG, lambda file: file.update(eos_token=5), "no usable tokenizer"),
-        (CONFIG, lambda file: file.update(tokenizer_class=3), "no usable tokenizer"),
         (CONFIG, lambda file: file.update(model_max_length="x"), "no usable tokenizer"),
     ],
 )
@@ -111,6 +113,109 @@ def test_a_token_with_another_id_or_none_is_refused(
 def test_a_tokenizer_that_is_not_there_is_refused(folder: Path) -> None:
     (folder / TOKENIZER).unlink()
     assert "a model folder needs tokenizer.json and tokenizer_config.json" in refused(folder)
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+
+
+@pytest.mark.parametrize("model_type", ["Fast_dLLM_Qwen", "qwen2"])
+@pytest.mark.parametrize("name", ["Qwen2Tokenizer", "Qwen2TokenizerFast", "LlamaTokenizer", None])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"normalizer": {"type": "NFKC"}},
+        {"normalizer": {"type": "Lowercase"}},
+        {"normalizer": None},
+        {"pre_tokenizer": {**BYTES, "add_prefix_space": True, "use_regex": True}},
+        {"pre_tokenizer": {"type": "Digits", "individual_digits": True}},
+        {"model": {"ignore_merges": True, "merges": []}},
+        {"decoder": {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}},
+    ],
+    ids=["NFKC", "Lowercase", "none", "add_prefix_space", "Digits", "ignore_merges", "decoder"],
+)
+def test_the_rules_of_the_file_count_whatever_class_the_model_names(
+    folder: Path, rules: dict[str, Any], name: str | None, model_type: str
+) -> None:
+    original = Tokenizer.from_file(str(folder / TOKENIZER))
+    model = rules.get("model", {})
+    edit(
+        folder / TOKENIZER, lambda file: file.update(rules | {"model": {**file["model"], **model}})
+    )
+    edit(folder / CONFIG, lambda file: file.update(tokenizer_class=name))
+    edit(folder / "config.json", lambda file: file.update(model_type=model_type))
+    loaded, exact = load_tokenizer(str(folder)), Tokenizer.from_file(str(folder / TOKENIZER))
+    found = [prompt_ids(loaded, text, chat_template=False) for text in TEXTS]
+    expected = [tuple(exact.encode(text, add_special_tokens=False).ids) for text in TEXTS]
+    assert found == expected
+    answers = [exact.decode(ids, skip_special_tokens=False) for ids in expected]
+    assert [loaded.decode(ids) for ids in found] == answers
+    before = [tuple(original.encode(text, add_special_tokens=False).ids) for text in TEXTS]
+    read = [original.decode(ids, skip_special_tokens=False) for ids in before]
+    assert (expected, answers) != (before, read), "the rule has no effect on these texts"
+
+
+def test_files_as_the_published_models_have_them_load_with_the_same_ids(folder: Path) -> None:
+    def as_published(file: dict[str, Any]) -> None:
+        file["pre_tokenizer"]["pretokenizers"][1]["trim_offsets"] = False
+        file.update(decoder=BYTES, post_processor=BYTES)
+        file["model"].update(continuing_subword_prefix="", end_of_word_suffix="")
+        for key in ("dropout", "ignore_merges"):
+            del file["model"][key]
+
+    before = load_tokenizer(str(folder))
+    edit(folder / TOKENIZER, as_published)
+    tokens = json.loads((folder / TOKENIZER).read_text())["added_tokens"]
+    config = {
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "added_tokens_decoder": {str(token.pop("id")): token for token in tokens},
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+        "bos_token": None,
+        "chat_template": before.chat_template,
+        "eos_token": "<|im_end|>",
+        "errors": "replace",
+        "extra_special_tokens": {},
+        "model_max_length": 131_072,
+        "pad_token": "<|endoftext|>",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+    }
+    (folder / CONFIG).write_text(json.dumps(config))
+    (folder / "chat_template.jinja").unlink()
+    loaded = load_tokenizer(str(folder))
+    for text in TEXTS:
+        assert prompt_ids(loaded, text) == prompt_ids(before, text)
+    assert loaded.eos_token_id == before.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        (
+            CONFIG,
+            lambda file: file.update(add_prefix_space=True),
+            "add_prefix_space is True, but False in the pre_tokenizer",
+        ),
+        (
+            CONFIG,
+            lambda file: file.update(
+                auto_map={"AutoTokenizer": ["a.B", None]}, tokenizer_class="B"
+            ),
+            "auto_map: the tokenizer is code of its own, which is never run",
+        ),
+        (
+            TOKENIZER,
+            lambda file: file["model"].update(dropout=0.1),
+            "model.dropout: 0.1 splits texts at random",
+        ),
+    ],
+)
+def test_rules_that_are_not_followed_or_draw_at_random_are_refused(
+    folder: Path, name: str, change: Edit, says: str
+) -> None:
+    edit(folder / name, change)
+    assert says in refused(folder)
 
 
 @pytest.fixture(scope="module")

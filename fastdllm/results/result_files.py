@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.common.files import cannot, json_object
+from fastdllm.common.paths import ARTIFACTS, RESULTS, split_task_folder
 
 # Version of the layout of summary.json; summary.py defines the layout itself.
 SUMMARY_SCHEMA_VERSION = 2
 RESULT_FILES = ("summary.json", "results.json", "samples.jsonl")
+# What a run is called, in the order of its folders.
+NAMES = ("experiment", "task", "config")
 # The keys that identify one result of a run, for the tables made of results.
 TABLE_KEYS = ("task", "config", "fingerprint", "timestamp")
 # The first letters of a fingerprint are enough to distinguish two results of a run.
@@ -27,6 +30,26 @@ def stored_fingerprint(summary: Path) -> str | None:
     """Return the fingerprint in a summary, None without a summary that can be read."""
     fingerprint = json_object(summary).get("fingerprint")
     return fingerprint if isinstance(fingerprint, str) else None
+
+
+def named_by_place(record: dict[str, Any], path: Path | str) -> dict[str, Any]:
+    """Return a summary under the names of its folder in results/ or artifacts/.
+
+    So an experiment or a config that was renamed keeps its results. One that is published under the
+    names in the file as well was copied by hand: it is a copy of that run (`same_as`).
+    """
+    top, *folders = Path(path).parts[-5:-1] or ("",)
+    if top not in (RESULTS.name, ARTIFACTS.name) or len(folders) != len(NAMES):
+        return record
+    folders[1] = split_task_folder(folders[1])[0]
+    own = {name: record.get(name) for name in NAMES}
+    named = {**record, **dict(zip(NAMES, folders, strict=True))}
+    if "same_as" in record or all(own[name] == named[name] for name in NAMES):
+        return named
+    other = json_object(ARTIFACTS.joinpath(*map(str, own.values()), RESULT_FILES[0]))
+    if all(other.get(key) == record.get(key) for key in ("fingerprint", "timestamp")):
+        named["same_as"] = {**own, "fingerprint": record.get("fingerprint")}
+    return named
 
 
 def table_mark(records: Iterable[Mapping[str, Any]]) -> str:

@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue, model_validator
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, to_json, write_text_atomically
 from fastdllm.results import bits
-from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION
+from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, named_by_place
 from fastdllm.validation import StrictModel, validated
 
 MAX_BYTES = 8_000
@@ -356,7 +356,7 @@ def _without(summary: Summary, part: str) -> Summary:
 
 
 def read_summary(path: Path | str) -> Summary:
-    """Read and check a summary.
+    """Read and check a summary; one in results/ or artifacts/ has the names of its folder.
 
     Raises:
         UserError: missing, not JSON, or not a summary of this schema version.
@@ -368,7 +368,7 @@ def read_summary(path: Path | str) -> Summary:
             f"{path}: schema_version {version!r} is not {SUMMARY_SCHEMA_VERSION}; run that "
             "configuration again with this version of fastdllm"
         )
-    return validated(Summary, values, str(path))
+    return validated(Summary, named_by_place(values, path), str(path))
 
 
 def pack_bits(correct: Sequence[bool]) -> str:

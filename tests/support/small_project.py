@@ -149,7 +149,7 @@ elif command == "aggregate":
         records = [found.record for run, found in stored if found.belongs_to(run)]
         folder = Path("artifacts", name)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.md").write_text(table_mark(records))
+        (folder / "table.md").write_text("# " + name + "\\n" + table_mark(records))
         (folder / "table.csv").write_text("")
 """
 

@@ -36,7 +36,7 @@ def finish(run: Run) -> None:
 
 def write_tables() -> None:
     records = [stored_summary(run.artifact_path).record for run in load_project().runs]
-    Path("artifacts/demo/table.md").write_text(table_mark(records))
+    Path("artifacts/demo/table.md").write_text(f"# demo\n{table_mark(records)}")
     Path("artifacts/demo/table.csv").write_text("")
 
 

@@ -15,7 +15,7 @@ from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import read_json, read_text, write_if_changed
 from fastdllm.common.paths import ARTIFACTS, task_folder
 from fastdllm.results import bits
-from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, table_mark
+from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, named_by_place, table_mark
 from fastdllm.results.summary import Summary
 from fastdllm.workflow.project.runs import Run
 
@@ -50,7 +50,9 @@ def stored_summary(path: Path) -> StoredSummary:
     except UserError as error:
         return StoredSummary(problem=str(error))
     problem = _problem_of(record)
-    return StoredSummary(problem=f"{path}: {problem}") if problem else StoredSummary(record=record)
+    if problem:
+        return StoredSummary(problem=f"{path}: {problem}")
+    return StoredSummary(record=named_by_place(record, path))
 
 
 def _problem_of(record: Any) -> str | None:
@@ -156,9 +158,12 @@ def tables_are_current(runs: Sequence[Run], experiments: Iterable[str]) -> bool:
         records = [summary.record for summary in summaries if summary.record is not None]
         table, csv = (ARTIFACTS / experiment / name for name in ("table.md", "table.csv"))
         try:
-            if table_mark(records) not in table.read_text(encoding="utf-8") or not csv.exists():
-                return False
+            text = table.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
+            return False
+        # Of an experiment that was renamed, its table may have come along.
+        is_own = text.startswith(f"# {experiment}\n")
+        if not is_own or table_mark(records) not in text or not csv.exists():
             return False
     return True
 

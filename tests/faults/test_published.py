@@ -1,0 +1,121 @@
+"""Published results whose folders were renamed, copied, merged or edited by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fastdllm.cli import main
+from fastdllm.results.summary import Summary, read_summary
+from fastdllm.workflow.project.runs import load_project
+from fastdllm.workflow.reconcile import PUBLISHED_STAMP, reconcile
+from fastdllm.workflow.status.run_status import RunStatus, State
+from tests.support.fakes import fake_summary
+from tests.support.small_project import edit
+
+SETTINGS = Path("workflow_config.yaml")
+
+
+@pytest.fixture
+def shared(project: Path) -> Path:
+    """A clone of a project of two published runs, without results/; also the working directory."""
+    edit(SETTINGS, "  choices: {chunk_size: 6, apply_chat_template: true}\n", "")
+    settings = 'grid: {threshold: [0.9, 0.7]}\nconfig_name: "t{threshold}"\n'
+    edit("experiments/trial/experiment.yaml", "config_name: plain\n", settings)
+    for run in load_project().runs:
+        run.summary_path.parent.mkdir(parents=True)
+        run.summary_path.write_text(json.dumps(fake_summary(run.spec())))
+    assert main(["aggregate"]) == 0
+    shutil.rmtree("results")
+    return project
+
+
+def reconciled() -> list[RunStatus]:
+    """The states after what each call of Snakemake does: once, and again when all is published."""
+    reconcile(load_project())
+    assert main(["aggregate"]) == 0
+    PUBLISHED_STAMP.touch()
+    return reconcile(load_project())
+
+
+def summaries() -> list[Summary]:
+    """All results by every place that they are read from, which must agree."""
+    found = [read_summary(run.artifact_path) for run in load_project().runs]
+    assert found == [read_summary(run.summary_path) for run in load_project().runs]
+    return found
+
+
+def names(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The titles and rows of `fastdllm table`."""
+    capsys.readouterr()
+    assert main(["table"]) == 0
+    lines = capsys.readouterr().out.partition("tables:")[0].splitlines()
+    return [line.split()[0] for line in lines if line.endswith(": sums") or line[:3] == "t0."]
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_renamed_experiment_keeps_its_results_under_its_new_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for folder in ("experiments", "artifacts"):
+        Path(folder, "trial").rename(Path(folder, "base"))
+    edit(SETTINGS, "[trial]", "[base]")
+    reconcile(load_project())
+    assert not PUBLISHED_STAMP.exists(), "its table has the old title"
+    assert {status.state for status in reconciled()} == {State.DONE}
+    assert PUBLISHED_STAMP.exists()
+    assert [(s.experiment, s.config, s.same_as) for s in summaries()] == [
+        ("base", "t0.9", None),
+        ("base", "t0.7", None),
+    ]
+    table = Path("artifacts/base/table.md").read_text()
+    assert table.startswith("# base\n")
+    assert table.count("\n| t0.") == 2
+    assert names(capsys) == ["base:", "t0.9", "t0.7"]
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_renamed_config_keeps_its_result_under_its_new_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    edit("experiments/trial/experiment.yaml", '"t{threshold}"', '"t{threshold}_new"')
+    for config in ("t0.9", "t0.7"):
+        folder = Path("artifacts/trial/sums", config)
+        folder.rename(folder.with_name(f"{config}_new"))
+    assert {status.state for status in reconciled()} == {State.DONE}
+    assert names(capsys) == ["trial:", "t0.9_new", "t0.7_new"]
+    assert main(["compare", "trial/sums/t0.9_new", "trial/sums/t0.7_new"]) == 0
+    assert capsys.readouterr().out.startswith(
+        "a  trial  sums  t0.9_new\nb  trial  sums  t0.7_new\n"
+    )
+
+
+@pytest.mark.parametrize("is_replicated", [False, True])
+@pytest.mark.usefixtures("shared")
+def test_a_copied_experiment_holds_copies_and_no_second_measurement(
+    capsys: pytest.CaptureFixture[str], *, is_replicated: bool
+) -> None:
+    for folder in ("experiments", "artifacts"):
+        shutil.copytree(Path(folder, "trial"), Path(folder, "again"))
+    edit(SETTINGS, "[trial]", "[trial, again]")
+    if is_replicated:
+        edit("experiments/again/experiment.yaml", "title", "replicate: true\ntitle")
+        *_, status = reconciled()
+        assert status.state is State.STALE
+        assert status.reason == "copied from trial/sums/t0.7; replicate: true asks for its own"
+        assert names(capsys) == ["trial:", "t0.9", "t0.7"]
+        return
+    assert {status.state for status in reconciled()} == {State.DONE}
+    found = [(s.experiment, s.config, s.same_as and s.same_as.experiment) for s in summaries()]
+    assert found == [
+        ("trial", "t0.9", None),
+        ("trial", "t0.7", None),
+        ("again", "t0.9", "trial"),
+        ("again", "t0.7", "trial"),
+    ]
+    assert names(capsys) == ["trial:", "t0.9", "t0.7", "again:", "t0.9", "t0.7"]
+    assert Path("artifacts/trial/table.md").read_text().count("\n| t0.") == 2
+    assert Path("artifacts/again/table.md").read_text().count("\n| t0.") == 2

@@ -12,7 +12,7 @@ from fastdllm.report.pareto import PLOTTED, Dot, control_curve
 from fastdllm.report.sensitivity_map import SensitivityMap
 from fastdllm.report.standings import ExperimentFinding, Standing, findings_by_run, standings_of
 from fastdllm.results.summary import Summary
-from fastdllm.statistics.comparison import Comparison
+from fastdllm.statistics.comparison import Comparison, why_other_items
 from fastdllm.statistics.costs import OF_THE_MACHINE, speed_conditions
 from fastdllm.statistics.disagreements import disagreements
 
@@ -155,6 +155,7 @@ def _task_report(
     baseline = task.baseline
     summaries = [summary for group in groups for summary in group.summaries]
     by_conditions = _by_conditions(summaries)
+    comparable = [run for run in summaries if not why_other_items(baseline, run)]
     runs = _run_reports(groups, summaries, chosen, conditions=list(by_conditions))
     flips = [
         (run_name(run.summary), pair)
@@ -169,9 +170,16 @@ def _task_report(
         runs=tuple(runs),
         conditions=tuple(", ".join(conditions) for conditions in by_conditions),
         curves={
-            (cost, number): control_curve(same if cost in OF_THE_MACHINE else summaries, cost)
+            (cost, number): control_curve(
+                [
+                    run
+                    for run in comparable
+                    if cost not in OF_THE_MACHINE or speed_conditions(run) == conditions
+                ],
+                cost,
+            )
             for cost in PLOTTED
-            for number, same in enumerate(by_conditions.values())
+            for number, conditions in enumerate(by_conditions)
         },
         flips=tuple(flips),
     )

@@ -16,7 +16,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.common.paths import RESULTS
 from fastdllm.results.summary import Summary, unpack_bits
-from fastdllm.statistics.comparison import right_only_in
+from fastdllm.statistics.comparison import right_only_in, why_not_paired
 
 # Longer questions and answers are truncated; samples.jsonl has them in full.
 MOST_CHARACTERS = 900
@@ -48,7 +48,7 @@ class Flips:
 
 def flipped_items(baseline: Summary, other: Summary) -> tuple[list[int], list[int]]:
     """Return the items gained and lost by `other`; none if the two cannot be paired."""
-    if baseline.items is None or other.items is None or baseline.items.n != other.items.n:
+    if why_not_paired(baseline, other):
         return [], []
     return right_only_in(other, baseline), right_only_in(baseline, other)
 

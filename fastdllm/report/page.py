@@ -25,7 +25,7 @@ from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.sensitivity_map import FEW_PASSES, MEASURES, SensitivityMap
 from fastdllm.report.sentences import baseline_sentence, likelihood_sentence, main_sentences
 from fastdllm.report.themes import config
-from fastdllm.report.words import items_words
+from fastdllm.report.words import items_words, not_compared_sentences
 from fastdllm.statistics.costs import OF_THE_MACHINE
 from fastdllm.statistics.disagreements import origin_sentences
 from fastdllm.statistics.ties import tie_sentences
@@ -87,11 +87,14 @@ def page_data(report: Report) -> dict[str, Any]:
 def _sentences(task: TaskReport) -> list[str]:
     """What the figures of a task show, in Markdown."""
     runs = [run.summary for run in task.runs]
+    notes = not_compared_sentences(run.comparison for run in task.runs)
+    notes += origin_sentences([task.baseline, *runs])
     if not task.is_generation:
-        return [likelihood_sentence(len(task.runs), len(task.distinct)), *tie_sentences(runs)]
+        sentences = [likelihood_sentence(len(task.runs), len(task.distinct))]
+        return [*sentences, *notes, *tie_sentences(runs)]
     baseline = baseline_sentence(task.baseline, run_name(task.baseline))
-    notes = [*origin_sentences([task.baseline, *runs]), *truncation_sentences(runs)]
-    return [baseline, *main_sentences(task.findings, run_name), *notes]
+    findings = main_sentences(task.findings, run_name)
+    return [baseline, *findings, *notes, *truncation_sentences(runs)]
 
 
 def _task_data(task: TaskReport) -> dict[str, Any]:

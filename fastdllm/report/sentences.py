@@ -22,6 +22,8 @@ from fastdllm.report.words import (
     cost_words,
     difference_words,
     markdown_rows,
+    names_words,
+    not_compared_sentences,
     speed_words,
 )
 from fastdllm.results.summary import Summary
@@ -32,8 +34,6 @@ from fastdllm.statistics.truncation import truncation_sentences
 from fastdllm.statistics.verdicts import p_words, points
 
 NOTHING = "No generation task of this experiment has published results.\n"
-# A table shows this many names of one computation, and counts the others.
-MOST_NAMES = 3
 # Settings in which two configurations may differ that differ in their reuse alone.
 REUSE = ("reuse_k", "layer_subset")
 
@@ -71,7 +71,7 @@ def main_sentences(
 ) -> list[str]:
     """Return whether anything beats the controls, is faster, or is cheaper without a loss."""
     if not findings:
-        return ["Every configuration is the baseline or a control."]
+        return ["There is nothing to compare beside the baseline and controls."]
     ideas = [finding for finding in findings if not finding.is_control]
     return [
         _ideas_beside_controls(ideas, name_of) if ideas else _cheapest_control(findings, name_of),
@@ -122,6 +122,7 @@ def _answer_on_task(group: Group, findings: Sequence[ExperimentFinding]) -> str:
             f"{n_costlier} of {len(findings)} cost no fewer layer-forwards than "
             f"{_baseline_words(findings)}."
         )
+    sentences += not_compared_sentences(group.comparisons)
     sentences += origin_sentences([baseline, *group.summaries])
     sentences += truncation_sentences(group.summaries)
     parts = [
@@ -139,7 +140,7 @@ def _ideas_beside_controls(ideas: Sequence[ExperimentFinding], name_of: NameOf) 
     if counts[Standing.NO_CONTROL] == len(ideas):
         if to_control := ideas[0].to_control:
             return f"Nothing can be compared at equal cost: {to_control.why_not_paired}."
-        return "No controls are published, so nothing can be compared at equal cost."
+        return "There are no controls, so nothing can be compared at equal cost."
     is_open = counts[Standing.WITHIN_NOISE] or counts[Standing.UNKNOWN]
     start = "Yes" if counts[Standing.ABOVE] else "Not proved" if is_open else "No"
     computations = "computation" if len(ideas) == 1 else "computations"
@@ -314,16 +315,13 @@ def _table(findings: Sequence[ExperimentFinding]) -> str:
 
 
 def _cells(finding: ExperimentFinding) -> list[str]:
-    names = ", ".join(f"`{run.config}`" for run in finding.runs[:MOST_NAMES])
-    if len(finding.runs) > MOST_NAMES:
-        names += f" and {len(finding.runs) - MOST_NAMES} more"
     to_control = finding.to_control
     control = f"`{to_control.baseline.config}`" if to_control else ""
     if finding.is_cheapest:
         control += " (cheapest)"
     speed = tokens_per_s(finding.summary)
     return [
-        names,
+        names_words([run.config for run in finding.runs]),
         f"{100 * finding.summary.accuracy:.1f} %",
         f"{finding.cost:.1f}",
         "" if speed is None or finding.to_baseline.speed is None else f"{speed:,.0f}",

@@ -14,7 +14,13 @@ from enum import StrEnum
 from fastdllm.report.groups import CONTROL_EXPERIMENT, Group, RunKey, deviations, key_of
 from fastdllm.report.pareto import PLOTTED
 from fastdllm.results.summary import Summary
-from fastdllm.statistics.comparison import Comparison, compare, corrected, is_same_computation
+from fastdllm.statistics.comparison import (
+    Comparison,
+    compare,
+    corrected,
+    is_same_computation,
+    why_other_items,
+)
 from fastdllm.statistics.costs import (
     MORE_IS_BETTER,
     OF_THE_MACHINE,
@@ -118,8 +124,9 @@ def findings_of(groups: Sequence[Group]) -> dict[str, list[ExperimentFinding]]:
     """Return by experiment the findings on one task by rising cost.
 
     groups: those of all experiments on the task; one that decodes nothing has no findings. Plain
-    decoding is not a finding, and a control is one of its own experiment only. Comparisons with
-    controls are corrected over the experiment (Holm).
+    decoding is not a finding, nor is a run on other items than the baseline's (a hub that moved),
+    and a control is one of its own experiment only. Comparisons with controls are corrected over
+    the experiment (Holm).
     """
     runs = [run for run in _decoded(groups) if run.experiment == CONTROL_EXPERIMENT]
     controls = [same[0] for same in _by_computation(runs)]
@@ -164,6 +171,7 @@ def _by_machine(run: Summary, controls: Sequence[Summary], cost: str) -> Standin
         (control_cost, control.accuracy)
         for control in controls
         if speed_conditions(control) == speed_conditions(run)
+        and not why_other_items(control, run)
         and (control_cost := cost_of(control, cost)) is not None
     ]
     if value is None or not rivals:
@@ -183,7 +191,8 @@ def _findings(group: Group, controls: Sequence[Summary]) -> list[ExperimentFindi
     runs = [
         run
         for run in _decoded([group])
-        if not any(is_same_computation(run, other) for other in left_out)
+        if not why_other_items(group.baseline, run)
+        and not any(is_same_computation(run, other) for other in left_out)
     ]
     to_baseline = {key_of(run): comparison for run, comparison in group.compared}
     uncorrected = [

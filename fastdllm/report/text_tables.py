@@ -19,7 +19,12 @@ from fastdllm.report.groups import (
     layer_forwards_saved,
     passes_per_answer,
 )
-from fastdllm.report.words import items_words, markdown_rows, verdict_words
+from fastdllm.report.words import (
+    items_words,
+    markdown_rows,
+    not_compared_sentences,
+    verdict_words,
+)
 from fastdllm.results.result_files import TABLE_KEYS, table_mark
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
@@ -190,6 +195,7 @@ def _notes(group: Group) -> list[str]:
             f"{OTHER_CONDITIONS} measured under other conditions ({'; '.join(sorted(others))}): "
             "not comparable in tok/s."
         )
+    notes += not_compared_sentences(group.comparisons)
     notes += origin_sentences([group.baseline, *group.summaries])
     doubts = truncation_sentences(group.summaries) + tie_sentences(group.summaries)
     notes += [f"{DOUBTFUL} {text}" for text in doubts]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison
-from fastdllm.statistics.verdicts import decimals, signed
+from fastdllm.statistics.verdicts import SAME, decimals, signed
 
+# A sentence or a table shows this many names, and counts the others.
+MOST_NAMES = 3
 KIND_WORDS = {
     "prefill": "prefill",
     "full_block": "whole block",
@@ -52,6 +54,25 @@ def difference_words(comparison: Comparison | None) -> str:
 def verdict_words(comparison: Comparison | None) -> str:
     """Return the verdict; empty for the baseline."""
     return "" if comparison is None else comparison.verdict
+
+
+def names_words(names: Sequence[str]) -> str:
+    """Such as `a`, `b`, `c` and 2 more."""
+    text = ", ".join(f"`{name}`" for name in names[:MOST_NAMES])
+    return text + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+
+
+def not_compared_sentences(comparisons: Iterable[Comparison | None]) -> list[str]:
+    """Name the runs that are not compared with the baseline, and say why, each reason once."""
+    by_reason: dict[str, list[str]] = {}
+    for comparison in comparisons:
+        if comparison is not None and comparison.paired is None and comparison.verdict != SAME:
+            names = by_reason.setdefault(str(comparison.why_not_paired), [])
+            names.append(comparison.other.config)
+    return [
+        f"Not compared with the baseline, {names_words(names)}: {why}."
+        for why, names in by_reason.items()
+    ]
 
 
 def speed_words(comparison: Comparison) -> str:

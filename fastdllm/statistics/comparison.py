@@ -22,11 +22,9 @@ from fastdllm.statistics.intervals import (
 )
 from fastdllm.statistics.truncation import truncated_answers
 
-# The keys of `decides` that determine which requests form which chunk.
-PLAN_KEYS = (
-    *("model_digest", "task_digest", "limit", "chunk_size"),
-    *("num_fewshot", "apply_chat_template"),
-)
+# The keys of `decides` that determine what a model is asked, and which requests form which chunk.
+REQUEST_KEYS = ("model_digest", "task_digest", "limit", "num_fewshot", "apply_chat_template")
+PLAN_KEYS = (*REQUEST_KEYS, "chunk_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,8 @@ class Ratio:
 class Comparison:
     """One run against the baseline.
 
-    layer_forwards: ratio per answer. truncated: answers of each that reached their length limit.
+    layer_forwards: ratio per answer, of the same items. truncated: answers of each that reached
+    their length limit.
     """
 
     baseline: Summary
@@ -85,16 +84,22 @@ def compare(baseline: Summary, other: Summary) -> Comparison:
     """Compare one run with the baseline."""
     why_not = why_not_paired(baseline, other)
     paired = None if why_not else pair_items(baseline, other)
-    if is_same_computation(baseline, other):
-        if paired is not None and not paired.only_a and not paired.only_b:
+    is_same = is_same_computation(baseline, other)
+    if paired is None:
+        is_one = is_same and _is_one_measurement(baseline, other)
+        is_known = is_one and baseline.primary == other.primary
+        verdict = verdicts.SAME if is_known else verdicts.of_none(str(why_not))
+    elif is_same:
+        differing = paired.only_a + paired.only_b
+        verdict = verdicts.of_the_same(differing)
+        if not differing:
             paired, why_not = None, verdicts.SAME
-        verdict = verdicts.of_the_same(paired.only_a + paired.only_b if paired else 0)
-    elif paired is None:
-        verdict = verdicts.of_none(str(why_not))
     else:
         verdict = _verdict(paired)
     why_no_speed = _why_no_speed(baseline, other)
     ours, theirs = layer_forwards_per_answer(other), layer_forwards_per_answer(baseline)
+    if why_other_items(baseline, other):
+        ours = None
     a, b = truncated_answers(baseline), truncated_answers(other)
     return Comparison(
         baseline=baseline,
@@ -133,24 +138,36 @@ def corrected(family: Sequence[Comparison]) -> list[Comparison]:
 
 def is_same_computation(a: Summary, b: Summary) -> bool:
     """Whether both runs must give the same answers, decoded once or twice."""
-    return _decoded_run(a) == _decoded_run(b) or (
-        a.computation is not None and a.computation == b.computation
-    )
+    is_same = a.computation is not None and a.computation == b.computation
+    return (is_same or _decoded_run(a) == _decoded_run(b)) and not _has_moved(a, b)
+
+
+def why_other_items(a: Summary, b: Summary) -> str | None:
+    """Return why two runs did not answer the same items of the same model; None if they did.
+
+    Neither accuracy nor any cost of such runs can be compared. Other models that are named are no
+    reason.
+    """
+    for what, of_a, of_b in (
+        ("tasks", a.task, b.task),
+        ("limits", a.eval_params.get("limit"), b.eval_params.get("limit")),
+    ):
+        if of_a != of_b:
+            return f"different {what}: {_shown(of_a)} and {_shown(of_b)}"
+    if a.decides.get("task_digest") != b.decides.get("task_digest"):
+        return "different versions of the task"
+    if _has_moved(a, b):
+        return "data or model of the hub have changed in between; decode the older run again"
+    return None
 
 
 def why_not_paired(a: Summary, b: Summary) -> str | None:
     """Return why two runs cannot be compared item by item; None if they can."""
-    for what, of_a, of_b in (
-        ("tasks", a.task, b.task),
-        ("limits", a.eval_params.get("limit"), b.eval_params.get("limit")),
-        ("versions of the task", a.decides.get("task_digest"), b.decides.get("task_digest")),
-        ("metrics", (a.primary.metric, a.primary.filter), (b.primary.metric, b.primary.filter)),
-    ):
-        if of_a != of_b:
-            shown = "" if what.startswith("versions") else f": {_shown(of_a)} and {_shown(of_b)}"
-            return f"different {what}{shown}"
-    if _has_moved(a, b):
-        return "data or model of the hub have changed in between; decode the older run again"
+    if why := why_other_items(a, b):
+        return why
+    metrics = [f"{run.primary.metric},{run.primary.filter}" for run in (a, b)]
+    if metrics[0] != metrics[1]:
+        return f"different metrics: {' and '.join(metrics)}"
     if a.primary.higher_is_better is False:
         return f"less is better in {a.primary.metric}, so items are not right or wrong"
     if a.items is None or b.items is None:
@@ -161,7 +178,7 @@ def why_not_paired(a: Summary, b: Summary) -> str | None:
 def _has_moved(a: Summary, b: Summary) -> bool:
     """Whether the same task, asked in the same way of the same model, asked something else."""
     digests = [run.eval_params.get("items_digest") for run in (a, b)]
-    is_same = all(a.decides.get(key) == b.decides.get(key) for key in PLAN_KEYS)
+    is_same = all(a.decides.get(key) == b.decides.get(key) for key in REQUEST_KEYS)
     return is_same and None not in digests and digests[0] != digests[1]
 
 
@@ -235,10 +252,10 @@ def _why_no_speed(a: Summary, b: Summary) -> str | None:
     unmeasured = next((run for run in (a, b) if run.throughput is None), None)
     if unmeasured is not None:
         return _why_unmeasured(unmeasured)
+    if why := why_other_items(a, b):
+        return why
     if _is_one_measurement(a, b):
         return "both have the speed of one measurement"
-    if a.task != b.task:
-        return f"different tasks: {a.task} and {b.task}"
     differing = [
         f"{of_a} and {of_b}"
         for of_a, of_b in zip(speed_conditions(a), speed_conditions(b), strict=True)
@@ -276,8 +293,6 @@ def _throughput(summary: Summary) -> Throughput:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
     return "none" if value is None else str(value)
 
 

@@ -100,7 +100,8 @@ def _change_of_cost(
     comparison: Comparison, name: str, values: tuple[float | None, float | None]
 ) -> str:
     old, new = values
-    if not old or new is None or (name in OF_THE_MACHINE and comparison.speed is None):
+    comparable = comparison.speed if name in OF_THE_MACHINE else comparison.layer_forwards
+    if comparable is None or not old or new is None:
         return ""
     interval = (
         comparison.speed.interval

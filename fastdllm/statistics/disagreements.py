@@ -25,8 +25,10 @@ def disagreements(records: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         # Rounding depends on the hardware, and in half precision also on the number of rows.
         made_on = [record["computation"], record.get("dtype"), record.get("hardware")]
+        params = record.get("eval_params") or {}
+        made_on.append(params.get("items_digest"))  # a branch of the hub may have moved in between
         if record.get("dtype") != "float32":
-            made_on.append(_batch_sizes(record))
+            made_on += [params.get("batch_size"), params.get("smallest_batch_size")]
         by_conditions.setdefault(json.dumps(made_on), []).append(record)
     return [
         f"ALARM: {first['config']} and {_name_beside(first, other)} must give the same answers and "
@@ -84,11 +86,6 @@ def _item_name(place: int, groups: Sequence[Sequence[Any]]) -> str:
             return f"{name}:{place}"
         place -= n
     return str(place)
-
-
-def _batch_sizes(record: Mapping[str, Any]) -> list[Any]:
-    params = record.get("eval_params") or {}
-    return [params.get("batch_size"), params.get("smallest_batch_size")]
 
 
 def _name_beside(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastdllm.report.flips import Flips, flipped_items, read_flips
-from fastdllm.report.groups import Group, RunKey, by_task, grouped, key_of, run_name, task_title
+from fastdllm.report.groups import Group, RunKey, by_task, grouped, key_of, run_name
 from fastdllm.report.pareto import PLOTTED, Dot, control_curve
 from fastdllm.report.sensitivity_map import SensitivityMap
 from fastdllm.report.standings import ExperimentFinding, Standing, findings_by_run, standings_of
@@ -56,7 +56,7 @@ class TaskReport:
 
     @property
     def title(self) -> str:
-        return task_title(self.task, self.limit)
+        return self.baseline.task_title
 
     @property
     def is_generation(self) -> bool:

@@ -44,7 +44,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        return task_title(self.task, self.limit)
+        return self.summaries[0].task_title
 
     @property
     def compared(self) -> list[tuple[Summary, Comparison | None]]:
@@ -100,11 +100,6 @@ def key_of(summary: Summary) -> RunKey:
 def run_name(summary: Summary) -> str:
     """Return the name of a run for people who know the task."""
     return f"{summary.experiment} / {summary.config}"
-
-
-def task_title(task: str, limit: int | None) -> str:
-    """Return the name of a task and its limit for people."""
-    return task if limit is None else f"{task} (first {limit} items)"
 
 
 def baseline_of(summaries: Sequence[Summary]) -> Summary:

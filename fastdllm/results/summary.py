@@ -311,6 +311,16 @@ class Summary(StrictModel):
         return int(str(self.eval_params.get("n_answers", self.n_requests)))
 
     @property
+    def task_title(self) -> str:
+        """The task for people; of a limited run with its items, which a limit only bounds."""
+        limit, n_items = self.eval_params.get("limit"), self.eval_params.get("n_items")
+        if limit is None:
+            return self.task
+        # A group of tasks has a limit for each, and a task may have fewer items.
+        what = f"first {limit} items" if n_items == limit else f"limit {limit}: {n_items} items"
+        return f"{self.task} ({what})"
+
+    @property
     def primary(self) -> Metric:
         """The metric whose value is `accuracy`."""
         return next(metric for metric in self.metrics if metric.primary)

@@ -54,9 +54,7 @@ def _paragraph(label: str, text: str) -> list[str]:
 
 
 def _name(summary: Summary) -> str:
-    limit = summary.eval_params.get("limit")
-    task = summary.task if limit is None else f"{summary.task} (first {limit} items)"
-    return f"{summary.experiment}  {task}  {summary.config}"
+    return f"{summary.experiment}  {summary.task_title}  {summary.config}"
 
 
 def _rows(comparison: Comparison) -> Iterator[str]:

@@ -30,7 +30,8 @@ def stored(a_summary: Summary, config: str, wrong: int, *, limit: int | None = N
     runs = load_project(Selection(limit=limit)).all_runs
     (run,) = (run for run in runs if run.config == config and run.task == "sums")
     own = {"fingerprint": run.fingerprint, "decides": run.decides, "task": "sums"}
-    how = {**a_summary.eval_params, **({} if limit is None else {"limit": limit})}
+    limited = {} if limit is None else {"limit": limit, "n_items": limit}
+    how = {**a_summary.eval_params, **limited}
     write_summary(run.summary_path, a_run(a_summary, config, wrong, eval_params=how, **own))
     return run.summary_path
 

@@ -14,9 +14,11 @@ from fastdllm.common.errors import UserError
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.csv_tables import csv_table
 from fastdllm.report.flips import flipped_items
+from fastdllm.report.groups import grouped
 from fastdllm.report.page import render_page
 from fastdllm.report.sentences import answer_of
 from fastdllm.report.standings import Standing
+from fastdllm.report.text_tables import terminal_table
 from fastdllm.results.summary import Items, Summary, pack_bits
 from fastdllm.statistics.comparison import compare, is_same_computation
 from fastdllm.statistics.comparison_text import comparison_text
@@ -98,6 +100,29 @@ def test_two_commits_of_a_hub_model_are_no_computation_and_not_compared(
         other = moved.model_copy(update={**fields, "fingerprint": first.fingerprint})
         assert compare(first, other).verdict == f"not compared: {MOVED}"
     assert disagreements([run.model_dump(mode="json") for run in (first, moved)]) == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "n_items", "title"),
+    [
+        (20, 20, "first 20 items"),
+        (1000, 600, "limit 1000: 600 items"),
+        (9, 18, "limit 9: 18 items"),
+    ],
+)
+def test_runs_of_other_limits_are_told_apart_and_have_no_ratios(
+    of_two_commits: list[Summary], limit: int, n_items: int, title: str
+) -> None:
+    whole = of_two_commits[0]
+    how = {**whole.eval_params, "limit": limit, "n_items": n_items}
+    limited = whole.model_copy(update={"eval_params": how})
+    (group,) = grouped([limited])
+    assert terminal_table([group]).startswith(f"00_baseline: word_problems ({title})\n")
+    comparison = compare(whole, limited)
+    assert comparison.why_no_speed == f"different limits: none and {limit}"
+    shown = " ".join(comparison_text(comparison).split())
+    assert f"word_problems ({title})" in shown and " x " not in shown
+    assert f"speed not compared: different limits: none and {limit}" in shown
 
 
 def test_a_report_compares_runs_of_one_commit_only(report: Report) -> None:

@@ -1,4 +1,4 @@
-"""Runs of one computation that are not right on the same items; runs of several dtypes or codes."""
+"""Runs of one computation that are not right on the same items; runs of several origins."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from fastdllm.results.summary import Summary
 
 # Items that a sentence names one by one.
 MOST_ITEMS = 8
+# Packages whose other versions may round, split texts or score otherwise.
+PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval")
 
 
 def disagreements(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -40,7 +42,7 @@ def disagreements(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def origin_sentences(summaries: Sequence[Summary]) -> list[str]:
-    """Say of runs that are compared that they were decoded in several dtypes, or by several codes.
+    """Say of runs that are compared in which dtypes, codes and packages they differ.
 
     What decoded older summaries is unknown, and not counted.
     """
@@ -57,7 +59,18 @@ def origin_sentences(summaries: Sequence[Summary]) -> list[str]:
             f"Decoded by different code of fastdllm ({' and '.join(codes)}), so answers may differ "
             "for that alone; `code_digest` and `git` in each summary.json say by which."
         )
+    versions = {name: _distinct(summaries, name) for name in PACKAGES}
+    if others := [f"{name} {' and '.join(v)}" for name, v in versions.items() if len(v) > 1]:
+        sentences.append(
+            f"Made with different versions of packages ({'; '.join(others)}), so answers, scores "
+            "and speeds may differ for that alone."
+        )
     return sentences
+
+
+def _distinct(summaries: Sequence[Summary], package: str) -> list[str]:
+    versions = (summary.environment.get(package) for summary in summaries)
+    return list(dict.fromkeys(version for version in versions if version is not None))
 
 
 def differing_items(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -61,12 +61,20 @@ def test_without_plain_decoding_the_nearest_run_is_the_baseline(a_summary: Summa
         ("code_digest", "b" * 64, "Decoded by different code of fastdllm (aaaaaaaa and bbbbbbbb)"),
         ("code_digest", "a" * 64, None),
         ("code_digest", None, None),
+        (
+            "environment",
+            {"torch": "2.13.0+cpu", "lm_eval": "0.4.13", "python": "3.12.1"},
+            "Made with different versions of packages (torch 2.12.1 and 2.13.0+cpu; "
+            "lm_eval 0.4.12 and 0.4.13)",
+        ),
+        ("environment", {"torch": "2.12.1", "python": "3.12.1"}, None),
     ],
 )
-def test_runs_of_several_dtypes_or_codes_are_not_compared_in_silence(
-    a_summary: Summary, key: str, value: str | None, says: str | None
+def test_runs_of_several_origins_are_not_compared_in_silence(
+    a_summary: Summary, key: str, value: Any, says: str | None
 ) -> None:
-    usual = {"dtype": "bfloat16", "code_digest": "a" * 64}
+    versions = {"torch": "2.12.1", "lm_eval": "0.4.12", "python": "3.11.7"}
+    usual = {"dtype": "bfloat16", "code_digest": "a" * 64, "environment": versions}
     first = run_of(a_summary, "t0.9").model_copy(update=usual)
     other = run_of(a_summary, "t0.5", threshold=0.5).model_copy(update=usual | {key: value})
     shown = [
@@ -74,7 +82,7 @@ def test_runs_of_several_dtypes_or_codes_are_not_compared_in_silence(
         answer_of("05_mine", [first, other]),
         " ".join(comparison_text(compare(first, other)).split()),
     ]
-    assert [(says or "Decoded") in text for text in shown] == 3 * [says is not None]
+    assert [(says or "for that alone") in text for text in shown] == 3 * [says is not None]
 
 
 def test_the_table_of_one_experiment_has_the_baseline_of_all(

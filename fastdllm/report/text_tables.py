@@ -130,7 +130,8 @@ def _rows(group: Group) -> list[dict[str, str]]:
         cells = _cells(group, summary)
         if any(group.comparisons):
             paired = comparison.paired if comparison else None
-            cells["difference"] = signed(paired.difference) if paired else ""
+            refused = "-" if comparison and comparison.is_refused else ""
+            cells["difference"] = signed(paired.difference) if paired else refused
             cells["verdict"] = verdict_words(comparison) or "the baseline"
         rows.append({key: cells[key] for key in HEADINGS if key in cells})
     return rows

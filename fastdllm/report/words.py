@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison
-from fastdllm.statistics.verdicts import SAME, decimals, signed
+from fastdllm.statistics.verdicts import decimals, signed
 
 # A sentence or a table shows this many names, and counts the others.
 MOST_NAMES = 3
@@ -66,7 +66,7 @@ def not_compared_sentences(comparisons: Iterable[Comparison | None]) -> list[str
     """Name the runs that are not compared with the baseline, and say why, each reason once."""
     by_reason: dict[str, list[str]] = {}
     for comparison in comparisons:
-        if comparison is not None and comparison.paired is None and comparison.verdict != SAME:
+        if comparison is not None and comparison.is_refused:
             names = by_reason.setdefault(str(comparison.why_not_paired), [])
             names.append(comparison.other.config)
     return [

@@ -79,6 +79,11 @@ class Comparison:
     truncated: tuple[int, int] | None
     verdict: str
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether accuracies are not compared, though the runs are not the same."""
+        return self.paired is None and self.verdict != verdicts.SAME
+
 
 def compare(baseline: Summary, other: Summary) -> Comparison:
     """Compare one run with the baseline."""

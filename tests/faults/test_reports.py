@@ -145,6 +145,15 @@ def test_a_report_compares_runs_of_one_commit_only(report: Report) -> None:
         assert rows["00_baseline", "k2_first"][column] == ""
 
 
+def test_a_narrow_table_still_says_what_is_not_compared(of_two_commits: list[Summary]) -> None:
+    text = terminal_table(grouped(of_two_commits)[:1], width=80)
+    assert "(hidden in this narrow window: against the baseline" in text
+    assert f"\nNot compared with the baseline, `k1_middle`, `k2_first`: {MOVED}.\n" in text
+    lines = [line.split() for line in text.splitlines()]
+    rows = {words[0]: words[3] for words in lines if len(words) == 11}
+    assert (rows["k1_middle"], rows["k2_first"], rows["k2_middle"]) == ("-", "-", "-39.7")
+
+
 def test_the_answer_of_an_experiment_names_runs_of_another_commit(
     of_two_commits: list[Summary],
 ) -> None:

@@ -30,8 +30,14 @@ from fastdllm.model.fused import FusedModel
 from fastdllm.model.plain import BlockDiffusionModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# The tensors with a row for each token.
+VOCABULARY = ("lm_head.weight", "model.embed_tokens.weight")
 # Of the files beside the model's, so many are named in a line.
 MOST_NAMED = 4
+
+# Training leaves no row of zeros, nor this many side by side. A hole of 4 KB, a page of a file,
+# holds at least one part of this length of a row, in two bytes each.
+ZEROS_IN_A_ROW = 1024
 
 # bfloat16 needs NVIDIA Ampere (compute capability 8.0) or newer.
 BFLOAT16_CAPABILITY = (8, 0)
@@ -108,10 +114,11 @@ def load_plain_model(
             )
         # A copy: the stored tensor is mapped from the file, and would change with it.
         tensors[name] = tensor.to(device=target, dtype=kind, copy=True)
-        if tensor.dim() == 2 and not tensors[name].any():
+        if zeros := 0 if name.endswith(".bias") else _rows_with_holes(name, tensors[name]):
             raise UserError(
-                f"{file}: tensor {name} holds only zeros, as after an interrupted download; fetch "
-                "it again"
+                f"{file}: tensor {name} holds only zeros in {zeros} row(s), or in long parts of "
+                "them, as after an interrupted download; fetch it again (rows that were pruned are "
+                "not supported)"
             )
     missing = sorted(set(expected) - set(tensors))
     if missing:
@@ -190,13 +197,30 @@ def _check_last_layer(folder: Path, config: ModelConfig) -> None:
 
 def _has_other_head(folder: Path) -> bool:
     """Whether a checkpoint has a head that is not the transposed embedding."""
-    names = ("lm_head.weight", "model.embed_tokens.weight")
     found: dict[str, Tensor] = {}
     for file in weight_files(folder):
         with _opened(file) as stored:
-            found |= {name: stored.get_tensor(name) for name in names if name in stored.keys()}  # noqa: SIM118
-    head, embedding = (found.get(name) for name in names)
+            found |= {name: stored.get_tensor(name) for name in VOCABULARY if name in stored.keys()}  # noqa: SIM118
+    head, embedding = (found.get(name) for name in VOCABULARY)
     return head is not None and embedding is not None and not torch.equal(head, embedding)
+
+
+def _rows_with_holes(name: str, weight: Tensor) -> int:
+    """Count the rows that are zero, whole or in a long part; of a vector, all is one row.
+
+    Of embedding and head, rows that are zero as a whole are left out: tokens that nobody uses have
+    such rows.
+    """
+    rows = weight.view(-1, weight.shape[-1])
+    parts = rows.tensor_split(-(-rows.shape[1] // ZEROS_IN_A_ROW), dim=1)
+    # The maximum is many times faster than asking for zeros, which few rows need then.
+    peaks = torch.stack([part.amax(dim=1) for part in parts], dim=1)  # [rows, parts]
+    suspects = (peaks == 0).any(dim=1).nonzero().flatten()
+    zero = torch.stack([~part[suspects].any(dim=1) for part in parts], dim=1)
+    found = zero.any(dim=1)
+    if name in VOCABULARY and len(suspects) < len(rows):
+        found &= ~zero.all(dim=1)
+    return int(found.sum())
 
 
 @contextmanager

@@ -89,6 +89,7 @@ def load_engine(
             max_positions=usable_positions(model.config, settings.block_size),
             block_size=settings.block_size,
         )
+    _check_embeddings(spec, plan, tokenizer, model)
     engine = DecodingEngine(
         model=model,
         policy=policy,
@@ -111,6 +112,20 @@ def _check_commit(spec: RunSpec, plan: Plan) -> None:
             f"{model}: {spec.run.model_revision or 'main'} is commit {found} here, and was "
             f"{planned} when the task was planned; name one in workflow_config.yaml "
             "(model.revision), or " + plan_again(spec.task, spec.limit)
+        )
+
+
+def _check_embeddings(spec: RunSpec, plan: Plan, tokenizer: Any, model: FusedModel) -> None:
+    """Refuse weights that are zero for a token of the plan; padding is never trained."""
+    texts = {ids for request in plan.requests for ids in (request.prompt_ids, request.target_ids)}
+    tokens = sorted(set().union(*texts) - {model.config.pad_id})
+    is_zero = ~model.embedding[tokens].any(dim=1)
+    if is_zero.any():
+        token = tokens[int(is_zero.nonzero()[0])]
+        text = tokenizer.decode([token])
+        raise UserError(
+            f"{spec.run.model_path}: the embedding of {text!r}, token {token} of prompts, "
+            "is only zeros, as after an interrupted download; fetch the model again"
         )
 
 

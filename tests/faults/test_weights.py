@@ -19,8 +19,9 @@ from fastdllm.common.errors import UserError
 from fastdllm.model.checkpoint import other_weights, weight_files
 from fastdllm.model.config import read_config
 from fastdllm.model.loading import load_plain_model
+from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.runs.evaluation import Evaluation
-from fastdllm.runs.loaded_model import KeptModel
+from fastdllm.runs.loaded_model import KeptModel, load_engine
 from fastdllm.runs.spec import read_spec
 from fastdllm.workflow.project.digests import FileDigests, check_sources, digest_of, model_digest
 from tests.support.run_project import silent
@@ -240,6 +241,84 @@ def test_weights_that_are_not_the_numbers_of_the_model_are_refused(
     save_file(stored | {name: spoil(stored[name])}, folder / WEIGHTS)
     with pytest.raises(UserError, match=says):
         load_plain_model(folder, device="cpu")
+
+
+def cut_hole(file: Path, name: str, *, begin: int = 0, size: int | None = None) -> None:
+    """Write zeros over bytes of a tensor, as where a download left out a part; all by default."""
+    content = bytearray(file.read_bytes())
+    length = int.from_bytes(content[:8], "little")
+    start, end = json.loads(content[8 : 8 + length])[name]["data_offsets"]
+    size = end - start - begin if size is None else size
+    assert 0 <= begin <= begin + size <= end - start
+    first = 8 + length + start + begin
+    content[first : first + size] = bytes(size)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "size", "rows"),
+    [
+        ("model.layers.3.mlp.gate_proj.weight", 1000, 4096, 15),
+        ("model.layers.0.self_attn.o_proj.weight", 256, 256, 1),
+        ("model.layers.13.post_attention_layernorm.weight", 0, None, 1),
+        (EMBEDDING, 0, None, 512),
+    ],
+)
+def test_zeros_inside_a_tensor_are_refused(
+    folder: Path, name: str, begin: int, size: int | None, rows: int
+) -> None:
+    cut_hole(folder / WEIGHTS, name, begin=begin, size=size)
+    with pytest.raises(UserError, match=rf"{name} holds only zeros in {rows} row\(s\)"):
+        load_plain_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize("page", [0, 1, 2, 3])
+@pytest.mark.parametrize("name", [EMBEDDING, "model.layers.0.mlp.up_proj.weight"])
+def test_a_hole_that_is_shorter_than_a_row_is_refused(folder: Path, name: str, page: int) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_size": 3584, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config |= {"head_dim": 2, "intermediate_size": 8, "num_hidden_layers": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    with torch.device("meta"):
+        model = BlockDiffusionModel(read_config(folder))
+    stored = {
+        key: torch.full(value.shape, -0.5, dtype=torch.bfloat16)
+        for key, value in model.state_dict().items()
+    }
+    save_file(stored, folder / WEIGHTS)
+    load_plain_model(folder, device="cpu")
+    cut_hole(folder / WEIGHTS, name, begin=page * 4096 + 30, size=4096)
+    with pytest.raises(UserError, match=f"{name} holds only zeros in [12] row"):
+        load_plain_model(folder, device="cpu")
+
+
+def test_zeros_that_models_have_are_no_holes(folder: Path) -> None:
+    cut_hole(folder / WEIGHTS, EMBEDDING, begin=509 * 256)  # behind the tokenizer's last token
+    cut_hole(folder / WEIGHTS, "model.layers.0.self_attn.q_proj.bias")
+    load_plain_model(folder, device="cpu")
+
+
+def test_a_token_of_a_prompt_without_an_embedding_is_refused(
+    make_spec: Any, make_plan_on_disk: Any, tokenizer: Any, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "damaged")
+    spec = read_spec(make_spec())
+    spec = spec.model_copy(update={"run": spec.run.model_copy(update={"model_path": str(folder)})})
+    plan = make_plan_on_disk()
+
+    def load() -> None:
+        load_engine(spec, plan, tokenizer, device="cpu", models=KeptModel())
+
+    load()
+    stored = load_file(folder / WEIGHTS)
+    for text in ("~", "+"):
+        stored[EMBEDDING][ord(text)] = 0
+        save_file(stored, folder / WEIGHTS)
+        if text == "+":
+            with pytest.raises(UserError, match=r"embedding of '\+', token 43 of prompts"):
+                load()
+        else:
+            load()
 
 
 def test_a_mask_that_is_not_the_tokenizers_is_refused(folder: Path) -> None:

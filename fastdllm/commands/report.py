@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         list((ARTIFACTS / "sensitivity").glob("*.json")),
         project.config.model,
         project.runs[0].decides,
+        {str(commit) for run in summaries if (commit := run.eval_params.get("model_commit"))},
     )
     problems += unreadable
     report = build_report(

@@ -145,12 +145,13 @@ def run(options: argparse.Namespace) -> int:
 def _origin(options: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of the record that say what is measured, and by which code."""
     from fastdllm.machine.process import git_state
-    from fastdllm.model.checkpoint import find_checkpoint
+    from fastdllm.model.checkpoint import commit_of, find_checkpoint
     from fastdllm.workflow.project.digests import FileDigests, model_digest
 
     folder = find_checkpoint(options.model, options.revision)
     digest = options.revision or model_digest(folder, FileDigests())
-    return {"model_digest": digest, "git": git_state()}
+    commit = commit_of(options.model, folder)
+    return {"model_digest": digest, "model_commit": commit, "git": git_state()}
 
 
 def _record(

@@ -255,4 +255,5 @@ def _origin(runs: Sequence[Summary]) -> Origin:
 
 def _model(run: Summary) -> tuple[str, str]:
     path = run.model_args.get("model_path", run.decides.get("model", ""))
-    return str(path), str(run.decides.get("model_digest", ""))
+    version = run.eval_params.get("model_commit", run.decides.get("model_digest", ""))
+    return str(path), str(version)

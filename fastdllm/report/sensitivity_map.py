@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,15 @@ def read_sensitivity(path: Path) -> SensitivityMap:
 
 
 def newest(
-    paths: Sequence[Path], model: ModelChoice, decides: Mapping[str, Any]
+    paths: Sequence[Path], model: ModelChoice, decides: Mapping[str, Any], commits: Collection[str]
 ) -> tuple[SensitivityMap | None, list[str]]:
     """Return the record of the runs' model, and why others cannot be shown.
 
     Records are undated, and a checkout changes the dates of files, so the last by name is taken.
 
     Args:
-        model: of the project. decides: of a run, which names the model that it is.
+        model: of the project. decides: of a run, which names the model that it is. commits: of a
+            model of the hub, those that decoded the runs, where it is known.
     """
     problems: list[str] = []
     chosen: list[SensitivityMap] = []
@@ -105,24 +106,26 @@ def newest(
         except UserError as error:
             problems.append(f"not shown: {error}")
         else:
-            (chosen if _is_of(found.record, decides) else others).append(found)
+            (chosen if _is_of(found.record, decides, commits) else others).append(found)
     if others and not chosen:
         revision = ["--revision", model.revision] if model.revision else []
         command = shlex.join(["sensitivity", "--publish", "--model", model.path, *revision])
         problems += [
             f"not shown: {other.path}: measured on {other.record.model} "
-            f"({other.record.model_digest[:8]}), another model than that of the runs; "
-            f"`fastdllm {command}` measures this one"
+            f"({(other.record.model_commit or other.record.model_digest)[:8]}), another model than "
+            f"that of the runs; `fastdllm {command}` measures this one"
             for other in others
         ]
     return (chosen[-1] if chosen else None), problems
 
 
-def _is_of(record: SensitivityRecord, decides: Mapping[str, Any]) -> bool:
-    """Whether runs have its model: a folder of its digest, or its hub id and revision."""
+def _is_of(record: SensitivityRecord, decides: Mapping[str, Any], commits: Collection[str]) -> bool:
+    """Whether runs have its model: a folder of its digest, or its hub id and commit or revision."""
     name, version = decides["model"], record.model_digest
     if name == "local":
         return bool(version == decides["model_digest"])
+    if commits and record.model_commit is not None:
+        return record.model == name and record.model_commit in commits
     if len(version) == DIGEST_LETTERS:
         version = "main"  # measured without --revision: the digest of the files that main had
     return (record.model, version) == (name, decides["model_digest"])

@@ -282,7 +282,8 @@ class Summary(StrictModel):
         "log-likelihood), chunk_size, batch_size (most sequences that were decoded at once; inputs "
         "in memory at once, for log-likelihoods), smallest_batch_size (where a part of the run had "
         "fewer), items_digest (of what each item asks and expects, and of the commit of a hub's "
-        "model), limit, max_gen_toks (the most tokens of an answer; absent in older summaries), "
+        "model), model_commit (that commit; absent for a folder, and in older summaries), limit, "
+        "max_gen_toks (the most tokens of an answer; absent in older summaries), "
         "num_fewshot, apply_chat_template, bootstrap_iters, seed."
     )
 

@@ -20,6 +20,7 @@ from fastdllm.model.checkpoint import other_weights, weight_files
 from fastdllm.model.config import read_config
 from fastdllm.model.loading import load_plain_model
 from fastdllm.model.plain import BlockDiffusionModel
+from fastdllm.results.summary import read_summary
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.loaded_model import KeptModel, load_engine
 from fastdllm.runs.spec import read_spec
@@ -421,3 +422,5 @@ def test_weights_of_a_branch_that_moved_are_not_mixed_with_those_before(
     plan()
     after = json.loads(evaluate().read_text().splitlines()[0])
     assert after["plan_digest"] != before["plan_digest"]
+    how = read_summary(spec.with_name("summary.json")).eval_params
+    assert how["model_commit"] == "b" * 40

@@ -40,7 +40,7 @@ def test_a_damaged_record_is_named_and_left_out(
 ) -> None:
     bad = written(tmp_path / "bad.json", **changed)
     good = written(tmp_path / "good.json")
-    chosen, problems = newest([bad, good], TINY, HERE)
+    chosen, problems = newest([bad, good], TINY, HERE, ())
     assert chosen is not None and chosen.path == good
     (problem,) = problems
     assert problem.startswith(f"not shown: {bad}: {message}") and "\n" not in problem
@@ -50,7 +50,7 @@ def test_a_damaged_record_is_named_and_left_out(
 def test_what_is_no_record_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tiny.json"
     path.write_text(text)
-    chosen, problems = newest([path, tmp_path / "gone.json"], TINY, HERE)
+    chosen, problems = newest([path, tmp_path / "gone.json"], TINY, HERE, ())
     assert chosen is None and len(problems) == 2
 
 
@@ -59,7 +59,7 @@ def test_names_decide_and_not_the_time_of_a_file(tmp_path: Path) -> None:
     other = written(tmp_path / "d.json", model_digest="other")
     os.utime(paths[0], (2e9, 2e9))
     for digest, expected in ((HERE["model_digest"], paths[2]), ("other", other)):
-        chosen, problems = newest([other, *paths], TINY, {**HERE, "model_digest": digest})
+        chosen, problems = newest([other, *paths], TINY, {**HERE, "model_digest": digest}, ())
         assert chosen is not None and chosen.path == expected and problems == []
 
 
@@ -85,7 +85,7 @@ def test_only_a_record_of_the_hub_model_of_the_runs_is_shown(
     ]
     decides = {"model": "lab/Fast_7B", "model_digest": revision or "main"}
     model = ModelChoice(path="lab/Fast_7B", revision=revision)
-    chosen, problems = newest(paths, model, decides)
+    chosen, problems = newest(paths, model, decides, ())
     assert (chosen and chosen.path) == (paths[0] if is_shown else None)
     assert len(problems) == (0 if is_shown else 2)
     ending = " --revision v2" if revision else ""
@@ -94,9 +94,21 @@ def test_only_a_record_of_the_hub_model_of_the_runs_is_shown(
         assert f"`fastdllm sensitivity --publish --model lab/Fast_7B{ending}`" in problem
 
 
+def test_the_commit_of_a_hub_model_decides_where_it_is_known(tmp_path: Path) -> None:
+    hub = {"model": "lab/Fast_7B", "model_digest": "main"}
+    paths = [
+        written(tmp_path / f"{letter}.json", **hub, model_commit=letter * 40) for letter in "ab"
+    ]
+    model = ModelChoice(path="lab/Fast_7B")
+    for commits, shown in (((), "b"), (("a" * 40,), "a"), (("c" * 40,), None)):
+        chosen, problems = newest(paths, model, hub, commits)
+        assert (chosen and chosen.path.stem) == shown
+        assert len(problems) == (2 if shown is None else 0)
+
+
 def test_a_record_of_another_folder_is_named_and_left_out(tmp_path: Path) -> None:
     path = written(tmp_path / "tiny.json")
-    chosen, (problem,) = newest([path], TINY, {**HERE, "model_digest": "another"})
+    chosen, (problem,) = newest([path], TINY, {**HERE, "model_digest": "another"}, ())
     assert chosen is None
     assert problem == (
         f"not shown: {path}: measured on models/tiny (160eb05e), another model than that of the "

@@ -40,6 +40,7 @@ class SensitivityRecord(StrictModel):
     schema_version: Literal[1] = 1
     model: str = Field(description="Folder as given, or hub id.")
     model_digest: str = Field(description="Digest of the checkpoint, or its revision.")
+    model_commit: str | None = Field(None, description="Of a model of the hub; absent: unknown.")
     n_items: int = Field(description="Calibration items decoded.")
     data: str = Field(description="Name of the file of calibration items.")
     data_digest: str = Field(description="Digest of the items used.")
@@ -111,8 +112,9 @@ def _mean(values: Iterable[float]) -> float | None:
 def write_record(record: SensitivityRecord, path: Path) -> None:
     """Write the record as JSON."""
     values = record.model_dump(mode="json")
-    if record.git is None:
-        del values["git"]
+    for name in ("git", "model_commit"):
+        if values[name] is None:
+            del values[name]
     write_json_atomically(path, values)
 
 

@@ -53,15 +53,23 @@ def run(args: argparse.Namespace) -> int:
         from fastdllm.model.config import read_config
         from fastdllm.model.tokenizer import load_tokenizer
         from fastdllm.tasks.plan import write_plan
-        from fastdllm.tasks.planning import PlanOptions, check_lengths_of_options, make_plan
+        from fastdllm.tasks.planning import (
+            PlanOptions,
+            check_lengths_of_options,
+            make_plan,
+            unchosen_template,
+        )
         from fastdllm.tasks.task_files import find_task_files
 
         # Read before the rest: what changes meanwhile makes the plan outdated, not wrong.
         spec = task_plan(config, args.task, args.limit).spec()
         checkpoint = find_checkpoint(config.model.path, config.model.revision)
         model = read_config(checkpoint)
+        tokenizer = load_tokenizer(config.model.path, config.model.revision)
+        if tokenizer.chat_template and "apply_chat_template" not in options.model_fields_set:
+            raise unchosen_template(args.task)
         plan = make_plan(
-            load_tokenizer(config.model.path, config.model.revision),
+            tokenizer,
             PlanOptions(
                 task=args.task,
                 limit=args.limit,

@@ -130,6 +130,15 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
     return Plan(header=header, requests=tuple(requests))
 
 
+def unchosen_template(task: str) -> UserError:
+    """Return the error for a model with a chat template, whose use for a task nobody chose."""
+    return UserError(
+        f"task {task!r}: the model has a chat template; give the task apply_chat_template: true in "
+        "workflow_config.yaml to write prompts by it, as `fastdllm generate` does, or false for "
+        "prompts as the task has them"
+    )
+
+
 def check_lengths_of_options(plan: Plan) -> None:
     """Refuse options of several tokens, for a task whose likelihood_mode nobody chose.
 

@@ -184,3 +184,28 @@ def test_the_mask_token_in_a_prompt_is_refused_at_plan(
     data.write_text(data.read_text().replace("? ", "|<MASK>|? ", 1))
     with pytest.raises(UserError, match=rf"item {task}:0: its text holds '\|<MASK>\|', the mask"):
         plan(folder, task, mask_id=255)
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("options", ["{chunk_size: 3}", ""], ids=["others", "none"])
+def test_whether_a_template_writes_the_prompts_has_to_be_chosen(
+    folder: Path, model_folder: Path, options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, planned = Path("workflow_config.yaml"), Path("results/_plans/sums/plan.json")
+    chosen = config.read_text()
+    assert "sums: {chunk_size: 3, apply_chat_template: true}" in chosen
+    silent = chosen.replace("{chunk_size: 3, apply_chat_template: true}", options)
+    config.write_text(silent)
+    assert main(["plan", "--task", "sums"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "task 'sums': the model has a chat template; give the task apply_chat_template" in line
+    assert not planned.exists()
+    for answer in ("true", "false"):
+        config.write_text(
+            chosen.replace("apply_chat_template: true", f"apply_chat_template: {answer}")
+        )
+        assert main(["plan", "--task", "sums"]) == 0
+    (folder / "chat_template.jinja").unlink()
+    config.write_text(silent.replace(str(model_folder), str(folder)))
+    assert main(["plan", "--task", "sums"]) == 0
+    assert json.loads(planned.read_text())["apply_chat_template"] is False

@@ -187,7 +187,8 @@ class TaskOptions(StrictModel):
         "log-likelihoods: inputs in memory at once. Does not count as a change of the run.",
     )
     apply_chat_template: bool = Field(
-        False, description="Wrap each prompt in the model's chat template."
+        False,
+        description="Wrap each prompt in the model's chat template. To be given where it has one.",
     )
     num_fewshot: int | None = Field(
         None, ge=0, description="Worked examples in each prompt; null: what the task file says."

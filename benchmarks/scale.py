@@ -38,7 +38,6 @@ def build_project(folder: Path) -> None:
     experiment = yaml.safe_load(file.read_text())
     experiment["grid"] = {"seed": list(range(RUNS // 2))}
     experiment["config_name"] = "seed{seed}"
-    experiment["baseline"] = "seed0"
     file.write_text(yaml.safe_dump(experiment))
 
 

@@ -21,6 +21,7 @@ import yaml
 
 from benchmarks.record import ROOT, record
 from fastdllm.cluster.jobs import comment_of
+from fastdllm.results.result_files import DIGEST, NAMES, content_digest
 
 RUNS, REPEATS, QUEUED = 1000, 5, 200
 COMMAND = "python -m benchmarks.scale"
@@ -54,10 +55,12 @@ def finish_half(folder: Path) -> None:
     """Write a summary with its own fingerprint for every second run."""
     template = next((ROOT / "artifacts").glob("*/*/*/summary.json"), None)
     base = json.loads(template.read_text()) if template else {}
-    base.pop("same_as", None)
+    for key in ("same_as", DIGEST):
+        base.pop(key, None)
     for spec in sorted(folder.glob("results/*/*/*/spec.json"))[::2]:
         content = json.loads(spec.read_text())
-        summary = base | {name: content[name] for name in ("fingerprint", "decides", "config")}
+        summary = base | {name: content[name] for name in ("fingerprint", "decides", *NAMES)}
+        summary[DIGEST] = content_digest(summary)
         (spec.parent / "summary.json").write_text(json.dumps(summary))
 
 

@@ -20,6 +20,8 @@ SUMMARY_SCHEMA_VERSION = 2
 RESULT_FILES = ("summary.json", "results.json", "samples.jsonl")
 # What a run is called, in the order of its folders.
 NAMES = ("experiment", "task", "config")
+# The key of a summary that is the digest of all others; older ones have none.
+DIGEST = "content_digest"
 # The keys that identify one result of a run, for the tables made of results.
 TABLE_KEYS = ("task", "config", "fingerprint", "timestamp")
 # The first letters of a fingerprint are enough to distinguish two results of a run.
@@ -56,6 +58,22 @@ def table_mark(records: Iterable[Mapping[str, Any]]) -> str:
     """Return a comment that identifies the summaries of a table, in their order."""
     text = json.dumps([[record.get(key) for key in TABLE_KEYS] for record in records])
     return f"<!-- summaries: {hashlib.sha256(text.encode()).hexdigest()[:16]} -->"
+
+
+def content_digest(values: Mapping[str, Any]) -> str:
+    """Digest what a summary says, in the order of its keys; layout does not count."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def take_digest(values: dict[str, Any]) -> str | None:
+    """Remove a summary's digest of its content; return why the rest cannot be used, or None."""
+    digest = values.pop(DIGEST, None)
+    if digest is None or digest == content_digest(values):
+        return None
+    return (
+        "edited or merged by hand, so its figures may be of several results; restore it (`git "
+        "checkout`, with --ours or --theirs in a merge), or remove it to make the run again"
+    )
 
 
 def keep_aside(path: Path, mark: str) -> None:

@@ -7,6 +7,7 @@ generated from these descriptions. Imports no torch, so status and tables stay f
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from functools import reduce
@@ -18,7 +19,13 @@ from pydantic import Field, JsonValue, model_validator
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, to_json, write_text_atomically
 from fastdllm.results import bits
-from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, named_by_place
+from fastdllm.results.result_files import (
+    DIGEST,
+    SUMMARY_SCHEMA_VERSION,
+    content_digest,
+    named_by_place,
+    take_digest,
+)
 from fastdllm.validation import StrictModel, validated
 
 MAX_BYTES = 8_000
@@ -263,6 +270,11 @@ class Summary(StrictModel):
         description="Digest of the code of `fastdllm/` that decides tokens, without comments and "
         "layout; one for all answers. Absent in older summaries.",
     )
+    content_digest: str | None = Field(
+        None,
+        description="Digest of all other fields, by which a file that was edited or merged by hand "
+        "is refused; in the file only. Absent in older summaries.",
+    )
     environment: dict[str, str] = Field(
         description="Versions of Python and of packages; `1.0 and 1.1` if the processes that "
         "decoded and scored had different ones."
@@ -352,7 +364,8 @@ def write_summary(path: Path | str, summary: Summary) -> None:
 
 def _text(summary: Summary) -> str:
     """Sorted keys, a line each; a list of plain values takes one line."""
-    text = to_json(summary.model_dump(mode="json", exclude_none=True))
+    values = summary.model_dump(mode="json", exclude_none=True)
+    text = to_json(values | {DIGEST: content_digest(json.loads(to_json(values)))})
     return _SPREAD_OUT.sub(lambda match: f"[{_LINE_BREAK.sub(' ', match[1])[1:]}]", text)
 
 
@@ -370,7 +383,7 @@ def read_summary(path: Path | str) -> Summary:
     """Read and check a summary; one in results/ or artifacts/ has the names of its folder.
 
     Raises:
-        UserError: missing, not JSON, or not a summary of this schema version.
+        UserError: missing, not JSON, not a summary of this schema version, or edited by hand.
     """
     values = read_json(path)
     version = values.get("schema_version") if isinstance(values, dict) else None
@@ -379,7 +392,11 @@ def read_summary(path: Path | str) -> Summary:
             f"{path}: schema_version {version!r} is not {SUMMARY_SCHEMA_VERSION}; run that "
             "configuration again with this version of fastdllm"
         )
-    return validated(Summary, named_by_place(values, path), str(path))
+    problem = take_digest(values)
+    summary = validated(Summary, named_by_place(values, path), str(path))
+    if problem is not None:
+        raise UserError(f"{path}: {problem}")
+    return summary
 
 
 def pack_bits(correct: Sequence[bool]) -> str:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.results.summary import Summary, read_summary
+from fastdllm.common.errors import UserError
+from fastdllm.results.result_files import NAMES
+from fastdllm.results.summary import Summary, Throughput, read_summary, write_summary
+from fastdllm.workflow.project.artifacts import stored_summary
 from fastdllm.workflow.project.runs import load_project
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP, reconcile
 from fastdllm.workflow.status.run_status import RunStatus, State
 from tests.support.fakes import fake_summary
+from tests.support.run_project import REPOSITORY
 from tests.support.small_project import edit
 
 SETTINGS = Path("workflow_config.yaml")
@@ -119,3 +124,64 @@ def test_a_copied_experiment_holds_copies_and_no_second_measurement(
     assert names(capsys) == ["trial:", "t0.9", "t0.7", "again:", "t0.9", "t0.7"]
     assert Path("artifacts/trial/table.md").read_text().count("\n| t0.") == 2
     assert Path("artifacts/again/table.md").read_text().count("\n| t0.") == 2
+
+
+def commit(branch: str, path: Path, summary: Summary) -> None:
+    write_summary(path, summary)
+    git("switch", "--quiet", "-c", branch)
+    git("add", ".")
+    git("commit", "--quiet", "-m", branch)
+
+
+def git(*words: str) -> None:
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+
+
+@pytest.mark.parametrize("is_kept_whole", [True, False])
+def test_a_merge_takes_one_result_and_never_lines_of_both(
+    a_summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_kept_whole: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    git("init", "--quiet")
+    if is_kept_whole:
+        shutil.copy(REPOSITORY / ".gitattributes", tmp_path)
+    path = Path("artifacts/demo/words/k1/summary.json")
+    before = a_summary.model_copy(update=dict(zip(NAMES, path.parts[1:4], strict=True)))
+    speed = Throughput(tokens_generated=100, total_time_s=2.0, tokens_per_s=50.0)
+    ours = before.model_copy(update={"throughput": speed})
+    more_slots = {"eval_params": {**before.eval_params, "batch_size": 64}, "throughput": None}
+    commit("before", path, before)
+    commit("theirs", path, before.model_copy(update=more_slots))
+    git("switch", "--quiet", "before")
+    commit("ours", path, ours)
+    git("merge", "--quiet", "-X", "ours", "-m", "both", "theirs")
+    if is_kept_whole:
+        assert read_summary(path) == ours
+        return
+    merged = json.loads(path.read_text())
+    assert (merged["throughput"]["total_time_s"], merged["eval_params"]["batch_size"]) == (2.0, 64)
+    with pytest.raises(UserError, match=f"^{path}: edited or merged by hand"):
+        read_summary(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"tokens_per_s": 1234.5', '"tokens_per_s": 2031.0'),
+        ('"full_block": 20', '"full_block": -20'),
+        ('"batch_size": 32', '"batch_size": 64'),
+    ],
+)
+def test_a_summary_that_was_edited_by_hand_is_refused_and_one_of_another_layout_is_not(
+    a_summary: Summary, tmp_path: Path, old: str, new: str
+) -> None:
+    path = tmp_path / "summary.json"
+    write_summary(path, a_summary)
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=8))
+    assert read_summary(path) == a_summary
+    assert stored_summary(path).problem is None
+    edit(path, old, new)
+    with pytest.raises(UserError) as caught:
+        read_summary(path)
+    assert str(caught.value) == stored_summary(path).problem
+    assert str(caught.value).startswith(f"{path}: edited or merged by hand")

@@ -97,7 +97,7 @@ def test_the_life_of_runs_that_are_one_computation(
 ) -> None:
     """One project through its usual changes; each step costs a Snakemake start."""
     leader, member = read(LEADER), read(MEMBER)
-    own = {"config", "fingerprint", "decides", "model_args", "same_as"}
+    own = {"config", "fingerprint", "decides", "model_args", "same_as", "content_digest"}
     assert {key for key in member if member.get(key) != leader.get(key)} == own
     assert member["decides"]["decoding.layer_subset"] == member["model_args"]["layer_subset"]
     assert member["same_as"] == {

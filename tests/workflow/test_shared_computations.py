@@ -10,7 +10,7 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.results.summary import read_summary
+from fastdllm.results.summary import read_summary, write_summary
 from fastdllm.runs.spec import read_spec
 from fastdllm.workflow.copied_results import write_copy
 from fastdllm.workflow.project.artifacts import current_summary, publish, published
@@ -186,8 +186,9 @@ def test_a_result_that_does_not_say_what_it_computed_leads_nobody(runs: dict[str
 def test_a_copy_by_rules_of_yesterday_is_none(runs: dict[str, Run]) -> None:
     finish(runs["first"])
     copy(runs["first"], runs["last"])
-    record = json.loads(runs["last"].summary_path.read_text())
-    runs["last"].summary_path.write_text(json.dumps(record | {"computation": "another"}))
+    summary = read_summary(runs["last"].summary_path)
+    other = summary.model_copy(update={"computation": "another"})
+    write_summary(runs["last"].summary_path, other)
     status = inspect(runs["last"])
     assert status.state is State.STALE
     assert "copied from reuse/words/first; no longer the same" in status.reason

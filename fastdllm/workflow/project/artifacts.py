@@ -15,7 +15,12 @@ from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import read_json, read_text, write_if_changed
 from fastdllm.common.paths import ARTIFACTS, task_folder
 from fastdllm.results import bits
-from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, named_by_place, table_mark
+from fastdllm.results.result_files import (
+    SUMMARY_SCHEMA_VERSION,
+    named_by_place,
+    table_mark,
+    take_digest,
+)
 from fastdllm.results.summary import Summary
 from fastdllm.workflow.project.runs import Run
 
@@ -49,7 +54,7 @@ def stored_summary(path: Path) -> StoredSummary:
         record = read_json(path)
     except UserError as error:
         return StoredSummary(problem=str(error))
-    problem = _problem_of(record)
+    problem = _problem_of(record) or take_digest(record)
     if problem:
         return StoredSummary(problem=f"{path}: {problem}")
     return StoredSummary(record=named_by_place(record, path))

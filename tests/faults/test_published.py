@@ -16,7 +16,7 @@ from fastdllm.results.summary import Summary, Throughput, read_summary, write_su
 from fastdllm.workflow.project.artifacts import stored_summary
 from fastdllm.workflow.project.runs import load_project
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP, reconcile
-from fastdllm.workflow.status.run_status import RunStatus, State
+from fastdllm.workflow.status.run_status import RunStatus, State, inspect
 from tests.support.fakes import fake_summary
 from tests.support.run_project import REPOSITORY
 from tests.support.small_project import edit
@@ -185,3 +185,13 @@ def test_a_summary_that_was_edited_by_hand_is_refused_and_one_of_another_layout_
         read_summary(path)
     assert str(caught.value) == stored_summary(path).problem
     assert str(caught.value).startswith(f"{path}: edited or merged by hand")
+
+
+@pytest.mark.usefixtures("shared")
+def test_settings_that_are_not_those_of_the_fingerprint_make_a_result_stale() -> None:
+    run = load_project().runs[0]
+    edit(run.artifact_path, '"decoding.threshold": 0.9', '"decoding.threshold": 0.5')
+    status = inspect(run)
+    assert (status.state, status.why) == (State.STALE, "decoding.threshold 0.5 -> 0.9")
+    assert main(["aggregate"]) == 0
+    assert "t0.9" not in Path("artifacts/trial/table.md").read_text()

@@ -40,10 +40,11 @@ class StoredSummary:
         A copy of another run's result does not count for a run that must be decoded itself, or that
         is another computation by the current rules.
         """
-        if self.record is None or self.record.get("fingerprint") != run.fingerprint:
+        record = self.record
+        if record is None or record["fingerprint"] != run.fingerprint:
             return False
-        is_same = self.record.get("computation") == run.computation and not run.is_replicated
-        return "same_as" not in self.record or is_same
+        is_same = record.get("computation") == run.computation and not run.is_replicated
+        return record["decides"] == run.decides and (is_same or "same_as" not in record)
 
 
 def stored_summary(path: Path) -> StoredSummary:

@@ -288,10 +288,11 @@ def _ended(ending: Ending, status: RunStatus) -> str:
 
 def _not_decoded(old: Mapping[str, Any], run: Run) -> str:
     """Return why a copy under the run's own fingerprint is not its result; empty for any other."""
-    if old.get("fingerprint") != run.fingerprint:
+    origin = origin_of(old, run)
+    if origin is None or old.get("fingerprint") != run.fingerprint:
         return ""
     wanted = "replicate: true asks for its own" if run.is_replicated else "no longer the same"
-    return f"copied from {origin_of(old, run)}; {wanted}"
+    return f"copied from {origin}; {wanted}"
 
 
 # What was edited, for keys whose values, digests or a count, mean nothing to people.

@@ -11,9 +11,38 @@ from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.item_checks import check_answers, check_values, where_is
+from fastdllm.tasks.lm_eval_tasks import TASK_SEED, LoadedTask
 
 # The examples of a task with their questions, by question and answer in each form.
 Examples = dict[tuple[str, str], list[tuple[Mapping[str, Any], str]]]
+
+
+def set_fewshot(task: LoadedTask, requested: int | None) -> None:
+    """Set the number of examples in prompts, and their seed, and understand their labels.
+
+    Raises:
+        UserError: it is no number, the task file says 0, which lm-eval never overrules, and another
+            is requested, or an example has no right answer.
+    """
+    for leaf in task.leaves.values():
+        from_file = leaf.get_config("num_fewshot")
+        if from_file == 0 and requested:
+            raise UserError(
+                f"task {leaf.task_name!r}: its file says num_fewshot: 0 and workflow_config.yaml "
+                f"{requested}; take it out of one of them"
+            )
+        if from_file is None or requested is not None:
+            leaf.set_config(key="num_fewshot", value=requested or 0)
+        n = leaf.config.num_fewshot
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise UserError(
+                f"task {leaf.task_name!r}: num_fewshot {n!r} is not allowed; it should be a whole "
+                "number"
+            )
+        leaf.set_fewshot_seed(seed=TASK_SEED)
+        # A label such as "B" becomes the number that prompts need, also when a run is scored.
+        if n and isinstance(leaf, ConfigurableTask) and _print_alike(leaf):
+            check_answers(leaf, list(leaf.fewshot_docs()), "example")
 
 
 def check_examples(task: Task) -> Examples:
@@ -25,11 +54,6 @@ def check_examples(task: Task) -> Examples:
         UserError: naming the example, or why there are too few.
     """
     n = task.config.num_fewshot
-    if isinstance(n, bool) or not isinstance(n, int | None) or (n or 0) < 0:
-        raise UserError(
-            f"task {task.task_name!r}: num_fewshot {n!r} is not allowed; it should be a whole "
-            "number"
-        )
     if not n or not isinstance(task, ConfigurableTask):
         return {}
     config, of_examples = task.config, task.fewshot_cfg
@@ -47,8 +71,6 @@ def check_examples(task: Task) -> Examples:
     methods = _printing(task)
     for index, doc in enumerate(docs):
         check_values(task, doc, where_is(task, index, "example"), methods)
-    if _print_alike(task):
-        check_answers(task, docs, "example")
     items = {
         _shown(task, doc, config, where_is(task, index)) for index, doc in enumerate(task.eval_docs)
     }

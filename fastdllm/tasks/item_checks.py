@@ -263,7 +263,8 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
     ):
         if task.fewshot_cfg.doc_to_target == original:
             task.fewshot_cfg.doc_to_target = numbers
-        task.config.doc_to_target = numbers
+        if kind == "item":
+            task.config.doc_to_target = numbers
 
 
 def _check_questions_differ(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:

@@ -274,24 +274,6 @@ def _digests_of_items(samples: Sequence[Mapping[str, Any]]) -> list[str]:
     return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
 
 
-def set_fewshot(task: LoadedTask, requested: int | None) -> None:
-    """Set the number of examples in prompts, and their seed.
-
-    Raises:
-        UserError: a task file says 0, which lm-eval never overrules, and another is requested.
-    """
-    for leaf in task.leaves.values():
-        from_file = leaf.get_config("num_fewshot")
-        if from_file == 0 and requested:
-            raise UserError(
-                f"task {leaf.task_name!r}: its file says num_fewshot: 0 and workflow_config.yaml "
-                f"{requested}; take it out of one of them"
-            )
-        if from_file is None or requested is not None:
-            leaf.set_config(key="num_fewshot", value=requested or 0)
-        leaf.set_fewshot_seed(seed=TASK_SEED)
-
-
 def one_line(error: BaseException) -> str:
     """An exception as `Type: message` without line breaks, at most 300 characters."""
     text = " ".join(str(error).split())

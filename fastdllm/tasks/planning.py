@@ -17,7 +17,7 @@ from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.model.tokenizer import encode
 from fastdllm.tasks.answer_checks import check_scores
-from fastdllm.tasks.example_checks import check_examples, check_own_examples
+from fastdllm.tasks.example_checks import check_examples, check_own_examples, set_fewshot
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
 from fastdllm.tasks.item_checks import printed_texts
 from fastdllm.tasks.lm_eval_models import Collect
@@ -26,7 +26,6 @@ from fastdllm.tasks.lm_eval_tasks import (
     item_digests,
     load_task,
     no_budget,
-    set_fewshot,
 )
 from fastdllm.tasks.metrics import scores_of
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text

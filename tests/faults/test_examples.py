@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from fastdllm.common.errors import UserError
+from fastdllm.runs.answer_records import Answer
+from fastdllm.runs.scoring import score_answers
+from fastdllm.tasks.lm_eval_tasks import load_task
 from tests.support.run_project import write_lines
 from tests.support.small_project import edit
 
@@ -201,16 +204,22 @@ def test_the_text_of_examples_may_hold_their_answers(make_plan_on_disk: Plan) ->
     assert all(prompt.startswith("x is 1What is") for prompt in prompts(plan))
 
 
-@pytest.mark.parametrize("labels_of_items", ["numbers", "letters"])
+@pytest.mark.parametrize("label", [0, "A", "one"])
 def test_examples_show_the_option_and_not_its_letter(
-    make_plan_on_disk: Plan, labels_of_items: str
+    make_plan_on_disk: Plan, tokenizer: Any, label: Any
 ) -> None:
     edit("tasks/choices.yaml", '["A", "B", "C"]', "[one, two, three]")
-    if labels_of_items == "letters":
-        write_lines(Path("tasks/data/choices.jsonl"), [{"question": "y", "label": "A"}])
+    write_lines(Path("tasks/data/choices.jsonl"), [{"question": "y", "label": label}])
     add_examples("choices", [{"question": "x", "label": "C"}])
     plan = make_plan_on_disk("choices", num_fewshot=1, apply_chat_template=False)
     assert all(prompt.startswith("x three\n\n") for prompt in prompts(plan))
+    answers = [
+        Answer(id=request.id, logprob=-float(request.args[1] != " one") - 1, is_greedy=False)
+        for request in plan.requests
+    ]
+    task = load_task("choices")
+    scores = score_answers(plan, answers, tokenizer=tokenizer, task=task, bootstrap_iters=0)
+    assert scores.metrics[0].value == 1.0
 
 
 @pytest.mark.parametrize("number", ["'3'", "2.5", "true", "-1"])

@@ -23,7 +23,8 @@ from fastdllm.statistics.intervals import (
 from fastdllm.statistics.truncation import truncated_answers
 
 # The keys of `decides` that determine what a model is asked, and which requests form which chunk.
-REQUEST_KEYS = ("model_digest", "task_digest", "limit", "num_fewshot", "apply_chat_template")
+MODEL_KEYS = ("model", "model_digest")
+REQUEST_KEYS = (*MODEL_KEYS, "task_digest", "limit", "num_fewshot", "apply_chat_template")
 PLAN_KEYS = (*REQUEST_KEYS, "chunk_size")
 
 
@@ -181,10 +182,13 @@ def why_not_paired(a: Summary, b: Summary) -> str | None:
 
 
 def _has_moved(a: Summary, b: Summary) -> bool:
-    """Whether the same task, asked in the same way of the same model, asked something else."""
-    digests = [run.eval_params.get("items_digest") for run in (a, b)]
-    is_same = all(a.decides.get(key) == b.decides.get(key) for key in REQUEST_KEYS)
-    return is_same and None not in digests and digests[0] != digests[1]
+    """Whether the hub's model, or the items of the task, are others now under the same name."""
+    for name, keys in (("model_commit", MODEL_KEYS), ("items_digest", REQUEST_KEYS)):
+        values = [run.eval_params.get(name) for run in (a, b)]
+        is_same = all(a.decides.get(key) == b.decides.get(key) for key in keys)
+        if is_same and None not in values and values[0] != values[1]:
+            return True
+    return False
 
 
 def pair_items(a: Summary, b: Summary) -> Paired:

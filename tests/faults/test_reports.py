@@ -125,6 +125,24 @@ def test_runs_of_other_limits_are_told_apart_and_have_no_ratios(
     assert f"speed not compared: different limits: none and {limit}" in shown
 
 
+def test_only_one_name_of_a_hub_model_that_means_two_is_refused(a_summary: Summary) -> None:
+    def run(model: str, revision: str, commit: str, shots: int) -> Summary:
+        decides = {"model": model, "model_digest": revision, "num_fewshot": shots}
+        how = {**a_summary.eval_params, "items_digest": f"{commit}{shots}", "model_commit": commit}
+        own = {"fingerprint": f"{decides}", "decides": decides, "eval_params": how}
+        return a_summary.model_copy(update=own)
+
+    first = run("lab/a", "main", "old", 0)
+    # Other prompts, on purpose; but the model's branch has moved.
+    assert compare(first, run("lab/a", "main", "new", 5)).why_not_paired == MOVED
+    for other in (
+        ("lab/a", "main", "old", 5),
+        ("lab/a", "v2", "new", 0),
+        ("lab/b", "main", "x", 0),
+    ):
+        assert compare(first, run(*other)).paired is not None
+
+
 def test_a_report_compares_runs_of_one_commit_only(report: Report) -> None:
     (task,) = report.tasks
     by_config = {run.summary.config: run for run in task.runs}

@@ -72,6 +72,12 @@ class Throughput(StrictModel):
         description="Seconds, not in total_time_s, in which a GPU recorded shapes of passes that "
         "the warm-up had not met; absent if none.",
     )
+    processor_share: float | None = Field(
+        None,
+        description="Share of total_time_s in which the decoding thread was on a processor; other "
+        "work on the machine lowers it. Only on a "
+        "CPU; absent in older summaries.",
+    )
     chunks: list[tuple[int, float]] | None = Field(
         None,
         description="Tokens generated and seconds of each generation chunk, in the order of the "

@@ -108,6 +108,8 @@ class Chunk:
 
     recording_s: seconds, not among `seconds`, in which a GPU recorded shapes of passes at their
     first use.
+    processor_s: of `seconds`, those in which the decoding thread was on a processor; None on a GPU,
+        for which it waits, and in older records.
     batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
     smallest_batch_size: at the end; fewer after memory ran out. out_of_memory: how often it did.
     confidence_counts: histogram of the tokens' confidences (commits.py); None for log-likelihoods.
@@ -130,3 +132,4 @@ class Chunk:
     session: int = 0
     confidence_counts: tuple[int, ...] | None = None
     was_paused: bool | None = None
+    processor_s: float | None = None

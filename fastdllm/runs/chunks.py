@@ -77,7 +77,7 @@ def decode_missing(
                 flight = ChunkInFlight(progress, stop, len(plan.chunk(index)), pace_s)
                 watch.look()
                 stop.was_paused = False
-                chunk = _timed_chunk(plan, index, engine, flight, len(log.sessions) - 1)
+                chunk = _timed_chunk(plan, index, engine, flight, log)
                 watch.look()
                 if stop.was_paused:
                     chunk = replace(chunk, was_paused=True)
@@ -87,15 +87,16 @@ def decode_missing(
 
 
 def _timed_chunk(
-    plan: Plan, index: int, engine: DecodingEngine, flight: ChunkInFlight, session: int
+    plan: Plan, index: int, engine: DecodingEngine, flight: ChunkInFlight, log: AnswerLog
 ) -> Chunk:
     requests = plan.chunk(index)
     engine.synchronize()
-    started = time.perf_counter()
+    started, worked_s = time.perf_counter(), -time.thread_time()
     answered = engine.answer(requests, flight)
     engine.synchronize()
     # Preparing a shape for its first use is warm-up, whenever it happens.
     seconds = time.perf_counter() - started - answered.recording_s
+    worked_s += time.thread_time()
     return Chunk(
         index=index,
         seconds=round(seconds, 6),
@@ -106,6 +107,7 @@ def _timed_chunk(
         smallest_batch_size=answered.smallest_batch_size,
         out_of_memory=answered.out_of_memory,
         answers=answered.answers,
-        session=session,
+        session=len(log.sessions) - 1,
         confidence_counts=answered.confidence_counts,
+        processor_s=round(worked_s, 6) if log.sessions[-1].device == "cpu" else None,
     )

@@ -199,9 +199,18 @@ def _decoding_figures(decoded: Decoded) -> dict[str, Any]:
             total_time_s=round(seconds, 4),
             tokens_per_s=round(tokens / seconds, 2),
             recording_s=round(sum(chunk.recording_s for chunk in chunks), 4) or None,
+            processor_share=_processor_share(chunks),
             chunks=_tokens_and_seconds(chunks),
         )
     return figures
+
+
+def _processor_share(chunks: Sequence[Chunk]) -> float | None:
+    """Return the share of the chunks' seconds on a processor; None unless each recorded it."""
+    on_processor = [chunk.processor_s for chunk in chunks if chunk.processor_s is not None]
+    if len(on_processor) < len(chunks):
+        return None
+    return round(sum(on_processor) / sum(chunk.seconds for chunk in chunks), 4)
 
 
 def _tokens_and_seconds(chunks: Sequence[Chunk]) -> list[tuple[int, float]]:

@@ -53,16 +53,13 @@ def test_a_paused_run_reports_its_answers_and_no_speed(
 
 
 class ClockAtWork(FakeClock):
-    """A clock of which the decoding thread runs `share` of the time that passes."""
-
-    def __init__(self, share: float) -> None:
-        self.share = share
+    """A clock that another thread can ask for the time of the decoding thread."""
 
     def pthread_getcpuclockid(self, thread: int) -> int:
         return thread
 
     def clock_gettime(self, _clock: int) -> float:
-        return self.share * self.now
+        return self.thread_time()
 
 
 @pytest.mark.parametrize(

@@ -285,15 +285,24 @@ class FakeFlight:
 
 
 class FakeClock:
-    """In the place of the module `time`: it stands still, except while something sleeps."""
+    """In the place of the module `time`: it stands still, except while something sleeps.
+
+    share: of the time that passes, the part in which the decoding thread is on a processor.
+    """
 
     now = 1000.0
+
+    def __init__(self, share: float = 1.0) -> None:
+        self.share = share
 
     def monotonic(self) -> float:
         return self.now
 
     def perf_counter(self) -> float:
         return self.now
+
+    def thread_time(self) -> float:
+        return self.share * self.now
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

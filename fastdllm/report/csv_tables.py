@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastdllm.report.groups import PASS_KINDS, Group, RunKey, key_of, passes_per_answer
 from fastdllm.results.summary import Summary
+from fastdllm.statistics.busy import processor_share
 from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.costs import (
     layer_forwards_per_answer,
@@ -45,6 +46,7 @@ RUN_COLUMNS: dict[str, Callable[[Summary], object]] = {
     "tokens_per_s": tokens_per_s,
     "tokens_generated": lambda run: run.throughput and run.throughput.tokens_generated,
     "total_time_s": lambda run: run.throughput and run.throughput.total_time_s,
+    "processor_share": processor_share,
     "latency_p50_s": lambda run: run.latency_s and run.latency_s.p50,
     "latency_p95_s": lambda run: run.latency_s and run.latency_s.p95,
     "truncation_rate": lambda run: run.truncation_rate,

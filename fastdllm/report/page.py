@@ -26,6 +26,7 @@ from fastdllm.report.sensitivity_map import FEW_PASSES, MEASURES, SensitivityMap
 from fastdllm.report.sentences import baseline_sentence, likelihood_sentence, main_sentences
 from fastdllm.report.themes import config
 from fastdllm.report.words import items_words, not_compared_sentences
+from fastdllm.statistics.busy import TIMED_APART, busy_sentences
 from fastdllm.statistics.costs import OF_THE_MACHINE
 from fastdllm.statistics.disagreements import origin_sentences
 from fastdllm.statistics.ties import tie_sentences
@@ -66,6 +67,7 @@ def render_page(report: Report) -> str:
         data=Markup(_json(page_data(report))),
         sensitivity_measures=MEASURES,
         few_passes=FEW_PASSES,
+        timed_apart=TIMED_APART,
     )
 
 
@@ -94,7 +96,8 @@ def _sentences(task: TaskReport) -> list[str]:
         return [*sentences, *notes, *tie_sentences(runs)]
     baseline = baseline_sentence(task.baseline, run_name(task.baseline))
     findings = main_sentences(task.findings, run_name)
-    return [baseline, *findings, *notes, *truncation_sentences(runs)]
+    notes += truncation_sentences(runs) + busy_sentences(runs)
+    return [baseline, *findings, *notes]
 
 
 def _task_data(task: TaskReport) -> dict[str, Any]:

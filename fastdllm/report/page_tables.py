@@ -11,6 +11,7 @@ from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.standings import Standing
 from fastdllm.report.words import cost_words, difference_words, interval_of, verdict_words
 from fastdllm.results.summary import Summary
+from fastdllm.statistics.busy import TIMED_APART, was_busy
 from fastdllm.statistics.comparison import Comparison, Ratio
 from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, cost_of, speed_conditions
 from fastdllm.statistics.ties import is_tied
@@ -85,7 +86,7 @@ def headings(task: TaskReport) -> list[tuple[str, str]]:
             "against the most accurate control that costs no more; below, the points to it",
         ),
         *columns,
-        *((COSTS[cost][0], "") for cost in PLOTTED),
+        *((COSTS[cost][0], TIMED_APART if cost in OF_THE_MACHINE else "") for cost in PLOTTED),
         ("tokens per forward", "generated tokens per forward evaluation"),
         ("truncated, %", "answers truncated at their length limit"),
     ]
@@ -126,6 +127,8 @@ def _marks(summary: Summary) -> Iterator[str]:
         yield "truncated answers"
     if is_tied(summary):
         yield "tied options"
+    if was_busy(summary):
+        yield "busy machine"
 
 
 def _accuracy(summary: Summary) -> Cell:

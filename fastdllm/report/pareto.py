@@ -14,7 +14,7 @@ from itertools import pairwise
 from fastdllm.report.groups import CONTROL_EXPERIMENT, deviations
 from fastdllm.report.words import interval_of
 from fastdllm.results.summary import Summary
-from fastdllm.statistics.costs import cost_of
+from fastdllm.statistics.costs import comparable_cost
 
 # The costs that accuracy is plotted against; the bars of passes by kind show forwards.
 PLOTTED = ("layer_forwards", "seconds", "tokens_per_s")
@@ -34,8 +34,8 @@ class Dot:
 
 
 def dot_of(summary: Summary, cost: str) -> Dot | None:
-    """Return the dot of a run; None if the cost was not measured."""
-    value = cost_of(summary, cost)
+    """Return the dot of a run; None if the cost was not measured, or on a busy machine."""
+    value = comparable_cost(summary, cost)
     if value is None:
         return None
     low, high = interval_of(summary)

@@ -18,7 +18,7 @@ from fastdllm.report.words import (
     verdict_words,
 )
 from fastdllm.results.summary import Summary
-from fastdllm.statistics.costs import MORE_IS_BETTER, OF_THE_MACHINE, cost_of
+from fastdllm.statistics.costs import MORE_IS_BETTER, OF_THE_MACHINE, comparable_cost
 
 # Edges of the bins that are drawn; the histogram in a summary is finer.
 CONFIDENCE_EDGES = (0.0, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -164,7 +164,7 @@ def _point(run: RunReport, *, is_baseline: bool) -> dict[str, Any]:
         "description": f"{name}: accuracy {accuracy_words(summary)}",
     }
     for cost in PLOTTED:
-        value = cost_of(summary, cost)
+        value = comparable_cost(summary, cost)
         if value is not None:
             point[cost] = float(f"{value:.6g}")
             point[f"standing_{cost}"] = str(run.standings[cost])

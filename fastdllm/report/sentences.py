@@ -27,6 +27,7 @@ from fastdllm.report.words import (
     speed_words,
 )
 from fastdllm.results.summary import Summary
+from fastdllm.statistics.busy import MARGIN, TIMED_APART, busy_sentences
 from fastdllm.statistics.costs import layer_forwards_per_answer, tokens_per_s
 from fastdllm.statistics.disagreements import origin_sentences
 from fastdllm.statistics.intervals import items_needed
@@ -124,7 +125,7 @@ def _answer_on_task(group: Group, findings: Sequence[ExperimentFinding]) -> str:
         )
     sentences += not_compared_sentences(group.comparisons)
     sentences += origin_sentences([baseline, *group.summaries])
-    sentences += truncation_sentences(group.summaries)
+    sentences += truncation_sentences(group.summaries) + busy_sentences(group.summaries)
     parts = [
         f"**{group.task}**, `{baseline.model_args.get('model_path', '')}`, {baseline.dtype}. "
         f"{baseline_sentence(baseline, baseline.config)}\n",
@@ -191,22 +192,24 @@ def _cheapest_control(controls: Sequence[ExperimentFinding], name_of: NameOf) ->
 
 
 def _faster(findings: Sequence[ExperimentFinding], name_of: NameOf) -> str:
-    """Whether anything was measurably faster."""
+    """Whether anything was faster by more than runs that were timed apart may differ."""
     timed = [finding for finding in findings if finding.to_baseline.speed is not None]
     if not timed:
-        return f"No speed was measured under the conditions of {_baseline_words(findings)}."
+        why = findings[0].to_baseline.why_no_speed
+        return f"No speed was compared with that of {_baseline_words(findings)}: {why}."
     included = ", controls included," if _has_both_kinds(findings) else ""
     computations = "computation" if len(timed) == 1 else "computations"
     batch_size = timed[0].to_baseline.baseline.eval_params["batch_size"]
     what = (
-        f"of {len(timed)} {computations}{included} decoded measurably faster than "
-        f"{_baseline_words(timed)} on this hardware (batch size {batch_size})"
+        f"of {len(timed)} {computations}{included} decoded more than {100 * MARGIN:.0f} % faster "
+        f"than {_baseline_words(timed)} on this hardware (batch size {batch_size})"
     )
     faster = [finding for finding in timed if finding.is_faster]
     if not faster:
-        return f"None {what}."
+        return f"None {what}; {TIMED_APART}."
     best = max(faster, key=lambda f: f.to_baseline.speed.value if f.to_baseline.speed else 0.0)
-    return f"{len(faster)} {what}, `{name_of(best.summary)}` most: {speed_words(best.to_baseline)}."
+    most = f"`{name_of(best.summary)}` most: {speed_words(best.to_baseline)}"
+    return f"{len(faster)} {what}, {most}; {TIMED_APART}."
 
 
 def _fewest_without_loss(findings: Sequence[ExperimentFinding], name_of: NameOf) -> str:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from fastdllm.report.groups import CONTROL_EXPERIMENT, Group, RunKey, deviations, key_of
 from fastdllm.report.pareto import PLOTTED
 from fastdllm.results.summary import Summary
+from fastdllm.statistics.busy import MARGIN
 from fastdllm.statistics.comparison import (
     Comparison,
     compare,
@@ -24,7 +25,7 @@ from fastdllm.statistics.comparison import (
 from fastdllm.statistics.costs import (
     MORE_IS_BETTER,
     OF_THE_MACHINE,
-    cost_of,
+    comparable_cost,
     layer_forwards_per_answer,
     speed_conditions,
 )
@@ -96,9 +97,9 @@ class ExperimentFinding:
 
     @property
     def is_faster(self) -> bool:
-        """Whether it decoded measurably faster than plain decoding under the same conditions."""
+        """Whether it was faster than plain decoding by more than runs timed apart may differ."""
         speed = self.to_baseline.speed
-        return speed is not None and speed.interval is not None and speed.interval[0] > 1
+        return speed is not None and speed.interval is not None and speed.interval[0] > 1 + MARGIN
 
     @property
     def gain(self) -> float | None:
@@ -166,13 +167,13 @@ def standings_of(
 
 def _by_machine(run: Summary, controls: Sequence[Summary], cost: str) -> Standing:
     """Compare with controls of the same hardware, dtype and batch size, regardless of intervals."""
-    value = cost_of(run, cost)
+    value = comparable_cost(run, cost)
     rivals = [
         (control_cost, control.accuracy)
         for control in controls
         if speed_conditions(control) == speed_conditions(run)
         and not why_other_items(control, run)
-        and (control_cost := cost_of(control, cost)) is not None
+        and (control_cost := comparable_cost(control, cost)) is not None
     ]
     if value is None or not rivals:
         return Standing.NO_CONTROL

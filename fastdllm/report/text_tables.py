@@ -27,6 +27,7 @@ from fastdllm.report.words import (
 )
 from fastdllm.results.result_files import TABLE_KEYS, table_mark
 from fastdllm.results.summary import Summary
+from fastdllm.statistics.busy import TIMED_APART, busy_sentences, was_busy
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
 from fastdllm.statistics.disagreements import disagreements, origin_sentences
 from fastdllm.statistics.ties import is_tied, tie_sentences
@@ -55,7 +56,7 @@ LEAST_IMPORTANT = (
     *("verdict", "prefill", "commit", "layer_forwards", "sub_block", "full_block", "interval"),
     *("reused", "difference"),
 )
-OTHER_CONDITIONS, DIRTY, DOUBTFUL = "*", "+", "!"
+OTHER_CONDITIONS, BUSY, DIRTY, DOUBTFUL = "*", "~", "+", "!"
 
 
 def write_tables(
@@ -152,6 +153,7 @@ def _cells(group: Group, summary: Summary) -> dict[str, str]:
     forwards = layer_forwards_per_answer(summary)
     passes = passes_per_answer(summary)
     mark = "" if speed_conditions(summary) == group.usual_conditions else OTHER_CONDITIONS
+    mark += BUSY if was_busy(summary) else ""
     tokens_per_forward = summary.tokens_per_forward
     return cells | {
         "tokens_per_forward": "" if tokens_per_forward is None else f"{tokens_per_forward:.2f}",
@@ -196,6 +198,9 @@ def _notes(group: Group) -> list[str]:
             f"{OTHER_CONDITIONS} measured under other conditions ({'; '.join(sorted(others))}): "
             "not comparable in tok/s."
         )
+    notes += [f"{BUSY} {text}" for text in busy_sentences(group.summaries)]
+    if any(summary.throughput for summary in group.summaries):
+        notes.append(f"tok/s: {TIMED_APART}.")
     notes += not_compared_sentences(group.comparisons)
     notes += origin_sentences([group.baseline, *group.summaries])
     doubts = truncation_sentences(group.summaries) + tie_sentences(group.summaries)

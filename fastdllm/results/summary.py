@@ -75,7 +75,7 @@ class Throughput(StrictModel):
     processor_share: float | None = Field(
         None,
         description="Share of total_time_s in which the decoding thread was on a processor; other "
-        "work on the machine lowers it. Only on a "
+        "work on the machine lowers it. Below 0.9 the speed is compared with no other. Only on a "
         "CPU; absent in older summaries.",
     )
     chunks: list[tuple[int, float]] | None = Field(

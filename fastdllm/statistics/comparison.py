@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from fastdllm.results import bits
 from fastdllm.results.summary import Summary, Throughput
 from fastdllm.statistics import verdicts
+from fastdllm.statistics.busy import busy_words, was_busy
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
 from fastdllm.statistics.intervals import (
     clustered_stderr,
@@ -270,7 +271,10 @@ def _why_no_speed(a: Summary, b: Summary) -> str | None:
         for of_a, of_b in zip(speed_conditions(a), speed_conditions(b), strict=True)
         if of_a != of_b
     ]
-    return f"different conditions: {'; '.join(differing)}" if differing else None
+    if differing:
+        return f"different conditions: {'; '.join(differing)}"
+    busy = [f"{run.config} ({busy_words(run)})" for run in (a, b) if was_busy(run)]
+    return f"timed on a busy machine: {' and '.join(busy)}" if busy else None
 
 
 def _why_unmeasured(run: Summary) -> str:

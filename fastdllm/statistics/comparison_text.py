@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 
 from fastdllm.results.summary import Summary
+from fastdllm.statistics.busy import TIMED_APART
 from fastdllm.statistics.comparison import (
     Comparison,
     accuracy_clustered_stderr,
@@ -39,7 +40,8 @@ def comparison_text(comparison: Comparison) -> str:
         *_paragraph("accuracy", comparison.verdict),
         *_evidence(comparison),
         *_paragraph(
-            "speed", f"not compared: {comparison.why_no_speed}" if comparison.why_no_speed else ""
+            "speed",
+            f"not compared: {comparison.why_no_speed}" if comparison.why_no_speed else TIMED_APART,
         ),
         *_notes(a, b),
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastdllm.results.summary import Summary
+from fastdllm.statistics.busy import was_busy
 from fastdllm.statistics.intervals import rate_interval
 
 
@@ -60,6 +61,11 @@ def cost_of(summary: Summary, cost: str) -> float | None:
     """Return the cost named `cost` in `COSTS`."""
     _, function = COSTS[cost]
     return function(summary)
+
+
+def comparable_cost(summary: Summary, cost: str) -> float | None:
+    """Return the cost; None for one of the machine that was measured while it was busy."""
+    return None if cost in OF_THE_MACHINE and was_busy(summary) else cost_of(summary, cost)
 
 
 def speed_conditions(summary: Summary) -> tuple[str, ...]:

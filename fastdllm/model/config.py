@@ -220,6 +220,12 @@ def _refuse_unsupported(file: Path, raw: dict[str, Any]) -> None:
             raise UserError(
                 f"{file}: {key}: {raw.get(key)!r} is not supported; only Qwen2.5 layers are"
             )
+    bases = [values.get("rope_theta") for values in (raw, rope)]
+    if None not in bases and bases[0] != bases[1]:
+        raise UserError(
+            f"{file}: rope_theta is {bases[0]!r}, but {bases[1]!r} in rope_parameters; correct the "
+            "one that is wrong"
+        )
 
 
 def _mask_id_of_tokenizer(file: Path, vocab_size: int) -> int | None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import read_json_object
 
@@ -51,16 +52,29 @@ def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
         raise _unusable(model_path, error) from None
     finally:
         logging.set_verbosity(verbosity)
-    if isinstance(tokenizer.chat_template, dict):
-        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    tokenizer.chat_template = _default_template(tokenizer.chat_template)
     if not isinstance(tokenizer.chat_template, str | None):
         raise UserError(
             f"{model_path}/{CONFIG}: chat_template: {tokenizer.chat_template!r} is not allowed; it "
             "should be text"
         )
+    unused = _default_template((config or {}).get("chat_template"))
+    if isinstance(unused, str) and unused.rstrip() != (tokenizer.chat_template or "").rstrip():
+        notice(
+            f"{model_path}: the chat template in {CONFIG} is not used, but that of a .jinja file "
+            "beside it, which differs"
+        )
     _check_rules(tokenizer, model_path, values or {}, config or {})
     _check_ids(tokenizer, model_path, values or {}, config or {})
     return tokenizer
+
+
+def _default_template(templates: Any) -> Any:
+    """Return the template named `default`, of a list or mapping of several; else what is given."""
+    if isinstance(templates, list):
+        named = [entry for entry in templates if isinstance(entry, dict)]
+        templates = {entry.get("name"): entry.get("template") for entry in named}
+    return templates.get("default") if isinstance(templates, dict) else templates
 
 
 def _file_values(model_path: str, name: str, revision: str | None) -> dict[str, Any] | None:

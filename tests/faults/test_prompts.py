@@ -186,6 +186,32 @@ def test_the_mask_token_in_a_prompt_is_refused_at_plan(
         plan(folder, task, mask_id=255)
 
 
+OTHER = CHAT_TEMPLATE.replace("assistant", "model")
+
+
+@pytest.mark.parametrize(
+    ("in_config", "is_said"),
+    [
+        (CHAT_TEMPLATE, False),
+        (CHAT_TEMPLATE + "\n", False),
+        (None, False),
+        ([{"name": "tools", "template": OTHER}, 5], False),
+        (OTHER, True),
+        ([{"name": "default", "template": OTHER}], True),
+    ],
+)
+def test_of_two_templates_that_differ_the_one_that_counts_is_said(
+    folder: Path, in_config: Any, capsys: pytest.CaptureFixture[str], *, is_said: bool
+) -> None:
+    in_file = (folder / "chat_template.jinja").read_text()
+    write_template(folder, in_config)
+    (folder / "chat_template.jinja").write_text(in_file)
+    assert load_tokenizer(str(folder)).chat_template == CHAT_TEMPLATE
+    said = f"fastdllm: {folder}: the chat template in tokenizer_config.json is not used, but that"
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith(said) for line in lines] == [True] * is_said
+
+
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize("options", ["{chunk_size: 3}", ""], ids=["others", "none"])
 def test_whether_a_template_writes_the_prompts_has_to_be_chosen(

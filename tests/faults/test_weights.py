@@ -222,8 +222,17 @@ def test_the_base_of_positions_is_that_of_rope_parameters_if_there(
     folder: Path, rope: dict, theta: float
 ) -> None:
     config = json.loads((folder / "config.json").read_text()) | {"rope_parameters": rope}
+    for beside in (None, theta):
+        (folder / "config.json").write_text(json.dumps(config | {"rope_theta": beside}))
+        assert read_config(folder).rope_theta == theta
+
+
+def test_two_bases_of_positions_that_differ_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] = {"rope_theta": 500, "rope_type": "default"}
     (folder / "config.json").write_text(json.dumps(config))
-    assert read_config(folder).rope_theta == theta
+    with pytest.raises(UserError, match=r"rope_theta is 10000\.0, but 500 in rope_parameters"):
+        read_config(folder)
 
 
 @pytest.mark.parametrize(

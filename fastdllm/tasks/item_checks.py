@@ -221,7 +221,7 @@ def options_of_item(task: ConfigurableTask, doc: Mapping[str, Any], where: str) 
     if not isinstance(options, list) or not all(isinstance(o, str) and o for o in options):
         raise UserError(
             f"{where}: options {options!r}: not a list of texts (in YAML, write"
-            ' numbers, yes and no as "1", "yes" and "no")'
+            ' numbers, yes and no as "1", "yes" and "no"; in a template, {{[a|string, b|string]}})'
         )
     return options
 
@@ -252,7 +252,7 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
         raise UserError(
             f"task {task.task_name!r}: every label, such as {found[0][0]!r}, is the text of an "
             "option, and would be taken for its number, from 0; make doc_to_target the plain name "
-            "of a column of texts, or give numbers"
+            "of a column of texts (in CSV, whole numbers are none), or give numbers"
         )
     # Only a multiple_choice task looks for a label that is text among the options.
     takes_text = task.OUTPUT_TYPE == "multiple_choice"

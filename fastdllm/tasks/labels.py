@@ -19,7 +19,7 @@ class LabelReader:
     """Reads labels as those of all items of a task are written.
 
     A label is an option's text, its number from 0, or its letter (A is 0); `true` and `false` are
-    the options yes and no, or true and false, in whatever order.
+    the options True and False, or yes and no, in whatever order.
     """
 
     def __init__(self, items: Sequence[tuple[Any, Options]]) -> None:
@@ -89,6 +89,8 @@ def _by_digits(label: str, _: Options) -> int | None:
 
 
 def _of_truth(label: bool, options: Options) -> int | None:
+    if str(label) in options:
+        return options.index(str(label))
     texts = [option.strip().lower() for option in options]
     for pair in (("no", "yes"), ("false", "true")):
         if sorted(texts) == list(pair):

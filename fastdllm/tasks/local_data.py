@@ -14,7 +14,7 @@ import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ from fastdllm.common.files import cannot
 
 LARGEST_INT = 2**63 - 1
 SIMPLE = {str: "string", bool: "bool", float: "float64"}
+_TRUTHS = {"True": True, "False": False}
 OPENERS: Mapping[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -65,13 +66,16 @@ def read_splits(
         UserError: naming file, row and column of what cannot be read.
     """
     rows_of = READERS[builder]
-    splits, places = {}, {}
-    written: dict[str, str] = {}
-    for split, paths in files.items():
-        rows = dict(pair for path in paths for pair in _rows(path, rows_of, options or {}))
-        splits[split], places[split] = _dataset(rows), list(rows)
-        written.update(pair for row in rows.values() for pair in _written_otherwise(row))
-    return datasets.DatasetDict(splits), places, written
+    rows = {
+        split: dict(pair for path in paths for pair in _rows(path, rows_of, options or {}))
+        for split, paths in files.items()
+    }
+    of_all = [row for of_split in rows.values() for row in of_split.values()]
+    written = dict(pair for row in of_all for pair in _written_otherwise(row))
+    if builder == "csv":
+        _find_types([list(of_split.values()) for of_split in rows.values()])
+    splits = {split: _dataset(of_split) for split, of_split in rows.items()}
+    return datasets.DatasetDict(splits), {s: list(of) for s, of in rows.items()}, written
 
 
 def _written_otherwise(value: Any) -> Iterator[tuple[str, str]]:
@@ -170,7 +174,7 @@ def _once(pairs: _Pairs, where: str) -> _Pairs:
 
 
 def _csv_rows(stream: IO[str], path: Path, options: Mapping[str, Any]) -> Rows:
-    """Yield the rows below the names of the columns; every value is text."""
+    """Yield the rows below the names of the columns; every value is text as yet."""
     delimiter = options.get("delimiter", options.get("sep", ","))
     if not isinstance(delimiter, str) or len(delimiter) != 1:
         raise UserError(
@@ -190,6 +194,32 @@ def _csv_rows(stream: IO[str], path: Path, options: Mapping[str, Any]) -> Rows:
 
 
 READERS = {"json": _json_rows, "csv": _csv_rows}
+
+
+def _find_types(splits: Sequence[Sequence[Row]]) -> None:
+    """Make the texts of a column numbers or truths where each of them prints as its text.
+
+    Templates can then compute with them, as where `datasets` reads the file. Splits in which the
+    column is empty, as hidden labels are, have no say.
+    """
+    for column in dict.fromkeys(column for rows in splits for row in rows for column in row):
+        filled = (rows for rows in splits if any(row.get(column) for row in rows))
+        cells = [row for rows in filled for row in rows if column in row]
+        for parse in (int, float, _TRUTHS.__getitem__):
+            values = [_value(parse, row[column]) for row in cells]
+            if None not in values:
+                for row, value in zip(cells, values, strict=True):
+                    row[column] = value
+                break
+
+
+def _value(parse: Callable[[str], Any], text: str) -> Any:
+    """Return the value of a text, and None for what would print otherwise: 007, 1e5, nan."""
+    try:
+        value = parse(text)
+    except (ValueError, KeyError):
+        return None
+    return value if str(value) == text and abs(value) <= LARGEST_INT else None
 
 
 def _dataset(rows: Mapping[str, Row]) -> datasets.Dataset:

@@ -78,6 +78,87 @@ def test_a_value_of_csv_is_the_text_in_the_file() -> None:
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
+    ("values", "template", "expected"),
+    [
+        ("1 0", "{{ 'yes' if answer == 1 else 'no' }}", ["yes", "no"]),
+        ("1 0", "{{ 'yes' if answer else 'no' }}", ["yes", "no"]),
+        ("1 -2", "{{ answer + 1 }}", ["2", "-1"]),
+        ("0.5 12.25", "{{ answer * 2 }}", ["1.0", "24.5"]),
+        ("True False", "{{ 'yes' if answer else 'no' }}", ["yes", "no"]),
+        ("True False", "{{ answer }}", ["True", "False"]),
+        ("9223372036854775807 0", "{{ answer }}", ["9223372036854775807", "0"]),
+    ],
+)
+def test_templates_compute_with_a_column_of_csv_as_in_lm_eval(
+    values: str, template: str, expected: list[str]
+) -> None:
+    read_as_csv()
+    edit_task("{{answer}}", template)
+    write("question,answer\n" + "".join(f"q{v},{v}\n" for v in values.split()))
+    assert targets() == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["1", "007"],
+        ["1", ""],
+        ["93", "2.5"],
+        ["1.5", "2.50"],
+        ["1.5", "nan"],
+        ["1.5", "inf"],
+        ["1", str(2**63)],
+        ["1", "9" * 5000],
+        ["1", "\N{ARABIC-INDIC DIGIT THREE}"],
+        ["1", " 2"],
+        ["True", "true"],
+        ["True", "1"],
+    ],
+)
+def test_a_column_of_csv_with_any_other_text_is_text(tmp_path: Path, values: list[str]) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("".join(f'"{value}"\n' for value in ["answer", *values]), encoding="utf-8")
+    data, *_ = read_splits("csv", {"test": [path]})
+    assert data["test"]["answer"] == values
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "kinds"),
+    [("1\n2\n", "3\n", {int}), ("1\nNA\n", "3\n", {str}), ("1\n", '""\n', {int, str})],
+)
+def test_a_column_of_csv_has_one_type_in_all_splits_that_fill_it(
+    tmp_path: Path, train: str, test: str, kinds: set[type]
+) -> None:
+    files = {}
+    for split, text in {"train": train, "test": test}.items():
+        files[split] = [tmp_path / split]
+        files[split][0].write_text("answer\n" + text)
+    data, *_ = read_splits("csv", files)
+    assert {type(value) for split in data.values() for value in split["answer"]} == kinds
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("labels", "options", "golds"),
+    [
+        ("0 2 1", "[one, two, three]", [0, 2, 1]),
+        ("True False True", '["False", "True", "Unknown"]', [1, 0, 1]),
+        ("B C A", '["A", "B", "C"]', ["B", "C", "A"]),
+    ],
+)
+def test_labels_of_csv_are_understood_as_those_of_json(
+    labels: str, options: str, golds: list[Any]
+) -> None:
+    edit_task("dataset_path: json", "dataset_path: csv", "choices")
+    edit_task('["A", "B", "C"]', options, "choices")
+    text = "".join(f"q{n},{label}\n" for n, label in enumerate(labels.split()))
+    write("question,label\n" + text, Path("tasks/data/choices.jsonl"))
+    (task,) = load_task("choices").leaves.values()
+    assert [task.doc_to_target(doc) for doc in task.eval_docs] == golds
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
     ("pack", "ending"), [(gzip.compress, ".gz"), (bz2.compress, ".bz2"), (lzma.compress, ".xz")]
 )
 def test_packed_files_are_read_as_they_are_written(

@@ -36,7 +36,7 @@ def test_csv_comes_back_as_it_was_written(tmp_path: Path, table: list[tuple[str,
     with path.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([COLUMNS, *table])
     data, places, _ = read_splits("csv", {"test": [path]})
-    assert [tuple(row[name] for name in COLUMNS) for row in data["test"]] == table
+    assert [tuple(str(row[name]) for name in COLUMNS) for row in data["test"]] == table
     assert places["test"] == [f"{path}, row {number + 2}" for number in range(len(table))]
 
 

@@ -273,8 +273,8 @@ def _why_no_speed(a: Summary, b: Summary) -> str | None:
     ]
     if differing:
         return f"different conditions: {'; '.join(differing)}"
-    busy = [f"{run.config} ({busy_words(run)})" for run in (a, b) if was_busy(run)]
-    return f"timed on a busy machine: {' and '.join(busy)}" if busy else None
+    busy = [f"{run.config} {busy_words(run)}" for run in (a, b) if was_busy(run)]
+    return f"timed on a busy machine ({', '.join(busy)})" if busy else None
 
 
 def _why_unmeasured(run: Summary) -> str:

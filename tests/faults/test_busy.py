@@ -112,14 +112,14 @@ def test_no_ratio_is_drawn_from_its_speed(a_summary: Summary) -> None:
     a = timed(a_summary, 0.62, config="k1_first")
     b = timed(a_summary, 0.9, config="k2_last", fingerprint="c" * 32, timestamp="another")
     comparison = compare(a, b)
-    reason = "timed on a busy machine: k1_first (on a processor for 62 % of the time)"
+    reason = "timed on a busy machine (k1_first on a processor for 62 % of the time)"
     assert (comparison.speed, comparison.why_no_speed) == (None, reason)
     text = comparison_text(comparison)
     assert f"not compared: {reason}" in joined(text)
     assert text.count(" x\n") == 2, "layer-forwards and forwards only"
     assert TIMED_APART not in joined(text)
     both = compare(a, timed(b, 0.5)).why_no_speed
-    assert both == f"{reason} and k2_last (on a processor for 50 % of the time)"
+    assert both == f"{reason[:-1]}, k2_last on a processor for 50 % of the time)"
 
 
 def test_runs_timed_apart_are_said_to_be(a_summary: Summary) -> None:
@@ -163,5 +163,5 @@ def test_only_more_than_runs_apart_may_differ_counts_as_faster(ratio: float, wor
     assert f"- {words} 1 computation decoded more than 20 % faster than plain decoding" in answer
     assert f"; {TIMED_APART}.\n" in answer
     busy = answer_of("00_baseline", [timed(plain, 0.3), runs[1]])
-    assert "- No speed was compared with that of plain decoding: timed on a busy machine" in busy
+    assert "- No speed was compared with that of plain decoding: timed on a busy machine (" in busy
     assert "20 % faster" not in busy

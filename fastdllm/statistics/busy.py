@@ -13,7 +13,7 @@ from fastdllm.results.summary import Summary
 # Measured on two cores, with models of 0.8 and 42 million weights at batch 1 and 32. Quiet cores:
 # 0.96 to 1.00, with one thread and with two. Beside one busy process: 0.97 to 1.00 with one thread,
 # at the quiet speed; 0.50 to 0.58 with two, at a fifth to a half of it. Beside more, the speed
-# falls as the share does.
+# falls as the share does. More threads were not measured: each product waits for the slowest.
 LEAST_SHARE = 0.9
 # By how much speeds of nearly equal work differ on a shared machine, at a full share.
 MARGIN = 0.2

@@ -17,10 +17,9 @@ from lm_eval.api.task import ConfigurableTask, Task
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.generation import AnswerText, generation_wishes
-from fastdllm.tasks.item_checks import where_is
+from fastdllm.tasks.item_checks import is_local, where_is
 from fastdllm.tasks.lm_eval_models import DUMMY
 from fastdllm.tasks.metrics import right_or_wrong
-from fastdllm.tasks.task_files import LOCAL_BUILDERS
 
 # What no model writes around an answer, characters without width among it.
 _UNSEEN = r"[\s\u200b\u200e\u200f\u2060\ufeff]+"
@@ -156,7 +155,7 @@ def _check_changed(
             f"{where_is(judge.task, i)}: its target {_short(targets[i])} would not be right as an "
             f"answer, which the filters make {_short([read[i]])}; {len(never)} of {len(targets)} "
             "items; correct filter_list, metric_list or doc_to_target",
-            is_refused=_is_local(judge.task) and _is_too_many(judge.task, len(never)),
+            is_refused=is_local(judge.task) and _is_too_many(judge.task, len(never)),
         )
 
 
@@ -277,14 +276,9 @@ def _check_differences(task: ConfigurableTask, targets: Sequence[Sequence[str]])
             _complain(
                 f"{where_is(task, i)}: exact_match takes its target {_short([text])} for that of "
                 f"item {j}, {_short([other])} ({', '.join(options)}); correct metric_list",
-                is_refused=_is_local(task),
+                is_refused=is_local(task),
             )
             return
-
-
-def _is_local(task: Task) -> bool:
-    """Whether the items come from files that the task names, which can be corrected."""
-    return task.config.dataset_path in LOCAL_BUILDERS
 
 
 def _is_too_many(task: Task, found: int) -> bool:
@@ -292,7 +286,7 @@ def _is_too_many(task: Task, found: int) -> bool:
 
     Local files may be copies of published data, in which a few of many are known to be odd.
     """
-    most = 0.01 if _is_local(task) else 0.5
+    most = 0.01 if is_local(task) else 0.5
     return found >= most * len(task.eval_docs)
 
 

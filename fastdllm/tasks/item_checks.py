@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -19,7 +18,7 @@ from lm_eval.utils import apply_template
 
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.labels import LabelReader
-from fastdllm.tasks.task_files import LOCAL_BUILDERS
+from fastdllm.tasks.task_files import is_of_user
 
 # What a task prints, by the methods of lm-eval's tasks.
 PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_prefix")
@@ -87,6 +86,12 @@ def scores_itself(task: Task) -> bool:
     """Whether a function of the task, and not lm-eval, scores its answers."""
     is_of_lm_eval = type(task).process_results is ConfigurableTask.process_results
     return not is_of_lm_eval or task.config.process_results is not None
+
+
+def is_local(task: Task) -> bool:
+    """Whether the items come from files of the user, who can correct them."""
+    config = task.config
+    return not config.custom_dataset and is_of_user(config.dataset_path, config.dataset_kwargs)
 
 
 def where_is(task: Task, index: int, kind: str = "item") -> str:
@@ -171,10 +176,11 @@ def _written_otherwise(task: Task, value: Any) -> str | None:
 
 def _has_narrow_numbers(task: Task) -> bool:
     """Whether local data holds float32, whose 0.1 Python prints as 0.10000000149011612."""
-    source, splits = str(task.config.dataset_path), getattr(task, "dataset", None) or {}
-    if source not in LOCAL_BUILDERS and not Path(source).is_dir():
-        return False  # published data, which others print so as well
-    return any("float32" in str(getattr(data, "features", "")) for data in splits.values())
+    splits = (getattr(task, "dataset", None) or {}).values()
+    # Others print published data so as well.
+    return is_local(task) and any(
+        "float32" in str(getattr(data, "features", "")) for data in splits
+    )
 
 
 def _is_no_value(value: Any) -> bool:

@@ -246,6 +246,13 @@ def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]]
     return data_files, local_names == names
 
 
+def is_of_user(source: Any, options: Mapping[str, Any] | None) -> bool:
+    """Whether a task's `dataset_path` and `dataset_kwargs` name a folder or files that are here."""
+    names = _texts((options or {}).get("data_files"))
+    is_here = source in LOCAL_BUILDERS or Path(str(source)).is_dir()
+    return is_here and not any("://" in _outer(name) for name in names)
+
+
 def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
     """Return the local JSON or CSV files of each split of a task, by its merged keys.
 
@@ -258,9 +265,9 @@ def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
     source, options = values.get("dataset_path"), values.get("dataset_kwargs") or {}
     if source not in READ_OPTIONS or values.get("custom_dataset"):
         return None
-    names = options.get("data_files")
-    if any("://" in _outer(name) for name in _texts(names)):
+    if not is_of_user(source, options):
         return None
+    names = options.get("data_files")
     where = f"task {values.get('task')!r}: dataset_kwargs"
     allowed = (*_FILE_OPTIONS, *READ_OPTIONS[source])
     for key in options:

@@ -44,14 +44,14 @@ def notices(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def publish() -> None:
-    """Let the items be a folder, as a data set of others has them."""
-    items = [json.loads(line) for line in Path("tasks/data/sums.jsonl").read_text().splitlines()]
-    Path("data_set").mkdir(exist_ok=True)
-    Dataset.from_list(items).to_parquet("data_set/test.parquet")
-    text = TASK.read_text().replace("dataset_path: json", "dataset_path: data_set")
-    TASK.write_text(
-        text.replace("dataset_kwargs: {data_files: {test: tasks/data/sums.jsonl}}\n", "")
+    """Let the items come from elsewhere, as a data set of others does."""
+    Path("tasks/others.py").write_text(
+        "import json\n\nfrom datasets import Dataset\n\n\ndef load(data_files, **_):\n"
+        "    lines = open(data_files['test']).readlines()\n"
+        "    return {'test': Dataset.from_list([json.loads(line) for line in lines])}\n"
     )
+    if "custom_dataset" not in TASK.read_text():
+        edit(str(TASK), "dataset_path:", "custom_dataset: !function others.load\ndataset_path:")
 
 
 REGEX_OF_THE_END = {
@@ -183,6 +183,26 @@ def test_one_of_more_than_a_hundred_local_items_is_named(
     assert make_plan_on_disk().header.n_items == 101
     (line,) = notices(capsys)
     assert "item 0: answers end at '.'" in line and "1 of 101 items" in line
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_items_of_any_kind_of_local_file_are_no_published_ones(
+    make_plan_on_disk: Plan, in_folder: bool
+) -> None:
+    write("a", "b", "c", "d", "e", "F", filter="{function: lowercase}")
+    items = list(map(json.loads, Path("tasks/data/sums.jsonl").read_text().splitlines()))
+    file = Path("data_set/test.parquet")
+    file.parent.mkdir()
+    Dataset.from_list(items).to_parquet(file)
+    old, new = "dataset_path: json", f"dataset_path: {'data_set' if in_folder else 'parquet'}"
+    edit(str(TASK), old, new)
+    edit(
+        str(TASK),
+        "{data_files: {test: tasks/data/sums.jsonl}}",
+        f"{{data_files: {{test: {file.name if in_folder else file}}}}}",
+    )
+    with pytest.raises(UserError, match=r"item 5: its target 'F' would not be right"):
+        make_plan_on_disk()
 
 
 def test_scores_of_a_task_s_own_may_be_high_for_saying_nothing(

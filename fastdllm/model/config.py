@@ -69,7 +69,7 @@ class ModelShape:
 def read_config(folder: Path) -> ModelConfig:
     """Read shapes and special tokens from a folder's config.json.
 
-    The stop tokens of generation_config.json count as well.
+    The stop tokens of generation_config.json and the tokenizer's `eos_token` count as well.
 
     Raises:
         UserError: the file is missing or broken, a key is missing, or the layers are of a kind that
@@ -83,7 +83,8 @@ def read_config(folder: Path) -> ModelConfig:
     turning = raw if rope.get("rope_theta") is None else rope
     vocab_size = _whole(file, raw, "vocab_size")
     mask_id = _token(file, "mask_token_id", raw.get("mask_token_id"), vocab_size)
-    of_tokenizer = _mask_id_of_tokenizer(folder / "tokenizer.json", vocab_size)
+    tokens = _ids_of_tokenizer(folder / "tokenizer.json")
+    of_tokenizer = _token(folder / "tokenizer.json", MASK_TOKEN, tokens.get(MASK_TOKEN), vocab_size)
     if None not in (mask_id, of_tokenizer) and mask_id != of_tokenizer:
         raise UserError(
             f"{file}: mask_token_id is {mask_id}, but {MASK_TOKEN} of tokenizer.json is "
@@ -115,7 +116,7 @@ def read_config(folder: Path) -> ModelConfig:
         max_positions=_whole(file, raw, "max_position_embeddings", default=32_768),
         block_size=_block_size(file, raw),
         mask_id=mask_id,
-        stop_tokens=_stop_tokens(folder, vocab_size),
+        stop_tokens=_stop_tokens(folder, tokens, vocab_size),
         pad_id=_token(file, "pad_token_id", raw.get("pad_token_id"), vocab_size),
     )
 
@@ -180,14 +181,22 @@ def _token(file: Path, key: str, value: Any, vocab_size: int) -> int | None:
     return value
 
 
-def _stop_tokens(folder: Path, vocab_size: int) -> tuple[int, ...]:
-    """Return the stop tokens of config.json, then those that only generation_config.json has."""
+def _stop_tokens(folder: Path, ids: dict[str, Any], vocab_size: int) -> tuple[int, ...]:
+    """Return the stop tokens of config.json, then those that only other files name.
+
+    ids: of the tokenizer's tokens; its `eos_token` ends what it was trained on.
+    """
     tokens: dict[int | None, None] = {}
     for name in ("config.json", "generation_config.json"):
         file, key = folder / name, "eos_token_id"
         named = read_json_object(file).get(key) if file.is_file() else None
         for token in named if isinstance(named, list) else [named]:
             tokens[_token(file, key, token, vocab_size)] = None
+    file, key = folder / "tokenizer_config.json", "eos_token"
+    end = read_json_object(file).get(key) if file.is_file() else None
+    text = end.get("content") if isinstance(end, dict) else end
+    if isinstance(text, str):
+        tokens[_token(file, key, ids.get(text), vocab_size)] = None
     return tuple(token for token in tokens if token is not None)
 
 
@@ -228,13 +237,10 @@ def _refuse_unsupported(file: Path, raw: dict[str, Any]) -> None:
         )
 
 
-def _mask_id_of_tokenizer(file: Path, vocab_size: int) -> int | None:
-    """Return the id of the added token `|<MASK>|`; None if the tokenizer has none."""
-    if not file.is_file():
-        return None
-    added = read_json_object(file).get("added_tokens") or ()
+def _ids_of_tokenizer(file: Path) -> dict[str, Any]:
+    """Return the ids of a tokenizer's added tokens, by their texts; none without the file."""
+    added = read_json_object(file).get("added_tokens") or () if file.is_file() else ()
     try:
-        mask = next((token["id"] for token in added if token.get("content") == MASK_TOKEN), None)
+        return {token.get("content"): token["id"] for token in reversed(added)}
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read as a tokenizer: {error}") from None
-    return _token(file, MASK_TOKEN, mask, vocab_size)

@@ -14,7 +14,7 @@ from fastdllm import DecodingSettings, generate, load_model
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.model.config import read_config
-from fastdllm.model.tokenizer import prompt_ids
+from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import read_spec
 from tests.support.run_project import STOP, silent
@@ -100,7 +100,30 @@ def test_the_order_is_that_of_the_files(model_folder: Path) -> None:
     write_stops(model_folder, 7, [STOP, 7, 9])
     assert read_config(model_folder).stop_tokens == (7, STOP, 9)
     write_stops(model_folder, None, 9)
-    assert read_config(model_folder).stop_tokens == (9,)
+    assert read_config(model_folder).stop_tokens == (9, STOP), "the tokenizer's is the last"
+
+
+@pytest.mark.parametrize("as_mapping", [True, False])
+def test_the_end_that_only_the_tokenizer_names_ends_an_answer(
+    answer: list[int], model_folder: Path, tokenizer: Any, *, as_mapping: bool
+) -> None:
+    end = answer[5]
+    text = tokenizer.convert_ids_to_tokens(end)
+    folder = shutil.copytree(model_folder, model_folder.with_name(f"end_{as_mapping}"))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    token = {"content": text, "special": True, **flags}
+    file = folder / "tokenizer.json"
+    values = json.loads(file.read_text())
+    values["added_tokens"].append({"id": end, **token})
+    file.write_text(json.dumps(values))
+    file = folder / "tokenizer_config.json"
+    named = {"__type": "AddedToken", **token} if as_mapping else text
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": named}))
+    assert load_tokenizer(str(folder)).eos_token_id == end
+    model = load_model(folder, device="cpu")
+    assert model.config.stop_tokens == (STOP, end)
+    (generation,) = generate(model, [prompt_ids(tokenizer, QUESTION)], SETTINGS)
+    assert generation.token_ids == answer[: answer.index(end) + 1]
 
 
 @pytest.mark.usefixtures("answer")

@@ -18,10 +18,8 @@ from lm_eval.utils import apply_template
 
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.labels import LabelReader
+from fastdllm.tasks.printing import emptied, mapped, printed_part, printing
 from fastdllm.tasks.task_files import is_of_user
-
-# What a task prints, by the methods of lm-eval's tasks.
-PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_prefix")
 
 
 def check_items(task: Task) -> None:
@@ -118,7 +116,7 @@ def check_values(
         parts: list[Any] = []
         rest = _taken_out(task, value, parts)
         for name, method in (methods or printing(task)).items() if parts else ():
-            part = _printed(task, method, doc, {**doc, column: rest}, parts)
+            part = printed_part(task, method, doc, {**doc, column: rest}, parts)
             if part is None:
                 continue
             found = parts[part]
@@ -137,29 +135,15 @@ def check_values(
 
 def _taken_out(task: Task, value: Any, parts: list[Any]) -> Any:
     """Return a value with something else for what must not be printed, listed in `parts`."""
-    if isinstance(value, list):
-        return [_taken_out(task, inner, parts) for inner in value]
-    if isinstance(value, Mapping):
-        return {key: _taken_out(task, inner, parts) for key, inner in value.items()}
-    if not _is_no_value(value) and _written_otherwise(task, value) is None:
-        return value
-    parts.append(value)
-    # A template may ask for a truth, and print what it likes.
-    return int(value) if isinstance(value, bool) else ""
 
+    def other(part: Any) -> Any:
+        if not _is_no_value(part) and _written_otherwise(task, part) is None:
+            return part
+        parts.append(part)
+        # A template may ask for a truth, and print what it likes.
+        return int(part) if isinstance(part, bool) else ""
 
-def printing(task: Task) -> dict[str, Any]:
-    """Return the methods that print an item, by name; None for one that the task lacks."""
-    methods = {name: getattr(task, name, None) for name in PRINTED}
-    if task.config.doc_to_choice is None:
-        del methods["doc_to_choice"]
-    return methods | {"description": partial(task.resolve_field, field=task.config.description)}
-
-
-def printed_texts(task: Task) -> list[dict[str, Any]]:
-    """Return what each item prints, by method."""
-    ways = {name: method for name, method in printing(task).items() if method is not None}
-    return [{name: way(doc) for name, way in ways.items()} for doc in task.eval_docs]
+    return mapped(value, other)
 
 
 def _written_otherwise(task: Task, value: Any) -> str | None:
@@ -187,27 +171,6 @@ def _is_no_value(value: Any) -> bool:
     is_nan = isinstance(value, float) and not math.isfinite(value)
     # A date that was text in the data prints in another form.
     return value is None or is_nan or isinstance(value, date | time | timedelta | bytes)
-
-
-def _printed(
-    task: Task,
-    method: Any,
-    doc: Mapping[str, Any],
-    rest: Mapping[str, Any],
-    parts: Sequence[Any],
-) -> int | None:
-    """Return which part a method's text shows: more often for the item than for the rest of it."""
-    if method is None:
-        return None
-    try:
-        given, without = method(doc), str(method(rest))
-    except Exception:  # a template or a helper that fails is reported when the task is planned
-        return None
-    if isinstance(given, int | float) and task.config.doc_to_choice is not None:
-        return None  # the number of an option
-    whole = str(given)
-    shown = (i for i, part in enumerate(parts) if whole.count(str(part)) > without.count(str(part)))
-    return next(shown, None)
 
 
 def _given(method: Callable[[Any], Any], doc: Mapping[str, Any], where: str) -> Any:
@@ -306,13 +269,6 @@ def _check_questions_ask(task: ConfigurableTask, docs: Sequence[Mapping[str, Any
                     f"{where_is(task, index)}: column {column!r} is empty, and doc_to_text prints "
                     "nothing else of it; complete the data, or leave the item out"
                 )
-
-
-def emptied(value: Any) -> Any:
-    """Return a value with empty texts in place of all that it holds."""
-    if isinstance(value, Mapping):
-        return {key: emptied(inner) for key, inner in value.items()}
-    return [emptied(inner) for inner in value] if isinstance(value, list) else ""
 
 
 def _agree(

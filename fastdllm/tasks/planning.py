@@ -19,7 +19,6 @@ from fastdllm.model.tokenizer import encode
 from fastdllm.tasks.answer_checks import check_scores
 from fastdllm.tasks.example_checks import check_examples, check_own_examples, set_fewshot
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
-from fastdllm.tasks.item_checks import printed_texts
 from fastdllm.tasks.lm_eval_models import Collect
 from fastdllm.tasks.lm_eval_tasks import (
     evaluate_task,
@@ -29,6 +28,7 @@ from fastdllm.tasks.lm_eval_tasks import (
 )
 from fastdllm.tasks.metrics import scores_of
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
+from fastdllm.tasks.printing import printed_texts
 from fastdllm.tasks.prompt_checks import check_prompts
 from fastdllm.tasks.repeats import check_repeats
 

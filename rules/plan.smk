@@ -28,4 +28,6 @@ rule plan:
     message:
         "plan the requests of {wildcards.task}"
     shell:
-        "{params.python:q} -m fastdllm plan {params.arguments:q} > {log:q} 2>&1"
+        # What is named, not refused, is also shown.
+        "{params.python:q} -m fastdllm plan {params.arguments:q} > {log:q} 2>&1 && "
+        "sed -n '/^fastdllm: /p' {log:q} >&2"

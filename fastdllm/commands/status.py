@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
             mains=view.mains,
             queue=view.queue,
             config=project.config,
+            notices=view.notices,
         )
         text = json.dumps(record, indent=2) + "\n"
     else:
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
             notes=view.notes,
             mains=view.mains,
             config=project.config,
+            notices=view.notices,
             color=sys.stdout.isatty(),
         )
     sys.stdout.write(text)

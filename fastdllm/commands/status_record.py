@@ -6,6 +6,7 @@ to_make         gpu_jobs, runs, copies: jobs that the next call has to submit, t
                 decode, and the runs that are made from another's result
 next_command    what to type next
 alarms          results that contradict each other
+notices         by task, what is odd about its items or the model and was not refused
 main_processes  of each that lives, or of the last that was submitted and did not end well: life
                 (alive, dead, unknown), words, command, log
 slurm           null outside SLURM; else problem: why squeue did not answer, or ""
@@ -28,7 +29,7 @@ runs            of each: experiment, task, config, limit, state, folder, log, fi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ def as_record(
     mains: Sequence[Main] = (),
     queue: Queue | None = None,
     config: WorkflowConfig | None = None,
+    notices: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Return the object that --json prints."""
     counts = Counter(status.state for status in statuses)
@@ -57,6 +59,7 @@ def as_record(
         "to_make": asdict(to_make(statuses, config)),
         "next_command": next_command,
         "alarms": list(alarms),
+        "notices": {task: list(lines) for task, lines in (notices or {}).items()},
         "main_processes": [_main_record(main) for main in mains],
         "slurm": None if queue is None else {"problem": queue.problem},
         "runs": [_run_record(status) for status in statuses],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from fastdllm.commands.status_main import Main
@@ -39,9 +39,10 @@ def as_text(
     notes: Sequence[str] = (),
     mains: Sequence[Main] = (),
     config: WorkflowConfig | None = None,
+    notices: Mapping[str, Sequence[str]] | None = None,
     color: bool,
 ) -> str:
-    """Return the text: grids, reasons, alarms, notes, totals, folders, processes, next command."""
+    """Return the text: grids, reasons, alarms, notes, notices, totals, folders, processes, next."""
     lines: list[str] = []
     for experiment in dict.fromkeys(status.run.experiment for status in statuses):
         group = [status for status in statuses if status.run.experiment == experiment]
@@ -53,6 +54,8 @@ def as_text(
     warnings = [*alarms, *notes]
     if warnings:
         lines += [*(styled(text, State.FAILED, color=color) for text in warnings), ""]
+    if notices:
+        lines += [*(styled(n, State.STALE, color=color) for n in _notice_lines(notices)), ""]
     lines += [
         totals(statuses, color=color),
         *_work(to_make(statuses, config)),
@@ -129,6 +132,14 @@ def _main_lines(mains: Sequence[Main]) -> list[str]:
             lines.append(f"main:    {main.words}" + (f": {main.command}" if main.command else ""))
             lines += [f"         tail -f {main.log}"] if main.log is not None else []
     return lines
+
+
+def _notice_lines(notices: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the first notice of each task, and the number of the others."""
+    return [
+        f"noticed in {task}: {first}" + (f"; and {len(more)} more (--json has all)" if more else "")
+        for task, (first, *more) in notices.items()
+    ]
 
 
 def _styled_line(state: State, title: str, rest: str, *, color: bool) -> str:

@@ -15,7 +15,7 @@ from fastdllm.cluster.slurm import JobState, SlurmError, accounted
 from fastdllm.commands.status_main import Main, main_processes_of
 from fastdllm.statistics.disagreements import disagreements
 from fastdllm.workflow.main_process import Life, MainProcess, main_processes
-from fastdllm.workflow.project.runs import Project
+from fastdllm.workflow.project.runs import Project, TaskPlan
 from fastdllm.workflow.shared_computations import assign_leaders
 from fastdllm.workflow.status.queue import MAX_AGE_S, Queue, read_queue
 from fastdllm.workflow.status.run_status import RunStatus, State, inspect, with_accounts
@@ -27,6 +27,7 @@ class View:
 
     notes: lines about SLURM and Snakemake, rather than about a run.
     mains: the main processes that live, or how the last one ended.
+    notices: by task, what its plan and its results name about items and model, and do not refuse.
     """
 
     statuses: list[RunStatus]
@@ -35,6 +36,7 @@ class View:
     queue: Queue | None
     notes: list[str]
     mains: list[Main]
+    notices: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -74,7 +76,18 @@ def look(
         queue=queue,
         notes=notes(statuses, queue, processes, mains),
         mains=mains,
+        notices=notices(project.plans, statuses),
     )
+
+
+def notices(plans: Iterable[TaskPlan], statuses: Sequence[RunStatus]) -> dict[str, list[str]]:
+    """Return the notices of the plans and the current results of tasks, for those that have any."""
+    found = {plan.task_folder: dict.fromkeys(plan.notices()) for plan in plans}
+    for status in statuses:
+        of_run = (status.record or {}).get("notices")
+        if isinstance(of_run, list):  # a record is read as it is
+            found.setdefault(status.run.task_folder, {}).update(dict.fromkeys(map(str, of_run)))
+    return {task: list(lines) for task, lines in found.items() if lines}
 
 
 def notes(

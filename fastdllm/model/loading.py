@@ -34,6 +34,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 VOCABULARY = ("lm_head.weight", "model.embed_tokens.weight")
 # Of the files beside the model's, so many are named in a line.
 MOST_NAMED = 4
+OTHER_HEAD = "has an lm_head.weight of its own, which is used; config.json ties it"
 
 # Training leaves no row of zeros, nor this many side by side. A hole of 4 KB, a page of a file,
 # holds at least one part of this length of a row, in two bytes each.
@@ -89,8 +90,8 @@ def load_plain_model(
     kind = resolve_dtype(dtype, target)
     folder = find_checkpoint(path, revision)
     config = read_config(folder)
-    if config.tie_word_embeddings and _has_other_head(folder):
-        notice(f"{folder}: has an lm_head.weight of its own, which is used; config.json ties it")
+    if has_other_head(folder, config):
+        notice(f"{folder}: {OTHER_HEAD}")
         config = replace(config, tie_word_embeddings=False)
     if left := other_weights(folder):
         more = f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
@@ -195,8 +196,10 @@ def _check_last_layer(folder: Path, config: ModelConfig) -> None:
     raise UserError(f"{folder}: tensor {name} is missing from the checkpoint")
 
 
-def _has_other_head(folder: Path) -> bool:
-    """Whether a checkpoint has a head that is not the transposed embedding."""
+def has_other_head(folder: Path, config: ModelConfig) -> bool:
+    """Whether a checkpoint whose config ties the head has one that is not the embedding."""
+    if not config.tie_word_embeddings:
+        return False
     found: dict[str, Tensor] = {}
     for file in weight_files(folder):
         with _opened(file) as stored:

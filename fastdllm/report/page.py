@@ -29,6 +29,7 @@ from fastdllm.report.words import items_words, not_compared_sentences
 from fastdllm.statistics.busy import TIMED_APART, busy_sentences
 from fastdllm.statistics.costs import OF_THE_MACHINE
 from fastdllm.statistics.disagreements import origin_sentences
+from fastdllm.statistics.notices import notice_sentences
 from fastdllm.statistics.ties import tie_sentences
 from fastdllm.statistics.truncation import truncation_sentences
 from fastdllm.version import __version__
@@ -91,6 +92,7 @@ def _sentences(task: TaskReport) -> list[str]:
     runs = [run.summary for run in task.runs]
     notes = not_compared_sentences(run.comparison for run in task.runs)
     notes += origin_sentences([task.baseline, *runs])
+    notes += notice_sentences([task.baseline, *runs])
     if not task.is_generation:
         sentences = [likelihood_sentence(len(task.runs), len(task.distinct))]
         return [*sentences, *notes, *tie_sentences(runs)]

@@ -31,6 +31,7 @@ from fastdllm.statistics.busy import MARGIN, TIMED_APART, busy_sentences
 from fastdllm.statistics.costs import layer_forwards_per_answer, tokens_per_s
 from fastdllm.statistics.disagreements import origin_sentences
 from fastdllm.statistics.intervals import items_needed
+from fastdllm.statistics.notices import notice_sentences
 from fastdllm.statistics.truncation import truncation_sentences
 from fastdllm.statistics.verdicts import p_words, points
 
@@ -125,6 +126,7 @@ def _answer_on_task(group: Group, findings: Sequence[ExperimentFinding]) -> str:
         )
     sentences += not_compared_sentences(group.comparisons)
     sentences += origin_sentences([baseline, *group.summaries])
+    sentences += notice_sentences([baseline, *group.summaries])
     sentences += truncation_sentences(group.summaries) + busy_sentences(group.summaries)
     parts = [
         f"**{group.task}**, `{baseline.model_args.get('model_path', '')}`, {baseline.dtype}. "

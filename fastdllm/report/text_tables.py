@@ -30,6 +30,7 @@ from fastdllm.results.summary import Summary
 from fastdllm.statistics.busy import TIMED_APART, busy_sentences, was_busy
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
 from fastdllm.statistics.disagreements import disagreements, origin_sentences
+from fastdllm.statistics.notices import notice_sentences
 from fastdllm.statistics.ties import is_tied, tie_sentences
 from fastdllm.statistics.truncation import is_marked, truncation_sentences
 from fastdllm.statistics.verdicts import signed
@@ -203,6 +204,7 @@ def _notes(group: Group) -> list[str]:
         notes.append(f"tok/s: {TIMED_APART}.")
     notes += not_compared_sentences(group.comparisons)
     notes += origin_sentences([group.baseline, *group.summaries])
+    notes += notice_sentences([group.baseline, *group.summaries])
     doubts = truncation_sentences(group.summaries) + tie_sentences(group.summaries)
     notes += [f"{DOUBTFUL} {text}" for text in doubts]
     if any(is_dirty(summary) for summary in group.summaries):

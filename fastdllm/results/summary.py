@@ -30,7 +30,10 @@ from fastdllm.validation import StrictModel, validated
 
 MAX_BYTES = 8_000
 # What grows with the task; left out in this order if a summary would be larger.
-LARGE_PARTS = ("weights_left_alone", "group_results", "throughput.chunks", "items.groups")
+LARGE_PARTS = (
+    *("weights_left_alone", "group_results", "throughput.chunks", "items.groups"),
+    "notices",
+)
 # Then these, the first that suffice.
 LARGEST_PARTS = (("metrics",), ("items",), ("metrics", "items"))
 # A list of numbers and texts that takes a line each; no text in JSON holds a line break.
@@ -290,6 +293,12 @@ class Summary(StrictModel):
         description="Files in the model's folder that look like weights and are no part of the "
         "model (backups, adapters, states of optimizers); absent if there are none, where they do "
         "not fit, and in older summaries.",
+    )
+    notices: list[str] | None = Field(
+        None,
+        description="What is odd about the items (at most five lines, `plan.json` has all) or the "
+        "head of the model, and was named, not refused; absent if nothing is, where it does not "
+        "fit, and in older summaries.",
     )
     model_args: dict[str, JsonValue] = Field(
         description="Model and decoding settings under the names of the published `--model_args`."

@@ -20,6 +20,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.decoding.user_code import code_files
 from fastdllm.machine.process import git_state, package_versions
 from fastdllm.model.checkpoint import find_checkpoint, other_weights
+from fastdllm.model.config import read_config
 from fastdllm.runs.answer_records import Chunk, Header, Session
 from fastdllm.runs.answer_sources import (
     complete_header,
@@ -347,6 +348,7 @@ class Evaluation:
     def _score(self) -> Outcome:
         """Score the answers in the log and write the result."""
         # lm-eval takes seconds to import and decoding does not need it: a failing decode is quick.
+        from fastdllm.model.loading import OTHER_HEAD, has_other_head
         from fastdllm.runs.scoring import score_answers
         from fastdllm.runs.summarize import Decoded, summarize
         from fastdllm.tasks.lm_eval_tasks import load_task
@@ -368,6 +370,7 @@ class Evaluation:
             git=git_state(files=self._sources),
             environment=package_versions(),
             weights_left_alone=other_weights(model),
+            notices=[f"the model {OTHER_HEAD}"] * has_other_head(model, read_config(model)),
         )
         self.check_sources(self.spec)
         write_result(self.folder, summary, scores)

@@ -28,6 +28,8 @@ from fastdllm.tasks.plan import Plan
 
 # Most parts of a run whose speeds a summary records separately.
 MOST_CHUNKS = 100
+# Lines about the items that a summary repeats from the plan.
+MOST_NOTICES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,12 @@ def summarize(
     git: Mapping[str, Any] | None,
     environment: Mapping[str, str],
     weights_left_alone: Sequence[str],
+    notices: Sequence[str],
 ) -> Summary:
-    """Build the summary of a complete run."""
+    """Build the summary of a complete run.
+
+    notices: about the model.
+    """
     sessions = decoded.working_sessions
     devices = list(dict.fromkeys(session.hardware for session in sessions))
     primary = next(metric for metric in scores.metrics if metric.primary)
@@ -167,6 +173,7 @@ def summarize(
         **_commit([*(session.git for session in sessions), git]),
         environment=_versions([*(session.versions for session in sessions), environment]),
         weights_left_alone=list(weights_left_alone) or None,
+        notices=[*notices, *_first(plan.header.notices)] or None,
         model_args=_model_args(spec),
         eval_params={key: value for key, value in eval_params.items() if value is not None},
     )
@@ -244,6 +251,14 @@ def _versions(of_processes: Sequence[Mapping[str, str]]) -> dict[str, str]:
     names = dict.fromkeys(name for versions in of_processes for name in versions)
     found = {name: [v[name] for v in of_processes if name in v] for name in names}
     return {name: " and ".join(dict.fromkeys(versions)) for name, versions in found.items()}
+
+
+def _first(notices: Sequence[str]) -> list[str]:
+    """Return the first lines about the items, the last of them with the number of the others."""
+    if len(notices) <= MOST_NOTICES:
+        return list(notices)
+    n_left = len(notices) - MOST_NOTICES + 1
+    return [*notices[: MOST_NOTICES - 1], f"{n_left} more such remarks about the items"]
 
 
 def _model_args(spec: RunSpec) -> dict[str, Any]:

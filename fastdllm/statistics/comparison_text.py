@@ -17,6 +17,7 @@ from fastdllm.statistics.comparison import (
 )
 from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, tokens_per_s_interval
 from fastdllm.statistics.disagreements import items_text, origin_sentences
+from fastdllm.statistics.notices import notice_sentences
 from fastdllm.statistics.ties import is_tied, tie_words
 from fastdllm.statistics.truncation import is_marked, truncation_words
 from fastdllm.statistics.verdicts import decimals, p_words, signed
@@ -153,6 +154,8 @@ def _notes(a: Summary, b: Summary) -> Iterator[str]:
             yield from _paragraph(letter, text)
     for text in origin_sentences([a, b]):
         yield from _paragraph("origin", text)
+    for text in notice_sentences([a, b]):
+        yield from _paragraph("data", text)
     changes = [
         _change(key, a.decides.get(key), b.decides.get(key))
         for key in sorted(a.decides.keys() | b.decides.keys())

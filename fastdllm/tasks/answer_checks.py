@@ -7,14 +7,13 @@ if a model gave it, and an empty answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 
-from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.generation import AnswerText, generation_wishes
 from fastdllm.tasks.item_checks import is_local, where_is
@@ -28,7 +27,11 @@ _NUMBER = re.compile(r"-?\d+(?:[./]\d+)*")
 
 
 def check_scores(
-    task: Task, samples: Sequence[Mapping[str, Any]], primary: tuple[str, str], tokenizer: Any
+    task: Task,
+    samples: Sequence[Mapping[str, Any]],
+    primary: tuple[str, str],
+    tokenizer: Any,
+    tell: Callable[[str], None],
 ) -> None:
     """Refuse items whose target is wrong as an answer, or for which an empty answer is right.
 
@@ -38,6 +41,7 @@ def check_scores(
 
     samples: of the task, as lm-eval returns them for dummy answers.
     primary: metric and filter of the task's score.
+    tell: is given the lines that only name something.
 
     Raises:
         UserError: naming the first such item.
@@ -46,7 +50,7 @@ def check_scores(
         return
     metric, chosen = primary
     filters = {ensemble.name: ensemble for ensemble in task._filters}
-    judge = _Judge(task, task.instances, filters.get(chosen, task._filters[0]), metric)
+    judge = _Judge(task, task.instances, filters.get(chosen, task._filters[0]), metric, tell)
     of_items = {s["doc_id"]: s for s in samples if s["filter"] == judge.filters.name}
     # Where code is run, targets are its tests.
     if len(of_items) != len(judge.instances) or task.config.unsafe_code:
@@ -58,30 +62,31 @@ def check_scores(
     answers = [[_AROUND.sub("", text) for text in texts] for texts in targets]
     if all(text[:1].isspace() for texts in targets for text in texts):
         answers = targets  # of models that go on with a text
-    _check_dummies(task, targets, dummies)
+    _check_dummies(judge, targets, dummies)
     empty = _check_empty(judge, targets)
     right = _check_cut(judge, targets, answers, empty, tokenizer)
     if task.config.process_results is not None:
         return  # what scores the items itself knows what the target is
     never = {i: texts[0] for i, texts in enumerate(answers) if i not in right | empty}
     _check_changed(judge, targets, never)
-    _check_differences(task, targets)
+    _check_differences(judge, targets)
     if len(targets) > 1 and all(texts == targets[0] for texts in targets):
-        notice(
+        tell(
             f"task {task.task_name!r}: the target of all {len(targets)} items is "
             f"{_short(targets[0])}, so that a model which always says so would have 100 %"
         )
 
 
 def _check_dummies(
-    task: ConfigurableTask, targets: Sequence[Sequence[str]], dummies: Sequence[bool]
+    judge: _Judge, targets: Sequence[Sequence[str]], dummies: Sequence[bool]
 ) -> None:
     """Refuse scores by which one answer is right for most items, whose targets differ."""
+    task = judge.task
     found = [texts for texts, is_right in zip(targets, dummies, strict=True) if is_right]
     differ = len(set(map(tuple, found))) > 2 and not set.intersection(*map(set, found))
     if differ and 2 * len(found) > len(targets):
         few = f"{_short(found[0])}, {_short(found[-1])}"
-        _complain(
+        judge.complain(
             f"task {task.task_name!r}: the answer {DUMMY!r} would be right for {len(found)} of "
             f"{len(targets)} items, whose targets differ ({few}); correct "
             "filter_list, metric_list or process_results",
@@ -96,7 +101,7 @@ def _check_empty(judge: _Judge, targets: Sequence[Sequence[str]]) -> set[int]:
     # Other scores may be high for saying nothing, as one for saying nothing harmful.
     if found and (is_plain or 2 * len(found) >= len(targets)):
         i = min(found)
-        _complain(
+        judge.complain(
             f"{where_is(judge.task, i)}: an empty answer would be right, its target being "
             f"{_short(targets[i])}; {len(found)} of {len(targets)} items; correct filter_list "
             "(fallback, default_value) or metric_list (what it ignores)",
@@ -125,7 +130,7 @@ def _check_cut(
     lost = _any_right(judge, {i: t for i, t in enumerate(answers) if i not in right})
     if lost - empty:
         i = min(lost - empty)
-        _complain(
+        judge.complain(
             f"{where_is(task, i)}: {as_answered.why_not(answers[i][0])}, so that its target "
             f"{_short(targets[i])} would not be right as an answer; {len(lost - empty)} of "
             f"{len(targets)} items; correct generation_kwargs or doc_to_target",
@@ -151,7 +156,7 @@ def _check_changed(
             return
     if never:
         i = min(never)
-        _complain(
+        judge.complain(
             f"{where_is(judge.task, i)}: its target {_short(targets[i])} would not be right as an "
             f"answer, which the filters make {_short([read[i]])}; {len(never)} of {len(targets)} "
             "items; correct filter_list, metric_list or doc_to_target",
@@ -167,6 +172,13 @@ class _Judge:
     instances: Sequence[Instance]
     filters: Any
     metric: str
+    tell: Callable[[str], None]
+
+    def complain(self, line: str, *, is_refused: bool) -> None:
+        """Refuse the task, or only tell."""
+        if is_refused:
+            raise UserError(line)
+        self.tell(line)
 
     def right(self, answers: Mapping[int, str]) -> set[int]:
         """Return the items whose answers are right.
@@ -258,8 +270,9 @@ def _any_right(judge: _Judge, answers: Mapping[int, Sequence[str]]) -> set[int]:
     return right
 
 
-def _check_differences(task: ConfigurableTask, targets: Sequence[Sequence[str]]) -> None:
+def _check_differences(judge: _Judge, targets: Sequence[Sequence[str]]) -> None:
     """Refuse targets of different numbers, of which exact_match ignores what tells them apart."""
+    task = judge.task
     exact_match, options = (
         of_all.get("exact_match") for of_all in (task._metric_fn_list, task._metric_fn_kwargs)
     )
@@ -273,7 +286,7 @@ def _check_differences(task: ConfigurableTask, targets: Sequence[Sequence[str]])
         if ours == theirs or i == j:
             continue
         if exact_match(references=[other], predictions=[text], **options)["exact_match"]:
-            _complain(
+            judge.complain(
                 f"{where_is(task, i)}: exact_match takes its target {_short([text])} for that of "
                 f"item {j}, {_short([other])} ({', '.join(options)}); correct metric_list",
                 is_refused=is_local(task),
@@ -288,12 +301,6 @@ def _is_too_many(task: Task, found: int) -> bool:
     """
     most = 0.01 if is_local(task) else 0.5
     return found >= most * len(task.eval_docs)
-
-
-def _complain(line: str, *, is_refused: bool) -> None:
-    if is_refused:
-        raise UserError(line)
-    notice(line)
 
 
 def _short(texts: Sequence[Any]) -> str:

@@ -72,6 +72,9 @@ class PlanHeader(StrictModel):
     item_digests: dict[str, list[str]] = Field(
         description="Per single task: a digest of what each item asks and of its target."
     )
+    notices: list[str] = Field(
+        [], description="What is odd about the items and not refused, a line each; only words."
+    )
     digest: str = Field(description="sha256 of requests.jsonl.")
     chunks: list[list[int]] = Field(
         description="Per chunk: line numbers in requests.jsonl, from 0."
@@ -255,6 +258,12 @@ def planned_sizes(folder: Path) -> list[int] | None:
         return [len(chunk) for chunk in _header(folder)["chunks"]]
     except (KeyError, TypeError):
         return None
+
+
+def planned_notices(folder: Path) -> list[str]:
+    """Return what the plan in a folder names about its items; nothing without a plan."""
+    notices = _header(folder).get("notices")
+    return list(map(str, notices)) if isinstance(notices, list) else []
 
 
 def planned_digest(folder: Path) -> str | None:

@@ -76,6 +76,12 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
     set_fewshot(task, options.num_fewshot)
     # Not once more when a run is scored: its prompts are compared with the plan's then.
     examples = {name: check_examples(leaf) for name, leaf in task.leaves.items()}
+    notices: list[str] = []
+
+    def tell(line: str) -> None:
+        notice(line)
+        notices.append(line)
+
     lm = Collect(tokenizer)
     result = evaluate_task(
         lm, task, limit=options.limit, apply_chat_template=options.apply_chat_template
@@ -83,17 +89,17 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
     for name, leaf in task.leaves.items():
         check_own_examples(leaf, result["samples"][name], examples[name])
         texts = printed_texts(leaf)
-        check_repeats(leaf, texts)
-        check_prompts(leaf, texts, result["samples"][name])
+        check_repeats(leaf, texts, tell)
+        check_prompts(leaf, texts, result["samples"][name], tell)
     for (metric, filter_name), score in scores_of(result, task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
-            notice(
+            tell(
                 f"task {options.task!r}: its metric '{metric},{filter_name}' is {score} for dummy "
                 "answers; a run whose real answers give such a score has no result"
             )
     requests = _planned(lm.collected, tokenizer)
     for name, leaf in task.leaves.items():
-        check_scores(leaf, result["samples"][name], task.primary, tokenizer)
+        check_scores(leaf, result["samples"][name], task.primary, tokenizer, tell)
     for request in requests:
         check_length(request, max_positions=options.max_positions, block_size=1)
         tokens = request.prompt_ids + request.target_ids
@@ -123,6 +129,7 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
         n_items=sum(map(len, digests.values())),
         n_requests=len(requests),
         item_digests=digests,
+        notices=notices,
         digest=hashlib.sha256(content).hexdigest(),
         chunks=fixed_chunks(requests, options.chunk_size),
     )

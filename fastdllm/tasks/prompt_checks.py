@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask, Task
 
-from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.item_checks import where_is
 from fastdllm.tasks.printing import emptied, printing
@@ -24,12 +23,16 @@ _LONG = 20
 
 
 def check_prompts(
-    task: Task, texts: Sequence[Mapping[str, Any]], samples: Sequence[Mapping[str, Any]]
+    task: Task,
+    texts: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, Any]],
+    tell: Callable[[str], None],
 ) -> None:
     """Refuse prompts that print an object of Python, or end with the answer of the item asked.
 
     texts: what each item prints.
     samples: of the task, as lm-eval returns them.
+    tell: is given the lines that only name something.
 
     Raises:
         UserError: naming the item.
@@ -44,7 +47,7 @@ def check_prompts(
     _check_fixed_text(task, docs, asked)
     # What scores the items itself knows what the target is; loglikelihood has texts to go on with.
     if task.OUTPUT_TYPE != "loglikelihood" and task.config.process_results is None:
-        _check_answers_unprinted(task, docs[0], asked, list(map(_answer, texts)))
+        _check_answers_unprinted(task, docs[0], asked, list(map(_answer, texts)), tell)
 
 
 def _check_objects(
@@ -67,7 +70,11 @@ def _check_objects(
 
 
 def _check_answers_unprinted(
-    task: ConfigurableTask, doc: Mapping[str, Any], asked: Sequence[str], answers: Sequence[str]
+    task: ConfigurableTask,
+    doc: Mapping[str, Any],
+    asked: Sequence[str],
+    answers: Sequence[str],
+    tell: Callable[[str], None],
 ) -> None:
     """Refuse prompts that end with their answers; name a column that they print elsewhere."""
     if len(set(answers)) > 1 and all(
@@ -86,7 +93,7 @@ def _check_answers_unprinted(
         except Exception:  # a template may want another kind of value
             continue
         if str(target).strip() == _MARK and _MARK in text:
-            notice(
+            tell(
                 f"task {task.task_name!r}: its questions print the column {column!r}, which is the "
                 "target as well; correct doc_to_text, unless they show it as one of several options"
             )

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask, Task
 
-from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.item_checks import where_is
 
 
-def check_repeats(task: Task, texts: Sequence[Mapping[str, Any]]) -> None:
+def check_repeats(
+    task: Task, texts: Sequence[Mapping[str, Any]], tell: Callable[[str], None]
+) -> None:
     """Refuse items of which half or more are others again, as from a copy of a file; name fewer.
 
     All items count, whatever the limit: the first two may well be equal.
 
     texts: what each item prints.
+    tell: is given the line that names fewer.
 
     Raises:
         UserError: naming the first such pair.
@@ -44,4 +46,4 @@ def check_repeats(task: Task, texts: Sequence[Mapping[str, Any]]) -> None:
             f"{same}; {count}, which would count as independent; remove copies of files, or name "
             "the files of data_files one by one"
         )
-    notice(f"{same}; {count}, and count as independent")
+    tell(f"{same}; {count}, and count as independent")

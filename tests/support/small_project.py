@@ -88,6 +88,9 @@ if command == "plan":
     (folder / "made_from.json").write_text((folder / "spec.json").read_text())
     plan = {{"digest": digest, "schema_version": SCHEMA_VERSION}}
     (folder / "plan.json").write_text(json.dumps(plan))
+    print("planned")
+    if Path("odd_" + task).exists():
+        print("fastdllm: odd items of " + task, file=sys.stderr)
 elif command in ("eval", "pack"):
     specs = [arguments[0]]
     if command == "pack":

@@ -91,7 +91,12 @@ def test_a_fresh_clone_with_artifacts_has_nothing_to_do(made: SmallProject) -> N
 
 def test_limited_runs_are_kept_apart_and_not_published(project: SmallProject) -> None:
     target = "results/demo/words_limit_3/k1_first/summary.json"
-    assert project.snakemake(target, "--config", "limit=3").returncode == 0
+    Path("odd_words").touch()
+    done = project.snakemake(target, "--config", "limit=3")
+    assert done.returncode == 0
+    lines = ("fastdllm: odd items of words\n", "planned\n")
+    assert [line in done.stderr for line in lines] == [True, False], "what a plan names is shown"
+    assert all(line in Path("logs/plan/words_limit_3.log").read_text() for line in lines)
     assert Path(target).exists()
     assert project.evals() == ["words k1_first"]
     assert not Path("artifacts").exists()

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastdllm.common.files import json_object
 from fastdllm.common.paths import ARTIFACTS, LOGS, PLANS, RESULTS, task_folder
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.decoding.user_code import policy_code_digest
-from fastdllm.tasks.plan import MADE_FROM
+from fastdllm.tasks.plan import MADE_FROM, planned_notices
 from fastdllm.workflow.project.computations import (
     computation_of,
     normal_in_generation,
@@ -145,6 +146,11 @@ class TaskPlan:
     def spec(self) -> dict[str, Any]:
         """Return the content of the plan's spec.json; a plan made from another is invalid."""
         return {"schema_version": SCHEMA_VERSION, "decides": self.decides}
+
+    def notices(self) -> list[str]:
+        """Return what the plan on disk names about the items; nothing if it is of another spec."""
+        is_current = json_object(self.made_from_path) == self.spec()
+        return planned_notices(self.plan_path.parent) if is_current else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def test_merged_file_is_that_of_one_process_but_for_sessions_and_times(spec: Pat
         for line in path.read_text().splitlines():
             record = json.loads(line)
             if record["record"] == "chunk":
-                for key in ("session", "seconds", "peak_memory_gib"):
+                for key in ("session", "seconds", "processor_s", "peak_memory_gib"):
                     record.pop(key, None)
                 for answer in record["answers"]:
                     del answer["latency_s"]

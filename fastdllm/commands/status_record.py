@@ -17,7 +17,8 @@ runs            of each: experiment, task, config, limit, state, folder, log, fi
   same_as         the run whose result it is made from
   changes         key, old, new: what makes its result stale
   earlier_settings  key, old, new: what was edited after its job or its process was given them
-  progress        items_done, items_total, tokens_per_s, time_left_s, state, ...
+  progress        items_done, items_total, items_of_other_code (stored, but not to be used),
+                  tokens_per_s, time_left_s, state, ...
   jobs            its SLURM jobs that wait or run: id, rule (eval, shard, pack), shard ([I, N]),
                   pack, state, reason (as squeue says them), node, start (local time; expected,
                   of a job that waits; null if a person has to release it), time_left_s, restarts

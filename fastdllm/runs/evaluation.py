@@ -251,7 +251,8 @@ class Evaluation:
         sizes = [len(chunk) for chunk in self.plan.header.chunks]
         n_requests = sum(sizes if chunks is None else (sizes[index] for index in chunks))
         self.log = open_answers(files.answers, self.header, reuse=reuse)
-        self.progress = Progress(files.progress, self.display, total=n_requests)
+        code = self.header.code_digest
+        self.progress = Progress(files.progress, self.display, total=n_requests, code=code)
         with closing(self.log), closing(self.progress):
             for line in (*self.log.history(), *unused(self.folder, self.header)):
                 self.display.note(line)

@@ -39,14 +39,17 @@ OF_A_NODE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
 class Progress:
-    """Counts answers; `items` here are requests to the model."""
+    """Counts answers; `items` here are requests to the model.
 
-    def __init__(self, path: Path, display: Display, total: int) -> None:
+    code: digest of the code that decodes them.
+    """
+
+    def __init__(self, path: Path, display: Display, total: int, code: str | None = None) -> None:
         self._path, self._display, self._total = path, display, total
         self._done = self._stored = self._here = self._tokens = self._forwards = 0
         self._started = time.monotonic()
         self._display_open = True
-        self._identity = {"pid": os.getpid(), "host": host_name()}
+        self._identity = {"pid": os.getpid(), "host": host_name(), "code_digest": code}
 
     def loading(self, earlier: Iterable[Chunk]) -> None:
         """Report that the model is being loaded; `earlier` chunks were answered before."""

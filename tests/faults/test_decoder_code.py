@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,10 @@ from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.shards import parse_shard
 from fastdllm.runs.spec import read_spec
 from fastdllm.runs.stopping import Stopped
+from fastdllm.tools.estimate.estimates import Estimates
 from fastdllm.workflow.project.digests import FileDigests, check_sources
+from fastdllm.workflow.project.runs import Run, load_project
+from fastdllm.workflow.status.run_status import inspect
 from tests.faults.test_code import PreemptedAfter, chunks_of
 from tests.support.run_project import silent
 
@@ -32,8 +36,11 @@ def run(make_spec: Callable[..., Path], make_plan_on_disk: Callable[..., Path]) 
 
 def decoder_is(monkeypatch: pytest.MonkeyPatch, digest: str) -> None:
     """Pretend that the process has other code."""
-    for user in ("evaluation", "answer_sources"):
-        monkeypatch.setattr(f"fastdllm.runs.{user}.code_digest", lambda: digest)
+    for user in (
+        *("runs.evaluation", "runs.answer_sources"),
+        *("workflow.status.run_progress", "tools.estimate.finished_chunks"),
+    ):
+        monkeypatch.setattr(f"fastdllm.{user}.code_digest", lambda: digest)
 
 
 def evaluation_of(path: Path, notes: list[str], **options: Any) -> Evaluation:
@@ -90,6 +97,59 @@ def test_what_other_code_decoded_to_the_end_is_scored_and_not_decoded_again(
         found = again(evaluation_of(run, [])).summary
         assert (found.code_digest, found.items) == (recorded, first.items)
     assert answers.read_text() == before
+
+
+def how_far(run: Run) -> tuple[str, int | None]:
+    """What status says of a run, and the items that an estimate takes for left."""
+    return inspect(run).reason, Estimates.load([run]).estimate(run, gpu=None).items_left
+
+
+@pytest.fixture
+def project_run(make_plan_on_disk: Callable[..., Path]) -> Run:
+    """A run of the project of ten items in four chunks."""
+    make_plan_on_disk()
+    run = load_project().runs[0]
+    run.folder.mkdir(parents=True)
+    run.spec_path.write_text(json.dumps(run.spec()))
+    return run
+
+
+def test_what_other_code_decoded_of_an_unfinished_run_does_not_count_as_done(
+    project_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder_is(monkeypatch, "old")
+    with pytest.raises(Stopped, match="with 2 of 4 chunks done"):
+        evaluation_of(project_run.spec_path, [], stop=PreemptedAfter(2)).evaluate()
+    assert how_far(project_run) == (
+        "stopped by SIGTERM; 6 of 10 items; the same command resumes",
+        4,
+    )
+    decoder_is(monkeypatch, "new")
+    told = (
+        "stopped by SIGTERM; 0 of 10 items, 6 by other code do not count; the same command resumes"
+    )
+    assert how_far(project_run) == (told, 10)
+    decoder_is(monkeypatch, "old")
+    evaluation_of(project_run.spec_path, []).evaluate()
+    project_run.summary_path.unlink()
+    decoder_is(monkeypatch, "new")
+    assert how_far(project_run) == ("", 0), "only the score is missing"
+
+
+def test_what_other_code_decoded_of_some_shards_does_not_count_as_done(
+    project_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder_is(monkeypatch, "old")
+    evaluation_of(project_run.spec_path, []).evaluate_shard(parse_shard("1/2"))
+    assert how_far(project_run) == ("6 of 10 items; the same command resumes", 4)
+    decoder_is(monkeypatch, "new")
+    with pytest.raises(Stopped, match="with 1 of 2 chunks done"):
+        part = evaluation_of(project_run.spec_path, [], stop=PreemptedAfter(1))
+        part.evaluate_shard(parse_shard("2/2"))
+    told = (
+        "stopped by SIGTERM; 3 of 10 items, 6 by other code do not count; the same command resumes"
+    )
+    assert how_far(project_run) == (told, 7)
 
 
 @pytest.mark.parametrize("then", ["the other shard", "the whole run"])

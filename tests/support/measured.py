@@ -10,6 +10,7 @@ from typing import Any
 
 from fastdllm.runs.answer_records import Answer, Chunk, Header, Session
 from fastdllm.runs.answers import open_answers
+from fastdllm.runs.decoder_code import code_digest
 from fastdllm.tools.estimate.hardware import MeasuredHardware
 from fastdllm.workflow.project.digests import digest_of
 from fastdllm.workflow.project.runs import Run
@@ -90,7 +91,8 @@ def write_answers(
 ) -> Path:
     """The finished chunks of a run; chunks: seconds by number, of 10 answers each."""
     path = run.folder / name
-    log = open_answers(path, Header(run.fingerprint, "plan", "float16", run.decides))
+    header = Header(run.fingerprint, "plan", "float16", run.decides, code_digest())
+    log = open_answers(path, header)
     log.append_session(_session(hardware, load_s))
     for index, seconds in chunks.items():
         chunk = _chunk(index, seconds, session=len(log.sessions) - 1)

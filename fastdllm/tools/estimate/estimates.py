@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from fastdllm.tasks.plan import planned_sizes
-from fastdllm.tools.estimate.finished_chunks import FinishedChunk, finished_chunks
+from fastdllm.tools.estimate.finished_chunks import FinishedChunk, finished_chunks, used_items
 from fastdllm.tools.estimate.hardware import (
     WORKFLOW_THREADS,
     MeasuredHardware,
@@ -137,7 +137,7 @@ class Estimates:
         """Return what one run will cost; see `minutes` for `gpu`."""
         wanted = self.hardware(run, gpu)
         items, done = self.items_of(run), self.chunks.get(run.name, [])
-        items_left = None if items is None else max(items - sum(chunk.items for chunk in done), 0)
+        items_left = None if items is None else max(items - used_items(done, items), 0)
         chunks = [c for c in done if wanted.matches(c.hardware) and not c.was_paused]
         speed = self._paces_on(wanted, run).speed(run, items, chunks)
         return Estimate(run, items, items_left, speed, self._outside_s(run.task))

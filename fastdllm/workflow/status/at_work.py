@@ -103,7 +103,7 @@ def queued_in_words(files: RunFiles, jobs: Sequence[RunJob], shards: Shards | No
         parts.append(reason_in_words(first.job))
     attempts = files.attempts()
     parts += [requeues_in_words(job.job, attempts) for job in waiting if job.job.restarts]
-    progress = stored_progress(progress_of(files))
+    progress = stored_progress(files)
     parts += [progress_in_words(progress)] if progress else []
     parts += [f"before: {files.failure}"] if files.failure is not None else []
     return "; ".join(parts)

@@ -38,6 +38,7 @@ class Part:
     failure: why it failed, in one line.
     is_locked: whether it is alive, as seen from this machine.
     is_done: whether a shard has ended well.
+    code: digest of the code that decoded its answers, as far as that is recorded.
     """
 
     shard: Shard | None = None
@@ -47,6 +48,7 @@ class Part:
     failure: str | None = None
     is_locked: bool = False
     is_done: bool = False
+    code: str | None = None
 
     @property
     def name(self) -> str | None:
@@ -126,10 +128,11 @@ def _shards(run: Run, count: int | None) -> tuple[int | None, tuple[Part, ...]]:
 
 
 def _shard(run: Run, folder: Path, shard: Shard, kinds: Collection[str]) -> Part:
-    stamp = _record(folder / f"{shard}.json") if "json" in kinds else {}
+    stamp = (_record(folder / f"{shard}.json") if "json" in kinds else {}) or {}
     part = _part(folder, f"{shard}.", kinds, has_lock="lock" in kinds)
-    is_done = (stamp or {}).get("fingerprint") == run.fingerprint
-    return replace(part, shard=shard, is_done=is_done)
+    is_done = stamp.get("fingerprint") == run.fingerprint
+    code = stamp.get("code_digest") if is_done else part.code
+    return replace(part, shard=shard, is_done=is_done, code=code)
 
 
 def _part(folder: Path, prefix: str, kinds: Collection[str], *, has_lock: bool) -> Part:
@@ -143,12 +146,14 @@ def _part(folder: Path, prefix: str, kinds: Collection[str], *, has_lock: bool) 
     has_progress = "progress.json" in kinds
     age_s, is_mine = _age_and_owner(path) if has_progress else (math.inf, True)
     has_failed = "failed.json" in kinds
+    progress = _record(path) if has_progress else None
     return Part(
-        progress=_record(path) if has_progress else None,
+        progress=progress,
         age_s=age_s,
         is_mine=is_mine,
         failure=read_failure(folder / f"{prefix}failed.json") if has_failed else None,
         is_locked=has_lock and bool(is_locked(folder / f"{prefix}lock")),
+        code=(progress or {}).get("code_digest"),
     )
 
 

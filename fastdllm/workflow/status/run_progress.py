@@ -10,9 +10,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from fastdllm.common.console import duration
+from fastdllm.runs.decoder_code import code_digest
 from fastdllm.runs.shards import Shard
 from fastdllm.tasks.plan import planned_sizes
 from fastdllm.workflow.status.run_files import Part, RunFiles
+
+# Stored items that were decoded by other code than this.
+OTHER_CODE = "items_of_other_code"
 
 
 def progress_of(files: RunFiles, alive: Collection[Part] = ()) -> Mapping[str, Any] | None:
@@ -53,6 +57,8 @@ def progress_in_words(progress: Mapping[str, Any]) -> str:
     if counts is None:
         return "progress unknown"
     parts = [f"{counts[0]} of {counts[1]} items"]
+    if OTHER_CODE in progress:
+        parts.append(f"{progress[OTHER_CODE]} by other code do not count")
     for key, unit in (("tokens_per_s", "tokens/s"), ("tokens_per_forward", "tokens/forward")):
         if is_number(progress.get(key)):
             parts.append(f"{progress[key]:.1f} {unit}")
@@ -63,17 +69,40 @@ def progress_in_words(progress: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def stored_progress(progress: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def stored_progress(files: RunFiles) -> Mapping[str, Any] | None:
     """Return the progress of a run that is not at work: the items whose answers are stored.
 
-    Its speeds no longer count, nor do answers of a chunk that was in flight.
+    Its speeds no longer count, nor do answers of a chunk that was in flight, nor those of other
+    code, which the next process keeps aside.
     """
+    progress = progress_of(files)
     if progress is None:
         return None
     record = {key: progress[key] for key in ("items_done", "items_total") if key in progress}
     if "items_stored" in progress:
         record["items_done"] = progress["items_stored"]
+    counts = item_counts(record)
+    if counts is not None and (others := _items_of_other_code(files, *counts)):
+        record |= {"items_done": max(counts[0] - others, 0), OTHER_CODE: others}
     return record
+
+
+def _items_of_other_code(files: RunFiles, done: int, total: int) -> int:
+    """Return how many of the stored items will not be used."""
+    parts = [part for part in files.parts if part.is_done or part.progress is not None]
+    codes = {part.code for part in parts}
+    if codes == {None} or (done == total and len(codes) == 1):
+        return 0  # not recorded; or all are there, and only their score is missing
+    sizes = planned_sizes(files.run.plan_folder) or []
+    others = (part for part in parts if part.code not in (None, code_digest()))
+    return sum(_stored_items(part, sizes) for part in others)
+
+
+def _stored_items(part: Part, sizes: Sequence[int]) -> int:
+    if part.is_done:
+        return _items_of(part.shard, sizes)
+    items = (part.progress or {}).get("items_stored", 0)
+    return round(items) if is_number(items) else 0
 
 
 def item_counts(progress: Mapping[str, Any] | None) -> tuple[int, int] | None:

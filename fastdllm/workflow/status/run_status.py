@@ -167,7 +167,7 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     if live and not _has_failed_in(files, live):
         shards = shards_of(files, alive, live)
         reason = queued_in_words(files, live, shards)
-        progress = stored_progress(progress_of(files))
+        progress = stored_progress(files)
         status = RunStatus(run, State.QUEUED, reason, changes, progress, jobs=live, shards=shards)
         return replace(status, earlier=_edited(run))
     status = _unfinished(run, files, result, artifact, jobs=jobs)
@@ -241,7 +241,7 @@ def _repeat(files: RunFiles, live: Sequence[RunJob]) -> str:
         return f"a repeat of it {queued_in_words(files, live, None)}"
     if files.failure is not None:
         return f"a repeat of it failed: {files.failure}"
-    progress = stored_progress(progress_of(files))
+    progress = stored_progress(files)
     if progress is not None:
         return f"a repeat of it was interrupted: {progress_in_words(progress)}"
     return ""
@@ -255,7 +255,7 @@ def _unfinished(
     *,
     jobs: Queue | None,
 ) -> RunStatus:
-    progress = stored_progress(progress_of(files))
+    progress = stored_progress(files)
     if files.failure is not None:
         return RunStatus(run, State.FAILED, files.failure, progress=progress)
     ending = last_ending(files, jobs) if jobs is not None else None

@@ -150,6 +150,9 @@ def test_what_other_code_decoded_of_some_shards_does_not_count_as_done(
         "stopped by SIGTERM; 3 of 10 items, 6 by other code do not count; the same command resumes"
     )
     assert how_far(project_run) == (told, 7)
+    for shard in ("1/2", "2/2"):
+        evaluation_of(project_run.spec_path, []).evaluate_shard(parse_shard(shard))
+    assert inspect(project_run).reason == "not yet copied to artifacts/"
 
 
 @pytest.mark.parametrize("then", ["the other shard", "the whole run"])

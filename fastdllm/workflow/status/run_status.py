@@ -241,7 +241,9 @@ def _repeat(files: RunFiles, live: Sequence[RunJob]) -> str:
         return f"a repeat of it {queued_in_words(files, live, None)}"
     if files.failure is not None:
         return f"a repeat of it failed: {files.failure}"
-    progress = stored_progress(files)
+    # Of a run that was split, the stamps stay.
+    is_begun = any(part.progress is not None for part in files.parts)
+    progress = stored_progress(files) if is_begun else None
     if progress is not None:
         return f"a repeat of it was interrupted: {progress_in_words(progress)}"
     return ""

@@ -119,6 +119,11 @@ class LocalDataFactory(TaskFactory):
         generates = config.get("output_type", "generate_until") == "generate_until"
         if generates and not config.get("generation_kwargs"):
             raise no_budget(entry.name)
+        if generates and not isinstance(config["generation_kwargs"], dict):
+            raise UserError(
+                f"task {entry.name!r}: generation_kwargs: {config['generation_kwargs']!r} is not "
+                "allowed; write name and value of each, such as {until: [], max_gen_toks: 512}"
+            )
         if generates and "until" not in config["generation_kwargs"]:
             raise UserError(
                 f"task {entry.name!r}: generation_kwargs has no until (texts that end an answer), "

@@ -1,7 +1,7 @@
 """Texts in the file of a task that lm-eval would ask or compare otherwise than they are meant.
 
 lm-eval fills in templates in some places only, and YAML makes a line break of a backslash and an n
-in double quotes only. The model would see what is left, or a stop text would never be found.
+in double quotes only. The model would see what is left, or a text would never be found.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ _EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 _IN_BRACES = re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})*|[_^]\{[^{}]*\}|\$?\{(\w+)\}")
 # Not \nabla, \neq or \nu.
 _LINE_BREAK = re.compile(r"\\n(?![a-z])")
+# In single quotes or plain YAML, two backslashes stay two. Not \\dfrac, \\boxed or \\sqrt of LaTeX.
+_DOUBLED = re.compile(r"(?<!\\)(?:\\\\)+[dDsSwWbB](?![A-Za-z])")
+# What \b and \f become in double quotes. A tab and the ends of lines are meant so.
+_UNPRINTED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 # For private use: no data hold it.
 _MARK = "\ue000"
 # As repr writes what \a, \b, \v and \f become; repr itself writes none of these four.
@@ -41,6 +45,8 @@ def check_texts(task: Task) -> None:
     doc = next(iter(task.eval_docs))
     for key, text, is_template in _texts(task, doc):
         _check_text(f"task {task.task_name!r}: {key}", text, is_template, doc)
+    for key, pattern in _patterns(task):
+        _check_pattern(f"task {task.task_name!r}: {key}", pattern)
     _check_columns_as_options(task, doc)
     _check_lists(task)
 
@@ -61,6 +67,39 @@ def _texts(task: ConfigurableTask, columns: Mapping[str, Any]) -> Iterator[tuple
     for text in _listed((task.config.generation_kwargs or {}).get("until")):
         if isinstance(text, str):
             yield "generation_kwargs.until", text, False
+
+
+def _patterns(task: ConfigurableTask) -> Iterator[tuple[str, str]]:
+    """Yield the regular expressions of filters and metrics, each with its key."""
+    filters = [part for entry in task.config.filter_list or () for part in entry["filter"]]
+    for key, entries in (("filter_list", filters), ("metric_list", task.config.metric_list or ())):
+        for entry in entries:
+            for name, value in entry.items():
+                if "regex" in str(name):
+                    yield from ((f"{key}: {name}", text) for text in _within(value))
+
+
+def _within(patterns: Any) -> Iterator[str]:
+    if isinstance(patterns, str):
+        yield patterns
+    elif isinstance(patterns, Mapping | list):
+        for inner in patterns:  # of a mapping the keys are patterns
+            yield from _within(inner)
+
+
+def _check_pattern(where: str, pattern: str) -> None:
+    """Refuse a regular expression that finds nothing, as YAML reads it otherwise than is meant."""
+    if _UNPRINTED.search(pattern):
+        raise UserError(
+            f"{where}: {pattern!r} holds a control character, which YAML makes of a backslash and "
+            "a letter in double quotes; write the pattern in single quotes"
+        )
+    if found := _DOUBLED.search(pattern):
+        raise UserError(
+            f"{where}: {pattern} looks for a backslash before {found[0][-1]}, since YAML makes one "
+            f"of two in double quotes only; write \\{found[0][-1]} (for the backslash itself: "
+            "[\\\\])"
+        )
 
 
 def _listed(value: Any) -> list[Any]:

@@ -151,6 +151,52 @@ def test_latex_other_braces_and_escapes_within_expressions_are_left(text: str) -
     load("sums", QUESTION, f"doc_to_text: {text}", note="a note")
 
 
+REGEX = r'"(\\d)"'
+METRIC = "exact_match, aggregation"
+IGNORE = "exact_match, regexes_to_ignore: [{}], aggregation"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (REGEX, r"'#### (-?\\d+)'", r"a backslash before d, since YAML .* write \\d \(for"),
+        (REGEX, r"(\\w), group_select: 0", "a backslash before w"),
+        (REGEX, r'"\b([A-D])\b"', r"'\\x08\(\[A-D\]\)\\x08' holds a control .* single quotes"),
+        (METRIC, IGNORE.format(r'"\b(?:the|a) "'), r"'\\x08"),
+        (METRIC, IGNORE.format(r"',', '\\s+$'"), "a backslash before s"),
+    ],
+)
+def test_patterns_that_find_nothing_are_refused(old: str, new: str, says: str) -> None:
+    key = "filter_list: regex_pattern" if old == REGEX else "metric_list: regexes_to_ignore"
+    with pytest.raises(UserError, match=rf"^task 'sums': {key}: .*{says}"):
+        load("sums", old, new)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"'(\d)'", r'"(\\d)\n"', r"'\\(d?frac|boxed)|\\\\|\\dfrac\\sqrt|\\\d|[\\]d'", r"'\\$'"],
+)
+def test_patterns_of_latex_and_backslashes_are_taken(pattern: str) -> None:
+    load("sums", REGEX, pattern)
+
+
+@pytest.mark.parametrize(("old", "new"), [(REGEX, "(a"), (METRIC, IGNORE.format("'(a'"))])
+def test_a_pattern_that_is_none_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], old: str, new: str
+) -> None:
+    edit("tasks/sums.yaml", old, new)
+    assert main(["plan", "--task", "sums"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("fastdllm: task 'sums' cannot be evaluated: ")
+    assert "missing ), unterminated subpattern" in line
+
+
+def test_options_of_generation_that_are_a_text_are_refused() -> None:
+    old = '{until: ["<|im_end|>"], max_gen_toks: 24, do_sample: false}'
+    with pytest.raises(UserError, match=r"generation_kwargs: 'until=x,.*' is not allowed; write"):
+        load("sums", old, "until=x,max_gen_toks=24")
+
+
 LATEX = {"a": "\\theta", "b": "\\frac{1}{2}", "c": "x \\\\ y"}
 
 

@@ -17,7 +17,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.utils import apply_template
 
 from fastdllm.common.errors import UserError, error_line
-from fastdllm.tasks.labels import LabelReader
+from fastdllm.tasks.labels import LabelReader, misread_digit
 from fastdllm.tasks.printing import emptied, mapped, printed_part, printing
 from fastdllm.tasks.task_files import is_of_user
 
@@ -215,13 +215,11 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
             raise UserError(f"{where}: label [] names no option")
         if kind == "item" and task.OUTPUT_TYPE == "multiple_choice" and len(options) < 2:
             raise UserError(f"{where}: has only the option {options[0]!r}, which any model chooses")
-    if all(isinstance(label, int) and str(label) in options for label, _, options in found) and any(
-        options.index(str(label)) != number for label, number, options in found
-    ):
+    if (digit := misread_digit(found)) is not None:
         raise UserError(
-            f"task {task.task_name!r}: every label, such as {found[0][0]!r}, is the text of an "
-            "option, and would be taken for its number, from 0; make doc_to_target the plain name "
-            "of a column of texts (in CSV, whole numbers are none), or give numbers"
+            f"task {task.task_name!r}: the label {digit!r} is the text of an option, and would be "
+            "taken for its number, from 0; make doc_to_target the plain name of a column of texts "
+            "(in CSV, whole numbers are none), or give numbers"
         )
     # Only a multiple_choice task looks for a label that is text among the options.
     takes_text = task.OUTPUT_TYPE == "multiple_choice"

@@ -25,6 +25,7 @@ class LabelReader:
     def __init__(self, items: Sequence[tuple[Any, Options]]) -> None:
         parts = [(part, options) for label, options in items for part in _parts(label)]
         strange = [p for p, options in parts if isinstance(p, str) and p not in options]
+        self._all_may_mark = all(_may_mark(*item) for item in items if isinstance(item[0], list))
         if not strange:
             self._way: Way = _by_text
         else:
@@ -40,7 +41,7 @@ class LabelReader:
         """
         if not isinstance(label, list):
             return self._number(label, options)
-        marks = len(label) == len(options) > 1 and all(part in (0, 1) for part in label)
+        marks = self._all_may_mark and _may_mark(label, options)
         if marks or any(label.count(part) > 1 for part in label):
             raise ValueError(
                 f"label {label!r} seems to mark each option; give the numbers of the right ones"
@@ -68,6 +69,25 @@ class LabelReader:
                 else "(test sets often hide theirs)"
             )
         )
+
+
+def misread_digit(read: Sequence[tuple[Any, int | list[int], Options]]) -> int | None:
+    """Return a label that is taken for a number but is the text of another option, if it is meant.
+
+    It is meant where all labels are such texts, or some are texts that are no digits.
+
+    read: labels with the numbers that a reader gave them, and their options.
+    """
+    digits = [part for part in read if isinstance(part[0], int) and str(part[0]) in part[2]]
+    if len(digits) < len(read) and not any(isinstance(label, str) for label, _, _ in read):
+        return None
+    wrong = (label for label, number, options in digits if options.index(str(label)) != number)
+    return next(wrong, None)
+
+
+def _may_mark(label: Sequence[Any], options: Options) -> bool:
+    """Whether a list may say of each option if it is right: [0, 1] may also be both numbers."""
+    return len(label) == len(options) > 1 and all(part in (0, 1) for part in label)
 
 
 def _parts(label: Any) -> Sequence[Any]:

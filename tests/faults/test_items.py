@@ -94,7 +94,7 @@ def test_labels_that_name_nothing_are_refused(template: str, values: list[Any], 
 def test_labels_that_are_texts_and_numbers_of_options_are_refused() -> None:
     edit("tasks/choices.yaml", '["A", "B", "C"]', '["2", "0", "1"]')
     edit("tasks/choices.yaml", "doc_to_target: label", "doc_to_target: '{{label}}'")
-    with pytest.raises(UserError, match="every label, such as 0, is the text of an option"):
+    with pytest.raises(UserError, match="the label 0 is the text of an option"):
         load_task("choices")
     edit("tasks/choices.yaml", "'{{label}}'", "label")
     write_items("choices", "label", "2", "0", "1")
@@ -223,6 +223,39 @@ def test_options_that_exact_match_does_not_have_are_refused(option: str, says: s
         load_task("sums")
 
 
+@pytest.mark.parametrize(
+    ("task", "metric", "option"),
+    [
+        ("sums", "bleu, lowercase: true", "lowercase: True"),
+        ("sums", "chrf, word_order: 2", "word_order: 2"),
+        ("choices", "f1, average: macro", "average: 'macro'"),
+        ("choices", "f1, average: macro, hf_evaluate: true", "average: 'macro'"),
+        ("choices", "exact_match, aggregation: mean, ignore_case: true", "ignore_case: True"),
+        ("choices", "acc, ignore_cases: true", "ignore_cases: True"),
+        ("choices", "acc, ignore_case: true", None),
+        ("choices", "f1, average: macro, aggregation: !function own.macro", None),
+        ("own", "bleu, lowercase: true", "lowercase: True"),
+        ("own", "exact_match, aggregation: mean, ignore_case: true", None),
+    ],
+)
+def test_options_of_metrics_that_lm_eval_ignores_are_refused(
+    task: str, metric: str, option: str | None
+) -> None:
+    Path("tasks/own.py").write_text(
+        "def macro(items):\n    return 0.5\n\n\ndef score(doc, results):\n    return {}\n"
+    )
+    name = "sums" if task == "own" else task
+    path = Path(f"tasks/{name}.yaml")
+    own = "process_results: !function own.score\n" * (task == "own")
+    text = path.read_text().partition("metric_list")[0]
+    path.write_text(f"{text}{own}metric_list: [{{metric: {metric}}}]\n")
+    if option is None:
+        load_task(name)
+    else:
+        with pytest.raises(UserError, match=f"lm-eval would ignore its {option}; take it out, or"):
+            load_task(name)
+
+
 @pytest.mark.parametrize("options", ['["x", 2, "z"]', "[yes, no, maybe]", "numbers", "mixed"])
 def test_options_that_are_no_texts_are_refused(options: str) -> None:
     edit("tasks/choices.yaml", '["A", "B", "C"]', options)
@@ -275,6 +308,9 @@ def test_numbers_that_a_folder_may_have_changed_are_refused() -> None:
         pytest.param([("2", ["0", "2", "1"]), ("2", ["x", "y", "z"])], [2, 2], id="digits"),
         pytest.param([("2", ["0", "2", "1"]), ("1", ["0", "2", "1"])], [1, 2], id="texts"),
         pytest.param([([0, 2], ["x", "y", "z"])], [[0, 2]], id="several"),
+        pytest.param(
+            [([0, 1], ["x", "y"]), ([0, 1, 2], ["x", "y", "z"])], [[0, 1], [0, 1, 2]], id="all"
+        ),
     ],
 )
 def test_labels_are_read_in_the_way_of_all_items(
@@ -291,6 +327,7 @@ def test_labels_are_read_in_the_way_of_all_items(
         (["1", "C", "A"], "item 1: label 'C' is none of its 3 options in the way of the other"),
         ([True, False], "item 0: label True is none of its 3 options"),
         ([[1, 0, 0], [0, 1, 0]], r"item 0: label \[1, 0, 0\] seems to mark each option"),
+        ([[0, 0, 1], [2]], r"item 0: label \[0, 0, 1\] seems to mark each option"),
         ([[0, 0], [1, 1]], r"item 0: label \[0, 0\] seems to mark each option"),
         ([[[0]], [[1]]], r"item 0: label \[0\] is none of its 3 options"),
     ],
@@ -323,6 +360,20 @@ def test_of_equal_options_the_first_is_right(label: Any, chosen: Any) -> None:
     write_items("choices", "label", label)
     task = next(iter(load_task("choices").leaves.values()))
     assert task.doc_to_target(task.eval_docs[0]) == chosen
+
+
+def test_a_digit_among_labels_that_are_texts_is_not_taken_for_a_number() -> None:
+    edit("tasks/choices.yaml", '["A", "B", "C"]', '["1", "2", "3", "none"]')
+    edit("tasks/choices.yaml", "doc_to_target: label", "doc_to_target: '{{label}}'")
+    write_items("choices", "label", "none", "1")
+    with pytest.raises(UserError, match="the label 1 is the text of an option, and would be taken"):
+        load_task("choices")
+    edit("tasks/choices.yaml", "'{{label}}'", "label")
+    write_items("choices", "label", "none", "1")
+    assert targets("choices") == ["none", "1"]
+    write_items("choices", "label", "none", 1)
+    with pytest.raises(UserError, match="the label 1 is the text of an option, and would be taken"):
+        load_task("choices")
 
 
 @pytest.mark.parametrize("task", ["sums", "choices"])

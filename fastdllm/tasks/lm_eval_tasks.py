@@ -25,7 +25,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry
 
-from fastdllm.common.errors import UserError, nearest_name, unknown_name
+from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.decoding.user_code import (
     forget_bytecode,
@@ -188,7 +188,6 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
         raise UserError(f"{where}: {what}cannot be loaded: {_reason(error)}") from error
     for task in loaded["tasks"].values():
         _check_folder(task)
-        _check_columns(task)
         check_metrics(task)
         check_texts(task)
         check_items(task)
@@ -360,27 +359,6 @@ def _check_folder(task: Task) -> None:
                 f"themselves: dataset_path: {builder}, and dataset_kwargs: {{data_files: {{{split}:"
                 " ...}}"
             )
-
-
-def _check_columns(task: Task) -> None:
-    """Refuse a plain name that is not a column: lm-eval would take it as the text of every item."""
-    columns = getattr(task, "features", None)
-    if columns is None:
-        return  # a task written in Python reads its data itself
-    for key in ("doc_to_text", "doc_to_target"):
-        name, choices = getattr(task.config, key), task.config.doc_to_choice
-        if not isinstance(name, str) or "{" in name or name in columns:
-            continue
-        if isinstance(choices, list) and name in choices:
-            continue  # the same option is right for all items
-        nearest = nearest_name(name, columns)
-        if not name.isidentifier() and not nearest:
-            continue  # a text of several words
-        raise UserError(
-            f"task {task.task_name!r}: {key} {name!r} is no column of its data; "
-            + (f"did you mean {nearest!r}? " if nearest else "")
-            + f"columns: {', '.join(columns)} (a fixed text is written as \"{{{{ '{name}' }}}}\")"
-        )
 
 
 def _primary_metric(group: Any, leaves: Mapping[str, Task], where: str) -> tuple[str, str]:

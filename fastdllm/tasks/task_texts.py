@@ -14,7 +14,7 @@ from jinja2 import TemplateSyntaxError
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.utils import env
 
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import UserError, nearest_name
 from fastdllm.tasks.item_checks import where_is
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
@@ -35,13 +35,14 @@ _CONTROL = (r"\x07", r"\x08", r"\x0b", r"\x0c")
 
 
 def check_texts(task: Task) -> None:
-    """Refuse templates where lm-eval reads none, columns in single braces, and escapes as text.
+    """Refuse misspelt columns, templates where lm-eval reads none, and escapes that stay text.
 
     Raises:
         UserError: naming the task, the key and what to write instead.
     """
     if not isinstance(task, ConfigurableTask):
         return  # a task written in Python makes its texts itself
+    _check_columns(task)
     doc = next(iter(task.eval_docs))
     for key, text, is_template in _texts(task, doc):
         _check_text(f"task {task.task_name!r}: {key}", text, is_template, doc)
@@ -49,6 +50,31 @@ def check_texts(task: Task) -> None:
         _check_pattern(f"task {task.task_name!r}: {key}", pattern)
     _check_columns_as_options(task, doc)
     _check_lists(task)
+
+
+def _check_columns(task: ConfigurableTask) -> None:
+    """Refuse a plain name that is not a column: lm-eval would take it as the text of every item."""
+    columns, choices = task.features, task.config.doc_to_choice
+    keys = ("doc_to_text", "doc_to_target", "gen_prefix")
+    names = {key: getattr(task.config, key) for key in (*keys, "description")}
+    names |= {f"fewshot_config.{key}": getattr(task.fewshot_cfg, key) for key in keys}
+    for key, name in names.items():
+        if not isinstance(name, str) or "{" in name or name in columns:
+            continue
+        if isinstance(choices, list) and name in choices:
+            continue  # the same option is right for all items
+        nearest = nearest_name(name, columns)
+        if key.endswith(("gen_prefix", "description")):
+            is_text = not nearest or not name.isidentifier()
+        else:
+            is_text = not nearest and not name.isidentifier()
+        if is_text:
+            continue  # of several words, or as those before an answer
+        raise UserError(
+            f"task {task.task_name!r}: {key} {name!r} is no column of its data; "
+            + (f"did you mean {nearest!r}? " if nearest else "")
+            + f"columns: {', '.join(columns)} (a fixed text is written as \"{{{{ '{name}' }}}}\")"
+        )
 
 
 def _texts(task: ConfigurableTask, columns: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:

@@ -192,6 +192,30 @@ def test_of_several_right_answers_one_is_enough_and_none_is_too_few(
             score("sums")
 
 
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("gen_prefix: questoin", "gen_prefix"),
+        ("description: questoin", "description"),
+        ("fewshot_config: {doc_to_text: questoin}", "fewshot_config.doc_to_text"),
+        ("fewshot_config: {doc_to_target: anser}", "fewshot_config.doc_to_target"),
+        ("fewshot_config: {gen_prefix: anser}", "fewshot_config.gen_prefix"),
+        ("gen_prefix: 'Answer:'\ndescription: 'Questions: '", None),
+        ("fewshot_config: {doc_to_text: '{{question}}', gen_prefix: So}", None),
+        ("fewshot_config: {doc_to_text: 'It is {{answer}}', doc_to_target: ''}", None),
+    ],
+)
+def test_a_misspelt_column_is_refused_wherever_it_would_be_a_text(
+    line: str, key: str | None
+) -> None:
+    edit("tasks/sums.yaml", "output_type", f"{line}\noutput_type")
+    if key is None:
+        load_task("sums")
+    else:
+        with pytest.raises(UserError, match=f"^task 'sums': {key} .* is no column .* did you mean"):
+            load_task("sums")
+
+
 @pytest.mark.parametrize("name", ["Question Txt", "question"])
 def test_a_column_of_several_words_may_be_misspelt(name: str) -> None:
     path = Path("tasks/data/sums.jsonl")

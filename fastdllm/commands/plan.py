@@ -65,7 +65,10 @@ def run(args: argparse.Namespace) -> int:
         spec = task_plan(config, args.task, args.limit).spec()
         checkpoint = find_checkpoint(config.model.path, config.model.revision)
         model = read_config(checkpoint)
-        tokenizer = load_tokenizer(config.model.path, config.model.revision)
+        of_template: list[str] = []
+        tokenizer = load_tokenizer(
+            config.model.path, config.model.revision, tell=of_template.append
+        )
         if tokenizer.chat_template and "apply_chat_template" not in options.model_fields_set:
             raise unchosen_template(args.task)
         plan = make_plan(
@@ -82,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
                 model_commit=commit_of(config.model.path, checkpoint),
                 tasks_folder=str(TASKS),
             ),
+            of_template if options.apply_chat_template else (),
         )
         if "likelihood_mode" not in options.model_fields_set:
             check_lengths_of_options(plan)

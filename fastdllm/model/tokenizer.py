@@ -6,7 +6,7 @@ Prompts by hand and prompts of tasks become ids here. Remote code is never run.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ _OR_WITHOUT = "mend it, or ask without (--no-chat-template, or apply_chat_templa
 JSON_FILES = (TOKENIZER, CONFIG, "special_tokens_map.json", "added_tokens.json")
 
 
-def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
+def load_tokenizer(
+    model_path: str, revision: str | None = None, tell: Callable[[str], None] = notice
+) -> Any:
     """Load the tokenizer of a model folder or hub id, without remote code.
 
-    Of several named chat templates, it has the one named `default`.
+    Of several named chat templates, it has the one named `default`. `tell` is given a line where
+    another one counts than people may think.
 
     Raises:
         UserError: there is none, it cannot be read, or its files contradict each other.
@@ -60,7 +63,7 @@ def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
         )
     unused = _default_template((config or {}).get("chat_template"))
     if isinstance(unused, str) and unused.rstrip() != (tokenizer.chat_template or "").rstrip():
-        notice(
+        tell(
             f"{model_path}: the chat template in {CONFIG} is not used, but that of a .jinja file "
             "beside it, which differs"
         )

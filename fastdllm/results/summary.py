@@ -296,9 +296,9 @@ class Summary(StrictModel):
     )
     notices: list[str] | None = Field(
         None,
-        description="What is odd about the items (at most five lines, `plan.json` has all) or the "
-        "head of the model, and was named, not refused; absent if nothing is, where it does not "
-        "fit, and in older summaries.",
+        description="What is odd about the items or the chat template (at most five lines, "
+        "`plan.json` has all) or the head of the model, and was named, not refused; absent if "
+        "nothing is, where it does not fit, and in older summaries.",
     )
     model_args: dict[str, JsonValue] = Field(
         description="Model and decoding settings under the names of the published `--model_args`."

@@ -73,7 +73,8 @@ class PlanHeader(StrictModel):
         description="Per single task: a digest of what each item asks and of its target."
     )
     notices: list[str] = Field(
-        [], description="What is odd about the items and not refused, a line each; only words."
+        [],
+        description="What is odd about items or template, not refused, a line each; words only.",
     )
     digest: str = Field(description="sha256 of requests.jsonl.")
     chunks: list[list[int]] = Field(

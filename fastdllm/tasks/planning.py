@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -55,8 +55,10 @@ class PlanOptions:
     tasks_folder: str = "tasks"
 
 
-def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
+def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ()) -> Plan:
     """Plan a task; see `PlanOptions`.
+
+    remarks: about the tokenizer, which the plan names as well.
 
     Raises:
         UserError: unknown or broken task, no chat template, a prompt that cannot fit the model.
@@ -82,6 +84,8 @@ def make_plan(tokenizer: Any, options: PlanOptions) -> Plan:
         notice(line)
         notices.append(line)
 
+    for remark in remarks:
+        tell(remark)
     lm = Collect(tokenizer)
     result = evaluate_task(
         lm, task, limit=options.limit, apply_chat_template=options.apply_chat_template

@@ -156,3 +156,26 @@ def test_a_summary_without_room_for_them_leaves_them_out(
     path = tmp_path / "summary.json"
     write_summary(path, a_summary.model_copy(update={"notices": ["x" * MAX_BYTES]}))
     assert read_summary(path) == a_summary
+
+
+@pytest.mark.parametrize("is_applied", [True, False])
+def test_which_chat_template_counts_stands_in_a_plan_that_applies_it(
+    project: Path, model_folder: Path, capsys: pytest.CaptureFixture[str], *, is_applied: bool
+) -> None:
+    folder = shutil.copytree(model_folder, project / "model")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    other = {**config, "chat_template": "{{ messages[0].content }}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(other))
+    edit("workflow_config.yaml", str(model_folder), "model")
+    edit(
+        "workflow_config.yaml",
+        "3, apply_chat_template: true",
+        f"3, apply_chat_template: {is_applied}",
+    )
+    assert main(["plan", "--task", "sums"]) == 0
+    lines = read_plan(PLAN, "sums").header.notices
+    said = "model: the chat template in tokenizer_config.json is not used"
+    assert [line.startswith(said) for line in lines] == [True] * is_applied
+    err = capsys.readouterr().err.splitlines()
+    shown = [line for line in err if line.startswith("fastdllm: ")]
+    assert shown == [f"fastdllm: {line}" for line in lines]

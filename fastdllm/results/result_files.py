@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fastdllm.common.files import cannot, json_object
-from fastdllm.common.paths import ARTIFACTS, RESULTS, split_task_folder
+from fastdllm.common.paths import ARTIFACTS, NAME_PATTERN, RESULTS, split_task_folder
 
 # Version of the layout of summary.json; summary.py defines the layout itself.
 SUMMARY_SCHEMA_VERSION = 2
@@ -22,6 +23,7 @@ RESULT_FILES = ("summary.json", "results.json", "samples.jsonl")
 NAMES = ("experiment", "task", "config")
 # The key of a summary that is the digest of all others; older ones have none.
 DIGEST = "content_digest"
+_IS_NAME = re.compile(NAME_PATTERN).fullmatch
 # The keys that identify one result of a run, for the tables made of results.
 TABLE_KEYS = ("task", "config", "fingerprint", "timestamp")
 # The first letters of a fingerprint are enough to distinguish two results of a run.
@@ -44,11 +46,12 @@ def named_by_place(record: dict[str, Any], path: Path | str) -> dict[str, Any]:
     if top not in (RESULTS.name, ARTIFACTS.name) or len(folders) != len(NAMES):
         return record
     folders[1] = split_task_folder(folders[1])[0]
-    own = {name: record.get(name) for name in NAMES}
+    own = {name: str(record.get(name)) for name in NAMES}
     named = {**record, **dict(zip(NAMES, folders, strict=True))}
-    if "same_as" in record or all(own[name] == named[name] for name in NAMES):
+    is_moved = any(own[name] != named[name] for name in NAMES)
+    if not is_moved or "same_as" in record or not all(map(_IS_NAME, own.values())):
         return named
-    other = json_object(ARTIFACTS.joinpath(*map(str, own.values()), RESULT_FILES[0]))
+    other = json_object(ARTIFACTS.joinpath(*own.values(), RESULT_FILES[0]))
     if all(other.get(key) == record.get(key) for key in ("fingerprint", "timestamp")):
         named["same_as"] = {**own, "fingerprint": record.get("fingerprint")}
     return named

@@ -187,6 +187,16 @@ def test_a_summary_that_was_edited_by_hand_is_refused_and_one_of_another_layout_
     assert str(caught.value).startswith(f"{path}: edited or merged by hand")
 
 
+@pytest.mark.parametrize("name", ["a\0b", "../../secret", None, 5])
+@pytest.mark.usefixtures("shared")
+def test_a_name_in_a_summary_that_cannot_be_a_folder_is_looked_up_nowhere(name: object) -> None:
+    run = load_project().runs[0]
+    record = json.loads(run.artifact_path.read_text())
+    run.artifact_path.write_text(json.dumps({**record, "experiment": name}))
+    assert inspect(run).state is State.DONE
+    assert read_summary(run.artifact_path).experiment == "trial"
+
+
 @pytest.mark.usefixtures("shared")
 def test_settings_that_are_not_those_of_the_fingerprint_make_a_result_stale() -> None:
     run = load_project().runs[0]

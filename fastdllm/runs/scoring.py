@@ -84,7 +84,7 @@ def score_answers(
     chosen = {name: _primary_samples(samples[name], task.primary[1]) for name in task.leaves}
     flat = [sample for name in task.leaves for sample in chosen[name]]
     right = right_or_wrong(sample.get(task.primary[0]) for sample in flat)
-    if right and not is_share(right, scores_of(result, task)[task.primary]):
+    if right and not is_share(right, scores_of(result, samples, task)[task.primary]):
         right = None  # what items show would be another score
     return Scores(
         results=plain(result),

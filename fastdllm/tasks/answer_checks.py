@@ -18,7 +18,7 @@ from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.generation import AnswerText, generation_wishes
 from fastdllm.tasks.item_checks import is_local, where_is
 from fastdllm.tasks.lm_eval_models import DUMMY
-from fastdllm.tasks.metrics import right_or_wrong
+from fastdllm.tasks.metrics import check_share, right_or_wrong
 
 # What no model writes around an answer, characters without width among it.
 _UNSEEN = r"[\s\u200b\u200e\u200f\u2060\ufeff]+"
@@ -205,14 +205,21 @@ class _Judge:
                 self.filters.apply(list(asked.values()))
         except Exception as error:  # a task's own filter may raise anything
             raise self._fails(next(iter(asked.values())), error) from error
+        if not all(self.filters.name in instance.filtered_resps for instance in asked.values()):
+            raise UserError(
+                f"task {self.task.task_name!r}: filter_list {self.filters.name!r} gives back fewer "
+                "answers than it gets; let its filters return one list for each"
+            )
         return asked
 
     def _score(self, instance: Instance) -> Any:
         answer = instance.filtered_resps[self.filters.name]
         try:
-            return self.task.process_results(instance.doc, [answer]).get(self.metric)
+            score = self.task.process_results(instance.doc, [answer]).get(self.metric)
         except Exception as error:  # a task's own function may raise anything
             raise self._fails(instance, error) from error
+        check_share(self.task, instance.doc_id or 0, self.metric, score)
+        return score
 
     def _fails(self, instance: Instance, error: Exception) -> UserError:
         return UserError(

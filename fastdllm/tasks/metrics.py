@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any, SupportsFloat, TypeGuard
 
+from lm_eval.api.metrics import mean, median, nanmean
+from lm_eval.api.task import Task
+
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.results.summary import Metric
 from fastdllm.statistics.intervals import normal_interval, wilson_interval
@@ -35,7 +38,7 @@ def metrics_of(
     Raises:
         UserError: the primary metric is not among them, or one is no finite number.
     """
-    scores = scores_of(result, task)
+    scores = scores_of(result, samples, task)
     aggregated = _aggregated(result, task)
     directions = result["higher_is_better"].get(task.name, {})
     metrics = []
@@ -75,7 +78,9 @@ def metrics_of(
     return metrics
 
 
-def scores_of(result: Mapping[str, Any], task: LoadedTask) -> dict[tuple[str, str], float]:
+def scores_of(
+    result: Mapping[str, Any], samples: Mapping[str, list[dict[str, Any]]], task: LoadedTask
+) -> dict[tuple[str, str], float]:
     """Return what lm-eval computes for the task by metric and filter, finite or not.
 
     Raises:
@@ -104,10 +109,11 @@ def scores_of(result: Mapping[str, Any], task: LoadedTask) -> dict[tuple[str, st
     aggregations = [leaf.aggregation().get(task.primary[0]) for leaf in task.leaves.values()]
     is_known = any(getattr(made_by, "__name__", "") in NO_SHARES for made_by in aggregations)
     if is_known or 1 < abs(scores[task.primary]) < math.inf:
-        raise UserError(
-            f"task {task.name!r}: its primary metric {key!r} is no share of 1, which tables, plots "
-            "and comparisons show in %; name another one in metadata.primary_metric, or divide it"
-        )
+        raise _no_share(task.name, key)
+    for name, leaf in task.leaves.items():
+        for sample in samples[name]:
+            if sample["filter"] == task.primary[1]:
+                check_share(leaf, sample["doc_id"], task.primary[0], sample.get(task.primary[0]))
     if result["higher_is_better"].get(task.name, {}).get(task.primary[0]) is False:
         raise UserError(
             f"task {task.name!r}: of its primary metric {key!r} less is better, but tables, plots "
@@ -115,6 +121,26 @@ def scores_of(result: Mapping[str, Any], task: LoadedTask) -> dict[tuple[str, st
             "or turn it round (1 - score)"
         )
     return scores
+
+
+def check_share(task: Task, index: int, metric: str, value: Any) -> None:
+    """Refuse the score of an item that is beyond 1, or below 0, where the mean of all is shown.
+
+    Raises:
+        UserError: naming the item.
+    """
+    # lm-eval takes the mean of scores of a name that it does not know.
+    is_mean = task.aggregation().get(metric, mean) in (mean, nanmean, median)
+    # Not of NaN, which has a message of its own, or is left out.
+    if is_mean and isinstance(value, Real) and abs(float(value) - 0.5) > 0.5 + 1e-9:
+        raise _no_share(task.task_name, metric, f" (item {index} has {float(value):g})")
+
+
+def _no_share(task_name: str, metric: str, why: str = "") -> UserError:
+    return UserError(
+        f"task {task_name!r}: its primary metric {metric!r} is no share of 1{why}, which tables, "
+        "plots and comparisons show in %; name another one in metadata.primary_metric, or divide it"
+    )
 
 
 def finite(score: float, metric: str, task_name: str) -> float:

@@ -95,7 +95,7 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
         texts = printed_texts(leaf)
         check_repeats(leaf, texts, tell)
         check_prompts(leaf, texts, result["samples"][name], tell)
-    for (metric, filter_name), score in scores_of(result, task).items():
+    for (metric, filter_name), score in scores_of(result, result["samples"], task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
             tell(
                 f"task {options.task!r}: its metric '{metric},{filter_name}' is {score} for dummy "

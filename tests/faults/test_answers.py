@@ -230,6 +230,46 @@ def test_a_metric_by_which_any_answer_is_right_is_refused(make_plan_on_disk: Pla
         make_plan_on_disk()
 
 
+@pytest.mark.parametrize(
+    ("score", "says"),
+    [
+        ("100.0 * (answer == target)", r"\(item 0 has 100\), which tables"),  # as its own answer
+        ("9.0 * (target == '5')", r"\(item 5 has 9\), which tables"),  # as the dummy answer
+        ("-1 + (answer == target)", r"\(item 0 has -1\), which tables"),
+        ("0.5 * (answer == target)", None),
+    ],
+)
+@pytest.mark.parametrize("is_metric", [True, False])
+def test_a_score_of_an_item_beyond_1_is_refused_though_the_mean_is_not(
+    make_plan_on_disk: Plan, score: str, says: str | None, is_metric: bool
+) -> None:
+    Path("tasks/own.py").write_text(
+        "def own(references, predictions):\n    return of(references[0], predictions[0])\n\n\n"
+        "def score(doc, results):\n    return {'own': of(doc['answer'], results[0])}\n\n\n"
+        f"def of(target, answer):\n    return {score}\n"
+    )
+    write(*map(str, range(10)), METRIC="own, aggregation")
+    edit(str(TASK), "exact_match,number", "own,number")
+    if is_metric:
+        edit(str(TASK), "metric: own", "metric: !function own.own")
+    else:
+        edit(str(TASK), "test_split:", "process_results: !function own.score\ntest_split:")
+    if says is None:
+        assert make_plan_on_disk().header.n_items == 10
+    else:
+        with pytest.raises(UserError, match=f"its primary metric 'own.* is no share of 1 {says}"):
+            make_plan_on_disk()
+
+
+def test_a_filter_that_gives_back_fewer_answers_is_refused(make_plan_on_disk: Plan) -> None:
+    Path("tasks/own.py").write_text(
+        "def few(answers, docs):\n    return [a for a in answers if a[0].startswith('The')]\n"
+    )
+    write("a", "b", filter="{function: custom, filter_fn: !function own.few}")
+    with pytest.raises(UserError, match="filter_list 'number' gives back fewer answers than it"):
+        make_plan_on_disk()
+
+
 def test_a_metric_that_fails_for_an_empty_answer_is_named_at_plan(make_plan_on_disk: Plan) -> None:
     Path("tasks/own.py").write_text(
         "def score(doc, results):\n    return {'exact_match': float(results[0][0] == 'x')}\n"

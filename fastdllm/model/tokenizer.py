@@ -13,8 +13,8 @@ from typing import Any
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import read_json_object
+from fastdllm.model.tokenizer_checks import CONFIG, TOKENIZER, check_files
 
-TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
 _OR_WITHOUT = "mend it, or ask without (--no-chat-template, or apply_chat_template: false)"
 JSON_FILES = (TOKENIZER, CONFIG, "special_tokens_map.json", "added_tokens.json")
 
@@ -67,8 +67,7 @@ def load_tokenizer(
             f"{model_path}: the chat template in {CONFIG} is not used, but that of a .jinja file "
             "beside it, which differs"
         )
-    _check_rules(tokenizer, model_path, values or {}, config or {})
-    _check_ids(tokenizer, model_path, values or {}, config or {})
+    check_files(tokenizer, model_path, values or {}, config or {})
     return tokenizer
 
 
@@ -106,62 +105,6 @@ def _unusable(model_path: str, error: Exception) -> UserError:
         f"{model_path}: no usable tokenizer ({reason}); a model folder needs tokenizer.json and "
         f"{CONFIG}"
     )
-
-
-def _check_rules(
-    tokenizer: Any, model_path: str, values: dict[str, Any], config: dict[str, Any]
-) -> None:
-    """Refuse rules of splitting that nothing here follows, or that draw at random."""
-    import transformers
-
-    where = f"{model_path}/{CONFIG}"
-    if config.get("auto_map") and not hasattr(transformers, str(config.get("tokenizer_class"))):
-        raise UserError(
-            f"{where}: auto_map: the tokenizer is code of its own, which is never run; name one of "
-            "transformers as tokenizer_class if that is the same"
-        )
-    dropout = getattr(tokenizer.backend_tokenizer.model, "dropout", None)
-    if dropout:
-        raise UserError(
-            f"{model_path}/{TOKENIZER}: model.dropout: {dropout:g} splits texts at random, as for "
-            "training; set it to null"
-        )
-    rule, wanted = values.get("pre_tokenizer") or {}, config.get("add_prefix_space")
-    for part in rule.get("pretokenizers", [rule]):
-        found = part.get("add_prefix_space")
-        if None not in (wanted, found) and wanted != found:
-            raise UserError(
-                f"{where}: add_prefix_space is {wanted}, but {found} in the pre_tokenizer of "
-                f"{TOKENIZER}; correct the one that is wrong"
-            )
-
-
-def _check_ids(
-    tokenizer: Any, model_path: str, values: dict[str, Any], config: dict[str, Any]
-) -> None:
-    """Refuse a tokenizer that gives a token another id than its files, or invents a token.
-
-    Both happen silently where two tokens share an id, or a name is misspelled.
-    """
-    file, config_file = f"{model_path}/{TOKENIZER}", f"{model_path}/{CONFIG}"
-    added = [(file, token["content"], token["id"]) for token in values.get("added_tokens") or ()]
-    decoder = config.get("added_tokens_decoder") or {}
-    added += [(config_file, token["content"], int(key)) for key, token in decoder.items()]
-    for place, text, token_id in added:
-        found = tokenizer.convert_tokens_to_ids(text)
-        if found != token_id:
-            raise UserError(
-                f"{place}: token {text!r} has the id {token_id}, but becomes {found}; do two "
-                "tokens share an id, or is one missing? fetch the tokenizer again"
-            )
-    vocabulary = (values.get("model") or {}).get("vocab")
-    if not isinstance(vocabulary, dict):
-        return
-    known = {*vocabulary, *(text for _, text, _ in added)}
-    for name in ("bos_token", "eos_token"):
-        text = getattr(tokenizer, name)
-        if text is not None and text not in known:
-            raise UserError(f"{config_file}: {name}: {text!r} is no token of {TOKENIZER}")
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:

@@ -117,6 +117,17 @@ def test_a_tokenizer_that_is_not_there_is_refused(folder: Path) -> None:
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 
+BEGIN = "<|endoftext|>"
+BEGINS = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": BEGIN, "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {BEGIN: {"id": BEGIN, "ids": [505], "tokens": [BEGIN]}},
+}
+
 
 @pytest.mark.parametrize("model_type", ["Fast_dLLM_Qwen", "qwen2"])
 @pytest.mark.parametrize("name", ["Qwen2Tokenizer", "Qwen2TokenizerFast", "LlamaTokenizer", None])
@@ -195,7 +206,7 @@ def test_files_as_the_published_models_have_them_load_with_the_same_ids(folder: 
         (
             CONFIG,
             lambda file: file.update(add_prefix_space=True),
-            "add_prefix_space is True, but False in the pre_tokenizer",
+            "add_prefix_space is True, but False in tokenizer.json; correct",
         ),
         (
             CONFIG,
@@ -205,17 +216,46 @@ def test_files_as_the_published_models_have_them_load_with_the_same_ids(folder: 
             "auto_map: the tokenizer is code of its own, which is never run",
         ),
         (
+            CONFIG,
+            lambda file: file.update(split_special_tokens=True),
+            "split_special_tokens: special tokens of the chat template would be spelled out",
+        ),
+        (
+            CONFIG,
+            lambda file: file.update(
+                added_tokens_decoder={"504": {"content": "<|im_end|>", "lstrip": True}}
+            ),
+            "lstrip of '<|im_end|>' is True, but False in tokenizer.json",
+        ),
+        (
+            CONFIG,
+            lambda file: file.update(add_bos_token=True, bos_token="<|endoftext|>"),
+            "add_bos_token is True, but False in tokenizer.json",
+        ),
+        (
+            TOKENIZER,
+            lambda file: file.update(post_processor=BEGINS),
+            "post_processor begins texts with '<|endoftext|>', which is not the bos_token",
+        ),
+        (
             TOKENIZER,
             lambda file: file["model"].update(dropout=0.1),
             "model.dropout: 0.1 splits texts at random",
         ),
     ],
 )
-def test_rules_that_are_not_followed_or_draw_at_random_are_refused(
+def test_rules_that_are_not_followed_or_harm_every_prompt_are_refused(
     folder: Path, name: str, change: Edit, says: str
 ) -> None:
     edit(folder / name, change)
     assert says in refused(folder)
+
+
+def test_a_begin_that_both_files_name_is_written(folder: Path, ids: tuple[int, ...]) -> None:
+    edit(folder / TOKENIZER, lambda file: file.update(post_processor=BEGINS))
+    for config in ({"bos_token": BEGIN}, {"bos_token": BEGIN, "add_bos_token": True}):
+        edit(folder / CONFIG, lambda file, config=config: file.update(config))
+        assert prompt_ids(load_tokenizer(str(folder)), TEXT, chat_template=False) == (505, *ids)
 
 
 @pytest.fixture(scope="module")

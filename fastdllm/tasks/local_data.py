@@ -213,6 +213,12 @@ def _find_types(splits: Sequence[Sequence[Row]]) -> None:
                 break
 
 
+def number_of(text: str) -> int | float | None:
+    """Return the number that prints as a text, if there is one."""
+    number: int | float | None = _value(int, text)
+    return _value(float, text) if number is None else number
+
+
 def _value(parse: Callable[[str], Any], text: str) -> Any:
     """Return the value of a text, and None for what would print otherwise: 007, 1e5, nan."""
     try:

@@ -17,6 +17,7 @@ from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.model.tokenizer import encode
 from fastdllm.tasks.answer_checks import check_scores
+from fastdllm.tasks.column_checks import check_columns
 from fastdllm.tasks.example_checks import check_examples, check_own_examples, set_fewshot
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
 from fastdllm.tasks.lm_eval_models import Collect
@@ -76,6 +77,8 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
         )
     task = load_task(options.task, options.tasks_folder)
     set_fewshot(task, options.num_fewshot)
+    for leaf in task.leaves.values():
+        check_columns(leaf)
     # Not once more when a run is scored: its prompts are compared with the plan's then.
     examples = {name: check_examples(leaf) for name, leaf in task.leaves.items()}
     notices: list[str] = []

@@ -115,7 +115,7 @@ def load_plain_model(
             )
         # A copy: the stored tensor is mapped from the file, and would change with it.
         tensors[name] = tensor.to(device=target, dtype=kind, copy=True)
-        if zeros := 0 if name.endswith(".bias") else _rows_with_holes(name, tensors[name]):
+        if zeros := _rows_with_holes(name, tensors[name]):
             raise UserError(
                 f"{file}: tensor {name} holds only zeros in {zeros} row(s), or in long parts of "
                 "them, as after an interrupted download; fetch it again (rows that were pruned are "
@@ -211,8 +211,8 @@ def has_other_head(folder: Path, config: ModelConfig) -> bool:
 def _rows_with_holes(name: str, weight: Tensor) -> int:
     """Count the rows that are zero, whole or in a long part; of a vector, all is one row.
 
-    Of embedding and head, rows that are zero as a whole are left out: tokens that nobody uses have
-    such rows.
+    Left out are rows of embedding and head that are zero as a whole, as those of tokens that nobody
+    uses, and biases that are: some models have none.
     """
     rows = weight.view(-1, weight.shape[-1])
     parts = rows.tensor_split(-(-rows.shape[1] // ZEROS_IN_A_ROW), dim=1)
@@ -221,7 +221,7 @@ def _rows_with_holes(name: str, weight: Tensor) -> int:
     suspects = (peaks == 0).any(dim=1).nonzero().flatten()
     zero = torch.stack([~part[suspects].any(dim=1) for part in parts], dim=1)
     found = zero.any(dim=1)
-    if name in VOCABULARY and len(suspects) < len(rows):
+    if name.endswith(".bias") or (name in VOCABULARY and len(suspects) < len(rows)):
         found &= ~zero.all(dim=1)
     return int(found.sum())
 

@@ -283,11 +283,20 @@ def test_zeros_inside_a_tensor_are_refused(
 
 
 @pytest.mark.parametrize("page", [0, 1, 2, 3])
-@pytest.mark.parametrize("name", [EMBEDDING, "model.layers.0.mlp.up_proj.weight"])
-def test_a_hole_that_is_shorter_than_a_row_is_refused(folder: Path, name: str, page: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "width", "head_dim"),
+    [
+        (EMBEDDING, 3584, 2),
+        ("model.layers.0.mlp.up_proj.weight", 3584, 2),
+        ("model.layers.0.self_attn.k_proj.bias", 2, 8200),
+    ],
+)
+def test_a_hole_that_is_shorter_than_a_row_is_refused(
+    folder: Path, name: str, width: int, head_dim: int, page: int
+) -> None:
     config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_size": 3584, "num_attention_heads": 2, "num_key_value_heads": 2}
-    config |= {"head_dim": 2, "intermediate_size": 8, "num_hidden_layers": 1}
+    config |= {"hidden_size": width, "num_attention_heads": 1, "num_key_value_heads": 1}
+    config |= {"head_dim": head_dim, "intermediate_size": 8, "num_hidden_layers": 1}
     (folder / "config.json").write_text(json.dumps(config))
     with torch.device("meta"):
         model = BlockDiffusionModel(read_config(folder))
@@ -297,7 +306,7 @@ def test_a_hole_that_is_shorter_than_a_row_is_refused(folder: Path, name: str, p
     }
     save_file(stored, folder / WEIGHTS)
     load_plain_model(folder, device="cpu")
-    cut_hole(folder / WEIGHTS, name, begin=page * 4096 + 30, size=4096)
+    cut_hole(folder / WEIGHTS, name, begin=page * 4096 + 8, size=4096)
     with pytest.raises(UserError, match=f"{name} holds only zeros in [12] row"):
         load_plain_model(folder, device="cpu")
 

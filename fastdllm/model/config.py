@@ -83,7 +83,7 @@ def read_config(folder: Path) -> ModelConfig:
     turning = raw if rope.get("rope_theta") is None else rope
     vocab_size = _whole(file, raw, "vocab_size")
     mask_id = _token(file, "mask_token_id", raw.get("mask_token_id"), vocab_size)
-    tokens = _ids_of_tokenizer(folder / "tokenizer.json")
+    tokens = _ids_of_tokenizer(folder)
     of_tokenizer = _token(folder / "tokenizer.json", MASK_TOKEN, tokens.get(MASK_TOKEN), vocab_size)
     if None not in (mask_id, of_tokenizer) and mask_id != of_tokenizer:
         raise UserError(
@@ -237,10 +237,13 @@ def _refuse_unsupported(file: Path, raw: dict[str, Any]) -> None:
         )
 
 
-def _ids_of_tokenizer(file: Path) -> dict[str, Any]:
-    """Return the ids of a tokenizer's added tokens, by their texts; none without the file."""
+def _ids_of_tokenizer(folder: Path) -> dict[str, Any]:
+    """Return the ids of a tokenizer's added tokens, by their texts; none without its files."""
+    file, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
     added = read_json_object(file).get("added_tokens") or () if file.is_file() else ()
+    decoder = read_json_object(config).get("added_tokens_decoder") if config.is_file() else None
     try:
-        return {token.get("content"): token["id"] for token in reversed(added)}
-    except (AttributeError, KeyError, TypeError) as error:
+        named = {token["content"]: int(key) for key, token in (decoder or {}).items()}
+        return named | {token.get("content"): token["id"] for token in reversed(added)}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as a tokenizer: {error}") from None

@@ -124,6 +124,10 @@ def test_the_end_that_only_the_tokenizer_names_ends_an_answer(
     assert model.config.stop_tokens == (STOP, end)
     (generation,) = generate(model, [prompt_ids(tokenizer, QUESTION)], SETTINGS)
     assert generation.token_ids == answer[: answer.index(end) + 1]
+    (folder / "tokenizer.json").unlink()  # as where vocab.json and merges.txt are the tokenizer
+    values = json.loads(file.read_text()) | {"added_tokens_decoder": {str(end): token}}
+    file.write_text(json.dumps(values))
+    assert read_config(folder).stop_tokens == (STOP, end)
 
 
 @pytest.mark.usefixtures("answer")

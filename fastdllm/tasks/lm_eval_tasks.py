@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import yaml
 from jinja2 import UndefinedError
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.config.task import TaskConfig
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
@@ -42,6 +43,8 @@ from fastdllm.tasks.task_texts import check_texts
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
 # and scoring must produce the same prompts whatever the experiment.
 TASK_SEED = 1234
+# What may stand in the file of a task; lm-eval itself takes out the first two.
+_TASK_KEYS = ("tag", "task_list", *(field.name for field in fields(TaskConfig)))
 # As `evaluate` says that it neither has a metric nor could fetch it.
 _HUB_METRIC = re.compile(r"Module '([^']+)' doesn't exist on the Hugging Face Hub")
 # As nltk says in its message of many lines which data to download.
@@ -80,7 +83,7 @@ class LocalTask(ConfigurableTask):
                 f"{error}; columns: {columns}"
             ) from None
         except (TypeError, IndexError):  # by options that have no first letter
-            if self.config.doc_to_choice is not None:
+            if self.config is not None and self.config.doc_to_choice is not None:
                 options_of_item(self, self.eval_docs[0], where_is(self, 0))
             raise
 
@@ -116,6 +119,9 @@ class LocalDataFactory(TaskFactory):
         config = super()._load_full_config(entry, overrides)
         if "class" in config or "group" in config or not isinstance(config.get("task", ""), str):
             return config
+        for key in config:
+            if key not in _TASK_KEYS:
+                raise unknown_name("key", str(key), _TASK_KEYS, f"task {entry.name!r}")
         generates = config.get("output_type", "generate_until") == "generate_until"
         if generates and not config.get("generation_kwargs"):
             raise no_budget(entry.name)
@@ -155,11 +161,14 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
         raise unknown_name("task", name, manager.all_tasks, where=str(folder))
     entry = manager.task_index[name]
     where = entry.yaml_path or folder
-    if entry.yaml_path != folder / f"{name}.yaml":
-        what = "which names it as well" if entry.yaml_path else "where it is a tag of other tasks"
+    expected = folder / f"{name}.yaml"
+    if entry.yaml_path != expected:
+        named = f"{where} names it" if entry.yaml_path else "a tag of other tasks is its name"
         raise UserError(
-            f"task {name!r}: lm-eval takes it from {where}, {what}, and not from "
-            f"{folder / name}.yaml; let no other file name it"
+            f"task {name!r}: {named}, and lm-eval would take that, not {expected}; let no other "
+            "file name it"
+            if expected.is_file()
+            else f"{expected}: no such file; {named}, but a task, or a group, is a file of its name"
         )
     helpers = find_task_files(entry.yaml_path).helpers
     forget_helpers(helpers)

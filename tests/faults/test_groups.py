@@ -60,7 +60,28 @@ def write_group(text: str = GROUP) -> Path:
 )
 def test_another_file_of_the_same_name_does_not_take_the_place(other: str) -> None:
     Path("tasks/a_copy.yaml").write_text(other)
-    with pytest.raises(UserError, match=r"lm-eval takes it from tasks.*not from tasks/sums\.yaml"):
+    with pytest.raises(UserError, match=r"lm-eval would take that, not tasks/sums\.yaml; let"):
+        load_task("sums")
+
+
+@pytest.mark.parametrize("file", ["tasks/folder/sums.yaml", "tasks/other.yaml"])
+def test_a_task_in_another_file_than_that_of_its_name_is_refused(file: str) -> None:
+    Path("tasks/folder").mkdir()
+    Path("tasks/sums.yaml").rename(file)
+    with pytest.raises(UserError, match=rf"tasks/sums\.yaml: no such file; {file} names it, but"):
+        load_task("sums")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("doc_to_txt: x", "^task 'sums': unknown key 'doc_to_txt'; did you mean 'doc_to_text'"),
+        ("fewshot_config: {doc_to_txt: x}", "cannot be loaded: TypeError: .*'doc_to_txt'"),
+    ],
+)
+def test_a_key_that_lm_eval_does_not_have_is_named(line: str, says: str) -> None:
+    edit("tasks/sums.yaml", "output_type", f"{line}\noutput_type")
+    with pytest.raises(UserError, match=says):
         load_task("sums")
 
 

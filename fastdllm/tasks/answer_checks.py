@@ -32,6 +32,8 @@ def check_scores(
     primary: tuple[str, str],
     tokenizer: Any,
     tell: Callable[[str], None],
+    *,
+    apply_chat_template: bool,
 ) -> None:
     """Refuse items whose target is wrong as an answer, or for which an empty answer is right.
 
@@ -61,6 +63,8 @@ def check_scores(
     targets = [_texts(task, of_items[instance.doc_id]) for instance in judge.instances]
     answers = [[_AROUND.sub("", text) for text in texts] for texts in targets]
     if all(text[:1].isspace() for texts in targets for text in texts):
+        if apply_chat_template:
+            _check_beginnings(judge, targets, answers)
         answers = targets  # of models that go on with a text
     _check_dummies(judge, targets, dummies)
     empty = _check_empty(judge, targets)
@@ -74,6 +78,19 @@ def check_scores(
         tell(
             f"task {task.task_name!r}: the target of all {len(targets)} items is "
             f"{_short(targets[0])}, so that a model which always says so would have 100 %"
+        )
+
+
+def _check_beginnings(
+    judge: _Judge, targets: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]
+) -> None:
+    """Refuse targets that are right only after a space, with which no answer in a chat begins."""
+    lost = _any_right(judge, dict(enumerate(targets))) - _any_right(judge, dict(enumerate(answers)))
+    if lost:
+        raise UserError(
+            f"{where_is(judge.task, min(lost))}: its target {_short(targets[min(lost)])} begins "
+            "with a space, which answers under a chat template lack; correct doc_to_target, or set "
+            f"apply_chat_template to false for the task; {len(lost)} of {len(targets)} items"
         )
 
 

@@ -332,7 +332,10 @@ def _check_targets(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], ki
     is_asked = kind == "item" and task.OUTPUT_TYPE == "generate_until"
     if is_asked:
         _check_what_is_ignored(task, texts)
-    if is_asked and all(isinstance(t, str) and (not t or t != t.strip()) for t in texts):
+    # Where no chat template ends a prompt, a word and the space before it go on with it.
+    if is_asked and all(
+        isinstance(t, str) and (not t or t not in (t.strip(), f" {t.strip()}")) for t in texts
+    ):
         raise UserError(
             f"task {task.task_name!r}: every target, such as {texts[0]!r}, is empty or has white "
             "space around it, which answers lack; correct doc_to_target (in YAML, a text after | "

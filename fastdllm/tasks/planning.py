@@ -106,7 +106,14 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
             )
     requests = _planned(lm.collected, tokenizer)
     for name, leaf in task.leaves.items():
-        check_scores(leaf, result["samples"][name], task.primary, tokenizer, tell)
+        check_scores(
+            leaf,
+            result["samples"][name],
+            task.primary,
+            tokenizer,
+            tell,
+            apply_chat_template=options.apply_chat_template,
+        )
     for request in requests:
         check_length(request, max_positions=options.max_positions, block_size=1)
         tokens = request.prompt_ids + request.target_ids

@@ -132,14 +132,6 @@ def test_targets_that_would_be_scored_wrongly_are_refused(
             {"METRIC": "exact_match, ignore_punctuation: true, aggregation"},
             id="two forms of one item",
         ),
-        pytest.param(
-            [0, 1],
-            {
-                "filter": "{function: lowercase}",
-                "QUESTION": QUESTION + '\ndoc_to_choice: [" no", " yes"]',
-            },
-            id="texts that go on",
-        ),
         pytest.param(["", "x"], {}, id="no answer is right"),
     ],
 )
@@ -154,6 +146,24 @@ def test_targets_that_are_scored_rightly_are_taken(
         edit("tasks/sums.yaml", '"{{answer}}"', "answer")
     assert make_plan_on_disk().header.n_items == len(targets)
     assert notices(capsys) == []
+
+
+@pytest.mark.parametrize(
+    ("targets", "question"),
+    [
+        ([" kitchen", " hall"], QUESTION),
+        ([0, 1], QUESTION + '\ndoc_to_choice: [" no", " yes"]'),
+    ],
+)
+def test_targets_may_begin_with_a_space_where_no_chat_template_ends_the_prompt(
+    make_plan_on_disk: Plan, targets: list[Any], question: str
+) -> None:
+    write(*targets, filter="{function: lowercase}", QUESTION=question)
+    assert make_plan_on_disk(apply_chat_template=False).header.n_items == 2
+    with pytest.raises(UserError, match=r"item 0: its target ' \w+' begins with a space, which"):
+        make_plan_on_disk()
+    edit(str(TASK), METRIC, 'exact_match, regexes_to_ignore: ["^ "], aggregation')
+    assert make_plan_on_disk().header.n_items == 2
 
 
 def test_a_few_of_published_items_are_named(

@@ -75,7 +75,7 @@ def _default_template(templates: Any) -> Any:
     """Return the template named `default`, of a list or mapping of several; else what is given."""
     if isinstance(templates, list):
         named = [entry for entry in templates if isinstance(entry, dict)]
-        templates = {entry.get("name"): entry.get("template") for entry in named}
+        return next((e.get("template") for e in named if e.get("name") == "default"), None)
     return templates.get("default") if isinstance(templates, dict) else templates
 
 

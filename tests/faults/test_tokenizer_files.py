@@ -165,6 +165,30 @@ def test_the_rules_of_the_file_count_whatever_class_the_model_names(
     assert (expected, answers) != (before, read), "the rule has no effect on these texts"
 
 
+def published_config() -> dict[str, Any]:
+    """A tokenizer_config.json as the published models have it."""
+    tokens = json.loads((EMBEDDED_MODEL / TOKENIZER).read_text())["added_tokens"]
+    return {
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "added_tokens_decoder": {str(token.pop("id")): token for token in tokens},
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+        "bos_token": None,
+        "chat_template": (EMBEDDED_MODEL / "chat_template.jinja").read_text(),
+        "eos_token": "<|im_end|>",
+        "errors": "replace",
+        "extra_special_tokens": {},
+        "model_max_length": 131_072,
+        "pad_token": "<|endoftext|>",
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+    }
+
+
+PUBLISHED = published_config()
+
+
 def test_files_as_the_published_models_have_them_load_with_the_same_ids(folder: Path) -> None:
     def as_published(file: dict[str, Any]) -> None:
         file["pre_tokenizer"]["pretokenizers"][1]["trim_offsets"] = False
@@ -175,24 +199,7 @@ def test_files_as_the_published_models_have_them_load_with_the_same_ids(folder: 
 
     before = load_tokenizer(str(folder))
     edit(folder / TOKENIZER, as_published)
-    tokens = json.loads((folder / TOKENIZER).read_text())["added_tokens"]
-    config = {
-        "add_bos_token": False,
-        "add_prefix_space": False,
-        "added_tokens_decoder": {str(token.pop("id")): token for token in tokens},
-        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
-        "bos_token": None,
-        "chat_template": before.chat_template,
-        "eos_token": "<|im_end|>",
-        "errors": "replace",
-        "extra_special_tokens": {},
-        "model_max_length": 131_072,
-        "pad_token": "<|endoftext|>",
-        "split_special_tokens": False,
-        "tokenizer_class": "Qwen2Tokenizer",
-        "unk_token": None,
-    }
-    (folder / CONFIG).write_text(json.dumps(config))
+    (folder / CONFIG).write_text(json.dumps(PUBLISHED))
     (folder / "chat_template.jinja").unlink()
     loaded = load_tokenizer(str(folder))
     for text in TEXTS:
@@ -277,8 +284,10 @@ DECIDING = {"added_tokens", "normalizer", "pre_tokenizer", "post_processor", "mo
 def test_a_changed_file_is_refused_or_gives_the_same_ids(
     data: st.DataObject, folder: Path, ids: tuple[int, ...]
 ) -> None:
-    name = data.draw(st.sampled_from((TOKENIZER, CONFIG)))
-    original = (EMBEDDED_MODEL / name).read_bytes()
+    templates = [{"name": "default", "template": PUBLISHED["chat_template"]}]
+    several = json.dumps(PUBLISHED | {"bos_token": BEGIN, "chat_template": templates}).encode()
+    files = [(name, (EMBEDDED_MODEL / name).read_bytes()) for name in (TOKENIZER, CONFIG)]
+    name, original = data.draw(st.sampled_from([*files, (CONFIG, several)]))
     content, keys = data.draw(mutated_json(original))
     try:
         (folder / name).write_bytes(content)
@@ -288,4 +297,4 @@ def test_a_changed_file_is_refused_or_gives_the_same_ids(
     else:
         assert found == ids or keys & DECIDING
     finally:
-        (folder / name).write_bytes(original)
+        (folder / name).write_bytes((EMBEDDED_MODEL / name).read_bytes())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ _ARCHIVES = (".zst", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar")
 # The dataset_kwargs of files that local_data.py reads; the third has no effect on them.
 _FILE_OPTIONS = ("data_files", "data_dir", "trust_remote_code")
 READ_OPTIONS = {"json": ("field",), "csv": ("delimiter", "sep")}
+# The name of a part of a data set, numbered from 0.
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 _DATA_KEYS = ("dataset_path", "dataset_kwargs", "custom_dataset")
 _ROOT = "a path starts at the folder of workflow_config.yaml"
 
@@ -243,7 +246,22 @@ def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]]
     for name in local_names:
         where = f"{file}: dataset_kwargs.data_files"
         data_files += [(path.name, path) for path in _matches(base, name, where)]
+    _check_shards(file, [path for _, path in data_files])
     return data_files, local_names == names
+
+
+def _check_shards(task_file: Path, files: Iterable[Path]) -> None:
+    """Refuse files such as test-00000-of-00002.parquet of which another part is not there."""
+    parts: dict[tuple[str, ...], set[int]] = {}
+    for file in files:
+        if match := _SHARD.fullmatch(str(file)):
+            parts.setdefault(match.group(1, 3, 4), set()).add(int(match[2]))
+    for (start, total, end), found in parts.items():
+        for number in sorted(set(range(int(total))) - found):
+            raise UserError(
+                f"{task_file}: its data lacks {start}-{number:0{len(total)}}-of-{total}{end}; name "
+                "all parts, or rename those that shall count alone"
+            )
 
 
 def is_of_user(source: Any, options: Mapping[str, Any] | None) -> bool:

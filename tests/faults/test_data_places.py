@@ -168,3 +168,19 @@ def test_the_advice_about_a_file_that_cannot_be_read_is_to_make_it_readable() ->
     refused = PermissionError(errno.EACCES, "Permission denied")
     assert "make it readable" in str(cannot("read", SUMS, refused))
     assert "make the folder writable" in str(cannot("write", SUMS, refused))
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("pattern", ["t-*.jsonl", "t-00000-of-00002.jsonl"])
+def test_data_of_which_a_part_is_not_there_is_refused(
+    capsys: pytest.CaptureFixture[str], pattern: str
+) -> None:
+    (DATA / "t-00000-of-00002.jsonl").write_text(GOOD)
+    name_data(pattern)
+    code, line = plan(capsys)
+    assert code == 2
+    assert f"its data lacks {DATA}/t-00001-of-00002.jsonl; name all parts" in line
+    (DATA / "t-00001-of-00002.jsonl").write_text(GOOD.replace('"q"', '"r"'))
+    TASK.write_text(TASK.read_text().replace("t-00000-of-00002.jsonl", "t-*.jsonl"))
+    assert plan(capsys)[0] == 0
+    assert questions() == ["q", "r"]

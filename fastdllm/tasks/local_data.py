@@ -118,10 +118,16 @@ def _json_rows(stream: IO[str], path: Path, options: Mapping[str, Any]) -> Rows:
             yield where, _row(value, where)
         return
     # Not splitlines, which also splits at letters that JSON allows within a text.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield where, _row(_parsed(line, where), where)
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    for number, line in lines:
+        where = f"{path}, line {number}"
+        row = _row(_parsed(line, where), where)
+        if len(lines) == 1 and all(isinstance(value, list | dict) for value in row.values()):
+            raise UserError(
+                f"{path}: is one object of columns or rows, which would be one item; write an "
+                'object for each item (pandas: to_json(..., orient="records", lines=True))'
+            )
+        yield where, row
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -188,9 +194,25 @@ def _csv_rows(stream: IO[str], path: Path, options: Mapping[str, Any]) -> Rows:
         for number, row in enumerate(rows, start=2):
             if None in row or None in row.values():
                 raise UserError(f"{path}, row {number}: has another number of columns than row 1")
+            for before, cell in enumerate(row.values()):
+                _check_cell(cell, delimiter, before, len(names), f"{path}, row {number}")
             yield f"{path}, row {number}", row
     except csv.Error as error:
         raise UserError(f"{path}: cannot be read as CSV ({error})") from None
+
+
+def _check_cell(cell: str, delimiter: str, before: int, n_columns: int, where: str) -> None:
+    """Refuse rows that a quotation mark made one cell: the lines of it are such rows.
+
+    Only with rare delimiters; a text of several lines may well have commas.
+    """
+    counts = [line.count(delimiter) for line in cell.split("\n")]
+    of_rows = [n_columns - 1 - before, *[n_columns - 1] * (len(counts) - 2), before]
+    if delimiter != "," and len(counts) > 1 < n_columns and counts == of_rows:
+        raise UserError(
+            f"{where}: a quotation mark that opens a cell makes {len(counts)} rows one; double "
+            "the marks in the cell and put others around it, or take them out"
+        )
 
 
 READERS = {"json": _json_rows, "csv": _csv_rows}

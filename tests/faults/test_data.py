@@ -287,6 +287,38 @@ def test_rows_of_csv_that_do_not_fit_are_refused(text: str, says: str) -> None:
 
 
 @pytest.mark.usefixtures("project")
+def test_rows_that_a_quotation_mark_makes_one_are_refused() -> None:
+    read_as_csv()
+    edit_task("{data_files", '{delimiter: "\\t", data_files')
+    write('question\tanswer\n"Go, he said.\t1\nr\t2\nNo. "Come"\t3\n')
+    with pytest.raises(UserError, match="cannot be read as CSV"):
+        targets()
+    write('question\tanswer\np\t0\n"Go, he said.\t1\nr\t2\nHe said: Come"\t3\n')
+    with pytest.raises(
+        UserError, match="row 3: a quotation mark that opens a cell makes 3 rows one"
+    ):
+        targets()
+    write('question\tanswer\n"of\ntwo lines"\t1\n"a\tb\n\tc"\t2\n')
+    assert targets() == ["1", "2"]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"question": {"0": "q", "1": "r"}, "answer": {"0": 1, "1": 2}},
+        {"question": ["q", "r"], "answer": [1, 2]},
+        {"columns": ["question", "answer"], "index": [0], "data": [["q", 1]]},
+        {"schema": {"fields": []}, "data": [{"question": "q", "answer": 1}]},
+    ],
+)
+def test_a_table_in_one_object_is_no_item(content: dict[str, Any]) -> None:
+    write(json.dumps(content) + "\n")
+    with pytest.raises(UserError, match=r"sums\.jsonl: is one object of columns or rows"):
+        targets()
+
+
+@pytest.mark.usefixtures("project")
 def test_bytes_that_are_no_text_are_refused() -> None:
     SUMS.write_bytes(b'{"question": "caf\xe9", "answer": 1}\n')
     with pytest.raises(UserError, match=r"sums\.jsonl: not UTF-8 text"):
@@ -390,7 +422,7 @@ def test_json_comes_back_as_it_was_written_or_is_refused(
     try:
         data = read_splits("json", {"test": [path]})[0]["test"]
     except UserError as error:
-        assert "would become" in str(error)
+        assert "would become" in str(error) or "is one object of columns" in str(error)
         return
     columns = {key for record in written for key in record}
     for record, row in zip(written, data, strict=True):

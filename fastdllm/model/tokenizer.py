@@ -13,7 +13,7 @@ from typing import Any
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import read_json_object
-from fastdllm.model.tokenizer_checks import CONFIG, TOKENIZER, check_files
+from fastdllm.model.tokenizer_checks import CONFIG, TOKENIZER, begin_of_texts, check_files
 
 _OR_WITHOUT = "mend it, or ask without (--no-chat-template, or apply_chat_template: false)"
 JSON_FILES = (TOKENIZER, CONFIG, "special_tokens_map.json", "added_tokens.json")
@@ -115,7 +115,7 @@ def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     """
     ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token_id
-    if bos is None or ids[:1] == (bos,) or tokenizer("")["input_ids"][:1] != [bos]:
+    if bos is None or ids[:1] == (bos,) or begin_of_texts(tokenizer) != [bos]:
         return ids
     return (bos, *ids)
 

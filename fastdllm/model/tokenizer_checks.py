@@ -36,6 +36,13 @@ def check_files(
     _check_ids(tokenizer, model_path, values, config)
 
 
+def begin_of_texts(tokenizer: Any) -> list[int]:
+    """Return the tokens that a tokenizer writes before each text, such as BOS."""
+    plain, full = (tokenizer("a", add_special_tokens=adds)["input_ids"] for adds in (False, True))
+    starts = (at for at in range(len(full)) if full[at : at + len(plain)] == plain)
+    return list(full[: next(starts, 0)])
+
+
 def _check_rules(tokenizer: Any, model_path: str, config: dict[str, Any]) -> None:
     """Refuse rules of splitting that nothing here follows, or that harm every prompt."""
     import transformers
@@ -57,19 +64,12 @@ def _check_rules(tokenizer: Any, model_path: str, config: dict[str, Any]) -> Non
             f"{model_path}/{TOKENIZER}: model.dropout: {dropout:g} splits texts at random, as for "
             "training; set it to null"
         )
-    plain, full = (tokenizer("a", add_special_tokens=adds)["input_ids"] for adds in (False, True))
-    begin = _begin(plain, full)
+    begin = begin_of_texts(tokenizer)
     if begin not in ([], [tokenizer.bos_token_id]):
         raise UserError(
             f"{model_path}/{TOKENIZER}: its post_processor begins texts with "
             f"{tokenizer.decode(begin)!r}, which is not the bos_token of {CONFIG}; name it there"
         )
-
-
-def _begin(plain: list[int], full: list[int]) -> list[int]:
-    """Return what stands before the tokens of a text where special tokens are added."""
-    ends = (at for at in range(len(full)) if full[at : at + len(plain)] == plain)
-    return full[: next(ends, 0)]
 
 
 def _said_twice(
@@ -80,8 +80,7 @@ def _said_twice(
     for part in rule.get("pretokenizers", [rule]):
         yield "add_prefix_space", config.get("add_prefix_space"), part.get("add_prefix_space")
     if values and tokenizer.bos_token_id is not None:
-        begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-        yield "add_bos_token", config.get("add_bos_token"), begins
+        yield "add_bos_token", config.get("add_bos_token"), bool(begin_of_texts(tokenizer))
     of_file = {token["content"]: token for token in values.get("added_tokens") or ()}
     for token in (config.get("added_tokens_decoder") or {}).values():
         for key in _REACHES:

@@ -265,6 +265,15 @@ def test_a_begin_that_both_files_name_is_written(folder: Path, ids: tuple[int, .
         assert prompt_ids(load_tokenizer(str(folder)), TEXT, chat_template=False) == (505, *ids)
 
 
+def test_an_end_that_is_also_the_begin_is_not_written_before_texts(
+    folder: Path, ids: tuple[int, ...]
+) -> None:
+    ends = {**BEGINS, "single": BEGINS["single"][::-1]}
+    edit(folder / TOKENIZER, lambda file: file.update(post_processor=ends))
+    edit(folder / CONFIG, lambda file: file.update(bos_token=BEGIN))
+    assert prompt_ids(load_tokenizer(str(folder)), TEXT, chat_template=False) == ids
+
+
 @pytest.fixture(scope="module")
 def ids() -> tuple[int, ...]:
     """What the embedded model reads for a text."""

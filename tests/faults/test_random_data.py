@@ -98,4 +98,5 @@ def test_a_damaged_task_is_planned_or_refused_in_one_line(
         file.write_bytes(original)
     lines = capsys.readouterr().err.strip().split("\n")
     assert code == 0 or (code == 2 and lines[-1].startswith("fastdllm: "))
-    assert sum(line.startswith("fastdllm: ") for line in lines) == (code == 2)
+    # What is planned may be remarked on, such as equal targets.
+    assert code == 0 or sum(line.startswith("fastdllm: ") for line in lines) == 1

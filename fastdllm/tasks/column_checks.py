@@ -10,23 +10,28 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask, Task
 
-from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.item_checks import is_local, scores_itself, where_is
 from fastdllm.tasks.local_data import number_of
 from fastdllm.tasks.printing import mapped, printed_part, printing
 
+# A column in a template that int or float converts without a default.
+_CONVERTED = re.compile(r"\b(\w+)\s*\|\s*(?:int|float)\b(?!\()")
+_WHOLE = re.compile(r"-?\d+\.0")
 Doc = Mapping[str, Any]
 Methods = Mapping[str, Callable[[Doc], Any]]
 
 
-def check_columns(task: Task) -> None:
+def check_columns(task: Task, tell: Callable[[str], None]) -> None:
     """Refuse columns of local data of which a template prints or takes something else.
+
+    tell: is given a line about targets that may be meant otherwise.
 
     Raises:
         UserError: naming the first item and the column.
@@ -41,10 +46,13 @@ def check_columns(task: Task) -> None:
         del methods["doc_to_target"]
     for column in dict.fromkeys(column for doc in docs for column in doc):
         values = [doc.get(column) for doc in docs]
-        _check_whole_numbers(task, methods, docs, column, values)
+        _check_whole_numbers(task, methods, docs, column, values, tell)
         _check_lists(task, methods, docs, column, values)
+    _check_conversions(task, methods, docs)
     if task.config.dataset_path == "csv":
         _check_texts(task, methods, docs)
+    if task.OUTPUT_TYPE == "generate_until" and "doc_to_target" in methods:
+        _check_targets(task, docs, tell)
 
 
 def _check_whole_numbers(
@@ -53,6 +61,7 @@ def _check_whole_numbers(
     docs: Sequence[Doc],
     column: str,
     values: Sequence[Any],
+    tell: Callable[[str], None],
 ) -> None:
     """Refuse 93.0 in print where all are such, or where process_docs gives it and no file has it.
 
@@ -93,7 +102,7 @@ def _check_whole_numbers(
             )
             if is_refused:
                 raise UserError(line)
-            notice(line)
+            tell(line)
             return
 
 
@@ -132,6 +141,51 @@ def _check_lists(
             )
 
 
+def _check_conversions(task: ConfigurableTask, methods: Methods, docs: Sequence[Doc]) -> None:
+    """Refuse texts that a template makes 0, as `int` and `float` do without a default."""
+    for name, method in methods.items():
+        for column in _CONVERTED.findall(str(getattr(task.config, name, None))):
+            for index, doc in enumerate(docs):
+                text = doc.get(column)
+                if not isinstance(text, str) or _is_number(text):
+                    continue
+                others, numbers = (
+                    [_differs({name: method}, doc, {column: other}) for other in tried]
+                    for tried in (("?", "text"), ("1", "7"))
+                )
+                if any(numbers) and not any(others):
+                    raise UserError(
+                        f"{where_is(task, index)}: column {column!r} is {text[:60]!r}, of which "
+                        f"int or float in {name} makes 0; correct the data, or give the value to "
+                        "take instead: int(0)"
+                    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_targets(
+    task: ConfigurableTask, docs: Sequence[Doc], tell: Callable[[str], None]
+) -> None:
+    """Refuse a target of CSV that is an empty cell; name targets that all end with .0."""
+    targets = [str(task.doc_to_target(doc)) for doc in docs]
+    for index, (doc, target) in enumerate(zip(docs, targets, strict=True)):
+        if task.config.dataset_path == "csv" and not target.strip() and "" in doc.values():
+            raise UserError(
+                f"{where_is(task, index)}: its target is empty, as a cell is; complete the data, "
+                "or leave the item out (where no answer is right, write the data as JSON lines)"
+            )
+    if all(_WHOLE.fullmatch(target) for target in targets):
+        tell(
+            f"task {task.task_name!r}: every target, such as {targets[0]!r}, is a whole number "
+            "with .0, as division gives it; if it is meant without, write {{ ...|int }}"
+        )
+
+
 def _check_texts(task: ConfigurableTask, methods: Methods, docs: Sequence[Doc]) -> None:
     """Refuse numbers that are texts, as others beside them are, and that a template takes so."""
     columns_of_data = {c for split in task.dataset.values() for c in split.column_names}
@@ -146,7 +200,7 @@ def _check_texts(task: ConfigurableTask, methods: Methods, docs: Sequence[Doc]) 
                 f"{where_is(task, index)}: {name} would give something else if column {columns} "
                 "held numbers, which are texts here, since not all values of the column are "
                 "numbers; complete the column, or say in the template what is meant: "
-                "{{ column|int }} or {{ column|string }}"
+                "{{ column|int(0) }} or {{ column|string }}"
             )
 
 

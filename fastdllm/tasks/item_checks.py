@@ -151,6 +151,8 @@ def _written_otherwise(task: Task, value: Any) -> str | None:
     written = getattr(task, "written", None)
     if written is not None or not isinstance(value, float):
         return None if written is None else written(value)
+    if "e" in repr(value) and is_local(task):  # 0.00001, which Python writes as 1e-05
+        return numpy.format_float_positional(value, trim="-")
     with numpy.errstate(over="ignore"):
         narrow = numpy.float32(value)
     if narrow != value or str(narrow) == repr(value) or not _has_narrow_numbers(task):

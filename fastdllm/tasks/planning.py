@@ -31,7 +31,7 @@ from fastdllm.tasks.metrics import scores_of
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
 from fastdllm.tasks.printing import printed_texts
 from fastdllm.tasks.prompt_checks import check_prompts
-from fastdllm.tasks.repeats import check_repeats
+from fastdllm.tasks.repeats import check_overlaps, check_repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,6 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
         )
     task = load_task(options.task, options.tasks_folder)
     set_fewshot(task, options.num_fewshot)
-    for leaf in task.leaves.values():
-        check_columns(leaf)
     # Not once more when a run is scored: its prompts are compared with the plan's then.
     examples = {name: check_examples(leaf) for name, leaf in task.leaves.items()}
     notices: list[str] = []
@@ -89,15 +87,18 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
 
     for remark in remarks:
         tell(remark)
+    for leaf in task.leaves.values():
+        check_columns(leaf, tell)
     lm = Collect(tokenizer)
     result = evaluate_task(
         lm, task, limit=options.limit, apply_chat_template=options.apply_chat_template
     )
+    texts = {name: printed_texts(leaf) for name, leaf in task.leaves.items()}
     for name, leaf in task.leaves.items():
         check_own_examples(leaf, result["samples"][name], examples[name])
-        texts = printed_texts(leaf)
-        check_repeats(leaf, texts, tell)
-        check_prompts(leaf, texts, result["samples"][name], tell)
+        check_repeats(leaf, texts[name], tell)
+        check_prompts(leaf, texts[name], result["samples"][name], tell)
+    check_overlaps(texts, tell)
     for (metric, filter_name), score in scores_of(result, result["samples"], task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
             tell(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask, Task
@@ -47,3 +48,21 @@ def check_repeats(
             "the files of data_files one by one"
         )
     tell(f"{same}; {count}, and count as independent")
+
+
+def check_overlaps(
+    texts: Mapping[str, Sequence[Mapping[str, Any]]], tell: Callable[[str], None]
+) -> None:
+    """Name two tasks of a group of which one asks half or more of its items in the other as well.
+
+    texts: what each item prints, by task.
+    """
+    asked = {name: set(map(repr, of_task)) for name, of_task in texts.items()}
+    for one, other in combinations(asked, 2):
+        n_both = len(asked[one] & asked[other])
+        if 2 * n_both >= min(len(asked[one]), len(asked[other])):
+            tell(
+                f"tasks {one!r} and {other!r}: {n_both} items of both have the same question, "
+                "options and target, and count twice in the group; check their data_files"
+            )
+            return

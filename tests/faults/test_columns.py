@@ -80,7 +80,7 @@ def test_a_prompt_and_a_list_may_print_them_as_well(make_plan_on_disk: Plan) -> 
     ("target", "answers"),
     [
         ("{{ answer|int }}", [93.0, 5.0]),
-        ("{{ '%.1f'|format(answer) }}", [93.0, 5.0]),
+        ("{{ '%.1f'|format(answer) }}!", [93.0, 5.0]),
         ("{{ '%.2f' % answer }}", [93.0, 5.0]),
         ("{{ 'many' if answer > 9 else 'few' }}", [93.0, 5.0]),
         ("{{ answer }}", [93.0, 2.5]),
@@ -209,7 +209,7 @@ def test_numbers_that_are_texts_for_another_value_beside_them_are_refused(
 @pytest.mark.parametrize(
     "target",
     [
-        "{{ 'yes' if flag|int == 1 else 'no' }}",
+        "{{ 'yes' if flag|int(0) == 1 else 'no' }}",
         "{{ 'a' if flag|string == '1' else 'b' }}",
         "{{flag}}",
     ],
@@ -219,6 +219,64 @@ def test_numbers_that_a_template_takes_as_texts_or_converts_pass(
 ) -> None:
     write("csv", f'"{target}"', answer=["1", "2", "3"], flag=["NA", "0", "1"])
     make_plan_on_disk()
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+@pytest.mark.parametrize("text", ["1,000", "about 4", "", "nan"])
+def test_texts_that_a_template_would_make_0_are_refused(
+    make_plan_on_disk: Plan, kind: str, text: str
+) -> None:
+    write(kind, '"{{ answer|int + 1 }}"', answer=["3.7", text])
+    with pytest.raises(
+        UserError, match=f"item 1: column 'answer' is '{text}', of which int or float"
+    ):
+        make_plan_on_disk()
+    edit(TASK, "answer|int", "answer|int(5)")
+    make_plan_on_disk()
+    edit(TASK, "{{ answer|int(5) + 1 }}", "{{ answer|int if answer|string == '3.7' else 'none' }}")
+    make_plan_on_disk()
+
+
+def test_an_empty_cell_is_no_target(make_plan_on_disk: Plan) -> None:
+    write("csv", '"{{answer}}"', answer=["a", "", "c"])
+    with pytest.raises(
+        UserError, match="row 3: task 'sums', item 1: its target is empty, as a cell"
+    ):
+        make_plan_on_disk()
+
+
+@pytest.mark.parametrize("target", ["{{ answer / 2 }}", "{{ answer|float }}"])
+def test_targets_that_all_end_with_0_are_named(
+    make_plan_on_disk: Plan, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    write("json", f'"{target}"', answer=[2, 4, 6])
+    make_plan_on_disk()
+    (line,) = notices(capsys)
+    assert "every target, such as '" in line and "is a whole number with .0, as division" in line
+
+
+def test_small_numbers_of_parquet_that_print_with_an_exponent_are_refused(
+    make_plan_on_disk: Plan,
+) -> None:
+    write("parquet", '"{{answer}}"', answer=[0.00001, 0.5])
+    with pytest.raises(
+        UserError, match=r"is 0\.00001 in the data, which becomes 1e-05, and doc_to_t"
+    ):
+        make_plan_on_disk()
+
+
+def test_two_tasks_of_a_group_that_ask_the_same_are_named(
+    make_plan_on_disk: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("json", '"{{answer}}"', answer=["a", "b"])
+    Path("tasks/more.yaml").write_text(Path(TASK).read_text().replace("task: sums", "task: more"))
+    Path("tasks/both.yaml").write_text(
+        "group: both\ntask: [sums, more]\naggregate_metric_list:\n"
+        "  - {metric: exact_match, aggregation: mean, filter_list: number}\n"
+    )
+    make_plan_on_disk("both")
+    (line,) = notices(capsys)
+    assert "tasks 'sums' and 'more': 2 items of both have the same question" in line
 
 
 def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.generation import AnswerText, generation_wishes
 from fastdllm.tasks.item_checks import is_local, where_is
+from fastdllm.tasks.labels import named_otherwise
 from fastdllm.tasks.lm_eval_models import DUMMY
 from fastdllm.tasks.metrics import check_share, right_or_wrong
 
@@ -79,6 +80,31 @@ def check_scores(
             f"task {task.task_name!r}: the target of all {len(targets)} items is "
             f"{_short(targets[0])}, so that a model which always says so would have 100 %"
         )
+
+
+def check_names(task: Task, tell: Callable[[str], None]) -> None:
+    """Refuse labels to which the data gives the names of the options in another order.
+
+    tell: is given the line about published data, which others use as they are.
+
+    Raises:
+        UserError: naming a label.
+    """
+    if not isinstance(task, ConfigurableTask) or task.config.doc_to_choice is None:
+        return
+    column = str(task.config.doc_to_target).strip("{ }")
+    names = getattr(getattr(task.eval_docs, "features", {}).get(column), "names", None)
+    options = task.doc_to_choice(task.eval_docs[0])
+    if names is None or (found := named_otherwise(names, options)) is None:
+        return
+    line = (
+        f"task {task.task_name!r}: the data names the label {names.index(found[0])} of column "
+        f"{column!r} {found[0]!r}, but doc_to_choice has {found[1]!r} in its place; give the "
+        f"options in the order of {', '.join(names)}"
+    )
+    if is_local(task):
+        raise UserError(line)
+    tell(line)
 
 
 def _check_beginnings(

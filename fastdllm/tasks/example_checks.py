@@ -104,18 +104,33 @@ def check_examples(task: Task) -> Examples:
 
 
 def check_own_examples(
-    task: Task, samples: Sequence[Mapping[str, Any]], examples: Examples
+    task: Task,
+    samples: Sequence[Mapping[str, Any]],
+    examples: Examples,
+    tell: Callable[[str], None],
 ) -> None:
     """Refuse an item that is an example in its own prompt, from a split that shares items.
 
+    Names answers of examples that show a model how to answer in a way that would be cut.
+
     samples: of the task, as lm-eval returns them.
     examples: of the task, as `check_examples` returns them.
+    tell: is given the line that only names something.
 
     Raises:
         UserError: naming the item.
     """
     if not examples or not isinstance(task, ConfigurableTask):
         return
+    until = (task.config.generation_kwargs or {}).get("until") or []
+    stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
+    cut = [answer for _, answer in examples if any(stop in answer for stop in stops)]
+    if 2 * len(cut) > len(examples):
+        tell(
+            f"task {task.task_name!r}: {len(cut)} of {len(examples)} answers of its examples, such "
+            f"as {cut[0][:60]!r}, hold a text of until ({', '.join(map(repr, stops))}), where a "
+            "model that answers like them would be cut; correct generation_kwargs or fewshot_config"
+        )
     leaves_out = _leaves_out(task)
     for sample in samples:
         item, where = sample["doc"], where_is(task, sample["doc_id"])

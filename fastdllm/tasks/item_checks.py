@@ -207,6 +207,10 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
     def numbers(doc: Mapping[str, Any]) -> int | list[int]:
         return reader.number(task.doc_to_target(doc, original), task.doc_to_choice(doc))
 
+    # Only a multiple_choice task looks for a label that is text among the options.
+    takes_text = task.OUTPUT_TYPE == "multiple_choice"
+    # Of an option alone, exact_match says whether it is the likeliest of all texts.
+    compares = takes_text and task.aggregation().keys() != {"exact_match"}
     found = []
     for where, label, options in zip(wheres, labels, options_of, strict=True):
         try:
@@ -215,7 +219,7 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
             raise UserError(f"{where}: {error}") from None
         if isinstance(label, list) and not label:
             raise UserError(f"{where}: label [] names no option")
-        if kind == "item" and task.OUTPUT_TYPE == "multiple_choice" and len(options) < 2:
+        if kind == "item" and compares and len(options) < 2:
             raise UserError(f"{where}: has only the option {options[0]!r}, which any model chooses")
     if (digit := misread_digit(found)) is not None:
         raise UserError(
@@ -223,8 +227,6 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
             "taken for its number, from 0; make doc_to_target the plain name of a column of texts "
             "(in CSV, whole numbers are none), or give numbers"
         )
-    # Only a multiple_choice task looks for a label that is text among the options.
-    takes_text = task.OUTPUT_TYPE == "multiple_choice"
     if any(
         (type(label) is not type(number) or label != number)
         and not (takes_text and label in o and o.index(label) == number)

@@ -6,6 +6,7 @@ that has "B" among its options, and a digit among them has no meaning.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
@@ -69,6 +70,23 @@ class LabelReader:
                 else "(test sets often hide theirs)"
             )
         )
+
+
+def named_otherwise(names: Sequence[str], options: Options) -> tuple[str, str] | None:
+    """Return a name of a label and its option, where the names are the options in another order.
+
+    Compares the last word of each; yes and true, no and false are the same.
+    """
+    words, of_options = ([_last_word(text) for text in texts] for texts in (names, options))
+    if sorted(words) != sorted(of_options) or words == of_options:
+        return None
+    number = next(i for i, word in enumerate(words) if word != of_options[i])
+    return names[number], options[number]
+
+
+def _last_word(text: str) -> str:
+    word = (re.findall(r"\w+", text.lower()) or [text])[-1]
+    return {"yes": "true", "no": "false"}.get(word, word)
 
 
 def misread_digit(read: Sequence[tuple[Any, int | list[int], Options]]) -> int | None:

@@ -16,7 +16,7 @@ from typing import Any
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.model.tokenizer import encode
-from fastdllm.tasks.answer_checks import check_scores
+from fastdllm.tasks.answer_checks import check_names, check_scores
 from fastdllm.tasks.column_checks import check_columns
 from fastdllm.tasks.example_checks import check_examples, check_own_examples, set_fewshot
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
@@ -95,7 +95,8 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
     )
     texts = {name: printed_texts(leaf) for name, leaf in task.leaves.items()}
     for name, leaf in task.leaves.items():
-        check_own_examples(leaf, result["samples"][name], examples[name])
+        check_names(leaf, tell)
+        check_own_examples(leaf, result["samples"][name], examples[name], tell)
         check_repeats(leaf, texts[name], tell)
         check_prompts(leaf, texts[name], result["samples"][name], tell)
     check_overlaps(texts, tell)

@@ -222,6 +222,27 @@ def test_examples_show_the_option_and_not_its_letter(
     assert scores.metrics[0].value == 1.0
 
 
+@pytest.mark.parametrize(
+    ("answer", "until", "is_named"),
+    [("So it is\n3", "['\\n']", True), ("So 3.", ".", True), ("So 3", "['.', '']", False)],
+)
+def test_answers_of_examples_that_would_be_cut_are_named(
+    make_plan_on_disk: Plan,
+    capsys: pytest.CaptureFixture[str],
+    answer: str,
+    until: str,
+    is_named: bool,
+) -> None:
+    add_examples("sums", [{"question": f"What is {i}? ", "answer": answer} for i in range(3)])
+    edit("tasks/sums.yaml", '["<|im_end|>"]', until.replace("'", '"'))
+    make_plan_on_disk("sums", num_fewshot=1)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "fastdllm: " in line]
+    assert len(lines) == is_named
+    assert all(
+        "3 of 3 answers of its examples" in line and "would be cut" in line for line in lines
+    )
+
+
 @pytest.mark.parametrize("number", ["'3'", "2.5", "true", "-1"])
 def test_the_number_of_examples_is_a_whole_number(make_plan_on_disk: Plan, number: str) -> None:
     edit("tasks/sums.yaml", "output_type", f"num_fewshot: {number}\noutput_type")

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
+from fastdllm.tasks import answer_checks
 from fastdllm.tasks.labels import LabelReader
 from fastdllm.tasks.lm_eval_tasks import load_task
 from fastdllm.tasks.planning import encode_pair
@@ -351,6 +353,51 @@ def test_an_option_without_another_is_refused() -> None:
     write_items("choices", "label", 0)
     with pytest.raises(UserError, match="item 0: has only the option 'x', which any model chooses"):
         load_task("choices")
+
+
+def test_an_option_alone_may_be_the_likeliest_of_all_texts() -> None:
+    edit("tasks/choices.yaml", '["A", "B", "C"]', "options")
+    path = Path("tasks/choices.yaml")
+    path.write_text(path.read_text().partition("metric_list")[0] + "metric_list:\n- ")
+    with path.open("a") as file:
+        file.write("{metric: exact_match, aggregation: mean, higher_is_better: true}\n")
+    write_items("choices", "options", ["x"], ["x", "y"])
+    write_items("choices", "label", [0], [0, 1])
+    assert targets("choices") == [[0], [0, 1]]
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+@pytest.mark.parametrize(
+    ("names", "options", "is_named"),
+    [
+        (["False", "True"], '["It is so? yes", "It is so? no"]', True),
+        (["neg", "pos"], "[pos, neg]", True),
+        (["no", "yes"], '["False", "True"]', False),
+        (["entailment", "contradiction"], '["True", "False"]', False),
+    ],
+)
+def test_options_in_another_order_than_the_names_of_labels_are_found(
+    make_plan_on_disk: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    names: list[str],
+    options: str,
+    is_named: bool,
+    is_local: bool,
+) -> None:
+    rows = {"question": [f"Is it {i}?" for i in range(4)], "label": [0, 1, 1, 0]}
+    features = Features(question=Value("string"), label=ClassLabel(names=names))
+    Dataset.from_dict(rows, features=features).to_parquet("tasks/data/choices.parquet")
+    edit("tasks/choices.yaml", "dataset_path: json", "dataset_path: parquet")
+    edit("tasks/choices.yaml", "choices.jsonl", "choices.parquet")
+    edit("tasks/choices.yaml", '["A", "B", "C"]', options)
+    monkeypatch.setattr(answer_checks, "is_local", lambda _: is_local)
+    if is_named and is_local:
+        with pytest.raises(UserError, match=f"the label 0 of column 'label' '{names[0]}', but"):
+            make_plan_on_disk("choices")
+    else:
+        make_plan_on_disk("choices")
+        assert ("give the options in the order of" in capsys.readouterr().err) == is_named
 
 
 @pytest.mark.parametrize(("label", "chosen"), [(1, 1), (2, 1), ([2], [1]), ([1, 2], [1, 1])])

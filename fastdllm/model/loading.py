@@ -36,9 +36,11 @@ VOCABULARY = ("lm_head.weight", "model.embed_tokens.weight")
 MOST_NAMED = 4
 OTHER_HEAD = "has an lm_head.weight of its own, which is used; config.json ties it"
 
-# Training leaves no row of zeros, nor this many side by side. A hole of 4 KB, a page of a file,
-# holds at least one part of this length of a row, in two bytes each.
+# Training leaves no zeros in this many places of a row side by side. A hole of 4 KB, a page of a
+# file, holds at least one part of this length of a row, in two bytes each.
 ZEROS_IN_A_ROW = 1024
+# Nor so many rows side by side; a single one may be that of a neuron that died.
+ROWS_OF_A_HOLE = 4
 
 # bfloat16 needs NVIDIA Ampere (compute capability 8.0) or newer.
 BFLOAT16_CAPABILITY = (8, 0)
@@ -211,8 +213,9 @@ def has_other_head(folder: Path, config: ModelConfig) -> bool:
 def _rows_with_holes(name: str, weight: Tensor) -> int:
     """Count the rows that are zero, whole or in a long part; of a vector, all is one row.
 
-    Left out are rows of embedding and head that are zero as a whole, as those of tokens that nobody
-    uses, and biases that are: some models have none.
+    Left out are whole rows that stand alone, as those of neurons that died in training, or that are
+    of embedding or head, as those of tokens that nobody uses; and whole biases: some models have
+    none.
     """
     rows = weight.view(-1, weight.shape[-1])
     parts = rows.tensor_split(-(-rows.shape[1] // ZEROS_IN_A_ROW), dim=1)
@@ -220,10 +223,13 @@ def _rows_with_holes(name: str, weight: Tensor) -> int:
     peaks = torch.stack([part.amax(dim=1) for part in parts], dim=1)  # [rows, parts]
     suspects = (peaks == 0).any(dim=1).nonzero().flatten()
     zero = torch.stack([~part[suspects].any(dim=1) for part in parts], dim=1)
-    found = zero.any(dim=1)
-    if name.endswith(".bias") or (name in VOCABULARY and len(suspects) < len(rows)):
-        found &= ~zero.all(dim=1)
-    return int(found.sum())
+    is_whole = zero.all(dim=1)
+    whole = suspects[is_whole]
+    apart = whole[ROWS_OF_A_HOLE - 1 :] - whole[: 1 - ROWS_OF_A_HOLE]
+    has_run = name not in VOCABULARY and bool((apart < ROWS_OF_A_HOLE).any())
+    if not name.endswith(".bias") and (has_run or len(whole) == len(rows)):
+        return int(zero.any(dim=1).sum())
+    return int((zero.any(dim=1) & ~is_whole).sum())
 
 
 @contextmanager

@@ -269,7 +269,7 @@ def cut_hole(file: Path, name: str, *, begin: int = 0, size: int | None = None) 
     ("name", "begin", "size", "rows"),
     [
         ("model.layers.3.mlp.gate_proj.weight", 1000, 4096, 15),
-        ("model.layers.0.self_attn.o_proj.weight", 256, 256, 1),
+        ("model.layers.0.self_attn.o_proj.weight", 256, 4 * 256, 4),
         ("model.layers.13.post_attention_layernorm.weight", 0, None, 1),
         (EMBEDDING, 0, None, 512),
     ],
@@ -314,6 +314,8 @@ def test_a_hole_that_is_shorter_than_a_row_is_refused(
 def test_zeros_that_models_have_are_no_holes(folder: Path) -> None:
     cut_hole(folder / WEIGHTS, EMBEDDING, begin=509 * 256)  # behind the tokenizer's last token
     cut_hole(folder / WEIGHTS, "model.layers.0.self_attn.q_proj.bias")
+    for row in (1, 2, 3, 5):  # of neurons that died
+        cut_hole(folder / WEIGHTS, "model.layers.0.mlp.up_proj.weight", begin=row * 256, size=256)
     load_plain_model(folder, device="cpu")
 
 

@@ -20,6 +20,7 @@ from fastdllm.tasks.item_checks import is_local, where_is
 from fastdllm.tasks.labels import named_otherwise
 from fastdllm.tasks.lm_eval_models import DUMMY
 from fastdllm.tasks.metrics import check_share, right_or_wrong
+from fastdllm.tasks.printing import mapped
 
 # What no model writes around an answer, characters without width among it.
 _UNSEEN = r"[\s\u200b\u200e\u200f\u2060\ufeff]+"
@@ -71,7 +72,9 @@ def check_scores(
     empty = _check_empty(judge, targets)
     right = _check_cut(judge, targets, answers, empty, tokenizer)
     if task.config.process_results is not None:
-        return  # what scores the items itself knows what the target is
+        # Besides, what scores the items itself knows what the target is.
+        _check_numbers(judge, {i: t for i, t in enumerate(answers) if i not in right | empty})
+        return
     never = {i: texts[0] for i, texts in enumerate(answers) if i not in right | empty}
     _check_changed(judge, targets, never)
     _check_differences(judge, targets)
@@ -318,6 +321,30 @@ def _any_right(judge: _Judge, answers: Mapping[int, Sequence[str]]) -> set[int]:
         left = {i: t[turn] for i, t in answers.items() if i not in right and turn < len(t)}
         right |= judge.right(left)
     return right
+
+
+def _check_numbers(judge: _Judge, wrong: Mapping[int, Sequence[str]]) -> None:
+    """Refuse a function of the task that compares answers, which are texts, with numbers.
+
+    wrong: the targets that are not right as answers.
+    """
+    docs = {i: mapped(judge.instances[i].doc, _number_as_text) for i in wrong}
+    of_texts = [replace(one, doc=docs.get(i, one.doc)) for i, one in enumerate(judge.instances)]
+    try:
+        found = _any_right(replace(judge, instances=of_texts), wrong)
+    except UserError:  # it needs the numbers
+        return
+    if 2 * len(found) > len(judge.instances):
+        i = min(found)
+        raise UserError(
+            f"{where_is(judge.task, i)}: its target {_short(wrong[i])} is wrong as an answer: "
+            "process_results compares it with a number, which no text equals; compare it with "
+            f"str(...); {len(found)} of {len(judge.instances)} items"
+        )
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _check_differences(judge: _Judge, targets: Sequence[Sequence[str]]) -> None:

@@ -280,6 +280,29 @@ def test_a_filter_that_gives_back_fewer_answers_is_refused(make_plan_on_disk: Pl
         make_plan_on_disk()
 
 
+@pytest.mark.parametrize(
+    ("score", "is_refused"),
+    [
+        ("results[0] == doc['answer']", True),
+        ("results[0] == str(doc['answer'])", False),
+        ("results[0] == f'It is {doc[\"answer\"] + 1}.'", False),
+    ],
+)
+def test_a_function_that_compares_answers_with_numbers_is_refused(
+    make_plan_on_disk: Plan, score: str, is_refused: bool
+) -> None:
+    Path("tasks/own.py").write_text(
+        f"def score(doc, results):\n    return {{'exact_match': float({score})}}\n"
+    )
+    edit(str(TASK), "test_split:", "process_results: !function own.score\ntest_split:")
+    write(18, 5, 7)
+    if is_refused:
+        with pytest.raises(UserError, match=r"target '18' is wrong as an answer.* 3 of 3 items"):
+            make_plan_on_disk()
+    else:
+        assert make_plan_on_disk().header.n_items == 3
+
+
 def test_a_metric_that_fails_for_an_empty_answer_is_named_at_plan(make_plan_on_disk: Plan) -> None:
     Path("tasks/own.py").write_text(
         "def score(doc, results):\n    return {'exact_match': float(results[0][0] == 'x')}\n"

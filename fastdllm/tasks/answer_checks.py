@@ -88,7 +88,8 @@ def check_scores(
 def check_names(task: Task, tell: Callable[[str], None]) -> None:
     """Refuse labels to which the data gives the names of the options in another order.
 
-    tell: is given the line about published data, which others use as they are.
+    tell: is given the line about published data, which others use as they are, and about options
+        yes and no.
 
     Raises:
         UserError: naming a label.
@@ -105,7 +106,8 @@ def check_names(task: Task, tell: Callable[[str], None]) -> None:
         f"{column!r} {found[0]!r}, but doc_to_choice has {found[1]!r} in its place; give the "
         f"options in the order of {', '.join(names)}"
     )
-    if is_local(task):
+    # Yes and no may answer a question for the opposite.
+    if is_local(task) and found[0].lower() in map(str.lower, options):
         raise UserError(line)
     tell(line)
 

@@ -82,6 +82,14 @@ class LocalTask(ConfigurableTask):
                 f"{first}: a template of task {config['task']!r} asks for what is not there: "
                 f"{error}; columns: {columns}"
             ) from None
+        except (ValueError, SyntaxError):  # by options that are no list of Python
+            choices = getattr(self.config, "doc_to_choice", None)
+            if isinstance(choices, str) and "{" not in choices and hasattr(self, "_places"):
+                columns = next(iter(self.dataset.values())).column_names
+                if choices not in columns:
+                    where = f"task {config['task']!r}: doc_to_choice"
+                    raise unknown_name("column", choices, columns, where) from None
+            raise
         except (TypeError, IndexError):  # by options that have no first letter
             if self.config is not None and self.config.doc_to_choice is not None:
                 options_of_item(self, self.eval_docs[0], where_is(self, 0))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any, SupportsFloat, TypeGuard
 
-from lm_eval.api.metrics import mean, median, nanmean
+from lm_eval.api.metrics import mean
 from lm_eval.api.task import Task
 
 from fastdllm.common.errors import UserError, unknown_name
@@ -124,15 +124,19 @@ def scores_of(
 
 
 def check_share(task: Task, index: int, metric: str, value: Any) -> None:
-    """Refuse the score of an item that is beyond 1, or below 0, where the mean of all is shown.
+    """Refuse the score of an item that alone would be beyond 1 or below 0, as the mean may not be.
 
     Raises:
         UserError: naming the item.
     """
-    # lm-eval takes the mean of scores of a name that it does not know.
-    is_mean = task.aggregation().get(metric, mean) in (mean, nanmean, median)
-    # Not of NaN, which has a message of its own, or is left out.
-    if is_mean and isinstance(value, Real) and abs(float(value) - 0.5) > 0.5 + 1e-9:
+    if not isinstance(value, Real) or _is_nan(value):
+        return
+    try:
+        # lm-eval takes the mean of scores of a name that it does not know.
+        alone = float(task.aggregation().get(metric, mean)([value]))
+    except Exception:  # a function of the task, which may need several items
+        return
+    if abs(alone - 0.5) > 0.5 + 1e-9:
         raise _no_share(task.task_name, metric, f" (item {index} has {float(value):g})")
 
 

@@ -101,7 +101,7 @@ def _patterns(task: ConfigurableTask) -> Iterator[tuple[str, str]]:
     for key, entries in (("filter_list", filters), ("metric_list", task.config.metric_list or ())):
         for entry in entries:
             for name, value in entry.items():
-                if "regex" in str(name):
+                if "regex" in str(name) or "pattern" in str(name):
                     yield from ((f"{key}: {name}", text) for text in _within(value))
 
 

@@ -249,17 +249,22 @@ def test_a_metric_by_which_any_answer_is_right_is_refused(make_plan_on_disk: Pla
         ("0.5 * (answer == target)", None),
     ],
 )
-@pytest.mark.parametrize("is_metric", [True, False])
+@pytest.mark.parametrize(
+    ("is_metric", "made_by"),
+    [(True, "mean"), (False, "mean"), (False, "!function own.average")],
+)
 def test_a_score_of_an_item_beyond_1_is_refused_though_the_mean_is_not(
-    make_plan_on_disk: Plan, score: str, says: str | None, is_metric: bool
+    make_plan_on_disk: Plan, score: str, says: str | None, is_metric: bool, made_by: str
 ) -> None:
     Path("tasks/own.py").write_text(
         "def own(references, predictions):\n    return of(references[0], predictions[0])\n\n\n"
         "def score(doc, results):\n    return {'own': of(doc['answer'], results[0])}\n\n\n"
-        f"def of(target, answer):\n    return {score}\n"
+        f"def of(target, answer):\n    return {score}\n\n\n"
+        "def average(items):\n    return sum(items) / len(items)\n"
     )
     write(*map(str, range(10)), METRIC="own, aggregation")
     edit(str(TASK), "exact_match,number", "own,number")
+    edit(str(TASK), "aggregation: mean", f"aggregation: {made_by}")
     if is_metric:
         edit(str(TASK), "metric: own", "metric: !function own.own")
     else:
@@ -269,6 +274,17 @@ def test_a_score_of_an_item_beyond_1_is_refused_though_the_mean_is_not(
     else:
         with pytest.raises(UserError, match=f"its primary metric 'own.* is no share of 1 {says}"):
             make_plan_on_disk()
+
+
+def test_an_aggregation_of_a_task_may_make_a_share_of_other_scores(make_plan_on_disk: Plan) -> None:
+    Path("tasks/own.py").write_text(
+        "def score(doc, results):\n    return {'exact_match': 100 * (doc['answer'] == results[0])}"
+        "\n\n\ndef share(items):\n    return sum(items) / 100 / len(items)\n"
+    )
+    write("18", "5", METRIC="exact_match, aggregation")
+    edit(str(TASK), "aggregation: mean", "aggregation: !function own.share")
+    edit(str(TASK), "test_split:", "process_results: !function own.score\ntest_split:")
+    assert make_plan_on_disk().header.n_items == 2
 
 
 def test_a_filter_that_gives_back_fewer_answers_is_refused(make_plan_on_disk: Plan) -> None:

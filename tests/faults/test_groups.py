@@ -237,6 +237,13 @@ def test_a_misspelt_column_is_refused_wherever_it_would_be_a_text(
             load_task("sums")
 
 
+@pytest.mark.parametrize("name", ["optons", "my options"])
+def test_options_that_are_no_column_are_refused(name: str) -> None:
+    edit("tasks/choices.yaml", '["A", "B", "C"]', name)
+    with pytest.raises(UserError, match=f"^task 'choices': doc_to_choice: unknown column '{name}'"):
+        load_task("choices")
+
+
 @pytest.mark.parametrize("name", ["Question Txt", "question"])
 def test_a_column_of_several_words_may_be_misspelt(name: str) -> None:
     path = Path("tasks/data/sums.jsonl")

@@ -49,7 +49,6 @@ def check_columns(task: Task, tell: Callable[[str], None]) -> None:
         _check_whole_numbers(task, methods, docs, column, values, tell)
         _check_lists(task, methods, docs, column, values)
     _check_conversions(task, methods, docs)
-    _check_names(task, docs)
     if task.config.dataset_path == "csv":
         _check_texts(task, methods, docs)
     if task.OUTPUT_TYPE == "generate_until" and "doc_to_target" in methods:
@@ -160,21 +159,6 @@ def _check_conversions(task: ConfigurableTask, methods: Methods, docs: Sequence[
                         f"int or float in {name} makes 0; correct the data, or give the value to "
                         "take instead: int(0)"
                     )
-
-
-def _check_names(task: ConfigurableTask, docs: Sequence[Doc]) -> None:
-    """Refuse options in another order than the names that the data gives to its labels."""
-    column = str(task.config.doc_to_target).strip("{} ")
-    features = getattr(task.eval_docs, "features", None) or {}
-    names: Sequence[str] = getattr(features.get(column), "names", ())
-    for index, doc in enumerate(docs if names and task.config.doc_to_choice is not None else ()):
-        options = task.doc_to_choice(doc)
-        named, given = ([str(text).strip().lower() for text in texts] for texts in (names, options))
-        if named != given and sorted(named) == sorted(given):
-            raise UserError(
-                f"{where_is(task, index)}: column {column!r} numbers {', '.join(names)}, and "
-                f"doc_to_choice {', '.join(options)}; give the options in the order of the data"
-            )
 
 
 def _is_number(text: str) -> bool:

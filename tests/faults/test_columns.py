@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Dataset
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
@@ -235,26 +235,6 @@ def test_texts_that_a_template_would_make_0_are_refused(
     make_plan_on_disk()
     edit(TASK, "{{ answer|int(5) + 1 }}", "{{ answer|int if answer|string == '3.7' else 'none' }}")
     make_plan_on_disk()
-
-
-@pytest.mark.parametrize(
-    ("options", "code"), [("[neg, pos]", 0), ("[Neg, Pos]", 0), ("[pos, neg]", 2)]
-)
-def test_options_stand_in_the_order_of_the_names_in_the_data(
-    make_plan_on_disk: Plan, options: str, code: int
-) -> None:
-    columns = {"question": ["q", "r"], "label": [0, 1]}
-    names = Features({"question": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
-    Dataset.from_dict(columns, features=names).to_parquet("tasks/data/choices.jsonl")
-    edit("tasks/choices.yaml", "dataset_path: json", "dataset_path: parquet")
-    edit("tasks/choices.yaml", '["A", "B", "C"]', options)
-    if not code:
-        assert make_plan_on_disk("choices").header.n_items == 2
-        return
-    with pytest.raises(
-        UserError, match=r"column 'label' numbers neg, pos, and doc_to_choice pos, neg"
-    ):
-        make_plan_on_disk("choices")
 
 
 def test_an_empty_cell_is_no_target(make_plan_on_disk: Plan) -> None:

@@ -49,6 +49,7 @@ def check_columns(task: Task, tell: Callable[[str], None]) -> None:
         _check_whole_numbers(task, methods, docs, column, values, tell)
         _check_lists(task, methods, docs, column, values)
     _check_conversions(task, methods, docs)
+    _check_letters(task, methods, docs[0], tell)
     if task.config.dataset_path == "csv":
         _check_texts(task, methods, docs)
     if task.OUTPUT_TYPE == "generate_until" and "doc_to_target" in methods:
@@ -161,6 +162,25 @@ def _check_conversions(task: ConfigurableTask, methods: Methods, docs: Sequence[
                     )
 
 
+def _check_letters(
+    task: ConfigurableTask, methods: Methods, doc: Doc, tell: Callable[[str], None]
+) -> None:
+    """Name a text of which a template takes each letter, as `join` does where a list is meant."""
+    for name, method in methods.items():
+        if not isinstance(getattr(task.config, name, None), str):
+            continue  # a helper may well look at letters
+        for column in (column for column, value in doc.items() if isinstance(value, str)):
+            try:
+                method({**doc, column: _OneText(doc[column])})
+            except _LetterTaken:
+                tell(
+                    f"{where_is(task, 0)}: {name} takes each letter of the text in column "
+                    f"{column!r}, {doc[column][:60]!r}; if a list is meant, write one in the data"
+                )
+            except Exception:  # a template that fails is reported when the task is planned
+                continue
+
+
 def _is_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))
@@ -223,6 +243,19 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(inner)
     else:
         yield str(value) if isinstance(value, bool) else value
+
+
+class _LetterTaken(Exception):
+    pass
+
+
+class _OneText(str):
+    """A text whose letters cannot be taken one by one."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[str]:
+        raise _LetterTaken
 
 
 class _Written:

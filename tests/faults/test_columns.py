@@ -176,6 +176,24 @@ def test_texts_that_a_template_takes_as_texts_pass(
     make_plan_on_disk()
 
 
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ("{{ answer|join(', ') }}", 1),
+        ("{% for part in answer %}{{part}}{% endfor %}", 1),
+        ("{{ answer|trim|upper }}{{ answer[:2] }}{{ answer.split()|join }}{{ answer|length }}", 0),
+    ],
+)
+def test_letters_that_a_template_takes_one_by_one_are_named(
+    make_plan_on_disk: Plan, capsys: pytest.CaptureFixture[str], target: str, named: int
+) -> None:
+    write("json", f'"{target}"', answer=["Paris", "Rome"])
+    make_plan_on_disk()
+    lines = notices(capsys)
+    assert len(lines) == named
+    assert all("takes each letter of the text in column 'answer', 'Paris'" in s for s in lines)
+
+
 def test_a_text_beside_lists_is_no_list(make_plan_on_disk: Plan) -> None:
     write("json", '"{{answer[0]}}"', answer=[["Paris"], "Berlin", ["Rome", "Roma"]])
     with pytest.raises(

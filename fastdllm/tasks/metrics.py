@@ -136,7 +136,8 @@ def check_share(task: Task, index: int, metric: str, value: Any) -> None:
         alone = float(task.aggregation().get(metric, mean)([value]))
     except Exception:  # a function of the task, which may need several items
         return
-    if abs(alone - 0.5) > 0.5 + 1e-9:
+    # A number that is none is refused with the score of all items.
+    if math.isfinite(alone) and abs(alone - 0.5) > 0.5 + 1e-9:
         raise _no_share(task.task_name, metric, f" (item {index} has {float(value):g})")
 
 

@@ -81,12 +81,13 @@ def _changed(before: _Told, after: _Told) -> str | None:
 
 def _generators() -> _Told:
     """The states of the random generators that all code of the process shares."""
-    states = {
+    of_numpy: Any = numpy.random.get_state()
+    name, keys, *rest = of_numpy
+    return {
         "the generator of `random`": random.getstate(),
-        "the generator of `numpy.random`": numpy.random.get_state(),
-        "the generator of `torch`": torch.get_rng_state(),
+        "the generator of `numpy.random`": (name, keys.tobytes(), *rest),
+        "the generator of `torch`": torch.get_rng_state().numpy().tobytes(),
     }
-    return {name: list(_facts([state])) for name, state in states.items()}
 
 
 def _shared() -> _Told:

@@ -34,7 +34,9 @@ class Mine(Policy):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project, whose modules Python finds."""
+    """An empty project, whose modules Python finds, and has not imported in another test."""
+    for name in [name for name in sys.modules if "_of_mine" in name]:
+        del sys.modules[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path

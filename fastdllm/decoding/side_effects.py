@@ -58,8 +58,9 @@ def without_side_effects(policy: Policy) -> Iterator[None]:
     Raises:
         PolicyViolation: naming what was changed.
     """
-    file = Path(inspect.getfile(type(policy)))
-    modules = [sys.modules[name] for name in imported_files(file) if name in sys.modules]
+    cls: Any = type(policy)
+    names = _imported_names(cls)
+    modules = [sys.modules[name] for name in names if name in sys.modules]
     remembered, shared = _memory(policy, modules), _shared() | _generators()
     yield
     after = _memory(policy, modules)
@@ -73,6 +74,12 @@ def without_side_effects(policy: Policy) -> Iterator[None]:
     changed = _changed(shared, _shared() | _generators())
     if changed is not None:
         raise violation(policy, f"changed {changed} while it decided, {_OF_ALL}")
+
+
+@cache
+def _imported_names(policy_class: Any) -> list[str]:
+    """The names of the user's modules behind a policy, read once: its file may be edited later."""
+    return list(imported_files(Path(inspect.getfile(policy_class))))
 
 
 def _changed(before: _Told, after: _Told) -> str | None:

@@ -228,3 +228,13 @@ def test_a_policy_without_a_memory_may_hold_anything() -> None:
     policy = cls(DecodingSettings(), cls.Parameters(), 6)
     with without_side_effects(policy):
         assert policy.next_pass(STATE) is PassKind.FULL_BLOCK
+
+
+@pytest.mark.usefixtures("project")
+def test_a_policy_may_be_edited_while_it_decides() -> None:
+    policy = written()
+    with without_side_effects(policy):  # as in the warm-up
+        expected = policy.next_pass(STATE)
+    POLICY.write_text("def half(")
+    with without_side_effects(policy):  # as in a chunk
+        assert policy.next_pass(STATE) == expected

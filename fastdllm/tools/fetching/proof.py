@@ -60,7 +60,7 @@ def _problem(task: str, module: str, variables: dict[str, str]) -> str | None:
     return lines[-1].removeprefix("fastdllm: ")
 
 
-def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
     """Fail what looks for a host or connects to one: an audit hook, which sees every library."""
     to_host = event == "socket.connect" and arguments[0].family != socket.AF_UNIX
     if to_host or event in ("socket.getaddrinfo", "socket.gethostbyname"):
@@ -68,5 +68,5 @@ def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 if __name__ == "__main__":
-    sys.addaudithook(_refuse_network)
+    sys.addaudithook(refuse_network)
     runpy.run_module("fastdllm", run_name="__main__", alter_sys=True)

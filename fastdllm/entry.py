@@ -30,7 +30,6 @@ from fastdllm.tools.estimate.estimates import Estimates
 from fastdllm.workflow.main_process import UNLOCK, claim_folder, held_outputs, refuse_overlap
 from fastdllm.workflow.prepare import prepare
 from fastdllm.workflow.preview import made_by, preview
-from fastdllm.workflow.project.config_files import task_file
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import reconcile
@@ -123,7 +122,7 @@ def _planned_call(
         refuse_overlap(str(status.run.summary_path) for status in made)
         if choice is not None:
             for task in sorted({status.run.task for status in decoded}):
-                require_data(task_file(task))
+                require_data(project.config.task_source(task))
     split = split_into_jobs(decoded, project.config)
     update_part_files(split, [status.run for status in decoded])
     text = choice.text if choice is not None else ""

@@ -126,7 +126,7 @@ def test_every_part_exists() -> None:
 DECIDE_NOTHING = {
     *("common", "machine", "cluster.slurm", "results", "validation", "version"),
     *("runs.answer_records", "runs.chunk_in_flight", "runs.progress", "runs.shards", "runs.spec"),
-    *("runs.stopping", "tasks.plan"),
+    *("runs.stopping", "tasks.plan", "tasks.task_source"),
 }
 
 

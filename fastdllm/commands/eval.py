@@ -63,7 +63,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     check_needs(spec, folder, shard, again=args.again)
     with (
         card_for(args.device or spec.run.device),
-        lm_eval_environment(offline=True, private_cache=data_is_local(spec.run.task_file)),
+        lm_eval_environment(offline=True, private_cache=data_is_local(spec.run.task)),
     ):
         # Nothing before this may import torch: it sees only the cards visible when it is imported.
         with imported_as_digested():

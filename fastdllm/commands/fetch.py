@@ -16,6 +16,7 @@ from fastdllm.common.files import now
 
 if TYPE_CHECKING:
     from fastdllm.runs.needs import Fetched
+    from fastdllm.tasks.task_source import TaskSource
     from fastdllm.workflow.project.config_files import WorkflowConfig
 
 
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.machine.hub_cache import data_cache, hub_cache
     from fastdllm.runs.needs import FETCHED, read_fetched, require
     from fastdllm.tools.fetching.proof import prove_offline
-    from fastdllm.workflow.project.config_files import load_workflow_config, task_file
+    from fastdllm.workflow.project.config_files import load_workflow_config
     from fastdllm.workflow.project.selection import keep
 
     config = load_workflow_config()
@@ -43,10 +44,10 @@ def run(args: argparse.Namespace) -> int:
         "caches": {"hub": str(hub_cache()), "data": str(data_cache())},
     }
     write_json_atomically(FETCHED, record)
-    record["tasks"] |= _data(tasks)
+    record["tasks"] |= _data([config.task_source(task) for task in tasks])
     write_json_atomically(FETCHED, record)
     for task in tasks:
-        require(config.model.path, config.model.revision, task_file(task))
+        require(config.model.path, config.model.revision, config.task_source(task))
         prove_offline(task)
         print_now(f"task {task}: is planned and scored without a network")
     sys.stdout.write(f"everything that {len(tasks)} tasks need is here -> {FETCHED}\n")
@@ -84,14 +85,13 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
     return {**record, "time": now()}
 
 
-def _data(tasks: list[str]) -> dict[str, dict[str, Any]]:
+def _data(tasks: list[TaskSource]) -> dict[str, dict[str, Any]]:
     from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
-    from fastdllm.workflow.project.config_files import TASKS, task_file
 
     remote = []
     for task in tasks:
-        if data_is_local(task_file(task)):
-            print_now(f"task {task}: reads local files, nothing to fetch")
+        if data_is_local(task):
+            print_now(f"task {task.name}: reads local files, nothing to fetch")
         else:
             remote.append(task)
     fetched: dict[str, dict[str, Any]] = {}
@@ -101,8 +101,8 @@ def _data(tasks: list[str]) -> dict[str, dict[str, Any]]:
         from fastdllm.tools.fetching.data_sets import fetch_data
 
         for task in remote:
-            files = fetch_data(task, TASKS)
+            files = fetch_data(task)
             size_mb = sum(file["bytes"] for file in files) / 1e6
-            print_now(f"task {task}: {len(files)} files of data, {size_mb:.1f} MB")
-            fetched[task] = {"files": files, "time": now()}
+            print_now(f"task {task.name}: {len(files)} files of data, {size_mb:.1f} MB")
+            fetched[task.name] = {"files": files, "time": now()}
     return fetched

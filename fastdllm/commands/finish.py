@@ -45,7 +45,7 @@ def _finish(spec: RunSpec, folder: Path) -> list[str]:
     from fastdllm.common.console import open_display
     from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
 
-    with lm_eval_environment(offline=True, private_cache=data_is_local(spec.run.task_file)):
+    with lm_eval_environment(offline=True, private_cache=data_is_local(spec.run.task)):
         from fastdllm.runs.evaluation import Evaluation
         from fastdllm.workflow.project.digests import FileDigests, check_sources
 

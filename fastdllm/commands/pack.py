@@ -112,7 +112,7 @@ def _has_local_data(specs: Sequence[Path], members: Path) -> bool:
     from fastdllm.common.errors import UserError
     from fastdllm.tasks.lm_eval_setup import data_is_local
 
-    kinds = {data_is_local(s.run.task_file) for s in _readable(specs)}
+    kinds = {data_is_local(s.run.task) for s in _readable(specs)}
     if len(kinds) > 1:
         raise UserError(
             f"{members}: some runs read local data, others data of the hub; make two packs of them"

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.common.files import to_json
     from fastdllm.common.paths import PLANS, task_folder
     from fastdllm.runs.lock import run_lock
-    from fastdllm.workflow.project.config_files import TASKS, load_workflow_config, task_file
+    from fastdllm.workflow.project.config_files import load_workflow_config
     from fastdllm.workflow.project.runs import task_plan
 
     if args.limit is not None and args.limit < 1:
@@ -38,12 +38,12 @@ def run(args: argparse.Namespace) -> int:
     config = load_workflow_config()
     if args.task not in config.tasks:
         raise unknown_name("task", args.task, config.tasks, where="workflow_config.yaml")
-    options = config.task_options(args.task)
+    options, source = config.task_options(args.task), config.task_source(args.task)
     folder = args.output or PLANS / task_folder(args.task, args.limit)
 
     from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
 
-    data_here = data_is_local(task_file(args.task))
+    data_here = data_is_local(source)
     offline = data_here and Path(config.model.path).is_dir()
     with (
         run_lock(folder, wait=True, work="plan"),
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         plan = make_plan(
             tokenizer,
             PlanOptions(
-                task=args.task,
+                task=source,
                 limit=args.limit,
                 chunk_size=options.chunk_size,
                 num_fewshot=options.num_fewshot,
@@ -83,13 +83,12 @@ def run(args: argparse.Namespace) -> int:
                 vocab_size=model.vocab_size,
                 mask_id=model.mask_id,
                 model_commit=commit_of(config.model.path, checkpoint),
-                tasks_folder=str(TASKS),
             ),
             of_template if options.apply_chat_template else (),
         )
         if "likelihood_mode" not in options.model_fields_set:
             check_lengths_of_options(plan)
-        if find_task_files(task_file(args.task)).helpers:
+        if find_task_files(source).helpers:
             _check_order(args.task, args.limit, plan.header.item_digests)
         write_plan(folder, plan, made_from=to_json(spec))
     header = plan.header

@@ -16,6 +16,7 @@ from fastdllm.common.errors import UserError
 RESULTS = Path("results")
 LOGS = Path("logs")
 ARTIFACTS = Path("artifacts")
+TASKS = Path("tasks")
 PLANS = RESULTS / "_plans"
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]*"

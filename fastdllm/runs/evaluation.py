@@ -107,7 +107,7 @@ class Evaluation:
     @property
     def _sources(self) -> list[Path]:
         """Policy, task, what they import and local data: the files that decide the run."""
-        task = find_task_files(Path(self.spec.run.task_file))
+        task = find_task_files(self.spec.run.task)
         code = [Path(self.spec.run.policy_file), *task.helpers]
         others = [*(path for path, _ in task.layers), *(path for _, path in task.data)]
         return [*others, *(file for path in code for file in code_files(path))]
@@ -360,7 +360,7 @@ class Evaluation:
             self.plan,
             [answer for chunk in chunks for answer in chunk.answers],
             tokenizer=self.tokenizer,
-            task=load_task(self.spec.task, Path(self.spec.run.task_file).parent),
+            task=load_task(self.spec.run.task),
             bootstrap_iters=self.spec.run.bootstrap_iters,
         )
         summary = summarize(

@@ -24,7 +24,8 @@ from fastdllm.runs.shards import Shard, job_files, lock_path, write_stamp
 from fastdllm.runs.spec import RunSpec, check_plan
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, allows_code
 from fastdllm.tasks.plan import planned_sizes, read_plan
-from fastdllm.tasks.task_files import LOCAL_BUILDERS, TaskFiles, find_task_files
+from fastdllm.tasks.task_files import TaskFiles, find_task_files
+from fastdllm.tasks.task_source import LOCAL_BUILDERS, TaskSource
 
 FETCHED = RESULTS / "_fetched.json"
 _REMEDY = "on a node with network: fastdllm fetch"
@@ -54,10 +55,10 @@ def read_fetched(path: Path = FETCHED) -> Fetched:
 
 def require_fetched(spec: RunSpec) -> None:
     """Refuse a run whose model or data is not here (see `require`)."""
-    require(spec.run.model_path, spec.run.model_revision, Path(spec.run.task_file))
+    require(spec.run.model_path, spec.run.model_revision, spec.run.task)
 
 
-def require(model: str, revision: str | None, task_file: Path) -> None:
+def require(model: str, revision: str | None, task: TaskSource) -> None:
     """Refuse a model or a task that is neither local nor complete in the caches.
 
     Args:
@@ -67,7 +68,7 @@ def require(model: str, revision: str | None, task_file: Path) -> None:
         UserError: what is missing, by name, and the command that brings it.
     """
     require_model(model, revision)
-    require_data(task_file)
+    require_data(task)
 
 
 def require_model(model: str, revision: str | None) -> None:
@@ -95,9 +96,9 @@ def require_whole_folder(model: str) -> None:
         raise UserError(f"model {model!r}: {lack}; copy the folder again")
 
 
-def require_data(task_file: Path) -> None:
+def require_data(source: TaskSource) -> None:
     """The task's part of `require`."""
-    files, task = find_task_files(task_file), task_file.stem
+    files, task = find_task_files(source), source.name
     if any(values.get("unsafe_code") for _, values in files.layers) and not allows_code():
         raise UserError(f"task {task!r}: {CODE_REFUSED}")
     if files.is_local:

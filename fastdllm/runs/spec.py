@@ -17,6 +17,7 @@ from fastdllm.common.paths import LOGS, task_folder
 from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.plan import Plan, plan_again
+from fastdllm.tasks.task_source import TaskSource
 from fastdllm.validation import StrictModel, validated
 
 
@@ -35,6 +36,7 @@ class RunPlaces(StrictModel):
     """Where a run is decoded, and in batches of which size: nothing that makes it another run.
 
     batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
+    task_data: as `TaskSource.data`.
     computation: digest that runs share which are the same computation; the summary keeps it.
     """
 
@@ -47,9 +49,15 @@ class RunPlaces(StrictModel):
     policy_file: str
     plan_folder: str
     task_file: str
+    task_data: str | None = None
     bootstrap_iters: int = 1000
     batch_size: BatchSize = "auto"
     computation: str | None = None
+
+    @property
+    def task(self) -> TaskSource:
+        """Where the task is read from."""
+        return TaskSource(Path(self.task_file), self.task_data)
 
 
 class RunSpec(StrictModel):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import temporary_folder
 from fastdllm.tasks.task_files import find_task_files
+from fastdllm.tasks.task_source import TaskSource
 
 # By which the metrics of code ask for permission; lm-eval's own switch follows it here.
 CODE_VARIABLE = "HF_ALLOW_CODE_EVAL"
@@ -51,11 +51,11 @@ def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]
         yield
 
 
-def data_is_local(task_file: Path | str) -> bool:
+def data_is_local(task: TaskSource) -> bool:
     """Whether a task, or each member of a group, reads local files only."""
-    if not Path(task_file).is_file():
+    if not task.file.is_file():
         return False
     try:
-        return find_task_files(Path(task_file)).is_local
+        return find_task_files(task).is_local
     except UserError:
         return True  # load_task says what is wrong with it; that needs no network either

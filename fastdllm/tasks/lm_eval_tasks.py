@@ -38,6 +38,7 @@ from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_cod
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.metric_checks import check_metrics, complain_about_metrics
 from fastdllm.tasks.task_files import READ_OPTIONS, exact_files, find_task_files, split_files
+from fastdllm.tasks.task_source import TaskSource
 from fastdllm.tasks.task_texts import check_texts
 
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
@@ -119,7 +120,14 @@ class LocalTask(ConfigurableTask):
 
 
 class LocalDataFactory(TaskFactory):
-    """Builds tasks as lm-eval does, those of local JSON or CSV files as `LocalTask`."""
+    """Builds tasks as lm-eval does, those of local JSON or CSV files as `LocalTask`.
+
+    source: where the data of the tasks is.
+    """
+
+    def __init__(self, source: TaskSource) -> None:
+        super().__init__()
+        self._source = source
 
     def _load_full_config(
         self, entry: Entry, overrides: dict[str, Any] | None = None
@@ -144,18 +152,20 @@ class LocalDataFactory(TaskFactory):
                 "and lm-eval would end it at the first empty line; give it in the file of the "
                 'task, such as ["<|im_end|>"], or [] for none'
             )
+        config = self._source.with_data(config)
         if split_files(config) is None:
             return exact_files(config)
         return {**config, "class": LocalTask}
 
 
-def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
-    """Load one task or group by name from the YAML files of a folder.
+def load_task(task: TaskSource | str) -> LoadedTask:
+    """Load one task or group; a name alone is of a task in tasks/.
 
     Raises:
         UserError: unknown name, broken YAML, missing or empty data, or no metric.
     """
-    folder = Path(tasks_folder)
+    source = TaskSource.named(task) if isinstance(task, str) else task
+    name, folder = source.name, source.file.parent
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; tasks are YAML files in it")
     try:
@@ -163,14 +173,13 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
     except TypeError as error:  # by sorting the names of all tasks in the folder
         _complain_about_names(folder)
         raise UserError(f"{folder}: lm-eval cannot list its tasks: {_reason(error)}") from error
-    manager._factory = LocalDataFactory()
+    manager._factory = LocalDataFactory(source)
     if name not in manager.all_tasks:
-        _complain_about_broken_file(folder / f"{name}.yaml")
+        _complain_about_broken_file(source.file)
         raise unknown_name("task", name, manager.all_tasks, where=str(folder))
     entry = manager.task_index[name]
     where = entry.yaml_path or folder
-    expected = folder / f"{name}.yaml"
-    if entry.yaml_path != expected:
+    if entry.yaml_path != (expected := source.file):
         named = f"{where} names it" if entry.yaml_path else "a tag of other tasks is its name"
         raise UserError(
             f"task {name!r}: {named}, and lm-eval would take that, not {expected}; let no other "
@@ -178,14 +187,14 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
             if expected.is_file()
             else f"{expected}: no such file; {named}, but a task, or a group, is a file of its name"
         )
-    helpers = find_task_files(entry.yaml_path).helpers
+    helpers = find_task_files(source).helpers
     forget_helpers(helpers)
     try:
         with only_counted_imports(*helpers):
             loaded = manager.load([name])
-            for task in loaded["tasks"].values():
-                if not len(task.eval_docs):
-                    raise _no_items(task.task_name, task.config.dataset_kwargs)
+            for leaf in loaded["tasks"].values():
+                if not len(leaf.eval_docs):
+                    raise _no_items(leaf.task_name, leaf.config.dataset_kwargs)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -203,11 +212,11 @@ def load_task(name: str, tasks_folder: Path | str = "tasks") -> LoadedTask:
         files = (config.get("dataset_kwargs") or {}).get("data_files") if is_about_data else None
         what = f"its data {files} " if files else ""
         raise UserError(f"{where}: {what}cannot be loaded: {_reason(error)}") from error
-    for task in loaded["tasks"].values():
-        _check_folder(task)
-        check_metrics(task)
-        check_texts(task)
-        check_items(task)
+    for leaf in loaded["tasks"].values():
+        _check_folder(leaf)
+        check_metrics(leaf)
+        check_texts(leaf)
+        check_items(leaf)
     groups = loaded.get("groups", {})
     root = groups.get(name) or next(iter(loaded["tasks"].values()))
     return LoadedTask(

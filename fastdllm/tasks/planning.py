@@ -32,6 +32,7 @@ from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, 
 from fastdllm.tasks.printing import printed_texts
 from fastdllm.tasks.prompt_checks import check_prompts
 from fastdllm.tasks.repeats import check_overlaps, check_repeats
+from fastdllm.tasks.task_source import TaskSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class PlanOptions:
     model_commit: of a model of the hub.
     """
 
-    task: str
+    task: TaskSource
     limit: int | None
     chunk_size: int
     num_fewshot: int | None
@@ -53,7 +54,6 @@ class PlanOptions:
     vocab_size: int
     mask_id: int | None = None
     model_commit: str | None = None
-    tasks_folder: str = "tasks"
 
 
 def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ()) -> Plan:
@@ -67,7 +67,7 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
     if options.apply_chat_template and not tokenizer.chat_template:
         raise UserError(
             f"{tokenizer.name_or_path}: has no chat template; set apply_chat_template to false "
-            f"for task {options.task!r} in workflow_config.yaml"
+            f"for task {options.task.name!r} in workflow_config.yaml"
         )
     if options.apply_chat_template and "strftime_now" in tokenizer.chat_template:
         # Asked today and scored tomorrow, no prompt would have an answer.
@@ -75,7 +75,7 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
             f"{tokenizer.name_or_path}: its chat template writes the date (strftime_now), so that "
             "prompts differ from day to day; write a fixed date into it"
         )
-    task = load_task(options.task, options.tasks_folder)
+    task = load_task(options.task)
     set_fewshot(task, options.num_fewshot)
     # Not once more when a run is scored: its prompts are compared with the plan's then.
     examples = {name: check_examples(leaf) for name, leaf in task.leaves.items()}
@@ -103,8 +103,8 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
     for (metric, filter_name), score in scores_of(result, result["samples"], task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
             tell(
-                f"task {options.task!r}: its metric '{metric},{filter_name}' is {score} for dummy "
-                "answers; a run whose real answers give such a score has no result"
+                f"task {options.task.name!r}: its metric '{metric},{filter_name}' is {score} for "
+                "dummy answers; a run whose real answers give such a score has no result"
             )
     requests = _planned(lm.collected, tokenizer)
     for name, leaf in task.leaves.items():
@@ -133,7 +133,7 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
     content = requests_text(requests).encode()
     digests = item_digests(result["samples"])
     header = PlanHeader(
-        task=options.task,
+        task=options.task.name,
         limit=options.limit,
         chunk_size=options.chunk_size,
         num_fewshot=options.num_fewshot,

@@ -18,9 +18,8 @@ from typing import Any
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.paths import expanded
 from fastdllm.common.yaml_files import read_yaml_mapping
+from fastdllm.tasks.task_source import LOCAL_BUILDERS, TaskSource
 
-# Builders of the `datasets` library that read the files named in the task file.
-LOCAL_BUILDERS = ("json", "csv", "parquet", "arrow", "text", "pandas", "xml", "hdf5")
 # Endings of files that `datasets` unpacks, but local_data.py does not.
 _ARCHIVES = (".zst", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar")
 # The dataset_kwargs of files that local_data.py reads; the third has no effect on them.
@@ -48,12 +47,13 @@ class TaskFiles:
     is_local: bool
 
 
-def find_task_files(file: Path) -> TaskFiles:
-    """Find all files behind a task file; members of a group are searched in the same folder.
+def find_task_files(source: TaskSource) -> TaskFiles:
+    """Find all files behind a task; members of a group are searched in the same folder.
 
     Raises:
         UserError: a file that is named is missing or broken, or a member is unknown or there twice.
     """
+    file = source.file
     folder = _Folder(file.parent)
     tasks = list(folder.single_tasks(file))
     names = [values.get("task") for _, values in tasks]
@@ -63,7 +63,8 @@ def find_task_files(file: Path) -> TaskFiles:
                 f"{file}: task {name!r} occurs twice in the group, where lm-eval would count it "
                 "twice or leave one out; name it once, and give a variant a name of its own"
             )
-    data = [_data(task, values) for task, values in tasks]
+    source.check_folders(values for _, values in tasks)
+    data = [_data(task, source.with_data(values), source) for task, values in tasks]
     return TaskFiles(
         layers=tuple(folder.used.items()),
         helpers=tuple(dict.fromkeys(_helpers(folder.used))),
@@ -221,7 +222,9 @@ def _functions(value: Any) -> Iterator[str]:
             yield from _functions(inner)
 
 
-def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]], bool]:
+def _data(
+    file: Path, values: Mapping[str, Any], of: TaskSource
+) -> tuple[list[tuple[str, Path]], bool]:
     """Return the local data files of a single task, and whether it has no other data."""
     source, options = values.get("dataset_path"), values.get("dataset_kwargs")
     options = options if isinstance(options, Mapping) else {}
@@ -230,8 +233,14 @@ def _data(file: Path, values: Mapping[str, Any]) -> tuple[list[tuple[str, Path]]
         return [], False
     data_dir, names = options.get("data_dir"), sorted(set(_texts(options.get("data_files"))))
     base = root / expanded(str(data_dir or ""))
+    metadata = values.get("metadata")
+    if isinstance(metadata, Mapping) and "source" in metadata:
+        for name in names:
+            if not _found(base, name):
+                raise of.not_here(base / name)
     if not base.is_dir():
-        raise UserError(f"{file}: dataset_kwargs.data_dir: {data_dir}: no such folder; {_ROOT}")
+        where = f"{file}: dataset_kwargs.data_dir" if of.data is None else of.data_key
+        raise UserError(f"{where}: {data_dir}: no such folder; {_ROOT}")
     # The README.md of a data set's folder may also define what its files mean.
     folder = root if source not in LOCAL_BUILDERS else base if data_dir and not names else None
     if folder is None and not names:
@@ -337,12 +346,16 @@ def _outer(name: str) -> str:
     return name.rpartition("::")[2].removeprefix("file://")
 
 
-def _matches(base: Path, name: str, where: str) -> list[Path]:
+def _found(base: Path, name: str) -> list[Path]:
     if (file := base / _outer(name)).is_file():
         return [file]  # a name, even where it could be a pattern: q[1].jsonl
     # Path.glob refuses absolute patterns, and finds only folders for `**`.
     matches = glob.glob(_outer(name), root_dir=base, recursive=True)  # noqa: PTH207
-    files = [path for path in sorted(base / match for match in matches) if path.is_file()]
+    return [path for path in sorted(base / match for match in matches) if path.is_file()]
+
+
+def _matches(base: Path, name: str, where: str) -> list[Path]:
+    files = _found(base, name)
     if not files:
         start = f"a path starts at {base}" if base != Path() else _ROOT
         raise UserError(f"{where}: {name}: no such file; {start}")

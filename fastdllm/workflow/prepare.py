@@ -20,8 +20,9 @@ from fastdllm.common.paths import RESULTS
 from fastdllm.runs.needs import require_model
 from fastdllm.tasks.generation import largest_budget
 from fastdllm.tasks.task_files import find_task_files
+from fastdllm.tasks.task_source import TaskSource
 from fastdllm.validation import validated
-from fastdllm.workflow.project.config_files import WorkflowConfig, task_file
+from fastdllm.workflow.project.config_files import WorkflowConfig
 
 
 def prepare(
@@ -95,7 +96,9 @@ def gpu_of(profile: Path, config: WorkflowConfig, tasks: Iterable[str] | None = 
 def _model(config: WorkflowConfig, tasks: Iterable[str] | None) -> ModelNeeds:
     model = config.model
     # The budgets of the tasks, as `decoding: max_new_tokens` is none of them.
-    budgets = [_budget(task) for task in (config.tasks if tasks is None else tasks)]
+    budgets = [
+        _budget(config.task_source(task)) for task in (config.tasks if tasks is None else tasks)
+    ]
     return ModelNeeds(
         name=model.path,
         dtype=model.dtype,
@@ -105,10 +108,10 @@ def _model(config: WorkflowConfig, tasks: Iterable[str] | None) -> ModelNeeds:
     )
 
 
-def _budget(task: str) -> int:
+def _budget(task: TaskSource) -> int:
     """Return the most tokens of an answer; a broken file is no error here, but where it is read."""
     try:
-        return largest_budget(find_task_files(task_file(task)).layers)
+        return largest_budget(find_task_files(task).layers)
     except UserError:
         return 0
 

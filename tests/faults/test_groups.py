@@ -14,6 +14,7 @@ from fastdllm.runs.answer_records import Answer
 from fastdllm.runs.scoring import Scores, score_answers
 from fastdllm.tasks.lm_eval_tasks import load_task
 from fastdllm.tasks.task_files import find_task_files
+from fastdllm.tasks.task_source import TaskSource
 from tests.support.run_project import write_lines
 from tests.support.small_project import edit
 
@@ -87,10 +88,10 @@ def test_a_key_that_lm_eval_does_not_have_is_named(line: str, says: str) -> None
 
 def test_two_files_of_one_name_are_no_member_of_a_group() -> None:
     file = write_group()
-    find_task_files(file)
+    find_task_files(TaskSource(file))
     shutil.copy("tasks/few.yaml", "tasks/few copy.yaml")
     with pytest.raises(UserError, match=r"few copy\.yaml and tasks/few\.yaml: both name"):
-        find_task_files(file)
+        find_task_files(TaskSource(file))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_a_task_that_is_twice_in_a_group_is_refused(members: str) -> None:
     file = write_group(GROUP.replace("[sums, few]", members))
     Path("tasks/inner.yaml").write_text(GROUP.replace("both", "inner"))
     with pytest.raises(UserError, match=r"both\.yaml: task 'sums' occurs twice in the group"):
-        find_task_files(file)
+        find_task_files(TaskSource(file))
 
 
 def test_a_group_counts_all_its_tasks(score: Score) -> None:

@@ -13,6 +13,7 @@ from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.model.tokenizer import conversation_text, load_tokenizer, prompt_ids
 from fastdllm.tasks.planning import PlanOptions, make_plan
+from fastdllm.tasks.task_source import TaskSource
 from tests.support.run_project import CHAT_TEMPLATE
 
 BOS, BOS_TEXT = 253, "<|im_start|>"
@@ -34,7 +35,7 @@ def write_template(folder: Path, template: Any) -> None:
 
 def plan(folder: Path, task: str = "sums", *, chat: bool = True, **model: int) -> Any:
     options = PlanOptions(
-        task=task,
+        task=TaskSource.named(task),
         limit=None,
         chunk_size=4,
         num_fewshot=None,

@@ -149,6 +149,7 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
     """Write the spec.json of one run as the workflow does; returns its path."""
     from fastdllm.decoding.user_code import policy_code_digest
     from fastdllm.settings import DecodingSettings
+    from fastdllm.tasks.task_source import TaskSource
     from fastdllm.version import DECODER_VERSION
     from fastdllm.workflow.project.digests import FileDigests, digest_of, model_digest, task_digest
 
@@ -167,7 +168,7 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
             "model": "local",
             "model_digest": model_digest(model_folder, FileDigests()),
             "policy_digest": policy_code_digest(policy_file),
-            "task_digest": task_digest(Path(f"tasks/{task}.yaml"), FileDigests()),
+            "task_digest": task_digest(TaskSource.named(task), FileDigests()),
             "task": task,
             "dtype": "float32",
             "chunk_size": chunk_size,
@@ -210,6 +211,7 @@ def make_plan_on_disk(project: Path, tokenizer: Any) -> Callable[..., Any]:
     """Plan a task of the project into results/_plans and return the plan."""
     from fastdllm.tasks.plan import write_plan
     from fastdllm.tasks.planning import PlanOptions, make_plan
+    from fastdllm.tasks.task_files import TaskSource
 
     def plan(task: str = "sums", **options: Any) -> Any:
         values = {"sums": 3, "choices": 6}
@@ -217,7 +219,7 @@ def make_plan_on_disk(project: Path, tokenizer: Any) -> Callable[..., Any]:
             tokenizer,
             PlanOptions(
                 **{
-                    "task": task,
+                    "task": TaskSource.named(task),
                     "limit": None,
                     "chunk_size": values.get(task, 4),
                     "num_fewshot": None,

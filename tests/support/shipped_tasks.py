@@ -26,6 +26,7 @@ import pytest
 
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.plan import Plan, read_plan
+from fastdllm.tasks.task_source import TaskSource
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared/data"
@@ -92,11 +93,10 @@ def outcome(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         shutil.copytree(tasks, folder / "tasks", ignore=shutil.ignore_patterns("data", "__*"))
-        link = folder / "tasks/data" / (task if data else "")
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to((data or tasks / "data").absolute())
+        (folder / "tasks/data").symlink_to((tasks / "data").absolute())
         options = {
             "task": task,
+            "data": data and str(data.absolute()),
             "limit": limit,
             "chunk_size": 100,
             "num_fewshot": num_fewshot,
@@ -199,10 +199,12 @@ def _plan(options: Mapping[str, Any]) -> None:
     from fastdllm.tasks.plan import write_plan
     from fastdllm.tasks.planning import PlanOptions, make_plan
 
-    plan = make_plan(load_tokenizer(str(MODEL)), PlanOptions(**options))
+    source = _source(options)
+    options = {key: value for key, value in options.items() if key != "data"}
+    plan = make_plan(load_tokenizer(str(MODEL)), PlanOptions(**{**options, "task": source}))
     write_plan(Path("plan"), plan, made_from="{}\n")
     items = []
-    for name, leaf in load_task(options["task"]).leaves.items():
+    for name, leaf in load_task(source).leaves.items():
         for index in range(len(plan.header.item_digests[name])):
             doc = leaf.eval_docs[index]
             has_options = leaf.OUTPUT_TYPE == "multiple_choice"
@@ -227,7 +229,7 @@ def _score(options: Mapping[str, Any]) -> None:
             ids = tuple(tokenizer(answer, add_special_tokens=False)["input_ids"])
             passes = PassCounts()
             answers.append(Answer(id=key, token_ids=ids, finish_reason="length", passes=passes))
-    task = load_task(options["task"])
+    task = load_task(_source(options))
     scores = score_answers(
         read_plan(Path("plan"), options["task"]),
         answers,
@@ -242,6 +244,10 @@ def _score(options: Mapping[str, Any]) -> None:
         "samples": scores.samples,
     }
     _write(Path("scores.json"), record)
+
+
+def _source(options: Mapping[str, Any]) -> TaskSource:
+    return TaskSource(TaskSource.named(options["task"]).file, options["data"])
 
 
 def _write(path: Path, value: Any) -> None:

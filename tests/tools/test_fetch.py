@@ -17,6 +17,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.machine.hub_cache import has_data_set
 from fastdllm.model.checkpoint import is_whole_safetensors, lacking
 from fastdllm.runs.needs import FETCHED, require
+from fastdllm.tasks.task_source import TaskSource
 from fastdllm.tools.fetching.model import fetch_model
 from fastdllm.workflow.project.digests import FileDigests
 from tests.support.fake_hub import COMMIT, Hub, serve
@@ -169,10 +170,10 @@ def test_a_second_fetch_downloads_nothing(fetched: Path, hub: Hub) -> None:
 
 @pytest.mark.slow
 def test_what_is_fetched_is_enough(copy: Path) -> None:
-    require("lab/tiny", None, Path("tasks/remote.yaml"))
-    require("lab/tiny", COMMIT, Path("tasks/local.yaml"))
+    require("lab/tiny", None, TaskSource.named("remote"))
+    require("lab/tiny", COMMIT, TaskSource.named("local"))
     (copy / FETCHED).unlink()
-    require("lab/tiny", "main", Path("tasks/remote.yaml"))
+    require("lab/tiny", "main", TaskSource.named("remote"))
 
 
 @pytest.mark.slow
@@ -200,7 +201,7 @@ def test_what_is_missing_is_named(copy: Path, *, is_recorded: bool, lost: str, s
     else:
         (snapshot_of(home) / lost).unlink()
     with pytest.raises(UserError) as caught:
-        require("lab/tiny", None, Path("tasks/remote.yaml"))
+        require("lab/tiny", None, TaskSource.named("remote"))
     assert says in str(caught.value)
     assert "on a node with network: fastdllm fetch" in str(caught.value)
 
@@ -211,22 +212,23 @@ def test_another_cache_than_the_one_fetched_to_is_said(
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(copy / "elsewhere"))
     with pytest.raises(UserError, match=r"it was fetched to .*home/hub: is HF_HOME set"):
-        require("lab/tiny", None, Path("tasks/local.yaml"))
+        require("lab/tiny", None, TaskSource.named("local"))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("copy")
 def test_a_revision_that_was_not_fetched_is_refused() -> None:
     with pytest.raises(UserError, match=r"revision v2: is not in the cache"):
-        require("lab/tiny", "v2", Path("tasks/local.yaml"))
+        require("lab/tiny", "v2", TaskSource.named("local"))
 
 
 @pytest.mark.slow
 def test_the_check_is_quick_and_needs_no_torch(copy: Path) -> None:
     program = (
-        "import sys, pathlib\n"
+        "import sys\n"
         "from fastdllm.runs.needs import require\n"
-        "require('lab/tiny', None, pathlib.Path('tasks/remote.yaml'))\n"
+        "from fastdllm.tasks.task_files import TaskSource\n"
+        "require('lab/tiny', None, TaskSource.named('remote'))\n"
         "heavy = {'torch', 'transformers', 'huggingface_hub', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

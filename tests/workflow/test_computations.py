@@ -11,6 +11,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.policy import PassKind, Policy
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.task_files import find_task_files
+from fastdllm.tasks.task_source import TaskSource
 from fastdllm.workflow.project.computations import is_likelihood_task
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
@@ -250,7 +251,7 @@ def test_a_task_is_of_likelihoods_when_every_file_says_so(
     for name, text in files.items():
         task = "" if name == "base" else f"task: {name}\ndataset_path: some/where\n"
         Path(f"{name}.yaml").write_text(f"{task}{text}\ndescription: x\n")
-    assert is_likelihood_task(find_task_files(Path("t.yaml"))) is expected
+    assert is_likelihood_task(find_task_files(TaskSource(Path("t.yaml")))) is expected
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_a_group_is_of_likelihoods_when_every_member_is(
     Path("g.yaml").write_text(f"group: g\n{group}\n")
     for name, kind in (("a", "multiple_choice"), ("b", "loglikelihood"), ("c", "generate_until")):
         Path(f"{name}.yaml").write_text(f"task: {name}\ndataset_path: d\noutput_type: {kind}\n")
-    assert is_likelihood_task(find_task_files(Path("g.yaml"))) is expected
+    assert is_likelihood_task(find_task_files(TaskSource(Path("g.yaml")))) is expected
 
 
 @pytest.mark.usefixtures("project")

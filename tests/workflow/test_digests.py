@@ -11,6 +11,7 @@ import pytest
 
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.lm_eval_setup import data_is_local
+from fastdllm.tasks.task_source import TaskSource
 from fastdllm.workflow.project.digests import FileDigests, digest_of, task_digest
 
 FILES = {
@@ -40,7 +41,7 @@ def write(name: str, text: str) -> Path:
 
 
 def digest(task: str) -> str:
-    return task_digest(write("tasks/words.yaml", task), FileDigests())
+    return task_digest(TaskSource(write("tasks/words.yaml", task)), FileDigests())
 
 
 READS_TEST = {
@@ -80,7 +81,7 @@ def test_data_counts_however_it_is_named(task: str) -> None:
 @pytest.mark.parametrize("task", READS_TEST.values(), ids=READS_TEST)
 def test_a_task_of_local_files_needs_no_network(task: str) -> None:
     write("tasks/words.yaml", task)
-    assert data_is_local("tasks/words.yaml")
+    assert data_is_local(TaskSource.named("words"))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_a_task_of_local_files_needs_no_network(task: str) -> None:
 )
 def test_a_task_with_data_from_elsewhere_is_not_local(task: str) -> None:
     digest(task)
-    assert not data_is_local("tasks/words.yaml")
+    assert not data_is_local(TaskSource.named("words"))
 
 
 def test_the_way_a_file_is_named_leaves_the_digest_of_a_plain_task_as_it_was() -> None:

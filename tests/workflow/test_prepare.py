@@ -20,6 +20,7 @@ from fastdllm.cluster.choice import Choice
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.generation import largest_budget
 from fastdllm.tasks.task_files import find_task_files
+from fastdllm.tasks.task_source import TaskSource
 from fastdllm.workflow.prepare import gpu_of, prepare
 from fastdllm.workflow.project.config_files import WorkflowConfig
 from tests.cluster.test_fitting import SEVEN_B
@@ -441,5 +442,5 @@ def test_the_memory_is_that_of_the_budgets_of_the_tasks(
         UserError, match=r"in float16 needs at least 31\.3 GiB, GPU RTX_6000 has 24"
     ):
         gpu_of(PROFILES / "pace", config)
-    assert largest_budget(find_task_files(Path("tasks/both.yaml")).layers) == 9
-    assert largest_budget(find_task_files(Path("tasks/long.yaml")).layers) == 300_000
+    assert largest_budget(find_task_files(TaskSource.named("both")).layers) == 9
+    assert largest_budget(find_task_files(TaskSource.named("long")).layers) == 300_000

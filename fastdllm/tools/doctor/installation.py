@@ -20,7 +20,7 @@ from fastdllm.launch import ARCHIVE_VARIABLE
 from fastdllm.machine.process import git_state, user_name
 from fastdllm.runs.needs import require_data, require_model, require_whole_folder
 from fastdllm.tools.doctor.finding import DoctorFinding, ok, problem, warn
-from fastdllm.workflow.project.config_files import WorkflowConfig, load_workflow_config, task_file
+from fastdllm.workflow.project.config_files import WorkflowConfig, load_workflow_config
 
 # Weights in many shards, data sets, libraries and pipes are open at a time.
 LEAST_OPEN_FILES = 1024
@@ -131,7 +131,7 @@ def look_at_model(config: WorkflowConfig) -> list[DoctorFinding]:
     model = partial(require_model, config.model.path, config.model.revision)
     whole = partial(require_whole_folder, config.model.path)
     checks: list[tuple[str, Callable[[], None]]] = [("model", model), ("model", whole)]
-    checks += [("data", partial(require_data, task_file(task))) for task in config.tasks]
+    checks += [("data", partial(require_data, config.task_source(task))) for task in config.tasks]
     for name, check in checks:
         try:
             check()

@@ -13,15 +13,16 @@ from typing import Any
 
 from fastdllm.common.files import cannot
 from fastdllm.tasks.lm_eval_tasks import LoadedTask, load_task
+from fastdllm.tasks.task_source import TaskSource
 
 
-def fetch_data(task: str, tasks_folder: Path) -> list[dict[str, Any]]:
+def fetch_data(task: TaskSource) -> list[dict[str, Any]]:
     """Load a task online; return the files (path, bytes, sha256) that its data was put into.
 
     Raises:
         UserError: the task or its data cannot be loaded.
     """
-    return [_described(path) for path in sorted(_files(load_task(task, tasks_folder)))]
+    return [_described(path) for path in sorted(_files(load_task(task)))]
 
 
 def _files(task: LoadedTask) -> Iterator[Path]:

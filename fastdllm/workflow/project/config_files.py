@@ -17,15 +17,15 @@ from pydantic import AfterValidator, Field, model_validator
 from fastdllm.cluster.site import ClusterOptions
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.files import to_json
-from fastdllm.common.paths import check_name, check_task_name
+from fastdllm.common.paths import TASKS, check_name, check_task_name
 from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.runs.spec import BatchSize
 from fastdllm.settings import DecodingSettings
+from fastdllm.tasks.task_source import TaskSource
 from fastdllm.validation import StrictModel, validated
 
 WORKFLOW_CONFIG = Path("workflow_config.yaml")
 EXPERIMENTS = Path("experiments")
-TASKS = Path("tasks")
 SCHEMAS = Path("docs/schemas")
 
 _DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
@@ -175,6 +175,12 @@ class ModelChoice(StrictModel):
 class TaskOptions(StrictModel):
     """How one task is run; the task itself is tasks/<name>.yaml."""
 
+    data: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of the task's files, in place of the data_dir in its file. Does not "
+        "count as a change of the run; the content of the files does.",
+    )
     chunk_size: int = Field(
         200,
         ge=1,
@@ -251,6 +257,10 @@ class WorkflowConfig(StrictModel):
         """The options of an enabled task; the defaults if it is only named."""
         return self.tasks[task] or TaskOptions()
 
+    def task_source(self, task: str) -> TaskSource:
+        """Where an enabled task is read from."""
+        return TaskSource(TaskSource.named(task).file, self.task_options(task).data)
+
 
 def load_workflow_config(path: Path = WORKFLOW_CONFIG) -> WorkflowConfig:
     """Read and check workflow_config.yaml.
@@ -266,7 +276,7 @@ def load_workflow_config(path: Path = WORKFLOW_CONFIG) -> WorkflowConfig:
             raise unknown_name("experiment", experiment, existing, f"{path}: experiments")
     _refuse_repeated(config.experiments, f"{path}: experiments")
     for task in config.tasks:
-        if not task_file(task).is_file():
+        if not TaskSource.named(task).file.is_file():
             existing = [p.stem for p in TASKS.glob("[!_.]*.yaml")]
             raise unknown_name("task", task, existing, f"{path}: tasks")
     return config
@@ -289,11 +299,6 @@ def load_experiment_config(experiment: str) -> ExperimentConfig:
 def experiment_file(experiment: str) -> Path:
     """Return the path of an experiment's grid."""
     return EXPERIMENTS / experiment / "experiment.yaml"
-
-
-def task_file(task: str) -> Path:
-    """Return the path of a task's definition for lm-eval."""
-    return TASKS / f"{task}.yaml"
 
 
 def _refuse_repeated(names: list[str], where: str) -> None:

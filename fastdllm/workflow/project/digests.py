@@ -23,6 +23,7 @@ from fastdllm.decoding.user_code import policy_code_digest
 from fastdllm.model.checkpoint import other_weights
 from fastdllm.runs.spec import RunSpec
 from fastdllm.tasks.task_files import TaskFiles, find_task_files
+from fastdllm.tasks.task_source import TaskSource
 from fastdllm.version import DECODER_VERSION
 
 VERSION_FILE = Path(version.__file__)
@@ -122,13 +123,13 @@ def model_digest(folder: Path, digests: FileDigests) -> str:
     return digest_of([[name, digests.of(file)] for name, file in files.items()])
 
 
-def task_digest(file: Path, digests: FileDigests) -> str:
+def task_digest(task: TaskSource, digests: FileDigests) -> str:
     """Digest of a task: its YAML without comments, included files, members, helpers and data.
 
     Raises:
         UserError: a file that the task names is missing or broken.
     """
-    return task_files_digest(find_task_files(file), digests)
+    return task_files_digest(find_task_files(task), digests)
 
 
 def task_files_digest(files: TaskFiles, digests: FileDigests) -> str:
@@ -180,7 +181,7 @@ def check_sources(spec: RunSpec, digests: FileDigests) -> None:
             f"{spec.experiment}/{spec.task}/{spec.config}: planned with decoder version {planned}, "
             f"and this code has {other}; type the same snakemake command again"
         )
-    policy, task = Path(spec.run.policy_file), Path(spec.run.task_file)
+    policy, task = Path(spec.run.policy_file), spec.run.task
     if not policy.exists():
         raise UserError(
             f"{policy}: not found from here; type the command in the project's folder, or give "
@@ -188,7 +189,7 @@ def check_sources(spec: RunSpec, digests: FileDigests) -> None:
         )
     current = {
         "policy_digest": (policy, policy_code_digest(policy)),
-        "task_digest": (task, task_digest(task, digests)),
+        "task_digest": (task.file, task_digest(task, digests)),
     }
     if spec.decides.get("model") == "local":
         folder = expanded(spec.run.model_path)

@@ -15,9 +15,10 @@ from fastdllm.model.checkpoint import local_folder
 from fastdllm.model.config import ModelShape, read_shape
 from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.tasks.task_files import TaskFiles, find_task_files
+from fastdllm.tasks.task_source import TaskSource
 from fastdllm.version import DECODER_VERSION
 from fastdllm.workflow.project.computations import is_likelihood_task
-from fastdllm.workflow.project.config_files import ExperimentConfig, WorkflowConfig, task_file
+from fastdllm.workflow.project.config_files import ExperimentConfig, WorkflowConfig
 from fastdllm.workflow.project.digests import (
     FileDigests,
     model_digest,
@@ -25,8 +26,8 @@ from fastdllm.workflow.project.digests import (
 )
 from fastdllm.workflow.project.grid import Config
 
-# Options of a task that say only how the work is split.
-UNDECIDING_OPTIONS = {"batch_size", "shards", "group"}
+# Options of a task that say only where its data is and how the work is split.
+UNDECIDING_OPTIONS = {"data", "batch_size", "shards", "group"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,16 @@ class TaskIdentity:
     overrules: Mapping[str, str]
 
 
-def read_task(name: str, digests: FileDigests) -> TaskIdentity:
+def read_task(source: TaskSource, digests: FileDigests) -> TaskIdentity:
     """Read the files of an enabled task.
 
     Raises:
         UserError: one of them is missing or broken.
     """
-    files = find_task_files(task_file(name))
+    files = find_task_files(source)
     is_likelihood = is_likelihood_task(files)
     overrules = {} if is_likelihood else _overruled_settings(files)
-    return TaskIdentity(name, task_files_digest(files, digests), is_likelihood, overrules)
+    return TaskIdentity(source.name, task_files_digest(files, digests), is_likelihood, overrules)
 
 
 def _overruled_settings(files: TaskFiles) -> dict[str, str]:

@@ -28,7 +28,6 @@ from fastdllm.workflow.project.config_files import (
     experiment_file,
     load_experiment_config,
     load_workflow_config,
-    task_file,
 )
 from fastdllm.workflow.project.digests import FileDigests, digest_of
 from fastdllm.workflow.project.fingerprint_keys import (
@@ -171,7 +170,9 @@ def task_plan(config: WorkflowConfig, task: str, limit: int | None) -> TaskPlan:
         UserError: the model or the task cannot be read.
     """
     digests = FileDigests.load()
-    decides = plan_decides(config, read_model(config, digests), read_task(task, digests))
+    decides = plan_decides(
+        config, read_model(config, digests), read_task(config.task_source(task), digests)
+    )
     digests.save()
     return TaskPlan(task, limit, decides)
 
@@ -188,7 +189,7 @@ def load_project(selection: Selection | None = None) -> Project:
     config = load_workflow_config()
     digests = FileDigests.load()
     model = read_model(config, digests)
-    tasks = {name: read_task(name, digests) for name in config.tasks}
+    tasks = {name: read_task(config.task_source(name), digests) for name in config.tasks}
     experiments = {name: load_experiment_config(name) for name in config.experiments}
     runs = [
         run
@@ -242,8 +243,10 @@ def _expand(
     runs = []
     for task in keep("task", experiment.tasks, config.tasks, where=f"{where}: tasks"):
         check_overruled(tasks[task], experiment, configs, where)
+        source = config.task_source(task)
         surroundings = {
-            "task_file": str(task_file(task)),
+            "task_file": str(source.file),
+            "task_data": source.data,
             "policy_file": str(policy_file),
             "plan_folder": str(PLANS / task_folder(task, limit)),
             "model_path": config.model.path,

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.common.errors import UserError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, help="a task of workflow_config.yaml")
+    parser.add_argument("--task", required=True, help="a task of tasks/")
     parser.add_argument("--limit", type=int, help="plan the first N items only")
     parser.add_argument("--output", type=Path, help="folder (default: results/_plans/<task>)")
 
@@ -30,14 +30,12 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.common.files import to_json
     from fastdllm.common.paths import PLANS, task_folder
     from fastdllm.runs.lock import run_lock
-    from fastdllm.workflow.project.config_files import load_workflow_config
+    from fastdllm.workflow.project.config_files import load_workflow_config, with_task
     from fastdllm.workflow.project.runs import task_plan
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for all items")
-    config = load_workflow_config()
-    if args.task not in config.tasks:
-        raise unknown_name("task", args.task, config.tasks, where="workflow_config.yaml")
+    config = with_task(load_workflow_config(), args.task)
     options, source = config.task_options(args.task), config.task_source(args.task)
     folder = args.output or PLANS / task_folder(args.task, args.limit)
 

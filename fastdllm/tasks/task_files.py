@@ -28,6 +28,8 @@ READ_OPTIONS = {"json": ("field",), "csv": ("delimiter", "sep")}
 # The name of a part of a data set, numbered from 0.
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 _DATA_KEYS = ("dataset_path", "dataset_kwargs", "custom_dataset")
+# The key of `metadata` that names the data set of the hub which the files come from.
+SOURCE = "source"
 _ROOT = "a path starts at the folder of workflow_config.yaml"
 
 
@@ -54,7 +56,7 @@ def find_task_files(source: TaskSource) -> TaskFiles:
         UserError: a file that is named is missing or broken, or a member is unknown or there twice.
     """
     file = source.file
-    folder = _Folder(file.parent)
+    folder = Folder(file.parent)
     tasks = list(folder.single_tasks(file))
     names = [values.get("task") for _, values in tasks]
     for name in names:
@@ -73,7 +75,7 @@ def find_task_files(source: TaskSource) -> TaskFiles:
     )
 
 
-class _Folder:
+class Folder:
     """A folder of task files, each read once; `used` are those that the task consists of."""
 
     def __init__(self, folder: Path) -> None:
@@ -93,9 +95,9 @@ class _Folder:
         """
         if file in above:
             raise UserError(f"{file}: the group contains itself; take it out of its `task` list")
-        layers = self._layers(file)
+        layers = self.layers(file)
         self.used |= dict(layers)
-        yield from self._expand(_merged(layers), inherited or {}, (*above, file))
+        yield from self._expand(merged_keys(layers), inherited or {}, (*above, file))
 
     def _expand(
         self, values: Mapping[str, Any], inherited: Mapping[str, Any], above: tuple[Path, ...]
@@ -122,7 +124,7 @@ class _Folder:
             elif not files:
                 raise self._unknown_member(name, file)
 
-    def _layers(self, file: Path) -> list[tuple[Path, dict[str, Any]]]:
+    def layers(self, file: Path) -> list[tuple[Path, dict[str, Any]]]:
         """A file and what it includes, in the order in which later keys replace earlier ones."""
         layers: list[tuple[Path, dict[str, Any]]] = []
         seen: set[Path] = set()
@@ -165,7 +167,7 @@ class _Folder:
 
     def _index(self, file: Path, tasks: dict[str, Path]) -> None:
         try:
-            values = _merged(self._layers(file))
+            values = merged_keys(self.layers(file))
         except UserError:
             return  # matters only if it turns out to be the missing member
         is_group = "group" in values and "class" not in values
@@ -180,14 +182,21 @@ class _Folder:
         expected = self.folder / f"{name}.yaml"
         if expected.is_file():
             try:
-                self._layers(expected)
+                self.layers(expected)
             except UserError as error:
                 return error
         return unknown_name("task", name, [*(self._tasks or {}), *self._tags], f"{file}: task")
 
 
-def _merged(layers: Iterable[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+def merged_keys(layers: Iterable[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """Return the keys of layers, of which a later one replaces an earlier."""
     return {key: value for _, values in layers for key, value in values.items()}
+
+
+def metadata_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `metadata` of the merged keys of a task or a group; {} if it has none."""
+    metadata = values.get("metadata")
+    return metadata if isinstance(metadata, Mapping) else {}
 
 
 def _about_data(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,8 +242,7 @@ def _data(
         return [], False
     data_dir, names = options.get("data_dir"), sorted(set(_texts(options.get("data_files"))))
     base = root / expanded(str(data_dir or ""))
-    metadata = values.get("metadata")
-    if isinstance(metadata, Mapping) and "source" in metadata:
+    if SOURCE in metadata_of(values):
         for name in names:
             if not _found(base, name):
                 raise of.not_here(base / name)

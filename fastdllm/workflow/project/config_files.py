@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +22,7 @@ from fastdllm.common.paths import TASKS, check_name, check_task_name
 from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.runs.spec import BatchSize
 from fastdllm.settings import DecodingSettings
+from fastdllm.tasks.task_metadata import own_options
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.validation import StrictModel, validated
 
@@ -173,7 +175,7 @@ class ModelChoice(StrictModel):
 
 
 class TaskOptions(StrictModel):
-    """How one task is run; the task itself is tasks/<name>.yaml."""
+    """How one task is run; the task itself is tasks/<name>.yaml, whose file may say it as well."""
 
     data: str | None = Field(
         None,
@@ -275,11 +277,47 @@ def load_workflow_config(path: Path = WORKFLOW_CONFIG) -> WorkflowConfig:
             existing = [p.parent.name for p in EXPERIMENTS.glob("[!_.]*/experiment.yaml")]
             raise unknown_name("experiment", experiment, existing, f"{path}: experiments")
     _refuse_repeated(config.experiments, f"{path}: experiments")
-    for task in config.tasks:
-        if not TaskSource.named(task).file.is_file():
-            existing = [p.stem for p in TASKS.glob("[!_.]*.yaml")]
-            raise unknown_name("task", task, existing, f"{path}: tasks")
-    return config
+    tasks = {
+        name: _with_own_options(name, options, f"{path}: tasks")
+        for name, options in config.tasks.items()
+    }
+    return config.model_copy(update={"tasks": tasks})
+
+
+def with_task(config: WorkflowConfig, task: str) -> WorkflowConfig:
+    """Return the configuration with a task enabled, by the options of its file if it was not.
+
+    Raises:
+        UserError: there is no such task, or its file is broken.
+    """
+    if task in config.tasks:
+        return config
+    options = _with_own_options(task, None, "tasks")
+    return config.model_copy(update={"tasks": {**config.tasks, task: options}})
+
+
+def unknown_task(name: str, enabled: Iterable[str], where: str) -> UserError:
+    """Build the error for a task that is not enabled, or that does not exist."""
+    there, enabled = [file.stem for file in TASKS.glob("[!_.]*.yaml")], sorted(enabled)
+    if name in there:
+        return UserError(
+            f"{where}: task {name!r} is not enabled (only {', '.join(enabled)}); write `{name}:` "
+            f"under tasks: in {WORKFLOW_CONFIG}"
+        )
+    return UserError(
+        f"{unknown_name('task', name, there, where)} (how to add another: {TASKS}/README.md)"
+    )
+
+
+def _with_own_options(name: str, options: TaskOptions | None, where: str) -> TaskOptions:
+    """Return the options of a task: as they are given, else as its file has them."""
+    source = TaskSource.named(name)
+    if not source.file.is_file():
+        raise unknown_task(name, (), where)
+    own = own_options(source)
+    validated(TaskOptions, own, f"{source.file}: metadata.options")
+    given = options.model_dump(exclude_unset=True) if options is not None else {}
+    return validated(TaskOptions, {**own, **given}, f"{where}.{name}")
 
 
 def load_experiment_config(experiment: str) -> ExperimentConfig:

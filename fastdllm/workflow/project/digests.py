@@ -22,7 +22,8 @@ from fastdllm.common.paths import RESULTS, expanded
 from fastdllm.decoding.user_code import policy_code_digest
 from fastdllm.model.checkpoint import other_weights
 from fastdllm.runs.spec import RunSpec
-from fastdllm.tasks.task_files import TaskFiles, find_task_files
+from fastdllm.tasks.task_files import SOURCE, TaskFiles, find_task_files, metadata_of
+from fastdllm.tasks.task_metadata import OPTIONS
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.version import DECODER_VERSION
 
@@ -134,12 +135,24 @@ def task_digest(task: TaskSource, digests: FileDigests) -> str:
 
 def task_files_digest(files: TaskFiles, digests: FileDigests) -> str:
     """Digest of the files behind a task (see `task_digest`)."""
-    parts = [(path.name, digest_of(_with_text_keys(values))) for path, values in files.layers]
+    parts = [(path.name, digest_of(_what_counts(values))) for path, values in files.layers]
     parts += [(path.name, policy_code_digest(path)) for path in files.helpers]
     parts += [(name, digests.of(path)) for name, path in files.data]
     # By name only: files of one name stay in the order in which the task names them, so that
     # exchanging their contents counts.
     return digest_of(sorted(parts, key=lambda part: part[0]))
+
+
+def _what_counts(values: Mapping[str, Any]) -> Any:
+    """Return the keys of a task without those of `metadata` that count elsewhere.
+
+    Options are keys of the fingerprint themselves, and the data counts by its content.
+    """
+    metadata = metadata_of(values)
+    if metadata.keys() & {OPTIONS, SOURCE}:
+        counting = {key: metadata[key] for key in metadata.keys() - {OPTIONS, SOURCE}}
+        values = {**values, "metadata": counting}
+    return _with_text_keys(values)
 
 
 def _with_text_keys(value: Any) -> Any:

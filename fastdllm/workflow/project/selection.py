@@ -14,6 +14,7 @@ from typing import Any
 
 from fastdllm.cluster.site import ClusterOptions
 from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.workflow.project.config_files import unknown_task
 
 CLUSTER_KEYS = tuple(ClusterOptions.model_fields)
 KEYS = ("experiment", "task", "config", "limit", "restore", *CLUSTER_KEYS)
@@ -98,5 +99,7 @@ def keep(
         return valid
     wanted = set(wanted)
     for name in sorted(wanted - set(valid)):
+        if kind == "task":
+            raise unknown_task(name, valid, where)
         raise unknown_name(kind, name, valid, where)
     return [name for name in valid if name in wanted]

@@ -73,7 +73,9 @@ def check_answers(
     elif task.OUTPUT_TYPE == "multiple_choice":
         _check_labels(task, docs, kind)
     elif scores_itself(task):
-        return
+        # What is right is its own affair, but that it can say so for each item is not.
+        for index, doc in enumerate(docs if task.config.doc_to_target is not None else ()):
+            _given(task.doc_to_target, doc, where_is(task, index, kind))
     elif task.config.doc_to_choice is not None:
         _check_labels(task, docs, kind)
     else:

@@ -1,0 +1,117 @@
+r"""Score answers of gsm8k: by the number in the last \boxed{...}, and as lm-eval's own task does.
+
+The filter last-box gives process_results what it read, the filter flexible-extract a text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from lm_eval.api.metrics import exact_match_hf_evaluate
+
+from tasks.boxed import NUMBER, last_box, plain, value
+
+# Options of exact_match in lm-eval's gsm8k.
+_OF_LM_EVAL = {"ignore_case": True, "regexes_to_ignore": [",", "\\$", "(?s).*#### ", "\\.$"]}
+_TARGET = re.compile(r"#### *(-?[\d,]*\d(?:\.\d+)?) *$")
+_WORDS = re.compile(r"\\(?:text|math|mbox|operatorname)[a-z]*\s*\{([^{}]*)\}")
+_DROPPED = re.compile(
+    r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:underline|boldsymbol|bm|pounds|euro|yen|cents?|degree"
+    r"|l?dots|textdollar)(?![A-Za-z])|\\[$%#&]|[$€£¥¢%°]"
+)
+# Exponents of units and degrees, endings of ordinals, indices, and the minutes of a full hour.
+_RAISED = re.compile(
+    r"(?<=[A-Za-z;])\s*\^\s*(?:\{[^{}]*\}|\w)|\^\s*\{?\s*(?:\\circ|;|st|nd|rd|th)\s*\}?"
+    r"|_\s*(?:\{[^{}]*\}|\w)|(?<=\d):00(?!\d)"
+)
+# A command such as \sqrt, and a letter that names a variable and no unit, make a number another.
+_MORE_THAN_A_NUMBER = re.compile(r"\\|[\^√π<>≤≥]|(?<![A-Za-z])[n-rt-z](?![A-Za-z])")
+_MULTIPLES = {
+    "dozen": 12,
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
+
+
+def read_boxes(
+    answers: Iterable[Sequence[str]], _docs: Sequence[Mapping[str, Any]]
+) -> list[list[dict[str, Any]]]:
+    """Return the last box of each answer, and the numbers that it may mean."""
+    return [[_read(text) for text in texts] for texts in answers]
+
+
+def score(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
+    """Score one answer as its filter has read it."""
+    (read,) = results
+    if isinstance(read, str):
+        right = exact_match_hf_evaluate([read], [doc["answer"]], **_OF_LM_EVAL)
+        return {"exact_match": float(right["exact_match"])}
+    is_right = str(target_number(doc)) in read["numbers"]
+    return {"exact_match": float(is_right), "boxed": float(read["box"] is not None)}
+
+
+def target(doc: Mapping[str, Any]) -> str:
+    """Return the answer of an item as the data has it.
+
+    Raises:
+        ValueError: no number stands at its end.
+    """
+    target_number(doc)
+    return doc["answer"]
+
+
+def target_number(doc: Mapping[str, Any]) -> Fraction:
+    """Return the number at the end of an item's answer.
+
+    Raises:
+        ValueError: there is none.
+    """
+    answer = doc["answer"]
+    found = _TARGET.search(answer) if isinstance(answer, str) else None
+    if found is None:
+        raise ValueError(f"its answer {answer!r} does not end with '#### <number>'")
+    return Fraction(found[1].replace(",", ""))
+
+
+def _read(text: str) -> dict[str, Any]:
+    box = last_box(text)
+    return {"box": box, "numbers": [str(number) for number in numbers_in(box or "")]}
+
+
+def numbers_in(box: str) -> list[Fraction]:
+    """Return the number that a box gives, if it is one; 18 million may mean 18 as well."""
+    text = re.split(r"=|\\approx|≈", plain(box))[-1]
+    # Words may hold numbers ("18 eggs of 2 ducks"), which count only where no other number is.
+    outside = _unwrapped(text, keeps_words=False)
+    if not re.search(r"\d", outside):
+        outside = _unwrapped(text, keeps_words=True)
+    outside = re.sub(r"[{}]", "", _RAISED.sub("", _DROPPED.sub("", outside)))
+    numbers = list(NUMBER.finditer(outside))
+    if len(numbers) != 1 or _MORE_THAN_A_NUMBER.search(outside):
+        return []
+    number = value(numbers[0])
+    if number is None:
+        return []
+    words = re.findall("|".join(_MULTIPLES), box.lower())
+    return [number, *(number * _MULTIPLES[word] for word in words[:1])]
+
+
+def _unwrapped(text: str, *, keeps_words: bool) -> str:
+    r"""Return a text without \text{...} and the like; in place of words a semicolon, or they stay.
+
+    What they hold but no words, as a sign, stays.
+    """
+
+    def replaced(found: re.Match[str]) -> str:
+        is_kept = keeps_words or not re.search(r"\w", found[1])
+        return found[1] if is_kept else ";"
+
+    while (without := _WORDS.sub(replaced, text)) != text:
+        text = without
+    return text

@@ -6,11 +6,14 @@ A model is given as a folder or as a hub id (owner/name). Of weights, only the h
 from __future__ import annotations
 
 import json
+import operator
+import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-from fastdllm.common.errors import UserError, nearest_name
+from fastdllm.common.errors import UserError, error_line, nearest_name
 from fastdllm.common.files import read_json_object
 from fastdllm.common.paths import NAME_PATTERN, expanded
 
@@ -26,6 +29,16 @@ _LIKE_WEIGHTS = frozenset(
 _NO_MODEL = (".", "adapter_", "optimizer", "scheduler", "rng_state", "training_")
 _SHARD = re.compile(r"(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _HUB_ID = re.compile(f"{NAME_PATTERN}/{NAME_PATTERN}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a safetensors file: bytes `start` to `stop` of it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
 
 
 def local_folder(model: str | Path) -> Path | None:
@@ -172,15 +185,45 @@ def other_weights(folder: Path) -> list[str]:
 
 
 def is_whole_safetensors(file: Path) -> bool:
-    """Whether a safetensors file has all the bytes that its header announces."""
+    """Whether a safetensors file has a right header, and all the bytes that it announces."""
     try:
         with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            size = file.stat().st_size
-            if not 0 < length <= size - 8:
-                return False
-            header: dict[str, Any] = json.loads(stream.read(length))
-        ends = [value["data_offsets"][1] for key, value in header.items() if key != "__metadata__"]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError):
+            read_header(stream)
+    except (OSError, ValueError):
         return False
-    return bool(8 + length + max(ends, default=0) == size)
+    return True
+
+
+def read_header(stream: IO[bytes]) -> dict[str, StoredTensor]:
+    """Read what the header of a safetensors file says of each tensor.
+
+    Raises:
+        ValueError: it is broken, or does not describe the bytes behind it, one tensor after the
+            other up to the end.
+    """
+    size = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(stream.read(8), "little")
+    if not 0 < length <= size - 8:
+        raise ValueError("the header is not whole")
+    try:
+        header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        tensors = {
+            name: StoredTensor(
+                dtype=str(values["dtype"]),
+                shape=tuple(operator.index(count) for count in values["shape"]),
+                start=8 + length + operator.index(values["data_offsets"][0]),
+                stop=8 + length + operator.index(values["data_offsets"][1]),
+            )
+            for name, values in header.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise ValueError(f"the header cannot be read: {error_line(error)}") from None
+    at = 8 + length
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if tensor.start != at or tensor.stop < at:
+            raise ValueError(f"{name} is not where the tensor before it ends")
+        at = tensor.stop
+    if at != size:
+        raise ValueError(f"{size} bytes instead of {at}")
+    return tensors

@@ -6,7 +6,8 @@ belong together. Knows nothing of caches, blocks or policies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -15,10 +16,31 @@ from torch import Tensor
 
 from fastdllm.machine.process import return_freed_memory
 from fastdllm.model.config import ModelConfig
-from fastdllm.model.plain import BlockDiffusionModel, Layer, RMSNorm
-from fastdllm.model.products import GatedProduct, product
+from fastdllm.model.plain import BlockDiffusionModel
+from fastdllm.model.products import GatedProduct, is_packed, product
 
 Norm = Callable[[Tensor], Tensor]
+
+
+class Weights(Protocol):
+    """Where weights come from, by their names in a checkpoint: its files, or a plain model.
+
+    device, dtype: of the model that is made of them.
+    """
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def shape(self, name: str) -> Sequence[int]:
+        """Return the shape of a weight."""
+        ...
+
+    def write(self, name: str, out: Tensor) -> None:
+        """Write a weight to `out`, of its shape and in whatever dtype."""
+        ...
 
 
 class Attend(Protocol):
@@ -36,26 +58,64 @@ class Attend(Protocol):
         ...
 
 
+class Joined:
+    """Copies of weights, of several side by side as one.
+
+    What is packed afterwards is written to memory that the next one takes again: each new page
+    would cost the system as much time as reading its bytes.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._reused = torch.empty(0, device=weights.device, dtype=weights.dtype)
+
+    def __call__(self, *names: str, is_kept: bool = False) -> Tensor:
+        """Return weights one below the other, [out, in] or [out].
+
+        is_kept: whether the copy itself is part of the model, even if it is also packed.
+        """
+        shapes = [self._weights.shape(name) for name in names]
+        rows = [shape[0] for shape in shapes]
+        joined = self._empty((sum(rows), *shapes[0][1:]), is_kept=is_kept)
+        for name, part in zip(names, joined.split(rows), strict=True):
+            self._weights.write(name, part)
+        return joined
+
+    def _empty(self, shape: tuple[int, ...], *, is_kept: bool) -> Tensor:
+        size, kind = math.prod(shape), self._reused
+        is_matrix = len(shape) > 1
+        if is_kept or not is_matrix or not is_packed(size, kind.device, kind.dtype):
+            return kind.new_empty(shape)
+        if len(self._reused) < size:
+            self._reused = kind.new_empty(0)  # the smaller one is freed before
+            self._reused = kind.new_empty(size)
+        return self._reused[:size].view(shape)
+
+
 class FusedLayer:
     """One decoder layer: one product for query, key and value, and a gated one for gate and up."""
 
-    def __init__(self, layer: Layer, config: ModelConfig) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-        weight = torch.cat([part.weight.detach() for part in parts])
-        bias = torch.cat([part.bias.detach() for part in parts])
-        gate, up = mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()
+    def __init__(self, joined: Joined, prefix: str, config: ModelConfig) -> None:
+        def names(part: str, kind: str, *letters: str) -> list[str]:
+            return [f"{prefix}.{part}.{letter}_proj.{kind}" for letter in letters]
+
+        eps = config.rms_norm_eps
+        input_norm = joined(f"{prefix}.input_layernorm.weight")
+        mlp_norm = joined(f"{prefix}.post_attention_layernorm.weight")
+        weight = joined(*names("self_attn", "weight", "q", "k", "v"))
+        bias = joined(*names("self_attn", "bias", "q", "k", "v"))
         if weight.dtype == torch.float32:
             order = _interleaved(config).to(weight.device)
-            weight, bias = weight[order] * input_scale(layer.input_layernorm), bias[order]
-            scale = input_scale(layer.post_attention_layernorm)
-            gate, up = gate * scale, up * scale
+            weight, bias = weight[order].mul_(input_scale(input_norm)), bias[order]
         self.qkv = product(weight, bias)
-        self.output = product(attention.o_proj.weight.detach())
-        self.gated = GatedProduct(product(torch.cat((gate, up))))
-        self.down = product(mlp.down_proj.weight.detach())
-        self.input_norm = folded_norm(layer.input_layernorm)
-        self.mlp_norm = folded_norm(layer.post_attention_layernorm)
+        self.output = product(joined(*names("self_attn", "weight", "o")))
+        weight = joined(*names("mlp", "weight", "gate", "up"))
+        if weight.dtype == torch.float32:
+            weight.mul_(input_scale(mlp_norm))
+        self.gated = GatedProduct(product(weight))
+        self.down = product(joined(*names("mlp", "weight", "down")))
+        self.input_norm = folded_norm(input_norm, eps)
+        self.mlp_norm = folded_norm(mlp_norm, eps)
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
         """`hidden` [R, H] plus its SwiGLU feed-forward."""
@@ -71,36 +131,32 @@ class FusedModel:
 
     def __init__(
         self,
-        model: BlockDiffusionModel,
+        weights: Weights,
         *,
-        consume: bool = False,
         make_engine: Callable[[FusedModel, int], Any] | None = None,
     ) -> None:
-        """Fuse the weights of `model`.
+        """Copy and fuse weights, one layer after the other: nothing large is held twice.
 
-        Args:
-            make_engine: makes an `Engine` for that many positions; default: that of the device.
-            consume: take the layers out of `model` one by one, so that at most one is held twice;
-                `model` cannot be used afterwards.
+        make_engine: makes an `Engine` for that many positions; default: that of the device.
         """
-        self.config = config = model.config
-        self.device, self.dtype = model.device, model.dtype
-        self.embedding = model.model.embed_tokens.weight.detach()
-        self.layers: list[FusedLayer] = []
-        for index in range(config.num_layers):
-            layer = model.model.layers[index]
-            assert isinstance(layer, Layer)
-            self.layers.append(FusedLayer(layer, config))
-            if consume:
-                model.model.layers[index] = torch.nn.Identity()
-        self.final_norm = norm(model.model.norm)
+        self.config = config = weights.config
+        self.device, self.dtype = weights.device, weights.dtype
+        # The head first, while there is room: to be packed, it is held twice.
+        joined = Joined(weights)
+        self.embedding = joined("model.embed_tokens.weight", is_kept=True)
         tied = config.tie_word_embeddings
-        self.unembed = product(self.embedding if tied else model.lm_head.weight.detach())
+        self.unembed = product(self.embedding if tied else joined("lm_head.weight"))
+        joined = Joined(weights)
+        self.layers = [
+            FusedLayer(joined, f"model.layers.{index}", config)
+            for index in range(config.num_layers)
+        ]
+        self.final_norm = norm(joined("model.norm.weight"), config.rms_norm_eps)
         self.rotations = self._rotations(config.max_positions)
         self.make_engine = make_engine
         self.idle_engines: list[Any] = []
-        if consume:
-            return_freed_memory()
+        del joined
+        return_freed_memory()
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [R] to hidden states [R, H]."""
@@ -181,30 +237,28 @@ def fused(model: BlockDiffusionModel | FusedModel) -> FusedModel:
     return model if isinstance(model, FusedModel) else FusedModel(model)
 
 
-def norm(plain: RMSNorm) -> Norm:
+def norm(weight: Tensor, eps: float) -> Norm:
     """RMSNorm over the last dimension, with statistics in float32."""
-    if plain.weight.dtype != torch.float32:
-        weight, eps = plain.weight.detach(), plain.eps
+    if weight.dtype != torch.float32:
         return lambda x: F.rms_norm(x, weight.shape, weight, eps)
-    scale, unscaled = input_scale(plain), folded_norm(plain)
+    scale, unscaled = input_scale(weight), folded_norm(weight, eps)
     return lambda x: unscaled(x).mul_(scale)
 
 
-def folded_norm(plain: RMSNorm) -> Norm:
+def folded_norm(weight: Tensor, eps: float) -> Norm:
     """In float32, the norm without its weight, which the next product contains (`input_scale`).
 
     x / rms(x) is sqrt(n) x / hypot(||x||, sqrt(n eps)): the same in half as many operations.
     """
-    if plain.weight.dtype != torch.float32:
-        return norm(plain)
-    n = plain.weight.numel()
-    floor = torch.tensor((n * plain.eps) ** 0.5, device=plain.weight.device)
+    if weight.dtype != torch.float32:
+        return norm(weight, eps)
+    floor = torch.tensor((weight.numel() * eps) ** 0.5, device=weight.device)
     return lambda x: torch.div(x, torch.hypot(torch.linalg.vector_norm(x, 2, -1, True), floor))
 
 
-def input_scale(plain: RMSNorm) -> Tensor:
+def input_scale(weight: Tensor) -> Tensor:
     """Return the factor that `folded_norm` leaves out, for the inputs of the next product."""
-    return plain.weight.detach() * plain.weight.numel() ** 0.5
+    return weight * weight.numel() ** 0.5
 
 
 def _interleaved(config: ModelConfig) -> Tensor:

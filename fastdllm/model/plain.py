@@ -129,6 +129,14 @@ class BlockDiffusionModel(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.embed_tokens.weight.dtype
 
+    def shape(self, name: str) -> torch.Size:
+        """Return the shape of the weight `name`."""
+        return self.get_parameter(name).shape
+
+    def write(self, name: str, out: Tensor) -> None:
+        """Copy the weight `name` to `out`."""
+        out.copy_(self.get_parameter(name).detach())
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [B, T] to hidden states [B, T, H]."""
         return self.model.embed_tokens(tokens)

@@ -18,15 +18,16 @@ PACKED_FROM = 65_536
 
 def product(weight: Tensor, bias: Tensor | None = None) -> PlainProduct | PackedProduct:
     """Return the product with `weight` [out, in]."""
-    return PackedProduct(weight, bias) if is_packed(weight) else PlainProduct(weight, bias)
+    packs = is_packed(weight.numel(), weight.device, weight.dtype)
+    return PackedProduct(weight, bias) if packs else PlainProduct(weight, bias)
 
 
-def is_packed(weight: Tensor) -> bool:
-    """Whether a weight is worth packing."""
+def is_packed(numbers: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a weight of so many numbers is worth packing."""
     return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and weight.numel() >= PACKED_FROM
+        device.type == "cpu"
+        and dtype == torch.float32
+        and numbers >= PACKED_FROM
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )

@@ -13,7 +13,7 @@ from fastdllm.model.config import ModelConfig
 from fastdllm.tools.bench import random_models
 from fastdllm.tools.bench.floor import PassFloor, floor_of, representatives
 from fastdllm.tools.bench.products_floor import AttentionShape, ProductsFloor, attention_shapes
-from fastdllm.tools.bench.random_models import SHAPES, filled, random_model
+from fastdllm.tools.bench.random_models import SHAPES, RandomWeights, random_model
 from fastdllm.tools.bench.roofline import DeviceRates, RooflineFloor, measured_rates
 
 CPU = torch.device("cpu")
@@ -169,13 +169,20 @@ def test_rates_are_measured_where_the_model_is():
     assert rates.flop_per_s > 0
 
 
-def test_random_weights_are_the_same_each_time_and_norms_are_one():
-    one, two = (filled("random:small", SMALL, CPU, torch.float32) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    weights = one.state_dict()
-    assert all(bool((w == 1).all()) for name, w in weights.items() if name.endswith("norm.weight"))
-    rest = torch.cat([w.flatten() for n, w in weights.items() if not n.endswith("norm.weight")])
+def test_random_weights_are_the_same_in_any_order_and_norms_are_one():
+    def weights(order):
+        source = RandomWeights(SMALL, device=CPU, dtype=torch.float32)
+        made = {name: torch.empty(source.shape(name)) for name in order(source.shapes)}
+        for name, weight in made.items():
+            source.write(name, weight)
+        return made
+
+    one, two = weights(list), weights(lambda names: reversed(list(names)))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert all(bool((w == 1).all()) for name, w in one.items() if name.endswith("norm.weight"))
+    rest = torch.cat([w.flatten() for n, w in one.items() if not n.endswith("norm.weight")])
     assert 0.018 < float(rest.std()) < 0.022
+    assert not torch.equal(one["lm_head.weight"], one["model.embed_tokens.weight"])
 
 
 def test_shapes_have_the_sizes_that_they_are_named_after():

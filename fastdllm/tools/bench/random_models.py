@@ -7,6 +7,7 @@ threshold: passes per second are those of a trained model, tokens per forward ar
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.machine.device import free_bytes
@@ -72,7 +73,14 @@ def random_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Fus
     config = random_config(name)
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
-    return FusedModel(filled(name, config, target, kind), consume=True)
+    weights = RandomWeights(config, device=target, dtype=kind)
+    needed, free = weights.bytes, free_bytes(target)
+    if needed > free:
+        raise UserError(
+            f"{name} in {str(kind).removeprefix('torch.')} needs {needed / 2**30:.1f} GiB, but "
+            f"{device} has {free / 2**30:.1f} GiB free; choose a smaller model or half precision"
+        )
+    return FusedModel(weights)
 
 
 def random_config(name: str) -> ModelConfig:
@@ -87,34 +95,30 @@ def random_config(name: str) -> ModelConfig:
     return SHAPES[shape]
 
 
-def filled(
-    name: str, config: ModelConfig, device: torch.device, dtype: torch.dtype
-) -> BlockDiffusionModel:
-    """A plain module of `config` with seeded weights: normal, but norms are 1.
+class RandomWeights:
+    """`Weights` from a seed: normal, but norms are 1; the same whatever order they are asked in."""
 
-    Raises:
-        UserError: it does not fit the free memory; `name` says which.
-    """
-    with torch.device("meta"):
-        model = BlockDiffusionModel(config)
-    expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
-    # One matrix more: the head in its own layout, or a layer on its way into its fused form.
-    head = config.vocab_size * config.hidden_size
-    needed = (sum(shape.numel() for shape in expected.values()) + head) * dtype.itemsize
-    free = free_bytes(device)
-    if needed > free:
-        raise UserError(
-            f"{name} in {str(dtype).removeprefix('torch.')} needs {needed / 2**30:.1f} GiB, but "
-            f"{device} has {free / 2**30:.1f} GiB free; choose a smaller model or half precision"
-        )
-    generator = torch.Generator(device).manual_seed(SEED)
-    weights = {
-        key: torch.empty(shape, device=device, dtype=dtype) for key, shape in expected.items()
-    }
-    for key, weight in weights.items():
-        if key.endswith("norm.weight"):
-            weight.fill_(1)
-        else:
-            weight.normal_(std=STANDARD_DEVIATION, generator=generator)
-    model.load_state_dict(weights, assign=True)
-    return model.eval().requires_grad_(False)
+    def __init__(self, config: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.config, self.device, self.dtype = config, device, dtype
+        with torch.device("meta"):
+            state = BlockDiffusionModel(config).state_dict()
+        self.shapes = {name: weight.shape for name, weight in state.items()}
+        self._seeds = {name: SEED + index for index, name in enumerate(self.shapes)}
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the model, and of its largest matrix once more, on its way into its layout."""
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        return (sum(sizes) + max(sizes)) * self.dtype.itemsize
+
+    def shape(self, name: str) -> torch.Size:
+        """Return the shape of a weight."""
+        return self.shapes[name]
+
+    def write(self, name: str, out: Tensor) -> None:
+        """Fill `out` with the numbers of a weight."""
+        if name.endswith("norm.weight"):
+            out.fill_(1)
+            return
+        generator = torch.Generator(self.device).manual_seed(self._seeds[name])
+        out.normal_(std=STANDARD_DEVIATION, generator=generator)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--task", action="append", help="only this task of workflow_config.yaml (may be repeated)"
+        "--task",
+        action="append",
+        help="only this task, enabled in workflow_config.yaml or not (may be repeated)",
     )
 
 
@@ -30,22 +33,29 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.common.files import write_json_atomically
     from fastdllm.machine.hub_cache import data_cache, hub_cache
     from fastdllm.runs.needs import FETCHED, read_fetched, require
+    from fastdllm.tasks.task_source import TaskSource
     from fastdllm.tools.fetching.proof import prove_offline
-    from fastdllm.workflow.project.config_files import load_workflow_config
-    from fastdllm.workflow.project.selection import keep
+    from fastdllm.workflow.project.config_files import load_workflow_config, with_task
 
     config = load_workflow_config()
-    tasks = keep("task", args.task, config.tasks, where="workflow_config.yaml")
+    tasks = list(dict.fromkeys(args.task or config.tasks))
+    for task in tasks:
+        config = with_task(config, task)
     earlier = read_fetched()
     record: dict[str, Any] = {
         "schema_version": 1,
         "model": _model(config, earlier),
-        "tasks": {name: entry for name, entry in earlier.tasks.items() if name in config.tasks},
+        "tasks": {
+            name: entry
+            for name, entry in earlier.tasks.items()
+            if TaskSource.named(name).file.is_file()
+        },
         "caches": {"hub": str(hub_cache()), "data": str(data_cache())},
     }
     write_json_atomically(FETCHED, record)
-    record["tasks"] |= _data([config.task_source(task) for task in tasks])
-    write_json_atomically(FETCHED, record)
+    for name, entry in _data([config.task_source(task) for task in tasks], earlier):
+        record["tasks"][name] = entry
+        write_json_atomically(FETCHED, record)
     for task in tasks:
         require(config.model.path, config.model.revision, config.task_source(task))
         prove_offline(task)
@@ -85,24 +95,29 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
     return {**record, "time": now()}
 
 
-def _data(tasks: list[TaskSource]) -> dict[str, dict[str, Any]]:
+def _data(tasks: list[TaskSource], earlier: Fetched) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Fetch the data of tasks; yield what is recorded of each."""
     from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
+    from fastdllm.tasks.task_metadata import hub_files
 
-    remote = []
-    for task in tasks:
-        if data_is_local(task):
-            print_now(f"task {task.name}: reads local files, nothing to fetch")
-        else:
-            remote.append(task)
-    fetched: dict[str, dict[str, Any]] = {}
-    if not remote:
-        return {}
     with lm_eval_environment(offline=False, private_cache=False):
-        from fastdllm.tools.fetching.data_sets import fetch_data
+        from fastdllm.tools.fetching.source_files import are_as_fetched, fetch_files
 
-        for task in remote:
-            files = fetch_data(task)
-            size_mb = sum(file["bytes"] for file in files) / 1e6
-            print_now(f"task {task.name}: {len(files)} files of data, {size_mb:.1f} MB")
-            fetched[task.name] = {"files": files, "time": now()}
-    return fetched
+        for task in tasks:
+            files = hub_files(task) if task.data is None else {}
+            before = earlier.tasks.get(task.name, {})
+            if files and are_as_fetched(files, before):
+                print_now(f"task {task.name}: {len(files)} files, as they were fetched")
+                continue
+            if files:
+                entry = fetch_files(files, before, print_now)
+            elif data_is_local(task):
+                print_now(f"task {task.name}: reads local files, nothing to fetch")
+                continue
+            else:
+                from fastdllm.tools.fetching.data_sets import fetch_data
+
+                entry = {"files": fetch_data(task)}
+            size_mb = sum(file["bytes"] for file in entry["files"]) / 1e6
+            print_now(f"task {task.name}: {len(entry['files'])} files of data, {size_mb:.1f} MB")
+            yield task.name, {**entry, "time": now()}

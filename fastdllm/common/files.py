@@ -39,15 +39,30 @@ def write_text_atomically(path: str | Path, text: str) -> None:
         UserError: the file system refused, or the text holds a file's name that is not UTF-8; the
             old content is intact, and nothing else is left.
     """
-    path = Path(path)
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        name = error.object[max(0, error.start - 20) : error.end + 10]
+        raise UserError(
+            f"cannot write {path}: {name!r} is not UTF-8 text; if it is a file or folder, rename it"
+        ) from None
+    write_bytes_atomically(Path(path), content)
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write a file, creating its folder.
+
+    Raises:
+        UserError: the file system refused; the old content is intact, and nothing else is left.
+    """
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(
             prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
         )
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
             stream.flush()
             # mkstemp makes private files; a project folder is often shared within a group.
             os.fchmod(stream.fileno(), 0o666 & ~_umask())
@@ -56,11 +71,6 @@ def write_text_atomically(path: str | Path, text: str) -> None:
         temporary = None
     except OSError as error:
         raise cannot("write", path, error) from None
-    except UnicodeEncodeError as error:
-        name = error.object[max(0, error.start - 20) : error.end + 10]
-        raise UserError(
-            f"cannot write {path}: {name!r} is not UTF-8 text; if it is a file or folder, rename it"
-        ) from None
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

@@ -240,7 +240,7 @@ def _data(
     root = None if values.get("custom_dataset") else _data_root(source, file)
     if root is None:
         return [], False
-    data_dir, names = options.get("data_dir"), sorted(set(_texts(options.get("data_files"))))
+    data_dir, names = options.get("data_dir"), sorted(set(texts(options.get("data_files"))))
     base = root / expanded(str(data_dir or ""))
     if SOURCE in metadata_of(values):
         for name in names:
@@ -283,7 +283,7 @@ def _check_shards(task_file: Path, files: Iterable[Path]) -> None:
 
 def is_of_user(source: Any, options: Mapping[str, Any] | None) -> bool:
     """Whether a task's `dataset_path` and `dataset_kwargs` name a folder or files that are here."""
-    names = _texts((options or {}).get("data_files"))
+    names = texts((options or {}).get("data_files"))
     is_here = source in LOCAL_BUILDERS or Path(str(source)).is_dir()
     return is_here and not any("://" in _outer(name) for name in names)
 
@@ -346,7 +346,7 @@ def exact_files(values: Mapping[str, Any]) -> dict[str, Any]:
 def _by_split(names: Any) -> Iterator[tuple[str, str]]:
     """Yield the split and the name of each entry of data_files; files alone are the train split."""
     for split, part in (names if isinstance(names, Mapping) else {"train": names}).items():
-        yield from ((str(split), name) for name in _texts(part))
+        yield from ((str(split), name) for name in texts(part))
 
 
 def _outer(name: str) -> str:
@@ -406,12 +406,13 @@ def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield path.relative_to(folder).as_posix(), path
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
+    """Yield the texts in lists and mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _texts(inner)
+            yield from texts(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _texts(inner)
+            yield from texts(inner)

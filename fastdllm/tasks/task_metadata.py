@@ -1,18 +1,56 @@
 """What the file of a task says of itself under `metadata`, which lm-eval only keeps.
 
 options: what workflow_config.yaml need not say (`TaskOptions`, which are checked there).
-source: the data set of the hub that its files come from.
+source: the data set of the hub that its files come from (`HubSource`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.task_files import Folder, merged_keys, metadata_of
+from fastdllm.common.paths import expanded
+from fastdllm.tasks.task_files import SOURCE, Folder, merged_keys, metadata_of, texts
 from fastdllm.tasks.task_source import TaskSource
+from fastdllm.validation import StrictModel, validated
 
 OPTIONS = "options"
+
+
+class RawFile(StrictModel):
+    """A file of a data set's repository, taken as it is."""
+
+    file: str
+
+
+class HubSource(StrictModel):
+    """A data set of the hub, and the files that its rows are written to.
+
+    files: by name within `data_dir`: a split, several one after the other, or a raw file.
+    """
+
+    repo: str
+    config: str | None = None
+    revision: str | None = None
+    files: dict[str, str | Annotated[list[str], Field(min_length=1)] | RawFile] = Field(
+        min_length=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """Where one file of a task comes from: splits of a data set, or a raw file."""
+
+    repo: str
+    config: str | None
+    revision: str | None
+    splits: tuple[str, ...]
+    raw: str | None
 
 
 def own_options(source: TaskSource) -> Any:
@@ -35,3 +73,29 @@ def own_options(source: TaskSource) -> Any:
             f"{source.file}: its subtasks have different metadata.options; give the group its own"
         )
     return options[0] if options else {}
+
+
+def hub_files(source: TaskSource) -> dict[Path, HubFile]:
+    """Return where the files of a task, or of all tasks of a group, come from.
+
+    Raises:
+        UserError: a file of the task is broken, or `metadata.source` is wrong.
+    """
+    found: dict[Path, HubFile] = {}
+    for task, values in Folder(source.file.parent).single_tasks(source.file):
+        if SOURCE not in metadata_of(values):
+            continue
+        where = f"{task}: metadata.{SOURCE}"
+        hub = validated(HubSource, metadata_of(values)[SOURCE], where)
+        options = values.get("dataset_kwargs")
+        folder = options.get("data_dir") if isinstance(options, Mapping) else None
+        if not isinstance(folder, str):
+            raise UserError(f"{where}: needs dataset_kwargs.data_dir, where its files are put")
+        for name, origin in hub.files.items():
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise UserError(f"{where}: files: {name!r} is not within data_dir")
+            raw = origin.file if isinstance(origin, RawFile) else None
+            file = HubFile(hub.repo, hub.config, hub.revision, tuple(texts(origin)), raw)
+            if found.setdefault(path := expanded(folder) / name, file) != file:
+                raise UserError(f"{where}: files: another subtask has another source of {path}")
+    return found

@@ -25,6 +25,7 @@ class Hub:
     """Repositories: models in models/owner/name, data sets in datasets/owner/name.
 
     served_bytes: content sent, by file name. ranges: the Range headers that were seen.
+    gated: names of repositories whose files nobody gets.
     cut: files whose connection is closed after half of what was asked, that many times.
     swapped: files whose content is another one of the same size, that many times.
     """
@@ -34,6 +35,7 @@ class Hub:
     commit: str = COMMIT
     served_bytes: dict[str, int] = field(default_factory=dict)
     ranges: list[str] = field(default_factory=list)
+    gated: set[str] = field(default_factory=set)
     cut: dict[str, int] = field(default_factory=dict)
     swapped: dict[str, int] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
@@ -137,6 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
         if revision not in ("main", self.hub.commit):
             return self._not_found("RevisionNotFound")
         path = repository / name
+        if f"{repository.parent.name}/{repository.name}" in self.hub.gated:
+            return self._not_found("GatedRepo", status=403)
         if not path.is_file():
             return self._not_found("EntryNotFound")
         content = path.read_bytes()
@@ -172,8 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _not_found(self, code: str) -> None:
-        self.send_response(404)
+    def _not_found(self, code: str, *, status: int = 404) -> None:
+        self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")
         self.end_headers()

@@ -1,13 +1,17 @@
-"""Who is always right has all points of the two embedded tasks, who says nothing none."""
+"""Who is always right has all points of the two embedded tasks; what all task files must have."""
 
 from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
 
 import pytest
 
 from fastdllm.common.errors import UserError
+from fastdllm.tasks.task_files import Folder, texts
+from fastdllm.tasks.task_metadata import hub_files
+from fastdllm.tasks.task_source import TaskSource
 from tests.support.shipped_tasks import ROOT, Item, outcome
-
-pytestmark = pytest.mark.slow  # two processes import lm-eval
 
 
 def right(item: Item) -> str | int:
@@ -18,6 +22,7 @@ def silent(item: Item) -> str | int:
     return 0 if item.choices else ""
 
 
+@pytest.mark.slow  # two processes import lm-eval
 @pytest.mark.parametrize("task", ["word_problems", "choice_problems"])
 def test_the_right_answers_have_all_points(task: str) -> None:
     scored = outcome(task, None, right, limit=40)
@@ -25,17 +30,33 @@ def test_the_right_answers_have_all_points(task: str) -> None:
     assert len(scored.samples) == 40
 
 
+@pytest.mark.slow
 def test_no_answer_has_no_point() -> None:
     scored = outcome("word_problems", None, silent, limit=10)
     assert scored.metrics == {"exact_match,final-number": 0.0}
 
 
+@pytest.mark.slow
 def test_one_option_for_all_has_the_points_of_that_option() -> None:
     scored = outcome("choice_problems", None, silent, limit=40)
     firsts = sum(sample["target"] in (0, "0") for sample in scored.samples)
     assert scored.score == firsts / 40
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_task_is_raised_here() -> None:
     with pytest.raises(UserError, match=r"tasks/data/gone: no such folder|unknown task"):
         outcome("gone", None, right, tasks=ROOT / "tasks")
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "tasks").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_fetch_writes_every_file_that_a_task_reads(file: Path) -> None:
+    source = TaskSource(file)
+    written = hub_files(source)
+    for _, task in Folder(file.parent).single_tasks(file):
+        if "source" in task.get("metadata", {}):
+            folder = task["dataset_kwargs"]["data_dir"]
+            for name in texts(task["dataset_kwargs"]["data_files"]):
+                assert any(fnmatch.fnmatch(str(path), f"{folder}/{name}") for path in written)

@@ -7,23 +7,19 @@ cache (a full disk, a purge) is found and fetched again. Knows no data sets.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot
-from fastdllm.machine.hub_cache import hub_cache
 from fastdllm.model.checkpoint import lacking
+from fastdllm.tools.fetching.hub_errors import explained, refuse_offline
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
     from fastdllm.workflow.project.digests import FileDigests
-
-_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +49,9 @@ def fetch_model(
         UserError: no such model or revision, no network, a full disk, or a file that still
             differs after it was fetched again.
     """
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
     from fastdllm.model.checkpoint import FILES_NEEDED
 
-    if HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE is set, so nothing is fetched; unset HF_HUB_OFFLINE")
+    refuse_offline()
     folder = _download(model, revision, FILES_NEEDED)
     lack = lacking(folder)
     if lack is not None and not lack.endswith("is truncated"):
@@ -95,7 +88,7 @@ def fetch_model(
 def _download(model: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    with _explained(model, revision):
+    with explained("model", model, revision):
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
 
 
@@ -105,7 +98,7 @@ def _listed(model: str, commit: str, patterns: list[str]) -> list[RepoFile]:
     from huggingface_hub.hf_api import RepoFile
     from huggingface_hub.utils import filter_repo_objects
 
-    with _explained(model, commit):
+    with explained("model", model, commit):
         tree = list(HfApi().list_repo_tree(model, recursive=True, revision=commit))
     files = [file for file in tree if isinstance(file, RepoFile)]
     return list(filter_repo_objects(files, allow_patterns=patterns, key=lambda file: file.path))
@@ -119,47 +112,3 @@ def _is_the_hubs(path: Path, file: RepoFile, digests: FileDigests) -> bool:
     # Small files are kept by git itself, whose digest is of a head and the content.
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == file.blob_id
-
-
-@contextmanager
-def _explained(model: str, revision: str | None) -> Iterator[None]:
-    """Turn errors of the hub or the network into one line."""
-    from httpx2 import HTTPError
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    where = f"model {model!r}"
-    try:
-        yield
-    except GatedRepoError:
-        raise UserError(
-            f"{where}: its owner has to grant you access; ask on its page, then: hf auth login"
-        ) from None
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"{where}: the hub has no such model (a private one needs: hf auth login)"
-        ) from None
-    except RevisionNotFoundError:
-        raise UserError(
-            f"{where}: the hub has no revision {revision!r} of it; see model.revision in "
-            "workflow_config.yaml"
-        ) from None
-    except HFValidationError as error:
-        raise UserError(f"{where}: {_short(error)}") from None
-    except (HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
-        raise UserError(
-            f"{where}: the hub cannot be reached or the download broke off ({_short(error)}); on "
-            "a node with network, the same command resumes there"
-        ) from None
-    except OSError as error:
-        raise cannot("write", error.filename or hub_cache(), error) from None
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."

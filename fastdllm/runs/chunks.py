@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastdllm.runs.answer_records import Chunk, Session
@@ -18,10 +18,10 @@ from fastdllm.runs.chunk_in_flight import ChunkInFlight
 from fastdllm.runs.pauses import pauses_watched
 from fastdllm.runs.progress import Progress
 from fastdllm.runs.stopping import SIGNALS, Stop
-from fastdllm.tasks.plan import Plan
+from fastdllm.tasks.plan import Plan, PlannedRequest
 
 if TYPE_CHECKING:
-    from fastdllm.runs.chunk_engine import DecodingEngine
+    from fastdllm.runs.chunk_engine import Answered, DecodingEngine
 
 
 def missing_chunks(
@@ -86,20 +86,40 @@ def decode_missing(
                 pace_s = None if stop.was_paused else chunk.seconds / len(chunk.answers)
 
 
-def _timed_chunk(
-    plan: Plan, index: int, engine: DecodingEngine, flight: ChunkInFlight, log: AnswerLog
-) -> Chunk:
-    requests = plan.chunk(index)
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """The answers of a chunk and the seconds of their decoding, warm-up excluded.
+
+    processor_s: of `seconds`, those in which this thread was on a processor.
+    """
+
+    answered: Answered
+    seconds: float
+    processor_s: float
+
+
+def timed_answers(
+    engine: DecodingEngine, requests: Sequence[PlannedRequest], flight: ChunkInFlight
+) -> Timed:
+    """Answer one chunk and time it."""
     engine.synchronize()
     started, worked_s = time.perf_counter(), -time.thread_time()
     answered = engine.answer(requests, flight)
     engine.synchronize()
     # Preparing a shape for its first use is warm-up, whenever it happens.
     seconds = time.perf_counter() - started - answered.recording_s
-    worked_s += time.thread_time()
+    return Timed(answered, seconds, worked_s + time.thread_time())
+
+
+def _timed_chunk(
+    plan: Plan, index: int, engine: DecodingEngine, flight: ChunkInFlight, log: AnswerLog
+) -> Chunk:
+    requests = plan.chunk(index)
+    timed = timed_answers(engine, requests, flight)
+    answered = timed.answered
     return Chunk(
         index=index,
-        seconds=round(seconds, 6),
+        seconds=round(timed.seconds, 6),
         prompt_tokens=sum(len(request.prompt_ids) for request in requests),
         peak_memory_gib=round(engine.peak_memory_gib(), 4),
         recording_s=round(answered.recording_s, 6),
@@ -109,5 +129,5 @@ def _timed_chunk(
         answers=answered.answers,
         session=len(log.sessions) - 1,
         confidence_counts=answered.confidence_counts,
-        processor_s=round(worked_s, 6) if log.sessions[-1].device == "cpu" else None,
+        processor_s=round(timed.processor_s, 6) if log.sessions[-1].device == "cpu" else None,
     )

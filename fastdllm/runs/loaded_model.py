@@ -10,7 +10,8 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,11 +27,13 @@ from fastdllm.model.checkpoint import commit_of, find_checkpoint
 from fastdllm.model.fused import FusedModel
 from fastdllm.model.loading import dtype_reason, load_model, resolve_device, resolve_dtype
 from fastdllm.model.tokenizer import load_tokenizer
+from fastdllm.policy import Policy
 from fastdllm.runs.answer_records import Session
 from fastdllm.runs.chunk_engine import DecodingEngine
 from fastdllm.runs.spec import RunSpec
+from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.generation import check_length, tokenizer_digest
-from fastdllm.tasks.plan import Plan, plan_again
+from fastdllm.tasks.plan import Plan, PlannedRequest, plan_again
 from fastdllm.validation import validated
 
 
@@ -77,19 +80,14 @@ def load_engine(
     )
     settings = spec.settings
     policy = policy_class(settings, parameters, model.config.num_layers)
-    if policy.settings != settings:
-        raise UserError(
-            f"{spec.run.policy_file}: {policy_class.__name__} decodes with other settings than "
-            "those that its results name; give them in experiment.yaml (decoding), or add a field "
-            "to Parameters"
-        )
-    for request in plan.requests:
-        check_length(
-            request,
-            max_positions=usable_positions(model.config, settings.block_size),
-            block_size=settings.block_size,
-        )
-    _check_embeddings(spec, plan, tokenizer, model)
+    check_settings(policy, settings, spec.run.policy_file)
+    check_requests(
+        plan.requests,
+        model=model,
+        model_path=spec.run.model_path,
+        tokenizer=tokenizer,
+        block_size=settings.block_size,
+    )
     engine = DecodingEngine(
         model=model,
         policy=policy,
@@ -99,6 +97,20 @@ def load_engine(
         batch_size=spec.run.batch_size if isinstance(spec.run.batch_size, int) else None,
     )
     return engine, load_s
+
+
+def check_settings(policy: Policy, settings: DecodingSettings, policy_file: Path | str) -> None:
+    """Refuse a policy that decodes with other settings than those that it was given.
+
+    Raises:
+        UserError: naming its file.
+    """
+    if policy.settings != settings:
+        raise UserError(
+            f"{policy_file}: {type(policy).__name__} decodes with other settings than those that "
+            "its results name; give them in experiment.yaml (decoding), or add a field to "
+            "Parameters"
+        )
 
 
 def _check_commit(spec: RunSpec, plan: Plan) -> None:
@@ -115,17 +127,37 @@ def _check_commit(spec: RunSpec, plan: Plan) -> None:
         )
 
 
-def _check_embeddings(spec: RunSpec, plan: Plan, tokenizer: Any, model: FusedModel) -> None:
-    """Refuse weights that are zero for a token of the plan; padding is never trained."""
-    texts = {ids for request in plan.requests for ids in (request.prompt_ids, request.target_ids)}
-    tokens = sorted(set().union(*texts) - {model.config.pad_id})
-    is_zero = ~model.embedding[tokens].any(dim=1)
+def check_requests(
+    requests: Iterable[PlannedRequest],
+    *,
+    model: FusedModel,
+    model_path: str,
+    tokenizer: Any,
+    block_size: int,
+) -> None:
+    """Refuse requests that do not fit, and weights that are zero for one of their tokens.
+
+    Padding is never trained, so its embedding may be zero.
+
+    Raises:
+        UserError: naming the item, or the token.
+    """
+    tokens: set[int] = set()
+    for request in requests:
+        check_length(
+            request,
+            max_positions=usable_positions(model.config, block_size),
+            block_size=block_size,
+        )
+        tokens.update(request.prompt_ids, request.target_ids)
+    known = sorted(tokens - {model.config.pad_id})
+    is_zero = ~model.embedding[known].any(dim=1)
     if is_zero.any():
-        token = tokens[int(is_zero.nonzero()[0])]
+        token = known[int(is_zero.nonzero()[0])]
         text = tokenizer.decode([token])
         raise UserError(
-            f"{spec.run.model_path}: the embedding of {text!r}, token {token} of prompts, "
-            "is only zeros, as after an interrupted download; fetch the model again"
+            f"{model_path}: the embedding of {text!r}, token {token} of prompts, is only zeros, as "
+            "after an interrupted download; fetch the model again"
         )
 
 

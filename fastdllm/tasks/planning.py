@@ -106,7 +106,7 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
                 f"task {options.task.name!r}: its metric '{metric},{filter_name}' is {score} for "
                 "dummy answers; a run whose real answers give such a score has no result"
             )
-    requests = _planned(lm.collected, tokenizer)
+    requests = planned_requests(lm.collected, tokenizer)
     for name, leaf in task.leaves.items():
         check_scores(
             leaf,
@@ -118,18 +118,7 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
         )
     for request in requests:
         check_length(request, max_positions=options.max_positions, block_size=1)
-        tokens = request.prompt_ids + request.target_ids
-        if options.mask_id in tokens:
-            raise UserError(
-                f"item {request.item}: its text holds {tokenizer.decode([options.mask_id])!r}, the "
-                "mask, which the model reads as a position that is not known yet; leave it out"
-            )
-        beyond = max(tokens)
-        if beyond >= options.vocab_size:
-            raise UserError(
-                f"item {request.item}: {tokenizer.decode([beyond])!r} is token {beyond}, but the "
-                f"model knows {options.vocab_size}; its tokenizer.json is another model's"
-            )
+        check_token_ids(request, tokenizer, vocab_size=options.vocab_size, mask_id=options.mask_id)
     content = requests_text(requests).encode()
     digests = item_digests(result["samples"])
     header = PlanHeader(
@@ -177,8 +166,40 @@ def check_lengths_of_options(plan: Plan) -> None:
             )
 
 
-def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[PlannedRequest]:
-    """Tokenise the collected requests, each distinct one once, in the order of first appearance."""
+def check_token_ids(
+    request: PlannedRequest, tokenizer: Any, *, vocab_size: int, mask_id: int | None
+) -> None:
+    """Refuse a text that holds the mask token, or a token that the model does not know.
+
+    Raises:
+        UserError: naming the item and the token.
+    """
+    tokens = request.prompt_ids + request.target_ids
+    if mask_id in tokens:
+        raise UserError(
+            f"item {request.item}: its text holds {tokenizer.decode([mask_id])!r}, the mask, which "
+            "the model reads as a position that is not known yet; leave it out"
+        )
+    beyond = max(tokens)
+    if beyond >= vocab_size:
+        raise UserError(
+            f"item {request.item}: {tokenizer.decode([beyond])!r} is token {beyond}, but the model "
+            f"knows {vocab_size}; its tokenizer.json is another model's"
+        )
+
+
+def planned_requests(
+    collected: Sequence[tuple[str, Any]], tokenizer: Any, budget: int | None = None
+) -> list[PlannedRequest]:
+    """Tokenise lm-eval's requests, each distinct one once, in the order of first appearance.
+
+    Args:
+        collected: each request with its id.
+        budget: `max_gen_toks` of requests whose task names none.
+
+    Raises:
+        UserError: naming the item that cannot be asked.
+    """
     planned: dict[str, PlannedRequest] = {}
     options: dict[tuple[str, tuple[int, ...]], str] = {}
     for key, instance in collected:
@@ -207,7 +228,9 @@ def _planned(collected: Sequence[tuple[str, Any]], tokenizer: Any) -> list[Plann
             prompt_ids, target_ids = encode(tokenizer, instance.args[0]), ()
             gen_kwargs = generation_wishes(instance.args[1], f"item {item}: generation_kwargs")
             if "max_gen_toks" not in gen_kwargs:
-                raise no_budget(instance.task_name)
+                if budget is None:
+                    raise no_budget(instance.task_name)
+                gen_kwargs["max_gen_toks"] = budget
             if not prompt_ids:
                 raise UserError(f"item {item}: the prompt has no tokens; check doc_to_text")
         planned[key] = PlannedRequest(

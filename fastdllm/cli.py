@@ -41,6 +41,7 @@ COMMANDS = {
     "new-experiment": "copy the template of an experiment",
     "doctor": "check what would stop runs on this machine",
     "env": "show the environment and its caches; pack it for jobs",
+    "lm-eval": "lm-eval's own command line with our model and tasks",
     "fetch": "download model and data for jobs without network",
     "plan": "write the requests of a task (what the workflow's plan rule runs)",
     "eval": "decode and score one run (what the workflow's eval rule runs)",

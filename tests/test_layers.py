@@ -32,6 +32,7 @@ ORDER = (
     "tasks",
     "runs",
     "workflow.project",
+    "harness",
     "workflow.status",
     "workflow",
     "launch",

@@ -1,4 +1,4 @@
-"""The private names of the pinned lm-eval that lm_eval_tasks.py uses."""
+"""What this code relies on in the pinned lm-eval beyond its documented interface."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 PRIVATE = {
     "lm_eval.tasks._factory:TaskFactory._load_full_config": "LocalDataFactory overrides it",
+    "lm_eval._cli:HarnessCLI": "fastdllm lm-eval parses and executes with it",
     "lm_eval.tasks._index:Entry": "LocalDataFactory._load_full_config gets one",
 }
 
@@ -42,3 +43,14 @@ def test_the_factory_of_a_task_manager_builds_the_tasks(project: Path) -> None:
         assert getattr(leaf, name), (
             f"a task of lm-eval has no {name} any more: look at metric_checks.py"
         )
+
+
+def test_lm_eval_looks_for_no_models_of_other_packages() -> None:
+    """Else ours could be found by plain `lm-eval`; docs/evaluation.md says how to import it."""
+    import lm_eval
+
+    folder = Path(lm_eval.__file__).parent
+    files = [folder / "models/__init__.py", *(folder / "api").glob("*.py"), folder / "__main__.py"]
+    files += [*(folder / "_cli").glob("*.py"), folder / "evaluator.py", folder / "__init__.py"]
+    assert all(file.is_file() for file in files)
+    assert not [file for file in files if "entry_points(" in file.read_text()]

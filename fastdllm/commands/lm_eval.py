@@ -1,0 +1,170 @@
+"""`fastdllm lm-eval`: lm-eval's own command line, with the model fast_dllm_v2 and tasks/ added.
+
+    fastdllm lm-eval run --model fast_dllm_v2 --model_args pretrained=models/tiny,threshold=0.9
+        --tasks word_problems --apply_chat_template --limit 10 --output_path out
+
+Everything behind `lm-eval` is passed on. Added are the folder tasks/, whose tasks win over those of
+lm-eval of the same name, and the digest of model and settings in the name of --use_cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastdllm.common.console import notice
+from fastdllm.common.errors import UserError
+from fastdllm.common.paths import TASKS
+
+if TYPE_CHECKING:
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    from fastdllm.tasks.task_source import TaskSource
+
+NOT_FOUND = "Tasks not found: "
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="run|ls|validate ...",
+        help="what lm-eval takes (fastdllm lm-eval run --help)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from lm_eval._cli import HarnessCLI
+    from lm_eval.utils import setup_logging
+
+    from fastdllm.tasks.lm_eval_setup import lm_eval_environment
+
+    # lm-eval reads the words from there only.
+    sys.argv = ["lm-eval", *(options.words or ["--help"])]
+    cli = HarnessCLI()
+    args = cli.parse_args()
+    config = _checked(args) if args.command == "run" else None
+    if TASKS.is_dir() and hasattr(args, "include_path"):
+        given = config.include_path if config is not None else args.include_path
+        args.include_path = [str(TASKS), given] if given else str(TASKS)
+    if config is None:
+        cli.execute(args)
+        return 0
+    own = _own_tasks(_names(config.tasks))
+    offline, private_cache = _where_data_is(own, config)
+    with lm_eval_environment(offline=offline, private_cache=private_cache):
+        setup_logging()
+        _evaluate(cli, args, config, own)
+    return 0
+
+
+def _checked(args: argparse.Namespace) -> EvaluatorConfig:
+    """Return the options with those of --config, as lm-eval puts them together.
+
+    Raises:
+        UserError: lm-eval refuses them.
+    """
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    if args.model is None and args.config is None:
+        args.model = "fast_dllm_v2"
+    try:
+        config = EvaluatorConfig.from_cli(args)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise UserError(f"lm-eval: {' '.join(str(error).split())}") from None
+    if not config.tasks:
+        raise UserError(f"lm-eval run: --tasks is missing; name some of {TASKS}/, or of lm-eval")
+    return config
+
+
+def _evaluate(
+    cli: Any, args: argparse.Namespace, config: EvaluatorConfig, own: Mapping[str, TaskSource]
+) -> None:
+    from fastdllm.runs.decoder_code import imported_as_digested
+
+    with imported_as_digested():
+        from fastdllm.harness.answerer import device_of_process
+        from fastdllm.harness.arguments import read_arguments
+        from fastdllm.harness.fast_dllm_v2 import NAME, FastDLLM
+        from fastdllm.harness.team import process_count, serves
+        from fastdllm.workflow.project.config_files import unknown_task
+
+    if config.model == NAME:
+        given = dict(config.model_args)
+        # By this name lm-eval calls the folder of the results.
+        args.model_args = {"pretrained" if k == "model_path" else k: v for k, v in given.items()}
+        others = {
+            "batch_size": config.batch_size,
+            "max_batch_size": config.max_batch_size,
+            "device": config.device,
+        }
+        if serves():
+            FastDLLM.create_from_arg_obj(args.model_args, others)
+        device = device_of_process(str(given.get("device", config.device)), process_count())
+        # A mistake shows before lm-eval lists all its tasks, which takes seconds.
+        arguments = read_arguments({**given, "device": device})
+        if config.use_cache:
+            args.use_cache = f"{config.use_cache}_{arguments.digest()[:12]}"
+    for name, source in own.items():
+        notice(f"task {name} is {source.file}")
+    before = _results(config.output_path)
+    try:
+        cli.execute(args)
+    except ValueError as error:
+        if not str(error).startswith(NOT_FOUND):
+            raise
+        missing = str(error).removeprefix(NOT_FOUND).split(", ")[0]
+        raise unknown_task(missing, (), "--tasks") from None
+    if config.output_path and not _results(config.output_path) - before:
+        raise UserError(
+            f"{config.output_path}: lm-eval could not write its results there (it says why with "
+            "LMEVAL_LOG_LEVEL=INFO); is it writable, with space left?"
+        )
+
+
+def _names(tasks: Any) -> list[str]:
+    """Return the names of tasks, which may be separated by commas or by spaces."""
+    words: Sequence[Any] = [tasks] if isinstance(tasks, str) else list(tasks or [])
+    return [name for word in words for name in str(word).split(",")]
+
+
+def _own_tasks(names: Sequence[str]) -> dict[str, TaskSource]:
+    """Return those of the tasks that are files in tasks/."""
+    from fastdllm.tasks.task_source import TaskSource
+
+    sources = {name: TaskSource.named(name) for name in names}
+    return {name: source for name, source in sources.items() if source.file.is_file()}
+
+
+def _where_data_is(own: Mapping[str, TaskSource], config: EvaluatorConfig) -> tuple[bool, bool]:
+    """Return whether nothing needs the network, and whether all data are local files.
+
+    Raises:
+        UserError: a file that one of these tasks names is missing.
+    """
+    from fastdllm.tasks.task_files import find_task_files
+
+    is_local = own.keys() == set(_names(config.tasks))
+    for source in own.values():
+        try:
+            is_local &= find_task_files(source).is_local
+        except UserError as error:
+            raise UserError(
+                f"{error}; lm-eval reads the folder that the task names, not workflow_config.yaml: "
+                "put the files, or a link, there"
+            ) from None
+    model = config.model_args.get("pretrained", config.model_args.get("model_path", ""))
+    return is_local and Path(str(model)).expanduser().is_dir(), is_local
+
+
+def _results(output_path: str | None) -> set[Path]:
+    """Return the files of results that are there, wherever lm-eval puts them."""
+    if output_path is None:
+        return set()
+    path = Path(output_path)
+    if path.suffix == ".json":
+        return set(path.parent.glob(f"{path.stem}_*.json"))
+    return set(path.rglob("results_*.json"))

@@ -1,0 +1,185 @@
+"""The processes that torchrun or accelerate started for one evaluation, and how they share it.
+
+Process 0 talks to lm-eval and has all requests; the others only answer chunks. Whoever is free
+takes the next chunk, so an answer does not depend on who gives it. All that they exchange goes
+through the store by which torch brings them together, as JSON: it is a port of the network, over
+which nothing may come that is run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import weakref
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from pydantic import TypeAdapter
+from torch import distributed
+
+from fastdllm.common.console import notice
+from fastdllm.common.errors import UserError
+from fastdllm.runs.answer_records import Answer
+from fastdllm.tasks.plan import PlannedRequest
+
+# The others wait while process 0 reads data, and for their turn: for as long as that takes.
+PATIENCE = timedelta(days=30)
+GOODBYE_S = 20.0
+LOOK_S = 0.05
+# How many processes a starter without a rendezvous has started: each would do all the work.
+APART = {
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpirun",
+}
+END = "end"
+
+_ANSWERS = TypeAdapter(tuple[Answer, ...])
+_REQUESTS = TypeAdapter(tuple[PlannedRequest, ...])
+
+Answered = tuple[tuple[Answer, ...], float]
+AnswerChunk = Callable[[Sequence[PlannedRequest], Callable[[Answer], None]], Answered]
+
+
+class Team:
+    """This process among the others; alone if nobody started several."""
+
+    def __init__(self) -> None:
+        """Meet the others.
+
+        Raises:
+            UserError: several processes were started that know nothing of each other.
+        """
+        self.size, self.rank = process_count(), 0
+        self._calls = 0
+        self._store: Any = None
+        if self.size > 1:
+            self._store, self.rank, _ = next(distributed.rendezvous("env://", timeout=PATIENCE))
+            self._store.set_timeout(PATIENCE)
+            if self.rank == 0:
+                weakref.finalize(self, _dismiss, self._store, self.size)
+            else:
+                # Waiting for the store, Python itself would not notice Ctrl-C.
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+        else:
+            _check_alone()
+
+    def serve(self, answer: AnswerChunk) -> None:
+        """Answer chunks until process 0 has no more (for the others)."""
+        for call in range(1 << 30):
+            count = self._store.get(_key(call, "count")).decode()
+            if count == END:
+                self._store.add("left", 1)
+                return
+            for index in self._taken(call, int(count)):
+                key = _key(call, "requests", index)
+                requests = _REQUESTS.validate_python(_unpacked(self._store.get(key)))
+                self._store.delete_key(key)
+                answers, seconds = answer(requests, _ignore)
+                record = {"seconds": seconds, "answers": [asdict(each) for each in answers]}
+                self._store.set(_key(call, "answers", index), _packed(record))
+
+    def answer(
+        self,
+        chunks: Sequence[Sequence[PlannedRequest]],
+        answer: AnswerChunk,
+        tell: Callable[[Answer], None],
+    ) -> list[Answered]:
+        """Have all chunks answered, here and by the others (for process 0).
+
+        tell: gets each answer, those of others a chunk at a time.
+        """
+        call, self._calls = self._calls, self._calls + 1
+        if self._store is None:
+            return [answer(chunk, tell) for chunk in chunks]
+        for index, chunk in enumerate(chunks):
+            records = [asdict(request) for request in chunk]
+            self._store.set(_key(call, "requests", index), _packed(records))
+        self._store.set(_key(call, "count"), str(len(chunks)))
+        done: dict[int, Answered] = {}
+        for index in self._taken(call, len(chunks)):
+            self._store.delete_key(_key(call, "requests", index))
+            done[index] = answer(chunks[index], tell)
+            self._collect(call, len(chunks), done, tell)
+        while len(done) < len(chunks):
+            time.sleep(LOOK_S)
+            self._collect(call, len(chunks), done, tell)
+        return [done[index] for index in range(len(chunks))]
+
+    def _taken(self, call: int, count: int) -> Iterator[int]:
+        """Take one chunk after the other that nobody has taken."""
+        while (index := self._store.add(_key(call, "taken"), 1) - 1) < count:
+            yield index
+
+    def _collect(
+        self, call: int, count: int, done: dict[int, Answered], tell: Callable[[Answer], None]
+    ) -> None:
+        for index in set(range(count)) - done.keys():
+            key = _key(call, "answers", index)
+            if self._store.check([key]):
+                record = _unpacked(self._store.get(key))
+                self._store.delete_key(key)
+                answers = _ANSWERS.validate_python(record["answers"])
+                done[index] = answers, record["seconds"]
+                for each in answers:
+                    tell(each)
+
+
+def process_count() -> int:
+    """Return how many processes torchrun or accelerate started for this evaluation."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def serves() -> bool:
+    """Whether this process answers for process 0, and talks to nobody itself."""
+    return process_count() > 1 and os.environ.get("RANK") != "0"
+
+
+def _check_alone() -> None:
+    for variable, starter in APART.items():
+        count = os.environ.get(variable, "")
+        if count.isdecimal() and int(count) > 1:
+            raise UserError(
+                f"{starter} started {count} processes that know nothing of each other: each would "
+                "do all the work and write the same files; start one that runs torchrun "
+                "--nproc_per_node N -m fastdllm lm-eval ..., or accelerate launch"
+            )
+    # accelerate names a port where it was asked for several, and starts several by torchrun only.
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
+        notice(
+            "accelerate launch was asked for several processes and has started one, as it does "
+            "with --cpu; this one does all the work. Several: ACCELERATE_USE_CPU=true torchrun "
+            "--nproc_per_node N -m fastdllm lm-eval ..."
+        )
+
+
+def _dismiss(store: Any, size: int) -> None:
+    """Let the others end; wait for that, as the store may live in this process."""
+    calls = 0
+    while store.check([_key(calls, "count")]):
+        calls += 1
+    store.set(_key(calls, "count"), END)
+    deadline = time.monotonic() + GOODBYE_S
+    while store.add("left", 0) < size - 1 and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+
+
+def _key(call: int, what: str, index: int | None = None) -> str:
+    return f"fastdllm/{call}/{what}" + ("" if index is None else f"/{index}")
+
+
+def _packed(value: Any) -> bytes:
+    return zlib.compress(json.dumps(value).encode(), 1)
+
+
+def _unpacked(content: bytes) -> Any:
+    return json.loads(zlib.decompress(content))
+
+
+def _ignore(answer: Answer) -> None:
+    """The listener of processes that nobody listens to."""

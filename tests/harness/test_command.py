@@ -1,0 +1,76 @@
+"""`fastdllm lm-eval`: what it adds to lm-eval's command line, and which mistakes it words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastdllm.cli import main
+from fastdllm.harness.arguments import read_arguments
+
+pytestmark = pytest.mark.usefixtures("project", "alone")
+
+
+@pytest.fixture
+def run(model_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Call `fastdllm lm-eval run` with the model of the project."""
+    monkeypatch.setattr(sys, "argv", [])
+
+    def call(*words: str, model: str = "") -> int:
+        given = f"model_path={model_folder},dtype=float32,device=cpu{model}"
+        return main(["lm-eval", "run", "--model_args", given, *words])
+
+    return call
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
+    run, model_folder: Path, capsys
+) -> None:
+    words = ("--tasks", "sums", "--limit", "3", "--apply_chat_template")
+    words += ("--use_cache", "cache", "--output_path", "out.json")
+    assert run(*words, model=",threshold=0.2,experiment_name=trial") == 0
+    shown = capsys.readouterr()
+    assert "task sums is tasks/sums.yaml" in shown.err and "|exact_match|" in shown.out
+    given = {"model_path": str(model_folder), "dtype": "float32", "device": "cpu"}
+    digest = read_arguments({**given, "threshold": 0.2, "experiment_name": "trial"}).digest()
+    assert Path(f"cache_{digest[:12]}_rank0.db").is_file()
+    (file,) = Path().glob("out_*.json")
+    config = json.loads(file.read_text())["config"]
+    assert (config["policy"], config["decoding"]["threshold"]) == ("Plain", 0.2)
+    assert config["throughput"]["tokens_generated"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "lm-eval run: --tasks is missing"),
+        (("--tasks", "sums", "--limit", "3", "--samples", '{"sums": [1]}'), "--limit must be None"),
+        (("--tasks", "sums", "--log_samples"), "Specify --output_path"),
+    ],
+)
+def test_a_mistake_is_one_line(run, capsys, words: tuple[str, ...], says: str) -> None:
+    assert run(*words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fastdllm: lm-eval") and says in error
+
+
+def test_a_wrong_argument_is_named_before_lm_eval_lists_its_tasks(run, capsys) -> None:
+    assert run("--tasks", "sums", model=",reuse_kk=2") == 2
+    assert "unknown argument 'reuse_kk'; did you mean 'reuse_k'?" in capsys.readouterr().err
+
+
+def test_data_that_is_missing_is_named(run, capsys) -> None:
+    Path("tasks/data/sums.jsonl").unlink()
+    assert run("--tasks", "sums") == 2
+    error = capsys.readouterr().err
+    assert "tasks/data/sums.jsonl" in error and "not workflow_config.yaml" in error
+
+
+@pytest.mark.slow
+def test_an_unknown_task_is_named_with_the_nearest(run, capsys) -> None:
+    assert run("--tasks", "summs") == 2
+    assert "unknown task 'summs'; did you mean 'sums'?" in capsys.readouterr().err

@@ -35,14 +35,11 @@ def _own_python() -> str:
 
 
 def _unpacked_python(archive: str) -> str:
-    from fastdllm.cluster.archive import NotUnpacked, unpack
+    from fastdllm.cluster.archive import NotUnpacked, unpack_on_node
 
-    place = os.environ.get("TMPDIR")
     started = time.monotonic()
     try:
-        if not place or not Path(place).is_dir():
-            raise NotUnpacked(f"no folder TMPDIR here ({place})" if place else "TMPDIR is not set")
-        copy = unpack(Path(archive), Path(sys.prefix).resolve(), Path(place))
+        copy = unpack_on_node(Path(archive), Path(sys.prefix).resolve())
     except NotUnpacked as error:
         notice(f"the environment's archive: {error}; using {sys.prefix}")
         return _own_python()

@@ -1,14 +1,15 @@
 """An environment as one file: packed once on scratch, unpacked by each job on its local disk.
 
-A virtual environment finds its packages by the location of its `python`, so a copy works if it is
-called by `bin/python -m ...` (the first lines of other scripts in bin/ name the original). Uses
-only the standard library and `tar`, and zstd if it is installed, as it unpacks several times as
-fast as gzip. Both formats carry checksums, so a damaged archive fails when it is unpacked.
+A virtual environment finds its packages by the location of its `python`, so a copy works wherever
+it is; the scripts in bin/, which name their environment, are written anew. Uses only the standard
+library and `tar`, and zstd if it is installed, as it unpacks several times as fast as gzip. Both
+formats carry checksums, so a damaged archive fails when it is unpacked.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from fastdllm.common.locks import take_lock
 # Level 3 is zstd's own default: higher ones cost minutes, and unpacking gets no faster.
 _PACK = {".tar.zst": "zstd -3 -T0 --quiet", ".tar.gz": "gzip -3"}
 _UNPACK = {".tar.zst": "zstd", ".tar.gz": "gzip"}
+# As `activate` names its environment.
+_PLACE = re.compile(rb"^ *VIRTUAL_ENV=[\"']?(/[^\"'\n]+)", re.MULTILINE)
 # Of the space that the copy needs: a node's disk is shared, and file systems need room to work.
 _SPARE = 1.1
 
@@ -77,6 +80,14 @@ def find_archive(venv: Path) -> Path | None:
     return None
 
 
+def unpack_on_node(archive: Path, venv: Path) -> Path:
+    """Unpack the archive of `venv` below $TMPDIR (see `unpack`)."""
+    place = os.environ.get("TMPDIR")
+    if not place or not Path(place).is_dir():
+        raise NotUnpacked(f"no folder TMPDIR here ({place})" if place else "TMPDIR is not set")
+    return unpack(archive, venv, Path(place))
+
+
 def unpack(archive: Path, venv: Path, folder: Path) -> Path:
     """Unpack the archive of `venv` below `folder`, unless it is there already; return the copy.
 
@@ -116,6 +127,7 @@ def unpack(archive: Path, venv: Path, folder: Path) -> Path:
                 _run(command, "cannot unpack it")
                 if not _is_copy(part / venv.name, venv):
                     raise NotUnpacked("it holds another environment; fastdllm env --pack")
+                _rename_in_scripts(part / venv.name / "bin", copy)
                 (part / venv.name).rename(copy)
             finally:
                 _remove(part)
@@ -137,6 +149,20 @@ def _private(folder: Path) -> Iterator[Path]:
     with (place / "lock").open("w") as stream:
         take_lock(stream.fileno(), wait=True)
         yield place
+
+
+def _rename_in_scripts(scripts: Path, place: Path) -> None:
+    """Let the scripts of an environment, which name its place, name another one."""
+    found = _PLACE.search((scripts / "activate").read_bytes())
+    if found is None:
+        return
+    for script in scripts.iterdir():
+        if script.is_symlink() or not script.is_file():
+            continue
+        content = script.read_bytes()
+        is_text = content.startswith(b"#!") or script.name.lower().startswith("activate")
+        if is_text and found[1] in content:
+            script.write_bytes(content.replace(found[1], os.fsencode(place)))
 
 
 def _is_copy(copy: Path, venv: Path) -> bool:

@@ -1,7 +1,9 @@
 """`fastdllm env`: which environment this is, whether it is complete, and where caches go.
 
 `make setup-cluster` builds it on scratch. --pack writes it into one archive, which jobs unpack on
-their node when FASTDLLM_ENV_ARCHIVE names it.
+their node when FASTDLLM_ENV_ARCHIVE names it, and --local in an interactive session:
+
+    source <(fastdllm env --local)
 """
 
 from __future__ import annotations
@@ -20,6 +22,12 @@ SUFFIXES = ("B", "KB", "MB", "GB", "TB")
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pack", action="store_true", help="write the archive that jobs unpack on their node"
+    )
+    parser.add_argument(
+        "--local",
+        action="store_true",
+        help="unpack the archive to this node's $TMPDIR and print what activates the copy: source "
+        "<(fastdllm env --local)",
     )
     parser.add_argument(
         "--check",
@@ -41,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         return _check(venv)
     if args.pack:
         return _pack(venv)
+    if args.local:
+        return _local(venv)
     sys.stdout.write("\n".join(_lines(venv)) + "\n")
     return 0
 
@@ -87,6 +97,25 @@ def _pack(venv: Path) -> int:
         f"{packed.path}: {readable(packed.bytes)} of {readable(packed.unpacked_bytes)}, in "
         f"{time.monotonic() - started:.0f} s\nfor jobs to use it: {use_line(packed.path)}\n"
     )
+    return 0
+
+
+def _local(venv: Path) -> int:
+    from fastdllm.cluster.archive import NotUnpacked, find_archive, unpack_on_node
+    from fastdllm.common.console import notice
+    from fastdllm.common.errors import UserError
+    from fastdllm.launch import ARCHIVE_VARIABLE
+
+    started = time.monotonic()
+    archive = os.environ.get(ARCHIVE_VARIABLE) or find_archive(venv)
+    if archive is None:
+        raise UserError(f"{venv}: has no archive yet; write it once, with fastdllm env --pack")
+    try:
+        copy = unpack_on_node(Path(archive), venv.resolve())
+    except NotUnpacked as error:
+        raise UserError(f"the environment's archive: {error}") from None
+    notice(f"the environment is {copy}, ready in {time.monotonic() - started:.1f} s")
+    sys.stdout.write(f". {shlex.quote(str(copy / 'bin' / 'activate'))}\n")
     return 0
 
 

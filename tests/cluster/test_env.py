@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from fastdllm import launch
 from fastdllm.cluster.archive import NotUnpacked, pack, unpack
-from fastdllm.cluster.build import record
+from fastdllm.cluster.build import caches, record
 from fastdllm.cluster.venv import READY, UNFINISHED, damaged_files, problems, read_record
 from fastdllm.common.errors import UserError
 from tests.support.run_project import PATIENCE_S
@@ -38,6 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     metadata.mkdir()
     (metadata / "RECORD").write_text(
         "good_thing.py,sha256=x,6\ngood_thing-1.5.dist-info/RECORD,,\n"
+        "../../../bin/python,sha256=x,1\n"
     )
     return folder
 
@@ -121,6 +123,55 @@ def test_a_command_runs_from_the_unpacked_copy(project: Path, tmp_path: Path) ->
         cwd=tmp_path,
     )
     assert version.stdout.startswith("fastdllm ")
+
+
+SESSION = """\
+source "$VENV/bin/activate"
+type -P python script
+source <(python -m fastdllm env --local)
+echo "$VIRTUAL_ENV"
+type -P python script
+script
+"""
+
+
+def test_an_interactive_session_works_in_a_copy_on_its_node(project: Path, tmp_path: Path) -> None:
+    venv, node = venv_of(project), tmp_path / "node"
+    node.mkdir()
+    script = venv / "bin" / "script"
+    script.write_text(f"#!{venv}/bin/python\nimport sys\nprint(sys.prefix)\n")
+    script.chmod(0o755)
+    caches(str(venv), str(tmp_path / "scratch"))
+    # Scripts name the environment as it was called when it was built, here by its first place.
+    activate = venv / "bin" / "activate"
+    built_at = re.search('^VIRTUAL_ENV="(.+)"', activate.read_text(), flags=re.M)
+    assert built_at is not None
+    activate.write_text(activate.read_text().replace(built_at[1], str(venv)))
+    pack(venv)
+    done = subprocess.run(
+        ["bash", "-c", SESSION],
+        cwd=project,
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(node), "VENV": str(venv)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    copy = node / f"fastdllm-env-{os.getuid()}" / venv.name
+    before = [f"{venv}/bin/python", str(script)]
+    after = [str(copy), f"{copy}/bin/python", f"{copy}/bin/script", str(copy)]
+    assert done.stdout.splitlines() == before + after, done.stderr
+    assert f"the environment is {copy}, ready in" in done.stderr
+    assert f". {copy}/fastdllm-env.sh" in (copy / "bin/activate").read_text()
+
+
+def test_without_an_archive_a_session_keeps_its_environment(project: Path, tmp_path: Path) -> None:
+    done = launched(project, "env", "--local", TMPDIR=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has no archive yet; write it once, with fastdllm env --pack" in done.stderr
+    pack(venv_of(project))
+    done = launched(project, "env", "--local")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "fastdllm: the environment's archive: TMPDIR is not set\n"
 
 
 def test_without_the_variable_the_environment_itself_is_used(project: Path) -> None:

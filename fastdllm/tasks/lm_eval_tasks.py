@@ -90,6 +90,8 @@ class LocalTask(ConfigurableTask):
                 if choices not in columns:
                     where = f"task {config['task']!r}: doc_to_choice"
                     raise unknown_name("column", choices, columns, where) from None
+            if hasattr(self, "_places"):
+                check_questions(self)  # a helper of the task may have refused the first item
             raise
         except (TypeError, IndexError):  # by options that have no first letter
             if self.config is not None and self.config.doc_to_choice is not None:

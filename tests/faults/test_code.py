@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,6 +210,26 @@ def test_a_helper_edited_within_a_second_is_not_taken_from_a_cache(
         # The next one is loaded in another process.
         del sys.modules[str(helper.resolve().with_suffix(""))]
     assert asked == ["One: What is 0 + 1? ", "Two: What is 0 + 1? "]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("index", [0, 3])
+def test_an_item_that_a_helper_refuses_is_named_by_its_place(
+    make_plan_on_disk: Callable[..., Any], index: int
+) -> None:
+    task = Path("tasks/sums.yaml")
+    task.write_text(task.read_text().replace('"{{question}}"', "!function helpers.asked"))
+    Path("tasks/helpers.py").write_text(
+        "def asked(doc):\n"
+        f"    if doc['answer'] == '{index}':\n"
+        "        raise ValueError('no number')\n"
+        "    return doc['question']\n"
+    )
+    place = (
+        f"sums.jsonl, line {index + 1}: task 'sums', item {index}: doc_to_text fails: ValueError"
+    )
+    with pytest.raises(UserError, match=re.escape(f"{place}: no number")):
+        make_plan_on_disk()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""Plan, decode and score give, for the published tasks, what lm-eval gives by asking directly."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+from fastdllm.decoding.sequence import PassCounts
+from fastdllm.model.tokenizer import load_tokenizer
+from fastdllm.runs.answer_records import Answer
+from fastdllm.runs.scoring import plain, score_answers
+from fastdllm.tasks.lm_eval_models import PromptLM
+from fastdllm.tasks.lm_eval_setup import lm_eval_environment
+from fastdllm.tasks.lm_eval_tasks import TASK_SEED, load_task
+from fastdllm.tasks.planning import PlanOptions, make_plan
+from fastdllm.tasks.task_source import TaskSource
+from tests.support.shipped_tasks import DATA, MODEL, ROOT, needs_data
+
+LIMIT = 40
+TEXTS = (
+    "",
+    "ok",
+    "My answer is yes.",
+    'I AM "HERE". You are *there*!\n* one\n\nP.S. <<Two>>',
+    "#### 4",
+)
+
+
+def text_for(prompt: str) -> str:
+    """Return an answer that anybody gives to a prompt: one of some texts, or the prompt itself."""
+    number = hashlib.sha256(prompt.encode()).digest()[0]
+    # No answer has the special tokens of a chat.
+    return (*TEXTS, prompt.replace("<|", "<"))[number % (len(TEXTS) + 1)]
+
+
+def likelihood_of(prompt: str, option: str) -> tuple[float, bool]:
+    number = hashlib.sha256(f"{prompt}{option}".encode()).digest()[0]
+    return -float(number), number < 128
+
+
+class Direct(PromptLM):
+    """Answers when it is asked, as lm-eval usually works."""
+
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        return [text_for(request.args[0]) for request in requests]
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        return [likelihood_of(*request.args) for request in requests]
+
+
+@pytest.mark.slow  # lm-eval calls pip for its record of the machine
+@pytest.mark.parametrize("name", [pytest.param("ifeval", marks=needs_data("ifeval"))])
+def test_a_run_is_scored_as_a_direct_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    task = TaskSource(Path(f"tasks/{name}.yaml"), data=str(DATA / name))
+    tokenizer = load_tokenizer(str(MODEL))
+    options = PlanOptions(
+        task=task,
+        limit=LIMIT,
+        chunk_size=7,
+        num_fewshot=None,
+        apply_chat_template=True,
+        max_positions=10**6,
+        vocab_size=10**6,
+    )
+    with lm_eval_environment(offline=True, private_cache=True):
+        plan = make_plan(tokenizer, options)
+        answers = []
+        for request in reversed(plan.requests):  # chunks of shards end in any order
+            if request.kind == "loglikelihood":
+                logprob, is_greedy = likelihood_of(*request.args)
+                answers.append(Answer(id=request.id, logprob=logprob, is_greedy=is_greedy))
+            else:
+                text = text_for(request.args[0])
+                ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+                answers.append(Answer(id=request.id, token_ids=ids, passes=PassCounts()))
+        scores = score_answers(
+            plan, answers, tokenizer=tokenizer, task=load_task(task), bootstrap_iters=10
+        )
+        direct = simple_evaluate(
+            Direct(tokenizer),
+            tasks=[load_task(task).root],
+            task_manager=TaskManager(include_defaults=False),
+            limit=LIMIT,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
+            bootstrap_iters=10,
+            fewshot_random_seed=TASK_SEED,
+        )
+    assert direct is not None
+    for key in scores.results:
+        assert scores.results[key] == plain(direct[key]), key
+    assert len(scores.samples) == LIMIT
+    assert 0 < sum(sample["correct"] for sample in scores.samples) < LIMIT

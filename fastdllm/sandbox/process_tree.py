@@ -1,0 +1,71 @@
+"""The processes that others have started, and the end of all below this one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+
+def tasks_of(user: int) -> int:
+    """Return how many threads a user has; their number is limited together."""
+    tasks = 0
+    for pid in _pids():
+        with suppress(OSError, ValueError, IndexError):
+            if Path(f"/proc/{pid}").stat().st_uid == user:
+                tasks += int(stat_fields(pid)[17])
+    return tasks
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the processes below one."""
+    children: dict[int, list[int]] = {}
+    for other in _pids():
+        with suppress(OSError, ValueError, IndexError):
+            children.setdefault(int(stat_fields(other)[1]), []).append(other)
+    found: set[int] = set()
+    waiting = list(children.get(pid, ()))
+    while waiting:
+        found.add(child := waiting.pop())
+        waiting += children.get(child, ())
+    return found
+
+
+def end_all() -> None:
+    """End all processes below this one, and wait for them."""
+    stopped: set[int] = set()
+    # What is stopped starts no other, so that a scan which finds no more has found all.
+    while _has_children() and (found := descendants(os.getpid()) - stopped):
+        for pid in found:
+            _signal(pid, signal.SIGSTOP)
+        stopped |= found
+    for pid in stopped:
+        _signal(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _signal(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _pids() -> Iterator[int]:
+    return (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+
+
+def stat_fields(pid: int) -> list[str]:
+    """Return the fields of /proc/<pid>/stat from the third on, as proc(5) counts them."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return text.rpartition(")")[2].split()

@@ -1,0 +1,223 @@
+"""Run programs in the sandbox, several at once, and say what came of each.
+
+A program is the code of an answer and the tests of its item. It passes if both run to their ends;
+whatever else it does, this process, its files and its network are out of its reach, as far as this
+machine allows: `lacking` says what it does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fastdllm.common.errors import UserError
+from fastdllm.machine.cgroups import memory_left
+from fastdllm.machine.threads import allowed_threads
+
+HERE = Path(__file__).parent
+# The warden needs only Python's own library and this package.
+_WARDEN = (
+    "import sys; sys.path.insert(0, {root!r}); from fastdllm.sandbox.warden import main; main()"
+)
+# More at once gain little, and need as many processes.
+MOST_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one program may use.
+
+    Processor time decides, as it is the same on a busy machine; the time on the clock is for
+    programs that sleep. memory_bytes counts for each process, and for all of them together.
+    """
+
+    cpu_s: int = 10
+    wall_s: int = 60
+    memory_bytes: int = 2 << 30
+    processes: int = 64
+    open_files: int = 64
+    file_bytes: int = 16 << 20
+    folder_bytes: int = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The code of an answer, and the tests that are run after it, with its names."""
+
+    code: str
+    tests: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramVerdict:
+    """What came of a program; reason: why it has not passed, in one line."""
+
+    outcome: Literal["passed", "failed", "timeout"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """How programs are kept apart here, and what of it this machine lacks."""
+
+    own_files: bool
+    own_processes: bool
+    lacking: tuple[str, ...] = ()
+
+
+# From the best to the one that needs nothing of a machine.
+WAYS = (Isolation(True, True), Isolation(False, True), Isolation(False, False))
+
+
+def run_programs(
+    programs: Sequence[Program],
+    limits: Limits | None = None,
+    *,
+    isolation: Isolation | None = None,
+) -> list[ProgramVerdict]:
+    """Run programs, as many at once as there are processors; return their verdicts in order.
+
+    isolation: how they are kept apart; None: in the best way that there is here.
+
+    Raises:
+        UserError: this machine runs no program at all.
+    """
+    if not programs:
+        return []
+    limits = limits or Limits()
+    wardens = _Wardens(isolation or best_isolation(), limits)
+    with ThreadPoolExecutor(_at_once(len(programs), limits)) as pool:
+        try:
+            return [_verdict(record) for record in pool.map(wardens.run, programs)]
+        except BaseException:  # a signal, among others
+            pool.shutdown(wait=False, cancel_futures=True)
+            wardens.stop()
+            raise
+
+
+def best_isolation() -> Isolation:
+    """Return the best way in which this machine runs a program that is known to pass.
+
+    Raises:
+        UserError: there is none.
+    """
+    trial = Program("import math\n", "assert math.floor(1.5) == 1\n")
+    problem = ""
+    for way in WAYS:
+        record = _Wardens(way, Limits()).run(trial)
+        if record.get("outcome") == "passed":
+            return replace(way, lacking=tuple(_lacking(way, record)))
+        problem = record.get("setup") or record["reason"]
+    raise UserError(
+        f"the sandbox for the code of answers cannot start {sys.executable} here: {problem}; root "
+        "needs one that other users can start, and docs/sandbox.md says what else is needed"
+    )
+
+
+def _lacking(way: Isolation, record: dict[str, Any]) -> list[str]:
+    """Say what a machine does not keep apart."""
+    lacking = []
+    if not way.own_files:
+        other = record["is_other_user"]
+        lacking.append("files that everybody can read" if other else "the files of this user")
+    if not (way.own_processes or record["is_filtered"]):
+        lacking.append("the network")
+    if not (way.own_processes or record["is_filtered"] or record["is_other_user"]):
+        lacking.append("the processes of this user")
+    return lacking
+
+
+class _Wardens:
+    """The processes that run programs, each one of them."""
+
+    def __init__(self, isolation: Isolation, limits: Limits) -> None:
+        self._job = {
+            "source": (HERE / "inside.py").read_text(encoding="utf-8"),
+            "argv": [sys.executable, "-s", "-P", "-c"],
+            "env": _environment(),
+            "readable": _readable(),
+            "limits": asdict(limits),
+            "own_files": isolation.own_files,
+            "own_processes": isolation.own_processes,
+            "tmp": tempfile.gettempdir(),
+            "parent": os.getpid(),
+        }
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_stopped = False
+
+    def run(self, program: Program) -> dict[str, Any]:
+        """Return what came of one program, or why it was not run ("setup")."""
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _WARDEN.format(root=str(HERE.parents[1]))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_libraries(),
+            start_new_session=True,
+        )
+        self._running.add(process)
+        if self._is_stopped:
+            process.terminate()
+        output, errors = process.communicate(json.dumps(self._job | asdict(program)).encode())
+        self._running.discard(process)
+        if process.returncode:
+            last = errors.decode(errors="replace").strip().rpartition("\n")[2]
+            return {"setup": f"exit code {process.returncode}: {last}"}
+        record = json.loads(output)
+        assert isinstance(record, dict)
+        return record
+
+    def stop(self) -> None:
+        """End those that run; they take their programs with them."""
+        self._is_stopped = True
+        for process in list(self._running):
+            process.terminate()
+
+
+def _verdict(record: dict[str, Any]) -> ProgramVerdict:
+    """Return the verdict of a record.
+
+    Raises:
+        UserError: the program was not run, so that there is none.
+    """
+    if "setup" in record:
+        raise UserError(
+            f"the sandbox for the code of answers failed: {record['setup']}; start the same "
+            "command again"
+        )
+    return ProgramVerdict(record["outcome"], record["reason"])
+
+
+def _at_once(n_programs: int, limits: Limits) -> int:
+    free = memory_left()
+    of_memory = MOST_AT_ONCE if free is None else free // limits.memory_bytes
+    return max(min(n_programs, allowed_threads(), of_memory, MOST_AT_ONCE), 1)
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables of a program: none of the user's, and one order of sets for all."""
+    fixed = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+    fixed |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return {**fixed, "PATH": "/usr/bin:/bin", **_libraries()}
+
+
+def _libraries() -> dict[str, str]:
+    """Return the variable without which some clusters' Python cannot start."""
+    name = "LD_LIBRARY_PATH"
+    return {name: os.environ[name]} if name in os.environ else {}
+
+
+def _readable() -> list[str]:
+    """Return the folders that Python is installed in, with its packages."""
+    folders = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
+    folders.append(str(Path(sys.executable).resolve().parents[1]))
+    folders += filter(os.path.isabs, "".join(_libraries().values()).split(":"))
+    return list(dict.fromkeys(folders))

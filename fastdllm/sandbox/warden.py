@@ -1,0 +1,349 @@
+"""The process that runs one program in the sandbox, watches it, and leaves nothing of it behind.
+
+Started by programs.py with a job as JSON on its input; answers with one JSON object. It stays
+outside of the namespaces that it makes, and no program can reach it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import secrets
+import select
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastdllm.sandbox.namespaces import enter_own_root, leave_namespaces
+from fastdllm.sandbox.process_tree import descendants, end_all, stat_fields, tasks_of
+from fastdllm.sandbox.syscall_filter import install_filter
+
+# How long Python may take to start, on a slow file system.
+START_S = 120
+# How often the processes of a program are looked at, and the least share of time spent with it.
+LOOK_S, LOOK_SHARE = 0.1, 0.1
+MOST_OUTPUT = 4096
+_SET_DEATH_SIGNAL, _SET_DUMPABLE, _SET_SUBREAPER, _DROP_CAPABILITY = 1, 4, 36, 24
+# In a container that has no others: nobody.
+_NOBODY = 65534
+_TICKS_PER_S, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+    """Run the job on standard input, and print what came of it."""
+    job = json.loads(sys.stdin.buffer.read())
+    # What ends this process early, as the end of the one that waits for it, ends the program too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    libc.prctl(_SET_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
+    libc.prctl(_SET_SUBREAPER, 1, 0, 0, 0)
+    if os.getppid() != job["parent"]:
+        sys.exit(1)
+    folder = f"{job['tmp']}/fastdllm-sandbox-{secrets.token_hex(8)}"
+    try:
+        Path(folder).mkdir(mode=0o700)
+        record = _Watch(job, folder, _another_user()).run()
+    except OSError as error:
+        record = {"setup": str(error)}
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end_all()
+        _remove(folder)
+    sys.stdout.write(json.dumps(record))
+
+
+@dataclass
+class _Watch:
+    """One program, from its start to its end.
+
+    job: code, tests and source (texts), argv, env, readable (folders), limits, and own_files
+        and own_processes: whether it gets them.
+    folder: an empty one.
+    user: whom root lets it run as.
+    life, from_program, to_program: ends of pipes; the first tells how the program ended.
+    """
+
+    job: dict[str, Any]
+    folder: str
+    user: int | None
+    life: int = -1
+    from_program: int = -1
+    to_program: int = -1
+    word: str = field(default_factory=secrets.token_hex)
+    output: bytes = b""
+    to_send: bytes = b""
+    how_it_ended: str = ""
+    is_started: bool = False
+    were_tests_sent: bool = False
+
+    def run(self) -> dict[str, Any]:
+        """Return outcome and reason, and what there was of isolation.
+
+        Raises:
+            OSError: it cannot be set up in this way here.
+        """
+        if self.user is not None:
+            os.chown(self.folder, self.user, self.user)
+        if self.job["own_processes"]:
+            leave_namespaces()
+        libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0)
+        # Counted here, as a namespace hides the others.
+        tasks = tasks_of(os.geteuid() if self.user is None else self.user)
+        self.job["limits"]["tasks_of_user"] = tasks + self.job["limits"]["processes"]
+        inner = self._start()
+        self.to_send = _framed(self.job["code"])
+        outcome, reason = self._until_decided()
+        os.kill(inner, signal.SIGKILL)
+        os.waitpid(inner, 0)
+        return {
+            "outcome": outcome,
+            "reason": reason,
+            "is_filtered": "filtered" in self.how_it_ended,
+            "is_other_user": self.user is not None,
+        }
+
+    def _start(self) -> int:
+        """Start the first process of the program's namespaces; return which it is."""
+        self.life, life_end = os.pipe()
+        program_in, self.to_program = os.pipe()
+        self.from_program, program_out = os.pipe()
+        os.set_blocking(self.to_program, False)
+        # A child that were told to exit before it is one of its own would clean up as this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        inner = os.fork()
+        if not inner:
+            os.close(self.life)
+            _inner(self.job, Path(self.folder), (program_in, program_out), life_end, self.user)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        for end in (life_end, program_in, program_out):
+            os.close(end)
+        return inner
+
+    def _until_decided(self) -> tuple[str, str]:
+        limits, ends = self.job["limits"], {self.life, self.from_program}
+        started_s = look_s = time.monotonic()
+        while True:
+            writable = [self.to_program] if self.to_send else []
+            ready, can_write, _ = select.select(ends, writable, [], LOOK_S)
+            if can_write:
+                self._send()
+            ends -= {end for end in ready if not self._receive(end)}
+            decided = self._by_output()
+            # Once the program has ended, what is still to be read is in the pipe.
+            if decided is None and self.life not in ends and not select.select(ends, [], [], 0)[0]:
+                decided = self._by_end()
+            now_s = time.monotonic()
+            if decided is None and now_s >= look_s:
+                decided = self._by_limits()
+                look_s = now_s + max(LOOK_S, (time.monotonic() - now_s) / LOOK_SHARE)
+            if not self.is_started and b"started\n" in self.output:
+                self.is_started, started_s = True, now_s
+            most_s = limits["wall_s"] if self.is_started else START_S
+            if decided is None and now_s - started_s > most_s:
+                decided = ("timeout", f"did not end within {most_s:g} s")
+            if decided is not None:
+                return decided
+
+    def _send(self) -> None:
+        try:
+            self.to_send = self.to_send[os.write(self.to_program, self.to_send) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self.to_send = b""
+
+    def _receive(self, end: int) -> bool:
+        """Read from a pipe; return whether there may be more."""
+        data = os.read(end, 65536)
+        if end == self.from_program:
+            self.output += data
+        else:
+            self.how_it_ended += data.decode()
+            _, failed, reason = self.how_it_ended.partition("setup: ")
+            if failed:
+                raise OSError(reason.splitlines()[0])
+        return bool(data)
+
+    def _by_output(self) -> tuple[str, str] | None:
+        """Decide by what the program has said, of which only the word is proof."""
+        if len(self.output) > MOST_OUTPUT:
+            return "failed", "wrote where only the sandbox writes"
+        for line in self.output.splitlines():
+            if line == self.word.encode() and self.were_tests_sent:
+                return "passed", ""
+            if line.startswith(b"failed "):
+                return "failed", line.removeprefix(b"failed ").decode("utf-8", "replace")
+            if line == b"loaded" and not self.were_tests_sent:
+                self.were_tests_sent = True
+                self.to_send += _framed(self.job["tests"]) + _framed(self.word)
+        return None
+
+    def _by_end(self) -> tuple[str, str]:
+        """Decide by how the program ended without having said so."""
+        _, is_known, end = self.how_it_ended.partition("ended ")
+        if not is_known:
+            return "failed", "was ended from outside, as where memory runs out"
+        status, cpu_s = end.split()
+        code = os.waitstatus_to_exitcode(int(status))
+        # The kernel counts by ticks for its limit, and exactly for what it reports.
+        is_killed = code == -signal.SIGKILL and float(cpu_s) > 0.7 * self.job["limits"]["cpu_s"]
+        if code == -signal.SIGXCPU or is_killed:
+            return "timeout", f"used {self.job['limits']['cpu_s']} s of processor time"
+        if code < 0:
+            return "failed", f"ended by {signal.Signals(-code).name}"
+        return "failed", f"ended before its tests did, with exit code {code}"
+
+    def _by_limits(self) -> tuple[str, str] | None:
+        """Decide by what all processes of the program use together."""
+        cpu_s, memory, tasks, limits = 0.0, 0, 0, self.job["limits"]
+        for pid in descendants(os.getpid()):
+            with suppress(OSError, ValueError, IndexError):
+                fields = stat_fields(pid)
+                cpu_s += sum(map(int, fields[11:15])) / _TICKS_PER_S
+                tasks += int(fields[17])
+                memory += int(fields[21]) * _PAGE
+        if cpu_s > limits["cpu_s"] + 1:
+            return "timeout", f"used {limits['cpu_s']} s of processor time"
+        if memory > limits["memory_bytes"]:
+            return "failed", "its processes together used too much memory"
+        if tasks > limits["processes"] + 1:  # the one that waits for it
+            return "failed", f"started more than {limits['processes']} processes and threads"
+        if not self.job["own_files"] and _size(self.folder) > limits["folder_bytes"]:
+            return "failed", "wrote too much"
+        return None
+
+
+def _inner(
+    job: dict[str, Any], folder: Path, ends: tuple[int, int], life: int, user: int | None
+) -> None:
+    """Be the first process of the namespace: start the program, wait for it, say how it ended."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    try:
+        if job["own_files"]:
+            room = job["limits"]["folder_bytes"]
+            folder = enter_own_root(folder, job["readable"], room_bytes=room)
+        program = os.fork()
+        if not program:
+            _become_program(job, ends, life, folder, user)
+        for end in ends:
+            os.close(end)
+        while True:
+            ended, status, usage = os.wait4(-1, 0)
+            if ended == program:
+                os.write(life, f"ended {status} {usage.ru_utime + usage.ru_stime}\n".encode())
+                os._exit(0)
+    except BaseException as error:
+        os.write(life, f"setup: {error}\n".encode())
+    os._exit(1)
+
+
+def _become_program(
+    job: dict[str, Any], ends: tuple[int, int], life: int, folder: Path, user: int | None
+) -> None:
+    try:
+        libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+        os.setsid()
+        os.chdir(folder)
+        # Far from 3 and 4 first, so that none overwrites another.
+        *high, life = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 16) for end in (*ends, life))
+        silent = os.open("/dev/null", os.O_RDWR)
+        for target, source in enumerate((silent, silent, silent, high[0], high[1])):
+            os.dup2(source, target)
+        os.closerange(5, life)
+        _limit(job["limits"])
+        if user is None:
+            _drop_rights()
+        else:
+            with suppress(PermissionError):  # a container may forbid it, and has none to leave
+                os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+        if install_filter():
+            os.write(life, b"filtered ")
+        home = {"HOME": str(folder), "TMPDIR": str(folder)}
+        os.execve(job["argv"][0], [*job["argv"], job["source"]], {**job["env"], **home})
+    except BaseException as error:
+        os.write(life, f"setup: {error}\n".encode())
+    os._exit(1)
+
+
+def _limit(limits: dict[str, Any]) -> None:
+    """Limit this process and what it starts."""
+    # What ignores the signal of the first limit ends at the second.
+    resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_s"], limits["cpu_s"] + 1))
+    for name, most in (
+        ("AS", limits["memory_bytes"]),
+        ("FSIZE", limits["file_bytes"]),
+        ("NOFILE", limits["open_files"]),
+        ("NPROC", limits["tasks_of_user"]),
+        ("CORE", 0),
+        ("MEMLOCK", 0),
+        ("MSGQUEUE", 0),
+    ):
+        kind = getattr(resource, f"RLIMIT_{name}")
+        _, allowed = resource.getrlimit(kind)
+        value = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+        resource.setrlimit(kind, (value, value))
+
+
+def _drop_rights() -> None:
+    """Let what is executed next have no rights of root, even as root."""
+    capability = 0
+    while libc.prctl(_DROP_CAPABILITY, capability, 0, 0, 0) == 0:
+        capability += 1
+
+
+def _another_user() -> int | None:
+    """Return a user that root changes to, else None.
+
+    No one else is this user, since limits on the number of processes count all those of a user; and
+    there are none for root, unless it is the only user of a container that a plain user has made.
+    """
+    if os.geteuid() != 0:
+        return None
+    ranges = [list(map(int, line.split())) for line in _lines("/proc/self/uid_map")]
+    own = 2**30 + os.getpid()
+    for user in (own, _NOBODY):
+        if any(start <= user < start + length for start, _, length in ranges):
+            return user
+    return None
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text(encoding="ascii").splitlines()
+
+
+def _size(folder: str) -> int:
+    """Return the bytes of the files in a folder."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                size += os.lstat(f"{place}/{name}").st_blocks * 512
+    return size
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder, whatever a program has done with it."""
+    try:
+        Path(folder).rmdir()
+    except FileNotFoundError:
+        return
+    except OSError:  # by programs that take names of any length, and folders as deep as they like
+        os.spawnvp(os.P_WAIT, "chmod", ["chmod", "-R", "u+rwx", folder])
+        os.spawnvp(os.P_WAIT, "rm", ["rm", "-rf", folder])
+
+
+def _framed(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogatepass")
+    return b"%016x" % len(data) + data

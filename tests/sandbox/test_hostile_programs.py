@@ -1,0 +1,205 @@
+"""Programs that mean harm: each ends with a verdict, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from fastdllm.common.errors import UserError
+from fastdllm.sandbox.programs import (
+    WAYS,
+    Isolation,
+    Limits,
+    Program,
+    run_programs,
+)
+
+pytestmark = pytest.mark.slow
+
+LIMITS = Limits(cpu_s=1, wall_s=3, memory_bytes=1 << 30, folder_bytes=8 << 20)
+# By this name, what a program leaves is found; its children inherit it.
+MARK = f"left{os.getpid() % 10**8}"
+BEGINNING = f"import os, sys, time, signal\nopen('/proc/self/comm', 'w').write('{MARK}')\n"
+TESTS = "assert answer(2) == 4\n"
+RIGHT = "def answer(x):\n    return 2 * x\n"
+
+# Name: code, tests, and the outcome.
+HOSTILE = {
+    "fork bomb": ("while True:\n    os.fork()\n", TESTS, ("failed", "timeout")),
+    "fork bomb that ignores failures": (
+        "while True:\n    try:\n        os.fork()\n    except OSError:\n        pass\n",
+        TESTS,
+        ("failed", "timeout"),
+    ),
+    "endless loop": ("while True:\n    pass\n", TESTS, ("timeout",)),
+    "endless loop in a test": (
+        "def answer(x):\n    while True:\n        pass\n",
+        TESTS,
+        ("timeout",),
+    ),
+    "endless loop of children": (
+        "for _ in range(3):\n    os.fork()\nwhile True:\n    pass\n",
+        TESTS,
+        ("timeout",),
+    ),
+    "sleep": ("time.sleep(10**6)\n", TESTS, ("timeout",)),
+    "ten gigabytes": (f"{RIGHT}x = bytearray(10 * 2**30)\n", TESTS, ("failed",)),
+    "gigabytes in many processes": (
+        "for _ in range(8):\n    os.fork()\nx = b'x' * (600 << 20)\ntime.sleep(9)\n",
+        TESTS,
+        ("failed",),
+    ),
+    "printing without end": ("while True:\n    print('x' * 10**6)\n", TESTS, ("timeout",)),
+    "writing to the sandbox without end": (
+        "while True:\n    os.write(4, b'x' * 10**5)\n",
+        TESTS,
+        ("failed",),
+    ),
+    "killing its parent": (f"{RIGHT}os.kill(os.getppid(), 9)\n", TESTS, ("failed",)),
+    "killing its group": (f"{RIGHT}os.killpg(os.getpgid(os.getppid()), 9)\n", TESTS, ("failed",)),
+    "killing all": (f"{RIGHT}os.kill(-1, 9)\n", TESTS, ("failed",)),
+    "killing itself": (f"{RIGHT}os.kill(os.getpid(), 9)\n", TESTS, ("failed",)),
+    "ignoring signals": (
+        "for s in range(1, 32):\n    try:\n        signal.signal(s, signal.SIG_IGN)\n"
+        "    except OSError:\n        pass\nwhile True:\n    pass\n",
+        TESTS,
+        ("timeout",),
+    ),
+    "a daemon": (
+        f"{RIGHT}if not os.fork():\n    os.setsid()\n    if os.fork():\n        os._exit(0)\n"
+        "    while True:\n        time.sleep(1)\n",
+        TESTS,
+        ("passed",),
+    ),
+    "a daemon, and an end": (
+        "if not os.fork():\n    os.setsid()\n    time.sleep(99)\nos._exit(0)\n",
+        TESTS,
+        ("failed",),
+    ),
+    "filling the disk": (
+        f"{RIGHT}for i in range(10**6):\n    open(str(i), 'w').write('x' * 10**6)\n",
+        TESTS,
+        ("failed",),
+    ),
+    "one endless file": (
+        f"{RIGHT}f = open('f', 'w')\nwhile True:\n    f.write('x' * 10**6)\n",
+        TESTS,
+        ("failed",),
+    ),
+    "folders that cannot be entered": (
+        f"{RIGHT}os.makedirs('a/b/c')\nopen('a/b/c/d', 'w').close()\nos.chmod('a/b', 0)\n",
+        TESTS,
+        ("passed",),
+    ),
+    "a socket": (f"{RIGHT}import socket\nsocket.socket()\n", TESTS, ("failed",)),
+    "looking for a host": (
+        f"{RIGHT}import socket\nsocket.create_connection(('1.1.1.1', 53), 5)\n",
+        TESTS,
+        ("failed",),
+    ),
+    "becoming root": (f"{RIGHT}os.setuid(0)\nos.mkdir('/etc/x')\n", TESTS, ("failed",)),
+    "namespaces of its own": (
+        f"{RIGHT}import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == 0\n",
+        TESTS,
+        ("failed",),
+    ),
+    "limits of another": (
+        f"{RIGHT}import resource\nresource.prlimit(os.getppid(), resource.RLIMIT_CPU, (0, 0))\n",
+        TESTS,
+        ("failed",),
+    ),
+    "higher limits": (
+        f"{RIGHT}import resource\nresource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40))\n",
+        TESTS,
+        ("failed",),
+    ),
+    "exit at once": ("sys.exit(0)\n", TESTS, ("failed",)),
+    "hard exit at once": ("os._exit(0)\n", TESTS, ("failed",)),
+    "exit in a test": ("def answer(x):\n    sys.exit(0)\n", TESTS, ("failed",)),
+    "hard exit in a test": ("def answer(x):\n    os._exit(0)\n", TESTS, ("failed",)),
+    "exit as an error": ("raise SystemExit\n", TESTS, ("failed",)),
+    "an error that cannot be printed": (
+        "class E(BaseException):\n    def __str__(self):\n        raise self\nraise E\n",
+        TESTS,
+        ("failed",),
+    ),
+    "saying that it passed": (
+        "for end in range(1, 20):\n    try:\n        os.write(end, b'passed\\nloaded\\n')\n"
+        "    except OSError:\n        pass\nprint('passed')\nos._exit(0)\n",
+        TESTS,
+        ("failed",),
+    ),
+    "closing all files": (f"{RIGHT}os.closerange(0, 256)\n", TESTS, ("failed",)),
+    "another name": (f"{RIGHT}__name__ = '__main__'\n", TESTS, ("passed",)),
+    "no functions of os": (f"{RIGHT}os.write = os.read = os._exit = None\n", TESTS, ("passed",)),
+    "endless recursion": ("def answer(x):\n    return answer(x)\n", TESTS, ("failed",)),
+    "endless recursion without a limit": (
+        "sys.setrecursionlimit(10**9)\ndef answer(x):\n    return answer(x)\n",
+        TESTS,
+        ("failed", "timeout"),
+    ),
+    "a crash": (f"{RIGHT}import ctypes\nctypes.string_at(0)\n", TESTS, ("failed",)),
+    "threads that never end": (
+        f"{RIGHT}import threading\n"
+        "for _ in range(4):\n    threading.Thread(target=lambda: time.sleep(10**6)).start()\n",
+        TESTS,
+        ("passed",),
+    ),
+    "reading what nobody types": (f"{RIGHT}input()\n", TESTS, ("failed",)),
+    "text that is none": (f"{RIGHT}x = '\ud800'\n", TESTS, ("failed",)),
+    "a null": ("x = 1\0\n", TESTS, ("failed",)),
+    "no code": ("", TESTS, ("failed",)),
+}
+
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def use_way(way: Isolation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip where a machine has no such way, for no Python of its own or of the system."""
+    for python in (sys.executable, SYSTEM_PYTHON):
+        monkeypatch.setattr(sys, "executable", python)
+        try:
+            if run_programs([Program(RIGHT, TESTS)], isolation=way)[0].outcome == "passed":
+                return
+        except UserError:
+            continue
+    pytest.skip("this machine does not allow that to this user")
+
+
+@pytest.fixture
+def folder_of_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    tmp_path.chmod(0o755)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def left() -> list[str]:
+    """The processes of these tests that still run."""
+    found = []
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if comm.read_text().strip() == MARK:
+                found.append(comm.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("way", (WAYS[0], WAYS[-1]), ids=["all apart", "limits only"])
+def test_each_hostile_program_ends_and_leaves_nothing(
+    way: Isolation, folder_of_temporary_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_way(way, monkeypatch)
+    programs = [Program(BEGINNING + code, tests) for code, tests, _ in HOSTILE.values()]
+    verdicts = run_programs(programs, LIMITS, isolation=way)
+    found = dict(zip(HOSTILE, verdicts, strict=True))
+    wrong = {n: v for n, v in found.items() if v.outcome not in HOSTILE[n][2]}
+    assert not wrong
+    assert all(verdict.reason for verdict in verdicts if verdict.outcome != "passed")
+    assert not left()
+    assert not list(folder_of_temporary_files.iterdir())

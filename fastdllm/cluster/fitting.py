@@ -78,17 +78,7 @@ def needed_gib(config: ModelConfig, dtype: str, *, max_new_tokens: int) -> float
     cache = positions * config.num_layers * 2 * config.num_kv_heads * config.head_dim * size
     # In the model's dtype, in float32, and their softmax.
     logits = BLOCK * config.vocab_size * (size + 8)
-    return (n_parameters(config) * size + cache + logits) / GIB + RUNTIME_GIB
-
-
-def n_parameters(config: ModelConfig) -> int:
-    """Return the number of weights and biases of a Qwen2.5 network."""
-    hidden = config.hidden_size
-    query, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    attention = 2 * hidden * query + query + 2 * (hidden * kv_width + kv_width)
-    layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden
-    embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
-    return config.num_layers * layer + embeddings + hidden
+    return (config.parameters * size + cache + logits) / GIB + RUNTIME_GIB
 
 
 def fits(needed_gib: float, size_gib: int) -> bool:

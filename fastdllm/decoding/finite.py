@@ -31,7 +31,7 @@ def reason_not_finite(what: str, dtype: torch.dtype) -> str:
     """Say of a pass in a dtype that its logits are NaN or infinite, and what to try."""
     name = str(dtype).removeprefix("torch.")
     advice = {
-        "float16": "its range may be too small: try dtype bfloat16 or float32",
+        "float16": "its range may be too small: try dtype float32, or bfloat16 if the GPU has it",
         "bfloat16": "try dtype float32; if that fails as well, the weights are damaged",
     }.get(name, "the weights are damaged, or not those of its config.json: fetch them again")
     return f"{what} gave logits in {name} that are no finite numbers; {advice}"

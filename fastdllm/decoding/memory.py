@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.sequence import DecodedSequence
 from fastdllm.engine.cache import bytes_per_position
 from fastdllm.machine.device import free_bytes
+from fastdllm.model.config import ModelConfig
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import Policy
 
@@ -41,9 +44,10 @@ def choose_slots(
     idle = sum(engine.cache.bytes for engine in model.idle_engines)
     usable = int((free_bytes(model.device) + idle) * USABLE.get(model.device.type, 0.5))
     lengths = sorted((sequence.capacity for sequence in sequences), reverse=True)
-    fitting, needed = 0, _bytes_of_rows(model, PREFILL_ROWS)
+    config, dtype = model.config, model.dtype
+    fitting, needed = 0, _bytes_of_rows(config, dtype, PREFILL_ROWS)
     for length in lengths[:most]:
-        needed += slot_bytes(model, length, policy)
+        needed += slot_bytes(config, dtype, length, policy)
         if needed > usable:
             break
         fitting += 1
@@ -60,25 +64,48 @@ def choose_slots(
     return fitting
 
 
-def slot_bytes(model: FusedModel, length: int, policy: Policy) -> int:
+def decoding_bytes(
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    lengths: Sequence[int],
+    policy: Policy,
+) -> int:
+    """Return the free bytes with which `choose_slots` lets sequences of `lengths` in together."""
+    needed = _bytes_of_rows(config, dtype, PREFILL_ROWS)
+    needed += sum(slot_bytes(config, dtype, length, policy) for length in lengths)
+    return int(needed / USABLE.get(device.type, 0.5))
+
+
+def scoring_bytes(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, length: int
+) -> int:
+    """Return the free bytes with which log-likelihoods of inputs of `length` can be computed.
+
+    Half of what is usable is for keys and values, the other half for passes.
+    """
+    return int(2 * length * bytes_per_position(config, dtype) / USABLE.get(device.type, 0.5))
+
+
+def slot_bytes(config: ModelConfig, dtype: torch.dtype, length: int, policy: Policy) -> int:
     """Return the bytes of one sequence of up to `length` positions: cache, rows, logits, spans."""
     settings = policy.settings
-    cache = length * bytes_per_position(model.config, model.dtype)
+    cache = length * bytes_per_position(config, dtype)
     # Logits in the model's dtype, in float32, and their softmax.
     window = settings.small_block_size * (1 + settings.lookahead_depth)
     rows_read = min(window, settings.block_size)
-    logits = rows_read * model.config.vocab_size * (model.dtype.itemsize + 8)
-    block = settings.block_size * model.config.hidden_size * model.dtype.itemsize
+    logits = rows_read * config.vocab_size * (dtype.itemsize + 8)
+    block = settings.block_size * config.hidden_size * dtype.itemsize
     spans = 2 * len(policy.layer_spans) * block
-    return cache + logits + spans + _bytes_of_rows(model, settings.block_size)
+    return cache + logits + spans + _bytes_of_rows(config, dtype, settings.block_size)
 
 
-def _bytes_of_rows(model: FusedModel, rows: int) -> int:
+def _bytes_of_rows(config: ModelConfig, dtype: torch.dtype, rows: int) -> int:
     """Return the bytes of the activations of one layer; those of one layer are alive at a time."""
-    config = model.config
     heads = 2 * (config.num_heads + config.num_kv_heads)
     widths = 3 * config.hidden_size + heads * config.head_dim + 3 * config.intermediate_size
-    return rows * widths * model.dtype.itemsize
+    return rows * widths * dtype.itemsize
 
 
 def _gib(count: int) -> str:

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.events import Observer, OutOfMemory, PassRecord, SlotsChosen
-from fastdllm.decoding.memory import USABLE
+from fastdllm.decoding.memory import scoring_bytes
 from fastdllm.decoding.prefix_tree import Branch, Tokens, grow, shared_blocks
 from fastdllm.engine.batch import Segment
-from fastdllm.engine.cache import bytes_per_position
 from fastdllm.engine.engines import Engine, drop_idle, make_engine
 from fastdllm.engine.static import run_directly
 from fastdllm.machine.device import free_bytes, is_out_of_memory
@@ -184,14 +183,14 @@ class SharedPasses:
 def _fitting(model: FusedModel, length: int) -> int:
     """Return how many inputs of `length` tokens fit half the memory; passes have the other half."""
     device = model.device
-    usable = free_bytes(device) * USABLE.get(device.type, 0.5) / 2
-    needed = length * bytes_per_position(model.config, model.dtype)
-    if needed > usable:
+    free = free_bytes(device)
+    needed = scoring_bytes(model.config, device, model.dtype, length)
+    if needed > free:
         raise UserError(
-            f"a request of {length} tokens needs {needed / 2**30:.1f} GiB of cache, but {device} "
-            f"has {usable / 2**30:.1f} GiB to use; shorten the prompt"
+            f"a request of {length} tokens needs {needed / 2**30:.1f} GiB for cache and passes, "
+            f"but {device} has {free / 2**30:.1f} GiB free; shorten the prompt"
         )
-    return int(usable // needed)
+    return free // needed
 
 
 def _engine_for(model: FusedModel, slots: int, length: int) -> tuple[Engine, int]:

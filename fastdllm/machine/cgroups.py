@@ -16,19 +16,23 @@ NO_LIMIT = 2**60
 def memory_left(root: Path = Path("/")) -> int | None:
     """Return the bytes that may still be allocated; None without a limit.
 
-    Inactive file pages count as free: the kernel reclaims them on demand.
+    Pages of files count as free: the kernel reclaims them on demand, active ones last.
     """
     files = {
-        "": ("memory.max", "memory.current", "inactive_file"),
-        "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        "": ("memory.max", "memory.current", ""),
+        "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     }
     free = []
-    for controller, (limit_file, used_file, reclaimable_key) in files.items():
+    for controller, (limit_file, used_file, total) in files.items():
         for group in _groups(root, controller):
             limit, used = _number(group / limit_file), _number(group / used_file)
             if limit is None or used is None or limit >= NO_LIMIT:
                 continue
-            free.append(max(limit - used + _statistic(group / "memory.stat", reclaimable_key), 0))
+            pages = [
+                _statistic(group / "memory.stat", f"{total}{kind}_file")
+                for kind in ("inactive", "active")
+            ]
+            free.append(max(limit - used + sum(pages), 0))
     return min(free, default=None)
 
 

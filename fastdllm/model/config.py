@@ -52,6 +52,16 @@ class ModelConfig:
     pad_id: int | None = None
 
     @property
+    def parameters(self) -> int:
+        """Weights and biases of the network; a tied head is the embedding."""
+        hidden, query = self.hidden_size, self.num_heads * self.head_dim
+        kv_width = self.num_kv_heads * self.head_dim
+        attention = 2 * hidden * query + query + 2 * (hidden * kv_width + kv_width)
+        layer = attention + 3 * hidden * self.intermediate_size + 2 * hidden
+        embeddings = self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
+        return self.num_layers * layer + embeddings + hidden
+
+    @property
     def largest_product(self) -> int:
         """Weights of the largest product of a layer: gate and up in one."""
         return 2 * self.intermediate_size * self.hidden_size

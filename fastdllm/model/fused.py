@@ -237,6 +237,14 @@ def fused(model: BlockDiffusionModel | FusedModel) -> FusedModel:
     return model if isinstance(model, FusedModel) else FusedModel(model)
 
 
+def fused_bytes(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """Return the memory of a model's weights in their fused form."""
+    numbers, embedding = config.parameters, config.vocab_size * config.hidden_size
+    # Its rows cannot be looked up in the packed layout.
+    is_twice = config.tie_word_embeddings and is_packed(embedding, device, dtype)
+    return (numbers + embedding * is_twice) * dtype.itemsize
+
+
 def norm(weight: Tensor, eps: float) -> Norm:
     """RMSNorm over the last dimension, with statistics in float32."""
     if weight.dtype != torch.float32:

@@ -15,9 +15,10 @@ import torch
 
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.machine.device import free_bytes
 from fastdllm.model.checkpoint import find_checkpoint, other_weights
 from fastdllm.model.config import ModelConfig, read_config
-from fastdllm.model.fused import FusedModel
+from fastdllm.model.fused import FusedModel, fused_bytes
 from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.model.weight_files import FileWeights, WeightFiles
 
@@ -45,6 +46,7 @@ def load_model(
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
+    reserve: int = 0,
 ) -> FusedModel:
     """Load a Fast-dLLM v2 checkpoint, ready to decode: weights fused and in their fastest layout.
 
@@ -53,11 +55,14 @@ def load_model(
         device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N".
         dtype: "auto" (see `resolve_dtype`), "float32", "bfloat16" or "float16".
         revision: branch, tag or commit of a hub id.
+        reserve: bytes that decoding needs beside the weights.
 
     Raises:
-        UserError: the folder, a key, a tensor or a name is wrong; the message says which.
+        UserError: the folder, a key, a tensor or a name is wrong, or the model does not fit the
+            memory; the message says which.
     """
-    with _open_weights(path, device=device, dtype=dtype, revision=revision) as (weights, _):
+    opened = _open_weights(path, device=device, dtype=dtype, revision=revision, reserve=reserve)
+    with opened as (weights, _):
         return FusedModel(weights)
 
 
@@ -82,13 +87,16 @@ def load_plain_model(
 
 @contextmanager
 def _open_weights(
-    path: str | Path, *, device: str, dtype: str, revision: str | None
+    path: str | Path, *, device: str, dtype: str, revision: str | None, reserve: int = 0
 ) -> Iterator[tuple[FileWeights, BlockDiffusionModel]]:
     """Open and check a checkpoint; also give its plain module, without memory for weights."""
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
     folder = find_checkpoint(path, revision)
     config = read_config(folder)
+    if dtype == "auto" and kind == torch.float16:
+        notice(f"dtype {dtype_reason(dtype, target)}")
+    _check_memory(folder, config, target, kind, reserve)
     if left := other_weights(folder):
         more = f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
         names = ", ".join(left[:MOST_NAMED])
@@ -158,7 +166,39 @@ def _automatic_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     capability = f"compute capability {major}.{minor}"
     if (major, minor) >= BFLOAT16_CAPABILITY:
         return torch.bfloat16, f"bfloat16: {capability} has it"
-    return torch.float16, f"float16: {capability} has no bfloat16"
+    return torch.float16, (
+        f"float16: {capability} has no bfloat16; numbers beyond its range are noticed and end the "
+        "run, and dtype float32 has the range, in twice the memory"
+    )
+
+
+def _check_memory(
+    folder: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype, reserve: int
+) -> None:
+    """Refuse a model that does not fit the memory of its device, before its weights are read."""
+    weights, free = fused_bytes(config, device, dtype), free_bytes(device)
+    if weights + reserve <= free:
+        return
+    advice = []
+    half = torch.bfloat16 if device.type == "cpu" else _automatic_dtype(device)[0]
+    smaller = fused_bytes(config, device, half)
+    if dtype == torch.float32 and smaller + reserve <= free:
+        advice.append(f"dtype {_name(half)} ({_gib(smaller)} for weights)")
+    if weights < free:
+        advice.append("a smaller batch_size or shorter answers")
+    advice.append("a GPU with more memory" if device.type == "cuda" else "more memory for this job")
+    raise UserError(
+        f"{folder}: {_name(dtype)} needs {_gib(weights + reserve)} ({_gib(weights)} for weights, "
+        f"{_gib(reserve)} to decode), but {device} has {_gib(free)} free; try {' or '.join(advice)}"
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
 
 
 def has_other_head(folder: Path, config: ModelConfig) -> bool:

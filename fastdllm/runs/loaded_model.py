@@ -19,13 +19,21 @@ import torch
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import now
 from fastdllm.decoding.admission import usable_positions
+from fastdllm.decoding.memory import decoding_bytes, scoring_bytes
 from fastdllm.decoding.side_effects import load_without_side_effects
 from fastdllm.engine.engines import drop_idle
 from fastdllm.machine.device import reset_peak_memory
 from fastdllm.machine.process import cpu_name, host_name, package_versions
 from fastdllm.model.checkpoint import commit_of, find_checkpoint
+from fastdllm.model.config import ModelConfig
 from fastdllm.model.fused import FusedModel
-from fastdllm.model.loading import dtype_reason, load_model, resolve_device, resolve_dtype
+from fastdllm.model.loading import (
+    dtype_reason,
+    load_model,
+    model_config,
+    resolve_device,
+    resolve_dtype,
+)
 from fastdllm.model.tokenizer import load_tokenizer
 from fastdllm.policy import Policy
 from fastdllm.runs.answer_records import Session
@@ -71,15 +79,16 @@ def load_engine(
     parameters = validated(
         policy_class.Parameters, spec.policy_parameters, f"{spec.run.policy_file}: Parameters"
     )
+    settings, config = spec.settings, model_config(spec.run.model_path, spec.run.model_revision)
+    policy = policy_class(settings, parameters, config.num_layers)
     model, load_s = models.get(
         spec.run.model_path,
         digest=str(spec.decides.get("model_digest")),
         revision=spec.run.model_revision,
         dtype=str(spec.decides.get("dtype", "auto")),
         device=device,
+        reserve=_bytes_to_decode(spec, plan, config, policy, device=device),
     )
-    settings = spec.settings
-    policy = policy_class(settings, parameters, model.config.num_layers)
     check_settings(policy, settings, spec.run.policy_file)
     check_requests(
         plan.requests,
@@ -97,6 +106,28 @@ def load_engine(
         batch_size=spec.run.batch_size if isinstance(spec.run.batch_size, int) else None,
     )
     return engine, load_s
+
+
+def _bytes_to_decode(
+    spec: RunSpec, plan: Plan, config: ModelConfig, policy: Policy, *, device: str
+) -> int:
+    """Return the memory for the longest requests of a plan, as many at once as were asked for."""
+    target = resolve_device(device)
+    dtype = resolve_dtype(str(spec.decides.get("dtype", "auto")), target)
+    block = spec.settings.block_size
+
+    def positions(request: PlannedRequest) -> int:
+        new = len(request.target_ids) or (request.gen_kwargs or {}).get("max_gen_toks", 0)
+        return -(-(len(request.prompt_ids) + new) // block) * block
+
+    generated = [positions(r) for r in plan.requests if r.kind == "generate_until"]
+    scored = [positions(r) for r in plan.requests if r.kind == "loglikelihood"]
+    batch = spec.run.batch_size if isinstance(spec.run.batch_size, int) else 1
+    at_once = sorted(generated, reverse=True)[: min(batch, plan.header.chunk_size)]
+    needed = [scoring_bytes(config, target, dtype, max(scored))] if scored else []
+    if at_once:
+        needed.append(decoding_bytes(config, target, dtype, lengths=at_once, policy=policy))
+    return max(needed, default=0)
 
 
 def check_settings(policy: Policy, settings: DecodingSettings, policy_file: Path | str) -> None:
@@ -199,12 +230,20 @@ class KeptModel:
         self._model: FusedModel | None = None
 
     def get(
-        self, path: str, *, digest: str, revision: str | None, dtype: str, device: str
+        self,
+        path: str,
+        *,
+        digest: str,
+        revision: str | None,
+        dtype: str,
+        device: str,
+        reserve: int = 0,
     ) -> tuple[FusedModel, float | None]:
         """Return the model and the seconds that loading it took, None if it was loaded already.
 
         Args:
             digest: of the spec; the folder may have got other weights since the run before.
+            reserve: bytes that decoding needs beside the weights.
 
         Raises:
             UserError: it cannot be loaded.
@@ -216,7 +255,9 @@ class KeptModel:
             return self._model, None
         self.drop()
         started = time.perf_counter()
-        self._model = load_model(path, device=device, dtype=dtype, revision=revision)
+        self._model = load_model(
+            path, device=device, dtype=dtype, revision=revision, reserve=reserve
+        )
         self._key = key
         # The peaks of an earlier run and of loading are not those of decoding.
         reset_peak_memory(self._model.device)

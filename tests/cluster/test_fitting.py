@@ -13,7 +13,6 @@ from fastdllm.cluster.fitting import (
     ModelNeeds,
     fits,
     known_config,
-    n_parameters,
     needed_gib,
 )
 from fastdllm.cluster.site import GpuKind
@@ -47,13 +46,13 @@ def test_the_parameters_are_those_of_the_weights_file() -> None:
         )
     config = known_config(str(TINY))
     assert config is not None
-    assert n_parameters(config) == stored_numbers
+    assert config.parameters == stored_numbers
 
 
 def test_seven_billion_parameters_fill_a_card_of_16_gib_and_not_one_of_24(tmp_path: Path) -> None:
     config = known_config(model(tmp_path))
     assert config is not None
-    assert n_parameters(config) == 7_615_616_512
+    assert config.parameters == 7_615_616_512
     needed = needed_gib(config, "float16", max_new_tokens=2048)
     assert 15.2 < needed < 15.6
     assert not fits(needed, 16)
@@ -78,7 +77,7 @@ def test_tied_embeddings_count_once(tmp_path: Path) -> None:
     )
     assert untied is not None
     assert tied is not None
-    assert n_parameters(untied) - n_parameters(tied) == 152064 * 3584
+    assert untied.parameters - tied.parameters == 152064 * 3584
 
 
 def test_auto_takes_the_half_precision_that_the_card_has() -> None:

@@ -52,7 +52,7 @@ def test_a_model_beyond_float16_is_refused_there_and_exact_elsewhere(
     folder = spoilt(tmp_path / "m", "overflow")
     settings = DecodingSettings(max_new_tokens=40, mask_id=MASK, temperature=temperature)
     half = load_model(folder, device="cpu", dtype="float16")
-    with pytest.raises(NotFinite, match="try dtype bfloat16 or float32"):
+    with pytest.raises(NotFinite, match="try dtype float32, or bfloat16"):
         generate(half, PROMPTS, settings)
     exact = load_model(folder, device="cpu", dtype="float32")
     assert all(answer.token_ids for answer in generate(exact, PROMPTS, settings))

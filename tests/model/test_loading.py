@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fastdllm import UserError, load_model
+from fastdllm.model import loading
 from fastdllm.model.loading import dtype_reason, load_plain_model, resolve_dtype
 from tests.conftest import GOLDEN
 
@@ -180,6 +181,21 @@ def test_auto_takes_the_half_precision_that_a_gpu_has_and_says_why(monkeypatch, 
     assert str(resolve_dtype("auto", gpu)) == f"torch.{dtype}"
     reason = dtype_reason("auto", gpu)
     assert reason.startswith(f"{dtype}: compute capability {capability[0]}.{capability[1]} has")
+    assert ("dtype float32 has the range" in reason) is (dtype == "float16")
+
+
+@pytest.mark.parametrize(("capability", "said"), [((7, 5), 1), ((9, 0), 0)])
+def test_float16_that_was_not_asked_for_is_said_with_float32_as_the_other_choice(
+    monkeypatch, capsys, capability, said
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    # A tensor without memory, as there may be no GPU here.
+    monkeypatch.setattr(loading, "resolve_device", lambda _: torch.device("meta"))
+    for dtype in ("auto", "float16", "float32"):
+        load_plain_model(GOLDEN / "m6", dtype=dtype)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == said
+    assert all("capability 7.5 has no bfloat16" in line and "float32" in line for line in lines)
 
 
 def test_a_named_dtype_needs_no_reason_and_a_cpu_is_exact():

@@ -1,0 +1,111 @@
+"""The memory that a model needs is compared with the device's before its weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastdllm import DecodingSettings, UserError, load_model
+from fastdllm.decoding import memory
+from fastdllm.decoding.admission import start_sequences
+from fastdllm.decoding.loop import default_policy
+from fastdllm.decoding.sequence import Request
+from fastdllm.model import loading
+from fastdllm.model.config import read_config
+from fastdllm.model.fused import FusedModel, fused_bytes
+from fastdllm.runs.loaded_model import KeptModel, load_engine, load_plan_tokenizer
+from fastdllm.runs.spec import read_spec
+from tests.cluster.test_fitting import model as seven_b
+from tests.conftest import GOLDEN
+from tests.support.run_project import *  # noqa: F403
+
+GIB = 2**30
+CPU = torch.device("cpu")
+
+
+def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(loading, "free_bytes", lambda _: count)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "free_gib", "advice"),
+    [
+        ("float32", 20, "dtype bfloat16 (14.2 GiB for weights) or more memory for this job"),
+        ("float32", 10, "more memory for this job"),
+        ("bfloat16", 10, "more memory for this job"),
+        ("bfloat16", 15, "a smaller batch_size or shorter answers or more memory for this job"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_by_its_config_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, free_gib: int, advice: str
+) -> None:
+    folder = seven_b(tmp_path)  # no weights are there
+    free(monkeypatch, free_gib * GIB)
+    with pytest.raises(UserError) as caught:
+        load_model(folder, device="cpu", dtype=dtype, reserve=2 * GIB)
+    weights = {"float32": 28.4, "bfloat16": 14.2}[dtype]
+    assert str(caught.value) == (
+        f"{folder}: {dtype} needs {weights + 2:.1f} GiB ({weights} GiB for weights, 2.0 GiB to "
+        f"decode), but cpu has {free_gib}.0 GiB free; try {advice}"
+    )
+
+
+@pytest.mark.parametrize("name", ["m6", "m14"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_memory_of_weights_is_that_of_the_tensors(
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype
+) -> None:
+    """What fits is not refused: not a byte more is asked for than there will be."""
+    needed = fused_bytes(read_config(GOLDEN / name), CPU, dtype)
+    text = str(dtype).removeprefix("torch.")
+    free(monkeypatch, needed)
+    model = load_model(GOLDEN / name, device="cpu", dtype=text)
+    assert needed >= sum(
+        weight.nbytes
+        for layer in model.layers
+        for product in (layer.qkv, layer.output, layer.gated.both, layer.down)
+        for weight in [getattr(product, "weight", getattr(product, "packed", None))]
+    )
+    free(monkeypatch, needed - 1)
+    with pytest.raises(UserError, match=f"{text} needs"):
+        load_model(GOLDEN / name, device="cpu", dtype=text)
+
+
+def test_what_decoding_asks_for_before_loading_is_what_it_takes_later(
+    golden_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = FusedModel(golden_model("m28"))
+    settings = DecodingSettings(mask_id=255)
+    policy = default_policy(settings, 28)
+    many = [Request((1,), max_new_tokens=700)] * 5
+    sequences = start_sequences(model.config, many, settings).sequences
+    needed = memory.decoding_bytes(
+        model.config, CPU, model.dtype, lengths=[s.capacity for s in sequences], policy=policy
+    )
+    monkeypatch.setattr(memory, "free_bytes", lambda _: needed)
+    assert memory.choose_slots(model, sequences, policy=policy, requested=5) == 5
+    monkeypatch.setattr(memory, "free_bytes", lambda _: needed - 2)
+    with pytest.raises(UserError, match="4 fit"):
+        memory.choose_slots(model, sequences, policy=policy, requested=5)
+
+
+def test_a_run_that_does_not_fit_is_refused_before_weights_are_read(
+    make_spec, make_plan_on_disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, spec = make_plan_on_disk(), read_spec(make_spec())
+    tokenizer = load_plan_tokenizer(spec, plan)
+    config = read_config(Path(spec.run.model_path))
+    weights = fused_bytes(config, CPU, torch.float32)
+
+    def load() -> None:
+        load_engine(spec, plan, tokenizer, device="cpu", models=KeptModel())
+
+    free(monkeypatch, weights + 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(loading, "WeightFiles", None)
+        with pytest.raises(UserError, match="a smaller batch_size or shorter answers"):
+            load()
+    free(monkeypatch, weights + 64 * 2**20)
+    load()

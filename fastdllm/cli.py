@@ -39,6 +39,7 @@ COMMANDS = {
     "report": "write the HTML report, plots and tables",
     "sensitivity": "measure which layers can be reused",
     "new-experiment": "copy the template of an experiment",
+    "new-task": "copy a task of lm-eval into tasks/",
     "doctor": "check what would stop runs on this machine",
     "env": "show the environment and its caches; pack it for jobs",
     "lm-eval": "lm-eval's own command line with our model and tasks",

@@ -113,7 +113,7 @@ class Folder:
             if not isinstance(name, str):
                 raise UserError(f"{file}: task: {name!r} is not allowed; name a task or a group")
             merged = {**inherited, **_about_data(inline)}
-            files = self._files_of(name)
+            files = self.files_of(name)
             for path in files:
                 yield from self.single_tasks(path, merged, above)
             if not files and inline:
@@ -152,7 +152,12 @@ class Folder:
         add(file, "a task for lm-eval")
         return layers
 
-    def _files_of(self, name: str) -> list[Path]:
+    def files_of(self, name: str) -> list[Path]:
+        """Return the file of a task or a group, or those of the tasks that have a tag.
+
+        Raises:
+            UserError: two files name the same task.
+        """
         if self._tasks is None:
             self._tasks = {}
             # lm-eval's own order: the first file of a name wins.

@@ -31,7 +31,7 @@ OF_THE_ENVIRONMENT = ("fastdllm doctor", "fastdllm env")
 # submits, and tests/tools/test_fetch_files.py fetches.
 LEFT_OUT = re.compile(
     r"[<>]|\.\.\.|COMMAND|--unlock|--workflow-profile|train|--set-threads"
-    r"|submit|fetch --task|--watch|--pack"
+    r"|submit|fetch --task|new-task NAME|--watch|--pack"
 )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.machine.device import free_bytes
 from fastdllm.model.config import ModelConfig
-from fastdllm.model.fused import FusedModel
+from fastdllm.model.fused import FusedModel, fused_bytes
 from fastdllm.model.loading import resolve_device, resolve_dtype
 from fastdllm.model.plain import BlockDiffusionModel
 
@@ -74,7 +74,7 @@ def random_model(name: str, *, device: str = "auto", dtype: str = "auto") -> Fus
     target = resolve_device(device)
     kind = resolve_dtype(dtype, target)
     weights = RandomWeights(config, device=target, dtype=kind)
-    needed, free = weights.bytes, free_bytes(target)
+    needed, free = fused_bytes(config, target, kind), free_bytes(target)
     if needed > free:
         raise UserError(
             f"{name} in {str(kind).removeprefix('torch.')} needs {needed / 2**30:.1f} GiB, but "
@@ -104,12 +104,6 @@ class RandomWeights:
             state = BlockDiffusionModel(config).state_dict()
         self.shapes = {name: weight.shape for name, weight in state.items()}
         self._seeds = {name: SEED + index for index, name in enumerate(self.shapes)}
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the model, and of its largest matrix once more, on its way into its layout."""
-        sizes = [shape.numel() for shape in self.shapes.values()]
-        return (sum(sizes) + max(sizes)) * self.dtype.itemsize
 
     def shape(self, name: str) -> torch.Size:
         """Return the shape of a weight."""

@@ -77,26 +77,35 @@ class LocalTask(ConfigurableTask):
         try:
             super().__init__(config={key: value for key, value in config.items() if key != "class"})
         except UndefinedError as error:  # by a template, which lm-eval tries with the first item
-            (first, *_), *_ = self._places.values()
-            columns = ", ".join(next(iter(self.dataset.values())).column_names)
-            raise UserError(
-                f"{first}: a template of task {config['task']!r} asks for what is not there: "
-                f"{error}; columns: {columns}"
-            ) from None
+            raise self._lacks("a template", str(error)) from None
+        except KeyError as error:  # by a helper
+            if not hasattr(self, "_places") or error.args[0] in self._columns:
+                raise
+            raise self._lacks("a helper", repr(error.args[0])) from error
         except (ValueError, SyntaxError):  # by options that are no list of Python
             choices = getattr(self.config, "doc_to_choice", None)
-            if isinstance(choices, str) and "{" not in choices and hasattr(self, "_places"):
-                columns = next(iter(self.dataset.values())).column_names
-                if choices not in columns:
-                    where = f"task {config['task']!r}: doc_to_choice"
-                    raise unknown_name("column", choices, columns, where) from None
-            if hasattr(self, "_places"):
-                check_questions(self)  # a helper of the task may have refused the first item
+            if not hasattr(self, "_places"):
+                raise
+            if isinstance(choices, str) and "{" not in choices and choices not in self._columns:
+                where = f"task {config['task']!r}: doc_to_choice"
+                raise unknown_name("column", choices, self._columns, where) from None
+            check_questions(self)  # a helper of the task may have refused the first item
             raise
         except (TypeError, IndexError):  # by options that have no first letter
             if self.config is not None and self.config.doc_to_choice is not None:
                 options_of_item(self, self.eval_docs[0], where_is(self, 0))
             raise
+
+    @property
+    def _columns(self) -> list[str]:
+        return list(next(iter(self.dataset.values())).column_names)
+
+    def _lacks(self, who: str, what: str) -> UserError:
+        (first, *_), *_ = self._places.values()
+        return UserError(
+            f"{first}: {who} of task {self.config.task!r} asks for what is not there: {what}; "
+            f"columns: {', '.join(self._columns)}"
+        )
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Read the data; lm-eval calls this in place of `datasets.load_dataset`.
@@ -366,10 +375,12 @@ def no_budget(task_name: str) -> UserError:
 
 
 def _no_items(task_name: str, dataset_kwargs: Mapping[str, Any] | None) -> UserError:
-    files = (dataset_kwargs or {}).get("data_files")
+    options = dataset_kwargs or {}
+    files, folder = options.get("data_files"), options.get("data_dir")
     return UserError(
         f"task {task_name!r}: its data has no items; check "
         + (f"data_files {files}" if files else "dataset_path and the splits")
+        + (f" in {folder}" if folder else "")
     )
 
 

@@ -107,6 +107,14 @@ def test_a_folder_that_cannot_be_meant_is_one_line(
     assert says in plan(capsys)
 
 
+def test_files_without_items_are_named_with_their_folder(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (OWN / "test.jsonl").write_text("")
+    configure(OWN)
+    assert "its data has no items; check data_files {'test': 'test.jsonl'} in own" in plan(capsys)
+
+
 def test_one_folder_does_not_stand_for_several(capsys: pytest.CaptureFixture[str]) -> None:
     other = CHOICES_YAML.replace("data_files: {test: ", "data_dir: other, data_files: {test: ")
     Path("tasks/choices.yaml").write_text(other)

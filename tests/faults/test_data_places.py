@@ -98,6 +98,11 @@ def of_one_row(template: str, *rows: dict[str, Any]) -> None:
             f"{SUMS}, line 1: a template of task 'sums' asks for what is not there: 'hint' is "
             "undefined; columns: question, answer",
         ),
+        (
+            lambda: a_helper("def question(doc):\n    return doc['q']\n"),
+            f"{SUMS}, line 1: a helper of task 'sums' asks for what is not there: 'q'; columns: "
+            "question, answer",
+        ),
         (lambda: ask("{{question.a}}"), f"{SUMS}, line 1: a template of task 'sums' asks for what"),
         (lambda: ask("{{question | letters}}"), "tasks/sums.yaml: cannot be loaded: Template"),
         (

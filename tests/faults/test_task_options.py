@@ -140,4 +140,4 @@ def test_a_task_that_is_none_is_named_with_those_there_are(
             load_project(Selection(tasks=("sum",)))
         line = str(refused.value)
     assert "unknown task 'sum'; did you mean 'sums'? valid: choices, sums" in line
-    assert "(how to add another: tasks/README.md)" in line
+    assert "(any other task of lm-eval: fastdllm new-task sum; see tasks/README.md)" in line

@@ -305,7 +305,8 @@ def unknown_task(name: str, enabled: Iterable[str], where: str) -> UserError:
             f"under tasks: in {WORKFLOW_CONFIG}"
         )
     return UserError(
-        f"{unknown_name('task', name, there, where)} (how to add another: {TASKS}/README.md)"
+        f"{unknown_name('task', name, there, where)} (any other task of lm-eval: fastdllm new-task "
+        f"{name}; see {TASKS}/README.md)"
     )
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from fastdllm.tasks.task_source import TaskSource
 
-NOT_FOUND = "Tasks not found: "
+# How errors of lm-eval begin that are mistakes in the words typed.
+NOT_FOUND, REFUSED = "Tasks not found: ", "Attempted to "
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -114,10 +115,13 @@ def _evaluate(
     try:
         cli.execute(args)
     except ValueError as error:
-        if not str(error).startswith(NOT_FOUND):
-            raise
-        missing = str(error).removeprefix(NOT_FOUND).split(", ")[0]
-        raise unknown_task(missing, (), "--tasks") from None
+        text = " ".join(str(error).split())
+        if text.startswith(NOT_FOUND):
+            missing = text.removeprefix(NOT_FOUND).split(", ")[0]
+            raise unknown_task(missing, (), "--tasks") from None
+        if text.startswith(REFUSED):
+            raise UserError(f"lm-eval: {text}") from None
+        raise
     if config.output_path and not _results(config.output_path) - before:
         raise UserError(
             f"{config.output_path}: lm-eval could not write its results there (it says why with "

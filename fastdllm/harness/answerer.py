@@ -21,6 +21,8 @@ from fastdllm.runs.chunk_engine import LIKELIHOOD_INPUTS, DecodingEngine
 from fastdllm.runs.chunk_in_flight import ChunkInFlight
 from fastdllm.runs.chunks import timed_answers
 from fastdllm.runs.loaded_model import check_requests, check_settings
+from fastdllm.runs.pauses import pauses_watched
+from fastdllm.runs.stopping import Stop
 from fastdllm.settings import check_block_size
 from fastdllm.tasks.plan import PlannedRequest
 from fastdllm.tasks.planning import check_token_ids
@@ -99,8 +101,10 @@ class Answerer:
 
     def answer(
         self, requests: Sequence[PlannedRequest], tell: Callable[[Answer], None]
-    ) -> tuple[tuple[Answer, ...], float]:
+    ) -> tuple[tuple[Answer, ...], float | None]:
         """Answer one chunk; return the answers and the seconds of decoding, without a warm-up.
+
+        The seconds are None if the process was paused meanwhile.
 
         tell: gets each answer as soon as it is complete.
         """
@@ -111,8 +115,11 @@ class Answerer:
         if kind not in self._warmed_up:
             engine.warm_up(requests)
             self._warmed_up.add(kind)
-        timed = timed_answers(engine, requests, Flight(tell))
-        return timed.answered.answers, timed.seconds
+        stop = Stop()
+        with pauses_watched(stop) as watch:
+            timed = timed_answers(engine, requests, Flight(tell))
+            watch.look()
+        return timed.answered.answers, None if stop.was_paused else timed.seconds
 
     @property
     def batch_size(self) -> int | str:

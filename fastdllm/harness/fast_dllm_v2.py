@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import lm_eval.models  # noqa: F401 -- its own, which lm-eval adds only where there is no other
 from lm_eval.api.registry import register_model
 from lm_eval.utils import simple_parse_args_string
 
@@ -72,6 +73,7 @@ class FastDLLM(PromptLM):
         self._device = self._answerer.engine.model.device
         self._cutters: dict[str, AnswerText] = {}
         self._tokens, self._seconds = 0, 0.0
+        self._was_paused = False
         self._template_is_used = False
 
     @classmethod
@@ -127,7 +129,7 @@ class FastDLLM(PromptLM):
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval writes into its results: model, settings, and the speed if it decoded."""
         facts = self._answerer.facts() | {"processes": self._team.size}
-        if self._seconds:
+        if self._seconds and not self._was_paused:
             facts["throughput"] = {
                 "tokens_generated": self._tokens,
                 "total_time_s": round(self._seconds, 6),
@@ -176,9 +178,10 @@ class FastDLLM(PromptLM):
         ]
         for answers, seconds in self._team.answer(chunks, self._answerer.answer, tell):
             lengths = [len(answer.token_ids) for answer in answers if answer.token_ids is not None]
-            if lengths:
+            if lengths and seconds is not None:
                 self._tokens += sum(lengths)
                 self._seconds += seconds
+            self._was_paused |= seconds is None
 
     def _chunk_size(self, requests: Sequence[PlannedRequest]) -> int:
         model = self._arguments.model
@@ -223,6 +226,8 @@ class FastDLLM(PromptLM):
             )
 
     def _speed(self) -> str:
+        if self._was_paused:
+            return "speed: not measured, as the process was paused while it decoded"
         rate = self._tokens / self._seconds if self._seconds else 0.0
         each = f" for each of {self._team.size} processes" if self._team.size > 1 else ""
         return (

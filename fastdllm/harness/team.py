@@ -42,7 +42,8 @@ END = "end"
 _ANSWERS = TypeAdapter(tuple[Answer, ...])
 _REQUESTS = TypeAdapter(tuple[PlannedRequest, ...])
 
-Answered = tuple[tuple[Answer, ...], float]
+# The answers of a chunk and its seconds, None if they mean nothing.
+Answered = tuple[tuple[Answer, ...], float | None]
 AnswerChunk = Callable[[Sequence[PlannedRequest], Callable[[Answer], None]], Answered]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from lm_eval import simple_evaluate
+from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
@@ -123,6 +124,19 @@ def test_the_speed_counts_what_was_decoded(model, capsys) -> None:
     assert speed["tokens_per_s"] == pytest.approx(rate, rel=1e-3)
     line = f"speed: {speed['tokens_generated']:,} tokens, each answer up to its first stop token"
     assert line in capsys.readouterr().out
+
+
+def test_a_paused_process_has_no_speed(model, monkeypatch, capsys) -> None:
+    lm = model(show_speed=True)
+    # As a frozen process would be seen: longer between two looks than any look lasts.
+    monkeypatch.setattr("fastdllm.runs.pauses.IDLE_S", -2.0)
+    result = directly(lm, "sums")
+    assert "throughput" not in result["config"]
+    assert "speed: not measured" in capsys.readouterr().out
+
+
+def test_lm_evals_own_models_are_there_as_well() -> None:
+    assert get_model("dummy").__module__ == "lm_eval.models.dummy"
 
 
 def test_prompts_without_the_template_are_named(model, capsys) -> None:

@@ -11,20 +11,16 @@ import json
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy
 import yaml
-from jinja2 import UndefinedError
 from lm_eval.api.model import LM
-from lm_eval.api.task import ConfigurableTask, Task
-from lm_eval.config.task import TaskConfig
+from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._factory import TaskFactory
-from lm_eval.tasks._index import Entry
 
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.yaml_files import read_yaml_mapping
@@ -33,19 +29,17 @@ from fastdllm.decoding.user_code import (
     forget_imported,
     only_counted_imports,
 )
-from fastdllm.tasks.item_checks import check_items, check_questions, options_of_item, where_is
+from fastdllm.tasks.item_checks import check_items, check_questions
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
-from fastdllm.tasks.local_data import read_splits
+from fastdllm.tasks.local_tasks import LocalDataFactory, no_items
 from fastdllm.tasks.metric_checks import check_metrics, complain_about_metrics
-from fastdllm.tasks.task_files import READ_OPTIONS, exact_files, find_task_files, split_files
+from fastdllm.tasks.task_files import READ_OPTIONS, find_task_files
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.tasks.task_texts import check_texts
 
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
 # and scoring must produce the same prompts whatever the experiment.
 TASK_SEED = 1234
-# What may stand in the file of a task; lm-eval itself takes out the first two.
-_TASK_KEYS = ("tag", "task_list", *(field.name for field in fields(TaskConfig)))
 # As `evaluate` says that it neither has a metric nor could fetch it.
 _HUB_METRIC = re.compile(r"Module '([^']+)' doesn't exist on the Hugging Face Hub")
 # As nltk says in its message of many lines which data to download.
@@ -68,105 +62,6 @@ class LoadedTask:
     leaves: Mapping[str, Task]
     primary: tuple[str, str]
     helpers: tuple[Path, ...]
-
-
-class LocalTask(ConfigurableTask):
-    """A task of lm-eval whose local JSON or CSV files are read by local_data.py."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        try:
-            super().__init__(config={key: value for key, value in config.items() if key != "class"})
-        except UndefinedError as error:  # by a template, which lm-eval tries with the first item
-            raise self._lacks("a template", str(error)) from None
-        except KeyError as error:  # by a helper
-            if not hasattr(self, "_places") or error.args[0] in self._columns:
-                raise
-            raise self._lacks("a helper", repr(error.args[0])) from error
-        except (ValueError, SyntaxError):  # by options that are no list of Python
-            choices = getattr(self.config, "doc_to_choice", None)
-            if not hasattr(self, "_places"):
-                raise
-            if isinstance(choices, str) and "{" not in choices and choices not in self._columns:
-                where = f"task {config['task']!r}: doc_to_choice"
-                raise unknown_name("column", choices, self._columns, where) from None
-            check_questions(self)  # a helper of the task may have refused the first item
-            raise
-        except (TypeError, IndexError):  # by options that have no first letter
-            if self.config is not None and self.config.doc_to_choice is not None:
-                options_of_item(self, self.eval_docs[0], where_is(self, 0))
-            raise
-
-    @property
-    def _columns(self) -> list[str]:
-        return list(next(iter(self.dataset.values())).column_names)
-
-    def _lacks(self, who: str, what: str) -> UserError:
-        (first, *_), *_ = self._places.values()
-        return UserError(
-            f"{first}: {who} of task {self.config.task!r} asks for what is not there: {what}; "
-            f"columns: {', '.join(self._columns)}"
-        )
-
-    def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Read the data; lm-eval calls this in place of `datasets.load_dataset`.
-
-        Raises:
-            UserError: a file cannot be read, or has no rows.
-        """
-        files = split_files(self.config.to_dict())
-        assert files is not None and self.DATASET_PATH is not None
-        read = read_splits(self.DATASET_PATH, files, dataset_kwargs)
-        self.dataset, self._places, self._written = read
-        if not all(map(len, self.dataset.values())):
-            raise _no_items(self.config.task, dataset_kwargs)
-
-    def place(self, index: int) -> str | None:
-        """Return file and line of an item; None if `process_docs` may have moved it."""
-        split = self.config.test_split or self.config.validation_split
-        return self._places[split][index] if self.config.process_docs is None else None
-
-    def written(self, value: Any) -> str | None:
-        """Return how the data writes a value, such as true or 2.50; None if as Python does."""
-        return self._written.get(repr(value)) if isinstance(value, bool | float) else None
-
-
-class LocalDataFactory(TaskFactory):
-    """Builds tasks as lm-eval does, those of local JSON or CSV files as `LocalTask`.
-
-    source: where the data of the tasks is.
-    """
-
-    def __init__(self, source: TaskSource) -> None:
-        super().__init__()
-        self._source = source
-
-    def _load_full_config(
-        self, entry: Entry, overrides: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        config = super()._load_full_config(entry, overrides)
-        if "class" in config or "group" in config or not isinstance(config.get("task", ""), str):
-            return config
-        for key in config:
-            if key not in _TASK_KEYS:
-                raise unknown_name("key", str(key), _TASK_KEYS, f"task {entry.name!r}")
-        generates = config.get("output_type", "generate_until") == "generate_until"
-        if generates and not config.get("generation_kwargs"):
-            raise no_budget(entry.name)
-        if generates and not isinstance(config["generation_kwargs"], dict):
-            raise UserError(
-                f"task {entry.name!r}: generation_kwargs: {config['generation_kwargs']!r} is not "
-                "allowed; write name and value of each, such as {until: [], max_gen_toks: 512}"
-            )
-        if generates and "until" not in config["generation_kwargs"]:
-            raise UserError(
-                f"task {entry.name!r}: generation_kwargs has no until (texts that end an answer), "
-                "and lm-eval would end it at the first empty line; give it in the file of the "
-                'task, such as ["<|im_end|>"], or [] for none'
-            )
-        config = self._source.with_data(config)
-        if split_files(config) is None:
-            return exact_files(config)
-        return {**config, "class": LocalTask}
 
 
 def load_task(task: TaskSource | str) -> LoadedTask:
@@ -205,14 +100,14 @@ def load_task(task: TaskSource | str) -> LoadedTask:
             loaded = manager.load([name])
             for leaf in loaded["tasks"].values():
                 if not len(leaf.eval_docs):
-                    raise _no_items(leaf.task_name, leaf.config.dataset_kwargs)
+                    raise no_items(leaf.task_name, leaf.config.dataset_kwargs)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         # lm-eval, datasets and a task's own helpers may raise anything; the cause stays attached.
         config = entry.cfg or {}
         if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
-            raise _no_items(name, config.get("dataset_kwargs")) from error
+            raise no_items(name, config.get("dataset_kwargs")) from error
         if error.args == (None,):  # as lm-eval raises for a metric without a default aggregation
             complain_about_metrics(
                 config.get("metric_list"),
@@ -364,24 +259,6 @@ def _complain_about_names(folder: Path) -> None:
         name = read_yaml_mapping(file, what="a task for lm-eval").get("task", "")
         if not isinstance(name, str | list):
             raise UserError(f"{file}: task: {name!r} is not allowed; it should be a name")
-
-
-def no_budget(task_name: str) -> UserError:
-    """Build the error for a task without a budget; one for other tasks would cut answers."""
-    return UserError(
-        f"task {task_name!r}: generation_kwargs has no max_gen_toks (the most tokens of an "
-        "answer); give it in the file of the task, such as 512"
-    )
-
-
-def _no_items(task_name: str, dataset_kwargs: Mapping[str, Any] | None) -> UserError:
-    options = dataset_kwargs or {}
-    files, folder = options.get("data_files"), options.get("data_dir")
-    return UserError(
-        f"task {task_name!r}: its data has no items; check "
-        + (f"data_files {files}" if files else "dataset_path and the splits")
-        + (f" in {folder}" if folder else "")
-    )
 
 
 def _check_folder(task: Task) -> None:

@@ -25,8 +25,8 @@ from fastdllm.tasks.lm_eval_tasks import (
     evaluate_task,
     item_digests,
     load_task,
-    no_budget,
 )
+from fastdllm.tasks.local_tasks import no_budget
 from fastdllm.tasks.metrics import scores_of
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
 from fastdllm.tasks.printing import printed_texts

@@ -13,6 +13,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.runs.answer_records import Answer
 from fastdllm.runs.scoring import Scores, score_answers
 from fastdllm.tasks.lm_eval_tasks import load_task
+from fastdllm.tasks.local_tasks import LocalTask
 from fastdllm.tasks.task_files import find_task_files
 from fastdllm.tasks.task_source import TaskSource
 from tests.support.run_project import write_lines
@@ -114,6 +115,45 @@ def test_a_group_counts_all_its_tasks(score: Score) -> None:
 def test_a_group_needs_no_filter_list(score: Score) -> None:
     write_group(GROUP.replace(", filter_list: number", ""))
     assert score("both").metrics[0].value == pytest.approx(2 / 11, abs=1e-6)
+
+
+OWN = """\
+group: own
+doc_to_target: "{{answer}}"
+aggregate_metric_list: [{metric: exact_match, weight_by_size: true}]
+task:
+  - sums
+  - group: inner
+    aggregate_metric_list: [{metric: exact_match, weight_by_size: true}]
+    dataset_path: json
+    output_type: generate_until
+    test_split: test
+    doc_to_text: "{{question}}"
+    generation_kwargs: {until: [], max_gen_toks: 24}
+    filter_list: [{name: number, filter: [{function: regex, regex_pattern: "(.*)"}]}]
+    metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+    task:
+      - {task: one, dataset_kwargs: {data_files: {test: tasks/data/one.jsonl}}}
+      - task: two
+        doc_to_text: "2: {{question}}"
+        dataset_kwargs: {data_files: {test: tasks/data/two.jsonl}}
+"""
+
+
+def test_tasks_that_a_group_defines_itself_are_read_as_those_of_files(score: Score) -> None:
+    Path("tasks/own.yaml").write_text(OWN)
+    for name, answer in (("one", 1.5), ("two", 1)):
+        write_lines(Path(f"tasks/data/{name}.jsonl"), [{"question": "?", "answer": answer}])
+    leaves = load_task("own").leaves
+    assert list(leaves) == ["sums", "one", "two"], "by the names that the group gives them"
+    assert all(isinstance(leaf, LocalTask) for leaf in leaves.values())
+    two = leaves["two"]
+    assert (two.doc_to_text(two.eval_docs[0]), two.doc_to_target(two.eval_docs[0])) == ("2: ?", "1")
+    scores = score("own")
+    assert scores.metrics[0].value == pytest.approx(2 / 12, abs=1e-6)
+    edit("tasks/own.yaml", '        doc_to_text: "2', '        doc_to_txt: "2')
+    with pytest.raises(UserError, match="task 'two': unknown key 'doc_to_txt'; did you mean"):
+        load_task("own")
 
 
 @pytest.mark.parametrize(("weighted", "value"), [("true", 2 / 11), ("false", (0.1 + 1) / 2)])

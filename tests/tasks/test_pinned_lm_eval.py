@@ -10,6 +10,7 @@ import pytest
 
 PRIVATE = {
     "lm_eval.tasks._factory:TaskFactory._load_full_config": "LocalDataFactory overrides it",
+    "lm_eval.tasks._factory:TaskFactory._build_group_members": "LocalDataFactory overrides it",
     "lm_eval._cli:HarnessCLI": "fastdllm lm-eval parses and executes with it",
     "lm_eval.tasks._index:Entry": "LocalDataFactory._load_full_config gets one",
 }
@@ -33,7 +34,8 @@ def test_an_entry_says_what_load_task_asks_of_it() -> None:
 def test_the_factory_of_a_task_manager_builds_the_tasks(project: Path) -> None:
     from lm_eval.tasks import TaskManager
 
-    from fastdllm.tasks.lm_eval_tasks import LocalTask, load_task
+    from fastdllm.tasks.lm_eval_tasks import load_task
+    from fastdllm.tasks.local_tasks import LocalTask
 
     manager = TaskManager(include_path=str(project / "tasks"), include_defaults=False)
     assert hasattr(manager, "_factory"), "a TaskManager of lm-eval has no _factory any more"

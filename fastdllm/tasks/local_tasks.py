@@ -1,0 +1,160 @@
+"""How the single tasks of a name are built: by lm-eval, with data read here.
+
+Local JSON and CSV files are read by local_data.py, and the keys of a task are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from jinja2 import UndefinedError
+from lm_eval.api.group import Group
+from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.config.task import TaskConfig
+from lm_eval.tasks._factory import TaskFactory
+from lm_eval.tasks._index import Entry, Kind
+
+from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.tasks.item_checks import check_questions, options_of_item, where_is
+from fastdllm.tasks.local_data import read_splits
+from fastdllm.tasks.task_files import exact_files, split_files
+from fastdllm.tasks.task_source import TaskSource
+
+# What may stand in the file of a task; lm-eval itself takes out the first two.
+_TASK_KEYS = ("tag", "task_list", *(field.name for field in fields(TaskConfig)))
+
+
+class LocalTask(ConfigurableTask):
+    """A task of lm-eval whose local JSON or CSV files are read by local_data.py."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        try:
+            super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        except UndefinedError as error:  # by a template, which lm-eval tries with the first item
+            raise self._lacks("a template", str(error)) from None
+        except KeyError as error:  # by a helper
+            if not hasattr(self, "_places") or error.args[0] in self._columns:
+                raise
+            raise self._lacks("a helper", repr(error.args[0])) from error
+        except (ValueError, SyntaxError):  # by options that are no list of Python
+            choices = getattr(self.config, "doc_to_choice", None)
+            if not hasattr(self, "_places"):
+                raise
+            if isinstance(choices, str) and "{" not in choices and choices not in self._columns:
+                where = f"task {config['task']!r}: doc_to_choice"
+                raise unknown_name("column", choices, self._columns, where) from None
+            check_questions(self)  # a helper of the task may have refused the first item
+            raise
+        except (TypeError, IndexError):  # by options that have no first letter
+            if self.config is not None and self.config.doc_to_choice is not None:
+                options_of_item(self, self.eval_docs[0], where_is(self, 0))
+            raise
+
+    @property
+    def _columns(self) -> list[str]:
+        return list(next(iter(self.dataset.values())).column_names)
+
+    def _lacks(self, who: str, what: str) -> UserError:
+        (first, *_), *_ = self._places.values()
+        return UserError(
+            f"{first}: {who} of task {self.config.task!r} asks for what is not there: {what}; "
+            f"columns: {', '.join(self._columns)}"
+        )
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Read the data; lm-eval calls this in place of `datasets.load_dataset`.
+
+        Raises:
+            UserError: a file cannot be read, or has no rows.
+        """
+        files = split_files(self.config.to_dict())
+        assert files is not None and self.DATASET_PATH is not None
+        read = read_splits(self.DATASET_PATH, files, dataset_kwargs)
+        self.dataset, self._places, self._written = read
+        if not all(map(len, self.dataset.values())):
+            raise no_items(self.config.task, dataset_kwargs)
+
+    def place(self, index: int) -> str | None:
+        """Return file and line of an item; None if `process_docs` may have moved it."""
+        split = self.config.test_split or self.config.validation_split
+        return self._places[split][index] if self.config.process_docs is None else None
+
+    def written(self, value: Any) -> str | None:
+        """Return how the data writes a value, such as true or 2.50; None if as Python does."""
+        return self._written.get(repr(value)) if isinstance(value, bool | float) else None
+
+
+class LocalDataFactory(TaskFactory):
+    """Builds tasks as lm-eval does, those of local JSON or CSV files as `LocalTask`.
+
+    source: where the data of the tasks is.
+    """
+
+    def __init__(self, source: TaskSource) -> None:
+        super().__init__()
+        self._source = source
+
+    def _build_group_members(
+        self,
+        member_list: list[str | dict[str, Any]],
+        group_name: str,
+        overrides: dict[str, Any] | None,
+        registry: dict[str, Entry],
+    ) -> list[Task | Group]:
+        # What a group defines itself lm-eval would build in another way than what files define.
+        members = [{"task": m} if isinstance(m, str) else m for m in member_list]
+        own = {
+            name: Entry(name, Kind.TASK, yaml_path=None, cfg=member)
+            for member in members
+            if isinstance(name := member.get("task"), str) and name not in registry
+        }
+        return super()._build_group_members(member_list, group_name, overrides, {**registry, **own})
+
+    def _load_full_config(
+        self, entry: Entry, overrides: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        config = super()._load_full_config(entry, overrides)
+        if "class" in config or "group" in config or not isinstance(config.get("task", ""), str):
+            return config
+        for key in config:
+            if key not in _TASK_KEYS:
+                raise unknown_name("key", str(key), _TASK_KEYS, f"task {entry.name!r}")
+        generates = config.get("output_type", "generate_until") == "generate_until"
+        if generates and not config.get("generation_kwargs"):
+            raise no_budget(entry.name)
+        if generates and not isinstance(config["generation_kwargs"], dict):
+            raise UserError(
+                f"task {entry.name!r}: generation_kwargs: {config['generation_kwargs']!r} is not "
+                "allowed; write name and value of each, such as {until: [], max_gen_toks: 512}"
+            )
+        if generates and "until" not in config["generation_kwargs"]:
+            raise UserError(
+                f"task {entry.name!r}: generation_kwargs has no until (texts that end an answer), "
+                "and lm-eval would end it at the first empty line; give it in the file of the "
+                'task, such as ["<|im_end|>"], or [] for none'
+            )
+        config = self._source.with_data(config)
+        if split_files(config) is None:
+            return exact_files(config)
+        return {**config, "class": LocalTask}
+
+
+def no_budget(task_name: str) -> UserError:
+    """Build the error for a task without a budget; one for other tasks would cut answers."""
+    return UserError(
+        f"task {task_name!r}: generation_kwargs has no max_gen_toks (the most tokens of an "
+        "answer); give it in the file of the task, such as 512"
+    )
+
+
+def no_items(task_name: str, dataset_kwargs: Mapping[str, Any] | None) -> UserError:
+    """Build the error for a task whose data has no items."""
+    options = dataset_kwargs or {}
+    files, folder = options.get("data_files"), options.get("data_dir")
+    return UserError(
+        f"task {task_name!r}: its data has no items; check "
+        + (f"data_files {files}" if files else "dataset_path and the splits")
+        + (f" in {folder}" if folder else "")
+    )

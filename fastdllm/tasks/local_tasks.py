@@ -1,4 +1,4 @@
-"""How the single tasks of a name are built: by lm-eval, with data read here.
+"""How the single tasks of a name are built: by lm-eval, with data and templates read here.
 
 Local JSON and CSV files are read by local_data.py, and the keys of a task are checked.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import UndefinedError
 from lm_eval.api.group import Group
-from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry, Kind
@@ -21,12 +21,13 @@ from fastdllm.tasks.item_checks import check_questions, options_of_item, where_i
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.task_files import exact_files, split_files
 from fastdllm.tasks.task_source import TaskSource
+from fastdllm.tasks.templates import CompiledTask
 
 # What may stand in the file of a task; lm-eval itself takes out the first two.
 _TASK_KEYS = ("tag", "task_list", *(field.name for field in fields(TaskConfig)))
 
 
-class LocalTask(ConfigurableTask):
+class LocalTask(CompiledTask):
     """A task of lm-eval whose local JSON or CSV files are read by local_data.py."""
 
     def __init__(self, config: dict[str, Any]) -> None:

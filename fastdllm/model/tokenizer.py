@@ -113,7 +113,11 @@ def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     Nothing is added but the token that begins every text (BOS), where the tokenizer writes one and
     the text, such as that of a chat template, does not begin with it.
     """
-    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return begun(tokenizer, tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+def begun(tokenizer: Any, ids: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the token ids of a prompt, with the token that begins every text; see `encode`."""
     bos = tokenizer.bos_token_id
     if bos is None or ids[:1] == (bos,) or begin_of_texts(tokenizer) != [bos]:
         return ids

@@ -28,6 +28,7 @@ from fastdllm.tasks.lm_eval_tasks import (
 )
 from fastdllm.tasks.local_tasks import no_budget
 from fastdllm.tasks.metrics import scores_of
+from fastdllm.tasks.pairs import PairEncoder
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
 from fastdllm.tasks.printing import printed_texts
 from fastdllm.tasks.prompt_checks import check_prompts
@@ -202,6 +203,7 @@ def planned_requests(
     """
     planned: dict[str, PlannedRequest] = {}
     options: dict[tuple[str, tuple[int, ...]], str] = {}
+    encode_pair = PairEncoder(tokenizer)
     for key, instance in collected:
         if key in planned:
             continue
@@ -211,7 +213,7 @@ def planned_requests(
             # the first token.
             raise UserError(f"item {item}: the prompt is empty; check doc_to_text and metric_list")
         if instance.request_type == "loglikelihood":
-            prompt_ids, target_ids = encode_pair(tokenizer, *instance.args)
+            prompt_ids, target_ids = encode_pair(*instance.args)
             if not target_ids:
                 raise UserError(
                     f"item {item}: empty option {instance.args[1]!r}; check doc_to_choice"
@@ -243,21 +245,3 @@ def planned_requests(
             gen_kwargs=gen_kwargs,
         )
     return list(planned.values())
-
-
-def encode_pair(
-    tokenizer: Any, context: str, continuation: str
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Split tok(context + continuation) where tok(context) ends.
-
-    Trailing spaces move to the continuation, because a word and the space before it are one token.
-    Only spaces: a line break that ends a chat prompt stays, or every option would begin with it.
-    Where a token would span the border, the continuation is tokenised on its own: it would lose its
-    beginning, which is what distinguishes options.
-    """
-    stem, text = context.rstrip(" "), context + continuation
-    tokens, prefix = encode(tokenizer, text), encode(tokenizer, stem)
-    if tokens[: len(prefix)] != prefix:
-        rest = tokenizer(text[len(stem) :], add_special_tokens=False)
-        return prefix, tuple(rest["input_ids"])
-    return prefix, tokens[len(prefix) :]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from fastdllm.common.errors import UserError
 from fastdllm.tasks import answer_checks
 from fastdllm.tasks.labels import LabelReader
 from fastdllm.tasks.lm_eval_tasks import load_task
-from fastdllm.tasks.planning import encode_pair
+from fastdllm.tasks.pairs import PairEncoder
+from tests.support.real_size_tokenizer import real_size_tokenizer
 from tests.support.small_project import edit
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -274,19 +274,12 @@ def test_a_question_that_is_a_number_is_refused(make_plan_on_disk: Callable[...,
         make_plan_on_disk()
 
 
-class Merging:
-    """A tokenizer of letters that takes "(A" for one token."""
-
-    bos_token_id = None
-
-    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
-        return {"input_ids": [ord(part[-1]) + len(part) for part in re.findall(r"\(A|.", text)]}
-
-
 def test_an_option_keeps_its_beginning_where_a_token_would_span_the_border() -> None:
-    prefix, target = encode_pair(Merging(), "x (", "A)")
-    assert prefix == tuple(Merging()("x (")["input_ids"])
-    assert target == tuple(Merging()("A)")["input_ids"])
+    tokenizer = real_size_tokenizer()
+    assert tokenizer.tokenize("x\n(A)") == ["x", "Ċ", "(A", ")"]
+    prefix, target = PairEncoder(tokenizer)("x\n(", "A)")
+    assert tokenizer.convert_ids_to_tokens(prefix) == ["x", "Ċ", "("]
+    assert tokenizer.convert_ids_to_tokens(target) == ["A", ")"]
 
 
 def test_numbers_that_a_folder_may_have_changed_are_refused() -> None:

@@ -1,7 +1,7 @@
 """A tokenizer of the size of the published ones, made by rule; no file of a model is needed.
 
-Byte-level BPE with 151,387 merges, split as Qwen2's does: "(A" is two tokens, each digit is one,
-English text has about two letters a token. Ids of special tokens are those of Fast-dLLM v2.
+Byte-level BPE with 151,387 merges, split as Qwen2's does: "(A)" is "(A" and ")", each digit is one
+token, English text has about two letters a token. Ids of special tokens are those of Fast-dLLM v2.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _merges() -> list[tuple[str, str]]:
     merges = [(_SPACE, _SPACE), (_LINE_BREAK, _LINE_BREAK)]
     merges += [(first, second) for first, second in pairs]
     merges += [(first.upper(), second) for first, second in pairs]
-    merges += [(_SPACE, letter) for letter in _LETTERS + _LETTERS.upper()]
+    merges += [(mark, letter) for mark in (_SPACE, "(") for letter in _LETTERS + _LETTERS.upper()]
     merges += [(_SPACE, pair) for pair in (*pairs, *map(str.capitalize, pairs))]
     likely = pairs[:_LIKELY]
     starts = [*likely, *map(str.capitalize, likely)]

@@ -7,7 +7,7 @@ import yaml
 
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.generation import AnswerText, generation_wishes, sampling_temperature
-from fastdllm.tasks.planning import encode_pair
+from fastdllm.tasks.pairs import PairEncoder
 
 
 def test_plan_holds_every_distinct_request_once(make_plan_on_disk) -> None:
@@ -32,9 +32,10 @@ def test_plan_is_the_same_every_time(make_plan_on_disk, project) -> None:
 
 
 def test_chat_prompt_keeps_its_line_break_and_spaces_move(tokenizer) -> None:
-    prefix, target = encode_pair(tokenizer, "assistant\n", "A")
+    encode_pair = PairEncoder(tokenizer)
+    prefix, target = encode_pair("assistant\n", "A")
     assert (prefix[-1], target) == (ord("\n"), (ord("A"),))
-    prefix, target = encode_pair(tokenizer, "Answer: ", "A")
+    prefix, target = encode_pair("Answer: ", "A")
     assert (prefix[-1], target) == (ord(":"), (ord(" "), ord("A")))
 
 

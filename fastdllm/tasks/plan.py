@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +29,14 @@ from fastdllm.decoding.prefix_tree import Branch, Tokens, grow
 from fastdllm.validation import StrictModel, validated
 
 RequestKind = Literal["generate_until", "loglikelihood"]
-SCHEMA_VERSION: Literal[4] = 4  # of plan.json
+SCHEMA_VERSION: Literal[5] = 5  # of plan.json
 # Beside plan.json: the spec that it was made from.
 MADE_FROM = "made_from.json"
 # Published models share whole blocks of 32 tokens. A plan serves any model; with other blocks it
 # is just as valid and shares nearly as much.
 SHARED_BLOCK = 32
+# Marks a line of requests.jsonl without the prompt, which is that of the line before.
+_SAME_PROMPT = "same_prompt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class PlannedRequest:
 class PlanHeader(StrictModel):
     """plan.json: what was planned, with what, and which requests form which chunk."""
 
-    schema_version: Literal[4] = SCHEMA_VERSION
+    schema_version: Literal[5] = SCHEMA_VERSION
     task: str
     limit: int | None = Field(description="Items per task; null means all.")
     chunk_size: int = Field(ge=1, description="Most requests in a chunk.")
@@ -189,13 +191,21 @@ def context_chunks(options: Mapping[Tokens, Sequence[int]], chunk_size: int) -> 
 
 
 def requests_text(requests: Sequence[PlannedRequest]) -> str:
-    """The content of requests.jsonl: one request a line, keys without a value left out."""
+    """The content of requests.jsonl: one request a line, keys without a value left out.
+
+    A prompt that is that of the line before, as where options share one, is not repeated.
+    """
     lines = []
+    before: PlannedRequest | None = None
     for request in requests:
         # Not asdict, which copies each token: 2 s of five-shot gsm8k.
         values = {field.name: getattr(request, field.name) for field in fields(request)}
+        prompt = (request.prompt_ids, request.args[0])
+        if before is not None and prompt == (before.prompt_ids, before.args[0]):
+            values |= {"prompt_ids": (), "args": request.args[1:], _SAME_PROMPT: True}
         record = {key: value for key, value in values.items() if value not in ((), {})}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        before = request
     return "".join(lines)
 
 
@@ -246,7 +256,7 @@ def read_plan(folder: Path, task: str) -> Plan:
     content = requests_path.read_bytes()
     if hashlib.sha256(content).hexdigest() != header.digest:
         raise UserError(f"{requests_path}: does not belong to {path.name}; {advice}")
-    requests = tuple(_request(json.loads(line)) for line in content.splitlines())
+    requests = tuple(_requests(content))
     placed = sorted(index for chunk in header.chunks for index in chunk)
     if not placed == list(range(len(requests))) == list(range(header.n_requests)):
         raise UserError(f"{path}: its chunks do not hold each request once; {advice}")
@@ -281,8 +291,15 @@ def _header(folder: Path) -> dict[str, Any]:
     return json_object(folder / "plan.json")
 
 
-def _request(record: dict[str, Any]) -> PlannedRequest:
-    for key in ("prompt_ids", "target_ids", "args"):
-        if key in record:
-            record[key] = tuple(record[key])
-    return PlannedRequest(**record)
+def _requests(content: bytes) -> Iterator[PlannedRequest]:
+    before: PlannedRequest | None = None
+    for line in content.splitlines():
+        record = json.loads(line)
+        for key in ("prompt_ids", "target_ids", "args"):
+            if key in record:
+                record[key] = tuple(record[key])
+        if record.pop(_SAME_PROMPT, False):
+            assert before is not None, "of the first line"
+            record |= {"prompt_ids": before.prompt_ids, "args": (before.args[0], *record["args"])}
+        before = PlannedRequest(**record)
+        yield before

@@ -109,6 +109,16 @@ def test_identity_ignores_the_order_of_wishes_but_not_the_repeat() -> None:
     assert first != request_id("generate_until", ("p", {"a": 1, "b": 2}), repeat=1)
 
 
+def test_a_prompt_that_options_share_is_written_once(make_plan_on_disk, project) -> None:
+    plan = make_plan_on_disk("choices")
+    folder = project / "results/_plans/choices"
+    lines = (folder / "requests.jsonl").read_text().splitlines()
+    assert len(lines) == 3 * sum("prompt_ids" in json.loads(line) for line in lines) == 24
+    again = read_plan(folder, "choices")
+    assert again == plan
+    assert again.requests[0].prompt_ids is again.requests[2].prompt_ids
+
+
 def test_changed_requests_file_is_refused(make_plan_on_disk, project) -> None:
     plan = make_plan_on_disk()
     folder = project / "results/_plans/sums"

@@ -51,7 +51,8 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.runs.needs import check_needs, check_threads, stamped_without_chunks
     from fastdllm.runs.shards import parse_shard
     from fastdllm.runs.spec import read_spec
-    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
+    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment, runs_code
+    from fastdllm.workflow.project.config_files import allows_code
 
     check_threads(args.threads)
     shard = parse_shard(args.shard) if args.shard else None
@@ -60,10 +61,14 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     if shard is not None and stamped_without_chunks(spec, folder, shard, wait=args.wait):
         sys.stdout.write(f"{shard.words}: no chunks\n")
         return 0
-    check_needs(spec, folder, shard, again=args.again)
+    check_needs(spec, folder, shard, allows_code=allows_code, again=args.again)
     with (
         card_for(args.device or spec.run.device),
-        lm_eval_environment(offline=True, private_cache=data_is_local(spec.run.task)),
+        lm_eval_environment(
+            offline=True,
+            private_cache=data_is_local(spec.run.task),
+            allows_code=runs_code(spec.run.task) and allows_code(),
+        ),
     ):
         # Nothing before this may import torch: it sees only the cards visible when it is imported.
         with imported_as_digested():
@@ -81,6 +86,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
             check_sources=partial(check_sources, digests=FileDigests.load()),
             device=args.device,
             stop=stop,
+            allows_code=allows_code,
         )
         options = {"wait": args.wait, "again": args.again}
         if shard is None:

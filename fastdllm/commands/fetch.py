@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastdllm.commands.options import print_now
@@ -32,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fastdllm.common.files import write_json_atomically
     from fastdllm.machine.hub_cache import data_cache, hub_cache
-    from fastdllm.runs.needs import FETCHED, read_fetched, require
+    from fastdllm.runs.needs import FETCHED, read_fetched, require, require_permission
     from fastdllm.tasks.task_source import TaskSource
     from fastdllm.tools.fetching.proof import prove_offline
     from fastdllm.workflow.project.config_files import load_workflow_config, with_task
@@ -53,10 +54,12 @@ def run(args: argparse.Namespace) -> int:
         "caches": {"hub": str(hub_cache()), "data": str(data_cache())},
     }
     write_json_atomically(FETCHED, record)
-    for name, entry in _data([config.task_source(task) for task in tasks], earlier):
+    sources = [config.task_source(task) for task in tasks]
+    for name, entry in _data(sources, earlier, allows_code=config.allow_code_execution):
         record["tasks"][name] = entry
         write_json_atomically(FETCHED, record)
     for task in tasks:
+        require_permission(config.task_source(task), partial(bool, config.allow_code_execution))
         require(config.model.path, config.model.revision, config.task_source(task))
         prove_offline(task)
         print_now(f"task {task}: is planned and scored without a network")
@@ -95,12 +98,14 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
     return {**record, "time": now()}
 
 
-def _data(tasks: list[TaskSource], earlier: Fetched) -> Iterator[tuple[str, dict[str, Any]]]:
+def _data(
+    tasks: list[TaskSource], earlier: Fetched, *, allows_code: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Fetch the data of tasks; yield what is recorded of each."""
     from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
     from fastdllm.tasks.task_metadata import hub_files
 
-    with lm_eval_environment(offline=False, private_cache=False):
+    with lm_eval_environment(offline=False, private_cache=False, allows_code=allows_code):
         from fastdllm.tools.fetching.source_files import are_as_fetched, fetch_files
 
         for task in tasks:

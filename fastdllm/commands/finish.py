@@ -43,9 +43,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _finish(spec: RunSpec, folder: Path) -> list[str]:
     from fastdllm.common.console import open_display
-    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
+    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment, runs_code
+    from fastdllm.workflow.project.config_files import allows_code
 
-    with lm_eval_environment(offline=True, private_cache=data_is_local(spec.run.task)):
+    with lm_eval_environment(
+        offline=True,
+        private_cache=data_is_local(spec.run.task),
+        allows_code=runs_code(spec.run.task) and allows_code(),
+    ):
         from fastdllm.runs.evaluation import Evaluation
         from fastdllm.workflow.project.digests import FileDigests, check_sources
 
@@ -54,5 +59,6 @@ def _finish(spec: RunSpec, folder: Path) -> list[str]:
             folder,
             display=open_display(spec.label),
             check_sources=partial(check_sources, digests=FileDigests.load()),
+            allows_code=allows_code,
         )
         return evaluation.finish().lines(folder)

@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     own = _own_tasks(_names(config.tasks))
     offline, private_cache = _where_data_is(own, config)
-    with lm_eval_environment(offline=offline, private_cache=private_cache):
+    allows_code = bool(config.confirm_run_unsafe_code)
+    with lm_eval_environment(offline=offline, private_cache=private_cache, allows_code=allows_code):
         setup_logging()
         _evaluate(cli, args, config, own)
     return 0
@@ -119,6 +120,11 @@ def _evaluate(
         if text.startswith(NOT_FOUND):
             missing = text.removeprefix(NOT_FOUND).split(", ")[0]
             raise unknown_task(missing, (), "--tasks") from None
+        if "marked as unsafe" in text:
+            raise UserError(
+                "lm-eval run: the scores of one of these tasks come from running the code in "
+                "answers (docs/sandbox.md); to allow that, add --confirm_run_unsafe_code"
+            ) from None
         if text.startswith(REFUSED):
             raise UserError(f"lm-eval: {text}") from None
         raise

@@ -54,14 +54,19 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         read_members,
         write_report,
     )
-    from fastdllm.tasks.lm_eval_setup import lm_eval_environment
+    from fastdllm.tasks.lm_eval_setup import lm_eval_environment, runs_code
+    from fastdllm.workflow.project.config_files import allows_code
 
     check_threads(args.threads)
     specs = in_order(read_members(args.members))
     private_cache = _has_local_data(specs, args.members)
     with (
         card_for(args.device or _device_of(specs)),
-        lm_eval_environment(offline=True, private_cache=private_cache),
+        lm_eval_environment(
+            offline=True,
+            private_cache=private_cache,
+            allows_code=any(runs_code(s.run.task) for s in _readable(specs)) and allows_code(),
+        ),
     ):
         with imported_as_digested():
             from fastdllm.common.console import open_display
@@ -74,7 +79,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         models, digests = KeptModel(), FileDigests.load()
 
         def evaluate(spec: RunSpec, folder: Path) -> Sequence[str]:
-            check_needs(spec, folder)
+            check_needs(spec, folder, allows_code=allows_code)
             config = model_config(spec.run.model_path, spec.run.model_revision)
             use_threads(args.threads, product=config.largest_product)
             evaluation = Evaluation(
@@ -86,6 +91,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
                 stop=stop,
                 models=models,
                 pack=args.members.parent.name,
+                allows_code=allows_code,
             )
             return evaluation.evaluate().lines(folder)
 

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.common.files import to_json
     from fastdllm.common.paths import PLANS, task_folder
     from fastdllm.runs.lock import run_lock
+    from fastdllm.runs.needs import require_permission
     from fastdllm.workflow.project.config_files import load_workflow_config, with_task
     from fastdllm.workflow.project.runs import task_plan
 
@@ -38,14 +40,18 @@ def run(args: argparse.Namespace) -> int:
     config = with_task(load_workflow_config(), args.task)
     options, source = config.task_options(args.task), config.task_source(args.task)
     folder = args.output or PLANS / task_folder(args.task, args.limit)
+    allows_code = config.allow_code_execution
+    require_permission(source, partial(bool, allows_code))
 
-    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
+    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment, runs_code
 
     data_here = data_is_local(source)
     offline = data_here and Path(config.model.path).is_dir()
     with (
         run_lock(folder, wait=True, work="plan"),
-        lm_eval_environment(offline=offline, private_cache=data_here),
+        lm_eval_environment(
+            offline=offline, private_cache=data_here, allows_code=allows_code and runs_code(source)
+        ),
     ):
         from fastdllm.model.checkpoint import commit_of, find_checkpoint
         from fastdllm.model.config import read_config
@@ -81,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
                 vocab_size=model.vocab_size,
                 mask_id=model.mask_id,
                 model_commit=commit_of(config.model.path, checkpoint),
+                allows_code=allows_code,
             ),
             of_template if options.apply_chat_template else (),
         )

@@ -44,6 +44,7 @@ from fastdllm.runs.loaded_model import (
     session_of,
 )
 from fastdllm.runs.lock import FINISHING, Locked, run_lock, shard_lock
+from fastdllm.runs.needs import require_permission
 from fastdllm.runs.progress import Progress, failure_record, remove
 from fastdllm.runs.result import Outcome, ShardOutcome, kept_result, stored_result, write_result
 from fastdllm.runs.shards import (
@@ -70,6 +71,7 @@ class Evaluation:
     device: overrides the spec's.
     models: where the model is kept for the next run of the same process.
     pack: the id of the pack that the run is decoded in.
+    allows_code: asked before a task is scored that runs the code in answers.
 
     header, log, progress and tokenizer are set as work proceeds; log and progress are those
     of the shard while a shard is decoded.
@@ -83,6 +85,7 @@ class Evaluation:
     stop: Stop = field(default_factory=Stop)
     models: KeptModel = field(default_factory=KeptModel)
     pack: str | None = None
+    allows_code: Callable[[], bool] = lambda: False
     header: Header = field(init=False)
     log: AnswerLog = field(init=False)
     progress: Progress = field(init=False)
@@ -352,8 +355,12 @@ class Evaluation:
         from fastdllm.model.loading import OTHER_HEAD, has_other_head
         from fastdllm.runs.scoring import score_answers
         from fastdllm.runs.summarize import Decoded, summarize
+        from fastdllm.tasks.lm_eval_setup import code_notices, runs_code
         from fastdllm.tasks.lm_eval_tasks import load_task
 
+        # Once more, since it may have been forbidden meanwhile.
+        require_permission(self.spec.run.task, self.allows_code)
+        is_code = runs_code(self.spec.run.task)
         model = find_checkpoint(self.spec.run.model_path, self.spec.run.model_revision)
         chunks = [self.log.chunks[index] for index in sorted(self.log.chunks)]
         scores = score_answers(
@@ -362,6 +369,7 @@ class Evaluation:
             tokenizer=self.tokenizer,
             task=load_task(self.spec.run.task),
             bootstrap_iters=self.spec.run.bootstrap_iters,
+            allows_code=is_code,
         )
         summary = summarize(
             self.spec,
@@ -371,7 +379,10 @@ class Evaluation:
             git=git_state(files=self._sources),
             environment=package_versions(),
             weights_left_alone=other_weights(model),
-            notices=[f"the model {OTHER_HEAD}"] * has_other_head(model, read_config(model)),
+            notices=[
+                *[f"the model {OTHER_HEAD}"] * has_other_head(model, read_config(model)),
+                *(code_notices() if is_code else ()),
+            ],
         )
         self.check_sources(self.spec)
         write_result(self.folder, summary, scores)

@@ -7,7 +7,7 @@ which is read here; without that record the caches are examined as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from fastdllm.runs.progress import failure_record
 from fastdllm.runs.result import kept_result
 from fastdllm.runs.shards import Shard, job_files, lock_path, write_stamp
 from fastdllm.runs.spec import RunSpec, check_plan
-from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, allows_code
+from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, runs_code
 from fastdllm.tasks.plan import planned_sizes, read_plan
 from fastdllm.tasks.task_files import TaskFiles, find_task_files
 from fastdllm.tasks.task_source import LOCAL_BUILDERS, TaskSource
@@ -99,8 +99,6 @@ def require_whole_folder(model: str) -> None:
 def require_data(source: TaskSource) -> None:
     """The task's part of `require`."""
     files, task = find_task_files(source), source.name
-    if any(values.get("unsafe_code") for _, values in files.layers) and not allows_code():
-        raise UserError(f"task {task!r}: {CODE_REFUSED}")
     if files.is_local:
         return
     entry = read_fetched().tasks.get(task)
@@ -115,6 +113,16 @@ def require_data(source: TaskSource) -> None:
                 f"task {task!r}: its data set {name!r} is not in the cache "
                 f"{data_cache()}{_elsewhere('data')}; {_REMEDY}"
             )
+
+
+def require_permission(task: TaskSource, allows_code: Callable[[], bool]) -> None:
+    """Refuse a task whose scores come from running the code in answers, unless that is allowed.
+
+    Raises:
+        UserError: naming the key of workflow_config.yaml.
+    """
+    if runs_code(task) and not allows_code():
+        raise UserError(f"task {task.name!r}: {CODE_REFUSED}")
 
 
 def data_sets(files: TaskFiles) -> Iterator[tuple[str, str | None]]:
@@ -154,9 +162,16 @@ def _elsewhere(kind: str) -> str:
 
 
 def check_needs(
-    spec: RunSpec, folder: Path, shard: Shard | None = None, *, again: bool = False
+    spec: RunSpec,
+    folder: Path,
+    shard: Shard | None = None,
+    *,
+    allows_code: Callable[[], bool],
+    again: bool = False,
 ) -> None:
-    """Refuse a run whose model or data is not on this machine; jobs run without a network.
+    """Refuse a run whose model or data is not on this machine, or that may not run code.
+
+    Jobs run without a network.
 
     A run that has its result needs neither, unless it is to be decoded `again`.
 
@@ -164,6 +179,7 @@ def check_needs(
         UserError: what is missing, and what brings it; failed.json records it.
     """
     try:
+        require_permission(spec.run.task, allows_code)
         require_fetched(spec)
     except UserError:
         if not again and kept_result(folder, spec) is not None:

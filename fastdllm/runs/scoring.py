@@ -53,8 +53,9 @@ def score_answers(
     tokenizer: Any,
     task: LoadedTask,
     bootstrap_iters: int,
+    allows_code: bool = False,
 ) -> Scores:
-    """Score the answers of a complete run.
+    """Score the answers of a complete run; allows_code: see `evaluate_task`.
 
     Raises:
         UserError: the task asks a prompt that was not answered, an item has another target than
@@ -78,6 +79,7 @@ def score_answers(
         limit=plan.header.limit,
         apply_chat_template=plan.header.apply_chat_template,
         bootstrap_iters=bootstrap_iters,
+        allows_code=allows_code,
     )
     samples = result.pop("samples")
     _check_items(plan, samples)

@@ -1,31 +1,36 @@
-"""The process environment that lm-eval needs, and whether the data of a task is local."""
+"""The process environment that lm-eval needs, and what of a task is asked before it is loaded."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import temporary_folder
+from fastdllm.sandbox.programs import best_isolation
 from fastdllm.tasks.task_files import find_task_files
 from fastdllm.tasks.task_source import TaskSource
 
-# By which the metrics of code ask for permission; lm-eval's own switch follows it here.
-CODE_VARIABLE = "HF_ALLOW_CODE_EVAL"
 CODE_REFUSED = (
-    "its scores come from running the code that a model wrote; allow that, best in a container: "
-    f"export {CODE_VARIABLE}=1"
+    "its scores come from running the code in answers, in a sandbox (docs/sandbox.md); to allow "
+    "that, set allow_code_execution: true in workflow_config.yaml"
+)
+# By which `code_eval`, of the library `evaluate`, asks for permission; it knows no sandbox.
+CODE_VARIABLE = "HF_ALLOW_CODE_EVAL"
+CODE_OUTSIDE = (
+    "its scores come from running the code in answers outside of the sandbox (code_eval of "
+    "`evaluate`); humaneval and mbpp in tasks/ run it inside, as docs/sandbox.md says; to allow it "
+    "nevertheless, set allow_code_execution: true in workflow_config.yaml and unsafe_code: true in "
+    f"the file of the task, and export {CODE_VARIABLE}=1"
 )
 
 
-def allows_code() -> bool:
-    """Whether the user lets metrics run the code in answers."""
-    return os.environ.get(CODE_VARIABLE) == "1"
-
-
 @contextmanager
-def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]:
+def lm_eval_environment(
+    *, offline: bool, private_cache: bool, allows_code: bool = False
+) -> Iterator[None]:
     """Silence lm-eval and keep it off the network; the user's own variables win.
 
     Enter this before lm-eval, datasets or transformers are imported, which read their
@@ -34,6 +39,7 @@ def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]
     offline: no attempt to reach the hub (even local data tries it otherwise).
     private_cache: data sets are cached in a folder of this process only. `datasets` recognises a
         local file by path, time and size, so a shared cache can return rows of an older file.
+    allows_code: the variable that lets `code_eval` run answers outside of the sandbox counts.
 
     Raises:
         UserError: no temporary folder can be made.
@@ -46,6 +52,8 @@ def lm_eval_environment(*, offline: bool, private_cache: bool) -> Iterator[None]
     with temporary_folder("fastdllm-datasets-") as cache:
         for name, value in defaults.items():
             os.environ.setdefault(name, value)
+        if not allows_code:
+            os.environ.pop(CODE_VARIABLE, None)
         if private_cache:
             os.environ["HF_DATASETS_CACHE"] = cache  # clusters set it for everybody
         yield
@@ -59,3 +67,24 @@ def data_is_local(task: TaskSource) -> bool:
         return find_task_files(task).is_local
     except UserError:
         return True  # load_task says what is wrong with it; that needs no network either
+
+
+def runs_code(task: TaskSource) -> bool:
+    """Whether the scores of a task come from running the code in answers.
+
+    Raises:
+        UserError: a file of the task is missing or broken.
+    """
+    return any(values.get("unsafe_code") for _, values in find_task_files(task).layers)
+
+
+def code_notices() -> list[str]:
+    """Return what the runs of such a task are to say of where this process has run code."""
+    lacking = best_isolation().lacking
+    notices = [
+        f"the code of answers could reach {', '.join(lacking)}, which the sandbox does not keep "
+        "apart where it was scored (docs/sandbox.md)"
+    ] * bool(lacking)
+    if any(name.endswith(".code_eval") for name in sys.modules):
+        notices.append("code of answers was run outside of the sandbox (code_eval of `evaluate`)")
+    return notices

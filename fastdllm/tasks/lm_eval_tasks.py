@@ -30,7 +30,7 @@ from fastdllm.decoding.user_code import (
     only_counted_imports,
 )
 from fastdllm.tasks.item_checks import check_items, check_questions
-from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, CODE_VARIABLE, allows_code
+from fastdllm.tasks.lm_eval_setup import CODE_OUTSIDE, CODE_REFUSED, CODE_VARIABLE
 from fastdllm.tasks.local_tasks import LocalDataFactory, no_items
 from fastdllm.tasks.metric_checks import check_metrics, complain_about_metrics
 from fastdllm.tasks.task_files import READ_OPTIONS, find_task_files
@@ -158,10 +158,13 @@ def evaluate_task(
     limit: int | None,
     apply_chat_template: bool,
     bootstrap_iters: int = 0,
+    allows_code: bool = False,
 ) -> dict[str, Any]:
     """Evaluate one task with lm-eval and return its result with the samples.
 
     Prompts have the examples that `set_fewshot` says.
+
+    allows_code: whether the user lets scores come from running the code in answers.
 
     Does what lm-eval's `simple_evaluate` does with a loaded task, except for its record of the
     machine: that calls pip, git and a compiler in each job, and the summary has its own.
@@ -182,7 +185,7 @@ def evaluate_task(
                 fewshot_as_multiturn=apply_chat_template,
                 bootstrap_iters=bootstrap_iters,
                 log_samples=True,
-                confirm_run_unsafe_code=allows_code(),
+                confirm_run_unsafe_code=allows_code,
             )
     except UserError:
         raise
@@ -235,7 +238,9 @@ def _reason(error: BaseException) -> str:
             f"it needs the metric {metric[1]!r} of the Hugging Face hub, which is not here; on a "
             "node with network: fastdllm fetch"
         )
-    if CODE_VARIABLE in str(error) or "marked as unsafe" in str(error):
+    if CODE_VARIABLE in str(error):
+        return CODE_OUTSIDE
+    if "marked as unsafe" in str(error):
         return CODE_REFUSED
     return one_line(error)
 

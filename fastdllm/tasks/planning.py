@@ -43,7 +43,7 @@ class PlanOptions:
     limit: first n items of each task; None means all. chunk_size: most requests in a chunk.
     max_positions: most tokens that the model can hold, prompt and answer together.
     vocab_size: number of tokens that the model knows. mask_id: its mask token, if it names one.
-    model_commit: of a model of the hub.
+    model_commit: of a model of the hub. allows_code: see `evaluate_task`.
     """
 
     task: TaskSource
@@ -55,6 +55,7 @@ class PlanOptions:
     vocab_size: int
     mask_id: int | None = None
     model_commit: str | None = None
+    allows_code: bool = False
 
 
 def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ()) -> Plan:
@@ -92,7 +93,11 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
         check_columns(leaf, tell)
     lm = Collect(tokenizer)
     result = evaluate_task(
-        lm, task, limit=options.limit, apply_chat_template=options.apply_chat_template
+        lm,
+        task,
+        limit=options.limit,
+        apply_chat_template=options.apply_chat_template,
+        allows_code=options.allows_code,
     )
     texts = {name: printed_texts(leaf) for name, leaf in task.leaves.items()}
     for name, leaf in task.leaves.items():

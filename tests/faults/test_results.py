@@ -15,7 +15,9 @@ from fastdllm.common.files import read_json
 from fastdllm.results.summary import read_summary, write_summary
 from fastdllm.runs.answers import read_content
 from fastdllm.runs.attempts import read_attempts
+from fastdllm.runs.spec import read_spec
 from fastdllm.statistics.comparison import why_not_paired
+from fastdllm.tasks.lm_eval_setup import lm_eval_environment
 from fastdllm.workflow.project.artifacts import stored_summary
 from fastdllm.workflow.project.runs import load_project
 from tests.support.fakes import fake_summary
@@ -146,24 +148,69 @@ def test_what_would_end_scoring_is_said_at_plan(
     assert "\n" not in str(caught.value)
 
 
+NOT_ALLOWED = "task 'sums': its scores come from running the code in answers, in a sandbox"
+
+
+def allow_code(project: Path, *, allowed: bool) -> None:
+    config = project / "workflow_config.yaml"
+    lines = [line for line in config.read_text().splitlines() if "allow_code" not in line]
+    config.write_text("\n".join([*lines, f"allow_code_execution: {str(allowed).lower()}"]) + "\n")
+
+
+@pytest.mark.slow  # the sandbox says what it lacks here
 def test_a_task_that_runs_code_asks_for_permission(
     project: Path,
-    make_plan_on_disk: Any,
     make_spec: Any,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")  # neither needed nor enough
     path = project / "tasks/sums.yaml"
     path.write_text(path.read_text() + "unsafe_code: true\n")
-    with pytest.raises(UserError, match=r"running the code .*: export HF_ALLOW_CODE_EVAL=1"):
-        make_plan_on_disk()
-    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
-    assert make_plan_on_disk().header.n_items == 10
-    monkeypatch.delenv("HF_ALLOW_CODE_EVAL")
     spec = make_spec()
-    assert_eval_fails(spec, capsys, "task 'sums': its scores come from running the code")
+
+    def fails(*command: str) -> bool:
+        capsys.readouterr()
+        code, error = main(list(command)), capsys.readouterr().err.splitlines()[-1]
+        return code == 2 and error.startswith(f"fastdllm: {NOT_ALLOWED}")
+
+    assert fails("plan", "--task", "sums")
+    allow_code(project, allowed=True)
+    assert main(["plan", "--task", "sums"]) == 0
+    allow_code(project, allowed=False)
+    assert fails("eval", str(spec))
     assert not spec.with_name("answers.jsonl").exists(), "nothing was decoded"
+    allow_code(project, allowed=True)
+    assert main(["eval", str(spec), "--shard", "1/2"]) == 0
+    # Forbidden while it was decoded, and allowed again: each is seen when the run is finished.
+    assert main(["eval", str(spec), "--shard", "2/2"]) == 0
+    spec.with_name("summary.json").unlink()
+    allow_code(project, allowed=False)
+    assert fails("finish", str(spec))
+    assert not spec.with_name("summary.json").exists()
+    allow_code(project, allowed=True)
+    assert main(["finish", str(spec)]) == 0
+    assert read_summary(spec.with_name("summary.json")).fingerprint == read_spec(spec).fingerprint
+
+
+def test_code_outside_of_the_sandbox_needs_more_than_a_variable(
+    project: Path, make_plan_on_disk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = "import os; assert os.environ.get('HF_ALLOW_CODE_EVAL') == '1', 'HF_ALLOW_CODE_EVAL'"
+    asks += "; return sum(values) / len(values)"
+    use_own_metric(project, asks)
+    for variable, allows_code, is_planned in (
+        ("1", False, False),
+        ("0", True, False),
+        ("1", True, True),
+    ):
+        monkeypatch.setenv("HF_ALLOW_CODE_EVAL", variable)
+        with lm_eval_environment(offline=True, private_cache=True, allows_code=allows_code):
+            if is_planned:
+                assert make_plan_on_disk().header.n_items == 10
+                continue
+            with pytest.raises(UserError, match=r"outside of the sandbox .* export HF_ALLOW_CODE"):
+                make_plan_on_disk()
 
 
 def test_an_answer_that_is_no_number_is_refused(

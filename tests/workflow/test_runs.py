@@ -31,6 +31,7 @@ def fingerprints() -> dict[str, str]:
         ("workflow_config.yaml", "model:", "# a comment\nmodel:"),
         ("workflow_config.yaml", "dtype: float32", "dtype: float32, device: cpu"),
         ("workflow_config.yaml", "decoding:", "bootstrap_iters: 7\ndecoding:"),
+        ("workflow_config.yaml", "decoding:", "allow_code_execution: true\ndecoding:"),
         ("workflow_config.yaml", "chunk_size: 2", "chunk_size: 2, batch_size: 7"),
         ("experiments/demo/experiment.yaml", "title: Demo", "title: Another title"),
         (

@@ -18,7 +18,12 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.paths import expanded
 from fastdllm.launch import ARCHIVE_VARIABLE
 from fastdllm.machine.process import git_state, user_name
-from fastdllm.runs.needs import require_data, require_model, require_whole_folder
+from fastdllm.runs.needs import (
+    require_data,
+    require_model,
+    require_permission,
+    require_whole_folder,
+)
 from fastdllm.tools.doctor.finding import DoctorFinding, ok, problem, warn
 from fastdllm.workflow.project.config_files import WorkflowConfig, load_workflow_config
 
@@ -131,7 +136,10 @@ def look_at_model(config: WorkflowConfig) -> list[DoctorFinding]:
     model = partial(require_model, config.model.path, config.model.revision)
     whole = partial(require_whole_folder, config.model.path)
     checks: list[tuple[str, Callable[[], None]]] = [("model", model), ("model", whole)]
-    checks += [("data", partial(require_data, config.task_source(task))) for task in config.tasks]
+    sources = [config.task_source(task) for task in config.tasks]
+    checks += [("data", partial(require_data, source)) for source in sources]
+    allows_code = partial(bool, config.allow_code_execution)
+    checks += [("code", partial(require_permission, source, allows_code)) for source in sources]
     for name, check in checks:
         try:
             check()

@@ -248,6 +248,11 @@ class WorkflowConfig(StrictModel):
         default=ClusterOptions(),
         description="Account, GPU and queue of the jobs; used by profiles with a site.yaml.",
     )
+    allow_code_execution: bool = Field(
+        False,
+        description="Run the code in answers, in a sandbox (docs/sandbox.md), where a task is "
+        "scored by it: unsafe_code: true in its file. Does not count as a change of the run.",
+    )
     bootstrap_iters: int = Field(
         1000,
         ge=0,
@@ -282,6 +287,15 @@ def load_workflow_config(path: Path = WORKFLOW_CONFIG) -> WorkflowConfig:
         for name, options in config.tasks.items()
     }
     return config.model_copy(update={"tasks": tasks})
+
+
+def allows_code() -> bool:
+    """Whether workflow_config.yaml lets scores come from running the code in answers, as of now.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return load_workflow_config().allow_code_execution
 
 
 def with_task(config: WorkflowConfig, task: str) -> WorkflowConfig:

@@ -29,7 +29,9 @@ from fastdllm.tasks.plan import PlannedRequest
 
 # The others wait while process 0 reads data, and for their turn: for as long as that takes.
 PATIENCE = timedelta(days=30)
-GOODBYE_S = 20.0
+# How long process 0 waits at its end for the others, if the store would end with it.
+GOODBYE_S = 5.0
+STORE_IS_ELSEWHERE = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun sets it
 LOOK_S = 0.05
 # How many processes a starter without a rendezvous has started: each would do all the work.
 APART = {
@@ -160,11 +162,13 @@ def _check_alone() -> None:
 
 
 def _dismiss(store: Any, size: int) -> None:
-    """Let the others end; wait for that, as the store may live in this process."""
+    """Let the others end, which takes a moment unless they are in the middle of a chunk."""
     calls = 0
     while store.check([_key(calls, "count")]):
         calls += 1
     store.set(_key(calls, "count"), END)
+    if os.environ.get(STORE_IS_ELSEWHERE) == "True":
+        return
     deadline = time.monotonic() + GOODBYE_S
     while store.add("left", 0) < size - 1 and time.monotonic() < deadline:
         time.sleep(LOOK_S)

@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
     from lm_eval._cli import HarnessCLI
     from lm_eval.utils import setup_logging
 
-    from fastdllm.tasks.lm_eval_setup import lm_eval_environment
+    from fastdllm.runs.needs import require_permission
+    from fastdllm.tasks.lm_eval_setup import code_notices, lm_eval_environment, runs_code
 
     # lm-eval reads the words from there only.
     sys.argv = ["lm-eval", *(options.words or ["--help"])]
@@ -56,11 +57,26 @@ def run(options: argparse.Namespace) -> int:
         return 0
     own = _own_tasks(_names(config.tasks))
     offline, private_cache = _where_data_is(own, config)
-    allows_code = bool(config.confirm_run_unsafe_code)
+    allows_code = args.confirm_run_unsafe_code = _allows_code(config)
+    of_code = [source for source in own.values() if runs_code(source)]
+    for source in of_code:
+        require_permission(source, lambda: allows_code)
     with lm_eval_environment(offline=offline, private_cache=private_cache, allows_code=allows_code):
         setup_logging()
         _evaluate(cli, args, config, own)
+    for line in code_notices() if of_code else ():
+        notice(line)
     return 0
+
+
+def _allows_code(config: EvaluatorConfig) -> bool:
+    """Whether scores may come from running the code in answers.
+
+    In a project its configuration alone says so; published command lines have the option always.
+    """
+    from fastdllm.workflow.project.config_files import WORKFLOW_CONFIG, allows_code
+
+    return allows_code() if WORKFLOW_CONFIG.is_file() else bool(config.confirm_run_unsafe_code)
 
 
 def _checked(args: argparse.Namespace) -> EvaluatorConfig:
@@ -92,6 +108,7 @@ def _evaluate(
         from fastdllm.harness.arguments import read_arguments
         from fastdllm.harness.fast_dllm_v2 import NAME, FastDLLM
         from fastdllm.harness.team import process_count, serves
+        from fastdllm.tasks.lm_eval_setup import CODE_REFUSED
         from fastdllm.workflow.project.config_files import unknown_task
 
     if config.model == NAME:
@@ -121,10 +138,7 @@ def _evaluate(
             missing = text.removeprefix(NOT_FOUND).split(", ")[0]
             raise unknown_task(missing, (), "--tasks") from None
         if "marked as unsafe" in text:
-            raise UserError(
-                "lm-eval run: the scores of one of these tasks come from running the code in "
-                "answers (docs/sandbox.md); to allow that, add --confirm_run_unsafe_code"
-            ) from None
+            raise UserError(f"lm-eval run: one of these tasks: {CODE_REFUSED}") from None
         if text.startswith(REFUSED):
             raise UserError(f"lm-eval: {text}") from None
         raise

@@ -70,6 +70,13 @@ def test_data_that_is_missing_is_named(run, capsys) -> None:
     assert "tasks/data/sums.jsonl" in error and "not workflow_config.yaml" in error
 
 
+def test_code_is_run_only_where_the_project_allows_it(run, capsys) -> None:
+    task = Path("tasks/sums.yaml")
+    task.write_text(task.read_text() + "unsafe_code: true\n")
+    assert run("--tasks", "sums", "--confirm_run_unsafe_code") == 2
+    assert "set allow_code_execution: true in workflow_config.yaml" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_an_unknown_task_is_named_with_the_nearest(run, capsys) -> None:
     assert run("--tasks", "summs") == 2

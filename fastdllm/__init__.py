@@ -43,10 +43,13 @@ __all__ = [
     "decode",
     "generate",
     "load_model",
+    "results",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "results":
+        return importlib.import_module("fastdllm.results")  # the package, which can be called
     if name not in _HOMES:
         raise AttributeError(f"module 'fastdllm' has no attribute {name!r}")
     return getattr(importlib.import_module(f"fastdllm.{_HOMES[name]}"), name)

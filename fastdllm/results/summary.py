@@ -328,6 +328,17 @@ class Summary(StrictModel):
                 raise ValueError("items are not those of its accuracy; make it again")
         return self
 
+    def __repr__(self) -> str:
+        """One line for people; a summary has hundreds of values."""
+        metric, speed = self.primary, self.throughput
+        name = f"{self.experiment}/{self.task_title}/{self.config}"
+        parts = [f"{metric.metric} {self.accuracy:.4f}"]
+        if metric.interval is not None:
+            parts[0] += " ({:.4f} to {:.4f})".format(*metric.interval)
+        parts.append(f"{self.eval_params.get('n_items', metric.n)} items")
+        parts += [f"{speed.tokens_per_s:,.0f} tokens/s"] if speed is not None else []
+        return f"<Summary {name}: {', '.join(parts)}>"
+
     @property
     def n_requests(self) -> int:
         """Distinct questions that the model answered."""

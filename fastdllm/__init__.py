@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastdllm.model.loading import load_model
     from fastdllm.policy import Policy
     from fastdllm.settings import DecodingSettings
+    from fastdllm.single.calls import evaluate
 
 _HOMES = {
     "DecodingSettings": "settings",
@@ -27,6 +28,7 @@ _HOMES = {
     "Step": "decoding.outcomes",
     "UserError": "common.errors",
     "decode": "decoding.loop",
+    "evaluate": "single.calls",
     "generate": "decoding.loop",
     "load_model": "model.loading",
 }
@@ -41,6 +43,7 @@ __all__ = [
     "UserError",
     "__version__",
     "decode",
+    "evaluate",
     "generate",
     "load_model",
     "results",

@@ -30,6 +30,7 @@ from fastdllm.version import __version__
 
 COMMANDS = {
     "generate": "answer one prompt and show how it was decoded",
+    "evaluate": "evaluate a task once, without an experiment",
     "bench": "measure speed here, and how far it is from the least time needed",
     "estimate": "estimate the GPU hours of the runs to be made",
     "submit": "run snakemake in a SLURM job",

@@ -25,6 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, help="a task of tasks/")
     parser.add_argument("--limit", type=int, help="plan the first N items only")
     parser.add_argument("--output", type=Path, help="folder (default: results/_plans/<task>)")
+    parser.add_argument(
+        "--config", type=Path, help="file in place of workflow_config.yaml, as JSON or YAML"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,12 +35,16 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.common.paths import PLANS, task_folder
     from fastdllm.runs.lock import run_lock
     from fastdllm.runs.needs import require_permission
-    from fastdllm.workflow.project.config_files import load_workflow_config, with_task
+    from fastdllm.workflow.project.config_files import (
+        WORKFLOW_CONFIG,
+        load_workflow_config,
+        with_task,
+    )
     from fastdllm.workflow.project.runs import task_plan
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for all items")
-    config = with_task(load_workflow_config(), args.task)
+    config = with_task(load_workflow_config(args.config or WORKFLOW_CONFIG), args.task)
     options, source = config.task_options(args.task), config.task_source(args.task)
     folder = args.output or PLANS / task_folder(args.task, args.limit)
     allows_code = config.allow_code_execution
@@ -94,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         if "likelihood_mode" not in options.model_fields_set:
             check_lengths_of_options(plan)
         if find_task_files(source).helpers:
-            _check_order(args.task, args.limit, plan.header.item_digests)
+            _check_order(args, plan.header.item_digests)
         write_plan(folder, plan, made_from=to_json(spec))
     header = plan.header
     sys.stdout.write(
@@ -104,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_order(task: str, limit: int | None, digests: Mapping[str, Sequence[str]]) -> None:
+def _check_order(args: argparse.Namespace, digests: Mapping[str, Sequence[str]]) -> None:
     """Refuse a task that asks otherwise in each process, as by a set that a helper prints.
 
     Each process orders sets of texts anew, unless PYTHONHASHSEED says how; then it is so for all.
@@ -120,9 +127,20 @@ def _check_order(task: str, limit: int | None, digests: Mapping[str, Sequence[st
     if os.environ.get("PYTHONHASHSEED", "random") != "random":
         return
     with temporary_folder("fastdllm-plan-") as folder:
-        command = [sys.executable, "-m", "fastdllm", "plan", "--task", task, "--output", folder]
+        command = [
+            sys.executable,
+            "-m",
+            "fastdllm",
+            "plan",
+            "--task",
+            args.task,
+            "--output",
+            folder,
+        ]
+        options = {"--limit": args.limit, "--config": args.config}
+        given = [word for name, value in options.items() if value for word in (name, str(value))]
         completed = subprocess.run(
-            [*command, *(["--limit", str(limit)] if limit else [])],
+            [*command, *given],
             env={**os.environ, "PYTHONHASHSEED": "1"},
             capture_output=True,
             text=True,
@@ -131,8 +149,8 @@ def _check_order(task: str, limit: int | None, digests: Mapping[str, Sequence[st
         if completed.returncode:
             lines = completed.stderr.strip().splitlines() or [f"exit code {completed.returncode}"]
             reason = lines[-1].removeprefix("fastdllm: ")
-            raise UserError(f"task {task!r}: cannot be planned once more: {reason}")
-        again = read_plan(Path(folder), task).header.item_digests
+            raise UserError(f"task {args.task!r}: cannot be planned once more: {reason}")
+        again = read_plan(Path(folder), args.task).header.item_digests
     for name, of_items in digests.items():
         for item, (digest, other) in enumerate(zip_longest(of_items, again.get(name, ()))):
             if digest != other:

@@ -194,8 +194,15 @@ def load_project(selection: Selection | None = None) -> Project:
     runs = [
         run
         for name, experiment in experiments.items()
-        for run in _expand(
-            name, experiment, config=config, model=model, tasks=tasks, limit=selection.limit
+        for run in expand_runs(
+            name,
+            experiment,
+            policy_file=EXPERIMENTS / name / experiment.policy,
+            where=str(experiment_file(name)),
+            config=config,
+            model=model,
+            tasks=tasks,
+            limit=selection.limit,
         )
     ]
     digests.save()
@@ -212,17 +219,24 @@ def load_project(selection: Selection | None = None) -> Project:
     )
 
 
-def _expand(
+def expand_runs(
     name: str,
     experiment: ExperimentConfig,
     *,
+    policy_file: Path,
+    where: str,
     config: WorkflowConfig,
     model: ModelIdentity,
     tasks: dict[str, TaskIdentity],
     limit: int | None,
 ) -> list[Run]:
-    where = str(experiment_file(name))
-    policy_file = EXPERIMENTS / name / experiment.policy
+    """Return the runs of one experiment on the tasks that it names, of `tasks`.
+
+    where: opens the error lines.
+
+    Raises:
+        UserError: a mistake in its settings, or in the file of its policy.
+    """
     policy = load_policy(policy_file)
     configs = expand_grid(
         experiment,

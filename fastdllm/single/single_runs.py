@@ -1,0 +1,180 @@
+"""From a task and settings to a run: its folder, its spec, and its plan.
+
+The folder's name ends with the fingerprint, so that other settings have another one.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fastdllm.common.console import notice
+from fastdllm.common.errors import UserError
+from fastdllm.common.files import date, json_object, to_json, write_if_changed
+from fastdllm.common.paths import RESULTS, task_folder
+from fastdllm.results.summary import DECODING, Summary
+from fastdllm.runs.result import stored_result
+from fastdllm.runs.spec import RunSpec
+from fastdllm.settings import DecodingSettings
+from fastdllm.tasks.plan import MADE_FROM, read_plan
+from fastdllm.validation import validated
+from fastdllm.workflow.project.config_files import (
+    DecodingOverrides,
+    ExperimentConfig,
+    ModelChoice,
+    TaskOptions,
+    WorkflowConfig,
+    load_workflow_config,
+    with_task,
+)
+from fastdllm.workflow.project.digests import FileDigests, digest_of
+from fastdllm.workflow.project.fingerprint_keys import plan_decides, read_model, read_task
+from fastdllm.workflow.project.runs import Run, TaskPlan, expand_runs
+
+# In place of an experiment's name, which begins with a letter or a digit.
+SINGLE = "_single"
+POLICY = Path(__file__).with_name("built_in.py")
+# Keys of workflow_config.yaml that a plan depends on.
+_OF_PLANS = {"model", "experiments", "tasks", "allow_code_execution"}
+# Of the name of a run, before its fingerprint.
+MOST_LETTERS = 60
+
+
+@dataclass(frozen=True)
+class SingleRun:
+    """A run without an experiment; plan: what its plan depends on, config: for `fastdllm plan`."""
+
+    run: Run
+    plan: TaskPlan
+    config: WorkflowConfig
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        return validated(RunSpec, self.run.spec(), str(self.run.spec_path))
+
+    @property
+    def plan_folder(self) -> Path:
+        return Path(self.spec.run.plan_folder)
+
+    def result(self) -> Summary | None:
+        """Return the result that the run has already, if there is one."""
+        return stored_result(self.run.folder, self.spec)
+
+    def prepare(self) -> None:
+        """Write spec.json, and make the plan if it is not there, or is of something else.
+
+        Raises:
+            UserError: the task cannot be planned, or a file cannot be written.
+        """
+        write_if_changed(self.run.spec_path, to_json(self.run.spec()))
+        date(self.run.spec_path, 0)  # a spec that is dated after the result asks to repeat it
+        if not self._is_planned():
+            notice(f"planning {self.run.task_folder}")
+            self._make_plan()
+
+    def _is_planned(self) -> bool:
+        if json_object(self.plan_folder / MADE_FROM) != self.plan.spec():
+            return False
+        try:
+            read_plan(self.plan_folder, self.run.task)
+        except UserError:  # damaged
+            return False
+        return True
+
+    def _make_plan(self) -> None:
+        config = self.plan_folder / "config.json"
+        given = self.config.model_dump(mode="json", include=_OF_PLANS, exclude_unset=True)
+        write_if_changed(config, to_json(given))
+        command = [sys.executable, "-m", "fastdllm", "plan", "--task", self.run.task]
+        limit = [] if self.run.limit is None else ["--limit", str(self.run.limit)]
+        places = ["--output", str(self.plan_folder), "--config", str(config)]
+        completed = subprocess.run(
+            [*command, *limit, *places], capture_output=True, text=True, check=False
+        )
+        if completed.returncode:
+            raise child_error(completed.stderr, completed.returncode)
+        sys.stderr.write(completed.stderr)  # what is odd about the items
+
+
+def child_error(output: str, code: int) -> UserError:
+    """Return the error of a command that ended with an exit code, from what it printed."""
+    lines = [line for line in output.splitlines() if line.strip()] or [f"exit code {code}"]
+    return UserError(lines[-1].removeprefix("fastdllm: "))
+
+
+def single_run(
+    task: str,
+    *,
+    limit: int | None,
+    model: Mapping[str, Any],
+    batch_size: int | str | None,
+    decoding: Mapping[str, Any],
+) -> SingleRun:
+    """Return the run of a task with the settings of workflow_config.yaml, but for what is given.
+
+    Args:
+        limit: first n items of each subtask; None: all.
+        model: path, revision, dtype and device, as far as they are given; with a path, what is not
+            given is as of no model in particular.
+        decoding: settings by name; texts are read as from a command line.
+
+    Raises:
+        UserError: an unknown task or setting, or one that is not allowed.
+    """
+    if limit is not None and not (type(limit) is int and limit >= 1):
+        raise UserError(f"limit {limit!r} is not allowed; it should be a whole number from 1")
+    given = validated(DecodingOverrides, decoding, "options").given()
+    config = with_task(load_workflow_config(), task)
+    base = {} if "path" in model else config.model.model_dump()
+    options = config.task_options(task)
+    if batch_size is not None:
+        values = {**options.model_dump(exclude_unset=True), "batch_size": batch_size}
+        options = validated(TaskOptions, values, "options")
+    changed = {
+        "model": validated(ModelChoice, {**base, **model}, "options"),
+        "tasks": {task: options},
+    }
+    config = config.model_copy(update=changed)
+    experiment = ExperimentConfig(
+        title="one evaluation",
+        question="none",
+        config_name="single",  # renamed below
+        decoding=DecodingOverrides(**given),
+        tasks=[task],
+    )
+    digests = FileDigests.load()
+    identity, source = read_model(config, digests), config.task_source(task)
+    of_task = read_task(source, digests)
+    digests.save()
+    (run,) = expand_runs(
+        SINGLE,
+        experiment,
+        policy_file=POLICY,
+        where="options",
+        config=config,
+        model=identity,
+        tasks={task: of_task},
+        limit=limit,
+    )
+    plan = TaskPlan(task, limit, plan_decides(config, identity, of_task))
+    plan_name = f"{task_folder(task, limit)}-{digest_of(plan.spec())[:12]}"
+    places = {**run.surroundings, "plan_folder": str(RESULTS / SINGLE / "_plans" / plan_name)}
+    return SingleRun(replace(run, config=_name(run), surroundings=places), plan, config)
+
+
+def _name(run: Run) -> str:
+    """Return a name that shows which settings are not the usual ones, and tells all runs apart."""
+    usual = DecodingSettings().model_dump(mode="json")
+    parts = [
+        f"{name}-{run.decides[DECODING + name]}"
+        for name, value in usual.items()
+        if run.decides[DECODING + name] != value
+    ]
+    words = re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts) or "default")[:MOST_LETTERS]
+    return f"{words.rstrip('-')}-{run.fingerprint[:12]}"

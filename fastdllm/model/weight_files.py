@@ -32,9 +32,9 @@ STORED = {
     "F16": torch.float16,
     "F64": torch.float64,
 }
-# Of a weight, so many numbers are read at a time: they stay in a processor's cache until they are
-# checked and converted.
-NUMBERS_AT_A_TIME = 2**20
+# Of a weight, so many numbers are read at a time: little memory, and in a processor's cache until
+# they are checked and converted.
+NUMBERS_AT_A_TIME = 2**22
 
 # Training leaves no zeros in this many places of a row side by side. A hole of 4 KB, a page of a
 # file, holds at least one part of this length of a row, in two bytes each.

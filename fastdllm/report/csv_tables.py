@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastdllm.report.groups import PASS_KINDS, Group, RunKey, key_of, passes_per_answer
+from fastdllm.report.published_figures import accuracies, figures_of, figures_text
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.busy import processor_share
 from fastdllm.statistics.comparison import Comparison
@@ -79,6 +80,8 @@ ORIGIN_COLUMNS: dict[str, Callable[[Summary], object]] = {
     "git_dirty": lambda run: run.git and int(run.git.dirty),
     "fingerprint": lambda run: run.fingerprint,
 }
+# Only if others published a figure of one of the runs: those of all sources, in percent.
+PUBLISHED_COLUMN = "published_accuracy"
 # Only if the runs of all experiments are known: the standing by layer-forwards (standings.py).
 CONTROL_COLUMNS = ("control", "difference_to_control", "p_holm_to_control", "standing")
 
@@ -90,13 +93,20 @@ def csv_table(groups: Sequence[Group], reports: Mapping[RunKey, RunReport] | Non
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
+    shown = {
+        key_of(run): figures_text(accuracies(figures_of(run)))
+        for group in groups
+        for run in group.summaries
+    }
     names = [*RUN_COLUMNS, *COMPARISON_COLUMNS, *ORIGIN_COLUMNS]
+    names += [PUBLISHED_COLUMN] if any(shown.values()) else []
     writer.writerow(names if reports is None else [*names, *CONTROL_COLUMNS])
     for group in groups:
         for run, comparison in group.compared:
             cells = [value(run) for value in RUN_COLUMNS.values()]
             cells += [comparison and value(comparison) for value in COMPARISON_COLUMNS.values()]
             cells += [value(run) for value in ORIGIN_COLUMNS.values()]
+            cells += [shown[key_of(run)]] if any(shown.values()) else []
             if reports is not None:
                 cells += _beside_controls(reports[key_of(run)])
             writer.writerow(cells)

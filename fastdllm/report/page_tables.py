@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from fastdllm.report.content import RunReport, TaskReport
 from fastdllm.report.groups import is_dirty
 from fastdllm.report.pareto import PLOTTED
+from fastdllm.report.published_figures import accuracies, figures_of, figures_text
 from fastdllm.report.standings import Standing
 from fastdllm.report.words import cost_words, difference_words, interval_of, verdict_words
+from fastdllm.results.published import METRIC_UNKNOWN
 from fastdllm.results.summary import Summary
 from fastdllm.statistics.busy import TIMED_APART, was_busy
 from fastdllm.statistics.comparison import Comparison, Ratio
@@ -20,6 +22,8 @@ from fastdllm.statistics.verdicts import SAME, SIGNIFICANT, p_words, signed
 
 # Differences are drawn up to this many points; a larger loss ends in an arrow.
 MOST_POINTS = 12.0
+PUBLISHED = "published, %"
+PUBLISHED_MEANS = "by others, with the same model, task and settings; not measured here"
 # Characters that look like the marks of the plot.
 MARKS = {
     Standing.ABOVE: "\u25cf",
@@ -74,6 +78,7 @@ def headings(task: TaskReport) -> list[tuple[str, str]]:
     """Return heading and explanation of each column after the run's name."""
     columns = [
         ("accuracy, %", "with its 95 % interval"),
+        *([(PUBLISHED, PUBLISHED_MEANS)] if _has_published(task) else []),
         ("to baseline, points", "difference paired by item, with its 95 % interval"),
         ("p (Holm)", "exact McNemar test, corrected over the experiment"),
         ("verdict", "what can be said from the paired difference"),
@@ -99,7 +104,8 @@ def table_rows(task: TaskReport) -> list[TableRow]:
 
 def _table_row(task: TaskReport, run: RunReport) -> TableRow:
     summary, comparison = run.summary, run.comparison
-    cells = [_accuracy(summary), _difference(comparison), _p(comparison), _verdict(comparison)]
+    cells = [_accuracy(summary), *([_published(summary)] if _has_published(task) else [])]
+    cells += [_difference(comparison), _p(comparison), _verdict(comparison)]
     if task.is_generation:
         cells = [_standing(run), *cells, *(_cost(run, cost) for cost in PLOTTED)]
         forwards, truncated = summary.tokens_per_forward, summary.truncation_rate
@@ -135,6 +141,17 @@ def _accuracy(summary: Summary) -> Cell:
     low, high = interval_of(summary)
     interval = f"{100 * low:.1f} to {100 * high:.1f}" if high > low else ""
     return Cell(f"{100 * summary.accuracy:.1f}", interval, summary.accuracy)
+
+
+def _has_published(task: TaskReport) -> bool:
+    return any(accuracies(figures_of(run.summary)) for run in task.runs)
+
+
+def _published(summary: Summary) -> Cell:
+    figures = [one for one in figures_of(summary) if one.figure.accuracy is not None]
+    values = accuracies(figures)
+    more = "; ".join(f"{one.source} ({one.figure.metric or METRIC_UNKNOWN})" for one in figures)
+    return Cell(figures_text(values), more, values[0] if values else "", "words soft")
 
 
 def _difference(comparison: Comparison | None) -> Cell:

@@ -19,6 +19,13 @@ from fastdllm.report.groups import (
     layer_forwards_saved,
     passes_per_answer,
 )
+from fastdllm.report.published_figures import (
+    accuracies,
+    figures_of,
+    figures_text,
+    published_sentences,
+    speeds,
+)
 from fastdllm.report.words import (
     items_words,
     markdown_rows,
@@ -39,6 +46,7 @@ HEADINGS = {
     "config": "config",
     "accuracy": "acc %",
     "interval": "95 % int.",
+    "published": "published",
     "difference": "diff.",
     "tokens_per_forward": "tok/fwd",
     "prefill": "prefill",
@@ -49,13 +57,14 @@ HEADINGS = {
     "saved": "skipped",
     "layer_forwards": "layer-fwd",
     "tokens_per_s": "tok/s",
+    "published_speed": "published tok/s",
     "verdict": "against the baseline",
 }
 TEXT_COLUMNS = ("config", "verdict")
 # Columns that are left out of a narrow terminal, in this order.
 LEAST_IMPORTANT = (
     *("verdict", "prefill", "commit", "layer_forwards", "sub_block", "full_block", "interval"),
-    *("reused", "difference"),
+    *("reused", "difference", "published_speed", "published"),
 )
 OTHER_CONDITIONS, BUSY, DIRTY, DOUBTFUL = "*", "~", "+", "!"
 
@@ -128,8 +137,14 @@ def terminal_table(groups: Sequence[Group], width: int = 80) -> str:
 def _rows(group: Group) -> list[dict[str, str]]:
     """Return the cells of every row by column; a difference only if at least one run has it."""
     rows = []
-    for summary, comparison in group.compared:
+    figures = [figures_of(summary) for summary in group.summaries]
+    speeds_of = [speeds(some, run) for some, run in zip(figures, group.summaries, strict=True)]
+    for index, (summary, comparison) in enumerate(group.compared):
         cells = _cells(group, summary)
+        if any(map(accuracies, figures)):
+            cells["published"] = figures_text(accuracies(figures[index]))
+        if any(speeds_of):
+            cells["published_speed"] = figures_text(speeds_of[index])
         if any(group.comparisons):
             paired = comparison.paired if comparison else None
             refused = "-" if comparison and comparison.is_refused else ""
@@ -202,6 +217,7 @@ def _notes(group: Group) -> list[str]:
     notes += [f"{BUSY} {text}" for text in busy_sentences(group.summaries)]
     if any(summary.throughput for summary in group.summaries):
         notes.append(f"tok/s: {TIMED_APART}.")
+    notes += published_sentences(group.summaries)
     notes += not_compared_sentences(group.comparisons)
     notes += origin_sentences([group.baseline, *group.summaries])
     notes += notice_sentences([group.baseline, *group.summaries])

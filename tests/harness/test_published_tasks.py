@@ -31,7 +31,7 @@ from tests.support.shipped_tasks import DATA, ROOT, needs_data
 pytestmark = pytest.mark.usefixtures("alone")
 
 # Items of each task, or of each subtask of a group, and the requests in a chunk.
-ITEMS = {"gsm8k": (10, 4), "ifeval": (4, 2)}
+ITEMS = {"gsm8k": (10, 4)}
 # Of the 2,048 that an answer may have.
 TOKENS = 12
 
@@ -83,7 +83,8 @@ def test_lm_eval_asks_and_scores_what_a_run_does(published: Path, task: str) -> 
     Path("tasks/data", task).symlink_to(DATA / task)
     Path("workflow_config.yaml").write_text(
         f"model: {{path: {published}, dtype: float32, device: cpu}}\n"
-        f"experiments: [plain]\nbootstrap_iters: 0\ntasks: {{{task}: {{chunk_size: {chunk_size}}}}}\n"
+        "experiments: [plain]\nbootstrap_iters: 0\n"
+        f"tasks: {{{task}: {{chunk_size: {chunk_size}}}}}\n"
     )
     results, samples = scored_in_shards(task, limit)
     direct = simple_evaluate(

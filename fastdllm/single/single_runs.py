@@ -11,18 +11,19 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import date, json_object, to_json, write_if_changed
+from fastdllm.common.files import cannot, date, json_object, to_json, write_if_changed
 from fastdllm.common.paths import RESULTS, task_folder
 from fastdllm.results.summary import DECODING, Summary
 from fastdllm.runs.result import stored_result
 from fastdllm.runs.spec import RunSpec
 from fastdllm.settings import DecodingSettings
-from fastdllm.tasks.plan import MADE_FROM, read_plan
+from fastdllm.tasks.plan import MADE_FROM, planned_digest
 from fastdllm.validation import validated
 from fastdllm.workflow.project.config_files import (
     DecodingOverrides,
@@ -62,6 +63,10 @@ class SingleRun:
     def plan_folder(self) -> Path:
         return Path(self.spec.run.plan_folder)
 
+    @property
+    def _config_path(self) -> Path:
+        return self.plan_folder / "config.json"
+
     def result(self) -> Summary | None:
         """Return the result that the run has already, if there is one."""
         return stored_result(self.run.folder, self.spec)
@@ -72,28 +77,28 @@ class SingleRun:
         Raises:
             UserError: the task cannot be planned, or a file cannot be written.
         """
-        write_if_changed(self.run.spec_path, to_json(self.run.spec()))
-        date(self.run.spec_path, 0)  # a spec that is dated after the result asks to repeat it
+        config = self.config.model_dump(mode="json", include=_OF_PLANS, exclude_unset=True)
+        try:
+            write_if_changed(self.run.spec_path, to_json(self.run.spec()))
+            date(self.run.spec_path, 0)  # a spec that is dated after the result asks to repeat it
+            write_if_changed(self._config_path, to_json(config))
+        except OSError as error:
+            raise cannot("write", error.filename or self.run.folder, error) from None
         if not self._is_planned():
             notice(f"planning {self.run.task_folder}")
             self._make_plan()
 
     def _is_planned(self) -> bool:
+        """Whether the plan is there, undamaged, and of the task and the model as they are."""
         if json_object(self.plan_folder / MADE_FROM) != self.plan.spec():
             return False
-        try:
-            read_plan(self.plan_folder, self.run.task)
-        except UserError:  # damaged
-            return False
-        return True
+        requests = self.plan_folder / "requests.jsonl"
+        return requests.is_file() and planned_digest(self.plan_folder) == FileDigests().of(requests)
 
     def _make_plan(self) -> None:
-        config = self.plan_folder / "config.json"
-        given = self.config.model_dump(mode="json", include=_OF_PLANS, exclude_unset=True)
-        write_if_changed(config, to_json(given))
         command = [sys.executable, "-m", "fastdllm", "plan", "--task", self.run.task]
         limit = [] if self.run.limit is None else ["--limit", str(self.run.limit)]
-        places = ["--output", str(self.plan_folder), "--config", str(config)]
+        places = ["--output", str(self.plan_folder), "--config", str(self._config_path)]
         completed = subprocess.run(
             [*command, *limit, *places], capture_output=True, text=True, check=False
         )
@@ -127,8 +132,11 @@ def single_run(
     Raises:
         UserError: an unknown task or setting, or one that is not allowed.
     """
-    if limit is not None and not (type(limit) is int and limit >= 1):
-        raise UserError(f"limit {limit!r} is not allowed; it should be a whole number from 1")
+    if limit is not None:
+        is_number = isinstance(limit, Integral) and not isinstance(limit, bool)
+        if not is_number or limit < 1:
+            raise UserError(f"limit {limit!r} is not allowed; it should be a whole number from 1")
+        limit = int(limit)  # NumPy has numbers of its own
     given = validated(DecodingOverrides, decoding, "options").given()
     config = with_task(load_workflow_config(), task)
     base = {} if "path" in model else config.model.model_dump()

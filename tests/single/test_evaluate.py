@@ -73,7 +73,11 @@ def test_an_evaluation_is_the_run_that_the_workflow_would_make(
     assert tokens(folder) == earlier
     assert read_summary(folder / "summary.json").resumed
 
+    (requests,) = SINGLE.glob("_plans/*/requests.jsonl")
+    planned = requests.read_bytes()
+    requests.write_bytes(planned[:-9])
     assert main(["evaluate", "sums", "--threshold", "0.5"]) == 0
+    assert requests.read_bytes() == planned
     assert len(folders()) == 2
     assert dates(folder)["samples.jsonl"] == dates(folders()[0])["samples.jsonl"]
 

@@ -6,6 +6,7 @@ set of the hub that they come from. Import this module only within `lm_eval_envi
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -57,19 +58,16 @@ def copy_task(name: str, index: Mapping[str, Entry]) -> TaskCopy:
         UserError: there is no such task, or it has something that has no counterpart here.
     """
     if name not in index:
-        raise unknown_name("task", name, _near(name, index), "lm-eval")
+        # Not all of lm-eval's thousands.
+        similar = [other for other in index if name in other][:10]
+        similar += difflib.get_close_matches(name, index, n=10)
+        raise unknown_name("task", name, dict.fromkeys(similar), "lm-eval")
     return _Copier(name, index).copied()
 
 
 def lm_eval_index() -> Mapping[str, Entry]:
     """Return all tasks, groups and tags of lm-eval by name, in about ten seconds."""
     return TaskManager().task_index
-
-
-def _near(name: str, index: Iterable[str]) -> list[str]:
-    """The names to be listed for an unknown one, as lm-eval has thousands."""
-    beginning = name.lower()[:3]
-    return [other for other in index if other.lower().startswith(beginning)][:30]
 
 
 class _Copier:
@@ -216,7 +214,7 @@ class _Copier:
             primary = f"{metric},{filter_name}"
             metadata = {"primary_metric": primary, "options": {"apply_chat_template": True}}
             values = {**values, "metadata": {**metadata, **metadata_of(values)}}
-            self._note(f"metadata.primary_metric is {primary}, the first one")
+            self._note(f"metadata.primary_metric is {primary}")
             self._note("metadata.options wraps prompts in the chat template (apply_chat_template)")
             values = self._beside(values)
         path = Path(f"{name}.yaml") if is_top else self.folder / f"{name}.yaml"
@@ -245,7 +243,9 @@ class _Copier:
         metrics = leaf.get("metric_list") or []
         if not metrics:
             raise UserError(f"task {leaf['task']!r}: has no metric_list, so nothing is scored")
-        metric = metrics[0]["metric"]
+        # Perplexities and the like cannot be primary.
+        shares = (entry for entry in metrics if entry.get("higher_is_better") is not False)
+        metric = next(shares, metrics[0])["metric"]
         name = metric["!function"].rpartition(".")[2] if isinstance(metric, Mapping) else metric
         return str(name), str(filters[0])
 

@@ -31,7 +31,7 @@ def index() -> Index:
     import lm_eval.tasks
     from lm_eval.tasks._index import TaskIndex
 
-    names = ("arc", "hellaswag", "bbh/cot_fewshot", "drop", "squadv2", "wikitext")
+    names = ("arc", "hellaswag", "bbh/cot_fewshot", "drop", "lambada", "squadv2", "wikitext")
     return TaskIndex.build([Path(lm_eval.tasks.__file__).parent / name for name in names])
 
 
@@ -106,9 +106,7 @@ def hellaswag_rows(start: int) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_task_of_options_scores_right_answers(index: Index, here: Path) -> None:
-    assert (
-        new_task("arc_challenge", index)[0] == "metadata.primary_metric is acc,none, the first one"
-    )
+    assert new_task("arc_challenge", index)[0] == "metadata.primary_metric is acc,none"
     rows = {split: arc_rows(at) for at, split in enumerate(("train", "validation", "test"))}
     write("arc_challenge", rows)
     scored = asked("arc_challenge", here)
@@ -186,6 +184,12 @@ def test_what_lm_eval_leaves_to_its_models_is_written_down(index: Index) -> None
         in notes[0]
     )
     assert values["process_results"] == {"!function": "drop.utils.process_results"}
+
+
+def test_the_primary_metric_is_the_first_of_which_more_is_better(index: Index) -> None:
+    assert new_task("lambada_openai", index)[0] == "metadata.primary_metric is acc,none"
+    metrics = read_yaml_mapping(Path("tasks/lambada_openai.yaml"), what="")["metric_list"]
+    assert [entry["metric"] for entry in metrics] == ["perplexity", "acc"]
 
 
 def test_a_copied_task_is_enabled_by_one_word(index: Index) -> None:

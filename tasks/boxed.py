@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_TOKEN = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(?P<brace>\{)?|\\.|[{}]", re.DOTALL)
-# \boxed 18, which TeX takes for a box around the 1: what follows in the same formula.
-_UNBRACED = re.compile(r"(?:(?!\\[)\]])[^$\n])*")
+# Two backslashes where one was meant, too.
+_TOKEN = re.compile(r"(?P<box>\\+(?:boxed|fbox)(?![A-Za-z])\s*(?P<brace>\{)?)|\\.|[{}]", re.DOTALL)
+# \boxed 18, which TeX takes for a box around the 1: what follows in the same formula, but no prose.
+_UNBRACED = re.compile(r"(?=[-+.(\[\d\\]|[A-Za-z]\s*(?:\$|\n|\\[)\]]|$))(?:(?!\\[)\]])[^$\n])*")
 _SPACE = re.compile(
     r"\\[,;: ]|\\(?:q?quad|enspace|thinspace|space)(?![A-Za-z])|[~\s\u00a0\u2009\u202f]+"
 )
@@ -19,9 +20,11 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![, ]?\
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _POWER = re.compile(
-    rf"(?:({_DECIMAL})\s*(?:\\times|\\cdot|[\u00d7*x])\s*|(?<![\d.^{{}}]))"
+    rf"(?:(?<![\d.])({_DECIMAL})\s*(?:\\times|\\cdot|[\u00d7*x])\s*|(?<![\d.^{{}}]))"
     r"10\s*\^\s*(?:\{\s*(-?\d{1,3})\s*\}|(-?\d))(?!\d)"
 )
+# Python makes no number of more than 4,300; whoever repeats one digit means none.
+_MOST_DIGITS = 1000
 # A mixed number or a fraction, else a decimal one.
 NUMBER = re.compile(
     r"(?P<sign>(?<![A-Za-z\d.)])[-+]\s*)?(?:"
@@ -40,11 +43,11 @@ def last_box(text: str) -> str | None:
     opened: list[int | None] = []  # for each open brace, where its box begins, if it is one's
     for token in _TOKEN.finditer(text):
         content = None
-        if token[0].startswith(("\\boxed", "\\fbox")) and token["brace"] is None:
+        if token["brace"] or token[0] == "{":
+            opened.append(token.end() if token["brace"] else None)
+        elif token["box"]:
             begin, unbraced = token.end(), _UNBRACED.match(text, token.end())
             content = unbraced[0] if unbraced else ""
-        elif token[0].endswith("{") and token[0] != "\\{":
-            opened.append(token.end() if token["brace"] else None)
         elif token[0] == "}" and opened and (begin := opened.pop()) is not None:
             content = text[begin : token.start()]
         if content is not None and content.strip("{} \t\r\n.") and begin > start:
@@ -62,13 +65,15 @@ def plain(text: str) -> str:
 
 
 def _as_quotient(found: re.Match[str]) -> str:
-    over, under = (found[1] or found[2]).strip(), (found[3] or found[4]).strip()
+    over, under = ((found[i] if found[i] is not None else found[i + 1]).strip() for i in (1, 3))
     is_of_numbers = re.fullmatch(_DECIMAL, over) and re.fullmatch(_DECIMAL, under)
     return f" {over}/{under} " if is_of_numbers else f"\\frac{{{over}}}{{{under}}}"
 
 
 def value(number: re.Match[str]) -> Fraction | None:
-    """Return the value of what `NUMBER` has found; None if it divides by 0."""
+    """Return the value of what `NUMBER` has found; None if it divides by 0 or has no end."""
+    if len(number[0]) > _MOST_DIGITS:
+        return None
     sign = -1 if (number["sign"] or "").startswith("-") else 1
     if number["decimal"]:
         return (

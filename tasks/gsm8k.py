@@ -24,9 +24,12 @@ _DROPPED = re.compile(
 )
 # Exponents of units and degrees, endings of ordinals, indices, and the minutes of a full hour.
 _RAISED = re.compile(
-    r"(?<=[A-Za-z;])\s*\^\s*(?:\{[^{}]*\}|\w)|\^\s*\{?\s*(?:\\circ|;|st|nd|rd|th)\s*\}?"
+    r"(?<=[A-Za-z;])\s*\^\s*(?:\{[^{}]*\}|\w)"
+    r"|\^\s*(?:\{\s*(?:\\circ|;|st|nd|rd|th)\s*\}|\\circ(?![A-Za-z])|;)"
     r"|_\s*(?:\{[^{}]*\}|\w)|(?<=\d):00(?!\d)"
 )
+# No argument of a command.
+_BRACED = re.compile(r"(?<![A-Za-z^_}\\])\{([^{}]*)\}")
 # A command such as \sqrt, and a letter that names a variable and no unit, make a number another.
 _MORE_THAN_A_NUMBER = re.compile(r"\\|[\^√π<>≤≥]|(?<![A-Za-z])[n-rt-z](?![A-Za-z])")
 _MULTIPLES = {
@@ -91,7 +94,7 @@ def numbers_in(box: str) -> list[Fraction]:
     outside = _unwrapped(text, keeps_words=False)
     if not re.search(r"\d", outside):
         outside = _unwrapped(text, keeps_words=True)
-    outside = re.sub(r"[{}]", "", _RAISED.sub("", _DROPPED.sub("", outside)))
+    outside = re.sub(r"[{}]", "", outside)
     numbers = list(NUMBER.finditer(outside))
     if len(numbers) != 1 or _MORE_THAN_A_NUMBER.search(outside):
         return []
@@ -103,15 +106,18 @@ def numbers_in(box: str) -> list[Fraction]:
 
 
 def _unwrapped(text: str, *, keeps_words: bool) -> str:
-    r"""Return a text without \text{...} and the like; in place of words a semicolon, or they stay.
+    r"""Return a text without \text{...}, exponents and the like; words stay, or become semicolons.
 
-    What they hold but no words, as a sign, stays.
+    What \text holds but no words, as a sign, stays.
     """
 
     def replaced(found: re.Match[str]) -> str:
         is_kept = keeps_words or not re.search(r"\w", found[1])
         return found[1] if is_kept else ";"
 
-    while (without := _WORDS.sub(replaced, text)) != text:
-        text = without
+    before = None
+    while before != text:
+        before = text
+        text = _RAISED.sub("", _DROPPED.sub("", _WORDS.sub(replaced, text)))
+        text = _BRACED.sub(r"\1", text)
     return text

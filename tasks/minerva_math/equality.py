@@ -39,7 +39,9 @@ def verdicts(pairs: Sequence[tuple[str, str]], limit_s: int = LIMIT_S) -> list[s
     Raises:
         RuntimeError: a process that compares them fails.
     """
-    n = min(len(os.sched_getaffinity(0)), MOST_PROCESSES, 1 + len(pairs) // LEAST_PAIRS)
+    has_affinity = hasattr(os, "sched_getaffinity")  # which only Linux has
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    n = min(cores, MOST_PROCESSES, 1 + len(pairs) // LEAST_PAIRS)
     found: list[list[str]] = [[] for _ in range(n)]
     with TemporaryDirectory(prefix="fastdllm-answers-") as folder:
         # After a pair that is undecided, a new process goes on.
@@ -108,7 +110,8 @@ def main(limit_s: int) -> None:
     import math_verify  # noqa: F401 (before the time of a pair begins)
 
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_AS, MEMORY)
+    if sys.platform == "linux":
+        _limit(resource.RLIMIT_AS, MEMORY)
     for line in sys.stdin:
         used = resource.getrusage(resource.RUSAGE_SELF)
         _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + limit_s)

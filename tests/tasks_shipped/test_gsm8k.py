@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import lm_eval.tasks
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lm_eval.api.metrics import exact_match_fn
 from lm_eval.filters.extraction import RegexFilter
 
 from fastdllm.common.errors import UserError
 from tasks import gsm8k
+from tasks.minerva_math.answers import DIFFERENT, EQUAL, by_text, compared
 from tests.support.shipped_tasks import DATA, ROOT, Answerer, Item, needs_data, outcome
 
 # What answers end with, the right number, whether they are right, and why that could be disputed.
@@ -27,6 +31,8 @@ FORMS = [
     (r"\boxed{ 18 }", "18", True, ""),
     (r"\boxed {18}", "18", True, "TeX allows the space"),
     (r"\boxed 18", "18", True, "TeX boxes the 1, but the 18 is meant"),
+    (r"\\boxed{18}", "18", True, "doubled as in program text"),
+    (r"\boxed{18}, in the \boxed format", "18", True, "no box, but talk of it"),
     (r"\fbox{18}", "18", True, "the text form of the same"),
     (r"\boxed{{18}}", "18", True, "the braces of the instruction, which is as published"),
     (r"\boxed{\boxed{18}}", "18", True, ""),
@@ -89,6 +95,8 @@ FORMS = [
     ("#### 18", "18", False, "the same; lm-eval's strict-match takes it"),
     ("", "18", False, ""),
     (r"\boxed{}", "18", False, ""),
+    (rf"\boxed{{{'7' * 9000}}}", "7", False, "a digit repeated without end"),
+    (r"\boxed{\frac{}{2}}", "2", False, "half a fraction"),
     (r"\boxed{\text{eighteen}}", "18", False, "a number word: it asks for trouble to read these"),
     (r"\boxed{9 \times 2}", "18", False, "a computation, not its result"),
     (r"\boxed{20 - 2}", "18", False, "the same"),
@@ -121,12 +129,18 @@ def scores(text: str, gold: str) -> dict[str, float]:
     """Score one answer by the filters of the task's file, as lm-eval does."""
     doc = {"question": "?", "answer": f"So it is.\n#### {gold}"}
     (read,) = gsm8k.read_boxes([[text]], [doc])
+    (extracted,) = flexible_extract().apply([[text]], [doc])
+    flexible = gsm8k.score(doc, extracted)["exact_match"]
+    return {**gsm8k.score(doc, read), "flexible": flexible}
+
+
+@cache
+def flexible_extract() -> RegexFilter:
+    """Return the second filter of the task's file."""
     config = yaml.load((ROOT / "tasks/gsm8k.yaml").read_text(), Loader=Plain)
     (regex, _) = config["filter_list"][1]["filter"]
     assert regex.pop("function") == "regex"
-    (extracted,) = RegexFilter(**regex).apply([[text]], [doc])
-    flexible = gsm8k.score(doc, extracted)["exact_match"]
-    return {**gsm8k.score(doc, read), "flexible": flexible}
+    return RegexFilter(**regex)
 
 
 class Plain(yaml.SafeLoader):
@@ -166,6 +180,54 @@ def test_flexible_extract_is_that_of_lm_eval() -> None:
         ours.append(scores(text, gold)["flexible"])
     assert ours == of_lm_eval
     assert 0 < sum(ours) < len(ours)
+
+
+# Ways to write thousands, currencies, what follows a number, and what is around it.
+SEPARATORS = ["", ",", "{,}", r",\!", r"\,", " ", r"\ ", "\u202f", "~"]
+CURRENCIES = ["", r"\$", "$", "€"]
+UNITS = ["", ".", ".00", " dollars", r"\text{ dollars}", r"\%", r"^\circ", r"\text{ cm}^2", " km/h"]
+AROUND = [
+    "#",
+    "{#}",
+    r"\text{#}",
+    r"\mathbf{#}",
+    r"\left(#\right)",
+    "x = #",
+    r"9 \times 2 = #",
+    "$#$",
+]
+
+
+@st.composite
+def written(draw: st.DrawFn, number: int) -> str:
+    """Write a number in the box of an answer."""
+    separator, currency = draw(st.sampled_from(SEPARATORS)), draw(st.sampled_from(CURRENCIES))
+    text = f"{abs(number):,}".replace(",", separator) + draw(st.sampled_from(UNITS))
+    text = ("-" if number < 0 else "") + currency + text
+    for around in draw(st.lists(st.sampled_from(AROUND), max_size=2)):
+        text = around.replace("#", text)
+    return draw(st.sampled_from(["", r"First \boxed{3}. ", "{"])) + f"\\boxed{{{text}}}"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9))
+def test_a_number_is_read_in_whatever_way_it_is_written(
+    data: st.DataObject, right: int, wrong: int
+) -> None:
+    text = data.draw(written(right))
+    assert scores(text, str(right))["exact_match"] == 1
+    assert scores(text, str(wrong))["exact_match"] == (right == wrong)
+
+
+PIECES = [*"{}$ 0123456789.,-+/^_%x=e()\n~\\", r"\boxed{", r"\frac", r"\text{", "}{", r"\times 10^"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+def test_whatever_a_model_writes_can_be_scored(text: str) -> None:
+    assert scores(f"\\boxed{{{text}", "18")["exact_match"] in (0, 1)
+    assert by_text("18", text) == by_text(text, "18")
+    assert by_text(*compared("18", text)) in (EQUAL, DIFFERENT, None)
 
 
 def number(item: Item) -> str:

@@ -17,10 +17,11 @@ import psutil
 import pytest
 
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.user_code import code_files
 from tasks.boxed import last_box
 from tasks.minerva_math.answers import by_text, compare_boxes
 from tasks.minerva_math.equality import DIFFERENT, EQUAL, UNDECIDED, verdicts
-from tests.support.shipped_tasks import Item, outcome
+from tests.support.shipped_tasks import ROOT, Item, outcome
 
 # Problems of our own, 20 for each subject: the box of a solution, others that are right, and some
 # that are wrong.
@@ -134,6 +135,13 @@ def test_the_table_of_answers_is_judged_as_it_says() -> None:
 )
 def test_what_texts_and_numbers_tell_alone(gold: str, answer: str, verdict: str | None) -> None:
     assert by_text(gold, answer) == verdict
+
+
+def test_all_code_that_scores_is_part_of_the_identity_of_runs() -> None:
+    files = code_files(ROOT / "tasks/minerva_math/answers.py")
+    names = {file.resolve().relative_to(ROOT).as_posix() for file in files}
+    others = {"tasks/boxed.py", "tasks/minerva_math/equality.py"}
+    assert names == {"tasks/minerva_math/answers.py", *others}
 
 
 @pytest.mark.slow

@@ -22,6 +22,10 @@ LONGEST_LINE = 500  # of an error in one line
 class UserError(Exception):
     """A mistake that the user can fix; the message is one line."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of a traceback, as in a notebook."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class PolicyViolation(UserError):
     """A decoding policy asked for something that block-diffusion decoding does not allow."""

@@ -127,6 +127,7 @@ def test_a_mistake_is_one_line_before_anything_is_written(
     with pytest.raises(UserError, match=says) as raised:
         single_run(**{**wished, **options})
     assert "\n" not in str(raised.value)
+    assert raised.value._render_traceback_() == [f"UserError: {raised.value}"]  # in IPython
     assert not SINGLE.exists()
 
 

@@ -1,8 +1,8 @@
 """`fastdllm estimate`: hours and GPU-hours of what is to be made, before it is submitted.
 
 Items left times measured seconds per item, on the GPU that is asked for: from a run's own finished
-chunks or from earlier runs, whole or limited, and the table says which. What is not known is named,
-never guessed.
+chunks or from earlier runs, whole or limited, or else from a speed that others published; the table
+says which. What is not known is named, never guessed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     begun = [] if args.all else runs
     estimates = Estimates.load(begun, threads=args.threads)
     budget = budget_of(
-        [estimates.estimate(run, gpu=gpu) for run in runs], split_into_jobs(decoded, project.config)
+        [estimates.estimate(run, gpu=gpu, takes_published=True) for run in runs],
+        split_into_jobs(decoded, project.config),
     )
     query = BudgetQuestion(
         hardware=str(estimates.hardware(runs[0], gpu)),

@@ -113,6 +113,7 @@ def _notes(budget: Budget, query: BudgetQuestion) -> list[str]:
         )
     elif estimated:
         notes.append("imports and scoring were never measured here, and are not included")
+    notes += dict.fromkeys(e.speed.note for e in estimated if e.speed and e.speed.note)
     if query.busy:
         notes.append(f"{query.busy} running or queued, not included")
     return notes
@@ -202,6 +203,7 @@ def _run_record(estimate: Estimate, query: BudgetQuestion, estimates: Estimates)
             "source": estimate.basis.value,
             "seconds_per_item": None if speed is None else speed.seconds_per_item,
             "measured_batch_size": None if speed is None else speed.batch_size,
+            "published": None if speed is None else speed.note,
             "decoding_s": estimate.decoding_s,
             "startup_s": estimate.startup_s,
             "outside_s": estimate.outside_s,

@@ -27,6 +27,7 @@ from fastdllm.tools.estimate.paces import (
     paces_of_answers,
     read_finished,
 )
+from fastdllm.tools.estimate.published_speeds import published_speed, tokens_at_most
 from fastdllm.workflow.project.runs import Run
 
 # A job asks for half as much again: of the 87 decoded runs in artifacts/, 85 took less than 1.5
@@ -89,6 +90,7 @@ class Estimates:
     _of_task: dict[Hashable, TaskPaces] = field(default_factory=dict)
     _of_answers: dict[str, list[Pace]] = field(default_factory=dict)
     _items: dict[str, int | None] = field(default_factory=dict)
+    _limits: dict[str, int | None] = field(default_factory=dict)
     _here: dict[str, WantedHardware] = field(default_factory=dict)
 
     @classmethod
@@ -133,13 +135,18 @@ class Estimates:
         seconds = startup_s + max(outside_s, ALLOWANCE_S) + SAFETY * sum(known_s)
         return max(math.ceil(seconds / 60), LEAST_MINUTES) * 2 ** (attempt - 1)
 
-    def estimate(self, run: Run, *, gpu: str | None) -> Estimate:
-        """Return what one run will cost; see `minutes` for `gpu`."""
+    def estimate(self, run: Run, *, gpu: str | None, takes_published: bool = False) -> Estimate:
+        """Return what one run will cost; see `minutes` for `gpu`.
+
+        takes_published: whether a speed that others published counts where nothing was measured.
+        """
         wanted = self.hardware(run, gpu)
         items, done = self.items_of(run), self.chunks.get(run.name, [])
         items_left = None if items is None else max(items - used_items(done, items), 0)
         chunks = [c for c in done if wanted.matches(c.hardware) and not c.was_paused]
         speed = self._paces_on(wanted, run).speed(run, items, chunks)
+        if speed is None and takes_published:
+            speed = published_speed(run, wanted, self._tokens_at_most)
         return Estimate(run, items, items_left, speed, self._outside_s(run.task))
 
     def hardware(self, run: Run, gpu: str | None) -> WantedHardware:
@@ -163,6 +170,11 @@ class Estimates:
             planned = _planned_items(run)
             self._items[run.task_folder] = planned or self.finished.items_of(run.task, run.limit)
         return self._items[run.task_folder]
+
+    def _tokens_at_most(self, run: Run) -> int | None:
+        if run.task_folder not in self._limits:
+            self._limits[run.task_folder] = tokens_at_most(run)
+        return self._limits[run.task_folder]
 
     def _paces_on(self, wanted: WantedHardware, run: Run) -> TaskPaces:
         model = (run.decides["model"], run.decides["model_digest"])

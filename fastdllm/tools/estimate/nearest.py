@@ -23,6 +23,7 @@ class Basis(Enum):
     CHUNKS = "its own finished chunks"
     SETTINGS = "earlier runs"
     TASK = "median of the task"
+    PUBLISHED = "published by others"
     NONE = "nothing measured"
 
 
@@ -31,13 +32,14 @@ class Speed:
     """How fast a run is expected to be.
 
     startup_s: loading, warm-up and recording of shapes; None if never measured.
-    batch_size: of the measurement, if it is not that of the run.
+    batch_size: of the measurement, if it is not that of the run. note: source of a published speed.
     """
 
     basis: Basis
     seconds_per_item: float
     startup_s: float | None
     batch_size: int | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pydantic import Field, JsonValue, model_validator
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, to_json, write_text_atomically
 from fastdllm.results import bits
+from fastdllm.results.item_groups import with_names, without_names
 from fastdllm.results.result_files import (
     DIGEST,
     SUMMARY_SCHEMA_VERSION,
@@ -38,6 +39,7 @@ LARGE_PARTS = (
 LARGEST_PARTS = (("metrics",), ("items",), ("metrics", "items"))
 # A list of numbers and texts that takes a line each; no text in JSON holds a line break.
 _SPREAD_OUT = re.compile(r"\[((?:\n +[^\[\]{}\n ][^\[\]{}\n]*)+)\n *\]")
+_GROUP_RESULTS = re.compile(r'^  "group_results": \{[^{}]*\}', re.MULTILINE)
 _LINE_BREAK = re.compile(r"\n +")
 
 
@@ -137,8 +139,10 @@ class Items(StrictModel):
     )
     groups: list[ItemGroup] | None = Field(
         None,
-        description="Name and number of items of each subtask, in the order of the bits; only for "
-        "groups of tasks. Left out where it does not fit.",
+        description="Items of each subtask, in the order of the bits; only for groups of tasks. "
+        "Numbers that follow the names in `group_results`, 0 for a group of subtasks; name and "
+        "number of each where that was left out, and in older summaries. Left out where it does "
+        "not fit.",
     )
 
 
@@ -213,8 +217,9 @@ class Summary(StrictModel):
     )
     group_results: dict[str, float] | None = Field(
         None,
-        description="Primary metric of each subtask; only for groups of tasks. Left out where it "
-        "does not fit; results.json has it.",
+        description="Primary metric of each subtask, and of each group of them within the task; "
+        "only for groups of tasks, and without the name of the task before theirs. Left out where "
+        "it does not fit; results.json has it.",
     )
     items: Items | None = Field(
         None,
@@ -314,6 +319,11 @@ class Summary(StrictModel):
         "num_fewshot, apply_chat_template, bootstrap_iters, seed."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_names(cls, values: Any) -> Any:
+        return with_names(values) if isinstance(values, dict) else values
+
     @model_validator(mode="after")
     def _figures_agree(self) -> Summary:
         """Refuse what was edited or put together from two results."""
@@ -376,6 +386,10 @@ def write_summary(path: Path | str, summary: Summary) -> None:
         UserError: the file cannot be written.
     """
     text = _text(summary)
+    if len(text.encode()) > MAX_BYTES and len(notices := summary.notices or []) > 1:
+        more = f"{len(notices) - 1} more such remarks, which plan.json has"
+        summary = summary.model_copy(update={"notices": [notices[0], more]})
+        text = _text(summary)
     for part in LARGE_PARTS:
         if len(text.encode()) > MAX_BYTES:
             summary = _without(summary, part)
@@ -389,10 +403,11 @@ def write_summary(path: Path | str, summary: Summary) -> None:
 
 
 def _text(summary: Summary) -> str:
-    """Sorted keys, a line each; a list of plain values takes one line."""
-    values = summary.model_dump(mode="json", exclude_none=True)
+    """Sorted keys, a line each; a list of plain values takes one line, as group_results does."""
+    values = without_names(summary.model_dump(mode="json", exclude_none=True))
     text = to_json(values | {DIGEST: content_digest(json.loads(to_json(values)))})
-    return _SPREAD_OUT.sub(lambda match: f"[{_LINE_BREAK.sub(' ', match[1])[1:]}]", text)
+    text = _SPREAD_OUT.sub(lambda match: f"[{_LINE_BREAK.sub(' ', match[1])[1:]}]", text)
+    return _GROUP_RESULTS.sub(lambda match: _LINE_BREAK.sub(" ", match[0]), text)
 
 
 def _without(summary: Summary, part: str) -> Summary:
@@ -438,4 +453,6 @@ def unpack_bits(items: Items) -> list[bool]:
 def json_schema() -> dict[str, Any]:
     """JSON schema of summary.json, for docs/schemas/summary.schema.json."""
     schema = Summary.model_json_schema()
+    sizes = {"items": {"type": "integer"}, "type": "array"}
+    schema["$defs"]["Items"]["properties"]["groups"]["anyOf"].insert(0, sizes)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

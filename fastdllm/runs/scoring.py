@@ -83,27 +83,28 @@ def score_answers(
     )
     samples = result.pop("samples")
     _check_items(plan, samples)
-    chosen = {name: _primary_samples(samples[name], task.primary[1]) for name in task.leaves}
-    flat = [sample for name in task.leaves for sample in chosen[name]]
-    right = right_or_wrong(sample.get(task.primary[0]) for sample in flat)
+    short = _short_names(result, task)
+    chosen = {
+        # In this order a summary need not have the names twice.
+        name: _primary_samples(samples[name], task.primary[1])
+        for name in sorted(task.leaves, key=short.__getitem__)
+    }
+    flat = [(name, sample) for name, of_task in chosen.items() for sample in of_task]
+    metric = task.primary[0]
+    right = right_or_wrong(sample.get(metric) for _, sample in flat)
     if right and not is_share(right, scores_of(result, samples, task)[task.primary]):
         right = None  # what items show would be another score
     return Scores(
         results=plain(result),
         samples=[
-            _item_record(name, task.leaves[name], sample, metric=task.primary[0], answers=by_id)
-            for name in task.leaves
-            for sample in chosen[name]
+            _item_record(name, task.leaves[name], sample, metric=metric, answers=by_id)
+            for name, sample in flat
         ],
         metrics=metrics_of(result, samples, task),
-        group_results=_group_results(result, task),
-        items=_items(right, {name: len(chosen[name]) for name in task.leaves}),
+        group_results=_group_results(result, task, short),
+        items=_items(right, {short[name]: len(of_task) for name, of_task in chosen.items()}),
         unused_answers=lm.unused,
-        tied_items=sum(
-            is_tied(task.leaves[name], sample, task.primary[0])
-            for name in task.leaves
-            for sample in chosen[name]
-        ),
+        tied_items=sum(is_tied(task.leaves[name], sample, metric) for name, sample in flat),
     )
 
 
@@ -165,15 +166,31 @@ def _primary_samples(samples: list[dict[str, Any]], filter_name: str) -> list[di
     )
 
 
-def _group_results(result: Mapping[str, Any], task: LoadedTask) -> dict[str, float] | None:
+def _group_results(
+    result: Mapping[str, Any], task: LoadedTask, short: Mapping[str, str]
+) -> dict[str, float] | None:
+    """Return the score of each subtask, and of the groups of them within the task."""
     if len(task.leaves) < 2:
         return None
     key = ",".join(task.primary)
+    scores = {name: result["results"][name] for name in task.leaves}
+    scores |= {name: of for name, of in result.get("groups", {}).items() if name != task.name}
     return {
-        name: round(finite(result["results"][name][key], key, name), 6)
-        for name in task.leaves
-        if is_number(result["results"][name].get(key))
+        short[name]: round(finite(of[key], key, name), 6)
+        for name, of in scores.items()
+        if is_number(of.get(key))
     }
+
+
+def _short_names(result: Mapping[str, Any], task: LoadedTask) -> dict[str, str]:
+    """Return the names of subtasks and groups without that of the task before them.
+
+    lm-eval writes mmlu::mmlu_stem for a group that mmlu defines itself.
+    """
+    names = [*task.leaves, *result.get("groups", {})]
+    within = [name.removeprefix(f"{task.name}::") for name in names]
+    short = [name.removeprefix(f"{task.name}_") for name in within]
+    return dict(zip(names, short if len(set(short)) == len(names) else names, strict=True))
 
 
 def _item_record(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.results import bits
 from fastdllm.results.summary import (
     MAX_BYTES,
+    Hardware,
     ItemGroup,
     Items,
     Summary,
@@ -23,10 +26,11 @@ from fastdllm.results.summary import (
     unpack_bits,
     write_summary,
 )
+from fastdllm.workflow.project.artifacts import stored_summary
 from scripts.write_schemas import texts
-from tests.report.test_text_tables import likelihood_run
 from tests.support.run_project import REPOSITORY
 
+FIRST_CHOICES = REPOSITORY / "artifacts/00_baseline/choice_problems/k1_first/summary.json"
 PUBLISHED = sorted((REPOSITORY / "artifacts").glob("*/*/*/summary.json"))
 
 
@@ -69,23 +73,69 @@ def test_what_was_not_measured_is_absent(a_summary: Summary, tmp_path: Path) -> 
     assert read_summary(path) == bare
 
 
-def test_a_summary_of_the_size_of_mmlu_is_whole(a_summary: Summary, tmp_path: Path) -> None:
-    names = [f"mmlu_high_school_subject_{i:02}" for i in range(57)]
-    right = [True, True, True, True, False] * 3000
-    items = Items(
-        n=len(right),
-        correct_bits=pack_bits(right),
-        groups=[ItemGroup(name, 246) for name in names[1:]] + [ItemGroup(names[0], 1224)],
+def of_mmlu(**changes: Any) -> Summary:
+    """A published summary with as many items and subtasks as MMLU, decoded on a GPU."""
+    task = yaml.safe_load((REPOSITORY / "tasks/mmlu.yaml").read_text())
+    categories = [part["group"].removeprefix("mmlu_") for part in task["task"]]
+    leaves = [leaf["task"].removeprefix("mmlu_") for part in task["task"] for leaf in part["task"]]
+    sizes = dict.fromkeys(sorted(leaves), 246) | {"professional_law": 266}
+    right = [(i * i) % 97 < 65 for i in range(14042)]
+    accuracy = round(sum(right) / len(right), 6)
+    published = read_summary(
+        REPOSITORY / "artifacts/00_baseline/choice_problems/k1_first/summary.json"
     )
-    accuracies = dict.fromkeys(names, 0.512345)
-    large = likelihood_run(a_summary).model_copy(
-        update={"items": items, "group_results": accuracies, "environment": {"python": "x" * 900}}
+    metric = published.primary.model_copy(update={"value": accuracy, "n": len(right)})
+    gpu = "NVIDIA A100-SXM4-80GB"
+    return published.model_copy(
+        update={
+            "task": "mmlu",
+            "accuracy": accuracy,
+            "metrics": [metric],
+            "items": Items(
+                n=len(right),
+                correct_bits=pack_bits(right),
+                groups=[ItemGroup(name, n) for name, n in sizes.items()],
+            ),
+            "group_results": dict.fromkeys([*leaves, *categories], 0.672131),
+            "hardware": [Hardware(device="cuda", name=gpu)],
+            "gpu_info": gpu,
+            "dtype_reason": "bfloat16, since this GPU has it (compute capability 8.0)",
+            **changes,
+        }
     )
-    write_summary(tmp_path / "summary.json", large)
-    # What is left out follows from the bits and the groups.
-    assert read_summary(tmp_path / "summary.json") == large.model_copy(
-        update={"group_results": None}
-    )
+
+
+def test_a_summary_of_mmlu_is_whole(tmp_path: Path) -> None:
+    path, summary = tmp_path / "summary.json", of_mmlu()
+    write_summary(path, summary)
+    assert read_summary(path) == summary
+    assert len(summary.group_results) == 57 + 4
+    stored = json.loads(path.read_text())
+    assert stored["group_results"] == summary.group_results
+    sizes = dict(zip(stored["group_results"], stored["items"]["groups"], strict=True))
+    assert (sizes["professional_law"], sizes["virology"], sizes["stem"]) == (266, 246, 0)
+    assert stored_summary(path).record["items"]["groups"][0] == ["abstract_algebra", 246]
+
+
+def test_remarks_that_do_not_fit_are_counted(tmp_path: Path) -> None:
+    """Published data have copies of items; a remark about them must not cost the results."""
+    remark = "tasks/data/mmlu/test/college_physics.jsonl, line 17: has the question of line 5"
+    path, notices = tmp_path / "summary.json", [f"{remark} {i}: {'x' * 100}" for i in range(5)]
+    write_summary(path, of_mmlu(notices=notices))
+    shown = [notices[0], "4 more such remarks, which plan.json has"]
+    assert read_summary(path) == of_mmlu(notices=shown)
+
+
+def test_sizes_that_fit_no_names_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    write_summary(path, of_mmlu())
+    stored = json.loads(path.read_text())
+    stored["group_results"].popitem()
+    del stored["content_digest"]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="has 61 numbers for 60 group_results"):
+        read_summary(path)
+    assert "its items cannot be read" in stored_summary(path).problem
 
 
 def test_a_summary_of_many_chunks_and_items_is_whole(a_summary: Summary, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import read_json, read_text, write_if_changed
 from fastdllm.common.paths import ARTIFACTS, task_folder
 from fastdllm.results import bits
+from fastdllm.results.item_groups import with_names
 from fastdllm.results.result_files import (
     SUMMARY_SCHEMA_VERSION,
     named_by_place,
@@ -58,7 +59,7 @@ def stored_summary(path: Path) -> StoredSummary:
     problem = _problem_of(record) or take_digest(record)
     if problem:
         return StoredSummary(problem=f"{path}: {problem}")
-    return StoredSummary(record=named_by_place(record, path))
+    return StoredSummary(record=named_by_place(with_names(record), path))
 
 
 def _problem_of(record: Any) -> str | None:
@@ -72,6 +73,7 @@ def _problem_of(record: Any) -> str | None:
     try:
         if items := record.get("items"):
             bits.as_number(items["n"], items["correct_bits"])
+            with_names(record)
     except (ValueError, TypeError, KeyError) as error:
         return f"its items cannot be read ({error_line(error)})"
     return None

@@ -46,7 +46,7 @@ def check_items(task: Task) -> None:
 
 
 def check_questions(task: Task) -> None:
-    """Refuse the first item whose question cannot be written, or is no text.
+    """Refuse the first item whose question or description cannot be written, or is no text.
 
     Raises:
         UserError: naming the item.
@@ -58,6 +58,7 @@ def check_questions(task: Task) -> None:
                 f"{where_is(task, index)}: doc_to_text gives {text!r}, which is no text; write it "
                 "as a template, as {{question}} in double quotes"
             )
+        _given(printing(task)["description"], doc, where_is(task, index), "description")
 
 
 def check_answers(
@@ -97,7 +98,7 @@ def is_local(task: Task) -> bool:
 def where_is(task: Task, index: int, kind: str = "item") -> str:
     """Name an item, or an example of prompts, for messages."""
     # A task of local files knows where its items stand.
-    place = task.place(index) if kind == "item" and hasattr(task, "place") else None
+    place = task.place(index, kind) if hasattr(task, "place") else None
     return f"{place}: " * bool(place) + f"task {task.task_name!r}, {kind} {index}"
 
 
@@ -177,11 +178,13 @@ def _is_no_value(value: Any) -> bool:
     return value is None or is_nan or isinstance(value, date | time | timedelta | bytes)
 
 
-def _given(method: Callable[[Any], Any], doc: Mapping[str, Any], where: str) -> Any:
+def _given(
+    method: Callable[[Any], Any], doc: Mapping[str, Any], where: str, name: str | None = None
+) -> Any:
     try:
         return method(doc)
     except Exception as error:  # a template or a helper of the task may raise anything
-        raise UserError(f"{where}: {method.__name__} fails: {error_line(error)}") from error
+        raise UserError(f"{where}: {name or method.__name__} fails: {error_line(error)}") from error
 
 
 def options_of_item(task: ConfigurableTask, doc: Mapping[str, Any], where: str) -> list[str]:

@@ -17,7 +17,7 @@ from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry, Kind
 
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.tasks.item_checks import check_questions, options_of_item, where_is
+from fastdllm.tasks.item_checks import check_answers, check_questions
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.task_files import exact_files, split_files
 from fastdllm.tasks.task_source import TaskSource
@@ -48,9 +48,9 @@ class LocalTask(CompiledTask):
                 raise unknown_name("column", choices, self._columns, where) from None
             check_questions(self)  # a helper of the task may have refused the first item
             raise
-        except (TypeError, IndexError):  # by options that have no first letter
+        except (TypeError, IndexError):  # by options without a first letter, or a label without one
             if self.config is not None and self.config.doc_to_choice is not None:
-                options_of_item(self, self.eval_docs[0], where_is(self, 0))
+                check_answers(self, list(self.eval_docs))
             raise
 
     @property
@@ -77,10 +77,13 @@ class LocalTask(CompiledTask):
         if not all(map(len, self.dataset.values())):
             raise no_items(self.config.task, dataset_kwargs)
 
-    def place(self, index: int) -> str | None:
-        """Return file and line of an item; None if `process_docs` may have moved it."""
+    def place(self, index: int, kind: str = "item") -> str | None:
+        """Return file and line of an item or an example, None where they may have been moved."""
         split = self.config.test_split or self.config.validation_split
-        return self._places[split][index] if self.config.process_docs is None else None
+        moved_by = self.config.process_docs
+        if kind != "item":
+            split, moved_by = self.fewshot_cfg.split, self.fewshot_cfg.process_docs
+        return self._places[split][index] if split and moved_by is None else None
 
     def written(self, value: Any) -> str | None:
         """Return how the data writes a value, such as true or 2.50; None if as Python does."""

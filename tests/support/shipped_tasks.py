@@ -47,12 +47,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The scores of a task: metrics by "metric,filter", samples as in samples.jsonl."""
+    """The scores of a task: metrics by "metric,filter", samples as in samples.jsonl.
+
+    tied: items that are right or wrong by the order of equally likely options.
+    """
 
     primary: str
     metrics: dict[str, float]
     group_results: dict[str, float] | None
     samples: list[dict[str, Any]]
+    tied: int
     plan: Plan
 
     @property
@@ -242,6 +246,7 @@ def _score(options: Mapping[str, Any]) -> None:
         "metrics": {f"{m.metric},{m.filter}": m.value for m in scores.metrics},
         "group_results": scores.group_results,
         "samples": scores.samples,
+        "tied": scores.tied_items,
     }
     _write(Path("scores.json"), record)
 

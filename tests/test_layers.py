@@ -86,6 +86,7 @@ MODULES_WITHOUT_TORCH = (
     "decoding.policy_files",
     "decoding.sequence",
     "decoding.user_code",
+    "harness.own_tasks",
 )
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
+from fastdllm.common.files import cannot
 from fastdllm.common.paths import TASKS
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from lm_eval._cli import HarnessCLI
     from lm_eval.utils import setup_logging
 
+    from fastdllm.harness.own_tasks import have_local_data, own_tasks, task_names, workflow_config
     from fastdllm.runs.needs import require_permission
     from fastdllm.tasks.lm_eval_setup import code_notices, lm_eval_environment, runs_code
 
@@ -55,28 +58,26 @@ def run(options: argparse.Namespace) -> int:
     if config is None:
         cli.execute(args)
         return 0
-    own = _own_tasks(_names(config.tasks))
-    offline, private_cache = _where_data_is(own, config)
-    allows_code = args.confirm_run_unsafe_code = _allows_code(config)
+    project, own = workflow_config(), own_tasks(task_names(config.tasks))
+    is_local = have_local_data(own) and own.keys() == set(task_names(config.tasks))
+    model = config.model_args.get("pretrained", config.model_args.get("model_path", ""))
+    # Published command lines always have the option; in a project its configuration alone counts.
+    allows_code = bool(config.confirm_run_unsafe_code)
+    if project is not None:
+        allows_code = args.confirm_run_unsafe_code = project.allow_code_execution
     of_code = [source for source in own.values() if runs_code(source)]
     for source in of_code:
         require_permission(source, lambda: allows_code)
-    with lm_eval_environment(offline=offline, private_cache=private_cache, allows_code=allows_code):
+    with lm_eval_environment(
+        offline=is_local and Path(str(model)).expanduser().is_dir(),
+        private_cache=is_local,
+        allows_code=allows_code,
+    ):
         setup_logging()
         _evaluate(cli, args, config, own)
     for line in code_notices() if of_code else ():
         notice(line)
     return 0
-
-
-def _allows_code(config: EvaluatorConfig) -> bool:
-    """Whether scores may come from running the code in answers.
-
-    In a project its configuration alone says so; published command lines have the option always.
-    """
-    from fastdllm.workflow.project.config_files import WORKFLOW_CONFIG, allows_code
-
-    return allows_code() if WORKFLOW_CONFIG.is_file() else bool(config.confirm_run_unsafe_code)
 
 
 def _checked(args: argparse.Namespace) -> EvaluatorConfig:
@@ -93,6 +94,11 @@ def _checked(args: argparse.Namespace) -> EvaluatorConfig:
         config = EvaluatorConfig.from_cli(args)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise UserError(f"lm-eval: {' '.join(str(error).split())}") from None
+    if config.samples and config.cache_requests:
+        raise UserError(
+            "lm-eval run: --cache_requests keeps prompts under the name of their task alone, and "
+            "with --samples they would be scored as those of other items; leave one of them out"
+        )
     if not config.tasks:
         raise UserError(f"lm-eval run: --tasks is missing; name some of {TASKS}/, or of lm-eval")
     return config
@@ -129,6 +135,9 @@ def _evaluate(
             args.use_cache = f"{config.use_cache}_{arguments.digest()[:12]}"
     for name, source in own.items():
         notice(f"task {name} is {source.file}")
+    for path in filter(None, (args.use_cache, config.output_path)):
+        is_folder = path == config.output_path and Path(path).suffix != ".json"
+        _check_writable(Path(path) if is_folder else Path(path).parent)
     before = _results(config.output_path)
     try:
         cli.execute(args)
@@ -145,43 +154,22 @@ def _evaluate(
     if config.output_path and not _results(config.output_path) - before:
         raise UserError(
             f"{config.output_path}: lm-eval could not write its results there (it says why with "
-            "LMEVAL_LOG_LEVEL=INFO); is it writable, with space left?"
+            "LMEVAL_LOG_LEVEL=INFO); with --use_cache, the same command asks nothing again"
         )
 
 
-def _names(tasks: Any) -> list[str]:
-    """Return the names of tasks, which may be separated by commas or by spaces."""
-    words: Sequence[Any] = [tasks] if isinstance(tasks, str) else list(tasks or [])
-    return [name for word in words for name in str(word).split(",")]
-
-
-def _own_tasks(names: Sequence[str]) -> dict[str, TaskSource]:
-    """Return those of the tasks that are files in tasks/."""
-    from fastdllm.tasks.task_source import TaskSource
-
-    sources = {name: TaskSource.named(name) for name in names}
-    return {name: source for name, source in sources.items() if source.file.is_file()}
-
-
-def _where_data_is(own: Mapping[str, TaskSource], config: EvaluatorConfig) -> tuple[bool, bool]:
-    """Return whether nothing needs the network, and whether all data are local files.
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder for results before anything is decoded; lm-eval would notice at the end.
 
     Raises:
-        UserError: a file that one of these tasks names is missing.
+        UserError: it cannot be made, or not be written.
     """
-    from fastdllm.tasks.task_files import find_task_files
-
-    is_local = own.keys() == set(_names(config.tasks))
-    for source in own.values():
-        try:
-            is_local &= find_task_files(source).is_local
-        except UserError as error:
-            raise UserError(
-                f"{error}; lm-eval reads the folder that the task names, not workflow_config.yaml: "
-                "put the files, or a link, there"
-            ) from None
-    model = config.model_args.get("pretrained", config.model_args.get("model_path", ""))
-    return is_local and Path(str(model)).expanduser().is_dir(), is_local
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise cannot("write into", folder, error) from None
 
 
 def _results(output_path: str | None) -> set[Path]:

@@ -50,6 +50,7 @@ def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
         ((), "lm-eval run: --tasks is missing"),
         (("--tasks", "sums", "--limit", "3", "--samples", '{"sums": [1]}'), "--limit must be None"),
         (("--tasks", "sums", "--log_samples"), "Specify --output_path"),
+        (("--tasks", "sums", "--samples", '{"sums": [1]}', "--cache_requests"), "leave one of"),
     ],
 )
 def test_a_mistake_is_one_line(run, capsys, words: tuple[str, ...], says: str) -> None:
@@ -66,8 +67,22 @@ def test_a_wrong_argument_is_named_before_lm_eval_lists_its_tasks(run, capsys) -
 def test_data_that_is_missing_is_named(run, capsys) -> None:
     Path("tasks/data/sums.jsonl").unlink()
     assert run("--tasks", "sums") == 2
-    error = capsys.readouterr().err
-    assert "tasks/data/sums.jsonl" in error and "not workflow_config.yaml" in error
+    assert "tasks/data/sums.jsonl" in capsys.readouterr().err
+
+
+def test_data_of_the_workflow_that_lm_eval_would_not_read_is_named(run, capsys) -> None:
+    task, config = Path("tasks/sums.yaml"), Path("workflow_config.yaml")
+    old = "{data_files: {test: tasks/data/sums.jsonl}}"
+    new = "{data_dir: tasks/data/sums, data_files: {test: sums.jsonl}}"
+    task.write_text(task.read_text().replace(old, new))
+    config.write_text(config.read_text().replace("{chunk_size: 3,", "{data: mine, chunk_size: 3,"))
+    Path("mine").mkdir()
+    Path("tasks/data/sums.jsonl").rename("mine/sums.jsonl")
+    assert run("--tasks", "sums", "--output_path", "/proc/out") == 2
+    assert "lm-eval does not read mine, but the data_dir" in capsys.readouterr().err
+    Path("tasks/data/sums").symlink_to(Path("mine").absolute())
+    assert run("--tasks", "sums", "--output_path", "/proc/out") == 2
+    assert "cannot write into /proc/out" in capsys.readouterr().err
 
 
 def test_code_is_run_only_where_the_project_allows_it(run, capsys) -> None:

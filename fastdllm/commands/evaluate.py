@@ -14,13 +14,21 @@ import sys
 
 from fastdllm.commands.options import add_decoding_options, add_model_options, positive_int
 
+_TASK = ("batch_size", "data", "num_fewshot")
 _MODEL = {"model": "path", "revision": "revision", "dtype": "dtype", "device": "device"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help="a task of tasks/")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N items only")
-    parser.add_argument("--batch-size", metavar="N", help="most sequences decoded at once, or auto")
+    parser.add_argument(
+        "--batch-size",
+        type=lambda text: int(text) if text.isdecimal() else text,
+        metavar="N",
+        help="most sequences decoded at once, or auto",
+    )
+    parser.add_argument("--data", metavar="DIR", help="the folder of the task's files")
+    parser.add_argument("--num-fewshot", metavar="N", help="worked examples in each prompt")
     parser.add_argument("--again", action="store_true", help="decode it once more, from the start")
     add_model_options(parser)
     parser.set_defaults(model=None, device=None, dtype=None)
@@ -37,12 +45,11 @@ def run(options: argparse.Namespace) -> int:
     from fastdllm.single.single_runs import single_run
 
     values = {name: value for name, value in vars(options).items() if value is not None}
-    size = options.batch_size
     single = single_run(
         options.task,
         limit=options.limit,
         model={key: values[name] for name, key in _MODEL.items() if name in values},
-        batch_size=int(size) if size is not None and size.isdecimal() else size,
+        options={key: values[key] for key in _TASK if key in values},
         decoding={key: values[key] for key in DecodingSettings.model_fields if key in values},
     )
     folder, result = single.run.folder, None if options.again else single.result()

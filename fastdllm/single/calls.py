@@ -34,6 +34,8 @@ def evaluate(
     dtype: str | None = None,
     device: str | None = None,
     batch_size: int | str | None = None,
+    data: str | None = None,
+    num_fewshot: int | None = None,
     again: bool = False,
     progress: bool = True,
     **decoding: Any,
@@ -46,7 +48,7 @@ def evaluate(
     Args:
         limit: first n items of each subtask; None: all.
         model: folder or hub id; revision: of a hub id. dtype, device: as in workflow_config.yaml.
-        batch_size: most sequences decoded at once, or "auto".
+        batch_size, data, num_fewshot: as for a task in workflow_config.yaml.
         again: decode what has a result once more.
         progress: show a bar.
         decoding: any field of `DecodingSettings`.
@@ -57,11 +59,12 @@ def evaluate(
     """
     check_code(Path.cwd())
     of_model = {"path": model, "revision": revision, "dtype": dtype, "device": device}
+    of_task = {"batch_size": batch_size, "data": data, "num_fewshot": num_fewshot}
     single = single_run(
         task,
         limit=limit,
         model={key: value for key, value in of_model.items() if value is not None},
-        batch_size=batch_size,
+        options={key: value for key, value in of_task.items() if value is not None},
         decoding=decoding,
     )
     result = None if again else single.result()

@@ -118,7 +118,7 @@ def single_run(
     *,
     limit: int | None,
     model: Mapping[str, Any],
-    batch_size: int | str | None,
+    options: Mapping[str, Any],
     decoding: Mapping[str, Any],
 ) -> SingleRun:
     """Return the run of a task with the settings of workflow_config.yaml, but for what is given.
@@ -127,6 +127,7 @@ def single_run(
         limit: first n items of each subtask; None: all.
         model: path, revision, dtype and device, as far as they are given; with a path, what is not
             given is as of no model in particular.
+        options: keys of a task in workflow_config.yaml, such as data or batch_size.
         decoding: settings by name; texts are read as from a command line.
 
     Raises:
@@ -140,13 +141,10 @@ def single_run(
     given = validated(DecodingOverrides, decoding, "options").given()
     config = with_task(load_workflow_config(), task)
     base = {} if "path" in model else config.model.model_dump()
-    options = config.task_options(task)
-    if batch_size is not None:
-        values = {**options.model_dump(exclude_unset=True), "batch_size": batch_size}
-        options = validated(TaskOptions, values, "options")
+    of_config = config.task_options(task).model_dump(exclude_unset=True)
     changed = {
         "model": validated(ModelChoice, {**base, **model}, "options"),
-        "tasks": {task: options},
+        "tasks": {task: validated(TaskOptions, {**of_config, **options}, "options")},
     }
     config = config.model_copy(update=changed)
     experiment = ExperimentConfig(
@@ -179,10 +177,11 @@ def single_run(
 def _name(run: Run) -> str:
     """Return a name that shows which settings are not the usual ones, and tells all runs apart."""
     usual = DecodingSettings().model_dump(mode="json")
+    given = {name: run.decides[DECODING + name] for name in usual}
     parts = [
-        f"{name}-{run.decides[DECODING + name]}"
-        for name, value in usual.items()
-        if run.decides[DECODING + name] != value
+        f"{name}-{'-'.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in given.items()
+        if value != usual[name]
     ]
     words = re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts) or "default")[:MOST_LETTERS]
     return f"{words.rstrip('-')}-{run.fingerprint[:12]}"

@@ -114,7 +114,9 @@ def test_a_call_returns_the_summary_and_shows_a_bar(capfd: pytest.CaptureFixture
         ({"decoding": {"reuse_k": 2}}, "needs layer_subset"),
         ({"limit": 0}, "limit 0 is not allowed"),
         ({"limit": True}, "limit True is not allowed"),
-        ({"batch_size": 0}, "batch_size: 0 is not allowed"),
+        ({"options": {"batch_size": 0}}, "batch_size: 0 is not allowed"),
+        ({"options": {"num_fewshot": -1}}, "num_fewshot: -1 is not allowed"),
+        ({"options": {"data": "there"}}, "has no effect on task 'sums'"),
         ({"model": {"path": "none"}}, "model 'none': no such folder"),
         ({"model": {"dtype": "int8"}}, "dtype: 'int8' is not allowed"),
         ({"task": "sum"}, "did you mean 'sums'"),
@@ -123,7 +125,7 @@ def test_a_call_returns_the_summary_and_shows_a_bar(capfd: pytest.CaptureFixture
 def test_a_mistake_is_one_line_before_anything_is_written(
     options: dict[str, Any], says: str
 ) -> None:
-    wished = {"task": "sums", "limit": None, "model": {}, "batch_size": None, "decoding": {}}
+    wished = {"task": "sums", "limit": None, "model": {}, "options": {}, "decoding": {}}
     with pytest.raises(UserError, match=says) as raised:
         single_run(**{**wished, **options})
     assert "\n" not in str(raised.value)
@@ -134,7 +136,7 @@ def test_a_mistake_is_one_line_before_anything_is_written(
 @pytest.mark.usefixtures("project")
 def test_the_name_of_a_run_tells_settings_apart_and_not_how_they_were_given() -> None:
     def name(task: str = "sums", limit: int | None = None, **decoding: Any) -> Path:
-        wished = {"limit": limit, "model": {}, "batch_size": None, "decoding": decoding}
+        wished = {"limit": limit, "model": {}, "options": {}, "decoding": decoding}
         return single_run(task, **wished).run.folder
 
     assert name() == name(threshold=0.9) == name(threshold="0.9")

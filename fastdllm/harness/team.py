@@ -33,6 +33,7 @@ PATIENCE = timedelta(days=30)
 GOODBYE_S = 5.0
 STORE_IS_ELSEWHERE = "TORCHELASTIC_USE_AGENT_STORE"  # torchrun sets it
 LOOK_S = 0.05
+MOST_BYTES = 4 << 20  # the store refuses values of more than 8 MiB
 # How many processes a starter without a rendezvous has started: each would do all the work.
 APART = {
     "SLURM_STEP_NUM_TASKS": "srun",
@@ -80,12 +81,11 @@ class Team:
                 self._store.add("left", 1)
                 return
             for index in self._taken(call, int(count)):
-                key = _key(call, "requests", index)
-                requests = _REQUESTS.validate_python(_unpacked(self._store.get(key)))
-                self._store.delete_key(key)
+                taken = take(self._store, _key(call, "requests", index))
+                requests = _REQUESTS.validate_python(taken)
                 answers, seconds = answer(requests, _ignore)
                 record = {"seconds": seconds, "answers": [asdict(each) for each in answers]}
-                self._store.set(_key(call, "answers", index), _packed(record))
+                put(self._store, _key(call, "answers", index), record)
 
     def answer(
         self,
@@ -102,11 +102,11 @@ class Team:
             return [answer(chunk, tell) for chunk in chunks]
         for index, chunk in enumerate(chunks):
             records = [asdict(request) for request in chunk]
-            self._store.set(_key(call, "requests", index), _packed(records))
+            put(self._store, _key(call, "requests", index), records)
         self._store.set(_key(call, "count"), str(len(chunks)))
         done: dict[int, Answered] = {}
         for index in self._taken(call, len(chunks)):
-            self._store.delete_key(_key(call, "requests", index))
+            drop(self._store, _key(call, "requests", index))
             done[index] = answer(chunks[index], tell)
             self._collect(call, len(chunks), done, tell)
         while len(done) < len(chunks):
@@ -125,8 +125,7 @@ class Team:
         for index in set(range(count)) - done.keys():
             key = _key(call, "answers", index)
             if self._store.check([key]):
-                record = _unpacked(self._store.get(key))
-                self._store.delete_key(key)
+                record = take(self._store, key)
                 answers = _ANSWERS.validate_python(record["answers"])
                 done[index] = answers, record["seconds"]
                 for each in answers:
@@ -178,12 +177,27 @@ def _key(call: int, what: str, index: int | None = None) -> str:
     return f"fastdllm/{call}/{what}" + ("" if index is None else f"/{index}")
 
 
-def _packed(value: Any) -> bytes:
-    return zlib.compress(json.dumps(value).encode(), 1)
+def put(store: Any, key: str, value: Any) -> None:
+    """Store a value as JSON, in pieces that the store takes; `key` is there last."""
+    content = zlib.compress(json.dumps(value).encode(), 1)
+    pieces = [content[at : at + MOST_BYTES] for at in range(0, len(content), MOST_BYTES)]
+    for number, piece in enumerate(pieces):
+        store.set(f"{key}/{number}", piece)
+    store.set(key, str(len(pieces)))
 
 
-def _unpacked(content: bytes) -> Any:
-    return json.loads(zlib.decompress(content))
+def take(store: Any, key: str) -> Any:
+    """Return a value that was put, and drop it."""
+    pieces = [store.get(f"{key}/{number}") for number in range(int(store.get(key)))]
+    drop(store, key)
+    return json.loads(zlib.decompress(b"".join(pieces)))
+
+
+def drop(store: Any, key: str) -> None:
+    """Drop a value that was put: the store is in memory."""
+    for number in range(int(store.get(key))):
+        store.delete_key(f"{key}/{number}")
+    store.delete_key(key)
 
 
 def _ignore(answer: Answer) -> None:

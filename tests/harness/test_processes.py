@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore
 
 from fastdllm.common.errors import UserError
 from fastdllm.harness import team
@@ -153,6 +155,17 @@ def test_what_was_answered_survives_a_kill(
     result, n_asked = evaluate(options)
     assert n_asked == 10 - 5
     assert result == evaluate(given(model_folder))[0]
+
+
+def test_a_value_of_any_size_reaches_another_process() -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    client = TCPStore("127.0.0.1", store.port, is_master=False)
+    n_keys = store.num_keys()
+    value = {"not compressible": random.Random(0).randbytes(6 << 20).hex()}
+    team.put(store, "key", value)
+    assert store.num_keys() > n_keys + 2, "in several pieces"
+    assert team.take(client, "key") == value
+    assert store.num_keys() == n_keys, "nothing is left"
 
 
 def test_processes_that_know_nothing_of_each_other_are_refused(monkeypatch) -> None:

@@ -41,10 +41,12 @@ class Hub:
     lock: Any = field(default_factory=threading.Lock)
 
     def tree(self, repository: Path) -> list[dict[str, Any]]:
-        files = sorted(path for path in repository.rglob("*") if path.is_file())
-        return [self.entry(repository, path) for path in files]
+        return [self.entry(repository, path) for path in sorted(repository.rglob("*"))]
 
     def entry(self, repository: Path, path: Path) -> dict[str, Any]:
+        if path.is_dir():
+            name = path.relative_to(repository).as_posix()
+            return {"type": "directory", "path": name, "oid": "0" * 40, "size": 0}
         content = path.read_bytes()
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         entry: dict[str, Any] = {
@@ -107,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(body)["paths"] if body.startswith(b"{") else []
         asked = asked or re.findall(r"paths=([^&]+)", body.decode())
         files = [repository / unquote(name) for name in asked]
-        return self._json([self.hub.entry(repository, f) for f in files if f.is_file()])
+        return self._json([self.hub.entry(repository, f) for f in files if f.exists()])
 
     def _answer(self, *, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -130,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found and found[1] == "tree":
             below = (found[3] or "").strip("/")
             return self._json([e for e in tree if e["path"].startswith(below)])
-        siblings = [{"rfilename": entry["path"]} for entry in tree]
+        siblings = [{"rfilename": entry["path"]} for entry in tree if entry["type"] == "file"]
         return self._json(
             {"id": name, "sha": self.hub.commit, "siblings": siblings, "private": False}
         )

@@ -13,6 +13,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.runs.needs import FETCHED
 from fastdllm.tasks.task_metadata import hub_files
 from fastdllm.tasks.task_source import TaskSource
+from fastdllm.tools.fetching.proof import prove_offline
 from fastdllm.tools.fetching.source_files import fetch_files
 from tests.support.fake_hub import COMMIT, Hub, serve
 from tests.support.small_project import edit
@@ -50,8 +51,8 @@ README = """\
 configs:
 - config_name: main
   data_files:
-  - {split: test, path: main/test.jsonl}
-  - {split: extra, path: main/extra.jsonl}
+  - {split: test, path: "main/test*"}
+  - {split: extra, path: "main/extra*"}
   - {split: train, path: main/train.jsonl}
 ---
 """
@@ -113,6 +114,34 @@ def test_a_task_is_fetched_by_its_name(project: Path, hub: Hub, tmp_path: Path) 
     assert again.returncode == 0, again.stderr
     assert "task quiz: 3 files, as they were fetched" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in DATA.rglob("*")} == times
+
+
+@pytest.mark.parametrize(
+    ("reasons", "says"),
+    [
+        (
+            ["no room", "no room"],
+            "task 'quiz': its data is here, but it cannot be planned: no room",
+        ),
+        (
+            ["it looks for the network", "no route"],
+            "cannot be planned and scored without a network",
+        ),
+        (
+            ["it lacks words", None, "it lacks words"],
+            "without a network, which jobs lack (it lacks",
+        ),
+    ],
+)
+def test_only_what_the_network_would_help_is_laid_to_it(
+    monkeypatch: pytest.MonkeyPatch, reasons: list[str | None], says: str
+) -> None:
+    found = iter(reasons)
+    monkeypatch.setattr("fastdllm.tools.fetching.proof._problem", lambda *_: next(found))
+    with pytest.raises(UserError) as refused:
+        prove_offline("quiz")
+    assert says in str(refused.value)
+    assert list(found) == []
 
 
 def test_a_file_of_the_user_is_not_replaced(project: Path, hub: Hub, tmp_path: Path) -> None:

@@ -31,12 +31,16 @@ def prove_offline(task: str) -> None:
     Raises:
         UserError: that failed, so jobs would fail as well.
     """
-    reason = _problem(task, __name__, dict.fromkeys(_OFFLINE, "1"))
+    offline = dict.fromkeys(_OFFLINE, "1")
+    reason = _problem(task, __name__, offline)
+    if reason is None:
+        return
     # With local data, plan asks the hub for nothing, unless told otherwise.
     online = {name: os.environ.get(name, "0") for name in _OFFLINE}
-    if reason is not None and _problem(task, "fastdllm", online) is None:
-        reason = _problem(task, __name__, dict.fromkeys(_OFFLINE, "1"))
-    if reason is not None:
+    other = _problem(task, "fastdllm", online)
+    if reason == other:
+        raise UserError(f"task {task!r}: its data is here, but it cannot be planned: {reason}")
+    if other is not None or (reason := _problem(task, __name__, offline)) is not None:
         raise UserError(
             f"task {task!r}: cannot be planned and scored without a network, which jobs lack "
             f"({reason}); what it needs has to be here, such as a local file instead of an address"

@@ -19,8 +19,11 @@ from types import FunctionType, ModuleType
 
 from fastdllm.common.errors import UserError
 
-# What policies are written with: recorded by commit and DECODER_VERSION.
-_INTERFACE = ("fastdllm", "fastdllm.policy", "fastdllm.settings", "fastdllm.validation")
+# What policies and helpers are written with: recorded by commit and DECODER_VERSION.
+_INTERFACE = (
+    *("fastdllm", "fastdllm.policy", "fastdllm.settings", "fastdllm.validation"),
+    *("fastdllm.sandbox", "fastdllm.sandbox.programs"),
+)
 # fastdllm, the script that started it, and where `datasets` and others keep code of the hub.
 _OF_OTHERS = (
     *("fastdllm", "__main__", "__mp_main__"),

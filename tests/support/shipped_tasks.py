@@ -107,6 +107,7 @@ def outcome(
             "apply_chat_template": apply_chat_template,
             "max_positions": 10**6,
             "vocab_size": 10**6,
+            "allows_code": True,
         }
         _call("1", "plan", folder, options)
         plan = read_plan(folder / "plan", task)
@@ -240,6 +241,7 @@ def _score(options: Mapping[str, Any]) -> None:
         tokenizer=tokenizer,
         task=task,
         bootstrap_iters=0,
+        allows_code=True,
     )
     record = {
         "primary": ",".join(task.primary),

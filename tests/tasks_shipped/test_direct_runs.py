@@ -29,10 +29,19 @@ TEXTS = (
     'I AM "HERE". You are *there*!\n* one\n\nP.S. <<Two>>',
     "#### 4",
 )
+# By what only their prompts have.
+CODE = {
+    "def truncate_number(": "```python\ndef truncate_number(number):\n    return number % 1\n```",
+    "assert sort_matrix(": "def sort_matrix(rows):\n    return sorted(rows, key=sum)\n",
+    "assert count_common(": "def count_common(words):\n    return []\n",
+}
 
 
 def text_for(prompt: str) -> str:
     """Return an answer that anybody gives to a prompt: one of some texts, or the prompt itself."""
+    for part, code in CODE.items():
+        if part in prompt:
+            return code
     number = hashlib.sha256(prompt.encode()).digest()[0]
     # No answer has the special tokens of a chat.
     return (*TEXTS, prompt.replace("<|", "<"))[number % (len(TEXTS) + 1)]
@@ -54,7 +63,9 @@ class Direct(PromptLM):
 
 
 @pytest.mark.slow  # lm-eval calls pip for its record of the machine
-@pytest.mark.parametrize("name", [pytest.param("ifeval", marks=needs_data("ifeval"))])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs_data(name)) for name in ("ifeval", "humaneval", "mbpp")]
+)
 def test_a_run_is_scored_as_a_direct_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     task = TaskSource(Path(f"tasks/{name}.yaml"), data=str(DATA / name))
@@ -67,6 +78,7 @@ def test_a_run_is_scored_as_a_direct_run(name: str, monkeypatch: pytest.MonkeyPa
         apply_chat_template=True,
         max_positions=10**6,
         vocab_size=10**6,
+        allows_code=True,
     )
     with lm_eval_environment(offline=True, private_cache=True):
         plan = make_plan(tokenizer, options)
@@ -80,7 +92,12 @@ def test_a_run_is_scored_as_a_direct_run(name: str, monkeypatch: pytest.MonkeyPa
                 ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
                 answers.append(Answer(id=request.id, token_ids=ids, passes=PassCounts()))
         scores = score_answers(
-            plan, answers, tokenizer=tokenizer, task=load_task(task), bootstrap_iters=10
+            plan,
+            answers,
+            tokenizer=tokenizer,
+            task=load_task(task),
+            bootstrap_iters=10,
+            allows_code=True,
         )
         direct = simple_evaluate(
             Direct(tokenizer),
@@ -91,6 +108,7 @@ def test_a_run_is_scored_as_a_direct_run(name: str, monkeypatch: pytest.MonkeyPa
             fewshot_as_multiturn=True,
             bootstrap_iters=10,
             fewshot_random_seed=TASK_SEED,
+            confirm_run_unsafe_code=True,
         )
     assert direct is not None
     for key in scores.results:

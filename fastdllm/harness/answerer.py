@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,13 +33,18 @@ LM_EVAL_DEVICE = "cuda:0"
 
 
 class Flight(ChunkInFlight):
-    """A chunk that no signal stops; tells of each answer as soon as it is complete."""
+    """A chunk that no signal stops; tells of each answer as soon as it is complete.
+
+    telling_s: the seconds of that, which may write to a slow disk.
+    """
 
     def __init__(self, tell: Callable[[Answer], None]) -> None:
-        self._tell = tell
+        self._tell, self.telling_s = tell, 0.0
 
     def answered(self, answer: Answer) -> None:
+        started = time.perf_counter()
         self._tell(answer)
+        self.telling_s += time.perf_counter() - started
 
     def note(self, text: str) -> None:
         notice(text)
@@ -115,11 +121,12 @@ class Answerer:
         if kind not in self._warmed_up:
             engine.warm_up(requests)
             self._warmed_up.add(kind)
-        stop = Stop()
+        flight, stop = Flight(tell), Stop()
         with pauses_watched(stop) as watch:
-            timed = timed_answers(engine, requests, Flight(tell))
+            timed = timed_answers(engine, requests, flight)
             watch.look()
-        return timed.answered.answers, None if stop.was_paused else timed.seconds
+        seconds = timed.seconds - flight.telling_s
+        return timed.answered.answers, None if stop.was_paused else seconds
 
     @property
     def batch_size(self) -> int | str:

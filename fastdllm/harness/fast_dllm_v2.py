@@ -134,6 +134,7 @@ class FastDLLM(PromptLM):
                 "tokens_generated": self._tokens,
                 "total_time_s": round(self._seconds, 6),
                 "tokens_per_s": round(self._tokens / self._seconds, 3),
+                "batch_size": self._answerer.batch_size,
             }
         return facts
 

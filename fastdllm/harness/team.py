@@ -57,13 +57,22 @@ class Team:
         """Meet the others.
 
         Raises:
-            UserError: several processes were started that know nothing of each other.
+            UserError: several processes were started that know nothing of each other, or not how
+                to meet.
         """
         self.size, self.rank = process_count(), 0
         self._calls = 0
         self._store: Any = None
         if self.size > 1:
-            self._store, self.rank, _ = next(distributed.rendezvous("env://", timeout=PATIENCE))
+            try:
+                store, self.rank, _ = next(distributed.rendezvous("env://", timeout=PATIENCE))
+            except ValueError as error:
+                raise UserError(
+                    f"{' '.join(str(error).split())}; torchrun and accelerate launch set it"
+                ) from None
+            # A program may make several models, one after the other.
+            number = store.add(f"fastdllm/teams of {self.rank}", 1)
+            self._store = distributed.PrefixStore(f"fastdllm/{number}", store)
             self._store.set_timeout(PATIENCE)
             if self.rank == 0:
                 weakref.finalize(self, _dismiss, self._store, self.size)
@@ -174,7 +183,7 @@ def _dismiss(store: Any, size: int) -> None:
 
 
 def _key(call: int, what: str, index: int | None = None) -> str:
-    return f"fastdllm/{call}/{what}" + ("" if index is None else f"/{index}")
+    return f"{call}/{what}" + ("" if index is None else f"/{index}")
 
 
 def put(store: Any, key: str, value: Any) -> None:

@@ -18,6 +18,8 @@ from torch.distributed import TCPStore
 
 from fastdllm.common.errors import UserError
 from fastdllm.harness import team
+from fastdllm.runs.answer_records import Answer
+from fastdllm.tasks.plan import PlannedRequest
 from tests.support.run_project import PATIENCE_S, REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -166,6 +168,30 @@ def test_a_value_of_any_size_reaches_another_process() -> None:
     assert store.num_keys() > n_keys + 2, "in several pieces"
     assert team.take(client, "key") == value
     assert store.num_keys() == n_keys, "nothing is left"
+
+
+def test_process_0_answers_what_nobody_else_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setattr(team.distributed, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    monkeypatch.setattr(team, "GOODBYE_S", 0.0)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    request = PlannedRequest(id="1", kind="generate_until", item="t:0", prompt_ids=(1,), args=())
+
+    def answer(requests: Any, _: Any) -> Any:
+        return tuple(Answer(id=request.id) for request in requests), 1.0
+
+    for _ in range(2):  # models of one program
+        of_chunks = team.Team().answer([[request], [request]], answer, lambda _: None)
+        assert of_chunks == [((Answer(id="1"),), 1.0)] * 2
+
+
+def test_processes_that_cannot_meet_are_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match=r"MASTER_ADDR .*; torchrun and accelerate launch set it"):
+        team.Team()
 
 
 def test_processes_that_know_nothing_of_each_other_are_refused(monkeypatch) -> None:

@@ -39,10 +39,12 @@ class LocalTask(CompiledTask):
             if not hasattr(self, "_places") or error.args[0] in self._columns:
                 raise
             raise self._lacks("a helper", repr(error.args[0])) from error
-        except (ValueError, SyntaxError):  # by options that are no list of Python
+        except (ValueError, SyntaxError) as error:  # by options that are no list of Python
             choices = getattr(self.config, "doc_to_choice", None)
             if not hasattr(self, "_places"):
                 raise
+            if not hasattr(self, "features"):  # by process_docs, with all items
+                raise UserError(f"{self._file}: task {config['task']!r}: {error}") from error
             if isinstance(choices, str) and "{" not in choices and choices not in self._columns:
                 where = f"task {config['task']!r}: doc_to_choice"
                 raise unknown_name("column", choices, self._columns, where) from None
@@ -52,6 +54,12 @@ class LocalTask(CompiledTask):
             if self.config is not None and self.config.doc_to_choice is not None:
                 check_answers(self, list(self.eval_docs))
             raise
+
+    @property
+    def _file(self) -> str:
+        """The file of the items, or its first one."""
+        split = self.config.test_split or self.config.validation_split
+        return self._places[split][0].rpartition(", ")[0]
 
     @property
     def _columns(self) -> list[str]:

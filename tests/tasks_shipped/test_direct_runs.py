@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from fastdllm.tasks.lm_eval_tasks import TASK_SEED, load_task
 from fastdllm.tasks.planning import PlanOptions, make_plan
 from fastdllm.tasks.task_source import TaskSource
 from tests.support.shipped_tasks import DATA, MODEL, ROOT, needs_data
+from tests.tasks_shipped import test_gpqa, test_mmlu
 
-LIMIT = 40
 TEXTS = (
     "",
     "ok",
@@ -62,17 +63,32 @@ class Direct(PromptLM):
         return [likelihood_of(*request.args) for request in requests]
 
 
+# Name, the folder of its data, and the most items of each subtask.
+TASKS = [
+    *(
+        pytest.param(name, lambda _, name=name: DATA / name, 40, marks=needs_data(name))
+        for name in ("ifeval", "humaneval", "mbpp")
+    ),
+    pytest.param("mmlu", lambda to: test_mmlu.write_rows(to, 3), 2, marks=needs_data("mmlu")),
+    ("gpqa", lambda to: test_gpqa.write_rows(to, test_gpqa.rows_of("all")), 60),
+]
+
+
 @pytest.mark.slow  # lm-eval calls pip for its record of the machine
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=needs_data(name)) for name in ("ifeval", "humaneval", "mbpp")]
-)
-def test_a_run_is_scored_as_a_direct_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "data", "limit"), TASKS)
+def test_a_run_is_scored_as_a_direct_run(
+    name: str,
+    data: Callable[[Path], Path],
+    limit: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(ROOT)
-    task = TaskSource(Path(f"tasks/{name}.yaml"), data=str(DATA / name))
+    task = TaskSource(Path(f"tasks/{name}.yaml"), data=str(data(tmp_path)))
     tokenizer = load_tokenizer(str(MODEL))
     options = PlanOptions(
         task=task,
-        limit=LIMIT,
+        limit=limit,
         chunk_size=7,
         num_fewshot=None,
         apply_chat_template=True,
@@ -103,7 +119,7 @@ def test_a_run_is_scored_as_a_direct_run(name: str, monkeypatch: pytest.MonkeyPa
             Direct(tokenizer),
             tasks=[load_task(task).root],
             task_manager=TaskManager(include_defaults=False),
-            limit=LIMIT,
+            limit=limit,
             apply_chat_template=True,
             fewshot_as_multiturn=True,
             bootstrap_iters=10,
@@ -113,5 +129,5 @@ def test_a_run_is_scored_as_a_direct_run(name: str, monkeypatch: pytest.MonkeyPa
     assert direct is not None
     for key in scores.results:
         assert scores.results[key] == plain(direct[key]), key
-    assert len(scores.samples) == LIMIT
-    assert 0 < sum(sample["correct"] for sample in scores.samples) < LIMIT
+    assert len(scores.samples) == limit * (57 if name == "mmlu" else 1)
+    assert 0 < sum(sample["correct"] for sample in scores.samples) < len(scores.samples)

@@ -20,8 +20,8 @@ from lm_eval.tasks._index import Entry, Kind
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.paths import TASKS
 from fastdllm.tasks.generation import BUDGET_NAMES
-from fastdllm.tasks.task_files import Folder, metadata_of
-from fastdllm.tasks.task_source import LOCAL_BUILDERS
+from fastdllm.tasks.task_files import Folder
+from fastdllm.tasks.task_source import LOCAL_BUILDERS, metadata_of
 
 # What lm-eval's own models take where a task names no limit.
 LM_EVAL_BUDGET = 256

@@ -1,36 +1,23 @@
 """The local files that a task is read from: YAML, Python helpers, data.
 
 Read here only, since others must agree on it: these files enter the fingerprint of a run, and a
-task without any other is kept off the network. Follows lm-eval 0.4 (includes, groups, tags) and
-`datasets` (which files a name means), and imports neither.
+task without any other is kept off the network. Follows lm-eval 0.4 (includes, groups, tags), and
+does not import it.
 """
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.common.paths import expanded
 from fastdllm.common.yaml_files import read_yaml_mapping
-from fastdllm.tasks.task_source import LOCAL_BUILDERS, TaskSource
+from fastdllm.tasks.data_files import data_files_of
+from fastdllm.tasks.task_source import TaskSource
 
-# Endings of files that `datasets` unpacks, but local_data.py does not.
-_ARCHIVES = (".zst", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar")
-# The dataset_kwargs of files that local_data.py reads; the third has no effect on them.
-_FILE_OPTIONS = ("data_files", "data_dir", "trust_remote_code")
-READ_OPTIONS = {"json": ("field",), "csv": ("delimiter", "sep")}
-# The name of a part of a data set, numbered from 0.
-_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 _DATA_KEYS = ("dataset_path", "dataset_kwargs", "custom_dataset")
-# The key of `metadata` that names the data set of the hub which the files come from.
-SOURCE = "source"
-_ROOT = "a path starts at the folder of workflow_config.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +53,7 @@ def find_task_files(source: TaskSource) -> TaskFiles:
                 "twice or leave one out; name it once, and give a variant a name of its own"
             )
     source.check_folders(values for _, values in tasks)
-    data = [_data(task, source.with_data(values), source) for task, values in tasks]
+    data = [data_files_of(task, source.with_data(values), source) for task, values in tasks]
     return TaskFiles(
         layers=tuple(folder.used.items()),
         helpers=tuple(dict.fromkeys(_helpers(folder.used))),
@@ -198,12 +185,6 @@ def merged_keys(layers: Iterable[tuple[Path, dict[str, Any]]]) -> dict[str, Any]
     return {key: value for _, values in layers for key, value in values.items()}
 
 
-def metadata_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return `metadata` of the merged keys of a task or a group; {} if it has none."""
-    metadata = values.get("metadata")
-    return metadata if isinstance(metadata, Mapping) else {}
-
-
 def _about_data(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: values[key] for key in _DATA_KEYS if key in values}
 
@@ -234,190 +215,3 @@ def _functions(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _functions(inner)
-
-
-def _data(
-    file: Path, values: Mapping[str, Any], of: TaskSource
-) -> tuple[list[tuple[str, Path]], bool]:
-    """Return the local data files of a single task, and whether it has no other data."""
-    source, options = values.get("dataset_path"), values.get("dataset_kwargs")
-    options = options if isinstance(options, Mapping) else {}
-    root = None if values.get("custom_dataset") else _data_root(source, file)
-    if root is None:
-        return [], False
-    data_dir, names = options.get("data_dir"), sorted(set(texts(options.get("data_files"))))
-    base = root / expanded(str(data_dir or ""))
-    if SOURCE in metadata_of(values):
-        for name in names:
-            if not _found(base, name):
-                raise of.not_here(base / name)
-    if not base.is_dir():
-        where = f"{file}: dataset_kwargs.data_dir" if of.data is None else of.data_key
-        raise UserError(f"{where}: {data_dir}: no such folder; {_ROOT}")
-    # The README.md of a data set's folder may also define what its files mean.
-    folder = root if source not in LOCAL_BUILDERS else base if data_dir and not names else None
-    if folder is None and not names:
-        raise UserError(
-            f"{file}: dataset_path: {source} needs dataset_kwargs.data_files or "
-            "dataset_kwargs.data_dir"
-        )
-    data_files = list(_files_below(folder)) if folder else []
-    if folder and not data_files:
-        raise UserError(f"{file}: {folder}: holds no file; put the data there")
-    local_names = [name for name in names if "://" not in _outer(name)]
-    for name in local_names:
-        where = f"{file}: dataset_kwargs.data_files"
-        data_files += [(path.name, path) for path in _matches(base, name, where)]
-    _check_shards(file, [path for _, path in data_files])
-    return data_files, local_names == names
-
-
-def _check_shards(task_file: Path, files: Iterable[Path]) -> None:
-    """Refuse files such as test-00000-of-00002.parquet of which another part is not there."""
-    parts: dict[tuple[str, ...], set[int]] = {}
-    for file in files:
-        if match := _SHARD.fullmatch(str(file)):
-            parts.setdefault(match.group(1, 3, 4), set()).add(int(match[2]))
-    for (start, total, end), found in parts.items():
-        for number in sorted(set(range(int(total))) - found):
-            raise UserError(
-                f"{task_file}: its data lacks {start}-{number:0{len(total)}}-of-{total}{end}; name "
-                "all parts, or rename those that shall count alone"
-            )
-
-
-def is_of_user(source: Any, options: Mapping[str, Any] | None) -> bool:
-    """Whether a task's `dataset_path` and `dataset_kwargs` name a folder or files that are here."""
-    names = texts((options or {}).get("data_files"))
-    is_here = source in LOCAL_BUILDERS or Path(str(source)).is_dir()
-    return is_here and not any("://" in _outer(name) for name in names)
-
-
-def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
-    """Return the local JSON or CSV files of each split of a task, by its merged keys.
-
-    None if its data is something else.
-
-    Raises:
-        UserError: a file is missing, or only `datasets` could read it, which guesses the types of
-            its values.
-    """
-    source, options = values.get("dataset_path"), values.get("dataset_kwargs") or {}
-    if source not in READ_OPTIONS or values.get("custom_dataset"):
-        return None
-    if not is_of_user(source, options):
-        return None
-    names = options.get("data_files")
-    where = f"task {values.get('task')!r}: dataset_kwargs"
-    allowed = (*_FILE_OPTIONS, *READ_OPTIONS[source])
-    for key in options:
-        if key not in allowed:
-            raise unknown_name("key", str(key), allowed, where)
-    if not names:
-        raise UserError(f"{where}.data_files: name the {source} files there")
-    base = expanded(str(options.get("data_dir") or ""))
-    files: dict[str, list[Path]] = {}
-    for split, name in _by_split(names):
-        if name.endswith(_ARCHIVES) or "::" in name:
-            raise UserError(f"{where}.data_files: {name}: unpack it, and name the file itself")
-        files.setdefault(split, []).extend(_matches(base, name, f"{where}.data_files"))
-    return files
-
-
-def exact_files(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the merged keys of a task, its local files in place of names and patterns.
-
-    `datasets` takes q[1].parquet for a pattern, and would read q1.parquet.
-    """
-    options = values.get("dataset_kwargs") or {}
-    names = options.get("data_files")
-    if (
-        values.get("dataset_path") not in LOCAL_BUILDERS
-        or not names
-        or values.get("custom_dataset")
-    ):
-        return dict(values)
-    base = expanded(str(options.get("data_dir") or ""))
-    where = f"task {values.get('task')!r}: dataset_kwargs.data_files"
-    files: dict[str, list[str]] = {}
-    for split, name in _by_split(names):
-        is_remote = "::" in name or "://" in name
-        found = [] if is_remote else _matches(base, name, where)
-        paths = [name] if is_remote else [glob.escape(str(file.absolute())) for file in found]
-        files.setdefault(split, []).extend(paths)
-    return {**values, "dataset_kwargs": {**options, "data_files": files}}
-
-
-def _by_split(names: Any) -> Iterator[tuple[str, str]]:
-    """Yield the split and the name of each entry of data_files; files alone are the train split."""
-    for split, part in (names if isinstance(names, Mapping) else {"train": names}).items():
-        yield from ((str(split), name) for name in texts(part))
-
-
-def _outer(name: str) -> str:
-    """The file that a name in an archive is read from: outer.zip of "zip://a.json::outer.zip"."""
-    return name.rpartition("::")[2].removeprefix("file://")
-
-
-def _found(base: Path, name: str) -> list[Path]:
-    if (file := base / _outer(name)).is_file():
-        return [file]  # a name, even where it could be a pattern: q[1].jsonl
-    # Path.glob refuses absolute patterns, and finds only folders for `**`.
-    matches = glob.glob(_outer(name), root_dir=base, recursive=True)  # noqa: PTH207
-    return [path for path in sorted(base / match for match in matches) if path.is_file()]
-
-
-def _matches(base: Path, name: str, where: str) -> list[Path]:
-    files = _found(base, name)
-    if not files:
-        start = f"a path starts at {base}" if base != Path() else _ROOT
-        raise UserError(f"{where}: {name}: no such file; {start}")
-    return files
-
-
-def _data_root(source: Any, file: Path) -> Path | None:
-    """The folder that a task's `dataset_path` starts from; None for a data set on the hub."""
-    if source in LOCAL_BUILDERS:
-        return Path()
-    if not isinstance(source, str) or "://" in source:
-        return None
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    is_id = len(folder.parts) == 1 or (len(folder.parts) == 2 and not folder.parent.is_dir())
-    if source.startswith((".", "/", "~")) or not (is_id or source.startswith("buckets/")):
-        raise UserError(
-            f"{file}: dataset_path: {source}: no such folder; {_ROOT}; a data set on the Hugging "
-            "Face hub is owner/name"
-        )
-    return None
-
-
-def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield all files that `datasets` may read in a folder, by their path in it; follows links."""
-    seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        # A link may lead back to a folder above.
-        seen.add(os.path.realpath(place))
-        folders[:] = sorted(
-            name
-            for name in folders
-            # `datasets` skips hidden and special folders.
-            if not name.startswith((".", "__")) and os.path.realpath(Path(place, name)) not in seen
-        )
-        for name in sorted(files):
-            if not name.startswith("."):
-                path = Path(place, name)
-                yield path.relative_to(folder).as_posix(), path
-
-
-def texts(value: Any) -> Iterator[str]:
-    """Yield the texts in lists and mappings."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from texts(inner)

@@ -15,8 +15,9 @@ from pydantic import Field
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.paths import expanded
-from fastdllm.tasks.task_files import SOURCE, Folder, merged_keys, metadata_of, texts
-from fastdllm.tasks.task_source import TaskSource
+from fastdllm.tasks.data_files import texts
+from fastdllm.tasks.task_files import Folder, merged_keys
+from fastdllm.tasks.task_source import SOURCE, TaskSource, metadata_of
 from fastdllm.validation import StrictModel, validated
 
 OPTIONS = "options"

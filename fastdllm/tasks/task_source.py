@@ -15,6 +15,8 @@ from fastdllm.common.paths import TASKS
 
 # Builders of the `datasets` library that read the files named in the task file.
 LOCAL_BUILDERS = ("json", "csv", "parquet", "arrow", "text", "pandas", "xml", "hdf5")
+# The key of `metadata` that names the data set of the hub which the files come from.
+SOURCE = "source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +83,9 @@ class TaskSource:
     def data_key(self) -> str:
         """Where the user names the folder."""
         return f"workflow_config.yaml: tasks.{self.name}.data"
+
+
+def metadata_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `metadata` of the merged keys of a task or a group; {} if it has none."""
+    metadata = values.get("metadata")
+    return metadata if isinstance(metadata, Mapping) else {}

@@ -211,7 +211,7 @@ def make_plan_on_disk(project: Path, tokenizer: Any) -> Callable[..., Any]:
     """Plan a task of the project into results/_plans and return the plan."""
     from fastdllm.tasks.plan import write_plan
     from fastdllm.tasks.planning import PlanOptions, make_plan
-    from fastdllm.tasks.task_files import TaskSource
+    from fastdllm.tasks.task_source import TaskSource
 
     def plan(task: str = "sums", **options: Any) -> Any:
         values = {"sums": 3, "choices": 6}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.task_files import Folder, texts
+from fastdllm.tasks.data_files import texts
+from fastdllm.tasks.task_files import Folder
 from fastdllm.tasks.task_metadata import hub_files
 from fastdllm.tasks.task_source import TaskSource
 from tests.support.shipped_tasks import ROOT, Item, outcome

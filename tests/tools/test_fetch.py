@@ -227,7 +227,7 @@ def test_the_check_is_quick_and_needs_no_torch(copy: Path) -> None:
     program = (
         "import sys\n"
         "from fastdllm.runs.needs import require\n"
-        "from fastdllm.tasks.task_files import TaskSource\n"
+        "from fastdllm.tasks.task_source import TaskSource\n"
         "require('lab/tiny', None, TaskSource.named('remote'))\n"
         "heavy = {'torch', 'transformers', 'huggingface_hub', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -22,9 +22,9 @@ from fastdllm.common.paths import RESULTS, expanded
 from fastdllm.decoding.user_code import policy_code_digest
 from fastdllm.model.checkpoint import other_weights
 from fastdllm.runs.spec import RunSpec
-from fastdllm.tasks.task_files import SOURCE, TaskFiles, find_task_files, metadata_of
+from fastdllm.tasks.task_files import TaskFiles, find_task_files
 from fastdllm.tasks.task_metadata import OPTIONS
-from fastdllm.tasks.task_source import TaskSource
+from fastdllm.tasks.task_source import SOURCE, TaskSource, metadata_of
 from fastdllm.version import DECODER_VERSION
 
 VERSION_FILE = Path(version.__file__)

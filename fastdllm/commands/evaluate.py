@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     folder, result = single.run.folder, None if options.again else single.result()
     if result is None:
         single.prepare()
-        rest = {"device": None, "threads": None, "shard": None, "wait": False}
+        rest = {"device": None, "threads": None, "shard": None, "wait": True}
         of_eval = argparse.Namespace(spec=single.run.spec_path, again=options.again, **rest)
         if code := eval_command.run(of_eval):
             return code

@@ -349,6 +349,8 @@ class Summary(StrictModel):
         parts += [f"{speed.tokens_per_s:,.0f} tokens/s"] if speed is not None else []
         return f"<Summary {name}: {', '.join(parts)}>"
 
+    __str__ = __repr__
+
     @property
     def n_requests(self) -> int:
         """Distinct questions that the model answered."""

@@ -79,7 +79,8 @@ def evaluate(
 def _decode(single: SingleRun, *, again: bool, progress: bool) -> None:
     log = single.spec.log_path
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "fastdllm", "eval", str(single.run.spec_path)]
+    # One that an ended caller left behind may be at work, and its result is what is asked for.
+    command = [sys.executable, "-m", "fastdllm", "eval", str(single.run.spec_path), "--wait"]
     begin = log.stat().st_size if log.exists() else 0
     with log.open("ab") as output:  # another process may be writing there
         child = subprocess.Popen(
@@ -115,7 +116,7 @@ def _watched(child: subprocess.Popen[bytes], single: SingleRun, *, is_shown: boo
             if code == 0:
                 bar.n = n_requests
                 bar.refresh()
-            elif record.get("pid") == child.pid:
+            elif record:  # also of a process for which this one waits
                 bar.n = record.get("items_done", 0)
                 speed = record.get("tokens_per_s")
                 bar.set_postfix_str(f"{speed:.0f} tokens/s" if speed else str(record["state"]))

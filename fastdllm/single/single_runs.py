@@ -43,6 +43,8 @@ SINGLE = "_single"
 POLICY = Path(__file__).with_name("built_in.py")
 # Keys of workflow_config.yaml that a plan depends on.
 _OF_PLANS = {"model", "experiments", "tasks", "allow_code_execution"}
+# How the command line begins its errors.
+_OURS = "fastdllm: "
 # Of the name of a run, before its fingerprint.
 MOST_LETTERS = 60
 
@@ -108,9 +110,13 @@ class SingleRun:
 
 
 def child_error(output: str, code: int) -> UserError:
-    """Return the error of a command that ended with an exit code, from what it printed."""
+    """Return the error of a command that ended with an exit code, from what it printed.
+
+    Another process, which the caller had left behind, may have printed its progress there as well.
+    """
     lines = [line for line in output.splitlines() if line.strip()] or [f"exit code {code}"]
-    return UserError(lines[-1].removeprefix("fastdllm: "))
+    named = [line for line in lines if line.startswith(_OURS)]
+    return UserError((named or lines)[-1].removeprefix(_OURS))
 
 
 def single_run(

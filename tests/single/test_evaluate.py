@@ -89,6 +89,7 @@ def test_a_call_returns_the_summary_and_shows_a_bar(capfd: pytest.CaptureFixture
     assert f" {summary.n_requests}/{summary.n_requests} " in capfd.readouterr().err
     (folder,) = folders("choices_limit_5")
     assert summary == read_summary(folder / "summary.json")
+    assert str(summary) == repr(summary)
     assert repr(summary).startswith("<Summary _single/choices (first 5 items)/default-")
     before = dates(folder)
     assert evaluate("choices", limit=5) == summary

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,12 +24,8 @@ _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = (
 _OPTIONS = {"nosuid": _NOSUID, "nodev": _NODEV, "noexec": _NOEXEC, "noatime": 1024}
 _OPTIONS |= {"nodiratime": 2048, "relatime": 1 << 21}
 _DETACH = 2
-_DEVICES = ("null", "zero", "full", "random", "urandom")
-# Where a Linux has its programs and libraries; what it lacks is left out.
-_SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/opt", "/nix")
 # What can be written to.
 _ROOM = "/sandbox"
-_SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,10 +47,11 @@ def leave_namespaces() -> None:
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
 
 
-def enter_own_root(folder: Path, readable: Iterable[str], *, room_bytes: int) -> Path:
-    """See only the system, `readable`, and the empty folder that is returned, to write to.
+def enter_own_root(folder: Path, readable: Collection[str], *, room_bytes: int) -> Path:
+    """See only what is to be read, and the empty folder that is returned, to write to.
 
     folder: an empty one, under which the new root is put together.
+    readable: folders and files, and also what links among them name.
     room_bytes: how much the returned one holds.
 
     Raises:
@@ -63,16 +60,8 @@ def enter_own_root(folder: Path, readable: Iterable[str], *, room_bytes: int) ->
     _check(_libc.unshare(_NEWNS), "unshare")
     _mount("none", "/", flags=_REC | _PRIVATE)
     _mount("tmpfs", folder, kind="tmpfs", flags=_NOSUID | _NODEV, options="size=1m,mode=755")
-    for path in _SYSTEM:
-        if Path(path).is_symlink():  # /bin is usr/bin
-            _below(folder, path).symlink_to(Path(path).readlink())
-        elif Path(path).is_dir():
-            _show(path, folder)
-    for path in (*_SYSTEM_FILES, *(f"/dev/{name}" for name in _DEVICES)):
-        if Path(path).exists():
-            _show(path, folder)
-    for path in sorted({str(Path(p)) for p in readable} | {os.path.realpath(p) for p in readable}):
-        if Path(path).is_dir() and not _below(folder, path).is_dir():
+    for path in sorted({*readable, *map(os.path.realpath, readable)}):
+        if Path(path).exists() and not _below(folder, path).exists():
             _show(path, folder)
     for mounted, options in list(_mounts_below(folder)):
         kept = sum(flag for name, flag in _OPTIONS.items() if name in options)

@@ -27,6 +27,11 @@ HERE = Path(__file__).parent
 _WARDEN = (
     "import sys; sys.path.insert(0, {root!r}); from fastdllm.sandbox.warden import main; main()"
 )
+_SYSTEM = (
+    *("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/opt", "/nix"),
+    *("/etc/ld.so.cache", "/etc/localtime"),
+)
+_DEVICES = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
 # More at once gain little, and need as many processes.
 MOST_AT_ONCE = 16
 
@@ -66,15 +71,24 @@ class ProgramVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """How programs are kept apart here, and what of it this machine lacks."""
+    """How programs are kept apart here, and what of it this machine lacks.
 
-    own_files: bool
+    files: those that a program has are its own, or some of this machine's by rules, or all of them.
+    """
+
+    files: Literal["own", "ruled", "all"]
     own_processes: bool
     lacking: tuple[str, ...] = ()
 
 
 # From the best to the one that needs nothing of a machine.
-WAYS = (Isolation(True, True), Isolation(False, True), Isolation(False, False))
+WAYS = (
+    Isolation("own", own_processes=True),
+    Isolation("ruled", own_processes=True),
+    Isolation("all", own_processes=True),
+    Isolation("ruled", own_processes=False),
+    Isolation("all", own_processes=False),
+)
 
 
 def run_programs(
@@ -125,7 +139,7 @@ def best_isolation() -> Isolation:
 def _lacking(way: Isolation, record: dict[str, Any]) -> list[str]:
     """Say what a machine does not keep apart."""
     lacking = []
-    if not way.own_files:
+    if way.files == "all":
         other = record["is_other_user"]
         lacking.append("files that everybody can read" if other else "the files of this user")
     if not (way.own_processes or record["is_filtered"]):
@@ -145,7 +159,8 @@ class _Wardens:
             "env": _environment(),
             "readable": _readable(),
             "limits": asdict(limits),
-            "own_files": isolation.own_files,
+            "devices": _DEVICES,
+            "files": isolation.files,
             "own_processes": isolation.own_processes,
             "tmp": tempfile.gettempdir(),
             "parent": os.getpid(),
@@ -216,8 +231,8 @@ def _libraries() -> dict[str, str]:
 
 
 def _readable() -> list[str]:
-    """Return the folders that Python is installed in, with its packages."""
-    folders = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
+    """Return where a Linux has its programs and libraries, and Python is with its packages."""
+    folders = [*_SYSTEM, sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
     folders.append(str(Path(sys.executable).resolve().parents[1]))
     folders += filter(os.path.isabs, "".join(_libraries().values()).split(":"))
     return list(dict.fromkeys(folders))

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastdllm.sandbox.file_rules import restrict_files
 from fastdllm.sandbox.namespaces import enter_own_root, leave_namespaces
 from fastdllm.sandbox.process_tree import descendants, end_all, stat_fields, tasks_of
 from fastdllm.sandbox.syscall_filter import install_filter
@@ -64,8 +65,8 @@ def main() -> None:
 class _Watch:
     """One program, from its start to its end.
 
-    job: code, tests and source (texts), argv, env, readable (folders), limits, and own_files
-        and own_processes: whether it gets them.
+    job: code, tests and source (texts), argv, env, readable and devices (folders and files),
+        limits, files ("own", "ruled" or "all"), and own_processes: whether it gets them.
     folder: an empty one.
     user: whom root lets it run as.
     life, from_program, to_program: ends of pipes; the first tells how the program ended.
@@ -216,7 +217,7 @@ class _Watch:
             return "failed", "its processes together used too much memory"
         if tasks > limits["processes"] + 1:  # the one that waits for it
             return "failed", f"started more than {limits['processes']} processes and threads"
-        if not self.job["own_files"] and _size(self.folder) > limits["folder_bytes"]:
+        if self.job["files"] != "own" and _size(self.folder) > limits["folder_bytes"]:
             return "failed", "wrote too much"
         return None
 
@@ -229,9 +230,9 @@ def _inner(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     try:
-        if job["own_files"]:
-            room = job["limits"]["folder_bytes"]
-            folder = enter_own_root(folder, job["readable"], room_bytes=room)
+        if job["files"] == "own":
+            shown, room = [*job["readable"], *job["devices"]], job["limits"]["folder_bytes"]
+            folder = enter_own_root(folder, shown, room_bytes=room)
         program = os.fork()
         if not program:
             _become_program(job, ends, life, folder, user)
@@ -268,6 +269,8 @@ def _become_program(
                 os.setgroups([])
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
+        if job["files"] == "ruled":
+            restrict_files([*job["readable"], "/proc"], [*job["devices"], "."])
         if install_filter():
             os.write(life, b"filtered ")
         home = {"HOME": str(folder), "TMPDIR": str(folder)}

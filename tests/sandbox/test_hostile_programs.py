@@ -15,6 +15,7 @@ from fastdllm.sandbox.programs import (
     Isolation,
     Limits,
     Program,
+    ProgramVerdict,
     run_programs,
 )
 
@@ -23,7 +24,9 @@ pytestmark = pytest.mark.slow
 LIMITS = Limits(cpu_s=1, wall_s=3, memory_bytes=1 << 30, folder_bytes=8 << 20)
 # By this name, what a program leaves is found; its children inherit it.
 MARK = f"left{os.getpid() % 10**8}"
-BEGINNING = f"import os, sys, time, signal\nopen('/proc/self/comm', 'w').write('{MARK}')\n"
+BEGINNING = (
+    f"import ctypes, os, sys, time, signal\nctypes.CDLL(None).prctl(15, b'{MARK}', 0, 0, 0)\n"
+)
 TESTS = "assert answer(2) == 4\n"
 RIGHT = "def answer(x):\n    return 2 * x\n"
 
@@ -203,3 +206,36 @@ def test_each_hostile_program_ends_and_leaves_nothing(
     assert all(verdict.reason for verdict in verdicts if verdict.outcome != "passed")
     assert not left()
     assert not list(folder_of_temporary_files.iterdir())
+
+
+@pytest.mark.parametrize("way", (WAYS[0], WAYS[-2]), ids=["own files", "ruled files"])
+def test_files_of_others_are_neither_read_nor_written(
+    way: Isolation, folder_of_temporary_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_way(way, monkeypatch)
+    secret = folder_of_temporary_files / "secret"
+    secret.write_text("x")
+    code = f"""
+import os, glob
+os.mkdir('own')
+open('own/file', 'w').write('x')
+assert open('own/file').read() == 'x'
+open('/dev/null', 'w').write('x')
+tried = [({str(secret)!r}, 'r'), ({str(secret)!r}, 'a'), ({str(secret)!r}, 'w')]
+tried += [(place + '/{MARK}', 'w') for place in ('/tmp', '/var/tmp', '/dev/shm', '/home', '/usr')]
+tried += [(p + '/environ', 'r') for p in glob.glob('/proc/[0-9]*') if p != f'/proc/{{os.getpid()}}']
+for path, mode in tried:
+    if path == '/tmp/{MARK}' and os.path.islink('/tmp'):
+        continue
+    try:
+        open(path, mode).read()
+    except OSError:
+        continue
+    raise ValueError(path, mode)
+try:
+    os.unlink({str(secret)!r})
+except OSError:
+    pass
+"""
+    assert run_programs([Program(code, "")], isolation=way) == [ProgramVerdict("passed")]
+    assert secret.read_text() == "x"

@@ -12,10 +12,12 @@ _UNBRACED = re.compile(r"(?=[-+.(\[\d\\]|[A-Za-z]\s*(?:\$|\n|\\[)\]]|$))(?:(?!\\
 _SPACE = re.compile(
     r"\\[,;: ]|\\(?:q?quad|enspace|thinspace|space)(?![A-Za-z])|[~\s\u00a0\u2009\u202f]+"
 )
-_LAYOUT = re.compile(
-    r"(?<!\\)\$|\\!|\\(?:left|right|displaystyle|textstyle|bf|rm|boldmath|large|Large|LARGE|huge|Huge)"
-    r"(?![A-Za-z])"
+# Commands that change how a text looks, whose argument stays.
+STYLE = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|underline|displaystyle|textstyle|bf|rm|boldmath|large|Large|LARGE"
+    r"|huge|Huge)(?![A-Za-z])|\\(?:text)?color\s*\{[^{}]*\}"
 )
+_LAYOUT = re.compile(r"(?<!\\)\$|\\!|\\(?:left|right)(?![A-Za-z])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![, ]?\d)")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
@@ -58,7 +60,9 @@ def last_box(text: str) -> str | None:
 def plain(text: str) -> str:
     """Return what a box holds without layout, such as spaces and separators of thousands."""
     text = text.replace("\u2212", "-").replace("\u2013", "-").replace("{,}", ",")
-    text = _SPACE.sub(" ", _LAYOUT.sub("", text)).rstrip(" .,;")
+    text = _SPACE.sub(" ", _LAYOUT.sub("", STYLE.sub("", text))).strip(" ").rstrip(" .,;")
+    if braced := re.fullmatch(r"\{+([^{}]*)\}+", text):
+        text = braced[1]
     text = _THOUSANDS.sub(lambda found: re.sub("[, ]", "", found[0]), text)
     text = _POWER.sub(lambda found: f"{found[1] or 1}e{found[2] or found[3]}", text)
     return _FRACTION.sub(_as_quotient, text).strip()

@@ -19,8 +19,7 @@ _OF_LM_EVAL = {"ignore_case": True, "regexes_to_ignore": [",", "\\$", "(?s).*###
 _TARGET = re.compile(r"#### *(-?[\d,]*\d(?:\.\d+)?) *$")
 _WORDS = re.compile(r"\\(?:text|math|mbox|operatorname)[a-z]*\s*\{([^{}]*)\}")
 _DROPPED = re.compile(
-    r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:underline|boldsymbol|bm|pounds|euro|yen|cents?|degree"
-    r"|l?dots|textdollar)(?![A-Za-z])|\\[$%#&]|[$€£¥¢%°]"
+    r"\\(?:pounds|euro|yen|cents?|degree|l?dots|textdollar)(?![A-Za-z])|\\[$%#&]|[$€£¥¢%°]"
 )
 # Exponents of units and degrees, endings of ordinals, indices, and the minutes of a full hour.
 _RAISED = re.compile(

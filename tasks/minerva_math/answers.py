@@ -3,13 +3,14 @@ r"""Score answers of minerva_math: what the last \boxed{...} holds against that 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import math_verify  # noqa: F401 (so that planning names it if it is not installed)
 
-from tasks.boxed import NUMBER, last_box, plain, value
-from tasks.minerva_math.equality import DIFFERENT, EQUAL, UNDECIDED, verdicts
+from tasks.boxed import NUMBER, STYLE, last_box, plain, value
+from tasks.minerva_math.equality import DIFFERENT, EQUAL, LIMIT_S, UNDECIDED, verdicts
 
 # In numbers such as 12\,345 and 12{,}345, which math-verify takes for two, or adds.
 _SEPARATORS = re.compile(r"(?<=\d)(?:\\[,;:! ]|\{,\}|,\\!|~)(?=\d{3}(?!\d))")
@@ -37,6 +38,11 @@ def compare_boxes(
     found = {pair: by_text(*compared(*pair)) for pair in asked}
     left = [pair for pair, verdict in found.items() if verdict is None]
     found.update(zip(left, verdicts([compared(*pair) for pair in left]), strict=True))
+    if undecided := [box for (_, box), verdict in found.items() if verdict == UNDECIDED]:
+        sys.stderr.write(
+            f"fastdllm: {len(undecided)} boxes cannot be compared within {LIMIT_S} s of processor "
+            f"time and count as wrong (metric undecided), such as {undecided[0][:60]!r}\n"
+        )
     return [
         [{"box": box, "verdict": None if box is None else found[gold, box]} for box in of_item]
         for gold, of_item in zip(golds, boxes, strict=True)
@@ -66,7 +72,8 @@ def solution(doc: Mapping[str, Any]) -> str:
 
 
 def compared(gold: str, answer: str) -> tuple[str, str]:
-    """Return what of two boxes is to be compared."""
+    """Return what of two boxes is to be compared: no style, and no name of the answer."""
+    gold, answer = STYLE.sub("", gold), STYLE.sub("", answer)
     if "=" not in gold:
         named = [_NAMED.fullmatch(part) for part in _BETWEEN.split(answer)]
         if not all(named):

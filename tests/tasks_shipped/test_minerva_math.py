@@ -19,6 +19,7 @@ import pytest
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.user_code import code_files
 from tasks.boxed import last_box
+from tasks.minerva_math import answers
 from tasks.minerva_math.answers import by_text, compare_boxes
 from tasks.minerva_math.equality import DIFFERENT, EQUAL, UNDECIDED, verdicts
 from tests.support.shipped_tasks import ROOT, Item, outcome
@@ -151,6 +152,17 @@ def test_answers_that_need_too_long_are_undecided_and_hold_up_no_others() -> Non
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(verdicts, pairs, limit_s=1).result()
     assert found == [EQUAL, UNDECIDED, DIFFERENT, UNDECIDED, EQUAL]
+
+
+def test_a_box_that_is_undecided_counts_as_wrong_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(answers, "verdicts", lambda pairs: [UNDECIDED] * len(pairs))
+    doc = {"solution": r"\boxed{2}"}
+    ((read,),) = answers.compare_boxes([[f"\\boxed{{{TOWER}}}"]], [doc])
+    assert answers.score(doc, [read]) == {"math_verify": 0.0, "boxed": 1.0, "undecided": 1.0}
+    says = r"^fastdllm: 1 boxes cannot be compared within 30 s .* count as wrong .* such as '9\^\{9"
+    assert re.search(says, capsys.readouterr().err)
 
 
 @pytest.mark.slow

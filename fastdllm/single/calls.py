@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fastdllm.common.console import notice
-from fastdllm.common.errors import RESUME_EXIT_CODE, UserError
+from fastdllm.common.errors import RESUME_EXIT_CODE, USER_ERROR_EXIT_CODE, UserError
 from fastdllm.common.files import json_object
 from fastdllm.common.paths import check_code
 from fastdllm.results.summary import Summary, read_summary
@@ -95,7 +95,7 @@ def _decode(single: SingleRun, *, again: bool, progress: bool) -> None:
     text = log.read_bytes()[begin:].decode(errors="replace")
     if code == RESUME_EXIT_CODE:
         raise UserError(f"{single.run.name}: stopped by a signal; the same call goes on")
-    if code == 2:
+    if code == USER_ERROR_EXIT_CODE:
         raise child_error(text, code)
     if code:
         raise RuntimeError(f"{single.run.name}: {child_error(text, code)} (log: {log})")
@@ -119,6 +119,8 @@ def _watched(child: subprocess.Popen[bytes], single: SingleRun, *, is_shown: boo
             elif record:  # also of a process for which this one waits
                 bar.n = record.get("items_done", 0)
                 speed = record.get("tokens_per_s")
-                bar.set_postfix_str(f"{speed:.0f} tokens/s" if speed else str(record["state"]))
+                bar.set_postfix_str(
+                    f"{speed:.0f} tokens/s" if speed else str(record.get("state", ""))
+                )
             if code is not None:
                 return code

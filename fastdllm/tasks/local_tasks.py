@@ -5,7 +5,7 @@ Local JSON and CSV files are read by local_data.py, and the keys of a task are c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -16,7 +16,7 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry, Kind
 
-from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.common.errors import UserError, error_line, unknown_name
 from fastdllm.tasks.data_files import exact_files, split_files
 from fastdllm.tasks.item_checks import check_answers, check_questions
 from fastdllm.tasks.local_data import read_splits
@@ -33,33 +33,45 @@ class LocalTask(CompiledTask):
     def __init__(self, config: dict[str, Any]) -> None:
         try:
             super().__init__(config={key: value for key, value in config.items() if key != "class"})
-        except UndefinedError as error:  # by a template, which lm-eval tries with the first item
-            raise self._lacks("a template", str(error)) from None
-        except KeyError as error:  # by a helper
-            if not hasattr(self, "_places") or error.args[0] in self._columns:
-                raise
-            raise self._lacks("a helper", repr(error.args[0])) from error
-        except (ValueError, SyntaxError) as error:  # by options that are no list of Python
-            choices = getattr(self.config, "doc_to_choice", None)
-            if not hasattr(self, "_places"):
-                raise
-            if not hasattr(self, "features"):  # by process_docs, with all items
-                raise UserError(f"{self._file}: task {config['task']!r}: {error}") from error
-            if isinstance(choices, str) and "{" not in choices and choices not in self._columns:
-                where = f"task {config['task']!r}: doc_to_choice"
-                raise unknown_name("column", choices, self._columns, where) from None
-            check_questions(self)  # a helper of the task may have refused the first item
+        except UserError:
             raise
-        except (TypeError, IndexError):  # by options without a first letter, or a label without one
-            if self.config is not None and self.config.doc_to_choice is not None:
-                check_answers(self, list(self.eval_docs))
+        except Exception as error:  # of lm-eval, which tries the first item, or of a helper
+            if hasattr(self, "_places"):
+                self._explain(error)
             raise
 
-    @property
-    def _file(self) -> str:
-        """The file of the items, or its first one."""
+    def _explain(self, error: Exception) -> None:
+        """Raise a UserError for what is wrong with the data, if that made lm-eval fail."""
+        if isinstance(error, UndefinedError):
+            raise self._lacks("a template", str(error)) from None
+        if isinstance(error, KeyError) and error.args[0] not in self._columns:
+            raise self._lacks("a helper", repr(error.args[0])) from error
+        if not hasattr(self, "features") and callable(self.config.process_docs):
+            raise self._refused(self.config.process_docs, error) from error
+        choices = self.config.doc_to_choice
+        if isinstance(error, ValueError | SyntaxError):  # by options that are no list of Python
+            if isinstance(choices, str) and "{" not in choices and choices not in self._columns:
+                where = f"task {self.config.task!r}: doc_to_choice"
+                raise unknown_name("column", choices, self._columns, where) from None
+            check_questions(self)  # a helper of the task may have refused the first item
+        elif isinstance(error, TypeError | IndexError) and choices is not None:
+            # By options without a first letter, or a label without one.
+            check_answers(self, list(self.eval_docs))
+
+    def _refused(self, process_docs: Callable[[Any], Any], error: Exception) -> UserError:
+        """Build the error for items that process_docs fails with; the first of some is named."""
         split = self.config.test_split or self.config.validation_split
-        return self._places[split][0].rpartition(", ")[0]
+        places, refused = self._places[split], []
+        for index, place in enumerate(places):
+            try:
+                list(process_docs(self.dataset[split].select([index])))
+            except Exception as alone:
+                refused += [place] if error_line(alone) == error_line(error) else []
+        # What fails for each item alone may fail for want of others.
+        where = refused[0] if 0 < len(refused) < len(places) else places[0].rpartition(", ")[0]
+        is_worded = isinstance(error, ValueError)
+        reason = str(error) if is_worded else f"process_docs fails: {error_line(error)}"
+        return UserError(f"{where}: task {self.config.task!r}: {reason}")
 
     @property
     def _columns(self) -> list[str]:

@@ -137,6 +137,30 @@ def test_an_error_names_file_and_row(
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (
+            "docs.filter(lambda doc: doc['n'] < 9)",
+            f"{SUMS}, line 2: task 'sums': process_docs fails: TypeError: '<' not supported",
+        ),
+        (
+            "docs.map(lambda doc: {'n': [1, 2].index(doc['n'])})",
+            f"{SUMS}, line 2: task 'sums': None is not in list",
+        ),
+        ("docs.select([7])", f"{SUMS}: task 'sums': process_docs fails: IndexError"),
+    ],
+)
+def test_the_item_that_process_docs_refuses_is_named(
+    capsys: pytest.CaptureFixture[str], code: str, says: str
+) -> None:
+    Path("tasks/helpers.py").write_text(f"def some(docs):\n    return {code}\n")
+    TASK.write_text(TASK.read_text() + "process_docs: !function helpers.some\n")
+    of_one_row("{{question}}", {"n": 1}, {}, {"n": 2})
+    assert says in plan(capsys)[1]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
     "content", [GOOD.replace("\n", "\r\n"), "\ufeff" + GOOD, "\n \r\n" + GOOD + "\n\n"]
 )
 def test_marks_and_line_ends_of_other_systems_are_no_part_of_the_data(

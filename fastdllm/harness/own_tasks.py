@@ -5,12 +5,11 @@ Imports neither torch nor lm-eval, whose environment depends on that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdllm.common.errors import UserError
-from fastdllm.tasks.task_files import find_task_files
+from fastdllm.common.paths import TASKS
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.workflow.project.config_files import (
     WORKFLOW_CONFIG,
@@ -25,39 +24,18 @@ def task_names(tasks: Any) -> list[str]:
     return [name for word in words for name in str(word).split(",")]
 
 
-def own_tasks(names: Sequence[str]) -> dict[str, TaskSource]:
-    """Return those of the tasks that are files in tasks/, or files themselves."""
-    is_file = {name: name.endswith(".yaml") for name in names}
-    sources = {n: TaskSource(Path(n)) if is_file[n] else TaskSource.named(n) for n in names}
-    return {name: source for name, source in sources.items() if source.file.is_file()}
-
-
-def have_local_data(own: Mapping[str, TaskSource]) -> bool:
-    """Whether all data of these tasks are local files.
-
-    Raises:
-        UserError: one is missing, or runs of the workflow read others.
-    """
-    config = workflow_config()
-    is_local = True
-    for name, source in own.items():
-        options = config.tasks.get(name) if config is not None else None
-        folder = options.data if options is not None else None
-        if folder is None:
-            is_local &= find_task_files(source).is_local
-            continue
-        try:
-            found = find_task_files(source)
-        except UserError:
-            found = None
-        wanted = find_task_files(TaskSource(source.file, folder))
-        if found is None or _files(found.data) != _files(wanted.data):
-            raise UserError(
-                f"{WORKFLOW_CONFIG}: tasks.{name}.data: lm-eval does not read {folder}, but the "
-                f"data_dir that {source.file} names; put a link to the folder there"
-            )
-        is_local &= found.is_local
-    return is_local
+def own_tasks(names: Sequence[str], config: WorkflowConfig | None) -> dict[str, TaskSource]:
+    """Return those of the tasks that are in tasks/, read from where the workflow reads them."""
+    own = {}
+    for name in names:
+        path = Path(name)
+        stem = path.stem if path.suffix == ".yaml" and path.parent == TASKS else name
+        source = TaskSource.named(stem)
+        if config is not None and stem in config.tasks:
+            source = config.task_source(stem)
+        if source.file.is_file():
+            own[name] = source
+    return own
 
 
 def workflow_config() -> WorkflowConfig | None:
@@ -67,7 +45,3 @@ def workflow_config() -> WorkflowConfig | None:
         UserError: it cannot be read.
     """
     return load_workflow_config() if WORKFLOW_CONFIG.is_file() else None
-
-
-def _files(data: Sequence[tuple[str, Path]]) -> set[Path]:
-    return {path.resolve() for _, path in data}

@@ -26,7 +26,6 @@ def run(model_folder: Path, monkeypatch: pytest.MonkeyPatch):
     return call
 
 
-@pytest.mark.slow
 def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
     run, model_folder: Path, capsys
 ) -> None:
@@ -70,7 +69,7 @@ def test_data_that_is_missing_is_named(run, capsys) -> None:
     assert "tasks/data/sums.jsonl" in capsys.readouterr().err
 
 
-def test_data_of_the_workflow_that_lm_eval_would_not_read_is_named(run, capsys) -> None:
+def test_data_is_read_from_where_the_workflow_reads_it(run, capsys) -> None:
     task, config = Path("tasks/sums.yaml"), Path("workflow_config.yaml")
     old = "{data_files: {test: tasks/data/sums.jsonl}}"
     new = "{data_dir: tasks/data/sums, data_files: {test: sums.jsonl}}"
@@ -78,11 +77,20 @@ def test_data_of_the_workflow_that_lm_eval_would_not_read_is_named(run, capsys) 
     config.write_text(config.read_text().replace("{chunk_size: 3,", "{data: mine, chunk_size: 3,"))
     Path("mine").mkdir()
     Path("tasks/data/sums.jsonl").rename("mine/sums.jsonl")
-    assert run("--tasks", "sums", "--output_path", "/proc/out") == 2
-    assert "lm-eval does not read mine, but the data_dir" in capsys.readouterr().err
-    Path("tasks/data/sums").symlink_to(Path("mine").absolute())
+    assert run("--tasks", "sums", "--limit", "2", "--apply_chat_template") == 0
+    assert "|exact_match|" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_decoding(run, capsys) -> None:
     assert run("--tasks", "sums", "--output_path", "/proc/out") == 2
     assert "cannot write into /proc/out" in capsys.readouterr().err
+
+
+def test_examples_that_a_task_rules_out_are_refused(run, capsys) -> None:
+    task = Path("tasks/sums.yaml")
+    task.write_text(task.read_text() + "num_fewshot: 0\n")
+    assert run("--tasks", "sums", "--num_fewshot", "2") == 2
+    assert "its file says num_fewshot: 0" in capsys.readouterr().err
 
 
 def test_code_is_run_only_where_the_project_allows_it(run, capsys) -> None:

@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lm_eval import simple_evaluate
-from lm_eval.tasks import TaskManager
+import yaml
 
 from fastdllm.cli import main
 from fastdllm.common.files import to_json
-from fastdllm.harness.fast_dllm_v2 import FastDLLM
-from fastdllm.runs.scoring import plain
 from fastdllm.tools.bench.random_models import SHAPES
 from fastdllm.workflow.project.runs import load_project
 from fastdllm.workflow.project.selection import Selection
@@ -31,7 +28,8 @@ from tests.support.shipped_tasks import DATA, ROOT, needs_data
 pytestmark = pytest.mark.usefixtures("alone")
 
 # Items of each task, or of each subtask of a group, and the requests in a chunk.
-ITEMS = {"gsm8k": (10, 4)}
+ITEMS = {"gsm8k": (10, 4), "mmlu": (1, 20)}
+SUBJECTS = 3  # of each category of mmlu
 # Of the 2,048 that an answer may have.
 TOKENS = 12
 
@@ -52,6 +50,10 @@ def published(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "tasks/data").mkdir()
     for file in (tmp_path / "tasks").rglob("*.yaml"):
         file.write_text(re.sub(r"max_gen_toks: \d+", f"max_gen_toks: {TOKENS}", file.read_text()))
+    mmlu = yaml.safe_load((tmp_path / "tasks/mmlu.yaml").read_text())
+    for category in mmlu["task"]:
+        del category["task"][SUBJECTS:]
+    (tmp_path / "tasks/mmlu.yaml").write_text(yaml.safe_dump(mmlu))
     experiment = tmp_path / "experiments/plain"
     experiment.mkdir(parents=True)
     (experiment / "experiment.yaml").write_text("title: x\nquestion: x\nconfig_name: plain\n")
@@ -83,24 +85,21 @@ def test_lm_eval_asks_and_scores_what_a_run_does(published: Path, task: str) -> 
     Path("tasks/data", task).symlink_to(DATA / task)
     Path("workflow_config.yaml").write_text(
         f"model: {{path: {published}, dtype: float32, device: cpu}}\n"
-        "experiments: [plain]\nbootstrap_iters: 0\n"
+        "experiments: [plain]\nbootstrap_iters: 9\n"
         f"tasks: {{{task}: {{chunk_size: {chunk_size}}}}}\n"
     )
     results, samples = scored_in_shards(task, limit)
-    direct = simple_evaluate(
-        FastDLLM(pretrained=str(published), dtype="float32", device="cpu", chunk_size=chunk_size),
-        tasks=[task],
-        task_manager=TaskManager(include_path="tasks", include_defaults=False),
-        limit=limit,
-        apply_chat_template=True,
-        bootstrap_iters=0,
-    )
-    assert direct is not None
-    for key in results.keys() - {"configs"}:  # which say who read the file
-        assert to_json(plain(direct[key])) == to_json(results[key]), key
+    words = ["--model_args", f"model_path={published},dtype=float32,chunk_size={chunk_size}"]
+    words += ["--tasks", task, "--limit", str(limit), "--apply_chat_template"]
+    assert main(["lm-eval", "run", *words, "--output_path", "out", "--log_samples"]) == 0
+    (file,) = Path("out").rglob("results_*.json")
+    direct = json.loads(file.read_text())
+    for key in results.keys() - {"configs"}:  # with the addresses of functions
+        assert to_json(direct[key]) == to_json(results[key]), key
     asked = {
-        (name, sample["doc_id"]): sample["arguments"][0][0]
-        for name, of_task in direct["samples"].items()
-        for sample in of_task
+        (name, sample["doc_id"]): (sample["arguments"]["gen_args_0"]["arg_0"], sample["target"])
+        for name in results["configs"]
+        for line in next(Path("out").rglob(f"samples_{name}_2*.jsonl")).read_text().splitlines()
+        for sample in [json.loads(line)]
     }
-    assert {(s["task"], s["item"]): s["prompt"] for s in samples} == asked
+    assert {(s["task"], s["item"]): (s["prompt"], str(s["target"])) for s in samples} == asked

@@ -1,0 +1,151 @@
+"""What `lm-eval run` does with its options, except that tasks of this project are loaded by us.
+
+lm-eval itself would read their local data by other rules, name members of a group otherwise, and
+take seconds to list its 14,000 tasks. Everything else is lm-eval's: prompts, metrics, files, table.
+Import this module only within `lm_eval_environment`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm_eval import simple_evaluate
+from lm_eval.config.evaluate_config import EvaluatorConfig
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import handle_non_serializable, make_table
+
+from fastdllm.common.console import notice
+from fastdllm.common.errors import UserError
+from fastdllm.harness.own_tasks import task_names
+from fastdllm.tasks.example_checks import set_fewshot
+from fastdllm.tasks.lm_eval_setup import CODE_REFUSED
+from fastdllm.tasks.lm_eval_tasks import load_task
+from fastdllm.tasks.task_source import TaskSource
+from fastdllm.workflow.project.config_files import unknown_task
+
+# How errors of lm-eval begin that are mistakes in the words typed.
+NOT_FOUND, REFUSED = "Tasks not found: ", "Attempted to "
+
+
+def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
+    """Evaluate, write what --output_path asks for, and print the tables.
+
+    Args:
+        own: those of the tasks that are this project's, by the name that was typed.
+
+    Raises:
+        UserError: a task that is unknown, or cannot be loaded, asked or scored; or lm-eval could
+            not write its results.
+    """
+    tracker = EvaluationTracker(
+        **{**config.hf_hub_log_args, "output_path": config.output_path or None}
+    )
+    tasks, manager = _tasks(config, own)
+    before = _results(config.output_path)
+    try:
+        result = simple_evaluate(
+            model=config.model,
+            model_args=config.model_args,
+            tasks=tasks,
+            task_manager=manager,
+            num_fewshot=config.num_fewshot,
+            batch_size=config.batch_size,
+            max_batch_size=config.max_batch_size,
+            device=config.device,
+            use_cache=config.use_cache,
+            **{
+                name: config.cache_requests.get(name, False)
+                for name in ("cache_requests", "rewrite_requests_cache", "delete_requests_cache")
+            },
+            limit=config.limit,
+            samples=config.samples,
+            check_integrity=config.check_integrity,
+            write_out=config.write_out,
+            log_samples=config.log_samples,
+            evaluation_tracker=tracker,
+            system_instruction=config.system_instruction,
+            apply_chat_template=config.apply_chat_template,
+            fewshot_as_multiturn=config.fewshot_as_multiturn,
+            gen_kwargs=config.gen_kwargs,
+            predict_only=config.predict_only,
+            **dict(zip(SEEDS, config.seed or [None] * len(SEEDS), strict=True)),
+            confirm_run_unsafe_code=config.confirm_run_unsafe_code,
+            metadata=config.metadata,
+        )
+    except ValueError as error:
+        raise _worded(error) or error from None
+    except ConnectionError as error:
+        raise UserError(
+            f"lm-eval: {' '.join(str(error).split())}; its own tasks read the hub: fastdllm "
+            "new-task copies one into tasks/, and fastdllm fetch brings its data"
+        ) from None
+    assert result is not None, "lm-eval returns a result in process 0"
+    samples = result.pop("samples", None) if config.log_samples else None
+    if config.show_config:
+        dumped = json.dumps(result, indent=2, default=handle_non_serializable, ensure_ascii=False)
+        sys.stdout.write(f"{dumped}\n")
+    tracker.save_results_aggregated(results=result, samples=samples)
+    for name, of_task in (samples or {}).items():
+        tracker.save_results_samples(task_name=name, samples=of_task)
+    if tracker.push_results_to_hub or tracker.push_samples_to_hub:
+        tracker.recreate_metadata_card()
+    sys.stdout.write(
+        f"{config.model} ({config.model_args}), gen_kwargs: ({config.gen_kwargs}), limit: "
+        f"{config.limit}, num_fewshot: {config.num_fewshot}, batch_size: {config.batch_size}\n"
+        f"{make_table(result)}\n"
+    )
+    if "groups" in result:
+        sys.stdout.write(f"{make_table(result, 'groups')}\n")
+    if config.output_path and not _results(config.output_path) - before:
+        raise UserError(
+            f"{config.output_path}: lm-eval could not write its results there (it says why with "
+            "LMEVAL_LOG_LEVEL=INFO); with --use_cache, the same command asks nothing again"
+        )
+
+
+SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+
+
+def _tasks(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> tuple[list[Any], TaskManager]:
+    """Return the tasks to evaluate, and who loads those that are not loaded yet."""
+    loaded: list[Any] = []
+    for name, source in own.items():
+        notice(f"task {name} is {source.file}")
+        task = load_task(source)
+        set_fewshot(task, config.num_fewshot)
+        loaded.append(task.root)
+    others = [name for name in task_names(config.tasks) if name not in own]
+    if not others:
+        return loaded, TaskManager(include_defaults=False)
+    notice(f"not in tasks/, so lm-eval's own: {', '.join(others)}")
+    config.tasks = others
+    try:
+        manager = config.process_tasks(config.metadata)
+    except ValueError as error:
+        raise _worded(error) or error from None
+    return [*loaded, *config.tasks], manager
+
+
+def _worded(error: ValueError) -> UserError | None:
+    """Return an error of lm-eval in our words, if it is a mistake in the words typed."""
+    text = " ".join(str(error).split())
+    if text.startswith(NOT_FOUND):
+        return unknown_task(text.removeprefix(NOT_FOUND).split(", ")[0], (), "--tasks")
+    if "marked as unsafe" in text:
+        return UserError(f"lm-eval run: one of these tasks: {CODE_REFUSED}")
+    return UserError(f"lm-eval: {text}") if text.startswith(REFUSED) else None
+
+
+def _results(output_path: str | None) -> set[Path]:
+    """Return the files of results that are there, wherever lm-eval puts them."""
+    if output_path is None:
+        return set()
+    path = Path(output_path)
+    if path.suffix == ".json":
+        return set(path.parent.glob(f"{path.stem}_*.json"))
+    return set(path.rglob("results_*.json"))

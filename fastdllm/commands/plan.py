@@ -66,7 +66,6 @@ def run(args: argparse.Namespace) -> int:
         from fastdllm.tasks.plan import write_plan
         from fastdllm.tasks.planning import (
             PlanOptions,
-            check_lengths_of_options,
             make_plan,
             unchosen_template,
         )
@@ -98,8 +97,6 @@ def run(args: argparse.Namespace) -> int:
             ),
             of_template if options.apply_chat_template else (),
         )
-        if "likelihood_mode" not in options.model_fields_set:
-            check_lengths_of_options(plan)
         if find_task_files(source).helpers:
             _check_order(args, plan.header.item_digests)
         write_plan(folder, plan, made_from=to_json(spec))

@@ -1,8 +1,8 @@
 """Log-likelihood of a target after a prefix, for multiple-choice tasks.
 
-Two named modes, since a block-diffusion model sees masks to the right of what it predicts:
-`published` scores the first target token only, as the published evaluation does (correct for
-one-token targets); `chain` sums one term per target token. What requests share is computed once
+Two named modes, since a block-diffusion model sees masks to the right of what it predicts: `chain`
+sums one term per target token; `published` scores the first one only, as the published evaluation
+does, with the rest of the target and the stop token behind it. What requests share is computed once
 (shared_passes.py). Knows nothing of tasks or tokenizers.
 """
 
@@ -59,7 +59,7 @@ def score(
     model: FusedModel | BlockDiffusionModel,
     requests: Sequence[LikelihoodRequest],
     *,
-    mode: LikelihoodMode = "published",
+    mode: LikelihoodMode | Sequence[LikelihoodMode] = "chain",
     block_size: int = 32,
     mask_id: int | None = None,
     stop_token: int | None = None,
@@ -69,6 +69,7 @@ def score(
     """Score `requests` in the order given; whole blocks that model inputs share run once.
 
     Args:
+        mode: of all requests, or of each.
         mask_id, stop_token: default: the model's own.
         batch_size: most inputs in memory at once; fewer if they do not fit.
         observe: called with the number of inputs in memory (as slots), with each pass, and when
@@ -93,16 +94,17 @@ def score(
     if batch_size < 1:
         raise UserError(f"batch_size: {batch_size} is not allowed; it should be at least 1")
     terms: list[list[tuple[_Row, int]]] = []
-    for index, request in enumerate(requests):
+    modes = [mode] * len(requests) if isinstance(mode, str) else mode
+    for index, (request, its_mode) in enumerate(zip(requests, modes, strict=True)):
         _check(config, index, request, config.max_positions - block_size)
-        count = 1 if mode == "published" else len(request.target_ids)
+        count = 1 if its_mode == "published" else len(request.target_ids)
         terms.append(
             [
                 (
                     _input_row(
                         request,
                         revealed=revealed,
-                        mode=mode,
+                        mode=its_mode,
                         block_size=block_size,
                         mask_id=mask_id,
                         stop_token=stop_tokens[0],
@@ -132,6 +134,23 @@ def score(
             )
         )
     return scores
+
+
+def modes_of(requests: Sequence[LikelihoodRequest], mode: LikelihoodMode) -> list[LikelihoodMode]:
+    """Return the mode of each request, given what is asked for all.
+
+    Where a prefix has several targets and each is one token, `chain` is `published`: nothing of a
+    target is left out, and choices between letters are those of the published evaluation.
+    """
+    targets: dict[Tokens, set[Tokens]] = {}
+    for request in requests:
+        targets.setdefault(request.prefix_ids, set()).add(request.target_ids)
+    letters = {
+        prefix
+        for prefix, of_prefix in targets.items()
+        if len(of_prefix) > 1 and all(len(target) == 1 for target in of_prefix)
+    }
+    return ["published" if request.prefix_ids in letters else mode for request in requests]
 
 
 def _input_row(

@@ -20,7 +20,13 @@ from fastdllm.common.errors import UserError
 from fastdllm.decoding.asked_again import AskedAgain, anew
 from fastdllm.decoding.events import Entered, Event, Observer, PassRecord, SlotsChosen
 from fastdllm.decoding.finite import NotFinite
-from fastdllm.decoding.likelihood import Likelihood, LikelihoodMode, LikelihoodRequest, score
+from fastdllm.decoding.likelihood import (
+    Likelihood,
+    LikelihoodMode,
+    LikelihoodRequest,
+    modes_of,
+    score,
+)
 from fastdllm.decoding.loop import Step, decode
 from fastdllm.decoding.sequence import Request
 from fastdllm.decoding.side_effects import without_side_effects
@@ -223,10 +229,11 @@ class DecodingEngine:
     def _likelihoods(
         self, requests: Sequence[PlannedRequest], observe: Observer | None
     ) -> list[Likelihood]:
+        asked = [LikelihoodRequest(r.prompt_ids, r.target_ids) for r in requests]
         return score(
             self.model,
-            [LikelihoodRequest(r.prompt_ids, r.target_ids) for r in requests],
-            mode=self.likelihood_mode,
+            asked,
+            mode=modes_of(asked, self.likelihood_mode),
             block_size=self.settings.block_size,
             mask_id=self.settings.mask_id,
             stop_token=self.settings.stop_token,

@@ -156,22 +156,6 @@ def unchosen_template(task: str) -> UserError:
     )
 
 
-def check_lengths_of_options(plan: Plan) -> None:
-    """Refuse options of several tokens, for a task whose likelihood_mode nobody chose.
-
-    Raises:
-        UserError: naming the item.
-    """
-    for request in plan.requests:
-        if len(request.target_ids) > 1:
-            raise UserError(
-                f"item {request.item}: {request.args[1]!r} is {len(request.target_ids)} tokens, "
-                "and likelihood_mode published, the default, scores only the first; give the task "
-                "likelihood_mode: chain in workflow_config.yaml (or published, to compare with "
-                "figures made so)"
-            )
-
-
 def check_token_ids(
     request: PlannedRequest, tokenizer: Any, *, vocab_size: int, mask_id: int | None
 ) -> None:

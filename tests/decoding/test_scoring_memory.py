@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from fastdllm.common.errors import UserError
-from fastdllm.decoding import shared_passes
+from fastdllm.decoding import likelihood, shared_passes
 from fastdllm.decoding.events import OutOfMemory
-from fastdllm.decoding.likelihood import LikelihoodRequest, score
+from fastdllm.decoding.likelihood import LikelihoodRequest
 from fastdllm.engine.engines import make_engine
 from fastdllm.model.fused import FusedModel
 from tests.support.likelihoods import (
@@ -20,6 +22,9 @@ from tests.support.likelihoods import (
     slots,
     steady_network,
 )
+
+# One input a request, unless a test says otherwise.
+score = partial(likelihood.score, mode="published")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from fastdllm.common.errors import UserError
-from fastdllm.decoding import shared_passes
+from fastdllm.decoding import likelihood, shared_passes
 from fastdllm.decoding.events import PassRecord
-from fastdllm.decoding.likelihood import LikelihoodRequest, score
+from fastdllm.decoding.likelihood import LikelihoodRequest
 from fastdllm.model.fused import FusedModel
 from tests.support.engines import on_fixed_shapes, traced
 from tests.support.likelihoods import (
@@ -23,6 +25,9 @@ from tests.support.likelihoods import (
 )
 
 OF_GOLDEN = 1e-3  # as in tests/golden/test_logits.py
+
+# One input a request, unless a test says otherwise.
+score = partial(likelihood.score, mode="published")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.tasks import answer_checks
 from fastdllm.tasks.labels import LabelReader
@@ -158,31 +157,6 @@ def test_an_item_without_a_prompt_is_refused(
     write_items(task, "question", "x", " ")
     with pytest.raises(UserError, match=says):
         make_plan_on_disk(task, apply_chat_template=False)
-
-
-@pytest.mark.parametrize("options", ['["no", "yes", "none"]', '["A", "B", "other"]'])
-def test_options_of_several_tokens_need_a_mode_that_was_chosen(
-    capsys: pytest.CaptureFixture[str], options: str
-) -> None:
-    assert main(["plan", "--task", "choices"]) == 0
-    edit("tasks/choices.yaml", '["A", "B", "C"]', options)
-    assert main(["plan", "--task", "choices"]) == 2
-    assert "tokens, and likelihood_mode published, the default" in capsys.readouterr().err
-    edit("workflow_config.yaml", "chunk_size: 6", "chunk_size: 6, likelihood_mode: published")
-    assert main(["plan", "--task", "choices"]) == 0
-
-
-def test_a_single_target_of_several_tokens_needs_a_mode_too(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    text = Path("tasks/choices.yaml").read_text().partition("metric_list")[0]
-    text = text.replace("multiple_choice", "loglikelihood").replace(
-        ": label", ": '{{label}} it is'"
-    )
-    text = text.replace('doc_to_choice: ["A", "B", "C"]\n', "")
-    Path("tasks/choices.yaml").write_text(text + "metric_list: [{metric: acc}]\n")
-    assert main(["plan", "--task", "choices"]) == 2
-    assert "'0 it is' is 7 tokens" in capsys.readouterr().err
 
 
 def test_options_that_the_tokenizer_does_not_tell_apart_are_refused(

@@ -160,6 +160,7 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
         *,
         chunk_size: int | None = None,
         batch_size: int | str = "auto",
+        likelihood_mode: str = "published",
         **decoding: Any,
     ) -> Path:
         settings = DecodingSettings(**{"max_new_tokens": 24, **decoding})
@@ -174,7 +175,7 @@ def make_spec(project: Path, model_folder: Path) -> Callable[..., Path]:
             "chunk_size": chunk_size,
             "num_fewshot": None,
             "apply_chat_template": True,
-            "likelihood_mode": "published",
+            "likelihood_mode": likelihood_mode,
             "limit": None,
             "policy": "Plain",
             "decoder_version": DECODER_VERSION,

@@ -184,7 +184,7 @@ def test_what_touches_the_tokens_makes_another_computation(file: str, old: str, 
         ("threshold: 0.9", "block_size: 64", False),
         ("threshold: 0.9", "mask_id: 3", False),
         ("threshold: 0.9", "stop_token: 3", False),
-        ("  choices:", "  choices: {likelihood_mode: chain}", False),
+        ("  choices:", "  choices: {likelihood_mode: published}", False),
     ],
 )
 @pytest.mark.usefixtures("project")
@@ -254,6 +254,18 @@ def test_a_task_is_of_likelihoods_when_every_file_says_so(
     assert is_likelihood_task(find_task_files(TaskSource(Path("t.yaml")))) is expected
 
 
+@pytest.mark.usefixtures("project")
+def test_the_mode_of_likelihoods_counts_where_there_may_be_some() -> None:
+    """Results of tasks that only generate stay what they are, whatever mode is the default."""
+    for output_type, counts in (("generate_until", False), ("multiple_choice", True)):
+        edit("tasks/words.yaml", "task: words", f"task: words\noutput_type: {output_type}")
+        edit("workflow_config.yaml", "chunk_size: 2", "chunk_size: 2, likelihood_mode: published")
+        published = the("words/demo/k1_first")
+        edit("workflow_config.yaml", ", likelihood_mode: published", "")
+        assert (the("words/demo/k1_first").fingerprint != published.fingerprint) is counts
+        edit("tasks/words.yaml", f"\noutput_type: {output_type}", "")
+
+
 @pytest.mark.parametrize(
     ("group", "expected"),
     [
@@ -264,6 +276,10 @@ def test_a_task_is_of_likelihoods_when_every_file_says_so(
         ("task: [{task: a, output_type: generate_until}]", False),
         ("task: [{group: inner, task: [a, b]}]", True),
         ("task: [{group: inner, task: [a, c]}]", False),
+        ("output_type: multiple_choice\ntask: [{group: inner, task: [{task: new}]}]", True),
+        ("output_type: multiple_choice\ndataset_path: d\ntask: [new]", True),
+        ("output_type: multiple_choice\ntask: [{task: n, output_type: generate_until}]", False),
+        ("output_type: generate_until\ntask: [{task: new, output_type: multiple_choice}]", False),
         ("task: [a, fresh]\ndataset_path: d", False),
     ],
 )

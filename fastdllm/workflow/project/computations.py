@@ -147,17 +147,30 @@ def is_likelihood_task(files: TaskFiles) -> bool:
     return all(_asks_likelihoods(values) for _, values in files.layers)
 
 
-def _asks_likelihoods(values: Mapping[str, Any]) -> bool:
+def is_generating_task(files: TaskFiles) -> bool:
+    """Whether certainly no part of a task asks for a likelihood."""
+    return all(
+        "class" not in values and values.get("output_type") == "generate_until"
+        for _, values in files.layers
+    )
+
+
+def _asks_likelihoods(values: Mapping[str, Any], of_group: str | None = None) -> bool:
+    """Whether a file, or a member that a group defines itself, asks for nothing else.
+
+    of_group: the output_type that the group around it gives its members.
+    """
     if "class" in values:
         # A task in Python makes its own requests, regardless of its file.
         return False
-    kind, members = values.get("output_type"), values.get("task")
+    kind, members = values.get("output_type", of_group), values.get("task")
     if kind is not None and str(kind) not in LIKELIHOOD_TYPES:
         return False
     if isinstance(members, list):
         # A group that names a data set can make tasks of names alone.
-        return "dataset_path" not in values and all(
-            isinstance(member, str) or (isinstance(member, Mapping) and _asks_likelihoods(member))
+        return ("dataset_path" not in values or kind is not None) and all(
+            isinstance(member, str)
+            or (isinstance(member, Mapping) and _asks_likelihoods(member, kind))
             for member in members
         )
     # Included files are checked separately.

@@ -202,9 +202,10 @@ class TaskOptions(StrictModel):
         None, ge=0, description="Worked examples in each prompt; null: what the task file says."
     )
     likelihood_mode: Literal["published", "chain"] = Field(
-        "published",
-        description="How log-likelihoods are computed: published masks the answer's block at once, "
-        "chain token by token.",
+        "chain",
+        description="How likely an option of several tokens is: chain adds up its tokens, each "
+        "given those before it; published takes the first one only, as the published scripts do. "
+        "The same for options of one token.",
     )
     shards: int = Field(
         1,

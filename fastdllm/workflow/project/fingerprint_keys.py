@@ -17,7 +17,7 @@ from fastdllm.results.summary import DECODING, PARAMETERS
 from fastdllm.tasks.task_files import TaskFiles, find_task_files
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.version import DECODER_VERSION
-from fastdllm.workflow.project.computations import is_likelihood_task
+from fastdllm.workflow.project.computations import is_generating_task, is_likelihood_task
 from fastdllm.workflow.project.config_files import ExperimentConfig, WorkflowConfig
 from fastdllm.workflow.project.digests import (
     FileDigests,
@@ -40,14 +40,16 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class TaskIdentity:
-    """What runs need to know of a task: what it is made of, and whether it generates at all.
+    """What runs need to know of a task: what it is made of, and what it asks for.
 
+    is_likelihood, is_generating: whether it certainly asks for nothing else.
     overrules: the decoding settings that do not count for it, each with the key that wins.
     """
 
     name: str
     digest: str
     is_likelihood: bool
+    is_generating: bool
     overrules: Mapping[str, str]
 
 
@@ -60,7 +62,13 @@ def read_task(source: TaskSource, digests: FileDigests) -> TaskIdentity:
     files = find_task_files(source)
     is_likelihood = is_likelihood_task(files)
     overrules = {} if is_likelihood else _overruled_settings(files)
-    return TaskIdentity(source.name, task_files_digest(files, digests), is_likelihood, overrules)
+    return TaskIdentity(
+        source.name,
+        task_files_digest(files, digests),
+        is_likelihood=is_likelihood,
+        is_generating=is_generating_task(files),
+        overrules=overrules,
+    )
 
 
 def _overruled_settings(files: TaskFiles) -> dict[str, str]:
@@ -120,13 +128,17 @@ def task_decides(
     config: WorkflowConfig, model: ModelIdentity, task: TaskIdentity
 ) -> dict[str, Any]:
     """The part that all configs on one task share."""
+    options = config.task_options(task.name).model_dump(exclude=UNDECIDING_OPTIONS)
+    if task.is_generating:
+        # Of no effect there, and so in results from before another mode became the default.
+        options["likelihood_mode"] = "published"
     return {
         **model.decides,
         "dtype": config.model.dtype,
         "decoder_version": DECODER_VERSION,
         "task": task.name,
         "task_digest": task.digest,
-        **config.task_options(task.name).model_dump(exclude=UNDECIDING_OPTIONS),
+        **options,
     }
 
 

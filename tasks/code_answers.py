@@ -158,11 +158,11 @@ def _longest(lines: Sequence[str], start: int, *, least: int) -> tuple[int, list
     end = len(lines)
     while end >= least:
         code = "\n".join(lines[start:end])
-        statements = statements_of(code)
-        if statements is not None:
-            return end, statements
+        wrong = error_line(code)
+        if wrong is None:
+            return end, statements_of(code)
         # No code that has the line of the error can be read either.
-        end = min(end - 1, start + error_line(code) - 1)
+        end = min(end - 1, start + wrong - 1)
     return start, None
 
 

@@ -37,15 +37,15 @@ def statements_of(code: str) -> list[Statement] | None:
         return None
 
 
-def error_line(code: str) -> int:
-    """Return the line, counted from 1, at which code stops to be Python; its last if unknown."""
+def error_line(code: str) -> int | None:
+    """Return the line, counted from 1, at which code stops to be Python; None if it does not."""
     try:
         _parsed(code)
     except SyntaxError as error:
         return error.lineno or 1
-    except (ValueError, RecursionError, MemoryError):
-        pass
-    return code.count("\n") + 1
+    except (ValueError, RecursionError, MemoryError):  # which say nothing of lines
+        return code.count("\n") + 1
+    return None
 
 
 def names_taken(code: str) -> list[str]:

@@ -7,6 +7,7 @@ machine allows: `lacking` says what it does not.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +34,7 @@ _SYSTEM = (
     *("/etc/ld.so.cache", "/etc/localtime"),
 )
 _DEVICES = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
+_WITH_LIBRARIES = ("bz2", "ctypes", "decimal", "hashlib", "lzma", "numpy", "sqlite3", "ssl", "zlib")
 # More at once gain little, and need as many processes.
 MOST_AT_ONCE = 16
 
@@ -123,7 +126,7 @@ def best_isolation() -> Isolation:
     Raises:
         UserError: there is none.
     """
-    trial = Program("import math\n", "assert math.floor(1.5) == 1\n")
+    trial = Program(f"import {', '.join(_importable())}\n", "assert math.floor(1.5) == 1\n")
     problem = ""
     for way in WAYS:
         record = _Wardens(way, Limits()).run(trial)
@@ -134,6 +137,16 @@ def best_isolation() -> Isolation:
         f"the sandbox for the code of answers cannot start {sys.executable} here: {problem}; root "
         "needs one that other users can start, and docs/sandbox.md says what else is needed"
     )
+
+
+def _importable() -> list[str]:
+    """Return modules that Python has here, among those that need libraries of others."""
+    found = ["math"]
+    for name in _WITH_LIBRARIES:
+        with suppress(ImportError):
+            importlib.import_module(name)
+            found.append(name)
+    return found
 
 
 def _lacking(way: Isolation, record: dict[str, Any]) -> list[str]:
@@ -235,4 +248,13 @@ def _readable() -> list[str]:
     folders = [*_SYSTEM, sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
     folders.append(str(Path(sys.executable).resolve().parents[1]))
     folders += filter(os.path.isabs, "".join(_libraries().values()).split(":"))
+    folders += _folders_of_libraries()
     return list(dict.fromkeys(folders))
+
+
+def _folders_of_libraries() -> set[str]:
+    """Return the lib folders of what this process has loaded: some clusters have many of them."""
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    files = {Path(line[line.index("/") :]) for line in lines if "/" in line}
+    folders = {file.parent for file in files if ".so" in file.name}
+    return {str(folder) for folder in folders if folder.name in ("lib", "lib64")}

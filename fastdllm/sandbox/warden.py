@@ -282,9 +282,8 @@ def _become_program(
 
 def _limit(limits: dict[str, Any]) -> None:
     """Limit this process and what it starts."""
-    # What ignores the signal of the first limit ends at the second.
-    resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_s"], limits["cpu_s"] + 1))
     for name, most in (
+        ("CPU", limits["cpu_s"]),
         ("AS", limits["memory_bytes"]),
         ("FSIZE", limits["file_bytes"]),
         ("NOFILE", limits["open_files"]),
@@ -295,8 +294,10 @@ def _limit(limits: dict[str, Any]) -> None:
     ):
         kind = getattr(resource, f"RLIMIT_{name}")
         _, allowed = resource.getrlimit(kind)
-        value = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
-        resource.setrlimit(kind, (value, value))
+        # What ignores the signal of the first limit of processor time ends at the second.
+        pair = (most, most + 1 if name == "CPU" else most)
+        known = allowed if allowed != resource.RLIM_INFINITY else max(pair)
+        resource.setrlimit(kind, (min(pair[0], known), min(pair[1], known)))
 
 
 def _drop_rights() -> None:

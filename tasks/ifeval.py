@@ -125,6 +125,10 @@ def question(doc: Mapping[str, Any]) -> str:
         if doc.get(column) in (None, "", []):
             raise ValueError(f"column {column!r} is missing or empty")
     names, arguments = doc["instruction_id_list"], doc["kwargs"]
+    if not isinstance(doc["prompt"], str) or not _is_list(names, str):
+        raise ValueError("prompt should be a text, and instruction_id_list a list of names")
+    if not _is_list(arguments, dict | None):
+        raise ValueError("kwargs should be a list, of the arguments of each instruction")
     if len(names) != len(arguments):
         raise ValueError(f"{len(names)} instructions, but kwargs for {len(arguments)}")
     for name, given in _instructions(doc):
@@ -139,7 +143,7 @@ def question(doc: Mapping[str, Any]) -> str:
                 raise ValueError(f"kwargs of {name!r}: {key} {value!r} is not allowed")
         if given.get("nth_paragraph", 0) > given.get("num_paragraphs", 0):
             raise ValueError(f"kwargs of {name!r}: nth_paragraph is beyond num_paragraphs")
-    return str(doc["prompt"])
+    return doc["prompt"]
 
 
 def _is_allowed(key: str, value: Any) -> bool:
@@ -149,12 +153,16 @@ def _is_allowed(key: str, value: Any) -> bool:
     if "relation" in key:
         return value in _RELATIONS
     if key == "language":
-        return value in _CHECKS.instructions_util.LANGUAGE_CODES
+        return value in list(_CHECKS.instructions_util.LANGUAGE_CODES)
     texts = value if key in ("keywords", "forbidden_words") else [value]
-    if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
+    if not _is_list(texts, str) or not all(map(str.strip, texts)):
         return False
     of_length = len(value) == 1 if key == "letter" else bool(texts)
     return of_length and (key not in _PATTERNS or all(map(_is_pattern, texts)))
+
+
+def _is_list(value: Any, kind: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(inner, kind) for inner in value)
 
 
 def _is_pattern(text: str) -> bool:

@@ -219,6 +219,11 @@ BROKEN: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda row: row.pop("prompt"), "column 'prompt' is missing or empty"),
     (lambda row: row.update(instruction_id_list=[]), "'instruction_id_list' is missing or empty"),
     (lambda row: row.update(instruction_id_list=["no:comma"]), "unknown instruction 'no:comma'"),
+    (lambda row: row.update(instruction_id_list="punctuation:no_comma"), "a list of names"),
+    (lambda row: row.update(instruction_id_list=[["punctuation:no_comma"]]), "a list of names"),
+    (lambda row: row.update(prompt=5), "prompt should be a text"),
+    (lambda row: row.update(kwargs="{}"), "kwargs should be a list"),
+    (lambda row: row.update(kwargs=["num_words"]), "kwargs should be a list"),
     (lambda row: row["kwargs"].append({}), "1 instructions, but kwargs for 2"),
     (lambda row: row["kwargs"][0].update(num_words=3), "num_words; they should be none"),
 ]
@@ -262,6 +267,7 @@ def test_a_malformed_row_is_named_before_anything_is_decoded(tmp_path: Path, ind
         ("length_constraints:number_words", {"num_words": -1, "relation": "at least"}),
         ("length_constraints:number_words", {"num_words": 9}),
         ("language:response_language", {"language": "klingon"}),
+        ("language:response_language", {"language": ["de"]}),
         ("combination:repeat_prompt", {"prompt_to_repeat": ""}),
         (
             "length_constraints:nth_paragraph_first_word",

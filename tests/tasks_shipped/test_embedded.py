@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ import pytest
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.data_files import texts
 from fastdllm.tasks.task_files import Folder
-from fastdllm.tasks.task_metadata import hub_files
+from fastdllm.tasks.task_metadata import hub_files, own_options
 from fastdllm.tasks.task_source import TaskSource
+from fastdllm.workflow.project.config_files import TaskOptions
 from tests.support.shipped_tasks import ROOT, Item, outcome
+
+FILES = sorted((ROOT / "tasks").glob("*.yaml"))
 
 
 def right(item: Item) -> str | int:
@@ -50,9 +54,17 @@ def test_what_is_wrong_with_a_task_is_raised_here() -> None:
         outcome("gone", None, right, tasks=ROOT / "tasks")
 
 
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "tasks").glob("*.yaml")), ids=lambda file: file.stem
-)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_workflow_config_has_a_line_for_every_task(file: Path) -> None:
+    """Its name alone is enough, where it is commented out."""
+    text = (ROOT / "workflow_config.yaml").read_text()
+    assert re.search(rf"^  (# )?{file.stem}:( +#.*)?$", text, flags=re.MULTILINE)
+    if f"  # {file.stem}:" in text:
+        TaskOptions(**own_options(TaskSource(file)))
+        assert "apply_chat_template" in own_options(TaskSource(file))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_fetch_writes_every_file_that_a_task_reads(file: Path) -> None:
     source = TaskSource(file)
     written = hub_files(source)

@@ -20,7 +20,8 @@ STYLE = re.compile(
 _LAYOUT = re.compile(r"(?<!\\)\$|\\!|\\(?:left|right)(?![A-Za-z])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![, ]?\d)")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
-_DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
+# Not .18 of Rs.18.
+_DECIMAL = r"(?:\d+(?:\.\d*)?|(?<![A-Za-z])\.\d+)"
 _POWER = re.compile(
     rf"(?:(?<![\d.])({_DECIMAL})\s*(?:\\times|\\cdot|[\u00d7*x])\s*|(?<![\d.^{{}}]))"
     r"10\s*\^\s*(?:\{\s*(-?\d{1,3})\s*\}|(-?\d))(?!\d)"

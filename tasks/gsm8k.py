@@ -30,7 +30,7 @@ _RAISED = re.compile(
 # No argument of a command.
 _BRACED = re.compile(r"(?<![A-Za-z^_}\\])\{([^{}]*)\}")
 # A command such as \sqrt, and a letter that names a variable and no unit, make a number another.
-_MORE_THAN_A_NUMBER = re.compile(r"\\|[\^√π<>≤≥]|(?<![A-Za-z])[n-rt-z](?![A-Za-z])")
+_MORE_THAN_A_NUMBER = re.compile(r"\\|[\^√π<>≤≥]|(?<![A-Za-z])[nxyz](?![A-Za-z])")
 _MULTIPLES = {
     "dozen": 12,
     "hundred": 100,
@@ -94,11 +94,10 @@ def numbers_in(box: str) -> list[Fraction]:
     if not re.search(r"\d", outside):
         outside = _unwrapped(text, keeps_words=True)
     outside = re.sub(r"[{}]", "", outside)
-    numbers = list(NUMBER.finditer(outside))
-    if len(numbers) != 1 or _MORE_THAN_A_NUMBER.search(outside):
-        return []
-    number = value(numbers[0])
-    if number is None:
+    # One number, which may be there twice.
+    found = {value(number) for number in NUMBER.finditer(outside)}
+    number = found.pop() if len(found) == 1 else None
+    if number is None or _MORE_THAN_A_NUMBER.search(outside):
         return []
     words = re.findall("|".join(_MULTIPLES), box.lower())
     return [number, *(number * _MULTIPLES[word] for word in words[:1])]

@@ -131,7 +131,7 @@ def best_isolation() -> Isolation:
     for way in WAYS:
         record = _Wardens(way, Limits()).run(trial)
         if record.get("outcome") == "passed":
-            return replace(way, lacking=tuple(_lacking(way, record)))
+            return replace(way, lacking=tuple(lacking_of(way, record)))
         problem = record.get("setup") or record["reason"]
     raise UserError(
         f"the sandbox for the code of answers cannot start {sys.executable} here: {problem}; root "
@@ -149,7 +149,7 @@ def _importable() -> list[str]:
     return found
 
 
-def _lacking(way: Isolation, record: dict[str, Any]) -> list[str]:
+def lacking_of(way: Isolation, record: dict[str, Any]) -> list[str]:
     """Say what a machine does not keep apart."""
     lacking = []
     if way.files == "all":
@@ -158,7 +158,7 @@ def _lacking(way: Isolation, record: dict[str, Any]) -> list[str]:
     if not (way.own_processes or record["is_filtered"]):
         lacking.append("the network")
     if not (way.own_processes or record["is_filtered"] or record["is_other_user"]):
-        lacking.append("the processes of this user")
+        lacking.append("its processes")
     return lacking
 
 
@@ -183,14 +183,17 @@ class _Wardens:
 
     def run(self, program: Program) -> dict[str, Any]:
         """Return what came of one program, or why it was not run ("setup")."""
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _WARDEN.format(root=str(HERE.parents[1]))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_libraries(),
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _WARDEN.format(root=str(HERE.parents[1]))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=_libraries(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            return {"setup": str(error)}
         self._running.add(process)
         if self._is_stopped:
             process.terminate()

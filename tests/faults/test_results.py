@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from fastdllm.results.summary import read_summary, write_summary
 from fastdllm.runs.answers import read_content
 from fastdllm.runs.attempts import read_attempts
 from fastdllm.runs.spec import read_spec
+from fastdllm.sandbox.programs import best_isolation
 from fastdllm.statistics.comparison import why_not_paired
+from fastdllm.tasks import lm_eval_setup
 from fastdllm.tasks.lm_eval_setup import lm_eval_environment
 from fastdllm.workflow.project.artifacts import stored_summary
 from fastdllm.workflow.project.runs import load_project
@@ -189,8 +193,15 @@ def test_a_task_that_runs_code_asks_for_permission(
     assert fails("finish", str(spec))
     assert not spec.with_name("summary.json").exists()
     allow_code(project, allowed=True)
+    shared = replace(best_isolation(), lacking=("the network", "the files of this user"))
+    monkeypatch.setattr(lm_eval_setup, "best_isolation", lambda: shared)
+    monkeypatch.setitem(sys.modules, "evaluate_modules.metrics.code_eval", sys)
     assert main(["finish", str(spec)]) == 0
-    assert read_summary(spec.with_name("summary.json")).fingerprint == read_spec(spec).fingerprint
+    summary = read_summary(spec.with_name("summary.json"))
+    assert summary.fingerprint == read_spec(spec).fingerprint
+    inside, outside = summary.notices or ()
+    assert inside.startswith("the code of answers could reach the network, the files of this user,")
+    assert outside == "code of answers was run outside of the sandbox (code_eval of `evaluate`)"
 
 
 def test_code_outside_of_the_sandbox_needs_more_than_a_variable(

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm.common.errors import UserError
 from fastdllm.sandbox.programs import (
     WAYS,
+    Isolation,
     Program,
     ProgramVerdict,
     best_isolation,
+    lacking_of,
     run_programs,
 )
 
@@ -133,6 +136,31 @@ for place, folders, files in os.walk('/'):
 assert not written, written
 """
     assert verdict(code) == PASSED
+
+
+@pytest.mark.parametrize(
+    ("way", "is_filtered", "is_other_user", "lacking"),
+    [
+        (WAYS[0], True, False, []),
+        (WAYS[1], False, False, []),
+        (WAYS[2], True, True, ["files that everybody can read"]),
+        (WAYS[2], True, False, ["the files of this user"]),
+        (WAYS[3], True, False, []),
+        (WAYS[3], False, True, ["the network"]),
+        (WAYS[4], False, False, ["the files of this user", "the network", "its processes"]),
+    ],
+)
+def test_what_a_machine_lacks_is_said(
+    way: Isolation, is_filtered: bool, is_other_user: bool, lacking: list[str]
+) -> None:
+    record = {"is_filtered": is_filtered, "is_other_user": is_other_user}
+    assert lacking_of(way, record) == lacking
+
+
+def test_a_machine_that_runs_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(UserError, match=r"cannot start /no/such/python here: .* No such file"):
+        best_isolation()
 
 
 def test_a_process_that_waits_may_be_killed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,21 @@ def test_what_was_measured_comes_first_and_jobs_ask_for_no_time_by_what_was_not(
     measured = Estimates.load([]).estimate(run, gpu="A100", takes_published=True)
     assert measured.basis is Basis.SETTINGS
     assert measured.speed is not None and measured.speed.seconds_per_item == 2.0
+
+
+def test_the_hours_beside_the_tasks_are_those_of_an_estimate() -> None:
+    """In the comments of workflow_config.yaml: items, times tokens, over tokens per second."""
+    text = (Path(__file__).parents[2] / "workflow_config.yaml").read_text(encoding="utf-8")
+    line = re.compile(r"  # (\w+): +# ([\d,]+) .*; (at most )?([\d.]+) h$", flags=re.M)
+    found = line.findall(text)
+    assert {task for task, *_ in found} == {"gsm8k", "minerva_math", "ifeval", "humaneval", "mbpp"}
+    for task, items, is_bound, hours in found:
+        speed = (
+            Estimates.load([])
+            .estimate(planned_run(task=task), gpu="A100", takes_published=True)
+            .speed
+        )
+        assert speed is not None and speed.note is not None
+        assert ("upper bound" in speed.note) is bool(is_bound)
+        expected = int(items.replace(",", "")) * speed.seconds_per_item / 3600
+        assert hours == f"{expected:.{len(hours.partition('.')[2])}f}"

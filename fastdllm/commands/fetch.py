@@ -102,7 +102,7 @@ def _data(
     tasks: list[TaskSource], earlier: Fetched, *, allows_code: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Fetch the data of tasks; yield what is recorded of each."""
-    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment
+    from fastdllm.tasks.lm_eval_setup import data_is_local, is_here, lm_eval_environment
     from fastdllm.tasks.task_metadata import hub_files
 
     with lm_eval_environment(offline=False, private_cache=False, allows_code=allows_code):
@@ -113,6 +113,9 @@ def _data(
             before = earlier.tasks.get(task.name, {})
             if files and are_as_fetched(files, before):
                 print_now(f"task {task.name}: {len(files)} files, as they were fetched")
+                continue
+            if files and not before and is_here(task):
+                print_now(f"task {task.name}: its files are here already, nothing to fetch")
                 continue
             if files:
                 entry = fetch_files(files, before, print_now)

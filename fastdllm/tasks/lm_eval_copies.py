@@ -154,7 +154,9 @@ class _Copier:
     def _localized(self, values: Values, place: Path) -> Values:
         """Return a task whose data are local files in `place`, which says where they come from."""
         repo, config, revision = _data_set(values)
-        splits = dict.fromkeys(values[key] for key in _SPLITS if values.get(key))
+        named = [values.get(key) for key in _SPLITS]
+        named.append((values.get("fewshot_config") or {}).get("split"))
+        splits = dict.fromkeys(filter(None, named))
         for split in splits:
             if not re.fullmatch(r"[\w.-]+", str(split)):
                 raise UserError(
@@ -162,8 +164,8 @@ class _Copier:
                     "fetched by name; copy its file by hand"
                 )
         files = {split: str(place / f"{split}.jsonl") for split in splits}
-        named = {"repo": repo, "config": config, "revision": revision}
-        source: Values = {key: value for key, value in named.items() if value is not None}
+        origin = {"repo": repo, "config": config, "revision": revision}
+        source: Values = {key: value for key, value in origin.items() if value is not None}
         source["files"] = {file: split for split, file in files.items()}
         folder = (TASKS / "data" / self.name).as_posix()
         local = {

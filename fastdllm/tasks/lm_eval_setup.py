@@ -59,6 +59,15 @@ def lm_eval_environment(
         yield
 
 
+def is_here(task: TaskSource) -> bool:
+    """Whether all files of a task that are to be here are."""
+    try:
+        find_task_files(task)
+    except UserError:
+        return False
+    return True
+
+
 def data_is_local(task: TaskSource) -> bool:
     """Whether a task, or each member of a group, reads local files only."""
     if not task.file.is_file():

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.runs.needs import FETCHED
 from fastdllm.tasks.task_metadata import hub_files
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.tools.fetching.proof import prove_offline
-from fastdllm.tools.fetching.source_files import fetch_files
+from fastdllm.tools.fetching.source_files import are_as_fetched, fetch_files
 from tests.support.fake_hub import COMMIT, Hub, serve
 from tests.support.small_project import edit
 from tests.tools.test_fetch import ROOT, fetch
@@ -171,6 +172,25 @@ def reached(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home)
     return hub
+
+
+def test_files_that_are_here_need_no_hub(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (DATA / "more").mkdir(parents=True)
+    for name in ("test.jsonl", "more/train.jsonl"):
+        (DATA / name).write_text('{"question": "mine", "answer": "1"}\n')
+    monkeypatch.setattr("fastdllm.tools.fetching.proof.prove_offline", lambda _: None)
+    assert main(["fetch", "--task", "quiz"]) == 0
+    assert "task quiz: its files are here already, nothing to fetch" in capsys.readouterr().out
+    assert not (project / DATA / "NOTES.md").exists()
+
+
+def test_another_source_is_fetched_anew(reached: Hub) -> None:
+    record = fetch_here()
+    assert are_as_fetched(hub_files(TaskSource.named("quiz")), record)
+    edit("tasks/quiz.yaml", "config: main", f"config: main\n    revision: {reached.commit}")
+    assert not are_as_fetched(hub_files(TaskSource.named("quiz")), record)
 
 
 def fetch_here(**record: object) -> dict[str, object]:

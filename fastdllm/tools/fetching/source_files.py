@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from fastdllm.tasks.task_metadata import HubFile
 from fastdllm.tools.fetching.hub_errors import explained, gated, refuse_offline, short
 
 
-def are_as_fetched(files: Iterable[Path], record: Mapping[str, Any]) -> bool:
-    """Whether all files are here with the content that they were fetched with."""
+def are_as_fetched(files: Mapping[Path, HubFile], record: Mapping[str, Any]) -> bool:
+    """Whether all files are here with the content that they were fetched with, from there."""
     digests = _recorded(record)
-    return all(file.is_file() and _digest(_content(file)) == digests.get(file) for file in files)
+    return record.get("sources") == _sources(files) and all(
+        file.is_file() and _digest(_content(file)) == digests.get(file) for file in files
+    )
 
 
 def fetch_files(
@@ -67,6 +70,7 @@ def fetch_files(
             {"path": str(path), "bytes": len(content), "sha256": _digest(content)}
             for path, content in contents.items()
         ],
+        "sources": _sources(files),
         "data_sets": [
             {"repo": repo, "revision": revision or "main", "commit": commit}
             for (repo, revision), commit in commits.items()
@@ -118,6 +122,13 @@ def _lines(file: HubFile, splits: Mapping[str, Any], split: str) -> bytes:
             f"{where}, {split}: a value cannot be written as JSON ({short(error)})"
         ) from None
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _sources(files: Mapping[Path, HubFile]) -> dict[str, Any]:
+    """Return where files come from as JSON has it."""
+    return {
+        str(path): {**asdict(file), "splits": list(file.splits)} for path, file in files.items()
+    }
 
 
 def _recorded(record: Mapping[str, Any]) -> dict[Path, str]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lm_eval.models  # noqa: F401 -- its own, which lm-eval adds only where there is no other
+from lm_eval.api.model import hash_args
 from lm_eval.api.registry import register_model
 from lm_eval.utils import simple_parse_args_string
 
@@ -40,8 +41,8 @@ CHUNK_SIZE: int = TaskOptions.model_fields["chunk_size"].default
 CHUNKS_EACH = 4
 # The settings that a task's generation_kwargs overrule, by their name there.
 OVERRULED = {"max_new_tokens": "max_gen_toks", "temperature": "temperature", "top_p": "top_p"}
-# Where a cache of answers names what gave them.
-MARK = "fastdllm"
+# Where a cache of answers names what gave them, and which of them belong to one item.
+MARK, OPTIONS = "fastdllm", "fastdllm options"
 
 
 @register_model(NAME)
@@ -103,6 +104,14 @@ class FastDLLM(PromptLM):
         return answers
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        kept = self.cache_hook.dbdict
+        if kept is not None:
+            options: dict[str, list[str]] = {}
+            for request in requests:
+                options.setdefault(request.args[0], []).append(
+                    hash_args("loglikelihood", request.args)
+                )
+            kept[OPTIONS] = [*kept.get(OPTIONS, ()), *options.values()]
         return self._answers("loglikelihood", requests)
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
@@ -118,7 +127,13 @@ class FastDLLM(PromptLM):
         if kept is None:
             return
         digest = self._arguments.digest()
-        if not len(kept):
+        # A kill may have come between two options of an item, which are scored together.
+        has = set(kept.keys())
+        for keys in kept.get(OPTIONS, ()):
+            if not has.issuperset(keys):
+                for key in has.intersection(keys):
+                    del kept[key]
+        if not has:
             kept[MARK] = digest
         elif kept.get(MARK) != digest:
             raise UserError(

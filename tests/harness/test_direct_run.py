@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from lm_eval import simple_evaluate
+from lm_eval.api.model import hash_args
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
+from sqlitedict import SqliteDict
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import to_json
@@ -156,6 +158,25 @@ def test_a_cache_answers_for_its_own_settings_only(project: Path, model, monkeyp
     assert directly(again, "sums", use_cache=cache)["results"] == first["results"]
     with pytest.raises(UserError, match="holds answers of another model or other settings"):
         directly(model(threshold=0.5), "sums", use_cache=cache)
+
+
+def test_options_of_an_item_are_asked_again_together(project: Path, model, monkeypatch) -> None:
+    cache = str(project / "cache")
+    first = directly(model(), "choices", use_cache=cache)
+    with SqliteDict(f"{cache}_rank0.db", autocommit=True) as kept:
+        # As a kill would leave it: the likelihoods of one option, not of the others.
+        one = hash_args("loglikelihood", first["samples"]["choices"][3]["arguments"][1])
+        del kept[one]
+    again, asked = model(), []
+    answer = again._answerer.answer
+
+    def counted(requests: Any, tell: Any) -> Any:
+        asked.extend(request.item for request in requests)
+        return answer(requests, tell)
+
+    monkeypatch.setattr(again._answerer, "answer", counted)
+    assert directly(again, "choices", use_cache=cache)["results"] == first["results"]
+    assert asked == ["choices:3"] * 3
 
 
 def test_a_cache_is_refused_where_several_answers_are_drawn(project: Path, model) -> None:

@@ -67,7 +67,7 @@ class WeightFiles:
         placed = weight_map(folder)
         with ExitStack() as opened:
             for file in weight_files(folder):
-                stream = opened.enter_context(file.open("rb", buffering=0))
+                stream = opened.enter_context(_opened(file))
                 for name, found in _stored_in(file, stream):
                     if placed is not None and placed.get(name) != file.name:
                         raise UserError(
@@ -223,6 +223,13 @@ class ZeroRows:
         if is_hole and not self._name.endswith(".bias"):
             return self._in_part + len(whole)
         return self._in_part
+
+
+def _opened(file: Path) -> FileIO:
+    try:
+        return file.open("rb", buffering=0)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 def _stored_in(file: Path, stream: FileIO) -> Iterator[tuple[str, Stored]]:

@@ -16,6 +16,7 @@ from tests.support.snakemake_forks import run_snakemake
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "tasks/README.md"]
+PAGES += ["models/README.md"]
 PAGES += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))]
 COPIED = ["Snakefile", "rules", "profiles", "tasks", "models", "experiments", "artifacts"]
 COPIED += ["workflow_config.yaml"]

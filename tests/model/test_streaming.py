@@ -104,6 +104,20 @@ def test_a_file_that_is_cut_off_while_it_is_read_is_one_line(tmp_path):
             list(files.parts("model.norm.weight"))
 
 
+def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    folder = shutil.copytree(GOLDEN / "m6", tmp_path / "model")
+    opened = Path.open
+
+    def refused(path, *arguments, **options):
+        if path.suffix == ".safetensors":  # as the mode of a file refuses all but root
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot be read \(Permission denied"):
+        load_model(folder, device="cpu")
+
+
 def test_a_layer_may_lie_in_several_files(tmp_path, golden_model):
     folder = shutil.copytree(GOLDEN / "m6", tmp_path / "model")
     (folder / "model.safetensors").unlink()

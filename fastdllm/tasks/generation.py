@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, create_model
 
 from fastdllm.common.errors import UserError
 from fastdllm.settings import DecodingSettings
-from fastdllm.tasks.plan import PlannedRequest
+from fastdllm.tasks.plan import ItemError, PlannedRequest
 from fastdllm.validation import StrictModel, validated
 
 # Names that lm-eval accepts for `max_gen_toks`. Not `max_length`: that counts the prompt as well.
@@ -129,9 +129,10 @@ def check_length(request: PlannedRequest, *, max_positions: int, block_size: int
         room, what = request.gen_kwargs["max_gen_toks"], "max_gen_toks"
     needed = len(request.prompt_ids) + room
     if needed > max_positions:
-        raise UserError(
-            f"item {request.item}: prompt of {len(request.prompt_ids)} tokens + {what} {room} = "
-            f"{needed}, but the model holds {max_positions}; shorten it, or lower num_fewshot"
+        raise ItemError(
+            request.item,
+            f"prompt of {len(request.prompt_ids)} tokens + {what} {room} = {needed}, but the model "
+            f"holds {max_positions}; shorten it, or lower num_fewshot",
         )
 
 

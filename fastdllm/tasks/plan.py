@@ -39,6 +39,14 @@ SHARED_BLOCK = 32
 _SAME_PROMPT = "same_prompt"
 
 
+class ItemError(UserError):
+    """What is wrong with an item (`task:doc`) whose place in the data is not known."""
+
+    def __init__(self, item: str, reason: str) -> None:
+        super().__init__(f"item {item}: {reason}")
+        self.item = item
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedRequest:
     """One question to the model, as token ids.

@@ -22,14 +22,22 @@ from fastdllm.tasks.example_checks import check_examples, check_own_examples, se
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
 from fastdllm.tasks.lm_eval_models import Collect
 from fastdllm.tasks.lm_eval_tasks import (
+    LoadedTask,
     evaluate_task,
     item_digests,
     load_task,
 )
-from fastdllm.tasks.local_tasks import no_budget
+from fastdllm.tasks.local_tasks import LocalTask, no_budget
 from fastdllm.tasks.metrics import scores_of
 from fastdllm.tasks.pairs import PairEncoder
-from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
+from fastdllm.tasks.plan import (
+    ItemError,
+    Plan,
+    PlanHeader,
+    PlannedRequest,
+    fixed_chunks,
+    requests_text,
+)
 from fastdllm.tasks.printing import printed_texts
 from fastdllm.tasks.prompt_checks import check_prompts
 from fastdllm.tasks.repeats import check_overlaps, check_repeats
@@ -112,7 +120,7 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
                 f"task {options.task.name!r}: its metric '{metric},{filter_name}' is {score} for "
                 "dummy answers; a run whose real answers give such a score has no result"
             )
-    requests = planned_requests(lm.collected, tokenizer)
+    requests = _checked_requests(lm.collected, tokenizer, task, options)
     for name, leaf in task.leaves.items():
         check_scores(
             leaf,
@@ -122,9 +130,6 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
             tell,
             apply_chat_template=options.apply_chat_template,
         )
-    for request in requests:
-        check_length(request, max_positions=options.max_positions, block_size=1)
-        check_token_ids(request, tokenizer, vocab_size=options.vocab_size, mask_id=options.mask_id)
     content = requests_text(requests).encode()
     digests = item_digests(result["samples"])
     header = PlanHeader(
@@ -147,6 +152,24 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
     return Plan(header=header, requests=tuple(requests))
 
 
+def _checked_requests(
+    collected: Sequence[tuple[str, Any]], tokenizer: Any, task: LoadedTask, options: PlanOptions
+) -> list[PlannedRequest]:
+    """Return the requests of a plan, each of which the model can be asked."""
+    vocab_size, mask_id = options.vocab_size, options.mask_id
+    try:
+        requests = planned_requests(collected, tokenizer)
+        for request in requests:
+            check_length(request, max_positions=options.max_positions, block_size=1)
+            check_token_ids(request, tokenizer, vocab_size=vocab_size, mask_id=mask_id)
+    except ItemError as error:
+        name, _, index = error.item.rpartition(":")
+        leaf = task.leaves[name]
+        place = leaf.place(int(index)) if isinstance(leaf, LocalTask) else None
+        raise UserError(f"{place}: {error}" if place else str(error)) from None
+    return requests
+
+
 def unchosen_template(task: str) -> UserError:
     """Return the error for a model with a chat template, whose use for a task nobody chose."""
     return UserError(
@@ -166,15 +189,17 @@ def check_token_ids(
     """
     tokens = request.prompt_ids + request.target_ids
     if mask_id in tokens:
-        raise UserError(
-            f"item {request.item}: its text holds {tokenizer.decode([mask_id])!r}, the mask, which "
-            "the model reads as a position that is not known yet; leave it out"
+        raise ItemError(
+            request.item,
+            f"its text holds {tokenizer.decode([mask_id])!r}, the mask, which the model reads as a "
+            "position that is not known yet; leave it out",
         )
     beyond = max(tokens)
     if beyond >= vocab_size:
-        raise UserError(
-            f"item {request.item}: {tokenizer.decode([beyond])!r} is token {beyond}, but the model "
-            f"knows {vocab_size}; its tokenizer.json is another model's"
+        raise ItemError(
+            request.item,
+            f"{tokenizer.decode([beyond])!r} is token {beyond}, but the model knows {vocab_size}; "
+            "its tokenizer.json is another model's",
         )
 
 
@@ -200,19 +225,18 @@ def planned_requests(
         if not instance.args[0].strip():
             # Nor are there likelihoods without one, as acc_mutual_info wants: nothing would predict
             # the first token.
-            raise UserError(f"item {item}: the prompt is empty; check doc_to_text and metric_list")
+            raise ItemError(item, "the prompt is empty; check doc_to_text and metric_list")
         if instance.request_type == "loglikelihood":
             prompt_ids, target_ids = encode_pair(*instance.args)
             if not target_ids:
-                raise UserError(
-                    f"item {item}: empty option {instance.args[1]!r}; check doc_to_choice"
-                )
+                raise ItemError(item, f"empty option {instance.args[1]!r}; check doc_to_choice")
             context, option = instance.args
             other = options.setdefault((context, target_ids), option)
             if other != option:
-                raise UserError(
-                    f"item {item}: options {other!r} and {option!r} are the same tokens, between "
-                    "which no model can choose; its tokenizer lacks their letters"
+                raise ItemError(
+                    item,
+                    f"options {other!r} and {option!r} are the same tokens, between which no model "
+                    "can choose; its tokenizer lacks their letters",
                 )
             gen_kwargs = {}
         else:
@@ -223,7 +247,7 @@ def planned_requests(
                     raise no_budget(instance.task_name)
                 gen_kwargs["max_gen_toks"] = budget
             if not prompt_ids:
-                raise UserError(f"item {item}: the prompt has no tokens; check doc_to_text")
+                raise ItemError(item, "the prompt has no tokens; check doc_to_text")
         planned[key] = PlannedRequest(
             id=key,
             kind=instance.request_type,

@@ -166,7 +166,8 @@ def test_unknown_task_names_the_nearest(make_plan_on_disk) -> None:
 
 
 def test_prompt_that_does_not_fit_is_refused_not_cut(make_plan_on_disk) -> None:
-    with pytest.raises(UserError, match=r"item sums:0: prompt of \d+ tokens \+ max_gen_toks 24"):
+    says = r"^tasks/data/sums.jsonl, line 1: item sums:0: prompt of \d+ tokens \+ max_gen_toks 24"
+    with pytest.raises(UserError, match=says):
         make_plan_on_disk(max_positions=50)
 
 

@@ -28,7 +28,7 @@ def set_fewshot(task: LoadedTask, requested: int | None) -> None:
         from_file = leaf.get_config("num_fewshot")
         if from_file == 0 and requested:
             raise UserError(
-                f"task {leaf.task_name!r}: its file says num_fewshot: 0 and workflow_config.yaml "
+                f"task {leaf.task_name!r}: its file says num_fewshot: 0 and what was asked for is "
                 f"{requested}; take it out of one of them"
             )
         if from_file is None or requested is not None:

@@ -12,6 +12,8 @@ from fastdllm.cli import main
 from fastdllm.runs.spec import read_spec
 from fastdllm.tasks.task_files import find_task_files
 from fastdllm.tasks.task_source import TaskSource
+from fastdllm.tools.doctor.installation import look_at_model
+from fastdllm.workflow.project.config_files import load_workflow_config
 from fastdllm.workflow.project.digests import FileDigests, check_sources
 from fastdllm.workflow.project.runs import load_project
 from tests.support.run_project import CHOICES_YAML, SUMS_YAML
@@ -141,3 +143,11 @@ def test_a_file_that_is_not_here_is_named_with_both_ways_to_have_it(
         "fetch --task sums, or name the folder that has it in workflow_config.yaml (tasks: sums: "
         "data: ...)"
     )
+
+
+def test_the_doctor_says_it_once() -> None:
+    TASK.write_text(TASK.read_text().replace("{version: 1, ", "{version: 1, " + SOURCE))
+    (found,) = look_at_model(load_workflow_config())
+    assert found.name == "data"
+    assert found.text == "task 'sums': tasks/data/sums/test.jsonl: no such file"
+    assert found.fix.startswith("on a node with network: fastdllm fetch --task sums, or name")

@@ -132,7 +132,7 @@ def read_config() -> tuple[WorkflowConfig | None, list[DoctorFinding]]:
 
 def look_at_model(config: WorkflowConfig) -> list[DoctorFinding]:
     """Check that jobs without a network find the model and the data of each task."""
-    findings = []
+    findings: dict[str, DoctorFinding] = {}  # by message, as two checks may miss the same file
     model = partial(require_model, config.model.path, config.model.revision)
     whole = partial(require_whole_folder, config.model.path)
     checks: list[tuple[str, Callable[[], None]]] = [("model", model), ("model", whole)]
@@ -145,12 +145,11 @@ def look_at_model(config: WorkflowConfig) -> list[DoctorFinding]:
             check()
         except UserError as error:
             what, _, fix = str(error).rpartition("; ")
-            findings.append(problem(name, what or str(error), fix if what else ""))
-    if not findings:
-        findings.append(
-            ok("model", f"{config.model.path} and the data of {len(config.tasks)} tasks are here")
-        )
-    return findings
+            found = problem(name, what or str(error), fix if what else "")
+            findings.setdefault(str(error), found)
+    if findings:
+        return list(findings.values())
+    return [ok("model", f"{config.model.path} and the data of {len(config.tasks)} tasks are here")]
 
 
 def look_at_git() -> list[DoctorFinding]:

@@ -64,6 +64,33 @@ def _checked(args: argparse.Namespace) -> EvaluatorConfig:
         config = EvaluatorConfig.from_cli(args)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise UserError(f"lm-eval: {' '.join(str(error).split())}") from None
+    _check_meant(config)
+    if not config.tasks:
+        raise UserError(f"lm-eval run: --tasks is missing; name some of {TASKS}/, or of lm-eval")
+    return config
+
+
+def _check_meant(config: EvaluatorConfig) -> None:
+    """Refuse options that lm-eval would take for something else, or that are not for us.
+
+    Raises:
+        UserError: naming the option.
+    """
+    limit = config.limit
+    if limit is not None and not (0 < limit < 1 or (limit >= 1 and limit == int(limit))):
+        raise UserError(
+            f"lm-eval run: --limit {limit:g}: should be a number of items, or a share of them "
+            "below 1"
+        )
+    samples = config.samples or {}
+    if not isinstance(samples, dict):
+        raise UserError("lm-eval run: --samples: should be {task: [numbers of items]}, or its file")
+    for task, items in samples.items():
+        if not isinstance(items, list) or not items or items != sorted(set(items)) or items[0] < 0:
+            raise UserError(
+                f"lm-eval run: --samples: {task}: {items}: lm-eval would take others, or call them "
+                "by wrong numbers; name each item once, in ascending order from 0"
+            )
     if config.samples and config.cache_requests:
         raise UserError(
             "lm-eval run: --cache_requests keeps prompts under the name of their task alone, and "
@@ -74,9 +101,6 @@ def _checked(args: argparse.Namespace) -> EvaluatorConfig:
             "lm-eval run: --wandb_args and --trackio_args are not taken here; log the files of "
             "--output_path, or import the model into lm-eval's own program (docs/evaluation.md)"
         )
-    if not config.tasks:
-        raise UserError(f"lm-eval run: --tasks is missing; name some of {TASKS}/, or of lm-eval")
-    return config
 
 
 def _run(config: EvaluatorConfig) -> None:

@@ -50,6 +50,11 @@ def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
         (("--tasks", "sums", "--limit", "3", "--samples", '{"sums": [1]}'), "--limit must be None"),
         (("--tasks", "sums", "--log_samples"), "Specify --output_path"),
         (("--tasks", "sums", "--samples", '{"sums": [1]}', "--cache_requests"), "leave one of"),
+        (("--tasks", "sums", "--samples", '{"sums": [5, 3]}'), "in ascending order from 0"),
+        (("--tasks", "sums", "--samples", '{"sums": []}'), "in ascending order from 0"),
+        (("--tasks", "sums", "--limit", "0"), "--limit 0: should be a number of items"),
+        (("--tasks", "sums", "--limit", "2.5"), "--limit 2.5: should be a number of items"),
+        (("--tasks", "sums", "--wandb_args", "project=x"), "log the files of --output_path"),
     ],
 )
 def test_a_mistake_is_one_line(run, capsys, words: tuple[str, ...], says: str) -> None:

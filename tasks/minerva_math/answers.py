@@ -106,6 +106,8 @@ def by_text(gold: str, answer: str) -> str | None:
         return None
     if values[0] == values[1]:
         return EQUAL
-    if shares[0] != shares[1] and values[shares[0]] == values[shares[1]] / 100:
-        return EQUAL
+    if shares[0] != shares[1]:
+        share, other = values if shares[0] else reversed(values)
+        if share / 100 == other:
+            return EQUAL
     return None if any("." in text for text in texts) else DIFFERENT

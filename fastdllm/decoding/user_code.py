@@ -49,10 +49,12 @@ def forget_imported(path: Path) -> dict[str, Path]:
         UserError: a file is missing or is not valid Python.
     """
     files = imported_files(path)
-    for name, file in files.items():
-        for known in _with_parents(name):
-            if is_own(known):
-                del sys.modules[known]
+    names = {known for name in files for known in _with_parents(name)}
+    # A folder without __init__.py asks the one around it where it is, so none may stay alone.
+    within = [name for name in sys.modules if not names.isdisjoint(_with_parents(name))]
+    for own in [name for name in within if is_own(name)]:
+        del sys.modules[own]
+    for file in files.values():
         forget_bytecode(file)
     importlib.invalidate_caches()
     return files

@@ -18,7 +18,7 @@ import pytest
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.policy_files import load_policy
-from fastdllm.decoding.user_code import policy_code_digest
+from fastdllm.decoding.user_code import forget_imported, policy_code_digest
 from fastdllm.runs.attempts import attempt, read_attempts
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.shards import parse_shard
@@ -276,6 +276,22 @@ def test_each_policy_has_its_own_module_of_a_name_as_it_is_now(
     os.utime(module, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert load_policy(f"{sibling}/policy.py").level == {"a": 0.33, "b": 0.05}[sibling]
     del sys.modules["schedule_of_mine"]
+
+
+def test_modules_in_folders_of_folders_are_forgotten_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("of_mine/deep/b.py", "of_mine/a.py"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("LEVEL = 1\n")
+    Path("one.py").write_text("from of_mine.a import LEVEL\n")
+    Path("two.py").write_text("from of_mine import a\nfrom of_mine.deep.b import LEVEL\n")
+    for file in ("two.py", "one.py", "two.py"):
+        exec(Path(file).read_text())
+        forget_imported(Path(file))
+        assert [name for name in sys.modules if name.startswith("of_mine")] == []
 
 
 def test_two_helpers_of_a_task_may_not_import_different_modules_of_one_name(

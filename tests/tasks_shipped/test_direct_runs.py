@@ -21,17 +21,19 @@ from fastdllm.tasks.lm_eval_tasks import TASK_SEED, load_task
 from fastdllm.tasks.planning import PlanOptions, make_plan
 from fastdllm.tasks.task_source import TaskSource
 from tests.support.shipped_tasks import DATA, MODEL, ROOT, needs_data
-from tests.tasks_shipped import test_gpqa, test_mmlu
+from tests.tasks_shipped import test_gpqa, test_minerva_math, test_mmlu
 
 TEXTS = (
     "",
     "ok",
     "My answer is yes.",
     'I AM "HERE". You are *there*!\n* one\n\nP.S. <<Two>>',
-    "#### 4",
+    "#### 4, or $\\boxed{4}$.",
 )
-# By what only their prompts have.
-CODE = {
+# Right answers, by what only their prompts have.
+RIGHT = {
+    "ducks lay 16 eggs": "First \\boxed{9}, then \\boxed{\\$18}. She sells them at $2.",
+    "Expand $(x+1)^2$": "It is $\\boxed{(x+1)^2}$, or $x^2$ and so on.",
     "def truncate_number(": "```python\ndef truncate_number(number):\n    return number % 1\n```",
     "assert sort_matrix(": "def sort_matrix(rows):\n    return sorted(rows, key=sum)\n",
     "assert count_common(": "def count_common(words):\n    return []\n",
@@ -40,9 +42,9 @@ CODE = {
 
 def text_for(prompt: str) -> str:
     """Return an answer that anybody gives to a prompt: one of some texts, or the prompt itself."""
-    for part, code in CODE.items():
+    for part, answer in RIGHT.items():
         if part in prompt:
-            return code
+            return answer
     number = hashlib.sha256(prompt.encode()).digest()[0]
     # No answer has the special tokens of a chat.
     return (*TEXTS, prompt.replace("<|", "<"))[number % (len(TEXTS) + 1)]
@@ -69,6 +71,8 @@ TASKS = [
         pytest.param(name, lambda _, name=name: DATA / name, 40, marks=needs_data(name))
         for name in ("ifeval", "humaneval", "mbpp")
     ),
+    pytest.param("gsm8k", lambda _: DATA / "gsm8k", 40, marks=needs_data("gsm8k")),
+    ("minerva_math", test_minerva_math.write_rows, 4),
     pytest.param("mmlu", lambda to: test_mmlu.write_rows(to, 3), 2, marks=needs_data("mmlu")),
     ("gpqa", lambda to: test_gpqa.write_rows(to, test_gpqa.rows_of("all")), 60),
 ]
@@ -129,5 +133,5 @@ def test_a_run_is_scored_as_a_direct_run(
     assert direct is not None
     for key in scores.results:
         assert scores.results[key] == plain(direct[key]), key
-    assert len(scores.samples) == limit * (57 if name == "mmlu" else 1)
+    assert len(scores.samples) == limit * {"mmlu": 57, "minerva_math": 7}.get(name, 1)
     assert 0 < sum(sample["correct"] for sample in scores.samples) < len(scores.samples)

@@ -33,7 +33,7 @@ PROBLEMS = [
 TOWER = "9^{9^{9^{9}}}"
 
 
-def write_rows(folder: Path, of_subject: int = 20) -> None:
+def write_rows(folder: Path, of_subject: int = 20) -> Path:
     """Write the problems as the files of the task, in the columns of hendrycks_math."""
     for subject, problems in groupby(PROBLEMS, key=lambda problem: problem["subject"]):
         file = folder / "test" / f"{subject}.jsonl"
@@ -50,6 +50,7 @@ def write_rows(folder: Path, of_subject: int = 20) -> None:
         ]
         lines = [json.dumps(row) + "\n" for row in rows[:of_subject]]
         file.write_text("".join(lines), encoding="utf-8")
+    return folder
 
 
 def right(item: Item) -> str:

@@ -184,12 +184,13 @@ def _check_memory(
     smaller = fused_bytes(config, device, half)
     if dtype == torch.float32 and smaller + reserve <= free:
         advice.append(f"dtype {_name(half)} ({_gib(smaller)} for weights)")
-    if weights < free:
+    if reserve and weights < free:
         advice.append("a smaller batch_size or shorter answers")
     advice.append("a GPU with more memory" if device.type == "cuda" else "more memory for this job")
+    parts = f" ({_gib(weights)} for weights, {_gib(reserve)} to decode)" if reserve else ""
     raise UserError(
-        f"{folder}: {_name(dtype)} needs {_gib(weights + reserve)} ({_gib(weights)} for weights, "
-        f"{_gib(reserve)} to decode), but {device} has {_gib(free)} free; try {' or '.join(advice)}"
+        f"{folder}: {_name(dtype)} needs {_gib(weights + reserve)}{parts}, but {device} has "
+        f"{_gib(free)} free; try {' or '.join(advice)}"
     )
 
 

@@ -1,46 +1,25 @@
 """summary.json: the result of one run, small enough to keep in git forever.
 
-Owns the record, its limits and its encoding; computes nothing. What was not measured is absent,
+Owns the record (summary_text.py its layout); computes nothing. What was not measured is absent,
 never zero or null. Every field is described here; docs/summary-schema.md and the JSON schema are
 generated from these descriptions. Imports no torch, so status and tables stay fast.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, JsonValue, model_validator
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import read_json, to_json, write_text_atomically
+from fastdllm.common.files import read_json, write_text_atomically
 from fastdllm.results import bits
-from fastdllm.results.item_groups import with_names, without_names
-from fastdllm.results.result_files import (
-    DIGEST,
-    SUMMARY_SCHEMA_VERSION,
-    content_digest,
-    named_by_place,
-    take_digest,
-)
+from fastdllm.results.item_groups import with_names
+from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, named_by_place, take_digest
+from fastdllm.results.summary_text import MAX_BYTES, text_that_fits
 from fastdllm.validation import StrictModel, validated
-
-MAX_BYTES = 8_000
-# What grows with the task; left out in this order if a summary would be larger.
-LARGE_PARTS = (
-    *("weights_left_alone", "group_results", "throughput.chunks", "items.groups"),
-    "notices",
-)
-# Then these, the first that suffice.
-LARGEST_PARTS = (("metrics",), ("items",), ("metrics", "items"))
-# A list of numbers and texts that takes a line each; no text in JSON holds a line break.
-_SPREAD_OUT = re.compile(r"\[((?:\n +[^\[\]{}\n ][^\[\]{}\n]*)+)\n *\]")
-_GROUP_RESULTS = re.compile(r'^  "group_results": \{[^{}]*\}', re.MULTILINE)
-_LINE_BREAK = re.compile(r"\n +")
 
 
 class Metric(StrictModel):
@@ -387,39 +366,10 @@ def write_summary(path: Path | str, summary: Summary) -> None:
         ValueError: it would still exceed 8,000 bytes.
         UserError: the file cannot be written.
     """
-    text = _text(summary)
-    if len(text.encode()) > MAX_BYTES and len(notices := summary.notices or []) > 1:
-        more = f"{len(notices) - 1} more such remarks, which plan.json has"
-        summary = summary.model_copy(update={"notices": [notices[0], more]})
-        text = _text(summary)
-    for part in LARGE_PARTS:
-        if len(text.encode()) > MAX_BYTES:
-            summary = _without(summary, part)
-            text = _text(summary)
-    for parts in LARGEST_PARTS:
-        if len(text.encode()) > MAX_BYTES:
-            text = _text(reduce(_without, parts, summary))
+    text = text_that_fits(summary.model_dump(mode="json", exclude_none=True))
     if len(text.encode()) > MAX_BYTES:
         raise ValueError(f"{path}: a summary of more than {MAX_BYTES} bytes:\n{text}")
     write_text_atomically(path, text)
-
-
-def _text(summary: Summary) -> str:
-    """Sorted keys, a line each; a list of plain values takes one line, as group_results does."""
-    values = without_names(summary.model_dump(mode="json", exclude_none=True))
-    text = to_json(values | {DIGEST: content_digest(json.loads(to_json(values)))})
-    text = _SPREAD_OUT.sub(lambda match: f"[{_LINE_BREAK.sub(' ', match[1])[1:]}]", text)
-    return _GROUP_RESULTS.sub(lambda match: _LINE_BREAK.sub(" ", match[0]), text)
-
-
-def _without(summary: Summary, part: str) -> Summary:
-    if part == "metrics":
-        return summary.model_copy(update={part: [summary.primary]})
-    outer, _, inner = part.partition(".")
-    record = getattr(summary, outer)
-    if inner and record is not None:
-        return summary.model_copy(update={outer: record.model_copy(update={inner: None})})
-    return summary.model_copy(update={outer: None})
 
 
 def read_summary(path: Path | str) -> Summary:

@@ -1,7 +1,8 @@
 """What a sandboxed process runs: an answer, then the tests of its item. Read as text by warden.py.
 
-The tests, and the word that says they ended, are handed over only when the answer's own code has
-ended: nothing that the answer does at once, such as to exit or to print, can say that it passed.
+A word says that the answer's own code has ended. Only then its tests are handed over, with the word
+that says they have ended: nothing that an answer does at once, such as to exit or to print, can say
+that it passed.
 """
 
 import os
@@ -13,8 +14,10 @@ LONGEST_REASON = 300
 
 
 def main() -> None:
-    """Run one answer and its tests; a process that ends without the word has not passed."""
-    read, write, leave = os.read, os.write, os._exit  # an answer may put others in their place
+    """Run one answer and its tests; a process that ends without the last word has not passed."""
+    # An answer may put others in their place.
+    read, write, leave, process = os.read, os.write, os._exit, os.getpid
+    first = process()
 
     def received() -> bytes:
         return exactly(int(exactly(16), 16))
@@ -29,18 +32,23 @@ def main() -> None:
         return data
 
     def run(source: bytes) -> None:
-        exec(compile(source.decode("utf-8", "surrogatepass"), "answer", "exec"), module.__dict__)
+        try:
+            exec(compile(source.decode("utf-8", "surrogatepass"), "answer", "exec"), names)
+        finally:
+            if process() != first:  # a copy, which the answer has made
+                leave(0)
 
     write(OUT, b"started\n")
-    answer = received()
+    loaded, answer = received(), received()
     # A module of its own: dataclasses and typing look theirs up. Not __main__, so that what an
     # answer would do as a script is left out, as in the published evaluations.
     module = type(sys)("answer")
     sys.modules["answer"] = module
+    names = module.__dict__
     try:
         run(answer)
-        write(OUT, b"loaded\n")
-        tests, word = received(), received()
+        write(OUT, loaded + b"\n")
+        passed, tests = received(), received()
         run(tests)
     except BaseException as error:
         try:
@@ -50,7 +58,7 @@ def main() -> None:
         line = " ".join(reason.split())[:LONGEST_REASON]
         write(OUT, b"failed " + line.encode("utf-8", "replace") + b"\n")
         leave(0)
-    write(OUT, word + b"\n")
+    write(OUT, passed + b"\n")
     leave(0)
 
 

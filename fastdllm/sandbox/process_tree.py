@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+# Between two looks at processes that are being ended.
+PAUSE_S = 0.002
 
 
 def tasks_of(user: int) -> int:
@@ -34,23 +38,27 @@ def descendants(pid: int) -> set[int]:
 
 
 def end_all() -> None:
-    """End all processes below this one, and wait for them."""
+    """End all processes below this one, and wait for them.
+
+    This one is who orphans below it get for a parent (PR_SET_CHILD_SUBREAPER): without a child, it
+    has no descendant either.
+    """
     stopped: set[int] = set()
-    # What is stopped starts no other, so that a scan which finds no more has found all.
-    while _has_children() and (found := descendants(os.getpid()) - stopped):
+    while _reaped():
+        # A scan can miss one whose parent ends meanwhile, so that this is done until none is left.
+        found = descendants(os.getpid())
+        # What is stopped starts no other; until all are, killing some makes room for new ones.
         for pid in found:
-            _signal(pid, signal.SIGSTOP)
-        stopped |= found
-    for pid in stopped:
-        _signal(pid, signal.SIGKILL)
-    with suppress(ChildProcessError):
-        while True:
-            os.wait()
+            _signal(pid, signal.SIGKILL if found <= stopped else signal.SIGSTOP)
+        stopped = found
+        time.sleep(PAUSE_S)
 
 
-def _has_children() -> bool:
+def _reaped() -> bool:
+    """Wait for those that have ended; return whether others are left."""
     try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG):
+            pass
     except ChildProcessError:
         return False
     return True

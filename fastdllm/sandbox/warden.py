@@ -69,6 +69,7 @@ class _Watch:
         limits, files ("own", "ruled" or "all"), and own_processes: whether it gets them.
     folder: an empty one.
     user: whom root lets it run as.
+    loaded, passed: the words that the program gets, to say that code or tests have ended.
     life, from_program, to_program: ends of pipes; the first tells how the program ended.
     """
 
@@ -78,7 +79,8 @@ class _Watch:
     life: int = -1
     from_program: int = -1
     to_program: int = -1
-    word: str = field(default_factory=secrets.token_hex)
+    loaded: str = field(default_factory=secrets.token_hex)
+    passed: str = field(default_factory=secrets.token_hex)
     output: bytes = b""
     to_send: bytes = b""
     how_it_ended: str = ""
@@ -100,7 +102,7 @@ class _Watch:
         tasks = tasks_of(os.geteuid() if self.user is None else self.user)
         self.job["limits"]["tasks_of_user"] = tasks + self.job["limits"]["processes"]
         inner = self._start()
-        self.to_send = _framed(self.job["code"])
+        self.to_send = _framed(self.loaded) + _framed(self.job["code"])
         outcome, reason = self._until_decided()
         os.kill(inner, signal.SIGKILL)
         os.waitpid(inner, 0)
@@ -174,17 +176,17 @@ class _Watch:
         return bool(data)
 
     def _by_output(self) -> tuple[str, str] | None:
-        """Decide by what the program has said, of which only the word is proof."""
+        """Decide by what the program has said, of which only the words are proof."""
         if len(self.output) > MOST_OUTPUT:
             return "failed", "wrote where only the sandbox writes"
         for line in self.output.splitlines():
-            if line == self.word.encode() and self.were_tests_sent:
+            if line == self.passed.encode() and self.were_tests_sent:
                 return "passed", ""
             if line.startswith(b"failed "):
                 return "failed", line.removeprefix(b"failed ").decode("utf-8", "replace")
-            if line == b"loaded" and not self.were_tests_sent:
+            if line == self.loaded.encode() and not self.were_tests_sent:
                 self.were_tests_sent = True
-                self.to_send += _framed(self.job["tests"]) + _framed(self.word)
+                self.to_send += _framed(self.passed) + _framed(self.job["tests"])
         return None
 
     def _by_end(self) -> tuple[str, str]:

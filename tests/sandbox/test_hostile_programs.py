@@ -78,6 +78,11 @@ HOSTILE = {
         TESTS,
         ("passed",),
     ),
+    "copies of itself": (
+        f"for _ in range(4):\n    os.fork()\n{RIGHT}",
+        TESTS,
+        ("passed",),
+    ),
     "a daemon, and an end": (
         "if not os.fork():\n    os.setsid()\n    time.sleep(99)\nos._exit(0)\n",
         TESTS,
@@ -133,6 +138,12 @@ HOSTILE = {
     "saying that it passed": (
         "for end in range(1, 20):\n    try:\n        os.write(end, b'passed\\nloaded\\n')\n"
         "    except OSError:\n        pass\nprint('passed')\nos._exit(0)\n",
+        TESTS,
+        ("failed",),
+    ),
+    "answering for the sandbox": (
+        "os.write(4, b'loaded\\n')\ntime.sleep(0.3)\nos.set_blocking(3, False)\n"
+        "try:\n    os.write(4, os.read(3, 9999))\nexcept OSError:\n    pass\nos._exit(0)\n",
         TESTS,
         ("failed",),
     ),

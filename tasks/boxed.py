@@ -8,7 +8,7 @@ from fractions import Fraction
 # Two backslashes where one was meant, too.
 _TOKEN = re.compile(r"(?P<box>\\+(?:boxed|fbox)(?![A-Za-z])\s*(?P<brace>\{)?)|\\.|[{}]", re.DOTALL)
 # \boxed 18, which TeX takes for a box around the 1: what follows in the same formula, but no prose.
-_UNBRACED = re.compile(r"(?=[-+.(\[\d\\]|[A-Za-z]\s*(?:\$|\n|\\[)\]]|$))(?:(?!\\[)\]])[^$\n])*")
+_UNBRACED = re.compile(r"(?=[-+.(\[\d\\]|[A-Za-z](?![A-Za-z]))(?:(?!\\[)\]])[^$\n])*")
 _SPACE = re.compile(
     r"\\[,;: ]|\\(?:q?quad|enspace|thinspace|space)(?![A-Za-z])|[~\s\u00a0\u2009\u202f]+"
 )

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 EQUAL, DIFFERENT, UNDECIDED = "equal", "different", "undecided"
 # Most pairs take milliseconds, a few a second.
 LIMIT_S = 30
-MEMORY = 8 * 2**30
+MEMORY = 2 * 2**30
 # With fewer pairs for each, starting a process takes longer than what it saves.
 LEAST_PAIRS, MOST_PROCESSES = 20, 8
 # How a process ends at a limit, in Python or in a library.
@@ -57,7 +57,8 @@ def verdicts(pairs: Sequence[tuple[str, str]], limit_s: int = LIMIT_S) -> list[s
                     if code in _AT_A_LIMIT:
                         found[i].append(UNDECIDED)
                     elif code or len(found[i]) < len(pairs[i::n]):
-                        raise RuntimeError(f"{__file__} failed with exit code {code}")
+                        why = " (killed, as where memory lacks)" * (code == -signal.SIGKILL)
+                        raise RuntimeError(f"{__file__} failed with exit code {code}{why}")
     return [found[i % n][i // n] for i in range(len(pairs))]
 
 

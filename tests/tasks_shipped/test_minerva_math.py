@@ -114,6 +114,26 @@ def test_the_table_of_answers_is_judged_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        (r"It is $\boxed{5}$ or $\boxed{\{1, 2\}}$.", r"\{1, 2\}"),
+        (r"\boxed{\left\{ x : x > 1 \right.}", r"\left\{ x : x > 1 \right."),
+        (r"$\boxed 2$ as above", "2"),
+        (r"$\boxed\frac{1}{2}$", r"\frac{1}{2}"),
+        (r"$\boxed a+b$", "a+b"),
+        (r"$\boxed {\text{(A)}}$", r"\text{(A)}"),
+        (r"&= 2 \\\boxed{3}", "3"),
+        (r"{ an open brace \boxed{4}", "4"),
+        (r"in the \boxed format, \boxed{} or \boxed{{}}", None),
+        (r"\boxed{5", None),
+        (r"\boxedword{5}", None),
+    ],
+)
+def test_what_the_last_box_holds(text: str, box: str | None) -> None:
+    assert last_box(text) == box
+
+
+@pytest.mark.parametrize(
     ("gold", "answer", "verdict"),
     [
         ("12", "12", EQUAL),
@@ -189,7 +209,7 @@ def test_a_process_that_is_killed_decides_nothing(number: signal.Signals) -> Non
     if number == signal.SIGTERM:
         assert found == [[EQUAL, UNDECIDED]], "SLURM sends it to all processes of a job"
     else:
-        assert re.search(r"equality\.py failed with exit code -9", found[0])
+        assert re.search(r"equality\.py failed with exit code -9 \(killed", found[0])
 
 
 def compared_by(pid: int) -> list[psutil.Process]:

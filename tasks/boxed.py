@@ -10,18 +10,29 @@ _TOKEN = re.compile(r"(?P<box>\\+(?:boxed|fbox)(?![A-Za-z])\s*(?P<brace>\{)?)|\\
 # \boxed 18, which TeX takes for a box around the 1: what follows in the same formula, but no prose.
 _UNBRACED = re.compile(r"(?=[-+.(\[\d\\]|[A-Za-z](?![A-Za-z]))(?:(?!\\[)\]])[^$\n])*")
 _SPACE = re.compile(
-    r"\\[,;: ]|\\(?:q?quad|enspace|thinspace|space)(?![A-Za-z])|[~\s\u00a0\u2009\u202f]+"
+    r"\\[,;: ]|\\(?:q?quad|enspace|thinspace|space)(?![A-Za-z])|\\hspace\*?\s*\{[^{}]*\}"
+    r"|[~\s\u00a0\u2009\u202f]+"
 )
 # Commands that change how a text looks, whose argument stays.
 STYLE = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|underline|displaystyle|textstyle|bf|rm|boldmath|large|Large|LARGE"
     r"|huge|Huge)(?![A-Za-z])|\\(?:text)?color\s*\{[^{}]*\}"
 )
+# What stands in \text{...} and the like.
+WORDS = re.compile(r"\\(?:text|math|mbox|operatorname)[a-z]*\s*\{([^{}]*)\}")
+# A unit behind a number that is a quotient, as \frac{\text{miles}}{\text{hour}}.
+UNIT = re.compile(
+    r"(?<=[\d}])(?:\s|\\[,;: ]|~)*\\[dt]?frac"
+    + r"\s*\{\s*\\(?:text|mathrm|mbox)\s*\{[^{}\d]*\}\s*\}" * 2
+)
 _LAYOUT = re.compile(r"(?<!\\)\$|\\!|\\(?:left|right)(?![A-Za-z])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?![, ]?\d)")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 # Not .18 of Rs.18.
 _DECIMAL = r"(?:\d+(?:\.\d*)?|(?<![A-Za-z])\.\d+)"
+_REPEATING = re.compile(
+    r"(?<![\d.])(\d{0,50})\.(\d{0,50})\s*\\(?:overline|bar)\s*(?:\{\s*(\d{1,50})\s*\}|(\d))(?!\d)"
+)
 _POWER = re.compile(
     rf"(?:(?<![\d.])({_DECIMAL})\s*(?:\\times|\\cdot|[\u00d7*x])\s*|(?<![\d.^{{}}]))"
     r"10\s*\^\s*(?:\{\s*(-?\d{1,3})\s*\}|(-?\d))(?!\d)"
@@ -61,12 +72,22 @@ def last_box(text: str) -> str | None:
 def plain(text: str) -> str:
     """Return what a box holds without layout, such as spaces and separators of thousands."""
     text = text.replace("\u2212", "-").replace("\u2013", "-").replace("{,}", ",")
-    text = _SPACE.sub(" ", _LAYOUT.sub("", STYLE.sub("", text))).strip(" ").rstrip(" .,;")
+    for layout in (UNIT, STYLE, _LAYOUT):
+        text = layout.sub("", text)
+    text = _SPACE.sub(" ", text).strip(" ").rstrip(" .,;")
     if braced := re.fullmatch(r"\{+([^{}]*)\}+", text):
         text = braced[1]
     text = _THOUSANDS.sub(lambda found: re.sub("[, ]", "", found[0]), text)
+    text = _REPEATING.sub(_of_period, text)
     text = _POWER.sub(lambda found: f"{found[1] or 1}e{found[2] or found[3]}", text)
     return _FRACTION.sub(_as_quotient, text).strip()
+
+
+def _of_period(found: re.Match[str]) -> str:
+    """Write a repeating decimal as a quotient: 0.1\\overline{6} is 15/90."""
+    whole, fixed, period = found[1], found[2], found[3] or found[4]
+    over = int(whole + fixed + period) - int(whole + fixed or 0)
+    return f" {over}/{(10 ** len(period) - 1) * 10 ** len(fixed)} "
 
 
 def _as_quotient(found: re.Match[str]) -> str:

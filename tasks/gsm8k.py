@@ -12,15 +12,16 @@ from typing import Any
 
 from lm_eval.api.metrics import exact_match_hf_evaluate
 
-from tasks.boxed import NUMBER, last_box, plain, value
+from tasks.boxed import NUMBER, WORDS, last_box, plain, value
 
 # Options of exact_match in lm-eval's gsm8k.
 _OF_LM_EVAL = {"ignore_case": True, "regexes_to_ignore": [",", "\\$", "(?s).*#### ", "\\.$"]}
 _TARGET = re.compile(r"#### *(-?[\d,]*\d(?:\.\d+)?) *$")
-_WORDS = re.compile(r"\\(?:text|math|mbox|operatorname)[a-z]*\s*\{([^{}]*)\}")
 _DROPPED = re.compile(
     r"\\(?:pounds|euro|yen|cents?|degree|l?dots|textdollar)(?![A-Za-z])|\\[$%#&]|[$€£¥¢%°]"
 )
+# In a = 20, b = 18: there are two answers.
+_ANOTHER = re.compile(r"[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
 # Exponents of units and degrees, endings of ordinals, indices, and the minutes of a full hour.
 _RAISED = re.compile(
     r"(?<=[A-Za-z;])\s*\^\s*(?:\{[^{}]*\}|\w)"
@@ -88,7 +89,9 @@ def _read(text: str) -> dict[str, Any]:
 
 def numbers_in(box: str) -> list[Fraction]:
     """Return the number that a box gives, if it is one; 18 million may mean 18 as well."""
-    text = re.split(r"=|\\approx|≈", plain(box))[-1]
+    *before, text = re.split(r"=|\\approx|≈", plain(box))
+    if any(map(_ANOTHER.search, before[1:])):
+        return []
     # Words may hold numbers ("18 eggs of 2 ducks"), which count only where no other number is.
     outside = _unwrapped(text, keeps_words=False)
     if not re.search(r"\d", outside):
@@ -116,6 +119,6 @@ def _unwrapped(text: str, *, keeps_words: bool) -> str:
     before = None
     while before != text:
         before = text
-        text = _RAISED.sub("", _DROPPED.sub("", _WORDS.sub(replaced, text)))
+        text = _RAISED.sub("", _DROPPED.sub("", WORDS.sub(replaced, text)))
         text = _BRACED.sub(r"\1", text)
     return text

@@ -9,7 +9,7 @@ from typing import Any
 
 import math_verify  # noqa: F401 (so that planning names it if it is not installed)
 
-from tasks.boxed import NUMBER, STYLE, last_box, plain, value
+from tasks.boxed import NUMBER, STYLE, UNIT, WORDS, last_box, plain, value
 from tasks.minerva_math.equality import DIFFERENT, EQUAL, LIMIT_S, UNDECIDED, verdicts
 
 # In numbers such as 12\,345 and 12{,}345, which math-verify takes for two, or adds.
@@ -18,7 +18,13 @@ _SEPARATORS = re.compile(r"(?<=\d)(?:\\[,;:! ]|\{,\}|,\\!|~)(?=\d{3}(?!\d))")
 _BETWEEN = re.compile(r"[,;]|\\text\s*\{\s*(?:and|or)\s*\}")
 _NAMED = re.compile(r"\s*\\?[A-Za-z]\w*(?:_\{[^{}]*\})?\s*=([^=<>]+)")
 _LONG_NAMED = re.compile(r"(?:(?!\\text|[;<>]).)*=([^,;=<>]+)", re.DOTALL)
-_PERCENT = re.compile(r"\s*\\?%$")
+# Layout that math-verify does not know, a space for a line of a matrix and endings of ordinals too.
+_SPACES = re.compile(r"~|\\enspace(?![A-Za-z])|\\hspace\*?\s*\{[^{}]*\}|(?<=\\\\)\s*\[[^][,]*\]")
+_ORDINAL = re.compile(r"(?<=\d)\s*\^\s*\{\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}{1,2}")
+_APPROXIMATE = re.compile(r"^\s*(?:=|\\approx(?![A-Za-z])|≈)")
+_PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:percent|\\?%)\s*\}|percent)$")
+# Letters of options, behind each other.
+_LETTERS = re.compile(r"\(?[A-Z]\)?(?:(?:,|and|,and)\(?[A-Z]\)?)+")
 # math-verify ignores the base of 1010_2.
 _DIGITS = re.compile(r"([0-9A-F]+)(?:\s*_\s*\{?\s*(?P<base>\d+)\s*\}?)?")
 
@@ -73,16 +79,18 @@ def solution(doc: Mapping[str, Any]) -> str:
 
 def compared(gold: str, answer: str) -> tuple[str, str]:
     """Return what of two boxes is to be compared: no style, and no name of the answer."""
-    gold, answer = STYLE.sub("", gold), STYLE.sub("", answer)
+    gold, answer = (
+        _ORDINAL.sub("", _SPACES.sub(" ", UNIT.sub("", STYLE.sub("", _SEPARATORS.sub("", text)))))
+        for text in (gold, answer)
+    )
+    answer = _APPROXIMATE.sub("", answer)
     if "=" not in gold:
         named = [_NAMED.fullmatch(part) for part in _BETWEEN.split(answer)]
         if not all(named):
             named = [_LONG_NAMED.fullmatch(answer)]
         if all(named):
             answer = ", ".join(found[1] for found in named if found)
-    gold, answer = (
-        re.sub(r"(?<!\\)[\s.,;]+$", "", _SEPARATORS.sub("", text)) for text in (gold, answer)
-    )
+    gold, answer = (re.sub(r"(?<!\\)[\s.,;]+$", "", text) for text in (gold, answer))
     return gold, answer
 
 
@@ -93,7 +101,10 @@ def by_text(gold: str, answer: str) -> str | None:
     not rounded. Where only one is a percentage, it may mean the number itself or a hundredth of it.
     """
     texts = [plain(text) for text in (gold, answer)]
-    if re.sub(r"\s", "", texts[0]) == re.sub(r"\s", "", texts[1]):
+    unspaced = [re.sub(r"\s", "", WORDS.sub(r"\1", text)) for text in texts]
+    if all(map(_LETTERS.fullmatch, unspaced)):
+        unspaced = ["".join(sorted(re.findall("[A-Z]", text))) for text in unspaced]
+    if unspaced[0] == unspaced[1]:
         return EQUAL
     digits = [_DIGITS.fullmatch(text) for text in texts]
     if digits[0] and digits[1] and (digits[0]["base"] or digits[1]["base"]):

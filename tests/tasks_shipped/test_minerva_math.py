@@ -147,6 +147,12 @@ def test_what_the_last_box_holds(text: str, box: str | None) -> None:
         ("1010_2", "1010_{2}", EQUAL),
         ("1010_2", "1010", EQUAL),
         ("1010_2", "1010_3", DIFFERENT),
+        (r"\text{June 20}", "June 20", EQUAL),
+        (r"\text{A, C}", "C, A", EQUAL),
+        (r"\text{A, C}", r"A \text{ and } B", None),
+        (r"0.\overline{36}", r"\frac{4}{11}", EQUAL),
+        (r"0.\overline{36}", "0.36", None),
+        (r"10\%", r"10 \text{ percent}", EQUAL),
         ("12", "13", DIFFERENT),
         (r"\frac{1}{3}", r"\frac{1}{4}", DIFFERENT),
         # math-verify takes numbers for equal that are so to six digits.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind
 
@@ -242,9 +243,8 @@ class _Copier:
             return str(entry["metric"]), str(
                 next(iter(_listed(entry.get("filter_list"))), filters[0])
             )
-        metrics = leaf.get("metric_list") or []
-        if not metrics:
-            raise UserError(f"task {leaf['task']!r}: has no metric_list, so nothing is scored")
+        kind = leaf.get("output_type", "generate_until")
+        metrics = leaf.get("metric_list") or [{"metric": m} for m in DEFAULT_METRIC_REGISTRY[kind]]
         # Perplexities and the like cannot be primary.
         shares = (entry for entry in metrics if entry.get("higher_is_better") is not False)
         metric = next(shares, metrics[0])["metric"]

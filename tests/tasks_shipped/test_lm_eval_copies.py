@@ -192,6 +192,19 @@ def test_the_primary_metric_is_the_first_of_which_more_is_better(index: Index) -
     assert [entry["metric"] for entry in metrics] == ["perplexity", "acc"]
 
 
+@pytest.mark.slow
+def test_a_task_without_metrics_has_those_of_lm_eval(here: Path) -> None:
+    from lm_eval.tasks._index import Entry, Kind
+
+    source = {"dataset_path": "owner/quiz", "output_type": "multiple_choice", "test_split": "test"}
+    asks = {"doc_to_text": "{{q}}", "doc_to_choice": ["yes", "no"], "doc_to_target": "right"}
+    file = here / "quiz.yaml"
+    file.write_text(json.dumps({"task": "quiz", **source, **asks}))
+    new_task("quiz", {"quiz": Entry("quiz", Kind.TASK, file)})
+    write("quiz", {"test": [{"q": f"Is {i} even?", "right": i % 2} for i in range(4)]})
+    assert asked("quiz", here).metrics == {"acc,none": 1.0, "acc_norm,none": 1.0}
+
+
 def test_a_copied_task_is_enabled_by_one_word(index: Index) -> None:
     new_task("arc_easy", index)
     config = WorkflowConfig(model={}, experiments=["some"], tasks={"arc_easy": None})

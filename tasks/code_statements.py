@@ -131,7 +131,8 @@ def _statement(node: ast.stmt, text: str) -> Statement:
     for table in _inner(top):
         for symbol in table.get_symbols():
             if symbol.is_global():
-                (bound if symbol.is_assigned() else used).add(symbol.get_name())
+                used.add(symbol.get_name())
+                bound |= {symbol.get_name()} if symbol.is_assigned() else set()
     is_script = isinstance(node, ast.If) and "__name__" in used
     is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     is_definition = is_function or isinstance(node, ast.ClassDef | ast.Import | ast.ImportFrom)

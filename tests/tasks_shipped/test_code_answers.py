@@ -38,6 +38,7 @@ RECURSIVE = "def total(x):\n    return x[0] + total(x[1:]) if x else 0\n"
 ONE = "def one(n):\n    return n\n"
 USES_ONE = BARE.replace("+= number", "+= one(number)")
 USES_CLASS = BARE.replace("+= number", "+= Sum().one(number)")
+COUNTED = ":\n    global calls\n    calls += 1"
 USES_TABLE = BARE.replace("= 0", "= table[0]")
 METHOD = BARE.replace("(numbers)", "(self, numbers)")
 RIGHT, FAILS, NONE = "right", "fails", "no code"
@@ -134,6 +135,13 @@ FORMS = [
     (
         "a table that is changed",
         f"table = {{}}\ntable[0] = 0\n\n{USES_TABLE}",
+        RIGHT,
+    ),
+    ("a global that it counts", f"calls = 0\n\n{BARE.replace(':', COUNTED, 1)}", RIGHT),
+    ("a cache", f"from functools import cache\n\n{ONE}\none = cache(one)\n{USES_ONE}", RIGHT),
+    (
+        "another name for a type",
+        f"Numbers = list\n\n{BARE.replace('numbers)', 'numbers: Numbers)', 1)}",
         RIGHT,
     ),
     ("a deeper recursion", f"import sys\nsys.setrecursionlimit(5000)\n\n{RECURSIVE}", RIGHT),

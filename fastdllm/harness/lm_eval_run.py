@@ -8,6 +8,7 @@ Import this module only within `lm_eval_environment`.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from fastdllm.workflow.project.config_files import unknown_task
 
 # How errors of lm-eval begin that are mistakes in the words typed.
 NOT_FOUND, REFUSED = "Tasks not found: ", "Attempted to "
+SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
 
 
 def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
@@ -42,8 +44,9 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
         UserError: a task that is unknown, or cannot be loaded, asked or scored; or lm-eval could
             not write its results.
     """
+    output = {"output_path": config.output_path} if config.output_path else {}
     tracker = EvaluationTracker(
-        **{**config.hf_hub_log_args, "output_path": config.output_path or None}
+        **{"token": os.environ.get("HF_TOKEN", ""), **config.hf_hub_log_args, **output}
     )
     tasks, manager = _tasks(config, own)
     before = _results(config.output_path)
@@ -108,9 +111,6 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
         )
 
 
-SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
-
-
 def _tasks(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> tuple[list[Any], TaskManager]:
     """Return the tasks to evaluate, and who loads those that are not loaded yet."""
     loaded: list[Any] = []
@@ -148,4 +148,4 @@ def _results(output_path: str | None) -> set[Path]:
     path = Path(output_path)
     if path.suffix == ".json":
         return set(path.parent.glob(f"{path.stem}_*.json"))
-    return set(path.rglob("results_*.json"))
+    return set(path.glob("*/results_*.json"))

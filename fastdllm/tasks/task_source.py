@@ -72,7 +72,13 @@ class TaskSource:
             )
 
     def not_here(self, file: Path) -> UserError:
-        """Build the error for a file that `fastdllm fetch` can bring."""
+        """Build the error for a file that fetch can bring, or that the folder `data` lacks."""
+        if self.data is not None:  # fetch brings nothing there
+            return UserError(
+                f"task {self.name!r}: {file}: no such file in the folder that `data` names; name "
+                "the one that has it, or leave `data` out and type, on a node with network: "
+                f"fastdllm fetch --task {self.name}"
+            )
         return UserError(
             f"task {self.name!r}: {file}: no such file; on a node with network: fastdllm fetch "
             f"--task {self.name}, or name the folder that has it in workflow_config.yaml (tasks: "

@@ -129,19 +129,26 @@ def test_one_folder_does_not_stand_for_several(capsys: pytest.CaptureFixture[str
     )
 
 
-@pytest.mark.parametrize(
-    ("data", "file"), [(None, "tasks/data/sums/test"), ("tasks", "tasks/test")]
-)
 def test_a_file_that_is_not_here_is_named_with_both_ways_to_have_it(
-    capsys: pytest.CaptureFixture[str], data: str | None, file: str
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     TASK.write_text(TASK.read_text().replace("{version: 1, ", "{version: 1, " + SOURCE))
-    if data is not None:
-        configure(data)
     assert plan(capsys) == (
-        f"fastdllm: task 'sums': {file}.jsonl: no such file; on a node with network: fastdllm "
-        "fetch --task sums, or name the folder that has it in workflow_config.yaml (tasks: sums: "
-        "data: ...)"
+        "fastdllm: task 'sums': tasks/data/sums/test.jsonl: no such file; on a node with network: "
+        "fastdllm fetch --task sums, or name the folder that has it in workflow_config.yaml "
+        "(tasks: sums: data: ...)"
+    )
+
+
+def test_a_file_that_a_named_folder_lacks_is_not_said_to_be_fetched_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    TASK.write_text(TASK.read_text().replace("{version: 1, ", "{version: 1, " + SOURCE))
+    configure("tasks")
+    assert plan(capsys) == (
+        "fastdllm: task 'sums': tasks/test.jsonl: no such file in the folder that `data` names; "
+        "name the one that has it, or leave `data` out and type, on a node with network: "
+        "fastdllm fetch --task sums"
     )
 
 

@@ -27,12 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="most sequences decoded at once, or auto",
     )
-    parser.add_argument("--data", metavar="DIR", help="the folder of the task's files")
+    parser.add_argument("--data", metavar="DIR", help="folder of the task's files")
     parser.add_argument("--num-fewshot", metavar="N", help="worked examples in each prompt")
     parser.add_argument("--again", action="store_true", help="decode it once more, from the start")
-    add_model_options(parser)
-    parser.set_defaults(model=None, device=None, dtype=None)
-    add_decoding_options(parser)
+    add_model_options(parser, of_config=True)
+    add_decoding_options(parser, of_config=True)
 
 
 def run(options: argparse.Namespace) -> int:

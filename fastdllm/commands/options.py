@@ -11,31 +11,45 @@ from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import validated
 
+# What an option that is not given is, where commands take it from there.
+OF_CONFIG = "as workflow_config.yaml says"
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --model, --revision, --device and --dtype."""
-    group = parser.add_argument_group("model")
+
+def add_model_options(parser: argparse.ArgumentParser, *, of_config: bool = False) -> None:
+    """Add --model, --revision, --device and --dtype.
+
+    of_config: what is not given is None, to be taken from workflow_config.yaml.
+    """
+    about = f"default: {OF_CONFIG}" if of_config else None
+    group = parser.add_argument_group("model", about)
     group.add_argument(
         "--model",
-        default=str(EMBEDDED_MODEL),
+        default=None if of_config else str(EMBEDDED_MODEL),
         type=os.path.expanduser,
-        help="checkpoint folder or hub id (default: the embedded tiny model)",
+        help="checkpoint folder or hub id" + _default("the embedded tiny model", of_config),
     )
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    group.add_argument(
-        "--dtype",
-        default="auto",
-        help="auto, float32, bfloat16 or float16 (default: auto: float32 on a CPU)",
-    )
+    default = None if of_config else "auto"
+    text = "auto, cpu, cuda or cuda:N" + _default("auto", of_config)
+    group.add_argument("--device", default=default, help=text)
+    text = "auto, float32, bfloat16 or float16" + _default("auto: float32 on a CPU", of_config)
+    group.add_argument("--dtype", default=default, help=text)
 
 
-def add_decoding_options(parser: argparse.ArgumentParser) -> None:
-    """Add one option per field of `DecodingSettings`, named like it."""
-    group = parser.add_argument_group("decoding")
+def _default(value: Any, of_config: bool) -> str:
+    return "" if of_config or value is None else f" (default: {value})"
+
+
+def add_decoding_options(parser: argparse.ArgumentParser, *, of_config: bool = False) -> None:
+    """Add one option per field of `DecodingSettings`, named like it.
+
+    of_config: the help names no defaults, as workflow_config.yaml may have others.
+    """
+    about = f"default: {OF_CONFIG}" if of_config else None
+    group = parser.add_argument_group("decoding", about)
     for name, field in DecodingSettings.model_fields.items():
         kinds = get_args(field.annotation) or (field.annotation,)
-        default = "" if field.default is None else f" (default: {field.default})"
+        default = _default(field.default, of_config)
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
         options["help"] = f"{field.description}{default}".replace("%", "%%")
         if bool in kinds:

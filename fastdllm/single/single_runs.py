@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
@@ -177,17 +177,21 @@ def single_run(
     plan = TaskPlan(task, limit, plan_decides(config, identity, of_task))
     plan_name = f"{task_folder(task, limit)}-{digest_of(plan.spec())[:12]}"
     places = {**run.surroundings, "plan_folder": str(RESULTS / SINGLE / "_plans" / plan_name)}
-    return SingleRun(replace(run, config=_name(run), surroundings=places), plan, config)
+    name = _name(run, of_task.overrules)
+    return SingleRun(replace(run, config=name, surroundings=places), plan, config)
 
 
-def _name(run: Run) -> str:
-    """Return a name that shows which settings are not the usual ones, and tells all runs apart."""
+def _name(run: Run, overruled: Collection[str]) -> str:
+    """Return a name that shows which settings are not the usual ones, and tells all runs apart.
+
+    overruled: settings that the task overrules, so that the run does not have them.
+    """
     usual = DecodingSettings().model_dump(mode="json")
     given = {name: run.decides[DECODING + name] for name in usual}
     parts = [
         f"{name}-{'-'.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in given.items()
-        if value != usual[name]
+        if value != usual[name] and name not in overruled
     ]
     words = re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts) or "default")[:MOST_LETTERS]
     return f"{words.rstrip('-')}-{run.fingerprint[:12]}"

@@ -150,6 +150,10 @@ def test_the_name_of_a_run_tells_settings_apart_and_not_how_they_were_given() ->
     before = name()
     edit("workflow_config.yaml", "bootstrap_iters", "decoding: {threshold: 0.8}\nbootstrap_iters")
     assert name() == different[1] != before
+    # A task's own limit of an answer wins.
+    edit("workflow_config.yaml", "{threshold: 0.8}", "{max_new_tokens: 9}")
+    assert name().name.startswith("default-")
+    assert name(task="choices").name.startswith("max_new_tokens-9-")
     edit("tasks/data/sums.jsonl", "What is 4", "What was 4")
     assert name(threshold=0.9) != before
 

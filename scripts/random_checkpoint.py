@@ -115,6 +115,8 @@ def main() -> None:
     hidden = options.hidden_size or config.hidden_size
     if hidden % (2 * config.num_heads):
         parser.error(f"--hidden-size: {hidden} is no multiple of {2 * config.num_heads}")
+    if options.tokenizer and not (options.tokenizer / TOKENIZER_FILES[0]).is_file():
+        parser.error(f"--tokenizer: no {TOKENIZER_FILES[0]} in {options.tokenizer}")
     config = narrow(config, hidden, options.layers or config.num_layers)
     write_checkpoint(options.folder, config, files=FILES[options.name])
     for name in TOKENIZER_FILES:

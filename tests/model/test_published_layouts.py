@@ -192,3 +192,7 @@ def test_the_script_writes_a_model_with_the_tokenizer_of_another(
     monkeypatch.setattr("sys.argv", ["", "7b", str(tmp_path / "other"), "--hidden-size", "100"])
     with pytest.raises(SystemExit):
         main()
+    monkeypatch.setattr("sys.argv", ["", "7b", str(tmp_path / "bare"), "--tokenizer", "nowhere"])
+    with pytest.raises(SystemExit):
+        main()
+    assert not (tmp_path / "bare").exists()

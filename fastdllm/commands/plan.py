@@ -31,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from fastdllm.common.console import counted
     from fastdllm.common.files import to_json
     from fastdllm.common.paths import PLANS, task_folder
     from fastdllm.runs.lock import run_lock
@@ -101,10 +102,9 @@ def run(args: argparse.Namespace) -> int:
             _check_order(args, plan.header.item_digests)
         write_plan(folder, plan, made_from=to_json(spec))
     header = plan.header
-    sys.stdout.write(
-        f"planned {args.task}: {header.n_items} items, {header.n_requests} requests in "
-        f"{len(header.chunks)} chunks -> {folder}\n"
-    )
+    sizes = ", ".join((counted(header.n_items, "item"), counted(header.n_requests, "request")))
+    chunks = counted(len(header.chunks), "chunk")
+    sys.stdout.write(f"planned {args.task}: {sizes} in {chunks} -> {folder}\n")
     return 0
 
 

@@ -25,6 +25,11 @@ BAR_WIDTH = 10
 SHOW_CURSOR = b"\x1b[?25h\n"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun, such as `1 GPU job` or `2 GPU jobs`."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 @dataclass(frozen=True, slots=True)
 class ProgressNumbers:
     """How far a run is; None for what is not measured, or not yet."""

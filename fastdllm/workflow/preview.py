@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+from fastdllm.common.console import counted
 from fastdllm.workflow.reconcile import EARLIER_SETTINGS
 from fastdllm.workflow.splitting import JobSplit
 from fastdllm.workflow.status.run_status import RunStatus, State
@@ -66,11 +67,6 @@ def preview(
     outdated = [s for s in wanted if EARLIER_SETTINGS in s.reason]
     notes = [f"fastdllm: {s.run.name}: {s.reason}" for s in outdated[:MOST_LINES]]
     return "\n".join([line, *notes, *(_table(made) if is_dry_run else [])]) + "\n"
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun, such as `1 GPU job` or `2 GPU jobs`."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def copies_in_words(number: int) -> str:

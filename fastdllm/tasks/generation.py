@@ -129,10 +129,13 @@ def check_length(request: PlannedRequest, *, max_positions: int, block_size: int
         room, what = request.gen_kwargs["max_gen_toks"], "max_gen_toks"
     needed = len(request.prompt_ids) + room
     if needed > max_positions:
+        shorter = (
+            "num_fewshot" if request.kind == "loglikelihood" else "num_fewshot or max_gen_toks"
+        )
         raise ItemError(
             request.item,
             f"prompt of {len(request.prompt_ids)} tokens + {what} {room} = {needed}, but the model "
-            f"holds {max_positions}; shorten it, or lower num_fewshot",
+            f"holds {max_positions} positions; take a model that holds more, or lower {shorter}",
         )
 
 

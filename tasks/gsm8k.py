@@ -53,7 +53,7 @@ def score(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
     """Score one answer as its filter has read it."""
     (read,) = results
     if isinstance(read, str):
-        right = exact_match_hf_evaluate([read], [doc["answer"]], **_OF_LM_EVAL)
+        right = exact_match_hf_evaluate([read], [doc["answer"].strip()], **_OF_LM_EVAL)
         return {"exact_match": float(right["exact_match"])}
     is_right = str(target_number(doc)) in read["numbers"]
     return {"exact_match": float(is_right), "boxed": float(read["box"] is not None)}

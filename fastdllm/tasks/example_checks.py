@@ -12,6 +12,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.tasks.item_checks import check_answers, check_values, where_is
 from fastdllm.tasks.lm_eval_tasks import TASK_SEED, LoadedTask
+from fastdllm.tasks.printing import printing
 
 # The examples of a task with their questions, by question and answer in each form.
 Examples = dict[tuple[str, str], list[tuple[Mapping[str, Any], str]]]
@@ -111,11 +112,12 @@ def check_own_examples(
 ) -> None:
     """Refuse an item that is an example in its own prompt, from a split that shares items.
 
-    Names answers of examples that show a model how to answer in a way that would be cut.
+    Names answers of examples that show a model how to answer in a way that would be cut, and an
+    item whose description, such as of its subject, is not that of its examples.
 
     samples: of the task, as lm-eval returns them.
     examples: of the task, as `check_examples` returns them.
-    tell: is given the line that only names something.
+    tell: is given the lines that only name something.
 
     Raises:
         UserError: naming the item.
@@ -131,6 +133,7 @@ def check_own_examples(
             f"as {cut[0][:60]!r}, hold a text of until ({', '.join(map(repr, stops))}), where a "
             "model that answers like them would be cut; correct generation_kwargs or fewshot_config"
         )
+    _check_descriptions(task, examples, tell)
     leaves_out = _leaves_out(task)
     for sample in samples:
         item, where = sample["doc"], where_is(task, sample["doc_id"])
@@ -143,6 +146,25 @@ def check_own_examples(
                     f"{where}: is also an example in its own prompt, with its answer; take the "
                     "items out of the split that the examples are drawn from"
                 )
+
+
+def _check_descriptions(
+    task: ConfigurableTask, examples: Examples, tell: Callable[[str], None]
+) -> None:
+    """Name an item whose description differs from that of all examples, as in a file misnamed."""
+    describe = printing(task)["description"]
+    try:
+        of_examples = {str(describe(doc)) for docs in examples.values() for doc, _ in docs}
+    except Exception:  # examples may lack what only items print there
+        return
+    for index, doc in enumerate(task.eval_docs):
+        if (text := str(describe(doc))) not in of_examples:
+            tell(
+                f"{where_is(task, index)}: its description {text.strip()[:100]!r} is not that of "
+                f"its examples, {min(of_examples).strip()[:100]!r}; check that their files belong "
+                "together"
+            )
+            return
 
 
 def _printing(task: ConfigurableTask) -> dict[str, Callable[[Any], Any]]:

@@ -64,6 +64,12 @@ class LoadedTask:
     primary: tuple[str, str]
     helpers: tuple[Path, ...]
 
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the file of the task, or of the group, says under `metadata`."""
+        owner = self.root.config if isinstance(self.root, Task) else self.root
+        return owner.metadata or {}
+
 
 def load_task(task: TaskSource | str) -> LoadedTask:
     """Load one task or group; a name alone is of a task in tasks/.

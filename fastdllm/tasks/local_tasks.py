@@ -53,7 +53,9 @@ class LocalTask(CompiledTask):
             if isinstance(choices, str) and "{" not in choices and choices not in self._columns:
                 where = f"task {self.config.task!r}: doc_to_choice"
                 raise unknown_name("column", choices, self._columns, where) from None
-            check_questions(self)  # a helper of the task may have refused the first item
+            # A helper of the task may have refused the first item.
+            check_questions(self)
+            check_answers(self, list(self.eval_docs))
         elif isinstance(error, TypeError | IndexError) and choices is not None:
             # By options without a first letter, or a label without one.
             check_answers(self, list(self.eval_docs))

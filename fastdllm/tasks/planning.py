@@ -40,7 +40,7 @@ from fastdllm.tasks.plan import (
 )
 from fastdllm.tasks.printing import printed_texts
 from fastdllm.tasks.prompt_checks import check_prompts
-from fastdllm.tasks.repeats import check_overlaps, check_repeats
+from fastdllm.tasks.repeats import check_number, check_overlaps, check_repeats
 from fastdllm.tasks.task_source import TaskSource
 
 
@@ -114,6 +114,7 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
         check_repeats(leaf, texts[name], tell)
         check_prompts(leaf, texts[name], result["samples"][name], tell)
     check_overlaps(texts, tell)
+    check_number(task, tell)
     for (metric, filter_name), score in scores_of(result, result["samples"], task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
             tell(

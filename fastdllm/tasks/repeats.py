@@ -1,4 +1,4 @@
-"""Items of a task that are there twice, as from a copy of a data file."""
+"""Items that are there twice, as from a copy of a data file, or are not all there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,21 @@ from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.item_checks import where_is
+from fastdllm.tasks.lm_eval_tasks import LoadedTask
+
+
+def check_number(task: LoadedTask, tell: Callable[[str], None]) -> None:
+    """Name another number of items than the published data has, as of another split or a part.
+
+    All items count, whatever the limit.
+    """
+    published = task.metadata.get("n_items")
+    n_items = sum(len(leaf.eval_docs) for leaf in task.leaves.values())
+    if published not in (None, n_items):
+        tell(
+            f"task {task.name!r}: its data has {n_items} items, and the published data "
+            f"{published}; check its files before you compare the score with others"
+        )
 
 
 def check_repeats(

@@ -301,7 +301,9 @@ def test_prompts_are_those_of_the_published_scripts_character_for_character() ->
 def test_a_row_without_question_or_number_is_named(
     tmp_path: Path, row: dict[str, str], says: str
 ) -> None:
-    rows = [{"question": "1 + 1?", "answer": "#### 2"}, row]
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=rf"test\.jsonl, line 2: task 'gsm8k', item 1: .*({says})"):
-        outcome("gsm8k", tmp_path, silent)
+    good = {"question": "1 + 1?", "answer": "#### 2"}
+    for line, rows in ((1, [row, good]), (2, [good, row])):
+        (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        where = rf"test\.jsonl, line {line}: task 'gsm8k', item {line - 1}: .*({says})"
+        with pytest.raises(UserError, match=where):
+            outcome("gsm8k", tmp_path, silent)

@@ -106,3 +106,17 @@ def test_bad_rows_are_named(tmp_path: Path, file: str, change: Change, says: str
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(UserError, match=rf"^{path}, {says}"):
         outcome("mmlu", tmp_path, silent)
+
+
+@pytest.mark.slow
+@needs_data("mmlu")
+def test_a_file_of_another_subject_and_missing_questions_are_named(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, 1) / "test/virology.jsonl"
+    path.write_text((tmp_path / "test/anatomy.jsonl").read_text("utf-8"), encoding="utf-8")
+    about, number, *others = outcome("mmlu", tmp_path, silent).plan.header.notices
+    assert about.startswith(f"{path}, line 1: task 'mmlu_virology', item 0: its description 'The f")
+    assert "about anatomy.' is not that of its examples, 'The following are" in about
+    assert "'mmlu_anatomy' and 'mmlu_virology': 1 items of both" in number
+    assert [line[:68] for line in others] == [
+        "task 'mmlu': its data has 57 items, and the published data 14042; ch"
+    ]

@@ -22,6 +22,9 @@ WEIGHTS, WEIGHT_INDEX = "model.safetensors", "model.safetensors.index.json"
 # Each of these is a whole tokenizer.
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 
+# As in safetensors; a damaged length would fill the memory.
+LONGEST_HEADER = 100_000_000
+
 _LIKE_WEIGHTS = frozenset(
     [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"]
 )
@@ -203,7 +206,7 @@ def read_header(stream: IO[bytes]) -> dict[str, StoredTensor]:
     """
     size = os.fstat(stream.fileno()).st_size
     length = int.from_bytes(stream.read(8), "little")
-    if not 0 < length <= size - 8:
+    if not 0 < length <= min(size - 8, LONGEST_HEADER):
         raise ValueError("the header is not whole")
     try:
         header = json.loads(stream.read(length))
@@ -217,7 +220,7 @@ def read_header(stream: IO[bytes]) -> dict[str, StoredTensor]:
             )
             for name, values in header.items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"the header cannot be read: {error_line(error)}") from None
     at = 8 + length
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):

@@ -96,7 +96,6 @@ def _open_weights(
     config = read_config(folder)
     if dtype == "auto" and kind == torch.float16:
         notice(f"dtype {dtype_reason(dtype, target)}")
-    _check_memory(folder, config, target, kind, reserve)
     if left := other_weights(folder):
         more = f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
         names = ", ".join(left[:MOST_NAMED])
@@ -108,6 +107,7 @@ def _open_weights(
         if config.tie_word_embeddings and files.has_other_head():
             notice(f"{folder}: {OTHER_HEAD}")
             config = replace(config, tie_word_embeddings=False)
+        _check_memory(folder, config, target, kind, reserve)
         with torch.device("meta"):
             model = BlockDiffusionModel(config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from fastdllm.decoding.sequence import Request
 from fastdllm.model import loading
 from fastdllm.model.config import read_config
 from fastdllm.model.fused import FusedModel, fused_bytes
+from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.runs.loaded_model import KeptModel, load_engine, load_plan_tokenizer
 from fastdllm.runs.spec import read_spec
 from tests.cluster.test_fitting import model as seven_b
@@ -23,6 +26,23 @@ from tests.support.run_project import *  # noqa: F403
 
 GIB = 2**30
 CPU = torch.device("cpu")
+
+
+def with_headers(folder: Path) -> Path:
+    """Write a file with the headers of all weights; the weights are a hole of 15 GB."""
+    with torch.device("meta"):
+        shapes = BlockDiffusionModel(read_config(folder)).state_dict()
+    header: dict[str, Any] = {}
+    at = 0
+    for name, weight in shapes.items():
+        stop = at + 2 * weight.numel()
+        header[name] = {"dtype": "BF16", "shape": list(weight.shape), "data_offsets": [at, stop]}
+        at = stop
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + at)
+    return folder
 
 
 def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -38,10 +58,10 @@ def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         ("bfloat16", 15, "a smaller batch_size or shorter answers or more memory for this job"),
     ],
 )
-def test_a_model_that_does_not_fit_is_refused_by_its_config_alone(
+def test_a_model_that_does_not_fit_is_refused_before_a_weight_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, free_gib: int, advice: str
 ) -> None:
-    folder = seven_b(tmp_path)  # no weights are there
+    folder = with_headers(Path(seven_b(tmp_path)))
     free(monkeypatch, free_gib * GIB)
     with pytest.raises(UserError) as caught:
         load_model(folder, device="cpu", dtype=dtype, reserve=2 * GIB)
@@ -104,7 +124,7 @@ def test_a_run_that_does_not_fit_is_refused_before_weights_are_read(
 
     free(monkeypatch, weights + 1)
     with monkeypatch.context() as patched:
-        patched.setattr(loading, "WeightFiles", None)
+        patched.setattr(loading, "FileWeights", None)
         with pytest.raises(UserError, match="a smaller batch_size or shorter answers"):
             load()
     free(monkeypatch, weights + 64 * 2**20)

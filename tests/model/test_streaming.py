@@ -14,6 +14,7 @@ from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from fastdllm import DecodingSettings, UserError, generate, load_model
+from fastdllm.model.checkpoint import LONGEST_HEADER
 from fastdllm.model.config import read_config
 from fastdllm.model.loading import load_plain_model
 from fastdllm.model.plain import BlockDiffusionModel
@@ -117,6 +118,37 @@ def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(UserError, match=r"model\.safetensors: cannot be read \(Permission denied"):
+        load_model(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 50_000,
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}',
+        b'{"a": 1}',
+    ],
+)
+def test_a_header_that_does_not_describe_its_file_is_one_line(tmp_path, header):
+    folder = shutil.copytree(GOLDEN / "m6", tmp_path / "model")
+    file = folder / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: not a whole safetensors file"
+    ) as caught:
+        load_model(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_header_of_impossible_length_is_not_read(tmp_path):
+    folder = shutil.copytree(GOLDEN / "m6", tmp_path / "model")
+    with (folder / "model.safetensors").open("r+b") as stream:
+        stream.write((2 * LONGEST_HEADER).to_bytes(8, "little"))
+        stream.truncate(4 * LONGEST_HEADER)  # a hole, which takes no place on the disk
+    with pytest.raises(UserError, match="the header is not whole"):
         load_model(folder, device="cpu")
 
 

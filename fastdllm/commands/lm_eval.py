@@ -91,10 +91,11 @@ def _check_meant(config: EvaluatorConfig) -> None:
                 f"lm-eval run: --samples: {task}: {items}: lm-eval would take others, or call them "
                 "by wrong numbers; name each item once, in ascending order from 0"
             )
-    if config.samples and config.cache_requests:
+    if config.cache_requests:
         raise UserError(
-            "lm-eval run: --cache_requests keeps prompts under the name of their task alone, and "
-            "with --samples they would be scored as those of other items; leave one of them out"
+            "lm-eval run: --cache_requests keeps prompts and generation_kwargs under the name of "
+            "their task alone, and would ask old ones after an edit of task, data, chat template "
+            "or --gen_kwargs; leave it out"
         )
     if config.wandb_args or config.trackio_args:
         raise UserError(

@@ -61,10 +61,6 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
             max_batch_size=config.max_batch_size,
             device=config.device,
             use_cache=config.use_cache,
-            **{
-                name: config.cache_requests.get(name, False)
-                for name in ("cache_requests", "rewrite_requests_cache", "delete_requests_cache")
-            },
             limit=config.limit,
             samples=config.samples,
             check_integrity=config.check_integrity,

@@ -37,7 +37,17 @@ class PromptLM(LM):
         return str(self._template_source.name_or_path).replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """The template's text, which lm-eval records."""
+        """The template's text, which lm-eval records.
+
+        Raises:
+            UserError: a template was asked for by name, and not the one that is used.
+        """
+        if isinstance(chat_template, str) and chat_template.lower() not in ("true", "default"):
+            raise UserError(
+                f"--apply_chat_template {chat_template}: lm-eval takes this for the name of a "
+                "template, and only the default one is used; give the option without a value, or "
+                "leave it out for prompts without a template"
+            )
         return (self._template_source.chat_template or "") if chat_template else ""
 
     def apply_chat_template(

@@ -49,7 +49,7 @@ def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
         ((), "lm-eval run: --tasks is missing"),
         (("--tasks", "sums", "--limit", "3", "--samples", '{"sums": [1]}'), "--limit must be None"),
         (("--tasks", "sums", "--log_samples"), "Specify --output_path"),
-        (("--tasks", "sums", "--samples", '{"sums": [1]}', "--cache_requests"), "leave one of"),
+        (("--tasks", "sums", "--cache_requests"), "would ask old ones after an edit"),
         (("--tasks", "sums", "--samples", '{"sums": [5, 3]}'), "in ascending order from 0"),
         (("--tasks", "sums", "--samples", '{"sums": []}'), "in ascending order from 0"),
         (("--tasks", "sums", "--limit", "0"), "--limit 0: should be a number of items"),
@@ -96,6 +96,12 @@ def test_examples_that_a_task_rules_out_are_refused(run, capsys) -> None:
     task.write_text(task.read_text() + "num_fewshot: 0\n")
     assert run("--tasks", "sums", "--num_fewshot", "2") == 2
     assert "its file says num_fewshot: 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["False", "tool_use"])
+def test_a_template_that_is_not_used_is_refused(run, capsys, name: str) -> None:
+    assert run("--tasks", "sums", "--apply_chat_template", name) == 2
+    assert f"{name}: lm-eval takes this for the name of a template" in capsys.readouterr().err
 
 
 def test_code_is_run_only_where_the_project_allows_it(run, capsys) -> None:

@@ -11,6 +11,7 @@ import yaml
 from lm_eval.api.task import ConfigurableTask
 
 from fastdllm.tasks.local_tasks import LocalTask
+from fastdllm.tasks.templates import compiled
 from tests.support.run_project import CHOICES_YAML, write_lines
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -68,3 +69,12 @@ def test_options_are_those_of_lm_eval(template: str) -> None:
     expected = given(lambda: theirs.doc_to_choice(doc, template))
     assert given(lambda: ours.doc_to_choice(doc, template)) == expected
     assert ours.doc_to_choice(doc) == ["A", "B", "C"]
+
+
+def test_a_template_is_compiled_once_for_all_items() -> None:
+    template = "{{question}} of a task of its own: {{label}}"
+    task, _ = tasks(doc_to_text=template)
+    before = compiled.cache_info().misses
+    for doc in [*task.eval_docs, *task.eval_docs]:
+        assert task.doc_to_text(doc) == f"{doc['question']} of a task of its own: {doc['label']}"
+    assert compiled.cache_info().misses == before

@@ -27,6 +27,7 @@ from tests.harness.test_published_tasks import (  # noqa: F401 (two of them are 
     published,
 )
 from tests.support.real_size_tokenizer import IM_START, VOCABULARY
+from tests.support.run_project import PATIENCE_S
 from tests.support.shipped_tasks import DATA, needs_data
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -66,8 +67,11 @@ def killed_after_a_chunk(run: Run, shard: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         os.fsync = killing
-        main(["eval", str(run.spec_path), "--shard", shard])
-        os._exit(0)
+        signal.alarm(int(PATIENCE_S))
+        try:
+            main(["eval", str(run.spec_path), "--shard", shard])
+        finally:  # no child goes on with the tests
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 

@@ -34,7 +34,7 @@ _SYSTEM = (
     *("/etc/ld.so.cache", "/etc/localtime"),
 )
 _DEVICES = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
-_WITH_LIBRARIES = ("bz2", "ctypes", "decimal", "hashlib", "lzma", "numpy", "sqlite3", "ssl", "zlib")
+_WITH_LIBRARIES = ("bz2", "ctypes", "decimal", "hashlib", "lzma", "sqlite3", "ssl", "zlib")
 # More at once gain little, and need as many processes.
 MOST_AT_ONCE = 16
 
@@ -140,7 +140,7 @@ def best_isolation() -> Isolation:
 
 
 def _importable() -> list[str]:
-    """Return modules that Python has here, among those that need libraries of others."""
+    """Return modules of Python that are there, among those that need libraries of others."""
     found = ["math"]
     for name in _WITH_LIBRARIES:
         with suppress(ImportError):

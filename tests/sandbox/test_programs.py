@@ -168,7 +168,8 @@ def test_a_process_that_waits_may_be_killed(tmp_path: Path) -> None:
 import signal
 from fastdllm.sandbox.programs import Limits, Program, run_programs
 signal.signal(signal.SIGINT, signal.default_int_handler)
-code = "import os, time\\nopen('/proc/self/comm', 'w').write('{MARK}')\\nos.fork()\\ntime.sleep(99)"
+code = "import ctypes, os, time\\nctypes.CDLL(None).prctl(15, b'{MARK}', 0, 0, 0)\\n"
+code += "os.fork()\\ntime.sleep(99)"
 run_programs([Program(code, "")] * 2)
 """
     for number in (signal.SIGKILL, signal.SIGINT):

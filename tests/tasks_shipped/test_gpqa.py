@@ -11,8 +11,11 @@ import pytest
 from datasets import Dataset
 
 from fastdllm.common.errors import UserError
+from fastdllm.tasks.task_files import find_task_files
+from fastdllm.tasks.task_source import TaskSource
+from fastdllm.workflow.project.computations import is_likelihood_task
 from tasks.gpqa import QUESTION, RIGHT, WRONG, with_options
-from tests.support.shipped_tasks import Item, outcome
+from tests.support.shipped_tasks import ROOT, Item, outcome
 
 Row = dict[str, str]
 # Columns of the published file that nothing reads stand among the others, and so do here.
@@ -99,6 +102,15 @@ def test_examples_are_other_questions(tmp_path: Path) -> None:
         assert sample["prompt"].count("<|im_start|>user") == 6
         asked = [turn for turn in sample["prompt"].split("\n") if "belongs to" in turn]
         assert len(set(asked)) == 6
+
+
+@pytest.mark.parametrize("task", ["gpqa", "gpqa_diamond"])
+def test_nothing_of_it_is_generated(tmp_path: Path, task: str) -> None:
+    """So configurations that differ in decoding only are one computation."""
+    for name in ("gpqa_main", "gpqa_diamond"):
+        write_rows(tmp_path, rows_of("all", 4), name)
+    source = TaskSource(ROOT / f"tasks/{task}.yaml", data=str(tmp_path))
+    assert is_likelihood_task(find_task_files(source))
 
 
 def test_options_have_the_order_that_lm_eval_draws_first() -> None:

@@ -13,7 +13,10 @@ import yaml
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.yaml_files import read_yaml_mapping
+from fastdllm.tasks.task_files import find_task_files
+from fastdllm.tasks.task_source import TaskSource
 from fastdllm.tasks.templates import compiled
+from fastdllm.workflow.project.computations import is_likelihood_task
 from tests.support.shipped_tasks import DATA, ROOT, Item, needs_data, outcome
 
 TASK = read_yaml_mapping(ROOT / "tasks/mmlu.yaml", what="a task")
@@ -50,6 +53,13 @@ def test_subjects_and_texts_are_those_of_lm_eval() -> None:
     common = yaml.safe_load((OF_LM_EVAL / "_default_template_yaml").read_text())
     for key in ("doc_to_text", "doc_to_choice", "doc_to_target", "fewshot_config", "metric_list"):
         assert TASK[key] == common[key], key
+
+
+@needs_data("mmlu")
+def test_nothing_of_it_is_generated() -> None:
+    """So configurations that differ in decoding only are one computation."""
+    source = TaskSource(ROOT / "tasks/mmlu.yaml", data=str(DATA / "mmlu"))
+    assert is_likelihood_task(find_task_files(source))
 
 
 @pytest.mark.slow

@@ -68,12 +68,17 @@ def results(
         experiment, task, config: only these; `_single` are the runs of `fastdllm evaluate`.
 
     Raises:
-        UserError: `rows` is something else.
+        UserError: `rows` is something else, or the current folder is no project.
     """
     import pandas
 
     if rows not in ("runs", "items"):
         raise UserError(f"results: rows {rows!r} is not allowed; it should be runs or items")
+    if not RESULTS.is_dir() and not ARTIFACTS.is_dir():
+        raise UserError(
+            f"results: {Path.cwd()} has neither {RESULTS}/ nor {ARTIFACTS}/; change to the "
+            "project's folder first (os.chdir)"
+        )
     wanted = {"experiment": experiment, "task": task, "config": config}
     found = [
         (path, summary)

@@ -15,6 +15,7 @@ from fastdllm.results.summary import Summary, write_summary
 @pytest.fixture(autouse=True)
 def _in_an_empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "artifacts").mkdir()
 
 
 def write(summary: Summary, folder: str = "results") -> Path:
@@ -27,6 +28,14 @@ def write(summary: Summary, folder: str = "results") -> Path:
 def test_without_results_the_table_is_empty_and_has_its_columns() -> None:
     assert len(results()) == len(results("items")) == 0
     assert {"accuracy", "threshold", "tokens_per_s"} <= set(results().columns)
+
+
+def test_a_folder_that_is_no_project_has_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path / "artifacts")
+    with pytest.raises(UserError, match=r"has neither results/ nor artifacts/; change to the"):
+        results()
 
 
 def test_a_run_is_there_once_with_typed_values(a_summary: Summary) -> None:

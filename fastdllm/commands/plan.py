@@ -4,6 +4,8 @@ The options of the task and the model come from workflow_config.yaml. Needs no G
 network only for a model or a data set that is not here yet. Two that plan the same task at once, as
 clones with one results/ do, work one after the other; the second replaces only what differs.
 
+failed.json says why the last attempt failed, for `fastdllm status`.
+
 A task with Python helpers is planned once more, by a process that orders sets otherwise.
 """
 
@@ -17,8 +19,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastdllm.common.errors import UserError
+
+if TYPE_CHECKING:
+    from fastdllm.workflow.project.config_files import WorkflowConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,35 +37,47 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastdllm.common.console import counted
-    from fastdllm.common.files import to_json
-    from fastdllm.common.paths import PLANS, task_folder
+    from fastdllm.common.paths import LOGS, PLANS, task_folder
     from fastdllm.runs.lock import run_lock
     from fastdllm.runs.needs import require_permission
+    from fastdllm.runs.progress import failure_record
+    from fastdllm.runs.shards import JobFiles
     from fastdllm.workflow.project.config_files import (
         WORKFLOW_CONFIG,
         load_workflow_config,
         with_task,
     )
-    from fastdllm.workflow.project.runs import task_plan
 
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: must be at least 1; leave it out for all items")
     config = with_task(load_workflow_config(args.config or WORKFLOW_CONFIG), args.task)
-    options, source = config.task_options(args.task), config.task_source(args.task)
     folder = args.output or PLANS / task_folder(args.task, args.limit)
-    allows_code = config.allow_code_execution
-    require_permission(source, partial(bool, allows_code))
+    files = JobFiles(
+        answers=folder / "requests.jsonl",
+        progress=folder / "progress.json",
+        failure=folder / "failed.json",
+        log=LOGS / "plan" / f"{folder.name}.log",
+    )
+    with run_lock(folder, wait=True, work="plan"), failure_record(files):
+        require_permission(
+            config.task_source(args.task), partial(bool, config.allow_code_execution)
+        )
+        _plan(args, config, folder)
+    return 0
 
+
+def _plan(args: argparse.Namespace, config: WorkflowConfig, folder: Path) -> None:
+    from fastdllm.common.console import counted
+    from fastdllm.common.files import to_json
     from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment, runs_code
+    from fastdllm.workflow.project.runs import task_plan
 
+    options, source = config.task_options(args.task), config.task_source(args.task)
+    allows_code = config.allow_code_execution
     data_here = data_is_local(source)
     offline = data_here and Path(config.model.path).is_dir()
-    with (
-        run_lock(folder, wait=True, work="plan"),
-        lm_eval_environment(
-            offline=offline, private_cache=data_here, allows_code=allows_code and runs_code(source)
-        ),
+    with lm_eval_environment(
+        offline=offline, private_cache=data_here, allows_code=allows_code and runs_code(source)
     ):
         from fastdllm.model.checkpoint import commit_of, find_checkpoint
         from fastdllm.model.config import read_config
@@ -105,7 +123,6 @@ def run(args: argparse.Namespace) -> int:
     sizes = ", ".join((counted(header.n_items, "item"), counted(header.n_requests, "request")))
     chunks = counted(len(header.chunks), "chunk")
     sys.stdout.write(f"planned {args.task}: {sizes} in {chunks} -> {folder}\n")
-    return 0
 
 
 def _check_order(args: argparse.Namespace, digests: Mapping[str, Sequence[str]]) -> None:

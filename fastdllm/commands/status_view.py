@@ -25,7 +25,7 @@ from fastdllm.workflow.status.run_status import RunStatus, State, inspect, with_
 class View:
     """The result of one look at the project.
 
-    notes: lines about SLURM and Snakemake, rather than about a run.
+    notes: lines about SLURM, Snakemake and plans, rather than about a run.
     mains: the main processes that live, or how the last one ended.
     notices: by task, what its plan and its results name about items and model, and do not refuse.
     """
@@ -74,10 +74,20 @@ def look(
         # A selected run may contradict one that is not.
         alarms=alarms(list(by_name.values())),
         queue=queue,
-        notes=notes(statuses, queue, processes, mains),
+        notes=[*failed_plans(project.plans, statuses), *notes(statuses, queue, processes, mains)],
         mains=mains,
         notices=notices(project.plans, statuses),
     )
+
+
+def failed_plans(plans: Iterable[TaskPlan], statuses: Sequence[RunStatus]) -> list[str]:
+    """Return why tasks could not be planned, of those with runs that wait for it."""
+    waiting = {s.run.task_folder for s in statuses if not s.state.has_result}
+    return [
+        f"{plan.task_folder} could not be planned: {failure}"
+        for plan in plans
+        if plan.task_folder in waiting and (failure := plan.failure()) is not None
+    ]
 
 
 def notices(plans: Iterable[TaskPlan], statuses: Sequence[RunStatus]) -> dict[str, list[str]]:

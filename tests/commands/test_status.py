@@ -642,6 +642,22 @@ def test_the_terminal_is_given_back_with_the_last_picture(
     assert last in left
 
 
+def test_a_task_that_could_not_be_planned_is_named_until_it_is_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = "tasks/words.yaml"
+    edit(task, "task: words", "task: words\nunsafe_code: true")
+    reconcile(load_project())
+    assert main(["plan", "--task", "words"]) == 2
+    capsys.readouterr()
+    assert main(["status"]) == 0
+    said = "words could not be planned: task 'words': its scores come from running the code"
+    assert said in capsys.readouterr().out
+    edit(task, "unsafe_code: true", "")
+    assert main(["status"]) == 0
+    assert "could not be planned" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("terminal", "every_s", "message"),
     [

@@ -15,6 +15,7 @@ from fastdllm.common.files import json_object
 from fastdllm.common.paths import ARTIFACTS, LOGS, PLANS, RESULTS, task_folder
 from fastdllm.decoding.policy_files import load_policy
 from fastdllm.decoding.user_code import policy_code_digest
+from fastdllm.runs.progress import read_failure
 from fastdllm.tasks.plan import MADE_FROM, planned_notices
 from fastdllm.workflow.project.computations import (
     computation_of,
@@ -150,6 +151,11 @@ class TaskPlan:
         """Return what the plan on disk names about the items; nothing if it is of another spec."""
         is_current = json_object(self.made_from_path) == self.spec()
         return planned_notices(self.plan_path.parent) if is_current else []
+
+    def failure(self) -> str | None:
+        """Return why the last attempt to plan failed, with its log; None for another spec."""
+        is_current = json_object(self.spec_path) == self.spec()
+        return read_failure(self.spec_path.with_name("failed.json")) if is_current else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,8 @@ def _prepare(config: EvaluatorConfig) -> None:
     Raises:
         UserError: an argument that is unknown or not allowed.
     """
+    from lm_eval.config.evaluate_config import DEFAULT_SEED
+
     from fastdllm.harness.answerer import device_of_process
     from fastdllm.harness.arguments import read_arguments
     from fastdllm.harness.fast_dllm_v2 import FastDLLM
@@ -169,6 +171,11 @@ def _prepare(config: EvaluatorConfig) -> None:
     if serves():
         others = {key: getattr(config, key) for key in ("batch_size", "max_batch_size", "device")}
         FastDLLM.create_from_arg_obj(config.model_args, others)
+    if config.seed and config.seed != DEFAULT_SEED:
+        notice(
+            "--seed chooses examples, not what is drawn at a temperature above 0: for that, "
+            f"--model_args seed={arguments.settings.seed}"
+        )
     if config.use_cache:
         config.use_cache = f"{config.use_cache}_{arguments.digest()[:12]}"
 

@@ -21,7 +21,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable, make_table
 
 from fastdllm.common.console import notice
-from fastdllm.common.errors import UserError
+from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.harness.own_tasks import task_names
 from fastdllm.tasks.example_checks import set_fewshot
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED
@@ -110,13 +110,18 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
 def _tasks(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> tuple[list[Any], TaskManager]:
     """Return the tasks to evaluate, and who loads those that are not loaded yet."""
     loaded: list[Any] = []
+    leaves: list[str] = []
     for name, source in own.items():
         notice(f"task {name} is {source.file}")
         task = load_task(source)
         set_fewshot(task, config.num_fewshot)
         loaded.append(task.root)
+        leaves += task.leaves
     others = [name for name in task_names(config.tasks) if name not in own]
     if not others:
+        for name in config.samples or ():
+            if name not in leaves:  # lm-eval would take all items
+                raise unknown_name("task", name, leaves, "lm-eval run: --samples")
         return loaded, TaskManager(include_defaults=False)
     notice(f"not in tasks/, so lm-eval's own: {', '.join(others)}")
     config.tasks = others

@@ -30,10 +30,11 @@ def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
     run, model_folder: Path, capsys
 ) -> None:
     words = ("--tasks", "sums", "--limit", "3", "--apply_chat_template")
-    words += ("--use_cache", "cache", "--output_path", "out.json")
+    words += ("--use_cache", "cache", "--output_path", "out.json", "--seed", "7")
     assert run(*words, model=",threshold=0.2,experiment_name=trial") == 0
     shown = capsys.readouterr()
     assert "task sums is tasks/sums.yaml" in shown.err and "|exact_match|" in shown.out
+    assert "--seed chooses examples" in shown.err and "--model_args seed=0" in shown.err
     given = {"model_path": str(model_folder), "dtype": "float32", "device": "cpu"}
     digest = read_arguments({**given, "threshold": 0.2, "experiment_name": "trial"}).digest()
     assert Path(f"cache_{digest[:12]}_rank0.db").is_file()
@@ -52,6 +53,7 @@ def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
         (("--tasks", "sums", "--cache_requests"), "would ask old ones after an edit"),
         (("--tasks", "sums", "--samples", '{"sums": [5, 3]}'), "in ascending order from 0"),
         (("--tasks", "sums", "--samples", '{"sums": []}'), "in ascending order from 0"),
+        (("--tasks", "sums", "--samples", '{"sum": [1]}'), "unknown task 'sum'; did you mean"),
         (("--tasks", "sums", "--limit", "0"), "--limit 0: should be a number of items"),
         (("--tasks", "sums", "--limit", "2.5"), "--limit 2.5: should be a number of items"),
         (("--tasks", "sums", "--wandb_args", "project=x"), "log the files of --output_path"),

@@ -19,7 +19,11 @@ _BETWEEN = re.compile(r"[,;]|\\text\s*\{\s*(?:and|or)\s*\}")
 _NAMED = re.compile(r"\s*\\?[A-Za-z]\w*(?:_\{[^{}]*\})?\s*=([^=<>]+)")
 _LONG_NAMED = re.compile(r"(?:(?!\\text|[;<>]).)*=([^,;=<>]+)", re.DOTALL)
 # Layout that math-verify does not know, a space for a line of a matrix and endings of ordinals too.
-_SPACES = re.compile(r"~|\\enspace(?![A-Za-z])|\\hspace\*?\s*\{[^{}]*\}|(?<=\\\\)\s*\[[^][,]*\]")
+_SPACES = re.compile(
+    r"~|(?<!\\)\\[,;: ]|\\(?:q?quad|enspace)(?![A-Za-z])|\\hspace\*?\s*\{[^{}]*\}"
+    r"|(?<=\\\\)\s*\[[^][,]*\]"
+)
+_SIGNS = re.compile(r"\\([pm])[mp](?![A-Za-z])")
 _ORDINAL = re.compile(r"(?<=\d)\s*\^\s*\{\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}{1,2}")
 _APPROXIMATE = re.compile(r"^\s*(?:=|\\approx(?![A-Za-z])|≈)")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:percent|\\?%)\s*\}|percent)$")
@@ -91,7 +95,18 @@ def compared(gold: str, answer: str) -> tuple[str, str]:
         if all(named):
             answer = ", ".join(found[1] for found in named if found)
     gold, answer = (re.sub(r"(?<!\\)[\s.,;]+$", "", text) for text in (gold, answer))
+    if "=" not in gold:
+        gold, answer = _with_both_signs(gold), _with_both_signs(answer)
     return gold, answer
+
+
+def _with_both_signs(text: str) -> str:
+    r"""Write \frac{1 \pm x}{2} as two values; outside of fractions math-verify does so."""
+    if not re.search(r"frac.*\\(?:pm|mp)", text) or re.search(r"[,;=]|\\text", text):
+        return text
+    upper = _SIGNS.sub(lambda found: "+" if found[1] == "p" else "-", text)
+    lower = _SIGNS.sub(lambda found: "-" if found[1] == "p" else "+", text)
+    return f"{upper}, {lower}"
 
 
 def by_text(gold: str, answer: str) -> str | None:

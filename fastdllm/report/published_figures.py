@@ -57,7 +57,7 @@ def published_sentences(summaries: Iterable[Summary]) -> list[str]:
 def _fits(one: Published, summary: Summary) -> bool:
     if (one.model, one.figure.task) != (summary.decides.get("model"), summary.task):
         return False
-    if one.settings is None:
+    if one.settings is None or one.n_items not in (None, summary.eval_params.get("n_items")):
         return False
     asked = {key: summary.decides.get(key) for key in one.figure.asked}
     return (

@@ -60,17 +60,21 @@ class Publication(StrictModel):
 class Publications(StrictModel):
     """docs/published.yaml."""
 
+    items: dict[Text, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="How many a whole task has."
+    )
     publications: list[Publication]
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One figure with its source, model and settings."""
+    """One figure with its source, model and settings; n_items: of the whole task, if known."""
 
     figure: Figure
     source: str
     model: str
     settings: Mapping[str, Any] | None
+    n_items: int | None
 
     @property
     def words(self) -> str:
@@ -96,9 +100,10 @@ def read_published(path: Path = PUBLISHED_FILE) -> list[Published]:
         UserError: the file is missing or wrong; naming the key.
     """
     values = read_yaml_mapping(path, what="a file of published figures")
+    known = validated(Publications, values, str(path))
     return [
-        Published(figure, entry.source, entry.model, entry.settings)
-        for entry in validated(Publications, values, str(path)).publications
+        Published(figure, entry.source, entry.model, entry.settings, known.items.get(figure.task))
+        for entry in known.publications
         for figure in entry.figures
     ]
 

@@ -24,13 +24,16 @@ A100 = Hardware(device="cuda", name="NVIDIA A100-SXM4-80GB")
 
 
 def run_of(a_summary: Summary, *, task: str = "gsm8k", **changes: Any) -> Summary:
-    """A run of the 7B model on an A100, as published in Table 1 but for `changes`."""
+    """A whole run of the 7B model on an A100, as published in Table 1 but for `changes`."""
     decides = {f"decoding.{k}": v for k, v in DecodingSettings().model_dump().items()}
     decides |= {"model": SEVEN_B, "task": task, "num_fewshot": None, "apply_chat_template": True}
     decides["decoding.threshold"] = 1.0
     given = {key.replace("__", "."): changes.pop(key) for key in list(changes) if "__" in key}
     own = ("model", "num_fewshot", "apply_chat_template", "likelihood_mode")
     given |= {key: changes.pop(key) for key in own if key in changes}
+    n_items = {one.figure.task: one.n_items for one in published()}.get(task)
+    whole = a_summary.eval_params | {"n_items": n_items}
+    changes["eval_params"] = whole | changes.get("eval_params", {})
     values = {"task": task, "decides": decides | given, "hardware": [A100], "dtype": "bfloat16"}
     return Summary.model_validate(a_summary.model_dump() | values | changes)
 
@@ -43,6 +46,7 @@ def test_every_figure_of_the_file_names_its_source_and_its_model() -> None:
     figures = published()
     assert {one.model.rpartition("_")[2] for one in figures} == {"7B", "1.5B"}
     assert all(one.source and one.words.startswith(one.source) for one in figures)
+    assert all(one.n_items for one in figures if one.figure.asked)
     table_1 = {
         (one.model, one.figure.task): one.figure.accuracy
         for one in figures
@@ -83,8 +87,11 @@ def test_a_figure_fits_the_same_model_task_and_settings_only(
 
 
 def test_beside_a_limited_run_stands_nothing(a_summary: Summary) -> None:
-    limited = a_summary.eval_params | {"limit": 5}
-    assert figures_of(run_of(a_summary, eval_params=limited)) == ()
+    assert figures_of(run_of(a_summary, eval_params={"limit": 5})) == ()
+
+
+def test_beside_a_run_of_other_data_stands_nothing(a_summary: Summary) -> None:
+    assert shown(run_of(a_summary, eval_params={"n_items": 40})) == []
 
 
 def test_decoding_settings_decide_nothing_where_likelihoods_are_compared(
@@ -138,7 +145,7 @@ def test_the_page_has_the_column_only_where_there_is_a_figure(a_summary: Summary
 
 def test_a_speed_is_shown_on_its_gpu_at_its_batch_size_only(a_summary: Summary) -> None:
     figures = [one for one in published() if one.source.endswith("Figure 1")]
-    four = a_summary.eval_params | {"batch_size": 4}
+    four = {"batch_size": 4}
     assert speeds(figures, run_of(a_summary, eval_params=four)) == [217.5]
     assert speeds(figures, run_of(a_summary)) == []
     h100 = [Hardware(device="cuda", name="NVIDIA H100 80GB HBM3")]

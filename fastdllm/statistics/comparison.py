@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fastdllm.results import bits
-from fastdllm.results.summary import Summary, Throughput
+from fastdllm.results.summary import Items, Summary, Throughput
 from fastdllm.statistics import verdicts
 from fastdllm.statistics.busy import busy_words, was_busy
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
@@ -179,7 +179,15 @@ def why_not_paired(a: Summary, b: Summary) -> str | None:
         return f"less is better in {a.primary.metric}, so items are not right or wrong"
     if a.items is None or b.items is None:
         return "the summaries do not say which items are right"
-    return None if a.items.n == b.items.n else f"{a.items.n} and {b.items.n} items"
+    return _why_other_bits(a.items, b.items)
+
+
+def _why_other_bits(a: Items, b: Items) -> str | None:
+    if a.n != b.n:
+        return f"{a.n} and {b.n} items"
+    if None not in (a.groups, b.groups) and a.groups != b.groups:
+        return "their subtasks have other names or another order; score the older run again"
+    return None
 
 
 def _has_moved(a: Summary, b: Summary) -> bool:

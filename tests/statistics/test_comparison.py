@@ -35,6 +35,20 @@ def a_run(summary: Summary, name: str, wrong: int, *, of: int = 200, **fields: A
     return changed(summary, **{**fixed, **fields})
 
 
+def test_items_of_subtasks_in_another_order_are_not_paired(a_summary: Summary) -> None:
+    """An older version had them in the order of the task's file."""
+    a, b, without = (
+        changed(run, items=run.items.model_copy(update={"groups": groups}))
+        for run, groups in (
+            (a_run(a_summary, "a", 10), [ItemGroup("one", 50), ItemGroup("two", 150)]),
+            (a_run(a_summary, "b", 10), [ItemGroup("two", 150), ItemGroup("one", 50)]),
+            (a_run(a_summary, "c", 10), None),
+        )
+    )
+    assert compare(a, b).why_not_paired.startswith("their subtasks have other names or another")
+    assert compare(a, without).why_not_paired is None
+
+
 def test_items_are_counted_pair_by_pair(a_summary: Summary) -> None:
     right_a, right_b = [1, 1, 0, 1, 0, 1, 0, 1], [1, 0, 1, 0, 0, 0, 0, 1]
     a, b = (

@@ -91,6 +91,11 @@ def _check_meant(config: EvaluatorConfig) -> None:
                 f"lm-eval run: --samples: {task}: {items}: lm-eval would take others, or call them "
                 "by wrong numbers; name each item once, in ascending order from 0"
             )
+    if config.gen_kwargs.get("temperature") and not config.gen_kwargs.get("do_sample"):
+        raise UserError(
+            f"lm-eval run: --gen_kwargs temperature={config.gen_kwargs['temperature']}: has no "
+            "effect on tasks that say do_sample: false; add do_sample=true, or leave it out"
+        )
     if config.cache_requests:
         raise UserError(
             "lm-eval run: --cache_requests keeps prompts and generation_kwargs under the name of "

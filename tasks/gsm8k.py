@@ -32,6 +32,7 @@ _RAISED = re.compile(
 _BRACED = re.compile(r"(?<![A-Za-z^_}\\])\{([^{}]*)\}")
 # A command such as \sqrt, and a letter that names a variable and no unit, make a number another.
 _MORE_THAN_A_NUMBER = re.compile(r"\\|[\^√π<>≤≥]|(?<![A-Za-z])[nxyz](?![A-Za-z])")
+_THOUSANDS = re.compile(r"(?<=\d)\s*[kK](?![A-Za-z])")
 _MULTIPLES = {
     "dozen": 12,
     "hundred": 100,
@@ -102,7 +103,8 @@ def numbers_in(box: str) -> list[Fraction]:
     number = found.pop() if len(found) == 1 else None
     if number is None or _MORE_THAN_A_NUMBER.search(outside):
         return []
-    words = re.findall("|".join(_MULTIPLES), box.lower())
+    in_words = _THOUSANDS.sub(" thousand", box).lower()
+    words = re.findall("|".join(_MULTIPLES), in_words)
     return [number, *(number * _MULTIPLES[word] for word in words[:1])]
 
 

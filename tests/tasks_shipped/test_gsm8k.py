@@ -90,6 +90,8 @@ FORMS = [
     ("\\boxed{\u221218}", "-18", True, "the sign of typesetting"),
     (r"\boxed{-\$18}", "-18", True, ""),
     (r"\boxed{2 \text{ million}}", "2000000", True, "the words multiply"),
+    (r"\boxed{\$70k}", "70000", True, "the same"),
+    (r"\boxed{70 km}", "70000", False, "a unit"),
     (r"\boxed{2 \text{ million}}", "2", True, "where the question asks for millions"),
     (r"\boxed{6:00 \text{ PM}}", "6", True, "a full hour"),
     (r"\boxed{6 p.m.}", "6", True, ""),

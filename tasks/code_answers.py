@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from fastdllm.sandbox.programs import Limits, Program, run_programs
@@ -20,7 +21,7 @@ LIMITS = Limits(cpu_s=10, wall_s=60, memory_bytes=2 << 30)
 _FENCE = re.compile(r"^([ \t]*)(.*?)(`{3,}|~{3,})[ \t]*([^\s`]*)[ \t]*$")
 _PYTHON = ("", "python", "python3", "py", "py3", "ipython", "ipython3", "pycon")
 # What code without a fence may begin with.
-_START = re.compile(r"(?:def|class|async def|import|from)\s|@\w|[A-Za-z_][\w, ]*=[^=]")
+_START = re.compile(r" *(?:def|class|async def|import|from)\s| *@\w|[A-Za-z_][\w, ]*=[^=]")
 _UNSEEN = re.compile("[\ufeff\u200b\u2060]")
 
 
@@ -139,31 +140,39 @@ def _pieces(text: str) -> list[Code]:
             return [Code(statements, is_whole=True)]
     lines, pieces, at = spaced.split("\n"), [], 0
     while at < len(lines):
-        end = at
+        end, statements = 0, None
         if _START.match(lines[at]):
-            end, statements = _longest(lines, at, least=at + 1)
+            block = _at_one_depth(lines[at:])
+            end, statements = _longest(block, least=1)
+        if statements is not None:
             # Code that goes on, but not so that it can be read, was cut off.
-            is_cut = end < len(lines) and lines[end][:1].isspace()
-            if statements is not None:
-                pieces.append(Code(statements, is_whole=not is_cut))
-        at = max(end, at + 1)
+            is_cut = end < len(block) and block[end][:1].isspace()
+            pieces.append(Code(statements, is_whole=not is_cut))
+        at += max(end, 1)
     return pieces
 
 
-def _longest(lines: Sequence[str], start: int, *, least: int) -> tuple[int, list[Statement] | None]:
-    """Return where the longest code ends that begins at a line, and its statements, if any.
+def _at_one_depth(lines: Sequence[str]) -> list[str]:
+    """Return the lines that are indented like the first or more, without its indentation."""
+    depth = len(lines[0]) - len(lines[0].lstrip(" "))
+    indented = takewhile(lambda line: not line.strip() or not line[:depth].strip(), lines)
+    return [line[depth:] for line in indented]
 
-    least: the line before which it may not end.
+
+def _longest(lines: Sequence[str], *, least: int) -> tuple[int, list[Statement] | None]:
+    """Return how many lines the longest code has that begins with the first, and its statements.
+
+    least: fewer it may not have; if there is none, 0 and None.
     """
     end = len(lines)
     while end >= least:
-        code = "\n".join(lines[start:end])
+        code = "\n".join(lines[:end])
         wrong = error_line(code)
         if wrong is None:
             return end, statements_of(code)
         # No code that has the line of the error can be read either.
-        end = min(end - 1, start + wrong - 1)
-    return start, None
+        end = min(end - 1, wrong - 1)
+    return 0, None
 
 
 def _continued(prompt: str, text: str, name: str) -> Code | None:
@@ -179,7 +188,7 @@ def _continued(prompt: str, text: str, name: str) -> Code | None:
     best: Code | None = None
     for way in ways:
         lines = [*begun, *way.replace("\u00a0", " ").expandtabs(4).split("\n")]
-        end, statements = _longest(lines, 0, least=len(begun) + 1)
+        end, statements = _longest(lines, least=len(begun) + 1)
         if statements is None:
             continue
         is_cut = end < len(lines) and lines[end][:1].isspace()

@@ -39,6 +39,8 @@ ONE = "def one(n):\n    return n\n"
 USES_ONE = BARE.replace("+= number", "+= one(number)")
 USES_CLASS = BARE.replace("+= number", "+= Sum().one(number)")
 COUNTED = ":\n    global calls\n    calls += 1"
+ADDS = BODY.replace("result += number", "result = add(result, number)")
+FENCES = ":\n    '''Add.\n\n    ```\n    total([1])\n    ```\n    '''"
 USES_TABLE = BARE.replace("= 0", "= table[0]")
 METHOD = BARE.replace("(numbers)", "(self, numbers)")
 RIGHT, FAILS, NONE = "right", "fails", "no code"
@@ -69,6 +71,12 @@ FORMS = [
         f"def half(x):\n    return x / 2\n\nAnd then:\n\n{BARE}",
         RIGHT,
     ),
+    ("indented between sentences", f"So:\n\n{textwrap.indent(BARE, '    ')}\nThat is it.", RIGHT),
+    ("the item of a list", f"1. The code:\n\n{textwrap.indent(BARE, '   ')}\n2. Done.", RIGHT),
+    ("a body with a function in it", f"    def add(a, b):\n        return a + b\n{ADDS}", RIGHT),
+    ("a fence with a title", fenced(BARE, 'python title="total.py"'), RIGHT),
+    ("a fence with a file", fenced(BARE, "python:total.py"), RIGHT),
+    ("a fence with fences in a docstring", fenced(BARE.replace(":", FENCES, 1)), RIGHT),
     ("a fence", fenced(BARE), RIGHT),
     ("a fence with sentences around", f"Sure!\n\n{fenced(BARE)}\n\nIt adds them up.", RIGHT),
     ("a fence behind a sentence in its line", f"Here it is: {fenced(BARE)}", RIGHT),

@@ -10,10 +10,13 @@ import logging
 import os
 import pkgutil
 import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from snakemake.cli import get_argument_parser
 from snakemake.persistence.file import FilePersistence
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
@@ -62,6 +65,25 @@ def test_what_is_leaned_on_is_pinned_in_both_places_alike() -> None:
     pinned = [line for line in asked if "==" in line]
     assert {line.partition("==")[0] for line in pinned} == LEANED_ON
     assert set(pinned) <= set(lines), "pyproject.toml and constraints.txt differ"
+
+
+def test_all_that_is_pinned_is_installed_by_make_setup() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = project["optional-dependencies"]
+    open_, met = [*project["dependencies"], *asked["dev"], *asked["tasks"]], set()
+    while open_:
+        wanted = Requirement(open_.pop())
+        if (one := (canonicalize_name(wanted.name), frozenset(wanted.extras))) in met:
+            continue
+        met.add(one)
+        extras = [{"extra": extra} for extra in ("", *wanted.extras)]
+        for text in requires(wanted.name) or ():
+            marker = Requirement(text).marker
+            if marker is None or any(map(marker.evaluate, extras)):
+                open_.append(text)
+    lines = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if "==" in x]
+    pinned = {canonicalize_name(line.partition("==")[0]) for line in lines}
+    assert pinned - {name for name, _ in met} == set()
 
 
 @pytest.mark.parametrize("name", OF_THE_EXECUTOR)

@@ -94,6 +94,11 @@ class FastDLLM(PromptLM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
+        if not self._answerer.tokenizer.chat_template:
+            raise UserError(
+                f"{self._answerer.tokenizer.name_or_path}: has no chat template; leave out "
+                "--apply_chat_template"
+            )
         self._template_is_used = True
         return super().apply_chat_template(chat_history, add_generation_prompt)
 

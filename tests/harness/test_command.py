@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -105,6 +106,17 @@ def test_examples_that_a_task_rules_out_are_refused(run, capsys) -> None:
 def test_a_template_that_is_not_used_is_refused(run, capsys, name: str) -> None:
     assert run("--tasks", "sums", "--apply_chat_template", name) == 2
     assert f"{name}: lm-eval takes this for the name of a template" in capsys.readouterr().err
+
+
+def test_a_model_without_a_template_is_refused_one(
+    run, capsys, model_folder: Path, tmp_path: Path
+) -> None:
+    bare = shutil.copytree(model_folder, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    words = ("--tasks", "sums", "--limit", "2", "--apply_chat_template")
+    assert run(*words, model=f",model_path={bare}") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"fastdllm: {bare}: has no chat template; leave out --apply_chat_template"
 
 
 def test_code_is_run_only_where_the_project_allows_it(run, capsys) -> None:

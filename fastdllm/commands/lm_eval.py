@@ -91,9 +91,10 @@ def _check_meant(config: EvaluatorConfig) -> None:
                 f"lm-eval run: --samples: {task}: {items}: lm-eval would take others, or call them "
                 "by wrong numbers; name each item once, in ascending order from 0"
             )
-    if config.gen_kwargs.get("temperature") and not config.gen_kwargs.get("do_sample"):
+    wishes = config.gen_kwargs or {}
+    if wishes.get("temperature") and not wishes.get("do_sample"):
         raise UserError(
-            f"lm-eval run: --gen_kwargs temperature={config.gen_kwargs['temperature']}: has no "
+            f"lm-eval run: --gen_kwargs temperature={wishes['temperature']}: has no "
             "effect on tasks that say do_sample: false; add do_sample=true, or leave it out"
         )
     if config.cache_requests:
@@ -173,9 +174,11 @@ def _prepare(config: EvaluatorConfig) -> None:
     config.model_args = {"pretrained" if k == "model_path" else k: v for k, v in given.items()}
     device = device_of_process(str(given.get("device", config.device)), process_count())
     arguments = read_arguments({**given, "device": device})
+    others = {key: getattr(config, key) for key in ("batch_size", "max_batch_size", "device")}
     if serves():
-        others = {key: getattr(config, key) for key in ("batch_size", "max_batch_size", "device")}
         FastDLLM.create_from_arg_obj(config.model_args, others)
+    for key in others.keys() & given.keys():  # they win, and are what lm-eval is to name
+        setattr(config, key, given[key])
     if config.seed and config.seed != DEFAULT_SEED:
         notice(
             "--seed chooses examples, not what is drawn at a temperature above 0: for that, "

@@ -32,7 +32,7 @@ def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
 ) -> None:
     words = ("--tasks", "sums", "--limit", "3", "--apply_chat_template")
     words += ("--use_cache", "cache", "--output_path", "out.json", "--seed", "7")
-    assert run(*words, model=",threshold=0.2,experiment_name=trial") == 0
+    assert run(*words, model=",threshold=0.2,experiment_name=trial,batch_size=2") == 0
     shown = capsys.readouterr()
     assert "task sums is tasks/sums.yaml" in shown.err and "|exact_match|" in shown.out
     assert "--seed chooses examples" in shown.err and "--model_args seed=0" in shown.err
@@ -43,6 +43,7 @@ def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
     config = json.loads(file.read_text())["config"]
     assert (config["policy"], config["decoding"]["threshold"]) == ("Plain", 0.2)
     assert config["throughput"]["tokens_generated"] > 0
+    assert (config["batch_size"], config["device"]) == (2, "cpu"), "those of --model_args win"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import ast
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from fastdllm.tasks.printing import mapped, printed_part, printing
 # A column in a template that int or float converts without a default.
 _CONVERTED = re.compile(r"\b(\w+)\s*\|\s*(?:int|float)\b(?!\()")
 _WHOLE = re.compile(r"-?\d+\.0")
+# A column that more of the items leave empty is meant to be.
+MOST_GAPS = 0.1
 Doc = Mapping[str, Any]
 Methods = Mapping[str, Callable[[Doc], Any]]
 
@@ -48,6 +51,7 @@ def check_columns(task: Task, tell: Callable[[str], None]) -> None:
         values = [doc.get(column) for doc in docs]
         _check_whole_numbers(task, methods, docs, column, values, tell)
         _check_lists(task, methods, docs, column, values)
+        _name_gaps(task, methods, docs, column, values, tell)
     _check_conversions(task, methods, docs)
     _check_letters(task, methods, docs[0], tell)
     if task.config.dataset_path == "csv":
@@ -140,6 +144,45 @@ def _check_lists(
                 f"{where_is(task, index)}: column {column!r} is the text {text[:60]!r}, and {name} "
                 "takes its letters for the parts of a list; write lists, in JSON lines"
             )
+
+
+def _name_gaps(
+    task: Task,
+    methods: Methods,
+    docs: Sequence[Doc],
+    column: str,
+    values: Sequence[Any],
+    tell: Callable[[str], None],
+) -> None:
+    """Name texts that few items lack, and parts of a list that are not shown, unlike others'."""
+    full = {index: _filled(value) for index, value in enumerate(values)}
+    gaps = [index for index, value in full.items() if value != values[index]]
+    if len(gaps) <= MOST_GAPS * len(docs):
+        gaps = [i for i in gaps if _differs(methods, docs[i], {column: full[i]}) is not None]
+        if gaps:
+            more = f"; so are {len(gaps) - 1} more items" * (len(gaps) > 1)
+            tell(f"{where_is(task, gaps[0])}: a text in column {column!r} is empty{more}")
+    sizes = Counter(len(value) for value in values if isinstance(value, list))
+    usual = max(sizes, key=sizes.__getitem__, default=0)
+    for index, value in enumerate(values):
+        if not isinstance(value, list) or len(value) <= usual:
+            continue
+        last_usual = [*value[: usual - 1], "?"]
+        is_rest_shown, is_usual_shown = (
+            _differs(methods, docs[index], {column: other}) for other in (value[:usual], last_usual)
+        )
+        if is_usual_shown and not is_rest_shown:
+            tell(
+                f"{where_is(task, index)}: column {column!r} has {len(value)} values, of which "
+                f"only {usual} are shown, as many as other items have"
+            )
+
+
+def _filled(value: Any) -> Any:
+    """Return a value with a text in each place where it has an empty one."""
+    if isinstance(value, list):
+        return [_filled(inner) for inner in value]
+    return "?" if isinstance(value, str) and not value.strip() else value
 
 
 def _check_conversions(task: ConfigurableTask, methods: Methods, docs: Sequence[Doc]) -> None:

@@ -303,3 +303,49 @@ def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]
     (line,) = notices(capsys)
     assert "column 'answer' has 93.0" in line
     assert not Path("results/_plans/sums/plan.json").exists()
+
+
+def options(*lists: list[str]) -> None:
+    """Write items that show the first three texts of a list."""
+    write("json", '"{{answer}}"', answer=list(range(len(lists))), options=list(lists))
+    edit(TASK, '"{{question}}"', '"{{question}} {{options[0]}} {{options[1]}} {{options[2]}}"')
+
+
+def test_a_text_that_few_items_lack_is_named(
+    make_plan_on_disk: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options(*[["a", "b", f"c{i}"] for i in range(28)], ["a", " ", "c"], ["", "b", "c"])
+    make_plan_on_disk()
+    (line,) = notices(capsys)
+    assert line == (
+        f"fastdllm: {DATA}, line 29: task 'sums', item 28: a text in column 'options' is empty; so "
+        "are 1 more items"
+    )
+
+
+def test_empty_texts_that_no_template_shows_are_taken(
+    make_plan_on_disk: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options(*[["a", "b", f"c{i}", "" if i == 3 else "d"] for i in range(30)])
+    make_plan_on_disk()
+    assert notices(capsys) == []
+
+
+def test_texts_that_many_items_lack_are_taken(
+    make_plan_on_disk: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options(*[["a", "b", f"c{i}" if i > 3 else "", "d"] for i in range(30)])
+    make_plan_on_disk()
+    assert notices(capsys) == []
+
+
+def test_a_part_of_a_list_that_is_not_shown_is_named(
+    make_plan_on_disk: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options(["a", "b", "c"], ["d", "e", "f", "g"], ["h", "i", "j"])
+    make_plan_on_disk()
+    (line,) = notices(capsys)
+    assert line.endswith(
+        "item 1: column 'options' has 4 values, of which only 3 are shown, as many as other items "
+        "have"
+    )

@@ -79,7 +79,10 @@ def find_checkpoint(path: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=FILES_NEEDED))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        line = " ".join(str(error).split())[:200]
+        text = str(error)
+        if isinstance(error, LocalEntryNotFoundError):  # its first line is the cause
+            text = text.strip().partition("\n")[0].removeprefix("Got: ")
+        line = " ".join(text.split())[:200]
         raise UserError(
             f"model {name!r}: no such folder here, and the hub did not deliver it ({line}); "
             "fetch it on a machine with network access first: hf download " + name

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from fastdllm import UserError, load_model
 from fastdllm.model import loading
+from fastdllm.model.checkpoint import find_checkpoint
 from fastdllm.model.loading import dtype_reason, load_plain_model, resolve_dtype
 from tests.conftest import GOLDEN
 
@@ -216,3 +218,12 @@ def test_decoding_on_a_cpu_does_not_load_the_compiler_of_torch():
     command = [sys.executable, "-c", code, ROOT / "models/tiny"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "False\n", done.stderr
+
+
+def test_a_hub_that_is_not_reached_is_told_by_its_cause(monkeypatch):
+    def fail(*_, **__):
+        raise LocalEntryNotFoundError("Got: ConnectError: no route\nAn error happened while ...")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(UserError, match=r"deliver it \(ConnectError: no route\); fetch it on"):
+        find_checkpoint("owner/name")

@@ -17,8 +17,8 @@ FILE = re.compile(rf"`((?:{FOLDERS})/(?:[\w/.]+\.(?:py|smk)|[\w/]*/)?)`")
 NAMED = re.compile(FILE.pattern + r":((?:,? `[\w.]+`)+)")
 
 
-# A link to a file of this project, without its anchor.
-LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+# A link to a file of this project, and to a heading in it.
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
 MOST_BYTES_OF_A_PICTURE = 200_000
 
 
@@ -56,9 +56,17 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "benchmarks/README.md"])
-def test_every_link_leads_to_a_file(page: str) -> None:
+def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
     links = LINK.findall((ROOT / page).read_text(encoding="utf-8"))
-    assert not [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
+    found = [((ROOT / page).parent / file if file else ROOT / page, name) for file, name in links]
+    assert not [file for file, _ in found if not file.exists()]
+    assert not [(file, name) for file, name in found if name and name not in headings(file)]
+
+
+def headings(page: Path) -> set[str]:
+    """The headings of a page as links write them."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
 
 
 def test_pictures_are_small() -> None:

@@ -8,9 +8,10 @@ from datetime import datetime
 
 from fastdllm.commands.status_main import Main
 from fastdllm.commands.status_record import ToMake, to_make
+from fastdllm.common.console import counted
 from fastdllm.common.paths import ARTIFACTS, LOGS, RESULTS
 from fastdllm.workflow.main_process import Life
-from fastdllm.workflow.preview import copies_in_words, counted
+from fastdllm.workflow.preview import copies_in_words
 from fastdllm.workflow.project.artifacts import origin_of
 from fastdllm.workflow.project.config_files import WorkflowConfig
 from fastdllm.workflow.status.run_status import RunStatus, State
@@ -72,7 +73,7 @@ def totals(statuses: Sequence[RunStatus], *, color: bool) -> str:
     parts = [styled(f"{counts[s]} {s}", s, color=color) for s in State if counts[s]]
     copies = sum(origin_of(status.record, status.run) is not None for status in statuses)
     shared = f" ({copies} the same computation as another)" if copies else ""
-    return f"{len(statuses)} runs: {', '.join(parts)}{shared}"
+    return f"{counted(len(statuses), 'run')}: {', '.join(parts)}{shared}"
 
 
 def reasons(statuses: Sequence[RunStatus]) -> list[tuple[State, str, str]]:

@@ -638,7 +638,7 @@ def test_the_terminal_is_given_back_with_the_last_picture(
     assert watch(next_look, every_s=1.0, stream=terminal) == (130 if is_interrupted else 0)
     entered, _, left = terminal.text.partition("\033[?25h\033[?1049l")
     assert entered.startswith("\033[?1049h\033[H\033[?25l")
-    last = "1 runs: 1 queued" if is_interrupted else "1 runs: 1 missing"
+    last = "1 run: 1 queued" if is_interrupted else "1 run: 1 missing"
     assert last in left
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from lm_eval._cli import HarnessCLI
 
+    _check_words(options.words)
     # lm-eval reads the words from there only.
     sys.argv = ["lm-eval", *(options.words or ["--help"])]
     cli = HarnessCLI()
@@ -48,6 +50,21 @@ def run(options: argparse.Namespace) -> int:
         args.include_path = str(TASKS)
     cli.execute(args)
     return 0
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse arguments behind JSON, which lm-eval would ignore.
+
+    Raises:
+        UserError: naming them.
+    """
+    for option, value, behind in zip(words, words[1:], words[2:], strict=False):
+        takes_json = option in ("-a", "--model_args", "--gen_kwargs") and value.lstrip()[:1] == "{"
+        if takes_json and not behind.startswith("-"):
+            raise UserError(
+                f"lm-eval run: {option}: lm-eval would ignore {behind!r} behind JSON; write it "
+                "into the braces"
+            )
 
 
 def _checked(args: argparse.Namespace) -> EvaluatorConfig:

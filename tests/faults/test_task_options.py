@@ -126,6 +126,12 @@ def test_what_to_do_about_a_task_that_is_not_enabled_is_said() -> None:
         load_project()
 
 
+def test_a_task_beside_tasks_is_said_to_belong_under_it() -> None:
+    CONFIG.write_text(CONFIG.read_text() + "\nsums:\n")
+    with pytest.raises(UserError, match=r"'sums' is a task; indent its line to stand under tasks:"):
+        load_workflow_config()
+
+
 @pytest.mark.parametrize("place", ["config", "selection", "plan"])
 def test_a_task_that_is_none_is_named_with_those_there_are(
     capsys: pytest.CaptureFixture[str], place: str

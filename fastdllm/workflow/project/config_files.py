@@ -276,8 +276,12 @@ def load_workflow_config(path: Path = WORKFLOW_CONFIG) -> WorkflowConfig:
     Raises:
         UserError: naming the file, the key and what is allowed.
     """
-    what = "the settings of the workflow (run this in the project's folder, or give --directory)"
-    config = validated(WorkflowConfig, read_yaml_mapping(path, what=what), str(path))
+    what = "the config of the workflow (run this in the project's folder, or give --directory)"
+    values = read_yaml_mapping(path, what=what)
+    for key in values.keys() - WorkflowConfig.model_fields.keys():
+        if (TASKS / f"{key}.yaml").is_file():  # of a line that lost its indent with its `#`
+            raise UserError(f"{path}: {key!r} is a task; indent its line to stand under tasks:")
+    config = validated(WorkflowConfig, values, str(path))
     for experiment in config.experiments:
         if not (EXPERIMENTS / experiment / "experiment.yaml").is_file():
             existing = [p.parent.name for p in EXPERIMENTS.glob("[!_.]*/experiment.yaml")]

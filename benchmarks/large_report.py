@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from benchmarks.record import record
+from fastdllm.records.summary import read_summary, write_summary
 from fastdllm.report.content import build_report
 from fastdllm.report.page import render_page
 from fastdllm.report.plot_files import write_plots
-from fastdllm.results.summary import read_summary, write_summary
 from tests.support.made_up_runs import runs
 
 COMMAND = "python -m benchmarks.large_report"

@@ -21,7 +21,7 @@ import yaml
 
 from benchmarks.record import ROOT, record
 from fastdllm.cluster.jobs import comment_of
-from fastdllm.results.result_files import DIGEST, NAMES, content_digest
+from fastdllm.records.result_files import DIGEST, NAMES, content_digest
 
 RUNS, REPEATS, QUEUED = 1000, 5, 200
 COMMAND = "python -m benchmarks.scale"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastdllm.decoding.sequence import Generation, PassCounts, Request
     from fastdllm.model.loading import load_model
     from fastdllm.policy import Policy
+    from fastdllm.records.frames import results
     from fastdllm.settings import DecodingSettings
     from fastdllm.single.calls import evaluate
 
@@ -31,6 +32,7 @@ _HOMES = {
     "evaluate": "single.calls",
     "generate": "decoding.loop",
     "load_model": "model.loading",
+    "results": "records.frames",
 }
 
 __all__ = [
@@ -51,8 +53,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "results":
-        return importlib.import_module("fastdllm.results")  # the package, which can be called
     if name not in _HOMES:
         raise AttributeError(f"module 'fastdllm' has no attribute {name!r}")
     return getattr(importlib.import_module(f"fastdllm.{_HOMES[name]}"), name)

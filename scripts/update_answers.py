@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from fastdllm.common.errors import UserError  # noqa: E402
+from fastdllm.records.summary import Summary, read_summary  # noqa: E402
 from fastdllm.report.sentences import answer_of, headline  # noqa: E402
-from fastdllm.results.summary import Summary, read_summary  # noqa: E402
 from fastdllm.workflow.project import artifacts  # noqa: E402
 from fastdllm.workflow.project.runs import load_project  # noqa: E402
 

@@ -27,7 +27,7 @@ ORDER = (
     "model",
     "engine",
     "cluster",
-    "results",
+    "records",
     "decoding",
     "statistics",
     "tasks",
@@ -59,7 +59,7 @@ WITHOUT_TORCH = (
     "policy",
     "sandbox",
     "cluster",
-    "results",
+    "records",
     "statistics",
     "workflow.project",
     "workflow.status",
@@ -130,7 +130,7 @@ def test_every_part_exists() -> None:
 
 # What a chunk's decoding imports and yet decides no token: what may grow is said here.
 DECIDE_NOTHING = {
-    *("common", "machine", "cluster.slurm", "results", "validation", "version"),
+    *("common", "machine", "cluster.slurm", "records", "validation", "version"),
     *("runs.answer_records", "runs.chunk_in_flight", "runs.progress", "runs.shards", "runs.spec"),
     *("runs.stopping", "tasks.plan", "tasks.task_source"),
 }

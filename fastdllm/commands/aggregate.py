@@ -23,8 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(_args: argparse.Namespace) -> int:
     """Publish, write the tables, and print what changed."""
     from fastdllm.common.paths import ARTIFACTS
+    from fastdllm.records.summary import read_summary
     from fastdllm.report.text_tables import write_tables
-    from fastdllm.results.summary import read_summary
     from fastdllm.workflow.project.artifacts import left_over, publish, published
     from fastdllm.workflow.project.runs import load_project
 
@@ -50,7 +50,7 @@ def run(_args: argparse.Namespace) -> int:
 
 def _problem(run: Run) -> str | None:
     """Return why a run's current summary cannot be read, and so not published; None if it can."""
-    from fastdllm.results.summary import read_summary
+    from fastdllm.records.summary import read_summary
     from fastdllm.workflow.project.artifacts import stored_summary
 
     if not stored_summary(run.summary_path).belongs_to(run):

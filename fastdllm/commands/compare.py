@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastdllm.results.summary import Summary
+    from fastdllm.records.summary import Summary
 
 FORM = "experiment/task/config"
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(name: str) -> Summary:
-    from fastdllm.results.summary import read_summary
+    from fastdllm.records.summary import read_summary
 
     return read_summary(name if name.endswith(".json") else _path(name))
 

@@ -36,9 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from fastdllm.commands import eval as eval_command
+    from fastdllm.records.summary import read_summary
     from fastdllm.report.groups import grouped
     from fastdllm.report.text_tables import terminal_table
-    from fastdllm.results.summary import read_summary
     from fastdllm.runs.result import Outcome
     from fastdllm.settings import DecodingSettings
     from fastdllm.single.single_runs import single_run

@@ -33,12 +33,12 @@ def run(args: argparse.Namespace) -> int:
     """Write the page, the plots and the table, and print where they are."""
     from fastdllm.common.errors import UserError
     from fastdllm.common.files import write_text_atomically
+    from fastdllm.records.summary import read_summary
     from fastdllm.report.content import build_report
     from fastdllm.report.csv_tables import csv_table
     from fastdllm.report.page import render_page
     from fastdllm.report.plot_files import write_plots
     from fastdllm.report.sensitivity_map import newest
-    from fastdllm.results.summary import read_summary
     from fastdllm.workflow.project.artifacts import published
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.selection import keep

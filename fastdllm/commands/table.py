@@ -20,9 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fastdllm.common.errors import UserError
     from fastdllm.common.paths import ARTIFACTS
+    from fastdllm.records.summary import read_summary
     from fastdllm.report.groups import grouped
     from fastdllm.report.text_tables import terminal_table
-    from fastdllm.results.summary import read_summary
     from fastdllm.workflow.project.artifacts import current_summary
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.selection import Selection, keep

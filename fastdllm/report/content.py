@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastdllm.records.summary import Summary
 from fastdllm.report.flips import Flips, flipped_items, read_flips
 from fastdllm.report.groups import Group, RunKey, by_task, grouped, key_of, run_name
 from fastdllm.report.pareto import PLOTTED, Dot, control_curve
 from fastdllm.report.sensitivity_map import SensitivityMap
 from fastdllm.report.standings import ExperimentFinding, Standing, findings_by_run, standings_of
-from fastdllm.results.summary import Summary
 from fastdllm.statistics.comparison import Comparison, why_other_items
 from fastdllm.statistics.costs import OF_THE_MACHINE, speed_conditions
 from fastdllm.statistics.disagreements import disagreements

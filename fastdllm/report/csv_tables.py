@@ -7,9 +7,9 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fastdllm.records.summary import Summary
 from fastdllm.report.groups import PASS_KINDS, Group, RunKey, key_of, passes_per_answer
 from fastdllm.report.published_figures import accuracies, figures_of, figures_text
-from fastdllm.results.summary import Summary
 from fastdllm.statistics.busy import processor_share
 from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.costs import (

@@ -15,7 +15,7 @@ from typing import Any
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.common.paths import RESULTS
-from fastdllm.results.summary import Summary, unpack_bits
+from fastdllm.records.summary import Summary, unpack_bits
 from fastdllm.statistics.comparison import right_only_in, why_not_paired
 
 # Longer questions and answers are truncated; samples.jsonl has them in full.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastdllm.results.summary import DECODING, PARAMETERS, Summary
+from fastdllm.records.summary import DECODING, PARAMETERS, Summary
 from fastdllm.settings import DecodingSettings
 from fastdllm.statistics.comparison import Comparison, compare_all
 from fastdllm.statistics.costs import speed_conditions

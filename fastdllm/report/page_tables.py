@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from fastdllm.records.published import METRIC_UNKNOWN
+from fastdllm.records.summary import Summary
 from fastdllm.report.content import RunReport, TaskReport
 from fastdllm.report.groups import is_dirty
 from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.published_figures import accuracies, figures_of, figures_text
 from fastdllm.report.standings import Standing
 from fastdllm.report.words import cost_words, difference_words, interval_of, verdict_words
-from fastdllm.results.published import METRIC_UNKNOWN
-from fastdllm.results.summary import Summary
 from fastdllm.statistics.busy import TIMED_APART, was_busy
 from fastdllm.statistics.comparison import Comparison, Ratio
 from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, cost_of, speed_conditions

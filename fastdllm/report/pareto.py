@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from fastdllm.records.summary import Summary
 from fastdllm.report.groups import CONTROL_EXPERIMENT, deviations
 from fastdllm.report.words import interval_of
-from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import comparable_cost
 
 # The costs that accuracy is plotted against; the bars of passes by kind show forwards.

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
+from fastdllm.records.summary import Summary
 from fastdllm.report.content import RunReport, TaskReport
 from fastdllm.report.groups import PASS_KINDS, passes_per_answer, run_name
 from fastdllm.report.pareto import PLOTTED, Dot, Window, clipped_line, close, dot_of, whole
@@ -17,7 +18,6 @@ from fastdllm.report.words import (
     interval_of,
     verdict_words,
 )
-from fastdllm.results.summary import Summary
 from fastdllm.statistics.costs import MORE_IS_BETTER, OF_THE_MACHINE, comparable_cost
 
 # Edges of the bins that are drawn; the histogram in a summary is finer.

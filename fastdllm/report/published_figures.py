@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fastdllm.records.published import Published, published
+from fastdllm.records.summary import Summary
 from fastdllm.report.groups import deviations, key_of, settings_of
-from fastdllm.results.published import Published, published
-from fastdllm.results.summary import Summary
 from fastdllm.tools.estimate.hardware import is_of_kind
 
 NOTE = "published: figures of others, not measured here:"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from fastdllm.records.summary import Summary
 from fastdllm.report.groups import (
     Group,
     by_task,
@@ -26,7 +27,6 @@ from fastdllm.report.words import (
     not_compared_sentences,
     speed_words,
 )
-from fastdllm.results.summary import Summary
 from fastdllm.statistics.busy import MARGIN, TIMED_APART, busy_sentences
 from fastdllm.statistics.costs import layer_forwards_per_answer, tokens_per_s
 from fastdllm.statistics.disagreements import origin_sentences

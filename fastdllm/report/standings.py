@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from fastdllm.records.summary import Summary
 from fastdllm.report.groups import CONTROL_EXPERIMENT, Group, RunKey, deviations, key_of
 from fastdllm.report.pareto import PLOTTED
-from fastdllm.results.summary import Summary
 from fastdllm.statistics.busy import MARGIN
 from fastdllm.statistics.comparison import (
     Comparison,

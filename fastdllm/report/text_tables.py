@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastdllm.common.files import write_text_atomically
+from fastdllm.records.result_files import TABLE_KEYS, table_mark
+from fastdllm.records.summary import Summary
 from fastdllm.report.csv_tables import csv_table
 from fastdllm.report.groups import (
     PASS_KINDS,
@@ -32,8 +34,6 @@ from fastdllm.report.words import (
     not_compared_sentences,
     verdict_words,
 )
-from fastdllm.results.result_files import TABLE_KEYS, table_mark
-from fastdllm.results.summary import Summary
 from fastdllm.statistics.busy import TIMED_APART, busy_sentences, was_busy
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
 from fastdllm.statistics.disagreements import disagreements, origin_sentences

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from fastdllm.results.summary import Summary
+from fastdllm.records.summary import Summary
 from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.verdicts import decimals, signed
 

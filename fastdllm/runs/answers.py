@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, now
 from fastdllm.machine.process import commit_words
-from fastdllm.results.summary import Summary
+from fastdllm.records.summary import Summary
 from fastdllm.runs.answer_records import OTHER_CODE, SCHEMA_VERSION, Chunk, Header, Session
 
 DAMAGED = "with damaged lines"

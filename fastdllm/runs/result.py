@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, read_json, write_json_atomically, write_text_atomically
-from fastdllm.results.result_files import keep_result_aside, stored_fingerprint
-from fastdllm.results.summary import Summary, read_summary, write_summary
+from fastdllm.records.result_files import keep_result_aside, stored_fingerprint
+from fastdllm.records.summary import Summary, read_summary, write_summary
 from fastdllm.runs.shards import Shard, stamps
 from fastdllm.runs.spec import RunSpec
 

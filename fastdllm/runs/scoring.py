@@ -15,7 +15,7 @@ from typing import Any
 from lm_eval.api.task import Task
 
 from fastdllm.common.errors import UserError
-from fastdllm.results.summary import ItemGroup, Items, Metric, pack_bits
+from fastdllm.records.summary import ItemGroup, Items, Metric, pack_bits
 from fastdllm.runs.answer_records import Answer
 from fastdllm.tasks.choices import chosen_option, is_tied
 from fastdllm.tasks.example_checks import set_fewshot

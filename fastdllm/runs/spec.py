@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.common.paths import LOGS, task_folder
-from fastdllm.results.summary import DECODING, PARAMETERS
+from fastdllm.records.summary import DECODING, PARAMETERS
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.plan import Plan, plan_again
 from fastdllm.tasks.task_source import TaskSource

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastdllm.common.files import now
 from fastdllm.decoding.sequence import PassCounts
-from fastdllm.results.summary import (
+from fastdllm.records.summary import (
     Confidences,
     Git,
     Hardware,

@@ -17,7 +17,7 @@ from fastdllm.common.console import notice
 from fastdllm.common.errors import RESUME_EXIT_CODE, USER_ERROR_EXIT_CODE, UserError
 from fastdllm.common.files import json_object
 from fastdllm.common.paths import check_code
-from fastdllm.results.summary import Summary, read_summary
+from fastdllm.records.summary import Summary, read_summary
 from fastdllm.single.single_runs import SingleRun, child_error, single_run
 from fastdllm.tasks.plan import planned_sizes
 

@@ -19,7 +19,7 @@ from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, date, json_object, to_json, write_if_changed
 from fastdllm.common.paths import RESULTS, task_folder
-from fastdllm.results.summary import DECODING, Summary
+from fastdllm.records.summary import DECODING, Summary
 from fastdllm.runs.result import stored_result
 from fastdllm.runs.spec import RunSpec
 from fastdllm.settings import DecodingSettings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastdllm.results.summary import Summary
+from fastdllm.records.summary import Summary
 
 # Measured on two cores, with models of 0.8 and 42 million weights at batch 1 and 32. Quiet cores:
 # 0.96 to 1.00, with one thread and with two. Beside one busy process: 0.97 to 1.00 with one thread,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastdllm.results import bits
-from fastdllm.results.summary import Items, Summary, Throughput
+from fastdllm.records import bits
+from fastdllm.records.summary import Items, Summary, Throughput
 from fastdllm.statistics import verdicts
 from fastdllm.statistics.busy import busy_words, was_busy
 from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions

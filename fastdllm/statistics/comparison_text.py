@@ -8,7 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from fastdllm.results.summary import Summary
+from fastdllm.records.summary import Summary
 from fastdllm.statistics.busy import TIMED_APART
 from fastdllm.statistics.comparison import (
     Comparison,

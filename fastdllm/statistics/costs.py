@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastdllm.results.summary import Summary
+from fastdllm.records.summary import Summary
 from fastdllm.statistics.busy import was_busy
 from fastdllm.statistics.intervals import rate_interval
 

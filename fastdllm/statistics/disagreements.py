@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastdllm.results import bits
-from fastdllm.results.summary import Summary
+from fastdllm.records import bits
+from fastdllm.records.summary import Summary
 
 # Items that a sentence names one by one.
 MOST_ITEMS = 8

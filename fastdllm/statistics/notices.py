@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastdllm.results.summary import Summary
+from fastdllm.records.summary import Summary
 
 # A sentence names this many files, and counts the others.
 MOST_FILES = 3

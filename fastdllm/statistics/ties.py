@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastdllm.results.summary import Summary
+from fastdllm.records.summary import Summary
 
 # A run is marked if a larger share of its items was decided so.
 MOST_TIED = 0.02

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastdllm.results.summary import Summary
+    from fastdllm.records.summary import Summary
 
 # A run is marked if a larger share of its answers was truncated.
 MOST_TRUNCATED = 0.02

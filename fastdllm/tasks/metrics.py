@@ -11,7 +11,7 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.task import Task
 
 from fastdllm.common.errors import UserError, unknown_name
-from fastdllm.results.summary import Metric
+from fastdllm.records.summary import Metric
 from fastdllm.statistics.intervals import normal_interval, wilson_interval
 from fastdllm.tasks.lm_eval_tasks import LoadedTask
 

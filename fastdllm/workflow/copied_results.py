@@ -10,14 +10,14 @@ from pathlib import Path
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_text, write_text_atomically
 from fastdllm.common.paths import ARTIFACTS, RESULTS
-from fastdllm.results.result_files import (
+from fastdllm.records.result_files import (
     MARK_LETTERS,
     RESULT_FILES,
     keep_aside,
     keep_result_aside,
     stored_fingerprint,
 )
-from fastdllm.results.summary import SameAs, Summary, read_summary, write_summary
+from fastdllm.records.summary import SameAs, Summary, read_summary, write_summary
 from fastdllm.runs.lock import run_lock
 from fastdllm.runs.spec import RunSpec
 from fastdllm.settings import DecodingSettings

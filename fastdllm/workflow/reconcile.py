@@ -22,7 +22,7 @@ from fastdllm.common.files import (
     write_text_atomically,
 )
 from fastdllm.common.paths import RESULTS
-from fastdllm.results.result_files import keep_aside, keep_result_aside
+from fastdllm.records.result_files import keep_aside, keep_result_aside
 from fastdllm.runs.lock import run_lock
 from fastdllm.tasks.plan import planned_digest
 from fastdllm.workflow.project.artifacts import stored_summary, tables_are_current

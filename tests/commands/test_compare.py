@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.results.summary import (
+from fastdllm.records.summary import (
     Git,
     ItemGroup,
     Items,

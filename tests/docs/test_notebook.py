@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fastdllm.results.summary import Summary
+from fastdllm.records.summary import Summary
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "docs/notebook.ipynb"

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
+from fastdllm.records.summary import DECODING, Summary, read_summary
 from fastdllm.report.groups import baseline_of, deviations, grouped
 from fastdllm.report.sentences import answer_of
 from fastdllm.report.standings import Standing, standings_of
 from fastdllm.report.text_tables import terminal_table
-from fastdllm.results.summary import DECODING, Summary, read_summary
 from fastdllm.settings import DecodingSettings
 from fastdllm.statistics.comparison import compare
 from fastdllm.statistics.comparison_text import comparison_text

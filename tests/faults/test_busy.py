@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
+from fastdllm.records.summary import Summary, read_summary
 from fastdllm.report.content import build_report
 from fastdllm.report.groups import grouped
 from fastdllm.report.page import render_page
@@ -18,7 +19,6 @@ from fastdllm.report.pareto import dot_of
 from fastdllm.report.sentences import answer_of
 from fastdllm.report.standings import Standing, findings_of, standings_of
 from fastdllm.report.text_tables import terminal_table
-from fastdllm.results.summary import Summary, read_summary
 from fastdllm.runs import chunks
 from fastdllm.runs.answers import open_answers
 from fastdllm.runs.chunks import decode_missing

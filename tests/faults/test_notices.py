@@ -13,12 +13,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from fastdllm.cli import main
+from fastdllm.records.summary import MAX_BYTES, Summary, read_summary, write_summary
 from fastdllm.report.content import build_report
 from fastdllm.report.groups import grouped
 from fastdllm.report.page import render_page
 from fastdllm.report.sentences import answer_of
 from fastdllm.report.text_tables import terminal_table
-from fastdllm.results.summary import MAX_BYTES, Summary, read_summary, write_summary
 from fastdllm.runs.summarize import MOST_NOTICES
 from fastdllm.statistics.comparison import compare
 from fastdllm.statistics.comparison_text import comparison_text

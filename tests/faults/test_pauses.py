@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
-from fastdllm.results.summary import read_summary
+from fastdllm.records.summary import read_summary
 from fastdllm.runs import pauses
 from fastdllm.runs.answers import open_answers
 from fastdllm.runs.chunks import decode_missing

@@ -11,8 +11,8 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.results.result_files import NAMES
-from fastdllm.results.summary import Summary, Throughput, read_summary, write_summary
+from fastdllm.records.result_files import NAMES
+from fastdllm.records.summary import Summary, Throughput, read_summary, write_summary
 from fastdllm.workflow.project.artifacts import stored_summary
 from fastdllm.workflow.project.runs import load_project
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP, reconcile

@@ -11,6 +11,7 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
+from fastdllm.records.summary import Items, Summary, pack_bits
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.csv_tables import csv_table
 from fastdllm.report.flips import flipped_items
@@ -19,7 +20,6 @@ from fastdllm.report.page import render_page
 from fastdllm.report.sentences import answer_of
 from fastdllm.report.standings import Standing
 from fastdllm.report.text_tables import terminal_table
-from fastdllm.results.summary import Items, Summary, pack_bits
 from fastdllm.statistics.comparison import compare, is_same_computation
 from fastdllm.statistics.comparison_text import comparison_text
 from fastdllm.statistics.disagreements import disagreements

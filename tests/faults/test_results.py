@@ -14,7 +14,7 @@ import pytest
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
-from fastdllm.results.summary import read_summary, write_summary
+from fastdllm.records.summary import read_summary, write_summary
 from fastdllm.runs.answers import read_content
 from fastdllm.runs.attempts import read_attempts
 from fastdllm.runs.spec import read_spec

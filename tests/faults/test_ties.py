@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from fastdllm.records.summary import Summary
 from fastdllm.report.content import build_report
 from fastdllm.report.groups import grouped
 from fastdllm.report.page import render_page
 from fastdllm.report.text_tables import terminal_table
-from fastdllm.results.summary import Summary
 from fastdllm.runs.answer_records import Answer
 from fastdllm.runs.scoring import Scores, score_answers
 from fastdllm.statistics.comparison import compare

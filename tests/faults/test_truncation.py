@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from fastdllm.cli import main
+from fastdllm.records.summary import Summary, read_summary, write_summary
 from fastdllm.report.content import build_report
 from fastdllm.report.groups import grouped
 from fastdllm.report.page import render_page
 from fastdllm.report.sentences import answer_of
 from fastdllm.report.text_tables import terminal_table
-from fastdllm.results.summary import Summary, read_summary, write_summary
 from fastdllm.statistics.comparison import compare
 from fastdllm.statistics.comparison_text import comparison_text
 from fastdllm.statistics.truncation import is_marked, truncation_words

@@ -20,7 +20,7 @@ from fastdllm.model.checkpoint import other_weights, weight_files
 from fastdllm.model.config import read_config
 from fastdllm.model.loading import load_plain_model
 from fastdllm.model.plain import BlockDiffusionModel
-from fastdllm.results.summary import read_summary
+from fastdllm.records.summary import read_summary
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.loaded_model import KeptModel, load_engine
 from fastdllm.runs.spec import read_spec

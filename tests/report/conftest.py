@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm.records.summary import Summary
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.sensitivity_map import SensitivityMap
-from fastdllm.results.summary import Summary
 from fastdllm.tools.sensitivity.record import SensitivityRecord
 from tests.support import made_up_runs as synthetic
 from tests.support.run_project import a_summary  # noqa: F401

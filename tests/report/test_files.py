@@ -11,13 +11,13 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.commands.report import gaps
+from fastdllm.records.summary import Summary
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.csv_tables import csv_table
 from fastdllm.report.groups import grouped
 from fastdllm.report.plot_files import plots, write_plots
 from fastdllm.report.standings import Standing
 from fastdllm.report.text_tables import markdown_table
-from fastdllm.results.summary import Summary
 
 
 def test_every_plot_of_the_page_has_a_name(report: Report) -> None:

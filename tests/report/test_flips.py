@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm.records.summary import Items, Summary, pack_bits
 from fastdllm.report.flips import (
     first_differing_step,
     first_differing_token,
     flipped_items,
     read_flips,
 )
-from fastdllm.results.summary import Items, Summary, pack_bits
 
 
 def sample(ids: list[int], passes: list[int]) -> dict[str, list[int]]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fastdllm.records.summary import Items, Summary, pack_bits, unpack_bits
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.page import render_page
-from fastdllm.results.summary import Items, Summary, pack_bits, unpack_bits
 from tests.support import made_up_runs as synthetic
 
 VOID = frozenset(["br", "hr", "img", "input", "link", "meta", "wbr"])

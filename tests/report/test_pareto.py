@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastdllm.records.summary import Summary
 from fastdllm.report.groups import baseline_of, deviations
 from fastdllm.report.pareto import Dot, Window, clipped_line, close, control_curve, whole
-from fastdllm.results.summary import Summary
 
 BASELINE = Dot(130, 95, 93, 97)
 FAR = [Dot(100, 40, 36, 44), Dot(318, 96, 94, 98)]

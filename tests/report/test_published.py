@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from fastdllm.common.errors import UserError
+from fastdllm.records.published import PUBLISHED_FILE, published, read_published
+from fastdllm.records.summary import Hardware, Summary
 from fastdllm.report.content import build_report
 from fastdllm.report.groups import grouped
 from fastdllm.report.page_tables import PUBLISHED, headings, table_rows
 from fastdllm.report.published_figures import figures_of, speeds
 from fastdllm.report.text_tables import terminal_table, write_tables
-from fastdllm.results.published import PUBLISHED_FILE, published, read_published
-from fastdllm.results.summary import Hardware, Summary
 from fastdllm.settings import DecodingSettings
 
 SEVEN_B = "Efficient-Large-Model/Fast_dLLM_v2_7B"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from fastdllm.records.summary import Items, Summary, pack_bits, unpack_bits
 from fastdllm.report.content import RunReport, build_report
 from fastdllm.report.groups import RunKey, grouped, key_of
 from fastdllm.report.standings import Standing, findings_of, possible_standings
-from fastdllm.results.summary import Items, Summary, pack_bits, unpack_bits
 from fastdllm.statistics.intervals import wilson_interval
 
 LAYERS = "layer_forwards"

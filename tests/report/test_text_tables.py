@@ -6,9 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from fastdllm.records.summary import Git, Hardware, Items, Summary, pack_bits
 from fastdllm.report.groups import grouped
 from fastdllm.report.text_tables import terminal_table, write_tables
-from fastdllm.results.summary import Git, Hardware, Items, Summary, pack_bits
 
 
 def changed(summary: Summary, **fields: Any) -> Summary:

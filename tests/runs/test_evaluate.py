@@ -16,7 +16,7 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.results.summary import read_summary, unpack_bits
+from fastdllm.records.summary import read_summary, unpack_bits
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import RunSpec, read_spec
 from fastdllm.statistics.costs import forwards_per_answer, layer_forwards_per_answer

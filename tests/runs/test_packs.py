@@ -13,7 +13,7 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.results.summary import read_summary
+from fastdllm.records.summary import read_summary
 from fastdllm.runs import loaded_model as kept_model
 from fastdllm.runs.attempts import Stuck, read_attempts
 from fastdllm.runs.lock import run_lock

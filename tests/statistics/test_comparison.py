@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fastdllm.results import summary as s
-from fastdllm.results.summary import ItemGroup, Summary
+from fastdllm.records import summary as s
+from fastdllm.records.summary import ItemGroup, Summary
 from fastdllm.statistics.comparison import (
     Ratio,
     accuracy_clustered_stderr,

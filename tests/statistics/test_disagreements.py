@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastdllm.results.summary import Hardware, ItemGroup, Items, SameAs, Summary, pack_bits
+from fastdllm.records.summary import Hardware, ItemGroup, Items, SameAs, Summary, pack_bits
 from fastdllm.statistics.disagreements import disagreements, items_text
 
 RIGHT = [True, True, False, True, True]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fastdllm.cluster.jobs import SLURM_LOGS
 from fastdllm.cluster.slurm import Job, JobState, SlurmError
 from fastdllm.decoding.sequence import PassCounts
-from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION
+from fastdllm.records.result_files import SUMMARY_SCHEMA_VERSION
 from fastdllm.runs.answer_records import Answer
 from fastdllm.runs.stopping import Stop
 from fastdllm.tasks.plan import PlannedRequest

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastdllm.results import summary as s
+from fastdllm.records import summary as s
 from fastdllm.statistics.intervals import wilson_interval
 
 N_ITEMS, LAYERS = 600, 14

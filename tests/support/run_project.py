@@ -282,7 +282,7 @@ def silent() -> Any:
 @pytest.fixture
 def a_summary() -> Any:
     """A made-up generation run over five items on a CPU."""
-    from fastdllm.results import summary as s
+    from fastdllm.records import summary as s
 
     return s.Summary(
         experiment="00_baseline",

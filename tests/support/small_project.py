@@ -74,7 +74,7 @@ from pathlib import Path
 
 sys.path.append({root!r})
 
-from fastdllm.results.result_files import table_mark
+from fastdllm.records.result_files import table_mark
 from tests.support.fakes import WRONG_THEN_RIGHT, fake_summary
 
 command, *arguments = sys.argv[1:]

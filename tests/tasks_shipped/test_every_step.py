@@ -15,7 +15,7 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.files import to_json
-from fastdllm.results.summary import Summary, read_summary
+from fastdllm.records.summary import Summary, read_summary
 from fastdllm.tasks.plan import read_plan
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection

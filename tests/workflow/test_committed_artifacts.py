@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdllm.results.summary import Summary, read_summary, unpack_bits
+from fastdllm.records.summary import Summary, read_summary, unpack_bits
 from fastdllm.workflow.project.runs import Run, load_project
 
 ROOT = Path(__file__).parents[2]

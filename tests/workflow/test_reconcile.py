@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from fastdllm.commands.status import as_text
-from fastdllm.results.result_files import table_mark
-from fastdllm.results.summary import Summary
+from fastdllm.records.result_files import table_mark
+from fastdllm.records.summary import Summary
 from fastdllm.tasks.plan import SCHEMA_VERSION
 from fastdllm.workflow.project.artifacts import publish, stored_summary
 from fastdllm.workflow.project.runs import Run, load_project

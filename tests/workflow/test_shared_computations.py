@@ -10,7 +10,7 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.results.summary import read_summary, write_summary
+from fastdllm.records.summary import read_summary, write_summary
 from fastdllm.runs.spec import read_spec
 from fastdllm.workflow.copied_results import write_copy
 from fastdllm.workflow.project.artifacts import current_summary, publish, published

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastdllm.common.errors import UserError
-from fastdllm.results.published import Published, published
+from fastdllm.records.published import Published, published
 from fastdllm.tasks.plan import read_plan
 from fastdllm.tools.estimate.hardware import WantedHardware, is_of_kind
 from fastdllm.tools.estimate.nearest import Basis, Speed

@@ -14,15 +14,15 @@ from typing import Any
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import read_json, read_text, write_if_changed
 from fastdllm.common.paths import ARTIFACTS, task_folder
-from fastdllm.results import bits
-from fastdllm.results.item_groups import with_names
-from fastdllm.results.result_files import (
+from fastdllm.records import bits
+from fastdllm.records.item_groups import with_names
+from fastdllm.records.result_files import (
     SUMMARY_SCHEMA_VERSION,
     named_by_place,
     table_mark,
     take_digest,
 )
-from fastdllm.results.summary import Summary
+from fastdllm.records.summary import Summary
 from fastdllm.workflow.project.runs import Run
 
 NEEDED_KEYS = {name for name, field in Summary.model_fields.items() if field.is_required()}

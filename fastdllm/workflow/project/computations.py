@@ -24,7 +24,7 @@ from typing import Any
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.model.config import ModelShape
 from fastdllm.policy import Computation, Policy
-from fastdllm.results.summary import DECODING, PARAMETERS
+from fastdllm.records.summary import DECODING, PARAMETERS
 from fastdllm.settings import DecodingSettings, layer_span
 from fastdllm.tasks.task_files import TaskFiles
 from fastdllm.workflow.project.digests import digest_of

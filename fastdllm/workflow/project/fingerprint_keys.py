@@ -13,7 +13,7 @@ from typing import Any
 from fastdllm.common.errors import UserError
 from fastdllm.model.checkpoint import local_folder
 from fastdllm.model.config import ModelShape, read_shape
-from fastdllm.results.summary import DECODING, PARAMETERS
+from fastdllm.records.summary import DECODING, PARAMETERS
 from fastdllm.tasks.task_files import TaskFiles, find_task_files
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.version import DECODER_VERSION

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdllm.common.errors import UserError
-from fastdllm.results import bits
-from fastdllm.results.summary import (
+from fastdllm.records import bits
+from fastdllm.records.summary import (
     MAX_BYTES,
     Hardware,
     ItemGroup,

@@ -8,8 +8,8 @@ from functools import reduce
 from typing import Any
 
 from fastdllm.common.files import to_json
-from fastdllm.results.item_groups import without_names
-from fastdllm.results.result_files import DIGEST, content_digest
+from fastdllm.records.item_groups import without_names
+from fastdllm.records.result_files import DIGEST, content_digest
 
 Values = dict[str, Any]
 

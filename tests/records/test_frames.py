@@ -9,7 +9,7 @@ import pandas
 import pytest
 
 from fastdllm import UserError, results
-from fastdllm.results.summary import Summary, write_summary
+from fastdllm.records.summary import Summary, write_summary
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,10 @@ from pydantic import Field, JsonValue, model_validator
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json, write_text_atomically
-from fastdllm.results import bits
-from fastdllm.results.item_groups import with_names
-from fastdllm.results.result_files import SUMMARY_SCHEMA_VERSION, named_by_place, take_digest
-from fastdllm.results.summary_text import MAX_BYTES, text_that_fits
+from fastdllm.records import bits
+from fastdllm.records.item_groups import with_names
+from fastdllm.records.result_files import SUMMARY_SCHEMA_VERSION, named_by_place, take_digest
+from fastdllm.records.summary_text import MAX_BYTES, text_that_fits
 from fastdllm.validation import StrictModel, validated
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.common.paths import ARTIFACTS, RESULTS
-from fastdllm.results.summary import (
+from fastdllm.records.summary import (
     DECODING,
     PARAMETERS,
     ItemGroup,

@@ -31,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from fastdllm.common.console import counted
     from fastdllm.common.files import write_json_atomically
     from fastdllm.machine.hub_cache import data_cache, hub_cache
     from fastdllm.runs.needs import FETCHED, read_fetched, require, require_permission
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         require(config.model.path, config.model.revision, config.task_source(task))
         prove_offline(task)
         print_now(f"task {task}: is planned and scored without a network")
-    sys.stdout.write(f"everything that {len(tasks)} tasks need is here -> {FETCHED}\n")
+    sys.stdout.write(f"everything for {counted(len(tasks), 'task')} is here -> {FETCHED}\n")
     return 0
 
 

@@ -5,10 +5,12 @@ Imports neither torch nor lm-eval, whose environment depends on that.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdllm.common.errors import UserError
 from fastdllm.common.paths import TASKS
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.workflow.project.config_files import (
@@ -25,11 +27,22 @@ def task_names(tasks: Any) -> list[str]:
 
 
 def own_tasks(names: Sequence[str], config: WorkflowConfig | None) -> dict[str, TaskSource]:
-    """Return those of the tasks that are in tasks/, read from where the workflow reads them."""
+    """Return those of the tasks that are in tasks/, read from where the workflow reads them.
+
+    Raises:
+        UserError: a pattern matches some of them, which lm-eval would load by its own rules.
+    """
     own = {}
+    stems = sorted(file.stem for file in TASKS.glob("*.yaml"))
     for name in names:
         path = Path(name)
-        stem = path.stem if path.suffix == ".yaml" and path.parent == TASKS else name
+        is_here = path.suffix == ".yaml" and path.parent.resolve() == TASKS.resolve()
+        stem = path.stem if is_here else name
+        matching = [] if stem in stems else fnmatch.filter(stems, stem)
+        if matching:
+            raise UserError(
+                f"--tasks {name}: matches {', '.join(matching)} in {TASKS}/; name each task"
+            )
         source = TaskSource.named(stem)
         if config is not None and stem in config.tasks:
             source = config.task_source(stem)

@@ -88,8 +88,12 @@ def test_data_is_read_from_where_the_workflow_reads_it(run, capsys) -> None:
     config.write_text(config.read_text().replace("{chunk_size: 3,", "{data: mine, chunk_size: 3,"))
     Path("mine").mkdir()
     Path("tasks/data/sums.jsonl").rename("mine/sums.jsonl")
-    assert run("--tasks", "sums", "--limit", "2", "--apply_chat_template") == 0
-    assert "|exact_match|" in capsys.readouterr().out
+    for name in ("sums", str(task.absolute())):
+        assert run("--tasks", name, "--limit", "2", "--apply_chat_template") == 0
+        assert "|exact_match|" in capsys.readouterr().out
+    for pattern in ("su*", "tasks/*.yaml"):  # lm-eval would look for the data beside it
+        assert run("--tasks", pattern, "--limit", "2") == 2
+        assert "sums in tasks/; name each task" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_decoding(run, capsys) -> None:

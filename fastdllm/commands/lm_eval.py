@@ -120,6 +120,11 @@ def _check_meant(config: EvaluatorConfig) -> None:
             "their task alone, and would ask old ones after an edit of task, data, chat template "
             "or --gen_kwargs; leave it out"
         )
+    if config.check_integrity:
+        raise UserError(
+            "lm-eval run: --check_integrity runs tests that are in lm-eval's repository only, not "
+            "in its package; leave it out"
+        )
     if config.wandb_args or config.trackio_args:
         raise UserError(
             "lm-eval run: --wandb_args and --trackio_args are not taken here; log the files of "

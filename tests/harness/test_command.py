@@ -54,6 +54,7 @@ def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
         (("--tasks", "sums", "--log_samples"), "Specify --output_path"),
         (("--tasks", "sums", "--gen_kwargs", "temperature=0.7"), "add do_sample=true"),
         (("--tasks", "sums", "--gen_kwargs", '{"top_p": 1}', "temperature=0"), "behind JSON"),
+        (("--tasks", "sums", "--check_integrity"), "not in its package; leave it out"),
         (("--tasks", "sums", "--cache_requests"), "would ask old ones after an edit"),
         (("--tasks", "sums", "--samples", '{"sums": [5, 3]}'), "in ascending order from 0"),
         (("--tasks", "sums", "--samples", '{"sums": []}'), "in ascending order from 0"),

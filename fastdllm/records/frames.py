@@ -135,8 +135,10 @@ def _run(path: Path, summary: Summary) -> dict[str, Any]:
     }
     return {
         **settings,
+        # Not the setting, which the limit of a task's own overrules.
+        "max_new_tokens": summary.eval_params.get("max_gen_toks"),
         **_names(path, summary),
-        "metric": summary.primary.metric,
+        "metric": f"{summary.primary.metric},{summary.primary.filter}",
         "accuracy": summary.accuracy,
         "low": low,
         "high": high,

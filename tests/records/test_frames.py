@@ -58,6 +58,16 @@ def test_a_run_is_there_once_with_typed_values(a_summary: Summary) -> None:
     assert results(config="k2")["config"].tolist() == ["k2"]
 
 
+def test_the_limit_of_answers_is_the_one_that_counted(a_summary: Summary) -> None:
+    of_generation = a_summary.eval_params | {"max_gen_toks": 2048}
+    write(a_summary.model_copy(update={"eval_params": of_generation}))
+    row = results().iloc[0]
+    assert (row["max_new_tokens"], row["metric"]) == (2048, "exact_match,number")
+    of_generation.pop("max_gen_toks")  # nothing was generated
+    write(a_summary.model_copy(update={"eval_params": of_generation}))
+    assert results()["max_new_tokens"].isna().all()
+
+
 def test_items_are_those_of_samples_or_of_the_bits(a_summary: Summary) -> None:
     write(a_summary, "artifacts")
     bits = results("items")

@@ -63,7 +63,6 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
             use_cache=config.use_cache,
             limit=config.limit,
             samples=config.samples,
-            check_integrity=config.check_integrity,
             write_out=config.write_out,
             log_samples=config.log_samples,
             evaluation_tracker=tracker,

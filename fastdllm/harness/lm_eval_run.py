@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,6 +82,11 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
         raise UserError(
             f"lm-eval: {' '.join(str(error).split())}; its own tasks read the hub: fastdllm "
             "new-task copies one into tasks/, and fastdllm fetch brings its data"
+        ) from None
+    except sqlite3.Error as error:
+        raise UserError(
+            f"--use_cache: {config.use_cache}_rank0.db: {error}; is there space left? If the file "
+            "is damaged, remove it; the same command goes on"
         ) from None
     assert result is not None, "lm-eval returns a result in process 0"
     samples = result.pop("samples", None) if config.log_samples else None

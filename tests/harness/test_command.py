@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,18 @@ def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
     assert (config["policy"], config["decoding"]["threshold"]) == ("Plain", 0.2)
     assert config["throughput"]["tokens_generated"] > 0
     assert (config["batch_size"], config["device"]) == (2, "cpu"), "those of --model_args win"
+
+
+def test_answers_that_cannot_be_kept_are_said(run, capsys) -> None:
+    words = ("--tasks", "sums", "--limit", "1", "--use_cache", "cache")
+    assert run(*words) == 0
+    (file,) = Path().glob("cache_*.db")
+    file.unlink()
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("create table unnamed (a text)")
+    capsys.readouterr()
+    assert run(*words) == 2
+    assert f"fastdllm: --use_cache: {file}: no such column: key; " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load, save_file
 
 from fastdllm.cli import main
 from fastdllm.common.files import to_json
+from fastdllm.model.checkpoint import WEIGHTS
 from fastdllm.tools.bench.random_models import SHAPES
 from fastdllm.workflow.project.runs import load_project
 from fastdllm.workflow.project.selection import Selection
@@ -39,6 +41,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "1.5b"
     write_checkpoint(folder, narrow(SHAPES["1.5b"], 48, 3), files=FILES["1.5b"])
     save_real_size_tokenizer(folder)
+    # As they were made, layers hardly change what the last token says, and all answers are one.
+    weights = load((folder / WEIGHTS).read_bytes())
+    for name in weights:
+        if ".layers." in name and weights[name].dim() == 2:
+            weights[name] *= 10
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     assert json.loads((folder / "config.json").read_text())["max_position_embeddings"] == 32768
     return folder
 
@@ -89,7 +97,8 @@ def test_lm_eval_asks_and_scores_what_a_run_does(published: Path, task: str) -> 
         f"tasks: {{{task}: {{chunk_size: {chunk_size}}}}}\n"
     )
     results, samples = scored_in_shards(task, limit)
-    words = ["--model_args", f"model_path={published},dtype=float32,chunk_size={chunk_size}"]
+    work = f"chunk_size={chunk_size},batch_size=auto"  # as in the run, for the last digit
+    words = ["--model_args", f"model_path={published},dtype=float32,{work}"]
     words += ["--tasks", task, "--limit", str(limit), "--apply_chat_template"]
     assert main(["lm-eval", "run", *words, "--output_path", "out", "--log_samples"]) == 0
     (file,) = Path("out").rglob("results_*.json")
@@ -97,9 +106,23 @@ def test_lm_eval_asks_and_scores_what_a_run_does(published: Path, task: str) -> 
     for key in results.keys() - {"configs"}:  # with the addresses of functions
         assert to_json(direct[key]) == to_json(results[key]), key
     asked = {
-        (name, sample["doc_id"]): (sample["arguments"]["gen_args_0"]["arg_0"], sample["target"])
+        (name, sample["doc_id"]): (
+            sample["arguments"]["gen_args_0"]["arg_0"],
+            sample["target"],
+            [given if isinstance(given, str) else given[0] for (given,) in sample["resps"]],
+        )
         for name in results["configs"]
         for line in next(Path("out").rglob(f"samples_{name}_2*.jsonl")).read_text().splitlines()
         for sample in [json.loads(line)]
     }
-    assert {(s["task"], s["item"]): (s["prompt"], str(s["target"])) for s in samples} == asked
+    assert {
+        (s["task"], s["item"]): (s["prompt"], str(s["target"]), answers_in(s)) for s in samples
+    } == asked
+    assert len({str(answers) for _, _, answers in asked.values()}) == len(samples), "all differ"
+
+
+def answers_in(sample: dict[str, Any]) -> list[Any]:
+    """Return the answer, or the log-likelihoods of the options as lm-eval writes them."""
+    if "options" in sample:
+        return [str(option["logprob"]) for option in sample["options"]]
+    return [sample["answer"]]

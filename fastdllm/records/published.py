@@ -110,5 +110,5 @@ def read_published(path: Path = PUBLISHED_FILE) -> list[Published]:
 
 @cache
 def published() -> tuple[Published, ...]:
-    """Return all figures; read once a process."""
-    return tuple(read_published())
+    """Return all figures, read once a process; none where the code stands without its docs."""
+    return tuple(read_published()) if PUBLISHED_FILE.is_file() else ()

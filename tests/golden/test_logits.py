@@ -91,6 +91,6 @@ def test_published_log_likelihoods(golden_model, name):
     cases = [case for case in LIKELIHOODS if case["model"] == name]
     assert cases
     requests = [LikelihoodRequest(tuple(c["prefix"]), tuple(c["target"])) for c in cases]
-    scores = score(golden_model(name), requests, mask_id=255, stop_token=254)
+    scores = score(golden_model(name), requests, mode="published", mask_id=255, stop_token=254)
     for case, likelihood in zip(cases, scores, strict=True):
         assert likelihood.logprob == pytest.approx(case["loglikelihood"], abs=TOLERANCE)

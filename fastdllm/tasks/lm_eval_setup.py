@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import temporary_folder
-from fastdllm.sandbox.programs import best_isolation
 from fastdllm.tasks.task_files import find_task_files
 from fastdllm.tasks.task_source import TaskSource
 
@@ -89,6 +88,8 @@ def runs_code(task: TaskSource) -> bool:
 
 def code_notices() -> list[str]:
     """Return what the runs of such a task are to say of where this process has run code."""
+    from fastdllm.sandbox.programs import best_isolation
+
     lacking = best_isolation().lacking
     notices = [
         f"the code of answers could reach {', '.join(lacking)}, which the sandbox does not keep "

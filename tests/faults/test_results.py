@@ -18,9 +18,8 @@ from fastdllm.records.summary import read_summary, write_summary
 from fastdllm.runs.answers import read_content
 from fastdllm.runs.attempts import read_attempts
 from fastdllm.runs.spec import read_spec
-from fastdllm.sandbox.programs import best_isolation
+from fastdllm.sandbox import programs
 from fastdllm.statistics.comparison import why_not_paired
-from fastdllm.tasks import lm_eval_setup
 from fastdllm.tasks.lm_eval_setup import lm_eval_environment
 from fastdllm.workflow.project.artifacts import stored_summary
 from fastdllm.workflow.project.runs import load_project
@@ -193,8 +192,8 @@ def test_a_task_that_runs_code_asks_for_permission(
     assert fails("finish", str(spec))
     assert not spec.with_name("summary.json").exists()
     allow_code(project, allowed=True)
-    shared = replace(best_isolation(), lacking=("the network", "the files of this user"))
-    monkeypatch.setattr(lm_eval_setup, "best_isolation", lambda: shared)
+    shared = replace(programs.best_isolation(), lacking=("the network", "the files of this user"))
+    monkeypatch.setattr(programs, "best_isolation", lambda: shared)
     monkeypatch.setitem(sys.modules, "evaluate_modules.metrics.code_eval", sys)
     assert main(["finish", str(spec)]) == 0
     summary = read_summary(spec.with_name("summary.json"))

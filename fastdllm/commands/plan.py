@@ -141,17 +141,8 @@ def _check_order(args: argparse.Namespace, digests: Mapping[str, Sequence[str]])
     if os.environ.get("PYTHONHASHSEED", "random") != "random":
         return
     with temporary_folder("fastdllm-plan-") as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "fastdllm",
-            "plan",
-            "--task",
-            args.task,
-            "--output",
-            folder,
-        ]
-        options = {"--limit": args.limit, "--config": args.config}
+        command = [sys.executable, "-m", "fastdllm", "plan", "--task", args.task]
+        options = {"--output": folder, "--limit": args.limit, "--config": args.config}
         given = [word for name, value in options.items() if value for word in (name, str(value))]
         completed = subprocess.run(
             [*command, *given],

@@ -73,14 +73,13 @@ def _identifier(part: str) -> str:
 
 
 def _purpose(part: str) -> str:
-    """The docstring of a package on one line; of the plugin or a module, its first paragraph."""
+    """The first two paragraphs of a package's docstring; of the plugin or a module, the first."""
     package = ROOT / (part if part == PLUGIN else f"fastdllm/{part.replace('.', '/')}")
     is_module = not package.is_dir()
     path = package.with_suffix(".py") if is_module else package / "__init__.py"
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    if is_module or part == PLUGIN:
-        text = text.partition("\n\n")[0]
-    return " ".join(text.split())
+    paragraphs = text.split("\n\n")[: 1 if is_module or part == PLUGIN else 2]
+    return " ".join(" ".join(paragraphs).split())
 
 
 def main() -> None:

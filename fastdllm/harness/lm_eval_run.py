@@ -24,7 +24,7 @@ from lm_eval.utils import handle_non_serializable, make_table
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.harness.own_tasks import task_names
-from fastdllm.tasks.example_checks import set_fewshot
+from fastdllm.tasks.checks.examples import set_fewshot
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED
 from fastdllm.tasks.lm_eval_tasks import load_task
 from fastdllm.tasks.task_source import TaskSource

@@ -17,8 +17,8 @@ from lm_eval.api.task import Task
 from fastdllm.common.errors import UserError
 from fastdllm.records.summary import ItemGroup, Items, Metric, pack_bits
 from fastdllm.runs.answer_records import Answer
+from fastdllm.tasks.checks.examples import set_fewshot
 from fastdllm.tasks.choices import chosen_option, is_tied
-from fastdllm.tasks.example_checks import set_fewshot
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.tasks.lm_eval_models import Replay
 from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task, item_digests

@@ -29,14 +29,14 @@ from fastdllm.decoding.user_code import (
     forget_imported,
     only_counted_imports,
 )
+from fastdllm.tasks.checks.file_texts import check_texts
+from fastdllm.tasks.checks.items import check_items, check_questions
+from fastdllm.tasks.checks.metric_lists import check_metrics, complain_about_metrics
 from fastdllm.tasks.data_files import READ_OPTIONS
-from fastdllm.tasks.item_checks import check_items, check_questions
 from fastdllm.tasks.lm_eval_setup import CODE_OUTSIDE, CODE_REFUSED, CODE_VARIABLE
 from fastdllm.tasks.local_tasks import LocalDataFactory, no_items
-from fastdllm.tasks.metric_checks import check_metrics, complain_about_metrics
 from fastdllm.tasks.task_files import find_task_files
 from fastdllm.tasks.task_source import TaskSource
-from fastdllm.tasks.task_texts import check_texts
 
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
 # and scoring must produce the same prompts whatever the experiment.

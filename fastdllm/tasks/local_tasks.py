@@ -17,8 +17,8 @@ from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry, Kind
 
 from fastdllm.common.errors import UserError, error_line, unknown_name
+from fastdllm.tasks.checks.items import check_answers, check_questions
 from fastdllm.tasks.data_files import exact_files, split_files
-from fastdllm.tasks.item_checks import check_answers, check_questions
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.tasks.templates import CompiledTask

@@ -16,9 +16,12 @@ from typing import Any
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.model.tokenizer import encode
-from fastdllm.tasks.answer_checks import check_names, check_scores
-from fastdllm.tasks.column_checks import check_columns
-from fastdllm.tasks.example_checks import check_examples, check_own_examples, set_fewshot
+from fastdllm.tasks.checks.columns import check_columns
+from fastdllm.tasks.checks.examples import check_examples, check_own_examples, set_fewshot
+from fastdllm.tasks.checks.printing import printed_texts
+from fastdllm.tasks.checks.prompts import check_prompts
+from fastdllm.tasks.checks.repeats import check_number, check_overlaps, check_repeats
+from fastdllm.tasks.checks.target_scores import check_names, check_scores
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
 from fastdllm.tasks.lm_eval_models import Collect
 from fastdllm.tasks.lm_eval_tasks import (
@@ -38,9 +41,6 @@ from fastdllm.tasks.plan import (
     fixed_chunks,
     requests_text,
 )
-from fastdllm.tasks.printing import printed_texts
-from fastdllm.tasks.prompt_checks import check_prompts
-from fastdllm.tasks.repeats import check_number, check_overlaps, check_repeats
 from fastdllm.tasks.task_source import TaskSource
 
 

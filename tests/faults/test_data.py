@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.labels import LabelReader
+from fastdllm.tasks.checks.labels import LabelReader
 from fastdllm.tasks.lm_eval_setup import lm_eval_environment
 from fastdllm.tasks.lm_eval_tasks import load_task
 from fastdllm.tasks.local_data import read_splits

@@ -43,7 +43,7 @@ def test_the_factory_of_a_task_manager_builds_the_tasks(project: Path) -> None:
     assert isinstance(leaf, LocalTask), "lm-eval does not build tasks with manager._factory now"
     for name in ("_metric_fn_list", "_filters"):
         assert getattr(leaf, name), (
-            f"a task of lm-eval has no {name} any more: look at metric_checks.py"
+            f"a task of lm-eval has no {name} any more: look at metric_lists.py"
         )
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.item_checks import where_is
-from fastdllm.tasks.printing import emptied, printing
+from fastdllm.tasks.checks.items import where_is
+from fastdllm.tasks.checks.printing import emptied, printing
 
 # As Python prints methods, functions and other objects: most with their place in memory.
 _OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|<(?:bound|built-in) method [^<>]*>")

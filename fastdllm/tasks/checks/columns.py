@@ -18,9 +18,9 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.item_checks import is_local, scores_itself, where_is
+from fastdllm.tasks.checks.items import is_local, scores_itself, where_is
+from fastdllm.tasks.checks.printing import mapped, printed_part, printing
 from fastdllm.tasks.local_data import number_of
-from fastdllm.tasks.printing import mapped, printed_part, printing
 
 # A column in a template that int or float converts without a default.
 _CONVERTED = re.compile(r"\b(\w+)\s*\|\s*(?:int|float)\b(?!\()")

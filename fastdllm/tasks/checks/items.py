@@ -17,9 +17,9 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.utils import apply_template
 
 from fastdllm.common.errors import UserError, error_line
+from fastdllm.tasks.checks.labels import LabelReader, misread_digit
+from fastdllm.tasks.checks.printing import emptied, mapped, printed_part, printing
 from fastdllm.tasks.data_files import is_of_user
-from fastdllm.tasks.labels import LabelReader, misread_digit
-from fastdllm.tasks.printing import emptied, mapped, printed_part, printing
 
 
 def check_items(task: Task) -> None:

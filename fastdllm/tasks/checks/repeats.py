@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.item_checks import where_is
+from fastdllm.tasks.checks.items import where_is
 from fastdllm.tasks.lm_eval_tasks import LoadedTask
 
 

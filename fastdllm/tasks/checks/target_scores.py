@@ -15,12 +15,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError, error_line
+from fastdllm.tasks.checks.items import is_local, where_is
+from fastdllm.tasks.checks.labels import named_otherwise
+from fastdllm.tasks.checks.printing import mapped
 from fastdllm.tasks.generation import AnswerText, generation_wishes
-from fastdllm.tasks.item_checks import is_local, where_is
-from fastdllm.tasks.labels import named_otherwise
 from fastdllm.tasks.lm_eval_models import DUMMY
 from fastdllm.tasks.metrics import check_share, right_or_wrong
-from fastdllm.tasks.printing import mapped
 
 # What no model writes around an answer, characters without width among it.
 _UNSEEN = r"[\s\u200b\u200e\u200f\u2060\ufeff]+"

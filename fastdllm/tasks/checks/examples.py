@@ -10,9 +10,9 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError, error_line
-from fastdllm.tasks.item_checks import check_answers, check_values, where_is
+from fastdllm.tasks.checks.items import check_answers, check_values, where_is
+from fastdllm.tasks.checks.printing import printing
 from fastdllm.tasks.lm_eval_tasks import TASK_SEED, LoadedTask
-from fastdllm.tasks.printing import printing
 
 # The examples of a task with their questions, by question and answer in each form.
 Examples = dict[tuple[str, str], list[tuple[Mapping[str, Any], str]]]

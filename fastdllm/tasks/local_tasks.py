@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import cached_property
 from typing import Any
 
 from jinja2 import UndefinedError
@@ -100,12 +101,30 @@ class LocalTask(CompiledTask):
             raise no_items(self.config.task, dataset_kwargs)
 
     def place(self, index: int, kind: str = "item") -> str | None:
-        """Return file and line of an item or an example, None where they may have been moved."""
+        """Return file and line of an item or an example, None where they cannot be told."""
         split = self.config.test_split or self.config.validation_split
         moved_by = self.config.process_docs
         if kind != "item":
             split, moved_by = self.fewshot_cfg.split, self.fewshot_cfg.process_docs
-        return self._places[split][index] if split and moved_by is None else None
+        if not split or moved_by is None or kind != "item":
+            return self._places[split][index] if split and moved_by is None else None
+        return self._places_of_items[index]
+
+    @cached_property
+    def _places_of_items(self) -> list[str | None]:
+        """Where the items that process_docs gives stand, by the cells that it leaves as they are.
+
+        None for one whose cells are those of several rows, or of none.
+        """
+        items = list(self.eval_docs)
+        split = self.config.test_split or self.config.validation_split
+        rows = self.dataset[split]
+        kept = [column for column in rows.column_names if all(column in item for item in items)]
+        places: dict[str, list[str]] = {}
+        for place, row in zip(self._places[split], rows, strict=True):
+            places.setdefault(repr([row[column] for column in kept]), []).append(place)
+        found = (places.get(repr([item[column] for column in kept]), ()) for item in items)
+        return [of_item[0] if len(of_item) == 1 else None for of_item in found]
 
     def written(self, value: Any) -> str | None:
         """Return how the data writes a value, such as true or 2.50; None if as Python does."""

@@ -111,7 +111,7 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
     for name, leaf in task.leaves.items():
         check_names(leaf, tell)
         check_own_examples(leaf, result["samples"][name], examples[name], tell)
-        check_repeats(leaf, texts[name], tell)
+        check_repeats(leaf, texts[name], tell, options.limit)
         check_prompts(leaf, texts[name], result["samples"][name], tell)
     check_overlaps(texts, tell)
     check_number(task, tell)

@@ -45,6 +45,8 @@ def test_a_few_items_that_are_there_twice_are_named(
     (notice,) = (line for line in capsys.readouterr().err.splitlines() if "fastdllm: " in line)
     assert "line 11: task 'sums', item 10: has the question" in notice
     assert "line 1: task 'sums', item 0; 1 of 12 items are such repeats" in notice
+    assert "1 of 11 items are such repeats" in make_plan_on_disk(limit=11).header.notices[0]
+    assert make_plan_on_disk(limit=10).header.notices == []
 
 
 def test_the_first_two_items_may_be_equal_under_a_limit(make_plan_on_disk: Any) -> None:

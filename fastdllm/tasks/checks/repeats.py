@@ -28,11 +28,15 @@ def check_number(task: LoadedTask, tell: Callable[[str], None]) -> None:
 
 
 def check_repeats(
-    task: Task, texts: Sequence[Mapping[str, Any]], tell: Callable[[str], None]
+    task: Task,
+    texts: Sequence[Mapping[str, Any]],
+    tell: Callable[[str], None],
+    limit: int | None = None,
 ) -> None:
     """Refuse items of which half or more are others again, as from a copy of a file; name fewer.
 
-    All items count, whatever the limit: the first two may well be equal.
+    All items count for that, whatever the limit: the first two may well be equal. Named are those
+    within the limit.
 
     texts: what each item prints.
     tell: is given the line that names fewer.
@@ -51,13 +55,17 @@ def check_repeats(
         if asked in first:
             pairs.append((first[asked], index))
         first.setdefault(asked, index)
+    n_items = len(task.eval_docs)
+    is_refused = 2 * len(pairs) >= n_items
+    if not is_refused:
+        n_items = min(n_items, limit or n_items)
+        pairs = [pair for pair in pairs if max(pair) < n_items]
     if not pairs:
         return
     one, other = (where_is(task, index) for index in pairs[0])
     same = f"{other}: has the question, options and target of {one}"
-    n_items = len(task.eval_docs)
     count = f"{len(pairs)} of {n_items} items are such repeats"
-    if 2 * len(pairs) >= n_items:
+    if is_refused:
         raise UserError(
             f"{same}; {count}, which would count as independent; remove copies of files, or name "
             "the files of data_files one by one"

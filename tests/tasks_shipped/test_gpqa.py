@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from importlib import import_module, reload
 from pathlib import Path
@@ -121,6 +122,23 @@ def test_options_have_the_order_that_lm_eval_draws_first() -> None:
     for one, other in zip(ours, map(theirs.process_docs(rows).__getitem__, range(66)), strict=True):
         assert one == {key: other[key] for key in one}
     assert len({item["answer"] for item in ours}) == 4
+
+
+@pytest.mark.slow
+def test_a_wrong_option_that_equals_the_right_one_is_counted_and_named(tmp_path: Path) -> None:
+    rows = rows_of("all", 8)
+    for n in (3, 6):
+        rows[n][WRONG[1]] = f"{rows[n][RIGHT]} "
+    rows[4][WRONG[1]] = rows[4][WRONG[0]]  # either is wrong
+    scored = outcome("gpqa", write_rows(tmp_path, rows), right)
+    options, sample = re.compile(r"\n(\(.\)) 36(?=\n)"), scored.samples[3]
+    one, other = options.findall(sample["prompt"])
+    assert sample["target"] == one
+    assert scored.metrics == {"acc,none": 1.0} and len(scored.samples) == 8
+    assert scored.plan.header.notices[0] == (
+        f"{tmp_path / 'gpqa_main.csv'}, row 5: task 'gpqa', item 3: its options {one} and {other} "
+        f"are the same text, and only {one} counts as right; 2 of 8 items have such options"
+    )
 
 
 @pytest.mark.slow

@@ -48,6 +48,9 @@ def check_prompts(
     # What scores the items itself knows what the target is; loglikelihood has texts to go on with.
     if task.OUTPUT_TYPE != "loglikelihood" and task.config.process_results is None:
         _check_answers_unprinted(task, docs[0], asked, list(map(_answer, texts)), tell)
+    if task.OUTPUT_TYPE == "multiple_choice":
+        n_asked = len({sample["doc_id"] for sample in samples})
+        _name_equal_options(task, docs[0], asked[:n_asked], texts[:n_asked], tell)
 
 
 def _check_objects(
@@ -107,6 +110,53 @@ def _answer(texts: Mapping[str, Any]) -> str:
     if isinstance(options, list) and isinstance(first, int) and 0 <= first < len(options):
         first = options[first]
     return str(first).strip()
+
+
+def _name_equal_options(
+    task: ConfigurableTask,
+    doc: Mapping[str, Any],
+    asked: Sequence[str],
+    texts: Sequence[Mapping[str, Any]],
+    tell: Callable[[str], None],
+) -> None:
+    """Name items that show the text of the right option beside another letter as well.
+
+    Published data has some. They are scored as published: only one letter is right.
+    """
+    try:
+        empty = str(task.doc_to_text(emptied(doc)))
+    except Exception:  # a helper may want other values
+        return
+    found = []
+    for index, (text, printed) in enumerate(zip(asked, texts, strict=True)):
+        right = _answer(printed)
+        shown = _shown_options(text, empty, [o.strip() for o in printed["doc_to_choice"]])
+        same = [letter for letter, option in shown.items() if option == shown.get(right)]
+        if len(same) > 1 and not isinstance(printed["doc_to_target"], list):
+            found.append(
+                f"{where_is(task, index)}: its options {' and '.join(same)} are the same text, and "
+                f"only {right} counts as right"
+            )
+    if found:
+        tell(f"{found[0]}; {len(found)} of {len(texts)} items have such options")
+
+
+def _shown_options(text: str, empty: str, letters: Sequence[str]) -> dict[str, str]:
+    """Return what a question shows beside each letter; nothing if it has no such lines.
+
+    empty: the question of an item whose values are all empty texts.
+    """
+    lines = [
+        re.search(rf"^[^\w\n]?{re.escape(letter)}[^\w\n]? *$", empty, re.MULTILINE)
+        for letter in letters
+    ]
+    marks = [line[0].strip() for line in lines if line is not None]
+    if lines[-1] is None or len(marks) < len(letters):
+        return {}
+    after = re.escape(empty[lines[-1].end() :])
+    options = "".join(rf"\n{re.escape(mark)}(.*)" for mark in marks)
+    found = re.fullmatch(f".*{options}{after}", text, re.DOTALL)
+    return dict(zip(letters, map(str.strip, found.groups()), strict=True)) if found else {}
 
 
 def _check_fixed_text(

@@ -83,7 +83,8 @@ def decode(
 
     Args:
         policy: decides, and holds the settings.
-        slots: most sequences in flight; default: what memory allows, up to a fixed number.
+        slots: most sequences in flight, fewer where memory does not allow them; default: what
+            memory allows, up to a fixed number.
         observe: called with the number of slots, with each request that enters one, with each pass,
             and when memory runs out, which halves the slots.
 
@@ -102,7 +103,8 @@ def decode(
     sequences = admitted.sequences
     if not sequences:
         return
-    chosen = choose_slots(model, sequences, policy=policy, requested=slots)
+    lengths = [sequence.capacity for sequence in sequences]
+    chosen = choose_slots(model, lengths, policy=policy, requested=slots)
     scheduler = Scheduler(model, sequences, policy=policy, slots=chosen)
     notify = observe or _ignore
     notify(SlotsChosen(scheduler.slots))

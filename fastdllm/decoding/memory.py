@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 
 from fastdllm.common.errors import UserError
-from fastdllm.decoding.sequence import DecodedSequence
 from fastdllm.engine.cache import bytes_per_position
 from fastdllm.machine.device import free_bytes
 from fastdllm.model.config import ModelConfig
@@ -28,53 +27,44 @@ USABLE = {"cuda": 0.9, "cpu": 0.5}
 
 def choose_slots(
     model: FusedModel,
-    sequences: Sequence[DecodedSequence],
+    lengths: Sequence[int],
     *,
     policy: Policy,
     requested: int | None,
 ) -> int:
-    """Return `requested` slots, or as many as fit the memory, up to `MOST_SLOTS`.
+    """Return how many slots fit the memory: at most `requested` (default: `MOST_SLOTS`).
+
+    lengths: the most positions of each sequence; the longest may be in flight together.
 
     Raises:
-        UserError: `requested` is not positive or does not fit, or not even one sequence fits.
+        UserError: `requested` is not positive, or not even one sequence fits.
     """
     if requested is not None and requested < 1:
         raise UserError(f"slots: {requested} is not allowed; it should be at least 1")
-    most = min(requested if requested is not None else MOST_SLOTS, len(sequences))
+    most = min(requested if requested is not None else MOST_SLOTS, len(lengths))
     idle = sum(engine.cache.bytes for engine in model.idle_engines)
     usable = int((free_bytes(model.device) + idle) * USABLE.get(model.device.type, 0.5))
-    lengths = sorted((sequence.capacity for sequence in sequences), reverse=True)
     config, dtype = model.config, model.dtype
     fitting, needed = 0, _bytes_of_rows(config, dtype, PREFILL_ROWS)
-    for length in lengths[:most]:
+    for length in sorted(lengths, reverse=True)[:most]:
         needed += slot_bytes(config, dtype, length, policy)
         if needed > usable:
             break
         fitting += 1
     if fitting == 0:
         raise UserError(
-            f"a sequence of {lengths[0]} positions needs {_gib(needed)}, but {model.device} has "
+            f"a sequence of {max(lengths)} positions needs {_gib(needed)}, but {model.device} has "
             f"{_gib(usable)} to use; shorten the prompt or max_new_tokens"
-        )
-    if requested is not None and fitting < most:
-        raise UserError(
-            f"{requested} sequences at once need more than the {_gib(usable)} that {model.device} "
-            f"has to use; {fitting} fit: ask for fewer, or let memory decide (batch_size: auto)"
         )
     return fitting
 
 
 def decoding_bytes(
-    config: ModelConfig,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    lengths: Sequence[int],
-    policy: Policy,
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, length: int, policy: Policy
 ) -> int:
-    """Return the free bytes with which `choose_slots` lets sequences of `lengths` in together."""
+    """Return the free bytes with which `choose_slots` lets one sequence of `length` in."""
     needed = _bytes_of_rows(config, dtype, PREFILL_ROWS)
-    needed += sum(slot_bytes(config, dtype, length, policy) for length in lengths)
+    needed += slot_bytes(config, dtype, length, policy)
     return int(needed / USABLE.get(device.type, 0.5))
 
 

@@ -83,6 +83,7 @@ class Answerer:
             batch_size=model.batch_size if isinstance(model.batch_size, int) else None,
         )
         self._warmed_up: set[str] = set()
+        self._most_at_once = 0
 
     def check(self, requests: Sequence[PlannedRequest]) -> None:
         """Refuse requests that the model cannot take.
@@ -125,12 +126,15 @@ class Answerer:
         with pauses_watched(stop) as watch:
             timed = timed_answers(engine, requests, flight)
             watch.look()
+        if kind == "generate_until":
+            self._most_at_once = max(self._most_at_once, timed.answered.batch_size)
         seconds = timed.seconds - flight.telling_s
         return timed.answered.answers, None if stop.was_paused else seconds
 
     @property
     def batch_size(self) -> int | str:
-        return self.arguments.model.batch_size
+        """Most sequences that this process decoded at once; before it did, what was asked for."""
+        return self._most_at_once or self.arguments.model.batch_size
 
     def facts(self) -> dict[str, Any]:
         """What decides the answers, in words, for lm-eval's results."""

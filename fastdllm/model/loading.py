@@ -55,7 +55,7 @@ def load_model(
         device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N".
         dtype: "auto" (see `resolve_dtype`), "float32", "bfloat16" or "float16".
         revision: branch, tag or commit of a hub id.
-        reserve: bytes that decoding needs beside the weights.
+        reserve: bytes that decoding one sequence needs beside the weights.
 
     Raises:
         UserError: the folder, a key, a tensor or a name is wrong, or the model does not fit the
@@ -185,9 +185,9 @@ def _check_memory(
     if dtype == torch.float32 and smaller + reserve <= free:
         advice.append(f"dtype {_name(half)} ({_gib(smaller)} for weights)")
     if reserve and weights < free:
-        advice.append("a smaller batch_size or shorter answers")
+        advice.append("shorter prompts or answers")
     advice.append("a GPU with more memory" if device.type == "cuda" else "more memory for this job")
-    parts = f" ({_gib(weights)} for weights, {_gib(reserve)} to decode)" if reserve else ""
+    parts = f" ({_gib(weights)} for weights, {_gib(reserve)} for one sequence)" if reserve else ""
     raise UserError(
         f"{folder}: {_name(dtype)} needs {_gib(weights + reserve)}{parts}, but {device} has "
         f"{_gib(free)} free; try {' or '.join(advice)}"

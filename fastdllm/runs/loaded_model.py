@@ -10,16 +10,17 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import now
 from fastdllm.decoding.admission import usable_positions
-from fastdllm.decoding.memory import decoding_bytes, scoring_bytes
+from fastdllm.decoding.memory import choose_slots, decoding_bytes, scoring_bytes
 from fastdllm.decoding.side_effects import load_without_side_effects
 from fastdllm.engine.engines import drop_idle
 from fastdllm.machine.device import reset_peak_memory
@@ -41,7 +42,7 @@ from fastdllm.runs.chunk_engine import DecodingEngine
 from fastdllm.runs.spec import RunSpec
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.generation import check_length, tokenizer_digest
-from fastdllm.tasks.plan import Plan, PlannedRequest, plan_again
+from fastdllm.tasks.plan import Plan, PlannedRequest, RequestKind, plan_again
 from fastdllm.validation import validated
 
 
@@ -97,6 +98,7 @@ def load_engine(
         tokenizer=tokenizer,
         block_size=settings.block_size,
     )
+    _tell_of_fewer_slots(spec, plan, model, policy)
     engine = DecodingEngine(
         model=model,
         policy=policy,
@@ -111,23 +113,44 @@ def load_engine(
 def _bytes_to_decode(
     spec: RunSpec, plan: Plan, config: ModelConfig, policy: Policy, *, device: str
 ) -> int:
-    """Return the memory for the longest requests of a plan, as many at once as were asked for."""
+    """Return the memory for the longest requests of a plan, one at a time."""
     target = resolve_device(device)
     dtype = resolve_dtype(str(spec.decides.get("dtype", "auto")), target)
+    needed = [0]
+    if scored := _positions(spec, plan, "loglikelihood"):
+        needed.append(scoring_bytes(config, target, dtype, max(scored)))
+    if generated := _positions(spec, plan, "generate_until"):
+        needed.append(decoding_bytes(config, target, dtype, max(generated), policy))
+    return max(needed)
+
+
+def _positions(spec: RunSpec, plan: Plan, kind: RequestKind) -> Sequence[int]:
+    """Return the most positions of each request of a kind, in whole blocks."""
     block = spec.settings.block_size
+    lengths = [
+        len(r.prompt_ids) + (len(r.target_ids) or (r.gen_kwargs or {}).get("max_gen_toks", 0))
+        for r in plan.requests
+        if r.kind == kind
+    ]
+    return [-(-length // block) * block for length in lengths]
 
-    def positions(request: PlannedRequest) -> int:
-        new = len(request.target_ids) or (request.gen_kwargs or {}).get("max_gen_toks", 0)
-        return -(-(len(request.prompt_ids) + new) // block) * block
 
-    generated = [positions(r) for r in plan.requests if r.kind == "generate_until"]
-    scored = [positions(r) for r in plan.requests if r.kind == "loglikelihood"]
-    batch = spec.run.batch_size if isinstance(spec.run.batch_size, int) else 1
-    at_once = sorted(generated, reverse=True)[: min(batch, plan.header.chunk_size)]
-    needed = [scoring_bytes(config, target, dtype, max(scored))] if scored else []
-    if at_once:
-        needed.append(decoding_bytes(config, target, dtype, lengths=at_once, policy=policy))
-    return max(needed, default=0)
+def _tell_of_fewer_slots(spec: RunSpec, plan: Plan, model: FusedModel, policy: Policy) -> None:
+    """Give notice where memory holds fewer sequences at once than were asked for.
+
+    Raises:
+        UserError: not even one fits.
+    """
+    lengths, asked = _positions(spec, plan, "generate_until"), spec.run.batch_size
+    if not lengths or not isinstance(asked, int):
+        return
+    most = min(asked, plan.header.chunk_size, len(lengths))
+    fitting = choose_slots(model, lengths, policy=policy, requested=most)
+    if fitting < most:
+        notice(
+            f"batch_size: about {fitting} of {most} sequences at once will fit the memory of "
+            f"{model.device}; the others wait for a slot"
+        )
 
 
 def check_settings(policy: Policy, settings: DecodingSettings, policy_file: Path | str) -> None:
@@ -243,7 +266,7 @@ class KeptModel:
 
         Args:
             digest: of the spec; the folder may have got other weights since the run before.
-            reserve: bytes that decoding needs beside the weights.
+            reserve: bytes that decoding one sequence needs beside the weights.
 
         Raises:
             UserError: it cannot be loaded.

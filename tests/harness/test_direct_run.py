@@ -126,6 +126,12 @@ def test_the_speed_counts_what_was_decoded(model, capsys) -> None:
     assert speed["tokens_per_s"] == pytest.approx(rate, rel=1e-3)
     line = f"speed: {speed['tokens_generated']:,} tokens, each answer up to its first stop token"
     assert line in capsys.readouterr().out
+    assert speed["batch_size"] == 2
+
+
+def test_a_speed_names_the_batch_size_that_was_decoded(model, monkeypatch) -> None:
+    monkeypatch.setattr("fastdllm.decoding.memory.MOST_SLOTS", 3)
+    assert directly(model(), "sums")["config"]["throughput"]["batch_size"] == 3
 
 
 def test_a_paused_process_has_no_speed(model, monkeypatch, capsys) -> None:

@@ -6,14 +6,17 @@ from collections import Counter
 
 import pytest
 
+from fastdllm.common.errors import UserError
+from fastdllm.decoding import memory
 from fastdllm.decoding.events import Entered, PassRecord, SegmentShape, SlotsChosen
 from fastdllm.decoding.loop import Step
 from fastdllm.decoding.sequence import Generation, PassCounts, Request
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, default_policy
 from fastdllm.settings import DecodingSettings
-from fastdllm.tools.bench.batches import BatchResult, batch_figures
+from fastdllm.tools.bench.batches import BatchResult, Bench, batch_figures, compare_mixed
 from fastdllm.tools.bench.floor import RunFloor
+from fastdllm.tools.bench.products_floor import ProductsFloor
 from fastdllm.tools.bench.profile import ATTENTION, COPIES, ELEMENTWISE, PRODUCTS, group_of
 from fastdllm.tools.bench.timing import (
     TimedRun,
@@ -104,6 +107,18 @@ def test_continuous_and_fixed_batches_give_the_same_answers(golden_model):
     assert rows[0] == rows[1]
     assert len(continuous.passes) < len(fixed.passes)
     assert len(fixed.latency_s) == len(continuous.time_to_first_token_s) == 5
+
+
+def test_batches_that_do_not_fit_are_not_compared(golden_model, monkeypatch):
+    model = FusedModel(golden_model("m6"))
+    settings = DecodingSettings(mask_id=255, max_new_tokens=9)
+    policy = default_policy(settings, model.config.num_layers)
+    requests = [Request(prompt) for prompt in random_prompts(model.config, [9] * 4)]
+    one = memory.decoding_bytes(model.config, model.device, model.dtype, 32, policy)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: one)
+    bench = Bench(model, settings, policy, repeats=1, tick=lambda: None)
+    with pytest.raises(UserError, match="--mixed: 1 of 2 sequences at once fit the memory"):
+        compare_mixed(bench, requests, 2, ProductsFloor(model))
 
 
 def test_variants_take_turns():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdllm.common.errors import UserError
 from fastdllm.decoding.sequence import Request
 from fastdllm.engine.engines import drop_idle
 from fastdllm.machine.device import peak_memory_gib, reset_peak_memory
@@ -163,6 +164,9 @@ def compare_mixed(
     Fixed batches start together and wait for their slowest answer; both run `batch` slots, and no
     rows of answers that are finished. So continuous batching makes fewer passes with more rows.
     The ratio of their floors is what the hardware allows to gain.
+
+    Raises:
+        UserError: that many do not fit the memory at once.
     """
     fixed = [requests[start : start + batch] for start in range(0, len(requests), batch)]
 
@@ -170,6 +174,9 @@ def compare_mixed(
         return timed_run(bench.model, groups, bench.policy, slots=batch)
 
     continuous, waiting = _timed(bench, lambda: run([requests]), lambda: run(fixed))
+    slots = min(timed.slots for timed in (*continuous, *waiting))
+    if slots < min(batch, len(requests)):
+        raise UserError(f"--mixed: {slots} of {batch} sequences at once fit the memory; give fewer")
     return {
         "batch": batch,
         "requests": len(requests),

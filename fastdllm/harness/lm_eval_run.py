@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval import simple_evaluate
+from lm_eval.api.task import Task
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.tasks import TaskManager
@@ -115,15 +116,21 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
 def _tasks(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> tuple[list[Any], TaskManager]:
     """Return the tasks to evaluate, and who loads those that are not loaded yet."""
     loaded: list[Any] = []
-    leaves: list[str] = []
+    leaves: dict[str, Task] = {}
     for name, source in own.items():
         notice(f"task {name} is {source.file}")
         task = load_task(source)
         set_fewshot(task, config.num_fewshot)
         loaded.append(task.root)
-        leaves += task.leaves
+        leaves |= task.leaves
     others = [name for name in task_names(config.tasks) if name not in own]
     if not others:
+        kinds = {leaf.OUTPUT_TYPE for leaf in leaves.values()}
+        if "likelihood_mode" in config.model_args and kinds == {"generate_until"}:
+            raise UserError(
+                "lm-eval run: --model_args likelihood_mode: has no effect, as these tasks only "
+                "generate; leave it out"
+            )
         for name in config.samples or ():
             if name not in leaves:  # lm-eval would take all items
                 raise unknown_name("task", name, leaves, "lm-eval run: --samples")

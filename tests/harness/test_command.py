@@ -89,6 +89,14 @@ def test_a_wrong_argument_is_named_before_lm_eval_lists_its_tasks(run, capsys) -
     assert "unknown argument 'reuse_kk'; did you mean 'reuse_k'?" in capsys.readouterr().err
 
 
+def test_a_mode_of_likelihoods_is_refused_where_there_are_none(run, capsys) -> None:
+    words = ("--limit", "1", "--apply_chat_template")
+    mode = ",likelihood_mode=published"
+    assert run("--tasks", "sums", *words, model=mode) == 2
+    assert "likelihood_mode: has no effect, as these tasks only" in capsys.readouterr().err
+    assert run("--tasks", "sums,choices", *words, model=mode) == 0
+
+
 def test_data_that_is_missing_is_named(run, capsys) -> None:
     Path("tasks/data/sums.jsonl").unlink()
     assert run("--tasks", "sums") == 2

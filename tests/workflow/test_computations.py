@@ -12,7 +12,7 @@ from fastdllm.policy import PassKind, Policy
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.task_files import find_task_files
 from fastdllm.tasks.task_source import TaskSource
-from fastdllm.workflow.project.computations import is_likelihood_task
+from fastdllm.workflow.project.computations import is_generating_task, is_likelihood_task
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
 from tests.support.small_project import NINE, REUSE, add_experiment, edit
@@ -256,14 +256,38 @@ def test_a_task_is_of_likelihoods_when_every_file_says_so(
 
 @pytest.mark.usefixtures("project")
 def test_the_mode_of_likelihoods_counts_where_there_may_be_some() -> None:
-    """Results of tasks that only generate stay what they are, whatever mode is the default."""
-    for output_type, counts in (("generate_until", False), ("multiple_choice", True)):
-        edit("tasks/words.yaml", "task: words", f"task: words\noutput_type: {output_type}")
-        edit("workflow_config.yaml", "chunk_size: 2", "chunk_size: 2, likelihood_mode: published")
-        published = the("words/demo/k1_first")
-        edit("workflow_config.yaml", ", likelihood_mode: published", "")
-        assert (the("words/demo/k1_first").fingerprint != published.fingerprint) is counts
-        edit("tasks/words.yaml", f"\noutput_type: {output_type}", "")
+    of_default = the("words/demo/k1_first")
+    # In results from before another mode became the default.
+    assert of_default.decides["likelihood_mode"] == "published"
+    edit("workflow_config.yaml", "chunk_size: 2", "chunk_size: 2, likelihood_mode: published")
+    with pytest.raises(UserError, match="likelihood_mode has no effect"):
+        load_project()
+    edit("tasks/words.yaml", "task: words", "task: words\noutput_type: multiple_choice")
+    published = the("words/demo/k1_first")
+    edit("workflow_config.yaml", ", likelihood_mode: published", "")
+    assert the("words/demo/k1_first").fingerprint != published.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("task: [c]", True),
+        ("task: [a, c]", False),
+        ("task: [{task: new, dataset_path: d}]", True),
+        ("task: [{task: new, output_type: multiple_choice, dataset_path: d}]", False),
+        ("task: [{group: inner, task: [{task: new, output_type: loglikelihood}]}]", False),
+        ("output_type: multiple_choice\ntask: [c]", False),
+        ("task: [python]", False),
+    ],
+)
+def test_a_group_generates_when_no_member_asks_for_likelihoods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, expected: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("g.yaml").write_text(f"group: g\n{group}\n")
+    for name, kind in (("a", "output_type: multiple_choice"), ("c", ""), ("python", "class: Mine")):
+        Path(f"{name}.yaml").write_text(f"task: {name}\ndataset_path: d\n{kind}\n")
+    assert is_generating_task(find_task_files(TaskSource(Path("g.yaml")))) is expected
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,9 @@ from fastdllm.tasks.task_files import TaskFiles
 from fastdllm.workflow.project.digests import digest_of
 from fastdllm.workflow.project.grid import Config
 
-# lm-eval's kinds of task that only ask for log-likelihoods; the default is generation.
+# lm-eval's kinds of task that only ask for log-likelihoods, and its default kind.
 LIKELIHOOD_TYPES = frozenset({"multiple_choice", "loglikelihood"})
+GENERATES = "generate_until"
 # What `score` is given of the settings (fastdllm/runs/chunk_engine.py).
 LIKELIHOOD_SETTINGS = frozenset({"block_size", "mask_id", "stop_token"})
 _POLICY_KEYS = frozenset({"policy", "policy_digest"})
@@ -149,10 +150,16 @@ def is_likelihood_task(files: TaskFiles) -> bool:
 
 def is_generating_task(files: TaskFiles) -> bool:
     """Whether certainly no part of a task asks for a likelihood."""
-    return all(
-        "class" not in values and values.get("output_type") == "generate_until"
-        for _, values in files.layers
-    )
+    return all(_generates(values) for _, values in files.layers)
+
+
+def _generates(values: Mapping[str, Any]) -> bool:
+    """Whether a file, or a member that a group defines itself, asks for no likelihood."""
+    if "class" in values or values.get("output_type", GENERATES) != GENERATES:
+        return False
+    members = values.get("task")
+    inline = members if isinstance(members, list) else ()
+    return all(_generates(member) for member in inline if isinstance(member, Mapping))
 
 
 def _asks_likelihoods(values: Mapping[str, Any], of_group: str | None = None) -> bool:

@@ -127,10 +127,20 @@ def read_model(config: WorkflowConfig, digests: FileDigests) -> ModelIdentity:
 def task_decides(
     config: WorkflowConfig, model: ModelIdentity, task: TaskIdentity
 ) -> dict[str, Any]:
-    """The part that all configs on one task share."""
-    options = config.task_options(task.name).model_dump(exclude=UNDECIDING_OPTIONS)
+    """The part that all configs on one task share.
+
+    Raises:
+        UserError: an option has no effect on the task.
+    """
+    given = config.task_options(task.name)
+    options = given.model_dump(exclude=UNDECIDING_OPTIONS)
     if task.is_generating:
-        # Of no effect there, and so in results from before another mode became the default.
+        if "likelihood_mode" in given.model_fields_set:
+            raise UserError(
+                f"task {task.name!r}: likelihood_mode has no effect, as the task only generates; "
+                "take it out of workflow_config.yaml (or of metadata.options in the task's file)"
+            )
+        # So in results from before another mode became the default.
         options["likelihood_mode"] = "published"
     return {
         **model.decides,

@@ -31,10 +31,10 @@ class PolicyViolation(UserError):
     """A decoding policy asked for something that block-diffusion decoding does not allow."""
 
 
-def error_line(error: Exception) -> str:
+def error_line(error: BaseException) -> str:
     """Return an error in one line of at most 500 characters; a bug with the name of its class."""
-    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return " ".join(reason.split())[:LONGEST_LINE]
+    kind = "" if isinstance(error, UserError) else type(error).__name__
+    return ": ".join(filter(None, (kind, " ".join(str(error).split()))))[:LONGEST_LINE]
 
 
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:

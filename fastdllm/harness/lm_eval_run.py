@@ -25,9 +25,8 @@ from lm_eval.utils import handle_non_serializable, make_table
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.harness.own_tasks import task_names
-from fastdllm.tasks.checks.examples import set_fewshot
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED
-from fastdllm.tasks.lm_eval_tasks import load_task
+from fastdllm.tasks.lm_eval_tasks import load_task, set_fewshot
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.workflow.project.config_files import unknown_task
 

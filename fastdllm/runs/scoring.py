@@ -17,11 +17,10 @@ from lm_eval.api.task import Task
 from fastdllm.common.errors import UserError
 from fastdllm.records.summary import ItemGroup, Items, Metric, pack_bits
 from fastdllm.runs.answer_records import Answer
-from fastdllm.tasks.checks.examples import set_fewshot
 from fastdllm.tasks.choices import chosen_option, is_tied
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.tasks.lm_eval_models import Replay
-from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task, item_digests
+from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task, item_digests, set_fewshot
 from fastdllm.tasks.metrics import (
     finite,
     is_number,

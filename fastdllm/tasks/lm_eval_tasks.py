@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import yaml
 from lm_eval.api.model import LM
-from lm_eval.api.task import Task
+from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.common.errors import UserError, error_line, unknown_name
 from fastdllm.common.yaml_files import read_yaml_mapping
 from fastdllm.decoding.user_code import (
     forget_bytecode,
@@ -30,8 +29,9 @@ from fastdllm.decoding.user_code import (
     only_counted_imports,
 )
 from fastdllm.tasks.checks.file_texts import check_texts
-from fastdllm.tasks.checks.items import check_items, check_questions
+from fastdllm.tasks.checks.items import check_answers, check_items, check_questions
 from fastdllm.tasks.checks.metric_lists import check_metrics, complain_about_metrics
+from fastdllm.tasks.checks.printing import prints_alike
 from fastdllm.tasks.data_files import READ_OPTIONS
 from fastdllm.tasks.lm_eval_setup import CODE_OUTSIDE, CODE_REFUSED, CODE_VARIABLE
 from fastdllm.tasks.local_tasks import LocalDataFactory, no_items
@@ -41,6 +41,7 @@ from fastdllm.tasks.task_source import TaskSource
 # Seed of the examples in few-shot prompts: lm-eval's own default. Not a setting, because planning
 # and scoring must produce the same prompts whatever the experiment.
 TASK_SEED = 1234
+_TASK_FILE = "a task for lm-eval"
 # As `evaluate` says that it neither has a metric nor could fetch it.
 _HUB_METRIC = re.compile(r"Module '([^']+)' doesn't exist on the Hugging Face Hub")
 # As nltk says in its message of many lines which data to download.
@@ -78,7 +79,38 @@ def load_task(task: TaskSource | str) -> LoadedTask:
         UserError: unknown name, broken YAML, missing or empty data, or no metric.
     """
     source = TaskSource.named(task) if isinstance(task, str) else task
-    name, folder = source.name, source.file.parent
+    manager = _manager(source)
+    helpers = find_task_files(source).helpers
+    forget_helpers(helpers)
+    try:
+        with only_counted_imports(*helpers):
+            loaded = manager.load([source.name])
+            for leaf in loaded["tasks"].values():
+                if not len(leaf.eval_docs):
+                    raise no_items(leaf.task_name, leaf.config.dataset_kwargs)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        # lm-eval, datasets and a task's own helpers may raise anything; the cause stays attached.
+        raise _not_loaded(source, manager.task_index[source.name].cfg or {}, error) from error
+    for leaf in loaded["tasks"].values():
+        _check_folder(leaf)
+        check_metrics(leaf)
+        check_texts(leaf)
+        check_items(leaf)
+    group, leaves = loaded.get("groups", {}).get(source.name), loaded["tasks"]
+    return LoadedTask(
+        name=source.name,
+        root=group or next(iter(leaves.values())),
+        leaves=leaves,
+        primary=_primary_metric(group, leaves, str(source.file)),
+        helpers=helpers,
+    )
+
+
+def _manager(source: TaskSource) -> TaskManager:
+    """Return lm-eval's index of the folder of a task, in which its name is that of its file."""
+    name, file, folder = source.name, source.file, source.file.parent
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; tasks are YAML files in it")
     try:
@@ -88,57 +120,43 @@ def load_task(task: TaskSource | str) -> LoadedTask:
         raise UserError(f"{folder}: lm-eval cannot list its tasks: {_reason(error)}") from error
     manager._factory = LocalDataFactory(source)
     if name not in manager.all_tasks:
-        _complain_about_broken_file(source.file)
+        if file.is_file():
+            read_yaml_mapping(file, what=_TASK_FILE)  # which names what is no YAML
+            raise UserError(f"{file}: lacks the line `task: {name}`, by which lm-eval finds it")
         raise unknown_name("task", name, manager.all_tasks, where=str(folder))
-    entry = manager.task_index[name]
-    where = entry.yaml_path or folder
-    if entry.yaml_path != (expected := source.file):
-        named = f"{where} names it" if entry.yaml_path else "a tag of other tasks is its name"
+    if (other := manager.task_index[name].yaml_path) != file:
+        named = f"{other} names it" if other else "a tag of other tasks is its name"
         raise UserError(
-            f"task {name!r}: {named}, and lm-eval would take that, not {expected}; let no other "
+            f"task {name!r}: {named}, and lm-eval would take that, not {file}; let no other "
             "file name it"
-            if expected.is_file()
-            else f"{expected}: no such file; {named}, but a task, or a group, is a file of its name"
+            if file.is_file()
+            else f"{file}: no such file; {named}, but a task, or a group, is a file of its name"
         )
-    helpers = find_task_files(source).helpers
-    forget_helpers(helpers)
-    try:
-        with only_counted_imports(*helpers):
-            loaded = manager.load([name])
-            for leaf in loaded["tasks"].values():
-                if not len(leaf.eval_docs):
-                    raise no_items(leaf.task_name, leaf.config.dataset_kwargs)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        # lm-eval, datasets and a task's own helpers may raise anything; the cause stays attached.
-        config = entry.cfg or {}
-        if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
-            raise no_items(name, config.get("dataset_kwargs")) from error
-        if error.args == (None,):  # as lm-eval raises for a metric without a default aggregation
-            complain_about_metrics(
-                config.get("metric_list"),
-                where=str(where),
-                has_own_metrics=config.get("process_results") is not None,
-            )
-        is_about_data = type(error).__module__.partition(".")[0] in ("datasets", "pyarrow")
-        files = (config.get("dataset_kwargs") or {}).get("data_files") if is_about_data else None
-        what = f"its data {files} " if files else ""
-        raise UserError(f"{where}: {what}cannot be loaded: {_reason(error)}") from error
-    for leaf in loaded["tasks"].values():
-        _check_folder(leaf)
-        check_metrics(leaf)
-        check_texts(leaf)
-        check_items(leaf)
-    groups = loaded.get("groups", {})
-    root = groups.get(name) or next(iter(loaded["tasks"].values()))
-    return LoadedTask(
-        name=name,
-        root=root,
-        leaves=loaded["tasks"],
-        primary=_primary_metric(groups.get(name), loaded["tasks"], str(where)),
-        helpers=helpers,
-    )
+    return manager
+
+
+def _not_loaded(
+    source: TaskSource, config: Mapping[str, Any], error: Exception | SystemExit
+) -> UserError:
+    """Return the error for what was raised while lm-eval loaded a task.
+
+    config: the keys of its file.
+
+    Raises:
+        UserError: an entry of its metric_list was the cause.
+    """
+    if isinstance(error, StopIteration) or "corresponds to no data" in str(error):
+        return no_items(source.name, config.get("dataset_kwargs"))
+    if error.args == (None,):  # as lm-eval raises for a metric without a default aggregation
+        complain_about_metrics(
+            config.get("metric_list"),
+            where=str(source.file),
+            has_own_metrics=config.get("process_results") is not None,
+        )
+    is_about_data = type(error).__module__.partition(".")[0] in ("datasets", "pyarrow")
+    files = (config.get("dataset_kwargs") or {}).get("data_files") if is_about_data else None
+    what = f"its data {files} " if files else ""
+    return UserError(f"{source.file}: {what}cannot be loaded: {_reason(error)}")
 
 
 def forget_helpers(helpers: Iterable[Path]) -> None:
@@ -156,6 +174,34 @@ def forget_helpers(helpers: Iterable[Path]) -> None:
                     f"{helper}: imports {name} from {file}, but another helper of the task from "
                     f"{known[name]}, and Python knows one module of a name; give them two names"
                 )
+
+
+def set_fewshot(task: LoadedTask, requested: int | None) -> None:
+    """Set the number of examples in prompts, and their seed, and understand their labels.
+
+    Raises:
+        UserError: it is no number, the task file says 0, which lm-eval never overrules, and another
+            is requested, or an example has no right answer.
+    """
+    for leaf in task.leaves.values():
+        from_file = leaf.get_config("num_fewshot")
+        if from_file == 0 and requested:
+            raise UserError(
+                f"task {leaf.task_name!r}: its file says num_fewshot: 0 and what was asked for is "
+                f"{requested}; take it out of one of them"
+            )
+        if from_file is None or requested is not None:
+            leaf.set_config(key="num_fewshot", value=requested or 0)
+        n = leaf.config.num_fewshot
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise UserError(
+                f"task {leaf.task_name!r}: num_fewshot {n!r} is not allowed; it should be a whole "
+                "number"
+            )
+        leaf.set_fewshot_seed(seed=TASK_SEED)
+        # A label such as "B" becomes the number that prompts need, also when a run is scored.
+        if n and isinstance(leaf, ConfigurableTask) and prints_alike(leaf):
+            check_answers(leaf, list(leaf.fewshot_docs()), "example")
 
 
 def evaluate_task(
@@ -210,20 +256,13 @@ def item_digests(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str
 
     samples: of a result of `evaluate_task`.
     """
-    return {task: _digests_of_items(of_task) for task, of_task in samples.items()}
-
-
-def _digests_of_items(samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    # Each filter has its own samples of the same items.
-    items = {sample["doc_id"]: [sample["target"], sample["arguments"]] for sample in samples}
-    texts = (json.dumps(items[number], sort_keys=True, default=str) for number in sorted(items))
-    return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as `Type: message` without line breaks, at most 300 characters."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
+    digests = {}
+    for task, of_task in samples.items():
+        # Each filter has its own samples of the same items.
+        items = {sample["doc_id"]: [sample["target"], sample["arguments"]] for sample in of_task}
+        texts = (json.dumps(items[number], sort_keys=True, default=str) for number in sorted(items))
+        digests[task] = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
+    return digests
 
 
 def _reason(error: BaseException) -> str:
@@ -249,26 +288,13 @@ def _reason(error: BaseException) -> str:
         return CODE_OUTSIDE
     if "marked as unsafe" in str(error):
         return CODE_REFUSED
-    return one_line(error)
-
-
-def _complain_about_broken_file(path: Path) -> None:
-    """Raise an error that explains why lm-eval left a task file out of its index."""
-    if not path.is_file():
-        return
-    try:
-        events = list(yaml.parse(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {one_line(error)}") from None
-    if events:
-        raise UserError(f"{path}: lacks the line `task: {path.stem}`, by which lm-eval finds it")
-    raise UserError(f"{path}: is empty")
+    return error_line(error)
 
 
 def _complain_about_names(folder: Path) -> None:
     """Raise an error for the first file whose task has no name that lm-eval could sort."""
     for file in sorted(folder.glob("**/*.yaml")):
-        name = read_yaml_mapping(file, what="a task for lm-eval").get("task", "")
+        name = read_yaml_mapping(file, what=_TASK_FILE).get("task", "")
         if not isinstance(name, str | list):
             raise UserError(f"{file}: task: {name!r} is not allowed; it should be a name")
 

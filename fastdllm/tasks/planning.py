@@ -17,7 +17,7 @@ from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.model.tokenizer import encode
 from fastdllm.tasks.checks.columns import check_columns
-from fastdllm.tasks.checks.examples import check_examples, check_own_examples, set_fewshot
+from fastdllm.tasks.checks.examples import check_examples, check_own_examples
 from fastdllm.tasks.checks.printing import printed_texts
 from fastdllm.tasks.checks.prompts import check_prompts
 from fastdllm.tasks.checks.repeats import check_number, check_overlaps, check_repeats
@@ -29,6 +29,7 @@ from fastdllm.tasks.lm_eval_tasks import (
     evaluate_task,
     item_digests,
     load_task,
+    set_fewshot,
 )
 from fastdllm.tasks.local_tasks import LocalTask, no_budget
 from fastdllm.tasks.metrics import scores_of

@@ -137,7 +137,7 @@ def unknown_field() -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (broken_yaml, r"tasks/sums.yaml: not valid YAML: .* line 2"),
+        (broken_yaml, r"tasks/sums.yaml, line 2: not valid YAML"),
         (empty_data, r"task 'sums': its data has no items; check .*tasks/data/sums.jsonl"),
         (header_only, r"task 'sums': its data has no items; check .*tasks/data/sums.jsonl"),
         (missing_data, r"tasks/sums.yaml: .*data_files: tasks/data/sums.jsonl: no such file"),

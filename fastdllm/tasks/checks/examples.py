@@ -10,40 +10,11 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError, error_line
-from fastdllm.tasks.checks.items import check_answers, check_values, where_is
-from fastdllm.tasks.checks.printing import printing
-from fastdllm.tasks.lm_eval_tasks import TASK_SEED, LoadedTask
+from fastdllm.tasks.checks.items import check_values, where_is
+from fastdllm.tasks.checks.printing import printing, prints_alike
 
 # The examples of a task with their questions, by question and answer in each form.
 Examples = dict[tuple[str, str], list[tuple[Mapping[str, Any], str]]]
-
-
-def set_fewshot(task: LoadedTask, requested: int | None) -> None:
-    """Set the number of examples in prompts, and their seed, and understand their labels.
-
-    Raises:
-        UserError: it is no number, the task file says 0, which lm-eval never overrules, and another
-            is requested, or an example has no right answer.
-    """
-    for leaf in task.leaves.values():
-        from_file = leaf.get_config("num_fewshot")
-        if from_file == 0 and requested:
-            raise UserError(
-                f"task {leaf.task_name!r}: its file says num_fewshot: 0 and what was asked for is "
-                f"{requested}; take it out of one of them"
-            )
-        if from_file is None or requested is not None:
-            leaf.set_config(key="num_fewshot", value=requested or 0)
-        n = leaf.config.num_fewshot
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise UserError(
-                f"task {leaf.task_name!r}: num_fewshot {n!r} is not allowed; it should be a whole "
-                "number"
-            )
-        leaf.set_fewshot_seed(seed=TASK_SEED)
-        # A label such as "B" becomes the number that prompts need, also when a run is scored.
-        if n and isinstance(leaf, ConfigurableTask) and _print_alike(leaf):
-            check_answers(leaf, list(leaf.fewshot_docs()), "example")
 
 
 def check_examples(task: Task) -> Examples:
@@ -189,15 +160,9 @@ def _leaves_out(task: ConfigurableTask) -> bool:
 def _forms(task: ConfigurableTask, doc: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
     """Yield an example's question and answer as it prints them, and as an item would."""
     yield _shown(task, doc, task.fewshot_cfg, where)
-    if not _print_alike(task):
+    if not prints_alike(task):
         with suppress(UserError):  # it may lack what only items print
             yield _shown(task, doc, task.config, where)
-
-
-def _print_alike(task: ConfigurableTask) -> bool:
-    """Whether items and examples are printed by the same methods."""
-    ways = ("doc_to_text", "doc_to_target", "doc_to_choice")
-    return all(getattr(task.fewshot_cfg, way) == getattr(task.config, way) for way in ways)
 
 
 def _shown(

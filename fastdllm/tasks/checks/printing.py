@@ -6,36 +6,40 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from lm_eval.api.task import Task
+from lm_eval.api.task import ConfigurableTask, Task
 
+Doc = Mapping[str, Any]  # an item, or an example in prompts, by column
+Docs = Sequence[Doc]
+Tell = Callable[[str], None]  # is given a line about what is odd and not refused
+Methods = Mapping[str, Callable[[Doc], Any]]
 # What a task prints, by the methods of lm-eval's tasks.
-PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_prefix")
+_PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_prefix")
 
 
-def printing(task: Task) -> dict[str, Any]:
-    """Return the methods that print an item, by name; None for one that the task lacks."""
-    methods = {name: getattr(task, name, None) for name in PRINTED}
+def printing(task: Task) -> dict[str, Callable[[Doc], Any]]:
+    """Return the methods that print an item, by name, those that the task has."""
+    methods = {name: getattr(task, name) for name in _PRINTED if hasattr(task, name)}
     if task.config.doc_to_choice is None:
-        del methods["doc_to_choice"]
+        methods.pop("doc_to_choice", None)
     return methods | {"description": partial(task.resolve_field, field=task.config.description)}
+
+
+def prints_alike(task: ConfigurableTask) -> bool:
+    """Whether items, and examples in prompts, are printed by the same methods."""
+    ways = ("doc_to_text", "doc_to_target", "doc_to_choice")
+    return all(getattr(task.fewshot_cfg, way) == getattr(task.config, way) for way in ways)
 
 
 def printed_texts(task: Task) -> list[dict[str, Any]]:
     """Return what each item prints, by method."""
-    ways = {name: method for name, method in printing(task).items() if method is not None}
-    return [{name: way(doc) for name, way in ways.items()} for doc in task.eval_docs]
+    ways = printing(task).items()
+    return [{name: method(doc) for name, method in ways} for doc in task.eval_docs]
 
 
 def printed_part(
-    task: Task,
-    method: Any,
-    doc: Mapping[str, Any],
-    rest: Mapping[str, Any],
-    parts: Sequence[Any],
+    task: Task, method: Callable[[Doc], Any], doc: Doc, rest: Doc, parts: Sequence[Any]
 ) -> int | None:
     """Return which part a method's text shows: more often for the item than for the rest of it."""
-    if method is None:
-        return None
     try:
         given, without = method(doc), str(method(rest))
     except Exception:  # a template or a helper that fails is reported when the task is planned

@@ -10,7 +10,7 @@ from typing import Any
 
 from lm_eval.api.task import Task
 
-from fastdllm.tasks.checks.items import scores_itself
+from fastdllm.tasks.checks.inspection import scores_itself
 from fastdllm.tasks.metrics import right_or_wrong
 
 # What the likelihood of an option is divided by.

@@ -29,9 +29,9 @@ from fastdllm.decoding.user_code import (
     only_counted_imports,
 )
 from fastdllm.tasks.checks.file_texts import check_texts
+from fastdllm.tasks.checks.inspection import prints_alike
 from fastdllm.tasks.checks.items import check_answers, check_items, check_questions
 from fastdllm.tasks.checks.metric_lists import check_metrics, complain_about_metrics
-from fastdllm.tasks.checks.printing import prints_alike
 from fastdllm.tasks.data_files import READ_OPTIONS
 from fastdllm.tasks.lm_eval_setup import CODE_OUTSIDE, CODE_REFUSED, CODE_VARIABLE
 from fastdllm.tasks.local_tasks import LocalDataFactory, no_items

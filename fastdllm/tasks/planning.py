@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from lm_eval.api.task import ConfigurableTask
+
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.model.tokenizer import encode
 from fastdllm.tasks.checks.columns import check_columns
 from fastdllm.tasks.checks.examples import check_examples, check_own_examples
-from fastdllm.tasks.checks.printing import printed_texts
+from fastdllm.tasks.checks.inspection import DryRun, Tell
+from fastdllm.tasks.checks.labels import check_names
 from fastdllm.tasks.checks.prompts import check_prompts
-from fastdllm.tasks.checks.repeats import check_number, check_overlaps, check_repeats
-from fastdllm.tasks.checks.target_scores import check_names, check_scores
+from fastdllm.tasks.checks.repeats import check_repeats, name_overlaps
+from fastdllm.tasks.checks.target_scores import check_scores
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
 from fastdllm.tasks.lm_eval_models import Collect
 from fastdllm.tasks.lm_eval_tasks import (
@@ -108,14 +111,18 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
         apply_chat_template=options.apply_chat_template,
         allows_code=options.allows_code,
     )
-    texts = {name: printed_texts(leaf) for name, leaf in task.leaves.items()}
-    for name, leaf in task.leaves.items():
-        check_names(leaf, tell)
-        check_own_examples(leaf, result["samples"][name], examples[name], tell)
-        check_repeats(leaf, texts[name], tell, options.limit)
-        check_prompts(leaf, texts[name], result["samples"][name], tell)
-    check_overlaps(texts, tell)
-    check_number(task, tell)
+    runs = {
+        name: DryRun.of(leaf, result["samples"][name], tell)
+        for name, leaf in task.leaves.items()
+        if isinstance(leaf, ConfigurableTask)
+    }
+    for name, run in runs.items():
+        check_names(run)
+        check_own_examples(run, examples[name])
+        check_repeats(run, options.limit)
+        check_prompts(run)
+    name_overlaps(list(runs.values()))
+    _name_number(task, tell)
     for (metric, filter_name), score in scores_of(result, result["samples"], task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
             tell(
@@ -123,15 +130,9 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
                 "dummy answers; a run whose real answers give such a score has no result"
             )
     requests = _checked_requests(lm.collected, tokenizer, task, options)
-    for name, leaf in task.leaves.items():
-        check_scores(
-            leaf,
-            result["samples"][name],
-            task.primary,
-            tokenizer,
-            tell,
-            apply_chat_template=options.apply_chat_template,
-        )
+    for run in runs.values():
+        chat = options.apply_chat_template
+        check_scores(run, task.primary, tokenizer, apply_chat_template=chat)
     content = requests_text(requests).encode()
     digests = item_digests(result["samples"])
     header = PlanHeader(
@@ -152,6 +153,20 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
         chunks=fixed_chunks(requests, options.chunk_size),
     )
     return Plan(header=header, requests=tuple(requests))
+
+
+def _name_number(task: LoadedTask, tell: Tell) -> None:
+    """Name another number of items than the published data has, as of another split or a part.
+
+    All items count, whatever the limit.
+    """
+    published = task.metadata.get("n_items")
+    n_items = sum(len(leaf.eval_docs) for leaf in task.leaves.values())
+    if published not in (None, n_items):
+        tell(
+            f"task {task.name!r}: its data has {n_items} items, and the published data "
+            f"{published}; check its files before you compare the score with others"
+        )
 
 
 def _checked_requests(

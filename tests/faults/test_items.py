@@ -11,7 +11,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.checks import target_scores
+from fastdllm.tasks.checks import labels
 from fastdllm.tasks.checks.labels import LabelReader
 from fastdllm.tasks.lm_eval_tasks import load_task
 from fastdllm.tasks.pairs import PairEncoder
@@ -358,7 +358,7 @@ def test_options_in_another_order_than_the_names_of_labels_are_found(
     edit("tasks/choices.yaml", "dataset_path: json", "dataset_path: parquet")
     edit("tasks/choices.yaml", "choices.jsonl", "choices.parquet")
     edit("tasks/choices.yaml", '["A", "B", "C"]', options)
-    monkeypatch.setattr(target_scores, "is_local", lambda _: is_local)
+    monkeypatch.setattr(labels, "is_local", lambda _: is_local)
     if is_named and is_local and names[0] in options:
         with pytest.raises(UserError, match=f"the label 0 of column 'label' '{names[0]}', but"):
             make_plan_on_disk("choices")

@@ -19,8 +19,17 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.checks.items import is_local, scores_itself, where_is
-from fastdllm.tasks.checks.printing import Doc, Methods, Tell, mapped, printed_part, printing
+from fastdllm.tasks.checks.inspection import (
+    Doc,
+    Methods,
+    Tell,
+    is_local,
+    mapped,
+    printed_part,
+    printing,
+    scores_itself,
+    where_is,
+)
 from fastdllm.tasks.local_data import number_of
 
 # A column in a template that int or float converts without a default.

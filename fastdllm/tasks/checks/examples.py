@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError, error_line
-from fastdllm.tasks.checks.items import check_values, where_is
-from fastdllm.tasks.checks.printing import printing, prints_alike
+from fastdllm.tasks.checks.inspection import Doc, DryRun, printing, prints_alike, where_is
+from fastdllm.tasks.checks.items import check_values
 
 # The examples of a task with their questions, by question and answer in each form.
-Examples = dict[tuple[str, str], list[tuple[Mapping[str, Any], str]]]
+Examples = dict[tuple[str, str], list[tuple[Doc, str]]]
 
 
 def check_examples(task: Task) -> Examples:
@@ -75,38 +75,32 @@ def check_examples(task: Task) -> Examples:
     return examples
 
 
-def check_own_examples(
-    task: Task,
-    samples: Sequence[Mapping[str, Any]],
-    examples: Examples,
-    tell: Callable[[str], None],
-) -> None:
+def check_own_examples(run: DryRun, examples: Examples) -> None:
     """Refuse an item that is an example in its own prompt, from a split that shares items.
 
     Names answers of examples that show a model how to answer in a way that would be cut, and an
     item whose description, such as of its subject, is not that of its examples.
 
-    samples: of the task, as lm-eval returns them.
     examples: of the task, as `check_examples` returns them.
-    tell: is given the lines that only name something.
 
     Raises:
         UserError: naming the item.
     """
-    if not examples or not isinstance(task, ConfigurableTask):
+    task = run.task
+    if not examples:
         return
     until = (task.config.generation_kwargs or {}).get("until") or []
     stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
     cut = [answer for _, answer in examples if any(stop in answer for stop in stops)]
     if 2 * len(cut) > len(examples):
-        tell(
+        run.tell(
             f"task {task.task_name!r}: {len(cut)} of {len(examples)} answers of its examples, such "
             f"as {cut[0][:60]!r}, hold a text of until ({', '.join(map(repr, stops))}), where a "
             "model that answers like them would be cut; correct generation_kwargs or fewshot_config"
         )
-    _check_descriptions(task, examples, tell)
+    _name_descriptions(run, examples)
     leaves_out = _leaves_out(task)
-    for sample in samples:
+    for sample in run.samples:
         item, where = sample["doc"], where_is(task, sample["doc_id"])
         form = _shown(task, item, task.config, where)
         prompts = [arguments[0] for arguments in sample["arguments"]]
@@ -119,29 +113,27 @@ def check_own_examples(
                 )
 
 
-def _check_descriptions(
-    task: ConfigurableTask, examples: Examples, tell: Callable[[str], None]
-) -> None:
+def _name_descriptions(run: DryRun, examples: Examples) -> None:
     """Name an item whose description differs from that of all examples, as in a file misnamed."""
-    describe = printing(task)["description"]
+    describe = printing(run.task)["description"]
     try:
         of_examples = {str(describe(doc)) for docs in examples.values() for doc, _ in docs}
     except Exception:  # examples may lack what only items print there
         return
-    for index, doc in enumerate(task.eval_docs):
-        if (text := str(describe(doc))) not in of_examples:
-            tell(
-                f"{where_is(task, index)}: its description {text.strip()[:100]!r} is not that of "
-                f"its examples, {min(of_examples).strip()[:100]!r}; check that their files belong "
-                "together"
+    for index, printed in enumerate(run.printed):
+        if (text := str(printed["description"])) not in of_examples:
+            run.tell(
+                f"{where_is(run.task, index)}: its description {text.strip()[:100]!r} is not that "
+                f"of its examples, {min(of_examples).strip()[:100]!r}; check that their files "
+                "belong together"
             )
             return
 
 
-def _printing(task: ConfigurableTask) -> dict[str, Callable[[Any], Any]]:
+def _printing(task: ConfigurableTask) -> dict[str, Callable[[Doc], Any]]:
     """Return the methods that print examples, by name."""
     ways = task.fewshot_cfg
-    methods: dict[str, Callable[[Any], Any]] = {
+    methods: dict[str, Callable[[Doc], Any]] = {
         "doc_to_text": partial(task.doc_to_text, doc_to_text=ways.doc_to_text),
         "doc_to_target": partial(task.doc_to_target, doc_to_target=ways.doc_to_target),
         "gen_prefix": partial(task.resolve_field, field=ways.gen_prefix),
@@ -157,7 +149,7 @@ def _leaves_out(task: ConfigurableTask) -> bool:
     return bool(task.fewshot_cfg.split == task.config.test_split)
 
 
-def _forms(task: ConfigurableTask, doc: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
+def _forms(task: ConfigurableTask, doc: Doc, where: str) -> Iterator[tuple[str, str]]:
     """Yield an example's question and answer as it prints them, and as an item would."""
     yield _shown(task, doc, task.fewshot_cfg, where)
     if not prints_alike(task):
@@ -165,9 +157,7 @@ def _forms(task: ConfigurableTask, doc: Mapping[str, Any], where: str) -> Iterat
             yield _shown(task, doc, task.config, where)
 
 
-def _shown(
-    task: ConfigurableTask, doc: Mapping[str, Any], config: Any, where: str
-) -> tuple[str, str]:
+def _shown(task: ConfigurableTask, doc: Doc, config: Any, where: str) -> tuple[str, str]:
     """Return question and answer as lm-eval prints them.
 
     config: whose methods are used, those of items or of examples.

@@ -15,7 +15,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.utils import env
 
 from fastdllm.common.errors import UserError, nearest_name
-from fastdllm.tasks.checks.items import where_is
+from fastdllm.tasks.checks.inspection import where_is
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
 _NO_TEMPLATES = ("target_delimiter", "fewshot_delimiter")

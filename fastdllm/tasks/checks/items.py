@@ -7,7 +7,7 @@ every letter of a text for an option. Nothing of that stops an evaluation; here 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, time, timedelta
 from functools import partial
 from typing import Any
@@ -17,9 +17,19 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.utils import apply_template
 
 from fastdllm.common.errors import UserError, error_line
+from fastdllm.tasks.checks.inspection import (
+    Doc,
+    Docs,
+    Methods,
+    emptied,
+    is_local,
+    mapped,
+    printed_part,
+    printing,
+    scores_itself,
+    where_is,
+)
 from fastdllm.tasks.checks.labels import LabelReader, misread_digit
-from fastdllm.tasks.checks.printing import emptied, mapped, printed_part, printing
-from fastdllm.tasks.data_files import is_of_user
 
 
 def check_items(task: Task) -> None:
@@ -61,9 +71,7 @@ def check_questions(task: Task) -> None:
         _given(printing(task)["description"], doc, where_is(task, index), "description")
 
 
-def check_answers(
-    task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str = "item"
-) -> None:
+def check_answers(task: ConfigurableTask, docs: Docs, kind: str = "item") -> None:
     """Refuse items, or examples of prompts, without a right answer.
 
     Raises:
@@ -83,30 +91,11 @@ def check_answers(
         _check_targets(task, docs, kind)
 
 
-def scores_itself(task: Task) -> bool:
-    """Whether a function of the task, and not lm-eval, scores its answers."""
-    is_of_lm_eval = type(task).process_results is ConfigurableTask.process_results
-    return not is_of_lm_eval or task.config.process_results is not None
-
-
-def is_local(task: Task) -> bool:
-    """Whether the items come from files of the user, who can correct them."""
-    config = task.config
-    return not config.custom_dataset and is_of_user(config.dataset_path, config.dataset_kwargs)
-
-
-def where_is(task: Task, index: int, kind: str = "item") -> str:
-    """Name an item, or an example of prompts, for messages."""
-    # A task of local files knows where its items stand.
-    place = task.place(index, kind) if hasattr(task, "place") else None
-    return f"{place}: " * bool(place) + f"task {task.task_name!r}, {kind} {index}"
-
-
 def check_values(
     task: Task,
-    doc: Mapping[str, Any],
+    doc: Doc,
     where: str,
-    methods: Mapping[str, Callable[[Any], Any]] | None = None,
+    methods: Methods | None = None,
 ) -> None:
     """Refuse an item that prints a value which is missing, or which may not be as in the data.
 
@@ -178,16 +167,14 @@ def _is_no_value(value: Any) -> bool:
     return value is None or is_nan or isinstance(value, date | time | timedelta | bytes)
 
 
-def _given(
-    method: Callable[[Any], Any], doc: Mapping[str, Any], where: str, name: str | None = None
-) -> Any:
+def _given(method: Callable[[Any], Any], doc: Doc, where: str, name: str | None = None) -> Any:
     try:
         return method(doc)
     except Exception as error:  # a template or a helper of the task may raise anything
         raise UserError(f"{where}: {name or method.__name__} fails: {error_line(error)}") from error
 
 
-def options_of_item(task: ConfigurableTask, doc: Mapping[str, Any], where: str) -> list[str]:
+def options_of_item(task: ConfigurableTask, doc: Doc, where: str) -> list[str]:
     """Return the options of an item.
 
     Raises:
@@ -202,14 +189,14 @@ def options_of_item(task: ConfigurableTask, doc: Mapping[str, Any], where: str) 
     return options
 
 
-def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str) -> None:
+def _check_labels(task: ConfigurableTask, docs: Docs, kind: str) -> None:
     original = task.config.doc_to_target
     wheres = [where_is(task, index, kind) for index in range(len(docs))]
     options_of = list(map(partial(options_of_item, task), docs, wheres))
     labels = list(map(partial(_given, task.doc_to_target), docs, wheres))
     reader = LabelReader(list(zip(labels, options_of, strict=True)))
 
-    def numbers(doc: Mapping[str, Any]) -> int | list[int]:
+    def numbers(doc: Doc) -> int | list[int]:
         return reader.number(task.doc_to_target(doc, original), task.doc_to_choice(doc))
 
     # Only a multiple_choice task looks for a label that is text among the options.
@@ -243,7 +230,7 @@ def _check_labels(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kin
             task.config.doc_to_target = numbers
 
 
-def _check_questions_differ(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+def _check_questions_differ(task: ConfigurableTask, docs: Docs) -> None:
     """Refuse items that all ask the same and expect different answers."""
     if task.OUTPUT_TYPE == "loglikelihood":
         return  # the targets are what is asked
@@ -257,7 +244,7 @@ def _check_questions_differ(task: ConfigurableTask, docs: Sequence[Mapping[str, 
         )
 
 
-def _check_questions_ask(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]]) -> None:
+def _check_questions_ask(task: ConfigurableTask, docs: Docs) -> None:
     """Refuse an item that prints nothing of its own as a question, for a column that is empty."""
     if task.OUTPUT_TYPE != "generate_until":
         return  # options may say it all
@@ -278,9 +265,7 @@ def _check_questions_ask(task: ConfigurableTask, docs: Sequence[Mapping[str, Any
                 )
 
 
-def _agree(
-    task: Task, methods: Sequence[Callable[[Any], Any]], docs: Sequence[Mapping[str, Any]]
-) -> bool:
+def _agree(task: Task, methods: Sequence[Callable[[Any], Any]], docs: Docs) -> bool:
     """Whether each method gives the same for all items."""
     given = (
         [_given(method, doc, where_is(task, index)) for method in methods]
@@ -290,9 +275,7 @@ def _agree(
     return all(values == first for values in given)
 
 
-def _check_numbers_of_inputs(
-    task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str
-) -> None:
+def _check_numbers_of_inputs(task: ConfigurableTask, docs: Docs, kind: str) -> None:
     """Check what doc_to_text gives where it numbers the right option, each being an input."""
     for index, doc in enumerate(docs):
         where = where_is(task, index, kind)
@@ -304,7 +287,7 @@ def _check_numbers_of_inputs(
             )
 
 
-def _check_targets(task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], kind: str) -> None:
+def _check_targets(task: ConfigurableTask, docs: Docs, kind: str) -> None:
     template, texts = task.config.doc_to_target, []
     for index, doc in enumerate(docs):
         where = where_is(task, index, kind)

@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
+from fastdllm.common.errors import UserError
+from fastdllm.tasks.checks.inspection import DryRun, is_local
+
 Options = Sequence[str]
 # Gives the number, from 0, of the option that a text names; None if it names none.
 Way = Callable[[str, Options], int | None]
@@ -72,16 +75,35 @@ class LabelReader:
         )
 
 
-def named_otherwise(names: Sequence[str], options: Options) -> tuple[str, str] | None:
-    """Return a name of a label and its option, where the names are the options in another order.
+def check_names(run: DryRun) -> None:
+    """Refuse labels to which the data gives the names of the options in another order.
 
-    Compares the last word of each; yes and true, no and false are the same.
+    Compares the last word of each; yes and true, no and false are the same. Only named is it in
+    published data, which others use as they are, and where options are yes and no.
+
+    Raises:
+        UserError: naming a label.
     """
+    task = run.task
+    if task.config.doc_to_choice is None:
+        return
+    column = str(task.config.doc_to_target).strip("{ }")
+    feature = getattr(task.eval_docs, "features", {}).get(column)
+    names: list[str] = getattr(feature, "names", None) or []
+    options = run.printed[0]["doc_to_choice"]
     words, of_options = ([_last_word(text) for text in texts] for texts in (names, options))
     if sorted(words) != sorted(of_options) or words == of_options:
-        return None
+        return
     number = next(i for i, word in enumerate(words) if word != of_options[i])
-    return names[number], options[number]
+    line = (
+        f"task {task.task_name!r}: the data names the label {number} of column {column!r} "
+        f"{names[number]!r}, but doc_to_choice has {options[number]!r} in its place; give the "
+        f"options in the order of {', '.join(names)}"
+    )
+    # Yes and no may answer a question for the opposite.
+    if is_local(task) and names[number].lower() in map(str.lower, options):
+        raise UserError(line)
+    run.tell(line)
 
 
 def _last_word(text: str) -> str:

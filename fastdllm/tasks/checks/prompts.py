@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lm_eval.api.task import ConfigurableTask, Task
-
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.checks.items import where_is
-from fastdllm.tasks.checks.printing import emptied, printing
+from fastdllm.tasks.checks.inspection import DryRun, emptied, where_is
 
 # As Python prints methods, functions and other objects: most with their place in memory.
 _OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|<(?:bound|built-in) method [^<>]*>")
@@ -22,48 +18,36 @@ _MARK = "\ue000"
 _LONG = 20
 
 
-def check_prompts(
-    task: Task,
-    texts: Sequence[Mapping[str, Any]],
-    samples: Sequence[Mapping[str, Any]],
-    tell: Callable[[str], None],
-) -> None:
+def check_prompts(run: DryRun) -> None:
     """Refuse prompts that print an object of Python, or end with the answer of the item asked.
-
-    texts: what each item prints.
-    samples: of the task, as lm-eval returns them.
-    tell: is given the lines that only name something.
 
     Raises:
         UserError: naming the item.
     """
-    if not isinstance(task, ConfigurableTask):
-        return
-    docs = list(task.eval_docs)
-    _check_objects(task, docs, samples)
+    task = run.task
+    _check_objects(run)
     if task.multiple_input:
         return  # the options are what is asked
-    asked = [f"{printed['doc_to_text']}{printed.get('doc_to_prefix') or ''}" for printed in texts]
-    _check_fixed_text(task, docs, asked)
+    asked = [f"{of['doc_to_text']}{of.get('doc_to_prefix') or ''}" for of in run.printed]
+    try:
+        empty = str(task.doc_to_text(emptied(run.docs[0])))
+    except Exception:  # a helper may want other values
+        empty = ""
+    _check_fixed_text(run, asked, empty)
     # What scores the items itself knows what the target is; loglikelihood has texts to go on with.
     if task.OUTPUT_TYPE != "loglikelihood" and task.config.process_results is None:
-        _check_answers_unprinted(task, docs[0], asked, list(map(_answer, texts)), tell)
-    if task.OUTPUT_TYPE == "multiple_choice":
-        n_asked = len({sample["doc_id"] for sample in samples})
-        _name_equal_options(task, docs[0], asked[:n_asked], texts[:n_asked], tell)
+        _check_answers_unprinted(run, asked)
+    if task.OUTPUT_TYPE == "multiple_choice" and empty:
+        _name_equal_options(run, asked, empty)
 
 
-def _check_objects(
-    task: ConfigurableTask,
-    docs: Sequence[Mapping[str, Any]],
-    samples: Sequence[Mapping[str, Any]],
-) -> None:
+def _check_objects(run: DryRun) -> None:
     """Refuse an item whose prompt, examples included, or target prints an object."""
-    data = None
-    for sample in samples:
+    task, data = run.task, None
+    for sample in run.samples:
         for found in _OBJECT.findall(f"{sample['arguments']} {sample['target']}"):
             if data is None:  # which may hold such texts itself
-                data = str([*docs, *(task.fewshot_docs() if task.config.num_fewshot else ())])
+                data = str([*run.docs, *(task.fewshot_docs() if task.config.num_fewshot else ())])
             if found not in data:
                 raise UserError(
                     f"{where_is(task, sample['doc_id'])}: a template prints {found!r}, not what it "
@@ -72,14 +56,9 @@ def _check_objects(
                 )
 
 
-def _check_answers_unprinted(
-    task: ConfigurableTask,
-    doc: Mapping[str, Any],
-    asked: Sequence[str],
-    answers: Sequence[str],
-    tell: Callable[[str], None],
-) -> None:
+def _check_answers_unprinted(run: DryRun, asked: Sequence[str]) -> None:
     """Refuse prompts that end with their answers; name a column that they print elsewhere."""
+    task, answers = run.task, list(map(_answer, run.printed))
     if len(set(answers)) > 1 and all(
         answer and re.search(rf"(?<!\w){re.escape(answer)}[.\s]*$", text)
         for text, answer in zip(asked, answers, strict=True)
@@ -88,15 +67,15 @@ def _check_answers_unprinted(
             f"{where_is(task, 0)}: its question ends with its answer, {answers[0]!r}, as that of "
             "all items; correct doc_to_text or gen_prefix"
         )
-    for column in doc:
-        marked = {**doc, column: _MARK}
+    for column in run.docs[0]:
+        marked = {**run.docs[0], column: _MARK}
         try:
             target, text = task.doc_to_target(marked), str(task.doc_to_text(marked))
             text += str(task.doc_to_prefix(marked) or "")
         except Exception:  # a template may want another kind of value
             continue
         if str(target).strip() == _MARK and _MARK in text:
-            tell(
+            run.tell(
                 f"task {task.task_name!r}: its questions print the column {column!r}, which is the "
                 "target as well; correct doc_to_text, unless they show it as one of several options"
             )
@@ -112,40 +91,30 @@ def _answer(texts: Mapping[str, Any]) -> str:
     return str(first).strip()
 
 
-def _name_equal_options(
-    task: ConfigurableTask,
-    doc: Mapping[str, Any],
-    asked: Sequence[str],
-    texts: Sequence[Mapping[str, Any]],
-    tell: Callable[[str], None],
-) -> None:
+def _name_equal_options(run: DryRun, asked: Sequence[str], empty: str) -> None:
     """Name items that show the text of the right option beside another letter as well.
 
     Published data has some. They are scored as published: only one letter is right.
+
+    empty: the question of an item whose values are all empty texts.
     """
-    try:
-        empty = str(task.doc_to_text(emptied(doc)))
-    except Exception:  # a helper may want other values
-        return
     found = []
-    for index, (text, printed) in enumerate(zip(asked, texts, strict=True)):
+    n_asked = len({sample["doc_id"] for sample in run.samples})
+    for index, (text, printed) in enumerate(zip(asked[:n_asked], run.printed, strict=False)):
         right = _answer(printed)
         shown = _shown_options(text, empty, [o.strip() for o in printed["doc_to_choice"]])
         same = [letter for letter, option in shown.items() if option == shown.get(right)]
         if len(same) > 1 and not isinstance(printed["doc_to_target"], list):
             found.append(
-                f"{where_is(task, index)}: its options {' and '.join(same)} are the same text, and "
-                f"only {right} counts as right"
+                f"{where_is(run.task, index)}: its options {' and '.join(same)} are the same text, "
+                f"and only {right} counts as right"
             )
     if found:
-        tell(f"{found[0]}; {len(found)} of {len(texts)} items have such options")
+        run.tell(f"{found[0]}; {len(found)} of {n_asked} items have such options")
 
 
 def _shown_options(text: str, empty: str, letters: Sequence[str]) -> dict[str, str]:
-    """Return what a question shows beside each letter; nothing if it has no such lines.
-
-    empty: the question of an item whose values are all empty texts.
-    """
+    """Return what a question shows beside each letter; nothing if it has no such lines."""
     lines = [
         re.search(rf"^[^\w\n]?{re.escape(letter)}[^\w\n]? *$", empty, re.MULTILINE)
         for letter in letters
@@ -159,16 +128,11 @@ def _shown_options(text: str, empty: str, letters: Sequence[str]) -> dict[str, s
     return dict(zip(letters, map(str.strip, found.groups()), strict=True)) if found else {}
 
 
-def _check_fixed_text(
-    task: ConfigurableTask, docs: Sequence[Mapping[str, Any]], asked: Sequence[str]
-) -> None:
+def _check_fixed_text(run: DryRun, asked: Sequence[str], empty: str) -> None:
     """Refuse an item whose question the description, or the template itself, has as an example."""
-    nothing = emptied(docs[0])
-    fixed = str(printing(task)["description"](docs[0]) or "")
-    with suppress(Exception):  # a helper may want other values
-        fixed += "\n" + str(task.doc_to_text(nothing))
-    for column in docs[0]:
-        values = [doc.get(column) for doc in docs]
+    fixed = f"{run.printed[0]['description'] or ''}\n{empty}"
+    for column in run.docs[0]:
+        values = [doc.get(column) for doc in run.docs]
         # What several items share, such as a passage, is no question.
         counts = Counter(value for value in values if isinstance(value, str))
         for index, (value, text) in enumerate(zip(values, asked, strict=True)):
@@ -176,7 +140,7 @@ def _check_fixed_text(
                 continue
             if len(value) >= _LONG and " " in value.strip() and value.strip() in fixed:
                 raise UserError(
-                    f"{where_is(task, index)}: its column {column!r} stands in description or "
+                    f"{where_is(run.task, index)}: its column {column!r} stands in description or "
                     "doc_to_text as well, as in an example that gives its answer; take it out of "
                     "one of them"
                 )

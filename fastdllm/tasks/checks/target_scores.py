@@ -7,7 +7,7 @@ if a model gave it, and an empty answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError, error_line
-from fastdllm.tasks.checks.items import is_local, where_is
-from fastdllm.tasks.checks.labels import named_otherwise
-from fastdllm.tasks.checks.printing import mapped
+from fastdllm.tasks.checks.inspection import DryRun, Tell, is_local, mapped, where_is
 from fastdllm.tasks.generation import AnswerText, generation_wishes
 from fastdllm.tasks.lm_eval_models import DUMMY
 from fastdllm.tasks.metrics import check_share, right_or_wrong
@@ -27,15 +25,11 @@ _UNSEEN = r"[\s\u200b\u200e\u200f\u2060\ufeff]+"
 _AROUND = re.compile(rf"^{_UNSEEN}|{_UNSEEN}$")
 _NUMBER = re.compile(r"-?\d+(?:[./]\d+)*")
 
+Texts = Sequence[str]  # the target of an item, or each of several that are right
+
 
 def check_scores(
-    task: Task,
-    samples: Sequence[Mapping[str, Any]],
-    primary: tuple[str, str],
-    tokenizer: Any,
-    tell: Callable[[str], None],
-    *,
-    apply_chat_template: bool,
+    run: DryRun, primary: tuple[str, str], tokenizer: Any, *, apply_chat_template: bool
 ) -> None:
     """Refuse items whose target is wrong as an answer, or for which an empty answer is right.
 
@@ -43,98 +37,66 @@ def check_scores(
     data there may be a few, as others have them, which are named; and where no item scores for its
     own target, the target is no complete answer and says nothing.
 
-    samples: of the task, as lm-eval returns them for dummy answers.
     primary: metric and filter of the task's score.
-    tell: is given the lines that only name something.
 
     Raises:
         UserError: naming the first such item.
     """
-    if not isinstance(task, ConfigurableTask) or task.OUTPUT_TYPE != "generate_until":
-        return
-    metric, chosen = primary
-    filters = {ensemble.name: ensemble for ensemble in task._filters}
-    judge = _Judge(task, task.instances, filters.get(chosen, task._filters[0]), metric, tell)
-    of_items = {s["doc_id"]: s for s in samples if s["filter"] == judge.filters.name}
+    task, (metric, chosen) = run.task, primary
     # Where code is run, targets are its tests.
-    if len(of_items) != len(judge.instances) or task.config.unsafe_code:
+    if task.OUTPUT_TYPE != "generate_until" or task.config.unsafe_code:
         return
-    dummies = right_or_wrong(of_items[instance.doc_id].get(metric) for instance in judge.instances)
-    if dummies is None:
+    filters = {ensemble.name: ensemble for ensemble in task._filters}.get(chosen, task._filters[0])
+    of_items = {s["doc_id"]: s for s in run.samples if s["filter"] == filters.name}
+    samples = [of_items.get(instance.doc_id, {}) for instance in task.instances]
+    dummies = right_or_wrong(sample.get(metric) for sample in samples)
+    if dummies is None or len(of_items) != len(samples):
         return
-    targets = [_texts(task, of_items[instance.doc_id]) for instance in judge.instances]
-    answers = [[_AROUND.sub("", text) for text in texts] for texts in targets]
+    targets = [_texts(task, sample) for sample in samples]
+    answers: Sequence[Texts] = [[_AROUND.sub("", text) for text in texts] for texts in targets]
+    judge = _Judge(task, task.instances, targets, filters, metric, run.tell)
     if all(text[:1].isspace() for texts in targets for text in texts):
         if apply_chat_template:
-            _check_beginnings(judge, targets, answers)
+            _check_beginnings(judge, answers)
         answers = targets  # of models that go on with a text
-    _check_dummies(judge, targets, dummies)
-    empty = _check_empty(judge, targets)
-    right = _check_cut(judge, targets, answers, empty, tokenizer)
+    _check_dummies(judge, dummies)
+    empty = _check_empty(judge)
+    right = _check_cut(judge, answers, empty, tokenizer)
+    wrong = {i: texts for i, texts in enumerate(answers) if i not in right | empty}
     if task.config.process_results is not None:
         # Besides, what scores the items itself knows what the target is.
-        _check_numbers(judge, {i: t for i, t in enumerate(answers) if i not in right | empty})
+        _check_numbers(judge, wrong)
         return
-    never = {i: texts[0] for i, texts in enumerate(answers) if i not in right | empty}
-    _check_changed(judge, targets, never)
-    _check_differences(judge, targets)
+    _check_changed(judge, {i: texts[0] for i, texts in wrong.items()})
+    _check_differences(judge)
     if len(targets) > 1 and all(texts == targets[0] for texts in targets):
-        tell(
+        run.tell(
             f"task {task.task_name!r}: the target of all {len(targets)} items is "
             f"{_short(targets[0])}, so that a model which always says so would have 100 %"
         )
 
 
-def check_names(task: Task, tell: Callable[[str], None]) -> None:
-    """Refuse labels to which the data gives the names of the options in another order.
-
-    tell: is given the line about published data, which others use as they are, and about options
-        yes and no.
-
-    Raises:
-        UserError: naming a label.
-    """
-    if not isinstance(task, ConfigurableTask) or task.config.doc_to_choice is None:
-        return
-    column = str(task.config.doc_to_target).strip("{ }")
-    names = getattr(getattr(task.eval_docs, "features", {}).get(column), "names", None)
-    options = task.doc_to_choice(task.eval_docs[0])
-    if names is None or (found := named_otherwise(names, options)) is None:
-        return
-    line = (
-        f"task {task.task_name!r}: the data names the label {names.index(found[0])} of column "
-        f"{column!r} {found[0]!r}, but doc_to_choice has {found[1]!r} in its place; give the "
-        f"options in the order of {', '.join(names)}"
-    )
-    # Yes and no may answer a question for the opposite.
-    if is_local(task) and found[0].lower() in map(str.lower, options):
-        raise UserError(line)
-    tell(line)
-
-
-def _check_beginnings(
-    judge: _Judge, targets: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]
-) -> None:
+def _check_beginnings(judge: _Judge, answers: Sequence[Texts]) -> None:
     """Refuse targets that are right only after a space, with which no answer in a chat begins."""
-    lost = _any_right(judge, dict(enumerate(targets))) - _any_right(judge, dict(enumerate(answers)))
+    with_space, without = (judge.any_right(dict(enumerate(of))) for of in (judge.targets, answers))
+    lost = with_space - without
     if lost:
-        raise UserError(
-            f"{where_is(judge.task, min(lost))}: its target {_short(targets[min(lost)])} begins "
-            "with a space, which answers under a chat template lack; correct doc_to_target, or set "
-            f"apply_chat_template to false for the task; {len(lost)} of {len(targets)} items"
+        judge.complain(
+            lost,
+            f"its target {judge.first(lost)} begins with a space, which answers under a chat "
+            "template lack",
+            "correct doc_to_target, or set apply_chat_template to false for the task",
         )
 
 
-def _check_dummies(
-    judge: _Judge, targets: Sequence[Sequence[str]], dummies: Sequence[bool]
-) -> None:
+def _check_dummies(judge: _Judge, dummies: Sequence[bool]) -> None:
     """Refuse scores by which one answer is right for most items, whose targets differ."""
-    task = judge.task
+    task, targets = judge.task, judge.targets
     found = [texts for texts, is_right in zip(targets, dummies, strict=True) if is_right]
     differ = len(set(map(tuple, found))) > 2 and not set.intersection(*map(set, found))
     if differ and 2 * len(found) > len(targets):
         few = f"{_short(found[0])}, {_short(found[-1])}"
-        judge.complain(
+        judge.refuse_or_tell(
             f"task {task.task_name!r}: the answer {DUMMY!r} would be right for {len(found)} of "
             f"{len(targets)} items, whose targets differ ({few}); correct "
             "filter_list, metric_list or process_results",
@@ -142,28 +104,24 @@ def _check_dummies(
         )
 
 
-def _check_empty(judge: _Judge, targets: Sequence[Sequence[str]]) -> set[int]:
+def _check_empty(judge: _Judge) -> set[int]:
     """Refuse items for which an empty answer is right, which their target is not; return them."""
-    found = judge.right({i: "" for i, texts in enumerate(targets) if all(map(str.strip, texts))})
+    filled = (i for i, texts in enumerate(judge.targets) if all(map(str.strip, texts)))
+    found = judge.right(dict.fromkeys(filled, ""))
     is_plain = judge.task.config.process_results is None
     # Other scores may be high for saying nothing, as one for saying nothing harmful.
-    if found and (is_plain or 2 * len(found) >= len(targets)):
-        i = min(found)
+    if found and (is_plain or 2 * len(found) >= len(judge.targets)):
         judge.complain(
-            f"{where_is(judge.task, i)}: an empty answer would be right, its target being "
-            f"{_short(targets[i])}; {len(found)} of {len(targets)} items; correct filter_list "
-            "(fallback, default_value) or metric_list (what it ignores)",
+            found,
+            f"an empty answer would be right, its target being {judge.first(found)}",
+            "correct filter_list (fallback, default_value) or metric_list (what it ignores)",
             is_refused=is_plain and _is_too_many(judge.task, len(found)),
         )
     return found
 
 
 def _check_cut(
-    judge: _Judge,
-    targets: Sequence[Sequence[str]],
-    answers: Sequence[Sequence[str]],
-    empty: set[int],
-    tokenizer: Any,
+    judge: _Judge, answers: Sequence[Texts], empty: set[int], tokenizer: Any
 ) -> set[int]:
     """Refuse items whose target is right as an answer, but not as it would be cut.
 
@@ -171,62 +129,121 @@ def _check_cut(
 
     Returns the items whose target is right.
     """
-    task = judge.task
-    wishes = generation_wishes(judge.instances[0].args[1], f"task {task.task_name!r}")
+    wishes = generation_wishes(judge.instances[0].args[1], f"task {judge.task.task_name!r}")
     as_answered = _Answered(tokenizer, wishes["max_gen_toks"], wishes.get("until", ()))
-    right = _any_right(judge, {i: as_answered(texts) for i, texts in enumerate(answers)})
-    lost = _any_right(judge, {i: t for i, t in enumerate(answers) if i not in right})
-    if lost - empty:
-        i = min(lost - empty)
+    right = judge.any_right({i: as_answered(texts) for i, texts in enumerate(answers)})
+    lost = judge.any_right({i: t for i, t in enumerate(answers) if i not in right})
+    if found := lost - empty:
         judge.complain(
-            f"{where_is(task, i)}: {as_answered.why_not(answers[i][0])}, so that its target "
-            f"{_short(targets[i])} would not be right as an answer; {len(lost - empty)} of "
-            f"{len(targets)} items; correct generation_kwargs or doc_to_target",
-            is_refused=_is_too_many(task, len(lost - empty)),
+            found,
+            f"{as_answered.why_not(answers[min(found)][0])}, so that its target "
+            f"{judge.first(found)} would not be right as an answer",
+            "correct generation_kwargs or doc_to_target",
+            is_refused=_is_too_many(judge.task, len(found)),
         )
     return right | lost
 
 
-def _check_changed(
-    judge: _Judge, targets: Sequence[Sequence[str]], never: Mapping[int, str]
-) -> None:
+def _check_changed(judge: _Judge, never: Mapping[int, str]) -> None:
     """Refuse items whose target is wrong as an answer, as the filters or the metric change it.
 
     never: the target of each item that is wrong so.
     """
     read = judge.read(never)
-    if 2 * len(never) > len(targets):
+    if 2 * len(never) > len(judge.targets):
         # Most targets are no complete answers, or the metric compares what the filters find there
         # with something else.
         nothing = judge.read(dict.fromkeys(never, ""))
         never = {i: text for i, text in never.items() if read[i] != nothing[i]}
-        if judge.metric != "exact_match" or 2 * len(never) < len(targets):
+        if judge.metric != "exact_match" or 2 * len(never) < len(judge.targets):
             return
     if never:
-        i = min(never)
         judge.complain(
-            f"{where_is(judge.task, i)}: its target {_short(targets[i])} would not be right as an "
-            f"answer, which the filters make {_short([read[i]])}; {len(never)} of {len(targets)} "
-            "items; correct filter_list, metric_list or doc_to_target",
+            never,
+            f"its target {judge.first(never)} would not be right as an answer, which the filters "
+            f"make {_short([read[min(never)]])}",
+            "correct filter_list, metric_list or doc_to_target",
             is_refused=is_local(judge.task) and _is_too_many(judge.task, len(never)),
         )
 
 
+def _check_numbers(judge: _Judge, wrong: Mapping[int, Texts]) -> None:
+    """Refuse a function of the task that compares answers, which are texts, with numbers.
+
+    wrong: the targets that are not right as answers.
+    """
+    docs = {i: mapped(judge.instances[i].doc, _number_as_text) for i in wrong}
+    of_texts = [replace(one, doc=docs.get(i, one.doc)) for i, one in enumerate(judge.instances)]
+    try:
+        found = replace(judge, instances=of_texts).any_right(wrong)
+    except UserError:  # it needs the numbers
+        return
+    if 2 * len(found) > len(judge.instances):
+        judge.complain(
+            found,
+            f"its target {_short(wrong[min(found)])} is wrong as an answer: process_results "
+            "compares it with a number, which no text equals",
+            "compare it with str(...)",
+        )
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _check_differences(judge: _Judge) -> None:
+    """Refuse targets of different numbers, of which exact_match ignores what tells them apart."""
+    task = judge.task
+    exact_match, options = (
+        of_all.get("exact_match") for of_all in (task._metric_fn_list, task._metric_fn_kwargs)
+    )
+    if exact_match is None or not options:
+        return
+    ignored = r"[\W_\d]" if options.get("ignore_numbers") else r"[\W_]"
+    first: dict[str, tuple[int, str]] = {}
+    for i, text in ((i, text) for i, texts in enumerate(judge.targets) for text in texts):
+        j, other = first.setdefault(re.sub(ignored, "", text.lower()), (i, text))
+        ours, theirs = (_NUMBER.findall(t.replace(",", "")) for t in (text, other))
+        if ours == theirs or i == j:
+            continue
+        if exact_match(references=[other], predictions=[text], **options)["exact_match"]:
+            judge.refuse_or_tell(
+                f"{where_is(task, i)}: exact_match takes its target {_short([text])} for that of "
+                f"item {j}, {_short([other])} ({', '.join(options)}); correct metric_list",
+                is_refused=is_local(task),
+            )
+            return
+
+
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """Says by the filters and the metric of a task which answers are right."""
+    """Says by the filters and the metric of a task which answers are right.
+
+    targets: by item, in the order of the instances.
+    """
 
     task: ConfigurableTask
     instances: Sequence[Instance]
+    targets: Sequence[Texts]
     filters: Any
     metric: str
-    tell: Callable[[str], None]
+    tell: Tell
 
-    def complain(self, line: str, *, is_refused: bool) -> None:
-        """Refuse the task, or only tell."""
+    def complain(
+        self, found: Collection[int], says: str, advice: str, *, is_refused: bool = True
+    ) -> None:
+        """Refuse the task, naming the first of the items found, or only tell."""
+        place, count = where_is(self.task, min(found)), f"{len(found)} of {len(self.targets)} items"
+        self.refuse_or_tell(f"{place}: {says}; {count}; {advice}", is_refused=is_refused)
+
+    def refuse_or_tell(self, line: str, *, is_refused: bool) -> None:
         if is_refused:
             raise UserError(line)
         self.tell(line)
+
+    def first(self, found: Collection[int]) -> str:
+        """Return the target of the first of the items found, shortened."""
+        return _short(self.targets[min(found)])
 
     def right(self, answers: Mapping[int, str]) -> set[int]:
         """Return the items whose answers are right.
@@ -236,6 +253,14 @@ class _Judge:
         """
         asked = self._filtered(answers)
         return {i for i in asked if right_or_wrong([self._score(asked[i])]) == [True]}
+
+    def any_right(self, answers: Mapping[int, Texts]) -> set[int]:
+        """Return the items of which one of several answers is right."""
+        right: set[int] = set()
+        for turn in range(max(map(len, answers.values()), default=0)):
+            left = {i: t[turn] for i, t in answers.items() if i not in right and turn < len(t)}
+            right |= self.right(left)
+        return right
 
     def read(self, answers: Mapping[int, str]) -> dict[int, Any]:
         """Return what the filters make of answers."""
@@ -314,63 +339,6 @@ def _texts(task: ConfigurableTask, sample: Mapping[str, Any]) -> list[str]:
         target = task.doc_to_choice(sample["doc"])[target]
     listed = target if isinstance(target, list) and target else [target]
     return [str(text) for text in listed]
-
-
-def _any_right(judge: _Judge, answers: Mapping[int, Sequence[str]]) -> set[int]:
-    """Return the items of which one of several answers is right."""
-    right: set[int] = set()
-    for turn in range(max(map(len, answers.values()), default=0)):
-        left = {i: t[turn] for i, t in answers.items() if i not in right and turn < len(t)}
-        right |= judge.right(left)
-    return right
-
-
-def _check_numbers(judge: _Judge, wrong: Mapping[int, Sequence[str]]) -> None:
-    """Refuse a function of the task that compares answers, which are texts, with numbers.
-
-    wrong: the targets that are not right as answers.
-    """
-    docs = {i: mapped(judge.instances[i].doc, _number_as_text) for i in wrong}
-    of_texts = [replace(one, doc=docs.get(i, one.doc)) for i, one in enumerate(judge.instances)]
-    try:
-        found = _any_right(replace(judge, instances=of_texts), wrong)
-    except UserError:  # it needs the numbers
-        return
-    if 2 * len(found) > len(judge.instances):
-        i = min(found)
-        raise UserError(
-            f"{where_is(judge.task, i)}: its target {_short(wrong[i])} is wrong as an answer: "
-            "process_results compares it with a number, which no text equals; compare it with "
-            f"str(...); {len(found)} of {len(judge.instances)} items"
-        )
-
-
-def _number_as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _check_differences(judge: _Judge, targets: Sequence[Sequence[str]]) -> None:
-    """Refuse targets of different numbers, of which exact_match ignores what tells them apart."""
-    task = judge.task
-    exact_match, options = (
-        of_all.get("exact_match") for of_all in (task._metric_fn_list, task._metric_fn_kwargs)
-    )
-    if exact_match is None or not options:
-        return
-    ignored = r"[\W_\d]" if options.get("ignore_numbers") else r"[\W_]"
-    first: dict[str, tuple[int, str]] = {}
-    for i, text in ((i, text) for i, texts in enumerate(targets) for text in texts):
-        j, other = first.setdefault(re.sub(ignored, "", text.lower()), (i, text))
-        ours, theirs = (_NUMBER.findall(t.replace(",", "")) for t in (text, other))
-        if ours == theirs or i == j:
-            continue
-        if exact_match(references=[other], predictions=[text], **options)["exact_match"]:
-            judge.complain(
-                f"{where_is(task, i)}: exact_match takes its target {_short([text])} for that of "
-                f"item {j}, {_short([other])} ({', '.join(options)}); correct metric_list",
-                is_refused=is_local(task),
-            )
-            return
 
 
 def _is_too_many(task: Task, found: int) -> bool:

@@ -1,12 +1,15 @@
-"""What a task prints of an item, and what of it comes from a value."""
+"""What checks look at: where an item stands, what a task prints of it, and what it asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask, Task
+
+from fastdllm.tasks.data_files import is_of_user
 
 Doc = Mapping[str, Any]  # an item, or an example in prompts, by column
 Docs = Sequence[Doc]
@@ -14,6 +17,49 @@ Tell = Callable[[str], None]  # is given a line about what is odd and not refuse
 Methods = Mapping[str, Callable[[Doc], Any]]
 # What a task prints, by the methods of lm-eval's tasks.
 _PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_prefix")
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """A single task that lm-eval has asked with dummy answers, as the checks of a plan see it.
+
+    samples: as lm-eval returns them, one for each filter and item within the limit.
+    tell: is given the lines that only name something.
+    docs: all items, whatever the limit.
+    printed: what each item prints, by method.
+    """
+
+    task: ConfigurableTask
+    samples: Sequence[Mapping[str, Any]]
+    tell: Tell
+    docs: Docs
+    printed: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, task: ConfigurableTask, samples: Sequence[Mapping[str, Any]], tell: Tell) -> DryRun:
+        """Return the dry run of a task from lm-eval's samples."""
+        docs, ways = list(task.eval_docs), printing(task).items()
+        printed = [{name: method(doc) for name, method in ways} for doc in docs]
+        return cls(task, samples, tell, docs, printed)
+
+
+def where_is(task: Task, index: int, kind: str = "item") -> str:
+    """Name an item, or an example of prompts, for messages."""
+    # A task of local files knows where its items stand.
+    place = task.place(index, kind) if hasattr(task, "place") else None
+    return f"{place}: " * bool(place) + f"task {task.task_name!r}, {kind} {index}"
+
+
+def is_local(task: Task) -> bool:
+    """Whether the items come from files of the user, who can correct them."""
+    config = task.config
+    return not config.custom_dataset and is_of_user(config.dataset_path, config.dataset_kwargs)
+
+
+def scores_itself(task: Task) -> bool:
+    """Whether a function of the task, and not lm-eval, scores its answers."""
+    is_of_lm_eval = type(task).process_results is ConfigurableTask.process_results
+    return not is_of_lm_eval or task.config.process_results is not None
 
 
 def printing(task: Task) -> dict[str, Callable[[Doc], Any]]:
@@ -28,12 +74,6 @@ def prints_alike(task: ConfigurableTask) -> bool:
     """Whether items, and examples in prompts, are printed by the same methods."""
     ways = ("doc_to_text", "doc_to_target", "doc_to_choice")
     return all(getattr(task.fewshot_cfg, way) == getattr(task.config, way) for way in ways)
-
-
-def printed_texts(task: Task) -> list[dict[str, Any]]:
-    """Return what each item prints, by method."""
-    ways = printing(task).items()
-    return [{name: method(doc) for name, method in ways} for doc in task.eval_docs]
 
 
 def printed_part(

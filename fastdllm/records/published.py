@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from fastdllm.common.yaml_files import read_yaml_mapping
+from fastdllm.records.summary import DECODING
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import StrictModel, validated
 
@@ -57,24 +58,61 @@ class Publication(StrictModel):
         return None if values is None else {name: getattr(known, name) for name in values}
 
 
+class ComparedTask(StrictModel):
+    """A task of this project that is asked as in the publications."""
+
+    n_items: Annotated[int, Field(ge=1)] = Field(description="How many a whole task has.")
+    definition: Text = Field(description="Digest of its files in tasks/, without its data.")
+
+
 class Publications(StrictModel):
     """docs/published.yaml."""
 
-    items: dict[Text, Annotated[int, Field(ge=1)]] = Field(
-        default_factory=dict, description="How many a whole task has."
-    )
+    tasks: dict[Text, ComparedTask] = Field(default_factory=dict)
     publications: list[Publication]
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One figure with its source, model and settings; n_items: of the whole task, if known."""
+    """One figure with its source, model and settings; task: None if this project has it not."""
 
     figure: Figure
     source: str
     model: str
     settings: Mapping[str, Any] | None
-    n_items: int | None
+    task: ComparedTask | None
+
+    def is_asked_in(self, decides: Mapping[str, Any], definition: object) -> bool:
+        """Whether a run asks the model what the figure was measured on, and in the same way.
+
+        What the source does not say is as the task's file has it.
+
+        Args:
+            decides: of the run.
+            definition: digest of its task's files; one that the user has edited is another task.
+        """
+        asked = {"num_fewshot": None} | self.figure.asked
+        return (
+            (self.model, self.figure.task) == (decides.get("model"), decides.get("task"))
+            and self.task is not None
+            and self.task.definition == definition
+            and all(decides.get(key) in (None, value) for key, value in asked.items())
+        )
+
+    def is_decoded_in(self, decides: Mapping[str, Any], *, generates: bool = True) -> bool:
+        """Whether a run decodes the model with all settings that the source states.
+
+        generates: of log-likelihoods only the blocks of the prompt depend on settings.
+        """
+        return (
+            self.model == decides.get("model")
+            and self.settings is not None
+            and all(
+                decides.get(f"{DECODING}{name}") == value
+                for name, value in self.settings.items()
+                if generates or name == "block_size"
+            )
+        )
 
     @property
     def words(self) -> str:
@@ -102,7 +140,7 @@ def read_published(path: Path = PUBLISHED_FILE) -> list[Published]:
     values = read_yaml_mapping(path, what="a file of published figures")
     known = validated(Publications, values, str(path))
     return [
-        Published(figure, entry.source, entry.model, entry.settings, known.items.get(figure.task))
+        Published(figure, entry.source, entry.model, entry.settings, known.tasks.get(figure.task))
         for entry in known.publications
         for figure in entry.figures
     ]

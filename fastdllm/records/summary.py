@@ -293,9 +293,10 @@ class Summary(StrictModel):
         "log-likelihood), chunk_size, batch_size (most sequences that were decoded at once; inputs "
         "in memory at once, for log-likelihoods), smallest_batch_size (where a part of the run had "
         "fewer), items_digest (of what each item asks and expects, and of the commit of a hub's "
-        "model), model_commit (that commit; absent for a folder, and in older summaries), limit, "
-        "max_gen_toks (the most tokens of an answer; absent in older summaries), "
-        "num_fewshot, apply_chat_template, bootstrap_iters, seed."
+        "model), task_definition (digest of the task's YAML and helpers, without its data; absent "
+        "in older summaries), model_commit (that commit; absent for a folder, and in older "
+        "summaries), limit, max_gen_toks (the most tokens of an answer; absent in older "
+        "summaries), num_fewshot, apply_chat_template, bootstrap_iters, seed."
     )
 
     @model_validator(mode="before")

@@ -1,17 +1,16 @@
 """Which published figures stand beside a run: those of the same model, task and settings.
 
 A figure of other settings, or of settings that its source does not say, stands beside no run, and
-none beside a limited run.
+none beside a limited run or one of an edited task. records/published.py says when one fits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from fastdllm.records.published import Published, published
 from fastdllm.records.summary import Summary
-from fastdllm.report.groups import deviations, key_of, settings_of
+from fastdllm.report.groups import deviations, key_of
 from fastdllm.tools.estimate.hardware import is_of_kind
 
 NOTE = "published: figures of others, not measured here:"
@@ -55,27 +54,18 @@ def published_sentences(summaries: Iterable[Summary]) -> list[str]:
 
 
 def _fits(one: Published, summary: Summary) -> bool:
-    if (one.model, one.figure.task) != (summary.decides.get("model"), summary.task):
-        return False
-    if one.settings is None or one.n_items not in (None, summary.eval_params.get("n_items")):
-        return False
-    asked = {key: summary.decides.get(key) for key in one.figure.asked}
+    """Whether a whole run has the setting of a figure, and is plain decoding otherwise."""
+    generates, params = summary.passes is not None, summary.eval_params
+    # The block cache changes no accuracy according to the paper, which does not say where it is on.
+    stated = {*(one.settings or {}), "use_block_cache"}
     return (
-        _are_settings_of(summary, one.settings)
-        # None: what the task's file says, which is how it was published.
-        and all(asked[key] in (None, value) for key, value in one.figure.asked.items())
+        one.is_asked_in(summary.decides, params.get("task_definition"))
+        and one.is_decoded_in(summary.decides, generates=generates)
+        and not (generates and deviations(summary).keys() - stated)
+        and one.task is not None
+        and one.task.n_items == params.get("n_items")
         and one.figure.dtype in (None, summary.dtype)
     )
-
-
-def _are_settings_of(summary: Summary, settings: Mapping[str, Any]) -> bool:
-    """Whether a run was decoded with `settings`, and as in plain decoding otherwise."""
-    given = settings_of(summary)
-    if summary.passes is None:  # of log-likelihoods only the blocks of the prompt depend on them
-        return given.get("block_size") == settings.get("block_size", given.get("block_size"))
-    is_same = all(given.get(name) == value for name, value in settings.items())
-    # The block cache changes no accuracy according to the paper, which does not say where it is on.
-    return is_same and not deviations(summary).keys() - settings.keys() - {"use_block_cache"}
 
 
 def _is_same_condition(one: Published, summary: Summary) -> bool:

@@ -37,7 +37,8 @@ class RunPlaces(StrictModel):
 
     batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
     task_data: as `TaskSource.data`.
-    computation: digest that runs share which are the same computation; the summary keeps it.
+    task_definition: digest of the task's files without its data. computation: digest that runs
+    share which are the same computation. The summary keeps both.
     """
 
     # The workflow may record more for people than an eval needs.
@@ -50,6 +51,7 @@ class RunPlaces(StrictModel):
     plan_folder: str
     task_file: str
     task_data: str | None = None
+    task_definition: str | None = None
     bootstrap_iters: int = 1000
     batch_size: BatchSize = "auto"
     computation: str | None = None

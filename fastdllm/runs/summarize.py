@@ -124,6 +124,7 @@ def summarize(
         "n_requests": plan.header.n_requests,
         "n_answers": decoded.n_answers,
         "items_digest": plan.items_digest,
+        "task_definition": spec.run.task_definition,
         "model_commit": plan.header.model_commit,
         "chunk_size": plan.header.chunk_size,
         "batch_size": decoded.batch_size,

@@ -56,7 +56,7 @@ def find_task_files(source: TaskSource) -> TaskFiles:
     data = [data_files_of(task, source.with_data(values), source) for task, values in tasks]
     return TaskFiles(
         layers=tuple(folder.used.items()),
-        helpers=tuple(dict.fromkeys(_helpers(folder.used))),
+        helpers=tuple(dict.fromkeys(helpers_of(folder.used))),
         data=tuple(dict.fromkeys(item for items, _ in data for item in items)),
         is_local=all(is_local for _, is_local in data),
     )
@@ -193,7 +193,12 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _helpers(layers: Mapping[Path, Mapping[str, Any]]) -> Iterator[Path]:
+def helpers_of(layers: Mapping[Path, Mapping[str, Any]]) -> Iterator[Path]:
+    """Yield the Python file of each `!function` reference.
+
+    Raises:
+        UserError: it is missing.
+    """
     for file, values in layers.items():
         for function in _functions(values):
             module = function.rpartition(".")[0] or function

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from fastdllm.common.errors import UserError
+from fastdllm.common.paths import TASKS
 from fastdllm.records.published import PUBLISHED_FILE, published, read_published
 from fastdllm.records.summary import Hardware, Summary
 from fastdllm.report.content import build_report
@@ -18,8 +19,12 @@ from fastdllm.report.page_tables import PUBLISHED, headings, table_rows
 from fastdllm.report.published_figures import figures_of, speeds
 from fastdllm.report.text_tables import terminal_table, write_tables
 from fastdllm.settings import DecodingSettings
+from fastdllm.tasks.task_files import Folder, TaskFiles, helpers_of
+from fastdllm.tasks.task_source import TaskSource
+from fastdllm.workflow.project.digests import FileDigests, task_digests
 
 SEVEN_B = "Efficient-Large-Model/Fast_dLLM_v2_7B"
+COMPARED = {one.figure.task: one.task for one in published() if one.task is not None}
 A100 = Hardware(device="cuda", name="NVIDIA A100-SXM4-80GB")
 
 
@@ -31,8 +36,10 @@ def run_of(a_summary: Summary, *, task: str = "gsm8k", **changes: Any) -> Summar
     given = {key.replace("__", "."): changes.pop(key) for key in list(changes) if "__" in key}
     own = ("model", "num_fewshot", "apply_chat_template", "likelihood_mode")
     given |= {key: changes.pop(key) for key in own if key in changes}
-    n_items = {one.figure.task: one.n_items for one in published()}.get(task)
-    whole = a_summary.eval_params | {"n_items": n_items}
+    whole = dict(a_summary.eval_params)
+    if task in COMPARED:
+        of_task = COMPARED[task]
+        whole |= {"n_items": of_task.n_items, "task_definition": of_task.definition}
     changes["eval_params"] = whole | changes.get("eval_params", {})
     values = {"task": task, "decides": decides | given, "hardware": [A100], "dtype": "bfloat16"}
     return Summary.model_validate(a_summary.model_dump() | values | changes)
@@ -46,7 +53,8 @@ def test_every_figure_of_the_file_names_its_source_and_its_model() -> None:
     figures = published()
     assert {one.model.rpartition("_")[2] for one in figures} == {"7B", "1.5B"}
     assert all(one.source and one.words.startswith(one.source) for one in figures)
-    assert all(one.n_items for one in figures if one.figure.asked)
+    shown = [one.figure for one in figures if one.task and one.settings and one.figure.accuracy]
+    assert shown and all("apply_chat_template" in figure.asked for figure in shown)
     table_1 = {
         (one.model, one.figure.task): one.figure.accuracy
         for one in figures
@@ -75,6 +83,9 @@ def test_every_figure_of_the_file_names_its_source_and_its_model() -> None:
         ({"policy_parameters__tau": 0.1}, []),
         ({"apply_chat_template": False}, []),
         ({"num_fewshot": 5}, []),
+        ({"task": "humaneval"}, [63.4]),
+        # The source does not say how many examples: as the task's file has it.
+        ({"task": "humaneval", "num_fewshot": 3}, []),
         # Settings of the fork, which decoded in float16.
         ({"decoding__threshold": 0.9, "dtype": "float16"}, [80.44]),
         ({"decoding__threshold": 0.9, "dtype": "bfloat16"}, []),
@@ -88,6 +99,27 @@ def test_a_figure_fits_the_same_model_task_and_settings_only(
 
 def test_beside_a_limited_run_stands_nothing(a_summary: Summary) -> None:
     assert figures_of(run_of(a_summary, eval_params={"limit": 5})) == ()
+
+
+def test_beside_a_run_of_an_edited_task_stands_nothing(a_summary: Summary) -> None:
+    for definition in ("0" * 64, None):  # None: of an earlier summary
+        assert shown(run_of(a_summary, eval_params={"task_definition": definition})) == []
+
+
+@pytest.mark.parametrize("task", sorted(COMPARED))
+def test_figures_are_of_the_tasks_as_this_project_ships_them(
+    task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PUBLISHED_FILE.parents[1])
+    folder = Folder(TASKS)
+    assert list(folder.single_tasks(TaskSource.named(task).file))
+    helpers = tuple(dict.fromkeys(helpers_of(folder.used)))
+    files = TaskFiles(tuple(folder.used.items()), helpers, data=(), is_local=True)
+    definition = task_digests(files, FileDigests()).definition
+    assert COMPARED[task].definition == definition, (
+        f"{task} was edited: if prompts and metric are as published all the same, write "
+        f"`definition: {definition}` in {PUBLISHED_FILE.name}; else take its line out there"
+    )
 
 
 def test_beside_a_run_of_other_data_stands_nothing(a_summary: Summary) -> None:

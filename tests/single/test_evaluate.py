@@ -15,6 +15,9 @@ from fastdllm import UserError, evaluate, results
 from fastdllm.cli import main
 from fastdllm.records.summary import read_summary
 from fastdllm.single.single_runs import single_run
+from fastdllm.tasks.task_source import TaskSource
+from fastdllm.workflow.project.digests import FileDigests
+from fastdllm.workflow.project.fingerprint_keys import read_task
 from tests.support.small_project import edit
 
 SINGLE = Path("results/_single")
@@ -53,6 +56,8 @@ def test_an_evaluation_is_the_run_that_the_workflow_would_make(
     single, of_workflow = (read_summary(path / "summary.json") for path in (folder, spec.parent))
     assert single.metrics == of_workflow.metrics
     assert single.eval_params["batch_size"] == 2
+    identity = read_task(TaskSource.named("sums"), FileDigests())
+    assert single.eval_params["task_definition"] == identity.definition
 
     before = dates(folder)
     capsys.readouterr()

@@ -27,6 +27,7 @@ def make_run(
     task: str = "words",
     limit: int | None = None,
     batch_size: int | str = 4,
+    task_definition: str | None = None,
     **decides: Any,
 ) -> Run:
     """A run of 10 requests in a chunk, 4 at once."""
@@ -47,7 +48,11 @@ def make_run(
         config=config,
         limit=limit,
         decides=every,
-        surroundings={"batch_size": batch_size, "device": "auto"},
+        surroundings={
+            "batch_size": batch_size,
+            "device": "auto",
+            "task_definition": task_definition,
+        },
         fingerprint=digest_of(every),
         computation=digest_of([every]),
     )

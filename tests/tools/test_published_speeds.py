@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fastdllm.records.published import published
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, requests_text, write_plan
 from fastdllm.tools.estimate.budget import budget_of
@@ -32,7 +33,9 @@ def planned_run(*, kind: str = "generate_until", threshold: float = 0.9, **chang
     """A run of the 7B model whose task is planned."""
     settings = DecodingSettings(threshold=threshold).model_dump()
     decides = {f"decoding.{key}": value for key, value in settings.items()}
-    run = make_run(**{"task": "gsm8k", "model": SEVEN_B} | decides | changes)
+    wishes = {"task": "gsm8k", "model": SEVEN_B} | decides | changes
+    of_task = {one.figure.task: one.task for one in published()}.get(wishes["task"])
+    run = make_run(**{"task_definition": of_task and of_task.definition} | wishes)
     generates = kind == "generate_until"
     requests = tuple(
         PlannedRequest(
@@ -92,6 +95,13 @@ def test_the_limit_of_a_task_bounds_answers_of_unknown_length() -> None:
     assert speed.note is not None
     assert speed.note.startswith("minerva_math: published on gsm8k 101.7 tokens/s")
     assert speed.note.endswith("2,048 tokens per answer, its limit: an upper bound")
+
+
+@pytest.mark.parametrize("changes", [{"task_definition": "edited"}, {"num_fewshot": 5}])
+def test_answers_to_other_prompts_are_of_unknown_length(changes: dict) -> None:
+    run = planned_run(**changes)
+    speed = Estimates.load([]).estimate(run, gpu="A100", takes_published=True).speed
+    assert speed is not None and speed.seconds_per_item == pytest.approx(LIMIT / 101.7)
 
 
 def test_one_token_per_step_has_a_speed_of_its_own() -> None:

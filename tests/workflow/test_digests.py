@@ -11,8 +11,9 @@ import pytest
 
 from fastdllm.common.errors import UserError
 from fastdllm.tasks.lm_eval_setup import data_is_local
+from fastdllm.tasks.task_files import find_task_files
 from fastdllm.tasks.task_source import TaskSource
-from fastdllm.workflow.project.digests import FileDigests, digest_of, task_digest
+from fastdllm.workflow.project.digests import FileDigests, digest_of, task_digest, task_digests
 
 FILES = {
     "data/test.jsonl": '{"q": 1}\n',
@@ -194,6 +195,20 @@ def test_helpers_count_and_may_lie_in_a_folder() -> None:
     assert digest(task) == before
     write("tasks/helpers/deep.py", FILES["tasks/utils.py"].replace("items", "docs"))
     assert digest(task) != before
+
+
+def test_a_definition_has_all_but_data_comments_and_options() -> None:
+    def definition(task: str) -> str:
+        source = TaskSource(write("tasks/words.yaml", task))
+        return task_digests(find_task_files(source), FileDigests()).definition
+
+    task = READS_TEST["data_files"] + "process_docs: !function utils.clean\nmetadata: {version: 1"
+    before = definition(task + "}")
+    write("data/test.jsonl", '{"q": 7}\n')
+    assert definition(f"# mine\n{task}, options: {{chunk_size: 7}}}}") == before
+    assert definition(task + ", n_items: 2}") != before
+    write("tasks/utils.py", FILES["tasks/utils.py"].replace("items", "docs"))
+    assert definition(task + "}") != before
 
 
 def test_keys_of_several_kinds_can_be_digested() -> None:

@@ -1,8 +1,8 @@
 """The speed of a run from what others published, where nothing was measured: an order of magnitude.
 
-Of the same model on the same kind of GPU, decoded with the settings that the source states. How
-long answers are is published as well, or bounded by the task's own limit. Jobs ask for no time by
-it.
+Of the same model on the same kind of GPU, decoded with the settings that the source states; of
+another task or other settings besides, it is near enough. How long answers are is published as
+well, or bounded by the task's own limit. Jobs ask for no time by it.
 """
 
 from __future__ import annotations
@@ -56,15 +56,11 @@ def tokens_at_most(run: Run) -> int | None:
 
 def _fits(one: Published, run: Run, wanted: WantedHardware) -> bool:
     figure = one.figure
-    if figure.tokens_per_s is None or figure.hardware is None or one.settings is None:
+    if figure.tokens_per_s is None or figure.hardware is None:
         return False
-    return (
-        one.model == run.decides["model"]
-        and is_of_kind(wanted.name, figure.hardware)
-        and all(run.decides.get(f"decoding.{name}") == v for name, v in one.settings.items())
-    )
+    return one.is_decoded_in(run.decides) and is_of_kind(wanted.name, figure.hardware)
 
 
 def _has_length(one: Published, run: Run) -> bool:
-    is_same = (one.model, one.figure.task) == (run.decides["model"], run.task)
-    return is_same and one.figure.tokens_per_answer is not None
+    is_asked = one.is_asked_in(run.decides, run.surroundings["task_definition"])
+    return is_asked and one.figure.tokens_per_answer is not None

@@ -130,17 +130,26 @@ def task_digest(task: TaskSource, digests: FileDigests) -> str:
     Raises:
         UserError: a file that the task names is missing or broken.
     """
-    return task_files_digest(find_task_files(task), digests)
+    return task_digests(find_task_files(task), digests).whole
 
 
-def task_files_digest(files: TaskFiles, digests: FileDigests) -> str:
-    """Digest of the files behind a task (see `task_digest`)."""
+@dataclass(frozen=True, slots=True)
+class TaskDigests:
+    """Digests of the files behind a task; definition: of those that are not its data."""
+
+    whole: str
+    definition: str
+
+
+def task_digests(files: TaskFiles, digests: FileDigests) -> TaskDigests:
+    """Digest the files behind a task (see `task_digest`)."""
     parts = [(path.name, digest_of(_what_counts(values))) for path, values in files.layers]
     parts += [(path.name, policy_code_digest(path)) for path in files.helpers]
-    parts += [(name, digests.of(path)) for name, path in files.data]
+    data = [(name, digests.of(path)) for name, path in files.data]
     # By name only: files of one name stay in the order in which the task names them, so that
     # exchanging their contents counts.
-    return digest_of(sorted(parts, key=lambda part: part[0]))
+    whole, definition = (sorted(every, key=lambda part: part[0]) for every in (parts + data, parts))
+    return TaskDigests(digest_of(whole), digest_of(definition))
 
 
 def _what_counts(values: Mapping[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from fastdllm.workflow.project.config_files import ExperimentConfig, WorkflowCon
 from fastdllm.workflow.project.digests import (
     FileDigests,
     model_digest,
-    task_files_digest,
+    task_digests,
 )
 from fastdllm.workflow.project.grid import Config
 
@@ -42,12 +42,14 @@ class ModelIdentity:
 class TaskIdentity:
     """What runs need to know of a task: what it is made of, and what it asks for.
 
+    definition: digest of it without its data.
     is_likelihood, is_generating: whether it certainly asks for nothing else.
     overrules: the decoding settings that do not count for it, each with the key that wins.
     """
 
     name: str
     digest: str
+    definition: str
     is_likelihood: bool
     is_generating: bool
     overrules: Mapping[str, str]
@@ -62,9 +64,11 @@ def read_task(source: TaskSource, digests: FileDigests) -> TaskIdentity:
     files = find_task_files(source)
     is_likelihood = is_likelihood_task(files)
     overrules = {} if is_likelihood else _overruled_settings(files)
+    of_files = task_digests(files, digests)
     return TaskIdentity(
         source.name,
-        task_files_digest(files, digests),
+        of_files.whole,
+        of_files.definition,
         is_likelihood=is_likelihood,
         is_generating=is_generating_task(files),
         overrules=overrules,

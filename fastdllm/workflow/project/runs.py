@@ -267,6 +267,7 @@ def expand_runs(
         surroundings = {
             "task_file": str(source.file),
             "task_data": source.data,
+            "task_definition": tasks[task].definition,
             "policy_file": str(policy_file),
             "plan_folder": str(PLANS / task_folder(task, limit)),
             "model_path": config.model.path,

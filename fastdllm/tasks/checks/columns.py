@@ -43,9 +43,6 @@ def check_columns(task: Task, tell: Tell) -> None:
     """Refuse columns of local data of which a template prints or takes something else.
 
     Targets that may be meant otherwise are only named.
-
-    Raises:
-        UserError: naming the first item and the column.
     """
     if isinstance(task, ConfigurableTask) and is_local(task):
         _Columns(task, tell).check()

@@ -21,9 +21,6 @@ def check_examples(task: Task) -> Examples:
     """Refuse examples of few-shot prompts as items, and those that hold the item that is asked.
 
     Returns the examples, for `check_own_examples`.
-
-    Raises:
-        UserError: naming the example, or why there are too few.
     """
     n = task.config.num_fewshot
     if not n or not isinstance(task, ConfigurableTask):
@@ -82,9 +79,6 @@ def check_own_examples(run: DryRun, examples: Examples) -> None:
     item whose description, such as of its subject, is not that of its examples.
 
     examples: of the task, as `check_examples` returns them.
-
-    Raises:
-        UserError: naming the item.
     """
     task = run.task
     if not examples:

@@ -15,7 +15,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.utils import env
 
 from fastdllm.common.errors import UserError, nearest_name
-from fastdllm.tasks.checks.inspection import where_is
+from fastdllm.tasks.checks.inspection import mapped, where_is
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
 _NO_TEMPLATES = ("target_delimiter", "fewshot_delimiter")
@@ -35,11 +35,7 @@ _CONTROL = (r"\x07", r"\x08", r"\x0b", r"\x0c")
 
 
 def check_texts(task: Task) -> None:
-    """Refuse misspelt columns, templates where lm-eval reads none, and escapes that stay text.
-
-    Raises:
-        UserError: naming the task, the key and what to write instead.
-    """
+    """Refuse misspelt columns, templates where lm-eval reads none, and escapes that stay text."""
     if not isinstance(task, ConfigurableTask):
         return  # a task written in Python makes its texts itself
     _check_columns(task)
@@ -64,11 +60,8 @@ def _check_columns(task: ConfigurableTask) -> None:
         if isinstance(choices, list) and name in choices:
             continue  # the same option is right for all items
         nearest = nearest_name(name, columns)
-        if key.endswith(("gen_prefix", "description")):
-            is_text = not nearest or not name.isidentifier()
-        else:
-            is_text = not nearest and not name.isidentifier()
-        if is_text:
+        oddities = (not nearest, not name.isidentifier())
+        if any(oddities) if key.endswith(("gen_prefix", "description")) else all(oddities):
             continue  # of several words, or as those before an answer
         raise UserError(
             f"task {task.task_name!r}: {key} {name!r} is no column of its data; "
@@ -137,13 +130,10 @@ def _listed(value: Any) -> list[Any]:
 def _check_text(where: str, text: str, is_template: bool, columns: Mapping[str, Any]) -> None:
     is_list = where.endswith(("doc_to_choice", "doc_to_target")) and not is_template
     if not is_template and _EXPRESSION.search(text):
+        advice = 'one template of the list, such as "{{[a, b]}}"' if is_list else "the text itself"
         raise UserError(
             f"{where}: lm-eval fills in no template here, and would take {text!r} as it stands; "
-            + (
-                'write one template of the list, such as "{{[a, b]}}"'
-                if is_list
-                else "write the text itself"
-            )
+            f"write {advice}"
         )
     plain = _outside_expressions(text) if is_template else text
     if is_template or is_list:
@@ -176,8 +166,7 @@ def _check_columns_as_options(task: ConfigurableTask, doc: Mapping[str, Any]) ->
     Options such as A and B, whose texts the question shows, may be columns as well.
     """
     names = _listed(task.config.doc_to_choice)
-    is_list = names != [task.config.doc_to_choice]
-    if not is_list or not all(
+    if names == [task.config.doc_to_choice] or not all(
         isinstance(name, str) and isinstance(doc.get(name), str) for name in names
     ):
         return
@@ -203,7 +192,7 @@ def _check_lists(task: ConfigurableTask) -> None:
         if isinstance(template := getattr(task.config, key), str) and "\\" not in template
     ]
     for index, doc in enumerate(task.eval_docs if methods else ()):
-        if not _holds_backslash(doc):
+        if "\\" not in repr(doc):
             continue
         marked = _replaced(doc, "\\", _MARK)
         for key, method in methods:
@@ -218,21 +207,14 @@ def _check_lists(task: ConfigurableTask) -> None:
                 raise UserError(f"{where}a list in the data for an escape; double it there")
 
 
-def _holds_backslash(value: Any) -> bool:
-    if isinstance(value, Mapping | list):
-        return any(map(_holds_backslash, _listed(value)))
-    return isinstance(value, str) and "\\" in value
-
-
 def _replaced(value: Any, old: str, new: str) -> Any:
-    if isinstance(value, list):
-        return [_replaced(inner, old, new) for inner in value]
-    if isinstance(value, Mapping):
-        return {key: _replaced(inner, old, new) for key, inner in value.items()}
-    # A list written as text has escapes of its own.
-    if isinstance(value, str) and not value.lstrip().startswith(("['", '["')):
-        return value.replace(old, new)
-    return value
+    def changed(part: Any) -> Any:
+        # A list written as text has escapes of its own.
+        if not isinstance(part, str) or part.lstrip().startswith(("['", '["')):
+            return part
+        return part.replace(old, new)
+
+    return mapped(value, changed)
 
 
 def _list(method: Callable[[Any], Any], doc: Mapping[str, Any]) -> list[Any] | None:

@@ -62,6 +62,14 @@ def scores_itself(task: Task) -> bool:
     return not is_of_lm_eval or task.config.process_results is not None
 
 
+def exact_match_of(task: ConfigurableTask) -> partial[Mapping[str, Any]] | None:
+    """Return the exact_match of a task that has options for it, such as what it ignores."""
+    function, options = (
+        of_all.get("exact_match") for of_all in (task._metric_fn_list, task._metric_fn_kwargs)
+    )
+    return partial(function, **options) if function is not None and options else None
+
+
 def printing(task: Task) -> dict[str, Callable[[Doc], Any]]:
     """Return the methods that print an item, by name, those that the task has."""
     methods = {name: getattr(task, name) for name in _PRINTED if hasattr(task, name)}

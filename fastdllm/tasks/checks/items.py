@@ -22,6 +22,7 @@ from fastdllm.tasks.checks.inspection import (
     Docs,
     Methods,
     emptied,
+    exact_match_of,
     is_local,
     mapped,
     printed_part,
@@ -36,9 +37,6 @@ def check_items(task: Task) -> None:
     """Refuse items that change, print no value in a prompt or target, or have no right answer.
 
     A label that is text is understood if it is the number or the letter of an option.
-
-    Raises:
-        UserError: naming the item and the column, the label or the target.
     """
     docs = list(task.eval_docs)
     # lm-eval reads the items again when it scores: it would score other ones than it asked.
@@ -56,11 +54,7 @@ def check_items(task: Task) -> None:
 
 
 def check_questions(task: Task) -> None:
-    """Refuse the first item whose question or description cannot be written, or is no text.
-
-    Raises:
-        UserError: naming the item.
-    """
+    """Refuse the first item whose question or description cannot be written, or is no text."""
     for index, doc in enumerate(task.eval_docs):
         text = _given(task.doc_to_text, doc, where_is(task, index))
         if not isinstance(text, str) and not getattr(task, "multiple_input", 0):
@@ -72,11 +66,7 @@ def check_questions(task: Task) -> None:
 
 
 def check_answers(task: ConfigurableTask, docs: Docs, kind: str = "item") -> None:
-    """Refuse items, or examples of prompts, without a right answer.
-
-    Raises:
-        UserError: naming the first of them.
-    """
+    """Refuse items, or examples of prompts, without a right answer."""
     if task.multiple_input:
         _check_numbers_of_inputs(task, docs, kind)
     elif task.OUTPUT_TYPE == "multiple_choice":
@@ -91,18 +81,10 @@ def check_answers(task: ConfigurableTask, docs: Docs, kind: str = "item") -> Non
         _check_targets(task, docs, kind)
 
 
-def check_values(
-    task: Task,
-    doc: Doc,
-    where: str,
-    methods: Methods | None = None,
-) -> None:
+def check_values(task: Task, doc: Doc, where: str, methods: Methods | None = None) -> None:
     """Refuse an item that prints a value which is missing, or which may not be as in the data.
 
     methods: those that print it, by name, if they are not those of items.
-
-    Raises:
-        UserError: naming the column.
     """
     for column, value in doc.items():
         parts: list[Any] = []
@@ -113,11 +95,11 @@ def check_values(
                 continue
             found = parts[part]
             verb, written = "is" if found is value else "holds", _written_otherwise(task, found)
-            only_scored = task.config.process_results is not None and not task.config.num_fewshot
-            if written is not None and name == "doc_to_target" and only_scored:
-                continue  # what scores the items itself knows what the target is
             advice = "complete the data, or leave the item out"
             if written is not None:
+                is_only_scored = task.config.process_results and not task.config.num_fewshot
+                if name == "doc_to_target" and is_only_scored:
+                    continue  # what scores the items itself knows what the target is
                 verb += f" {written} in the data, which becomes"
                 advice = "write it as text"
             raise UserError(
@@ -140,25 +122,21 @@ def _taken_out(task: Task, value: Any, parts: list[Any]) -> Any:
 
 def _written_otherwise(task: Task, value: Any) -> str | None:
     """Return how the data writes a value, if Python writes it otherwise."""
-    written = getattr(task, "written", None)
-    if written is not None or not isinstance(value, float):
-        return None if written is None else written(value)
-    if "e" in repr(value) and is_local(task):  # 0.00001, which Python writes as 1e-05
+    if hasattr(task, "written"):  # a task of local files
+        found: str | None = task.written(value)
+        return found
+    if not isinstance(value, float) or not is_local(task):
+        return None  # others print published data so as well
+    if "e" in repr(value):  # 0.00001, which Python writes as 1e-05
         return numpy.format_float_positional(value, trim="-")
     with numpy.errstate(over="ignore"):
         narrow = numpy.float32(value)
-    if narrow != value or str(narrow) == repr(value) or not _has_narrow_numbers(task):
+    if narrow != value or str(narrow) == repr(value):
         return None
-    return str(narrow)
-
-
-def _has_narrow_numbers(task: Task) -> bool:
-    """Whether local data holds float32, whose 0.1 Python prints as 0.10000000149011612."""
+    # Of float32 in the data, Python prints 0.1 as 0.10000000149011612.
     splits = (getattr(task, "dataset", None) or {}).values()
-    # Others print published data so as well.
-    return is_local(task) and any(
-        "float32" in str(getattr(data, "features", "")) for data in splits
-    )
+    is_narrow = any("float32" in str(getattr(data, "features", "")) for data in splits)
+    return str(narrow) if is_narrow else None
 
 
 def _is_no_value(value: Any) -> bool:
@@ -175,11 +153,7 @@ def _given(method: Callable[[Any], Any], doc: Doc, where: str, name: str | None 
 
 
 def options_of_item(task: ConfigurableTask, doc: Doc, where: str) -> list[str]:
-    """Return the options of an item.
-
-    Raises:
-        UserError: they are not all texts.
-    """
+    """Return the options of an item; refuse those that are not all texts."""
     options = _given(task.doc_to_choice, doc, where)
     if not isinstance(options, list) or not all(isinstance(o, str) and o for o in options):
         raise UserError(
@@ -234,10 +208,18 @@ def _check_questions_differ(task: ConfigurableTask, docs: Docs) -> None:
     """Refuse items that all ask the same and expect different answers."""
     if task.OUTPUT_TYPE == "loglikelihood":
         return  # the targets are what is asked
-    ways = [task.doc_to_text, task.doc_to_prefix]
-    if task.config.doc_to_choice is not None:
-        ways.append(task.doc_to_choice)
-    if _agree(task, ways, docs) and not _agree(task, [task.doc_to_target], docs):
+    ways = printing(task)
+
+    def agree(*names: str) -> bool:
+        """Whether all items give the same."""
+        given = (
+            [_given(ways[name], doc, where_is(task, index), name) for name in names]
+            for index, doc in enumerate(docs)
+        )
+        first = next(given)
+        return all(values == first for values in given)
+
+    if agree(*(name for name in ways if name != "doc_to_target")) and not agree("doc_to_target"):
         raise UserError(
             f"task {task.task_name!r}: all items ask the same and expect different answers; let "
             f"doc_to_text print the question (columns: {', '.join(docs[0])})"
@@ -265,16 +247,6 @@ def _check_questions_ask(task: ConfigurableTask, docs: Docs) -> None:
                 )
 
 
-def _agree(task: Task, methods: Sequence[Callable[[Any], Any]], docs: Docs) -> bool:
-    """Whether each method gives the same for all items."""
-    given = (
-        [_given(method, doc, where_is(task, index)) for method in methods]
-        for index, doc in enumerate(docs)
-    )
-    first = next(given)
-    return all(values == first for values in given)
-
-
 def _check_numbers_of_inputs(task: ConfigurableTask, docs: Docs, kind: str) -> None:
     """Check what doc_to_text gives where it numbers the right option, each being an input."""
     for index, doc in enumerate(docs):
@@ -288,69 +260,64 @@ def _check_numbers_of_inputs(task: ConfigurableTask, docs: Docs, kind: str) -> N
 
 
 def _check_targets(task: ConfigurableTask, docs: Docs, kind: str) -> None:
-    template, texts = task.config.doc_to_target, []
+    targets = []
     for index, doc in enumerate(docs):
         where = where_is(task, index, kind)
-        target = _given(task.doc_to_target, doc, where)
-        texts += [target]
-        if task.OUTPUT_TYPE == "loglikelihood":
-            if not isinstance(target, str):
-                raise UserError(
-                    f"{where}: target {target!r} is no text; write doc_to_target as a template, "
-                    'such as "{{answer}}"'
-                )
-            continue
-        if not isinstance(target, list):
-            if not isinstance(target, str | int | float):
-                raise UserError(f"{where}: target {target!r} is neither a text nor a number")
-            if task.multiple_target:
-                raise UserError(
-                    f"{where}: target {target!r} is no list of right answers, as that of item 0 "
-                    "is; make all of them lists"
-                )
-            continue
-        # lm-eval reads a template's text in brackets as a list, but not that of a plain column.
-        is_one_text = isinstance(template, str) and apply_template(template, doc) in doc.values()
-        if is_one_text or not target or not all(isinstance(text, str) for text in target):
-            raise UserError(
-                f"{where}: target {target!r} would be a list of texts of which each is right; for "
-                "one text in brackets, make doc_to_target the plain name of its column"
-            )
-        if not task.multiple_target:
-            raise UserError(
-                f"{where}: target {target!r} is a list of right answers, and that of item 0 is "
-                "none; make all of them lists"
-            )
-    is_asked = kind == "item" and task.OUTPUT_TYPE == "generate_until"
-    if is_asked:
-        _check_what_is_ignored(task, texts)
+        targets.append(target := _given(task.doc_to_target, doc, where))
+        if (what := _odd(target, task, doc)) is not None:
+            raise UserError(f"{where}: target {target!r} {what}")
+    if kind != "item" or task.OUTPUT_TYPE != "generate_until":
+        return
+    _check_what_is_ignored(task, targets)
     # Where no chat template ends a prompt, a word and the space before it go on with it.
-    if is_asked and all(
-        isinstance(t, str) and (not t or t not in (t.strip(), f" {t.strip()}")) for t in texts
+    if all(
+        isinstance(t, str) and (not t or t not in (t.strip(), f" {t.strip()}")) for t in targets
     ):
         raise UserError(
-            f"task {task.task_name!r}: every target, such as {texts[0]!r}, is empty or has white "
+            f"task {task.task_name!r}: every target, such as {targets[0]!r}, is empty or has white "
             "space around it, which answers lack; correct doc_to_target (in YAML, a text after | "
             "ends with a line break)"
         )
 
 
+def _odd(target: Any, task: ConfigurableTask, doc: Doc) -> str | None:
+    """Return what is wrong with a target, and what to do."""
+    if task.OUTPUT_TYPE == "loglikelihood":
+        is_text = isinstance(target, str)
+        advice = 'write doc_to_target as a template, such as "{{answer}}"'
+        return None if is_text else f"is no text; {advice}"
+    if not isinstance(target, list):
+        if not isinstance(target, str | int | float):
+            return "is neither a text nor a number"
+        what = "is no list of right answers, as that of item 0 is; make all of them lists"
+        return what if task.multiple_target else None
+    template = task.config.doc_to_target
+    # lm-eval reads a template's text in brackets as a list, but not that of a plain column.
+    is_one_text = isinstance(template, str) and apply_template(template, doc) in doc.values()
+    if is_one_text or not target or not all(isinstance(text, str) for text in target):
+        return (
+            "would be a list of texts of which each is right; for one text in brackets, make "
+            "doc_to_target the plain name of its column"
+        )
+    what = "is a list of right answers, and that of item 0 is none; make all of them lists"
+    return None if task.multiple_target else what
+
+
 def _check_what_is_ignored(task: ConfigurableTask, targets: Sequence[Any]) -> None:
     """Refuse a target of which exact_match ignores everything, so that an empty answer is right."""
-    exact_match, options = (
-        of_all.get("exact_match") for of_all in (task._metric_fn_list, task._metric_fn_kwargs)
-    )
-    if exact_match is None or not options:
+    exact_match = exact_match_of(task)
+    if exact_match is None:
         return
     for index, target in enumerate(targets):
         if isinstance(target, list) or not str(target).strip():
             continue
         try:
-            score = exact_match(references=[str(target)], predictions=[""], **options)
+            score = exact_match(references=[str(target)], predictions=[""])
         except Exception:  # wrong options are reported when the task is planned
             return
         if score["exact_match"]:
+            options = ", ".join(exact_match.keywords)
             raise UserError(
                 f"{where_is(task, index)}: exact_match ignores all of its target {target!r} "
-                f"({', '.join(options)}), so that other answers would be right; correct metric_list"
+                f"({options}), so that other answers would be right; correct metric_list"
             )

@@ -80,9 +80,6 @@ def check_names(run: DryRun) -> None:
 
     Compares the last word of each; yes and true, no and false are the same. Only named is it in
     published data, which others use as they are, and where options are yes and no.
-
-    Raises:
-        UserError: naming a label.
     """
     task = run.task
     if task.config.doc_to_choice is None:

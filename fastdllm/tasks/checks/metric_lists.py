@@ -17,11 +17,7 @@ _OF_ANY = ("metric", "aggregation", "higher_is_better", "hf_evaluate")
 
 
 def check_metrics(task: Task) -> None:
-    """Refuse metrics that lm-eval did not find and only logged, replaces, or computes otherwise.
-
-    Raises:
-        UserError: naming the metric, or its option.
-    """
+    """Refuse metrics that lm-eval did not find and only logged, replaces, or computes otherwise."""
     for key, kind in (("metric_list", "metric"), ("filter_list", "name")):
         names = [_name(entry.get(kind)) for entry in getattr(task.config, key) or ()]
         for name in names:

@@ -19,11 +19,7 @@ _LONG = 20
 
 
 def check_prompts(run: DryRun) -> None:
-    """Refuse prompts that print an object of Python, or end with the answer of the item asked.
-
-    Raises:
-        UserError: naming the item.
-    """
+    """Refuse prompts that print an object of Python, or end with the answer of the item asked."""
     task = run.task
     _check_objects(run)
     if task.multiple_input:

@@ -14,9 +14,6 @@ def check_repeats(run: DryRun, limit: int | None) -> None:
 
     All items count for that, whatever the limit: the first two may well be equal. Named are those
     within the limit.
-
-    Raises:
-        UserError: naming the first such pair.
     """
     first: dict[str, int] = {}
     pairs = []

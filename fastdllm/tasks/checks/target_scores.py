@@ -15,7 +15,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 
 from fastdllm.common.errors import UserError, error_line
-from fastdllm.tasks.checks.inspection import DryRun, Tell, is_local, mapped, where_is
+from fastdllm.tasks.checks.inspection import (
+    DryRun,
+    Tell,
+    exact_match_of,
+    is_local,
+    mapped,
+    where_is,
+)
 from fastdllm.tasks.generation import AnswerText, generation_wishes
 from fastdllm.tasks.lm_eval_models import DUMMY
 from fastdllm.tasks.metrics import check_share, right_or_wrong
@@ -38,9 +45,6 @@ def check_scores(
     own target, the target is no complete answer and says nothing.
 
     primary: metric and filter of the task's score.
-
-    Raises:
-        UserError: naming the first such item.
     """
     task, (metric, chosen) = run.task, primary
     # Where code is run, targets are its tests.
@@ -193,23 +197,21 @@ def _number_as_text(value: Any) -> Any:
 
 def _check_differences(judge: _Judge) -> None:
     """Refuse targets of different numbers, of which exact_match ignores what tells them apart."""
-    task = judge.task
-    exact_match, options = (
-        of_all.get("exact_match") for of_all in (task._metric_fn_list, task._metric_fn_kwargs)
-    )
-    if exact_match is None or not options:
+    task, exact_match = judge.task, exact_match_of(judge.task)
+    if exact_match is None:
         return
-    ignored = r"[\W_\d]" if options.get("ignore_numbers") else r"[\W_]"
+    ignored = r"[\W_\d]" if exact_match.keywords.get("ignore_numbers") else r"[\W_]"
     first: dict[str, tuple[int, str]] = {}
     for i, text in ((i, text) for i, texts in enumerate(judge.targets) for text in texts):
         j, other = first.setdefault(re.sub(ignored, "", text.lower()), (i, text))
         ours, theirs = (_NUMBER.findall(t.replace(",", "")) for t in (text, other))
         if ours == theirs or i == j:
             continue
-        if exact_match(references=[other], predictions=[text], **options)["exact_match"]:
+        if exact_match(references=[other], predictions=[text])["exact_match"]:
+            options = ", ".join(exact_match.keywords)
             judge.refuse_or_tell(
                 f"{where_is(task, i)}: exact_match takes its target {_short([text])} for that of "
-                f"item {j}, {_short([other])} ({', '.join(options)}); correct metric_list",
+                f"item {j}, {_short([other])} ({options}); correct metric_list",
                 is_refused=is_local(task),
             )
             return

@@ -17,14 +17,15 @@ from lm_eval.api.task import Task
 from fastdllm.common.errors import UserError
 from fastdllm.records.summary import ItemGroup, Items, Metric, pack_bits
 from fastdllm.runs.answer_records import Answer
-from fastdllm.tasks.choices import chosen_option, is_tied
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.tasks.lm_eval_models import Replay
 from fastdllm.tasks.lm_eval_tasks import LoadedTask, evaluate_task, item_digests, set_fewshot
 from fastdllm.tasks.metrics import (
+    chosen_option,
     finite,
     is_number,
     is_share,
+    is_tied,
     metrics_of,
     right_or_wrong,
     scores_of,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class _Copier:
             raise UserError(f"task {entry.name!r}: is written in Python, and has no file to copy")
         values: Values = {}
         for file, layer in Folder(entry.yaml_path.parent).layers(entry.yaml_path):
-            values |= self._with_modules(layer, file.parent)
+            values |= _renamed(layer, partial(self._copy_helper, file.parent))
         for key in ("include", "task_list"):
             values.pop(key, None)
         if entry.kind is not Kind.GROUP:
@@ -133,30 +134,24 @@ class _Copier:
                 self._read(entry, {**overrides, **own})
                 yield entry.name
 
-    def _with_modules(self, value: Any, folder: Path) -> Any:
-        """Return values with the names that helpers have in the copy, and copy these."""
-        if isinstance(value, list):
-            return [self._with_modules(inner, folder) for inner in value]
-        if not isinstance(value, Mapping):
-            return value
-        if not isinstance(value.get("!function"), str):
-            return {key: self._with_modules(inner, folder) for key, inner in value.items()}
-        module, _, function = value["!function"].rpartition(".")
+    def _copy_helper(self, folder: Path, function: str) -> str:
+        """Copy the module of a helper; return the helper's name in the copy."""
+        module, _, name = function.rpartition(".")
         file = (folder / f"{module.replace('.', '/')}.py").resolve()
         if not file.is_file():
-            return value  # of an installed package
+            return function  # of an installed package
         if file not in self.modules:
             others = sum(known.stem == file.stem for known in self.modules)
             self.modules[file] = file.stem if not others else f"{file.stem}_{others + 1}"
             path = self.folder / f"{self.modules[file]}.py"
             self.copy.files[path] = file.read_text(encoding="utf-8")
-        return {"!function": f"{self.modules[file]}.{function}"}
+        return f"{self.modules[file]}.{name}"
 
     def _localized(self, values: Values, place: Path) -> Values:
         """Return a task whose data are local files in `place`, which says where they come from."""
         repo, config, revision = _data_set(values)
-        named = [values.get(key) for key in _SPLITS]
-        named.append((values.get("fewshot_config") or {}).get("split"))
+        few = values.get("fewshot_config") or {}
+        named = [*(values.get(key) for key in _SPLITS), few.get("split")]
         splits = dict.fromkeys(filter(None, named))
         for split in splits:
             if not re.fullmatch(r"[\w.-]+", str(split)):
@@ -165,15 +160,12 @@ class _Copier:
                     "fetched by name; copy its file by hand"
                 )
         files = {split: str(place / f"{split}.jsonl") for split in splits}
-        origin = {"repo": repo, "config": config, "revision": revision}
-        source: Values = {key: value for key, value in origin.items() if value is not None}
+        source: Values = {"repo": repo, "config": config, "revision": revision}
+        source = {key: value for key, value in source.items() if value is not None}
         source["files"] = {file: split for split, file in files.items()}
         folder = (TASKS / "data" / self.name).as_posix()
-        local = {
-            "task": values["task"],
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_dir": folder, "data_files": files},
-        }
+        local: Values = {"task": values["task"], "dataset_path": "json"}
+        local["dataset_kwargs"] = {"data_dir": folder, "data_files": files}
         left_out = (*local, "dataset_name")
         local |= {key: value for key, value in values.items() if key not in left_out}
         self._check_output(local)
@@ -209,30 +201,22 @@ class _Copier:
         is_top = name == self.name
         if is_top:
             metric, filter_name = self._first_metric()
-            if "group" in values:
-                own = values.get("aggregate_metric_list")
+            if "group" in values and not values.get("aggregate_metric_list"):
                 aggregate = {"metric": metric, "aggregation": "mean", "weight_by_size": True}
-                aggregate["filter_list"] = [filter_name]
-                values = {**values, "aggregate_metric_list": own or [aggregate]}
+                values["aggregate_metric_list"] = [aggregate | {"filter_list": [filter_name]}]
             primary = f"{metric},{filter_name}"
             metadata = {"primary_metric": primary, "options": {"apply_chat_template": True}}
-            values = {**values, "metadata": {**metadata, **metadata_of(values)}}
+            values["metadata"] = {**metadata, **metadata_of(values)}
             self._note(f"metadata.primary_metric is {primary}")
             self._note("metadata.options wraps prompts in the chat template (apply_chat_template)")
-            values = self._beside(values)
+            values = _renamed(values, self._beside)
         path = Path(f"{name}.yaml") if is_top else self.folder / f"{name}.yaml"
         self.copy.files[path] = _yaml(values)
 
-    def _beside(self, value: Any) -> Any:
-        """Return values as a file beside the folder has them, in which the helpers are."""
-        if isinstance(value, list):
-            return [self._beside(inner) for inner in value]
-        if not isinstance(value, Mapping):
-            return value
-        function = str(value.get("!function", ""))
-        if function.rpartition(".")[0] in self.modules.values():
-            return {"!function": f"{self.folder.name}.{function}"}
-        return {key: self._beside(inner) for key, inner in value.items()}
+    def _beside(self, function: str) -> str:
+        """Return a helper's name as a file beside the folder has it, in which its module is."""
+        is_copied = function.rpartition(".")[0] in self.modules.values()
+        return f"{self.folder.name}.{function}" if is_copied else function
 
     def _first_metric(self) -> tuple[str, str]:
         """Return metric and filter that a task, or a group, names first."""
@@ -240,9 +224,8 @@ class _Copier:
         leaf = next(iter(self.leaves.values()))
         filters = [entry["name"] for entry in leaf.get("filter_list") or []] or ["none"]
         for entry in _listed(top.get("aggregate_metric_list")):
-            return str(entry["metric"]), str(
-                next(iter(_listed(entry.get("filter_list"))), filters[0])
-            )
+            of_entry = [*_listed(entry.get("filter_list")), *filters]
+            return str(entry["metric"]), str(of_entry[0])
         kind = leaf.get("output_type", "generate_until")
         metrics = leaf.get("metric_list") or [{"metric": m} for m in DEFAULT_METRIC_REGISTRY[kind]]
         # Perplexities and the like cannot be primary.
@@ -250,6 +233,17 @@ class _Copier:
         metric = next(shares, metrics[0])["metric"]
         name = metric["!function"].rpartition(".")[2] if isinstance(metric, Mapping) else metric
         return str(name), str(filters[0])
+
+
+def _renamed(value: Any, rename: Callable[[str], str]) -> Any:
+    """Return values with the name of each `!function` changed."""
+    if isinstance(value, list):
+        return [_renamed(inner, rename) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(value.get("!function"), str):
+        return {"!function": rename(value["!function"])}
+    return {key: _renamed(inner, rename) for key, inner in value.items()}
 
 
 def _data_set(values: Mapping[str, Any]) -> DataSet:

@@ -1,31 +1,82 @@
 """How the single tasks of a name are built: by lm-eval, with data and templates read here.
 
-Local JSON and CSV files are read by local_data.py, and the keys of a task are checked.
+Local JSON and CSV files are read by local_data.py, and the keys of a task are checked. Templates
+are compiled once, where lm-eval compiles them anew for each item: that takes a millisecond each
+time, most of the plan of a task with many items.
 """
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
-from jinja2 import UndefinedError
+from jinja2 import Template, UndefinedError
 from lm_eval.api.group import Group
-from lm_eval.api.task import Task
+from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._index import Entry, Kind
+from lm_eval.utils import env
 
 from fastdllm.common.errors import UserError, error_line, unknown_name
 from fastdllm.tasks.checks.items import check_answers, check_questions
 from fastdllm.tasks.data_files import exact_files, split_files
 from fastdllm.tasks.local_data import read_splits
 from fastdllm.tasks.task_source import TaskSource
-from fastdllm.tasks.templates import CompiledTask
 
 # What may stand in the file of a task; lm-eval itself takes out the first two.
 _TASK_KEYS = ("tag", "task_list", *(field.name for field in fields(TaskConfig)))
+
+
+# Of all tasks of a group: some texts each.
+compiled = lru_cache(maxsize=1000)(env.from_string)
+
+
+class CompiledTask(ConfigurableTask):
+    """A task of lm-eval that prints the same texts, faster.
+
+    What a template gives stays lm-eval's to read: a text that it would take for a number or a list
+    is left to it.
+    """
+
+    def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> Any:
+        template = self._template(doc_to_text, self.config.doc_to_text)
+        if template is not None and not (text := template.render(**doc)).isdigit():
+            return text
+        return super().doc_to_text(doc, doc_to_text)
+
+    def doc_to_target(self, doc: Mapping[str, Any], doc_to_target: Any = None) -> Any:
+        template = self._template(doc_to_target, self.config.doc_to_target)
+        if template is not None:
+            text = template.render(**doc)
+            if not text.isdigit() and not text.startswith("["):
+                return text
+        return super().doc_to_target(doc, doc_to_target)
+
+    def doc_to_choice(self, doc: Any, doc_to_choice: Any = None) -> Any:
+        template = self._template(doc_to_choice, self.config.doc_to_choice)
+        if template is not None:
+            return ast.literal_eval(template.render(**doc))
+        return super().doc_to_choice(doc, doc_to_choice)
+
+    def doc_to_prefix(self, doc: Mapping[str, Any]) -> Any:
+        template = self._template(self.config.gen_prefix)
+        return super().doc_to_prefix(doc) if template is None else template.render(**doc)
+
+    @staticmethod
+    def resolve_field(doc: Mapping[str, Any], field: str | None = None) -> Any:
+        if not field:
+            return None
+        return doc[field] if field in doc else compiled(field).render(**doc)
+
+    def _template(self, *of_call_or_task: Any) -> Template | None:
+        """Return the first that is given, as a template; None for what is none."""
+        given = next((text for text in of_call_or_task if text is not None), None)
+        is_template = isinstance(given, str) and given not in self.features
+        return compiled(given) if is_template and self.prompt is None else None
 
 
 class LocalTask(CompiledTask):
@@ -63,11 +114,11 @@ class LocalTask(CompiledTask):
 
     def _refused(self, process_docs: Callable[[Any], Any], error: Exception) -> UserError:
         """Build the error for items that process_docs fails with; the first of some is named."""
-        split = self.config.test_split or self.config.validation_split
-        places, refused = self._places[split], []
+        places: list[str] = self._places[self._split]
+        refused: list[str] = []
         for index, place in enumerate(places):
             try:
-                list(process_docs(self.dataset[split].select([index])))
+                list(process_docs(self.dataset[self._split].select([index])))
             except Exception as alone:
                 refused += [place] if error_line(alone) == error_line(error) else []
         # What fails for each item alone may fail for want of others.
@@ -75,6 +126,10 @@ class LocalTask(CompiledTask):
         is_worded = isinstance(error, ValueError)
         reason = str(error) if is_worded else f"process_docs fails: {error_line(error)}"
         return UserError(f"{where}: task {self.config.task!r}: {reason}")
+
+    @property
+    def _split(self) -> str:
+        return str(self.config.test_split or self.config.validation_split)
 
     @property
     def _columns(self) -> list[str]:
@@ -102,13 +157,12 @@ class LocalTask(CompiledTask):
 
     def place(self, index: int, kind: str = "item") -> str | None:
         """Return file and line of an item or an example, None where they cannot be told."""
-        split = self.config.test_split or self.config.validation_split
-        moved_by = self.config.process_docs
         if kind != "item":
-            split, moved_by = self.fewshot_cfg.split, self.fewshot_cfg.process_docs
-        if not split or moved_by is None or kind != "item":
-            return self._places[split][index] if split and moved_by is None else None
-        return self._places_of_items[index]
+            split, is_moved = self.fewshot_cfg.split, self.fewshot_cfg.process_docs is not None
+            return self._places[split][index] if split and not is_moved else None
+        if self.config.process_docs is not None:
+            return self._places_of_items[index]
+        return self._places[self._split][index]
 
     @cached_property
     def _places_of_items(self) -> list[str | None]:
@@ -117,11 +171,10 @@ class LocalTask(CompiledTask):
         None for one whose cells are those of several rows, or of none.
         """
         items = list(self.eval_docs)
-        split = self.config.test_split or self.config.validation_split
-        rows = self.dataset[split]
+        rows = self.dataset[self._split]
         kept = [column for column in rows.column_names if all(column in item for item in items)]
         places: dict[str, list[str]] = {}
-        for place, row in zip(self._places[split], rows, strict=True):
+        for place, row in zip(self._places[self._split], rows, strict=True):
             places.setdefault(repr([row[column] for column in kept]), []).append(place)
         found = (places.get(repr([item[column] for column in kept]), ()) for item in items)
         return [of_item[0] if len(of_item) == 1 else None for of_item in found]

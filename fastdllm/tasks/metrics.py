@@ -1,4 +1,4 @@
-"""The metrics of a task from what lm-eval aggregates: value, error, interval and direction."""
+"""What lm-eval's result says of a task: its metrics, and of an item the option that was chosen."""
 
 from __future__ import annotations
 
@@ -13,21 +13,16 @@ from lm_eval.api.task import Task
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.records.summary import Metric
 from fastdllm.statistics.intervals import normal_interval, wilson_interval
+from fastdllm.tasks.checks.inspection import scores_itself
 from fastdllm.tasks.lm_eval_tasks import LoadedTask
 
 # Aggregations of lm-eval whose values may be beyond 1, or below 0.
-NO_SHARES = frozenset(
-    [
-        "perplexity",
-        "weighted_perplexity",
-        "bits_per_byte",
-        "bleu",
-        "chrf",
-        "chrfpp",
-        "ter",
-        "matthews_corrcoef",
-    ]
-)
+_NO_SHARES = {"perplexity", "weighted_perplexity", "bits_per_byte", "matthews_corrcoef"}
+_NO_SHARES |= {"bleu", "chrf", "chrfpp", "ter"}
+# What the likelihood of an option is divided by.
+_SIZES = {"acc_norm": len, "acc_bytes": lambda option: len(option.encode())}
+# By how much an option is put before its equals: more than rounding, less than real differences.
+_NUDGE = 1e-9
 
 
 def metrics_of(
@@ -54,8 +49,7 @@ def metrics_of(
             if sample["filter"] == filter_name and metric in sample and not _is_nan(sample[metric])
         ]
         right = right_or_wrong(values)
-        method: Any = None
-        interval = None
+        interval, method = None, None
         if right and is_share(right, value):
             interval, method = wilson_interval(sum(right), len(right)), "wilson"
         elif stderr is not None:
@@ -66,9 +60,7 @@ def metrics_of(
                 filter=filter_name,
                 value=round(value, 6),
                 stderr=None if stderr is None else round(stderr, 6),
-                interval=None
-                if interval is None
-                else (round(interval[0], 6), round(interval[1], 6)),
+                interval=interval and (round(interval[0], 6), round(interval[1], 6)),
                 interval_method=method,
                 n=len(values),
                 higher_is_better=directions.get(metric),
@@ -107,7 +99,7 @@ def scores_of(
                 "would not count; let all subtasks have it (metric_list, filter_list)"
             )
     aggregations = [leaf.aggregation().get(task.primary[0]) for leaf in task.leaves.values()]
-    is_known = any(getattr(made_by, "__name__", "") in NO_SHARES for made_by in aggregations)
+    is_known = any(getattr(made_by, "__name__", "") in _NO_SHARES for made_by in aggregations)
     if is_known or 1 < abs(scores[task.primary]) < math.inf:
         raise _no_share(task.name, key)
     for name, leaf in task.leaves.items():
@@ -189,3 +181,37 @@ def right_or_wrong(values: Iterable[Any]) -> list[bool] | None:
             return None
         right.append(bool(value))
     return right
+
+
+def chosen_option(task: Task, sample: Mapping[str, Any], metric: str) -> int:
+    """Return the number of the option that a metric of lm-eval takes for the answer.
+
+    lm-eval keeps the scores of an item, not what it chose; of equal options it takes the first.
+    """
+    scores = [resps[0][0] for resps in sample["resps"]]
+    if metric in _SIZES and not scores_itself(task):
+        sizes = map(_SIZES[metric], task.doc_to_choice(sample["doc"]))
+        scores = [score / size for score, size in zip(scores, sizes, strict=True)]
+    return scores.index(max(scores))
+
+
+def is_tied(task: Task, sample: Mapping[str, Any], metric: str) -> bool:
+    """Whether an item is right or wrong by the order of its options, of which some are equal.
+
+    Scored again with each of the equal ones a little likelier. Options of the same text are one.
+    """
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return False
+    asked, results = sample["arguments"], sample["filtered_resps"]
+    logprobs = [logprob for logprob, _ in results]
+    for option in {
+        args for args, logprob in zip(asked, logprobs, strict=True) if logprobs.count(logprob) > 1
+    }:
+        nudged = [
+            (logprob + _NUDGE * (args == option), is_greedy)
+            for args, (logprob, is_greedy) in zip(asked, results, strict=True)
+        ]
+        score = task.process_results(sample["doc"], nudged).get(metric)
+        if right_or_wrong([score]) != right_or_wrong([sample.get(metric)]):
+            return True
+    return False

@@ -10,8 +10,7 @@ import pytest
 import yaml
 from lm_eval.api.task import ConfigurableTask
 
-from fastdllm.tasks.local_tasks import LocalTask
-from fastdllm.tasks.templates import compiled
+from fastdllm.tasks.local_tasks import LocalTask, compiled
 from tests.support.run_project import CHOICES_YAML, write_lines
 
 pytestmark = pytest.mark.usefixtures("project")

@@ -13,9 +13,9 @@ import yaml
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.yaml_files import read_yaml_mapping
+from fastdllm.tasks.local_tasks import compiled
 from fastdllm.tasks.task_files import find_task_files
 from fastdllm.tasks.task_source import TaskSource
-from fastdllm.tasks.templates import compiled
 from fastdllm.workflow.project.computations import is_likelihood_task
 from tests.support.shipped_tasks import DATA, ROOT, Item, needs_data, outcome
 

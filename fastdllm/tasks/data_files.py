@@ -14,7 +14,7 @@ from typing import Any
 
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.paths import expanded
-from fastdllm.tasks.task_source import LOCAL_BUILDERS, SOURCE, TaskSource, metadata_of
+from fastdllm.tasks.task_source import LOCAL_BUILDERS, SOURCE, TaskSource, kwargs_of, metadata_of
 
 # Endings of files that `datasets` unpacks, but local_data.py does not.
 _ARCHIVES = (".zst", ".lz4", ".zip", ".tar", ".tgz", ".7z", ".rar")
@@ -30,8 +30,7 @@ def data_files_of(
     file: Path, values: Mapping[str, Any], of: TaskSource
 ) -> tuple[list[tuple[str, Path]], bool]:
     """Return the local data files of a single task, and whether it has no other data."""
-    source, options = values.get("dataset_path"), values.get("dataset_kwargs")
-    options = options if isinstance(options, Mapping) else {}
+    source, options = values.get("dataset_path"), kwargs_of(values)
     root = None if values.get("custom_dataset") else _data_root(source, file)
     if root is None:
         return [], False
@@ -92,7 +91,7 @@ def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
         UserError: a file is missing, or only `datasets` could read it, which guesses the types of
             its values.
     """
-    source, options = values.get("dataset_path"), values.get("dataset_kwargs") or {}
+    source, options = values.get("dataset_path"), kwargs_of(values)
     if source not in READ_OPTIONS or values.get("custom_dataset"):
         return None
     if not is_of_user(source, options):
@@ -119,21 +118,18 @@ def exact_files(values: Mapping[str, Any]) -> dict[str, Any]:
 
     `datasets` takes q[1].parquet for a pattern, and would read q1.parquet.
     """
-    options = values.get("dataset_kwargs") or {}
-    names = options.get("data_files")
-    if (
-        values.get("dataset_path") not in LOCAL_BUILDERS
-        or not names
-        or values.get("custom_dataset")
-    ):
+    options, names = kwargs_of(values), kwargs_of(values).get("data_files")
+    is_local = values.get("dataset_path") in LOCAL_BUILDERS and not values.get("custom_dataset")
+    if not is_local or not names:
         return dict(values)
     base = expanded(str(options.get("data_dir") or ""))
     where = f"task {values.get('task')!r}: dataset_kwargs.data_files"
     files: dict[str, list[str]] = {}
     for split, name in _by_split(names):
-        is_remote = "::" in name or "://" in name
-        found = [] if is_remote else _matches(base, name, where)
-        paths = [name] if is_remote else [glob.escape(str(file.absolute())) for file in found]
+        if "::" in name or "://" in name:
+            paths = [name]
+        else:
+            paths = [glob.escape(str(file.absolute())) for file in _matches(base, name, where)]
         files.setdefault(split, []).extend(paths)
     return {**values, "dataset_kwargs": {**options, "data_files": files}}
 
@@ -205,9 +201,6 @@ def texts(value: Any) -> Iterator[str]:
     """Yield the texts in lists and mappings."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
             yield from texts(inner)

@@ -22,8 +22,7 @@ from fastdllm.tasks.checks.columns import check_columns
 from fastdllm.tasks.checks.examples import check_examples, check_own_examples
 from fastdllm.tasks.checks.inspection import DryRun, Tell
 from fastdllm.tasks.checks.labels import check_names
-from fastdllm.tasks.checks.prompts import check_prompts
-from fastdllm.tasks.checks.repeats import check_repeats, name_overlaps
+from fastdllm.tasks.checks.prompts import check_prompts, check_repeats, name_overlaps
 from fastdllm.tasks.checks.target_scores import check_scores
 from fastdllm.tasks.generation import check_length, generation_wishes, tokenizer_digest
 from fastdllm.tasks.lm_eval_models import Collect

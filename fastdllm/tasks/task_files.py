@@ -212,11 +212,8 @@ def helpers_of(layers: Mapping[Path, Mapping[str, Any]]) -> Iterator[Path]:
 
 def _functions(value: Any) -> Iterator[str]:
     """Yield the `!function module.name` references anywhere in a task."""
-    if isinstance(value, Mapping):
-        if isinstance(value.get("!function"), str):
-            yield value["!function"]
-        for inner in value.values():
-            yield from _functions(inner)
-    elif isinstance(value, list):
-        for inner in value:
+    if isinstance(value, Mapping) and isinstance(value.get("!function"), str):
+        yield value["!function"]
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
             yield from _functions(inner)

@@ -6,7 +6,6 @@ source: the data set of the hub that its files come from (`HubSource`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.common.paths import expanded
 from fastdllm.tasks.data_files import texts
 from fastdllm.tasks.task_files import Folder, merged_keys
-from fastdllm.tasks.task_source import SOURCE, TaskSource, metadata_of
+from fastdllm.tasks.task_source import SOURCE, TaskSource, kwargs_of, metadata_of
 from fastdllm.validation import StrictModel, validated
 
 OPTIONS = "options"
@@ -88,8 +87,7 @@ def hub_files(source: TaskSource) -> dict[Path, HubFile]:
             continue
         where = f"{task}: metadata.{SOURCE}"
         hub = validated(HubSource, metadata_of(values)[SOURCE], where)
-        options = values.get("dataset_kwargs")
-        folder = options.get("data_dir") if isinstance(options, Mapping) else None
+        folder = kwargs_of(values).get("data_dir")
         if not isinstance(folder, str):
             raise UserError(f"{where}: needs dataset_kwargs.data_dir, where its files are put")
         for name, origin in hub.files.items():

@@ -47,8 +47,7 @@ class TaskSource:
         """
         if self.data is None:
             return dict(values)
-        options = values.get("dataset_kwargs")
-        options = options if isinstance(options, Mapping) else {}
+        options = kwargs_of(values)
         is_local = values.get("dataset_path") in LOCAL_BUILDERS and not values.get("custom_dataset")
         if not is_local or not options.get("data_dir"):
             raise UserError(
@@ -63,8 +62,7 @@ class TaskSource:
         Raises:
             UserError: naming two of them.
         """
-        options = [leaf.get("dataset_kwargs") for leaf in leaves]
-        named = dict.fromkeys(str(o.get("data_dir")) for o in options if isinstance(o, Mapping))
+        named = dict.fromkeys(str(o.get("data_dir")) for leaf in leaves if (o := kwargs_of(leaf)))
         if self.data is not None and len(named) > 1:
             raise UserError(
                 f"{self.data_key}: one folder cannot replace those of all subtasks "
@@ -89,6 +87,12 @@ class TaskSource:
     def data_key(self) -> str:
         """Where the user names the folder."""
         return f"workflow_config.yaml: tasks.{self.name}.data"
+
+
+def kwargs_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `dataset_kwargs` of the merged keys of a task; {} if it has none."""
+    options = values.get("dataset_kwargs")
+    return options if isinstance(options, Mapping) else {}
 
 
 def metadata_of(values: Mapping[str, Any]) -> Mapping[str, Any]:

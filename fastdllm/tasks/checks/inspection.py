@@ -84,6 +84,16 @@ def prints_alike(task: ConfigurableTask) -> bool:
     return all(getattr(task.fewshot_cfg, way) == getattr(task.config, way) for way in ways)
 
 
+def right_answers(printed: Mapping[str, Any]) -> list[str]:
+    """Return the right answers of an item, of which labels name options, by what it prints."""
+    target, options = printed["doc_to_target"], printed.get("doc_to_choice")
+    n_options = len(options) if isinstance(options, list) else 0
+    return [
+        str(options[one] if options and isinstance(one, int) and 0 <= one < n_options else one)
+        for one in (target if isinstance(target, list) and target else [target])
+    ]
+
+
 def printed_part(
     task: Task, method: Callable[[Doc], Any], doc: Doc, rest: Doc, parts: Sequence[Any]
 ) -> int | None:

@@ -1,14 +1,14 @@
-"""Prompts that print the answer of their own item, or another text in each process."""
+"""Prompts that print the answer of their own item, another text in each process, or a repeat."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from itertools import combinations
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.checks.inspection import DryRun, emptied, where_is
+from fastdllm.tasks.checks.inspection import DryRun, emptied, right_answers, where_is
 
 # As Python prints methods, functions and other objects: most with their place in memory.
 _OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|<(?:bound|built-in) method [^<>]*>")
@@ -54,7 +54,7 @@ def _check_objects(run: DryRun) -> None:
 
 def _check_answers_unprinted(run: DryRun, asked: Sequence[str]) -> None:
     """Refuse prompts that end with their answers; name a column that they print elsewhere."""
-    task, answers = run.task, list(map(_answer, run.printed))
+    task, answers = run.task, [right_answers(printed)[0].strip() for printed in run.printed]
     if len(set(answers)) > 1 and all(
         answer and re.search(rf"(?<!\w){re.escape(answer)}[.\s]*$", text)
         for text, answer in zip(asked, answers, strict=True)
@@ -77,16 +77,6 @@ def _check_answers_unprinted(run: DryRun, asked: Sequence[str]) -> None:
             )
 
 
-def _answer(texts: Mapping[str, Any]) -> str:
-    """Return the right answer, of several the first; "" if there is none."""
-    target = texts["doc_to_target"]
-    first = target[0] if isinstance(target, list) and target else target
-    options = texts.get("doc_to_choice")
-    if isinstance(options, list) and isinstance(first, int) and 0 <= first < len(options):
-        first = options[first]
-    return str(first).strip()
-
-
 def _name_equal_options(run: DryRun, asked: Sequence[str], empty: str) -> None:
     """Name items that show the text of the right option beside another letter as well.
 
@@ -97,7 +87,7 @@ def _name_equal_options(run: DryRun, asked: Sequence[str], empty: str) -> None:
     found = []
     n_asked = len({sample["doc_id"] for sample in run.samples})
     for index, (text, printed) in enumerate(zip(asked[:n_asked], run.printed, strict=False)):
-        right = _answer(printed)
+        right = right_answers(printed)[0].strip()
         shown = _shown_options(text, empty, [o.strip() for o in printed["doc_to_choice"]])
         same = [letter for letter, option in shown.items() if option == shown.get(right)]
         if len(same) > 1 and not isinstance(printed["doc_to_target"], list):
@@ -140,3 +130,50 @@ def _check_fixed_text(run: DryRun, asked: Sequence[str], empty: str) -> None:
                     "doc_to_text as well, as in an example that gives its answer; take it out of "
                     "one of them"
                 )
+
+
+def check_repeats(run: DryRun, limit: int | None) -> None:
+    """Refuse items of which half or more are others again, as from a copy of a file; name fewer.
+
+    All items count for that, whatever the limit: the first two may well be equal. Named are those
+    within the limit.
+    """
+    first: dict[str, int] = {}
+    pairs = []
+    for index, (doc, printed) in enumerate(zip(run.docs, run.printed, strict=True)):
+        # What scores the item itself may look at other columns.
+        whole = doc if run.task.config.process_results is not None else None
+        asked = repr((whole, printed))
+        if asked in first:
+            pairs.append((first[asked], index))
+        first.setdefault(asked, index)
+    n_items = len(run.docs)
+    is_refused = 2 * len(pairs) >= n_items
+    if not is_refused:
+        n_items = min(n_items, limit or n_items)
+        pairs = [pair for pair in pairs if max(pair) < n_items]
+    if not pairs:
+        return
+    one, other = (where_is(run.task, index) for index in pairs[0])
+    same = f"{other}: has the question, options and target of {one}"
+    count = f"{len(pairs)} of {n_items} items are such repeats"
+    if is_refused:
+        raise UserError(
+            f"{same}; {count}, which would count as independent; remove copies of files, or name "
+            "the files of data_files one by one"
+        )
+    run.tell(f"{same}; {count}, and count as independent")
+
+
+def name_overlaps(runs: Sequence[DryRun]) -> None:
+    """Name two tasks of a group that have half or more of the items of one in common."""
+    asked = [(run, set(map(repr, run.printed))) for run in runs]
+    for (one, of_one), (other, of_other) in combinations(asked, 2):
+        n_both = len(of_one & of_other)
+        if 2 * n_both >= min(len(of_one), len(of_other)):
+            one.tell(
+                f"tasks {one.task.task_name!r} and {other.task.task_name!r}: {n_both} items of "
+                "both have the same question, options and target, and count twice in the group; "
+                "check their data_files"
+            )
+            return

@@ -21,6 +21,7 @@ from fastdllm.tasks.checks.inspection import (
     exact_match_of,
     is_local,
     mapped,
+    right_answers,
     where_is,
 )
 from fastdllm.tasks.generation import AnswerText, generation_wishes
@@ -56,7 +57,7 @@ def check_scores(
     dummies = right_or_wrong(sample.get(metric) for sample in samples)
     if dummies is None or len(of_items) != len(samples):
         return
-    targets = [_texts(task, sample) for sample in samples]
+    targets = [right_answers(run.printed[instance.doc_id or 0]) for instance in task.instances]
     answers: Sequence[Texts] = [[_AROUND.sub("", text) for text in texts] for texts in targets]
     judge = _Judge(task, task.instances, targets, filters, metric, run.tell)
     if all(text[:1].isspace() for texts in targets for text in texts):
@@ -332,15 +333,6 @@ class _Answered:
 
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _texts(task: ConfigurableTask, sample: Mapping[str, Any]) -> list[str]:
-    """Return the target of an item, or each of several that are right."""
-    target = sample["target"]
-    if isinstance(target, int) and task.config.doc_to_choice is not None:
-        target = task.doc_to_choice(sample["doc"])[target]
-    listed = target if isinstance(target, list) and target else [target]
-    return [str(text) for text in listed]
 
 
 def _is_too_many(task: Task, found: int) -> bool:

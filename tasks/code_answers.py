@@ -8,32 +8,18 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastdllm.sandbox.programs import Limits, Program, run_programs
-from tasks.code_statements import Statement, error_line, needed, statements_of
+from tasks.code_statements import Statement, needed, statements_of
 
 # Here, so that they are part of the task. The slowest reference, of item 123 of mbpp, takes 2 s.
 LIMITS = Limits(cpu_s=10, wall_s=60, memory_bytes=2 << 30)
 
-_FENCE = re.compile(r"^([ \t]*)(.*?)(`{3,}|~{3,})[ \t]*([^\s`]*)[ \t]*$")
-_PYTHON = ("", "python", "python3", "py", "py3", "ipython", "ipython3", "pycon")
-# What code without a fence may begin with.
-_START = re.compile(r" *(?:def|class|async def|import|from)\s| *@\w|[A-Za-z_][\w, ]*=[^=]")
-_UNSEEN = re.compile("[\ufeff\u200b\u2060]")
-
-
-class Code(NamedTuple):
-    """A piece of code; is_whole: nothing of it had to be left out."""
-
-    statements: list[Statement]
-    is_whole: bool
-
-    def defines(self, name: str) -> bool:
-        """Whether it defines a name, and not only what a prompt has of it."""
-        return any(name in one.bound and not one.is_stub for one in self.statements)
+# A line with one fence, and what stands before it: where code begins or ends.
+_FENCE = re.compile(r"([^`]*+)`{3,}+[^`]*+$")
 
 
 def program(
@@ -46,21 +32,20 @@ def program(
         prompt: the beginning of the function, which an answer may go on with.
         before: what the code may use without a word.
     """
-    text = _UNSEEN.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    fenced = list(_fenced(text))
-    places = fenced or [text]
-    pieces = [piece for place in places for piece in _pieces(place)]
-    if fenced and not any(piece.defines(names[0]) for piece in pieces):
-        pieces += _pieces(_without_fences(text))
-    found = [piece for piece in pieces if piece.defines(names[0])]
+    parts = _between_fences(text)
+    pieces = [piece for part in parts for piece in _pieces(part)]
+    if not _defining(pieces, names[0]):  # a docstring may have fences too
+        pieces += _pieces("\n".join(parts))
+    found = _defining(pieces, names[0])
     if not found and prompt:
-        found = [code for place in places if (code := _continued(prompt, place, names[0]))]
+        found = [code for part in parts for code in _continued(prompt, part, names[0])]
+    # Not by a function of its own: an assignment or import, or one that returns nothing.
+    found = found or [piece for piece in pieces if any(names[0] in one.bound for one in piece)]
     if not found:
         return None
-    # The last of several attempts; but rather a whole one than one that was cut off.
-    chosen = [*found, *(piece for piece in found if piece.is_whole)][-1]
-    others = [one for piece in pieces if piece is not chosen for one in piece.statements]
-    return needed(chosen.statements, others, names, before=before)
+    chosen = found[-1]
+    others = [one for piece in pieces if piece is not chosen for one in piece]
+    return needed(chosen, others, names, before=before)
 
 
 def judged(
@@ -94,106 +79,67 @@ def score(_doc: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict
     }
 
 
-def _fenced(text: str) -> Iterator[str]:
-    """Yield each fenced block of Python, or of no language that is named.
+def _between_fences(text: str) -> list[str]:
+    """Return the parts of a text between fences: code, and what is said of it.
 
-    The last one may have no end: the answer was cut, or ended by a text of `until`.
+    The last comes first: of several attempts, the one that no fence ends may be cut.
     """
-    opened: re.Match[str] | None = None
-    block: list[str] = []
+    parts: list[list[str]] = [[]]
     for line in text.split("\n"):
-        found = _FENCE.match(line)
-        if opened is None:
-            # Before the fence may stand a sentence, but no other fence: that is code in a line.
-            if found and "`" not in found[2]:
-                opened, block = found, []
-            continue
-        is_fence = found and found[3][0] == opened[3][0] and len(found[3]) >= len(opened[3])
-        if not is_fence or (found[2] and found[4]):
-            block.append(line)
-        elif found[4]:  # the beginning of another
-            yield from _of_python(opened, block)
-            opened, block = found, []
-        else:
-            yield from _of_python(opened, [*block, found[1] + found[2]])
-            opened = None
-    if opened is not None:
-        yield from _of_python(opened, block)
+        fence = _FENCE.match(line)
+        parts[-1].append(fence[1] if fence else line)
+        if fence:
+            parts.append([])
+    return ["\n".join(part) for part in (parts[-1], *parts[:-1])]
 
 
-def _of_python(opened: re.Match[str], block: Sequence[str]) -> Iterator[str]:
-    content = textwrap.dedent("\n".join(block))
-    if opened[4].lower().strip("{}.") in _PYTHON and content.strip():
-        yield content
+def _defining(pieces: Iterable[list[Statement]], name: str) -> list[list[Statement]]:
+    """Return the pieces with a function of this name that returns something."""
+    return [piece for piece in pieces if any(name in one.bound and one.gives for one in piece)]
 
 
-def _without_fences(text: str) -> str:
-    return "\n".join(line for line in text.split("\n") if not _FENCE.match(line))
-
-
-def _pieces(text: str) -> list[Code]:
+def _pieces(text: str) -> list[list[Statement]]:
     """Return the code in a text: all of it, or the parts between sentences."""
-    spaced, wide = (text.replace("\u00a0", " ").expandtabs(width) for width in (4, 8))
-    for whole in (text, textwrap.dedent(text), spaced, wide):
-        statements = statements_of(whole)
-        if statements is not None:
-            return [Code(statements, is_whole=True)]
-    lines, pieces, at = spaced.split("\n"), [], 0
+    lines, pieces, at = text.split("\n"), [], 0
     while at < len(lines):
-        end, statements = 0, None
-        if _START.match(lines[at]):
-            block = _at_one_depth(lines[at:])
-            end, statements = _longest(block, least=1)
-        if statements is not None:
-            # Code that goes on, but not so that it can be read, was cut off.
-            is_cut = end < len(block) and block[end][:1].isspace()
-            pieces.append(Code(statements, is_whole=not is_cut))
+        end, statements = _longest(_at_one_depth(lines[at:]))
+        pieces.append(statements)
         at += max(end, 1)
     return pieces
 
 
 def _at_one_depth(lines: Sequence[str]) -> list[str]:
     """Return the lines that are indented like the first or more, without its indentation."""
-    depth = len(lines[0]) - len(lines[0].lstrip(" "))
-    indented = takewhile(lambda line: not line.strip() or not line[:depth].strip(), lines)
+    depth = len(lines[0]) - len(lines[0].lstrip())
+    indented = takewhile(lambda line: not line[:depth].strip(), lines)
     return [line[depth:] for line in indented]
 
 
-def _longest(lines: Sequence[str], *, least: int) -> tuple[int, list[Statement] | None]:
+def _longest(lines: Sequence[str]) -> tuple[int, list[Statement]]:
     """Return how many lines the longest code has that begins with the first, and its statements.
 
-    least: fewer it may not have; if there is none, 0 and None.
+    Without the last statement if it goes on, but not so that it can be read: it was cut off.
     """
     end = len(lines)
-    while end >= least:
-        code = "\n".join(lines[:end])
-        wrong = error_line(code)
-        if wrong is None:
-            return end, statements_of(code)
-        # No code that has the line of the error can be read either.
-        end = min(end - 1, wrong - 1)
-    return 0, None
+    while end > 0:
+        try:
+            statements = statements_of("\n".join(lines[:end]))
+        except SyntaxError as error:
+            # No code that has the line of the error can be read either.
+            end = min(end, error.lineno or end) - 1
+        else:
+            is_cut = end < len(lines) and lines[end][:1].isspace()
+            return end, statements[:-1] if is_cut else statements
+    return 0, []
 
 
-def _continued(prompt: str, text: str, name: str) -> Code | None:
-    """Return the function of a prompt with an answer as the rest of it."""
-    begun = prompt.rstrip().split("\n")
-    indents = [line[: len(line) - len(line.lstrip())] for line in begun if line.strip()]
-    indent = indents[-1] or "    "
+def _continued(prompt: str, text: str, name: str) -> list[list[Statement]]:
+    """Return the function that a prompt begins with an answer as the rest of it, if it is one."""
+    begun = prompt.rstrip()
+    last = begun.rpartition("\n")[2]
+    indent = last[: len(last) - len(last.lstrip())]
     ways = (
-        text,
-        indent + text.strip(),  # the spaces before an answer are lost in a chat
         textwrap.indent(textwrap.dedent(text), indent),
+        indent + text.strip(),  # the spaces before an answer are lost in a chat
     )
-    best: Code | None = None
-    for way in ways:
-        lines = [*begun, *way.replace("\u00a0", " ").expandtabs(4).split("\n")]
-        end, statements = _longest(lines, least=len(begun) + 1)
-        if statements is None:
-            continue
-        is_cut = end < len(lines) and lines[end][:1].isspace()
-        code = Code(statements, is_whole=not is_cut)
-        gives = any(name in one.bound and one.gives for one in statements)
-        if code.defines(name) and gives and (best is None or code.is_whole > best.is_whole):
-            best = code
-    return best
+    return _defining((_longest(f"{begun}\n{way}".split("\n"))[1] for way in ways), name)[:1]

@@ -39,7 +39,6 @@ def program_of(text: str, doc: Mapping[str, Any]) -> str | None:
 
 def _before(doc: Mapping[str, Any]) -> list[Statement]:
     before, found, _ = str(doc["prompt"]).partition(f"def {doc['entry_point']}(")
-    statements = statements_of(before)
-    if not found or statements is None:
+    if not found:
         raise ValueError(f"its prompt does not begin the function {doc['entry_point']!r}")
-    return statements
+    return statements_of(before)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tasks.code_answers import judged, program
-from tasks.code_statements import names_called, names_taken
+from tasks.code_statements import names_called
 
 # The test set. Items before are examples; those behind are for validation and training.
 FIRST, LAST = 11, 510
@@ -50,10 +51,8 @@ def asked(doc: Mapping[str, Any]) -> list[str]:
 
     A function may have the name of one of Python's own, as `sum` of item 126.
     """
-    code = "\n".join([doc["test_setup_code"], *doc["test_list"]])
-    taken = names_taken(code)
     called = names_called("\n".join(doc["test_list"]))
-    asked = [name for name in called if name in taken] or called
-    if not asked:
+    if not called:
         raise ValueError(f"its test_list calls no function: {doc['test_list']!r}")
-    return list(dict.fromkeys([asked[0], *taken]))
+    asked = [name for name in called if not hasattr(builtins, name)] or called
+    return list(dict.fromkeys([asked[0], *called, *names_called(doc["test_setup_code"])]))

@@ -18,6 +18,7 @@ from rich.console import Console
 from fastdllm.commands.options import (
     add_decoding_options,
     add_model_options,
+    add_threads_option,
     decoding_settings,
     positive_int,
 )
@@ -81,12 +82,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.json",
         help="also: write a trace of the first batch size, for ui.perfetto.dev or chrome://tracing",
     )
-    parser.add_argument(
-        "--threads",
-        type=positive_int,
-        metavar="N",
-        help="CPU threads (default: 1 for a small model, else one per idle core)",
-    )
+    add_threads_option(parser)
     add_model_options(parser)
     add_decoding_options(parser)
     parser.epilog = (

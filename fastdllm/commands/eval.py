@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastdllm.commands.options import add_threads_option
+
 if TYPE_CHECKING:
     from fastdllm.runs.stopping import Stop
 
@@ -21,11 +23,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", type=Path, help="results/<experiment>/<task>/<config>/spec.json")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: the spec's)")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        help="CPU threads (default: 1 for a small model, else one per idle core)",
-    )
+    add_threads_option(parser)
     parser.add_argument(
         "--shard", metavar="I/N", help="decode part I of N; the last one to end scores the run"
     )
@@ -48,13 +46,12 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.common.console import open_display
     from fastdllm.machine.gpus import card_for
     from fastdllm.runs.decoder_code import imported_as_digested
-    from fastdllm.runs.needs import check_needs, check_threads, stamped_without_chunks
+    from fastdllm.runs.needs import check_needs, stamped_without_chunks
     from fastdllm.runs.shards import parse_shard
     from fastdllm.runs.spec import read_spec
     from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment, runs_code
     from fastdllm.workflow.project.config_files import allows_code
 
-    check_threads(args.threads)
     shard = parse_shard(args.shard) if args.shard else None
     spec = read_spec(args.spec)
     folder = args.spec.parent

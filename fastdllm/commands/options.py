@@ -71,6 +71,16 @@ def decoding_settings(options: argparse.Namespace) -> DecodingSettings:
     return validated(DecodingSettings, values, "options")
 
 
+def add_threads_option(parser: argparse.ArgumentParser) -> None:
+    """Add --threads; None: to be chosen by the size of the model."""
+    parser.add_argument(
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="CPU threads (default: 1 for a small model, else one per idle core)",
+    )
+
+
 def add_selection_options(parser: argparse.ArgumentParser) -> None:
     """Add --experiment, --task, --config and --limit, the keys of Snakemake's `--config`."""
     for kind in ("experiment", "task", "config"):

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastdllm.commands.options import print_now
+from fastdllm.commands.options import add_threads_option, print_now
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,11 +28,7 @@ FAILED_EXIT_CODE = 1
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("members", type=Path, help="results/_packs/<id>/members.json")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (default: each spec's)")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        help="CPU threads (default: 1 for a small model, else one per idle core)",
-    )
+    add_threads_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.machine.gpus import card_for
     from fastdllm.runs.decoder_code import imported_as_digested
-    from fastdllm.runs.needs import check_needs, check_threads
+    from fastdllm.runs.needs import check_needs
     from fastdllm.runs.packs import (
         REPORT,
         BrokenDevice,
@@ -57,7 +53,6 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.tasks.lm_eval_setup import lm_eval_environment, runs_code
     from fastdllm.workflow.project.config_files import allows_code
 
-    check_threads(args.threads)
     specs = in_order(read_members(args.members))
     private_cache = _has_local_data(specs, args.members)
     with (

@@ -17,6 +17,7 @@ from rich.console import Console
 from fastdllm.commands.options import (
     add_decoding_options,
     add_model_options,
+    add_threads_option,
     decoding_settings,
     positive_int,
     share,
@@ -83,12 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"also write it to {PUBLISHED}/, where the report finds it",
     )
-    parser.add_argument(
-        "--threads",
-        type=positive_int,
-        metavar="N",
-        help="CPU threads (default: 1 for a small model, else one per idle core)",
-    )
+    add_threads_option(parser)
     add_model_options(parser)
     add_decoding_options(parser)
 

@@ -189,12 +189,6 @@ def check_needs(
             raise
 
 
-def check_threads(threads: int | None) -> None:
-    """Raise a UserError for a number of threads below 1."""
-    if threads is not None and threads < 1:
-        raise UserError(f"--threads {threads}: must be at least 1")
-
-
 def stamped_without_chunks(spec: RunSpec, folder: Path, shard: Shard, *, wait: bool) -> bool:
     """Write the stamp of a shard without chunks; return False, and do nothing, if it has some.
 

@@ -23,35 +23,20 @@ from fastdllm.runs.chunk_in_flight import ChunkInFlight
 from fastdllm.runs.chunks import decode_missing, missing_chunks
 from fastdllm.runs.progress import Progress
 from fastdllm.runs.stopping import Stop, Stopped
-from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks
+from fastdllm.tasks.plan import Plan, PlannedRequest
 from tests.support import fakes
-from tests.support.fakes import FakeClock, FakeEngine, InterruptedEngine
+from tests.support.fakes import FakeClock, FakeEngine, InterruptedEngine, fake_plan
 from tests.support.run_project import PATIENCE_S, silent
 
 HEADER = Header(fingerprint="a" * 64, plan_digest="p", dtype="float32", decides={})
 
 
 def plan_of(n: int) -> Plan:
-    requests = tuple(
-        PlannedRequest(id=f"r{i}", kind="generate_until", item=f"t:{i}", prompt_ids=(1,), args=())
+    requests = [
+        PlannedRequest(f"r{i}", "generate_until", f"t:{i}", prompt_ids=(1,), args=("",))
         for i in range(n)
-    )
-    header = PlanHeader(
-        task="t",
-        limit=None,
-        chunk_size=2,
-        num_fewshot=None,
-        apply_chat_template=False,
-        chat_template=None,
-        model_tokenizer_digest="",
-        lm_eval_version="",
-        n_items=n,
-        n_requests=n,
-        item_digests={},
-        digest="",
-        chunks=fixed_chunks(requests, 2),
-    )
-    return Plan(header=header, requests=requests)
+    ]
+    return fake_plan(requests, chunk_size=2)
 
 
 def a_session(warm_up_s: float) -> Session:

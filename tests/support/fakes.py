@@ -5,6 +5,7 @@ The hub is in fake_hub.py, as it is a server. Imports no torch, as evals of the 
 
 from __future__ import annotations
 
+import hashlib
 import pwd
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from fastdllm.decoding.sequence import PassCounts
 from fastdllm.records.result_files import SUMMARY_SCHEMA_VERSION
 from fastdllm.runs.answer_records import Answer
 from fastdllm.runs.stopping import Stop
-from fastdllm.tasks.plan import PlannedRequest
+from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, fixed_chunks, requests_text
 
 if TYPE_CHECKING:
     import pytest
@@ -210,6 +211,26 @@ class FakeScheduler:
 
     def submit_callback(self, job: FakeJob) -> None:
         pass
+
+
+def fake_plan(requests: Sequence[PlannedRequest], *, task: str = "t", chunk_size: int) -> Plan:
+    """The plan of a task that was never loaded: one item a request."""
+    header = PlanHeader(
+        task=task,
+        limit=None,
+        chunk_size=chunk_size,
+        num_fewshot=None,
+        apply_chat_template=True,
+        chat_template=None,
+        model_tokenizer_digest="t",
+        lm_eval_version="0",
+        n_items=len(requests),
+        n_requests=len(requests),
+        item_digests={},
+        digest=hashlib.sha256(requests_text(requests).encode()).hexdigest(),
+        chunks=fixed_chunks(requests, chunk_size),
+    )
+    return Plan(header, tuple(requests))
 
 
 def _answered(answers: Sequence[Answer], recording_s: float, *, batch_size: int) -> Answered:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ import pytest
 
 from fastdllm.records.published import published
 from fastdllm.settings import DecodingSettings
-from fastdllm.tasks.plan import Plan, PlanHeader, PlannedRequest, requests_text, write_plan
+from fastdllm.tasks.plan import PlannedRequest, write_plan
 from fastdllm.tools.estimate.budget import budget_of
 from fastdllm.tools.estimate.budget_text import BudgetQuestion, as_record, as_text
 from fastdllm.tools.estimate.estimates import Estimates
 from fastdllm.tools.estimate.nearest import Basis
 from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.splitting import JobSplit
+from tests.support.fakes import fake_plan
 from tests.support.measured import MeasuredHardware, make_run, write_summary
 
 SEVEN_B = "Efficient-Large-Model/Fast_dLLM_v2_7B"
@@ -37,7 +37,7 @@ def planned_run(*, kind: str = "generate_until", threshold: float = 0.9, **chang
     of_task = {one.figure.task: one.task for one in published()}.get(wishes["task"])
     run = make_run(**{"task_definition": of_task and of_task.definition} | wishes)
     generates = kind == "generate_until"
-    requests = tuple(
+    requests = [
         PlannedRequest(
             id=str(index),
             kind=kind,  # type: ignore[arg-type]
@@ -48,23 +48,9 @@ def planned_run(*, kind: str = "generate_until", threshold: float = 0.9, **chang
             gen_kwargs={"max_gen_toks": LIMIT} if generates else {},
         )
         for index in range(ITEMS)
-    )
-    header = PlanHeader(
-        task=run.task,
-        limit=None,
-        chunk_size=ITEMS,
-        num_fewshot=None,
-        apply_chat_template=True,
-        chat_template=None,
-        model_tokenizer_digest="t",
-        lm_eval_version="0",
-        n_items=ITEMS,
-        n_requests=ITEMS,
-        item_digests={},
-        digest=hashlib.sha256(requests_text(requests).encode()).hexdigest(),
-        chunks=[list(range(ITEMS))],
-    )
-    write_plan(run.plan_folder, Plan(header, requests), made_from="x")
+    ]
+    plan = fake_plan(requests, task=run.task, chunk_size=ITEMS)
+    write_plan(run.plan_folder, plan, made_from="x")
     return run
 
 

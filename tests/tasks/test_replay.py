@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lm_eval import simple_evaluate
-from lm_eval.tasks import TaskManager
 
 from fastdllm.common.errors import UserError
 from fastdllm.runs.answer_records import Answer
-from fastdllm.runs.scoring import plain, score_answers
+from fastdllm.runs.scoring import score_answers
 from fastdllm.tasks.lm_eval_models import PromptLM
-from fastdllm.tasks.lm_eval_tasks import TASK_SEED, load_task
+from fastdllm.tasks.lm_eval_tasks import load_task
+from tests.support.direct import assert_scored_as_directly
 
 # What lm-eval's `simple_evaluate` adds to a result by calling pip, git and others in each job.
 RECORD_OF_THE_MACHINE = {
@@ -83,21 +82,15 @@ def test_replay_equals_a_direct_run(
         task=load_task(task_name),
         bootstrap_iters=100,
     )
-    direct = simple_evaluate(
+    direct = assert_scored_as_directly(
+        scores,
         Direct(tokenizer),
-        tasks=[load_task(task_name).root],
-        task_manager=TaskManager(include_defaults=False),
+        load_task(task_name),
         num_fewshot=num_fewshot,
-        apply_chat_template=True,
-        fewshot_as_multiturn=True,
         bootstrap_iters=100,
-        fewshot_random_seed=TASK_SEED,
     )
-    assert direct is not None
     missing = direct.keys() - scores.results.keys() - {"samples"}
     assert missing <= RECORD_OF_THE_MACHINE, "lm-eval tells something new"
-    for key in scores.results:
-        assert scores.results[key] == plain(direct[key]), key
     assert scores.unused_answers == 0
     assert [sample["item"] for sample in scores.samples] == list(range(len(scores.samples)))
     right = sum(sample["correct"] for sample in scores.samples)

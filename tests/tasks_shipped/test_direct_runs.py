@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lm_eval import simple_evaluate
-from lm_eval.tasks import TaskManager
 
 from fastdllm.decoding.sequence import PassCounts
 from fastdllm.model.tokenizer import load_tokenizer
 from fastdllm.runs.answer_records import Answer
-from fastdllm.runs.scoring import plain, score_answers
+from fastdllm.runs.scoring import score_answers
 from fastdllm.tasks.lm_eval_models import PromptLM
 from fastdllm.tasks.lm_eval_setup import lm_eval_environment
-from fastdllm.tasks.lm_eval_tasks import TASK_SEED, load_task
+from fastdllm.tasks.lm_eval_tasks import load_task
 from fastdllm.tasks.planning import PlanOptions, make_plan
 from fastdllm.tasks.task_source import TaskSource
+from tests.support.direct import assert_scored_as_directly
 from tests.support.shipped_tasks import DATA, MODEL, ROOT, needs_data
 from tests.tasks_shipped import test_gpqa, test_minerva_math, test_mmlu
 
@@ -78,7 +77,7 @@ TASKS = [
 ]
 
 
-@pytest.mark.slow  # lm-eval calls pip for its record of the machine
+@pytest.mark.slow  # some answers are judged in other processes
 @pytest.mark.parametrize(("name", "data", "limit"), TASKS)
 def test_a_run_is_scored_as_a_direct_run(
     name: str,
@@ -88,6 +87,8 @@ def test_a_run_is_scored_as_a_direct_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
+    # Which calls pip.
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda _: None)
     task = TaskSource(Path(f"tasks/{name}.yaml"), data=str(data(tmp_path)))
     tokenizer = load_tokenizer(str(MODEL))
     options = PlanOptions(
@@ -119,19 +120,13 @@ def test_a_run_is_scored_as_a_direct_run(
             bootstrap_iters=10,
             allows_code=True,
         )
-        direct = simple_evaluate(
+        assert_scored_as_directly(
+            scores,
             Direct(tokenizer),
-            tasks=[load_task(task).root],
-            task_manager=TaskManager(include_defaults=False),
+            load_task(task),
             limit=limit,
-            apply_chat_template=True,
-            fewshot_as_multiturn=True,
             bootstrap_iters=10,
-            fewshot_random_seed=TASK_SEED,
             confirm_run_unsafe_code=True,
         )
-    assert direct is not None
-    for key in scores.results:
-        assert scores.results[key] == plain(direct[key]), key
     assert len(scores.samples) == limit * {"mmlu": 57, "minerva_math": 7}.get(name, 1)
     assert 0 < sum(sample["correct"] for sample in scores.samples) < len(scores.samples)

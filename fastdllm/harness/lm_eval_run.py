@@ -13,8 +13,10 @@ import sqlite3
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
+from datasets.exceptions import DatasetNotFoundError
 from lm_eval import simple_evaluate
 from lm_eval.api.task import Task
 from lm_eval.config.evaluate_config import EvaluatorConfig
@@ -26,7 +28,7 @@ from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.harness.own_tasks import task_names
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED
-from fastdllm.tasks.lm_eval_tasks import load_task, set_fewshot
+from fastdllm.tasks.lm_eval_tasks import load_task, reason_of, set_fewshot
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.workflow.project.config_files import unknown_task
 
@@ -49,6 +51,7 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
     tracker = EvaluationTracker(
         **{"token": os.environ.get("HF_TOKEN", ""), **config.hf_hub_log_args, **output}
     )
+    names = task_names(config.tasks)
     tasks, manager = _tasks(config, own)
     before = _results(config.output_path)
     try:
@@ -76,18 +79,18 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
             confirm_run_unsafe_code=config.confirm_run_unsafe_code,
             metadata=config.metadata,
         )
-    except ValueError as error:
-        raise _worded(error) or error from None
-    except ConnectionError as error:
-        raise UserError(
-            f"lm-eval: {' '.join(str(error).split())}; its own tasks read the hub: fastdllm "
-            "new-task copies one into tasks/, and fastdllm fetch brings its data"
-        ) from None
     except sqlite3.Error as error:
         raise UserError(
             f"--use_cache: {config.use_cache}_rank0.db: {error}; is there space left? If the file "
             "is damaged, remove it; the same command goes on"
         ) from None
+    except (Exception, SystemExit) as error:
+        # A task of lm-eval, its data or a package that it wants may raise anything.
+        if isinstance(error, ValueError) and (worded := _worded(error)):
+            raise worded from None
+        if _is_of_a_model(error):
+            raise
+        raise UserError(f"lm-eval cannot evaluate {', '.join(names)}: {_reason(error)}") from error
     assert result is not None, "lm-eval returns a result in process 0"
     samples = result.pop("samples", None) if config.log_samples else None
     if config.show_config:
@@ -141,6 +144,19 @@ def _tasks(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> tuple[list
     except ValueError as error:
         raise _worded(error) or error from None
     return [*loaded, *config.tasks], manager
+
+
+def _is_of_a_model(error: BaseException) -> bool:
+    """Whether an error of an evaluation passed through code of this project, or of a model."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)][1:]
+    modules = (str(frame.f_globals.get("__name__")) for frame in frames)
+    return any(module.startswith(("fastdllm.", "lm_eval.models.")) for module in modules)
+
+
+def _reason(error: BaseException) -> str:
+    is_about_data = isinstance(error, ConnectionError | DatasetNotFoundError)
+    hint = "; fastdllm new-task copies a task into tasks/, and fastdllm fetch brings its data"
+    return reason_of(error) + hint * is_about_data
 
 
 def _worded(error: ValueError) -> UserError | None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import random
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def _manager(source: TaskSource) -> TaskManager:
         manager = TaskManager(include_path=str(folder), include_defaults=False)
     except TypeError as error:  # by sorting the names of all tasks in the folder
         _complain_about_names(folder)
-        raise UserError(f"{folder}: lm-eval cannot list its tasks: {_reason(error)}") from error
+        raise UserError(f"{folder}: lm-eval cannot list its tasks: {reason_of(error)}") from error
     manager._factory = LocalDataFactory(source)
     if name not in manager.all_tasks:
         if file.is_file():
@@ -156,7 +157,7 @@ def _not_loaded(
     is_about_data = type(error).__module__.partition(".")[0] in ("datasets", "pyarrow")
     files = (config.get("dataset_kwargs") or {}).get("data_files") if is_about_data else None
     what = f"its data {files} " if files else ""
-    return UserError(f"{source.file}: {what}cannot be loaded: {_reason(error)}")
+    return UserError(f"{source.file}: {what}cannot be loaded: {reason_of(error)}")
 
 
 def forget_helpers(helpers: Iterable[Path]) -> None:
@@ -246,7 +247,7 @@ def evaluate_task(
         for leaf in loaded["tasks"].values():
             check_questions(leaf)
         # `lm` only records or looks up, so the files of the task are to blame.
-        raise UserError(f"task {task.name!r} cannot be evaluated: {_reason(error)}") from error
+        raise UserError(f"task {task.name!r} cannot be evaluated: {reason_of(error)}") from error
     assert result is not None, "lm-eval returns a result in a single process"
     return dict(result)
 
@@ -265,9 +266,12 @@ def item_digests(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str
     return digests
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return an exception in one line; one about what is not installed, with what brings it."""
     if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        if package in sys.modules:
+            return f"it imports {error.name!r}, which the {package} that is installed here lacks"
         return (
             f"it imports {error.name!r}, which is not installed here; install the package that "
             "brings it into this environment (pip install)"
@@ -282,7 +286,7 @@ def _reason(error: BaseException) -> str:
     if metric is not None:
         return (
             f"it needs the metric {metric[1]!r} of the Hugging Face hub, which is not here; on a "
-            "node with network: fastdllm fetch"
+            "node with network it is fetched (of a task in tasks/: fastdllm fetch)"
         )
     if CODE_VARIABLE in str(error):
         return CODE_OUTSIDE

@@ -243,7 +243,8 @@ def no_budget(task_name: str) -> UserError:
     """Build the error for a task without a budget; one for other tasks would cut answers."""
     return UserError(
         f"task {task_name!r}: generation_kwargs has no max_gen_toks (the most tokens of an "
-        "answer); give it in the file of the task, such as 512"
+        "answer); give it in the file of the task, such as 512 (lm-eval run: --gen_kwargs "
+        "max_gen_toks=512)"
     )
 
 

@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from lm_eval.config.evaluate_config import EvaluatorConfig
+from lm_eval.tasks import TaskManager
 
 from fastdllm.cli import main
 from fastdllm.harness.arguments import read_arguments
@@ -153,6 +155,53 @@ def test_code_is_run_only_where_the_project_allows_it(run, capsys) -> None:
     task.write_text(task.read_text() + "unsafe_code: true\n")
     assert run("--tasks", "sums", "--confirm_run_unsafe_code") == 2
     assert "set allow_code_execution: true in workflow_config.yaml" in capsys.readouterr().err
+
+
+@pytest.fixture
+def other(run, monkeypatch: pytest.MonkeyPatch):
+    """Evaluate a task that lm-eval loads by itself, of a helper with the given code."""
+
+    def tasks(config: EvaluatorConfig, _: object) -> TaskManager:
+        config.tasks = ["other"]
+        return TaskManager(include_path="others", include_defaults=False)
+
+    monkeypatch.setattr(EvaluatorConfig, "process_tasks", tasks)
+
+    def call(helper: str) -> int:
+        Path("others").mkdir()
+        task = Path("tasks/sums.yaml").read_text().replace("task: sums", "task: other")
+        name = "process_results" if "(doc, results)" in helper else "process_docs"
+        Path("others/other.yaml").write_text(f"{task}\n{name}: !function helper.given\n")
+        Path("others/helper.py").write_text(helper)
+        return run("--tasks", "other", "--limit", "1", "--apply_chat_template")
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("helper", "says"),
+    [
+        ("import nowhere", "it imports 'nowhere', which is not installed here; install the pack"),
+        ("import json.nowhere", "it imports 'json.nowhere', which the json that is installed her"),
+        ("raise ImportError('pip install it')", "ImportError: pip install it"),
+        ("raise ConnectionError('no hub')", "no hub; fastdllm new-task copies a task into tasks/"),
+        ("raise SystemExit('no token')", "SystemExit: no token"),
+        ("def given(docs): raise KeyError('id')", "KeyError: 'id'"),
+        ("def given(doc, results): return 1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_task_of_lm_eval_that_fails_is_one_line(other, capsys, helper: str, says: str) -> None:
+    assert other(helper) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fastdllm: lm-eval cannot evaluate other: ") and says in error
+
+
+def test_an_error_of_the_decoder_keeps_its_traceback(
+    other, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastdllm.harness.answerer.timed_answers", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        other("def given(docs): return docs")
 
 
 @pytest.mark.slow

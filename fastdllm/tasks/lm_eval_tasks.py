@@ -270,11 +270,11 @@ def reason_of(error: BaseException) -> str:
     """Return an exception in one line; one about what is not installed, with what brings it."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
-        if package in sys.modules:
-            return f"it imports {error.name!r}, which the {package} that is installed here lacks"
-        return (
-            f"it imports {error.name!r}, which is not installed here; install the package that "
-            "brings it into this environment (pip install)"
+        return f"it imports {error.name!r}, which " + (
+            f"the {package} that is installed here lacks"
+            if package in sys.modules
+            else "is not installed here; install the package that brings it into this environment "
+            "(pip install)"
         )
     resource = _NLTK_RESOURCE.search(str(error)) if isinstance(error, LookupError) else None
     if resource is not None:

@@ -25,6 +25,9 @@ from fastdllm.common.paths import TASKS
 if TYPE_CHECKING:
     from lm_eval.config.evaluate_config import EvaluatorConfig
 
+# Where neither --model nor --config names one; lm-eval itself takes hf.
+MODEL = "fast_dllm_v2"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -42,6 +45,9 @@ def run(options: argparse.Namespace) -> int:
     # lm-eval reads the words from there only.
     sys.argv = ["lm-eval", *(options.words or ["--help"])]
     cli = HarnessCLI()
+    for action in cli._subparsers.choices["run"]._actions:
+        if action.dest == "model":
+            action.help = f"Model name (default: {MODEL})"
     args = cli.parse_args()
     if args.command == "run":
         _run(_checked(args))
@@ -75,9 +81,11 @@ def _checked(args: argparse.Namespace) -> EvaluatorConfig:
     """
     from lm_eval.config.evaluate_config import EvaluatorConfig
 
-    if args.model is None and args.config is None:
-        args.model = "fast_dllm_v2"
     try:
+        if args.model is None and (
+            args.config is None or "model" not in EvaluatorConfig.load_yaml_config(args.config)
+        ):
+            args.model = MODEL
         config = EvaluatorConfig.from_cli(args)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise UserError(f"lm-eval: {' '.join(str(error).split())}") from None

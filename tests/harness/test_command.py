@@ -50,6 +50,18 @@ def test_a_run_keeps_its_answers_under_the_digest_of_its_settings(
     assert (config["batch_size"], config["device"]) == (2, "cpu"), "those of --model_args win"
 
 
+@pytest.mark.usefixtures("run")
+def test_the_model_is_ours_by_default_as_its_help_says(model_folder: Path, capsys) -> None:
+    """Also where --config names the rest; the option is changed in lm-eval's own parser."""
+    with pytest.raises(SystemExit):
+        main(["lm-eval", "run", "--help"])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "Model name" in line)
+    assert line.endswith("Model name (default: fast_dllm_v2)")
+    Path("lm.yaml").write_text(f"model_args: {{pretrained: {model_folder}, dtype: float32}}\n")
+    assert main(["lm-eval", "run", "--config", "lm.yaml", "--tasks", "sums", "--limit", "1"]) == 0
+    assert "\nfast_dllm_v2 ({" in capsys.readouterr().out
+
+
 def test_answers_that_cannot_be_kept_are_said(run, capsys) -> None:
     words = ("--tasks", "sums", "--limit", "1", "--use_cache", "cache")
     assert run(*words) == 0

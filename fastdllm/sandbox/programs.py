@@ -76,22 +76,16 @@ class ProgramVerdict:
 class Isolation:
     """How programs are kept apart here, and what of it this machine lacks.
 
-    files: those that a program has are its own, or some of this machine's by rules, or all of them.
+    files: those that a program has are its own, as are processes and network (namespaces), or some
+        of this machine's by rules, or all of them.
     """
 
     files: Literal["own", "ruled", "all"]
-    own_processes: bool
     lacking: tuple[str, ...] = ()
 
 
 # From the best to the one that needs nothing of a machine.
-WAYS = (
-    Isolation("own", own_processes=True),
-    Isolation("ruled", own_processes=True),
-    Isolation("all", own_processes=True),
-    Isolation("ruled", own_processes=False),
-    Isolation("all", own_processes=False),
-)
+WAYS = (Isolation("own"), Isolation("ruled"), Isolation("all"))
 
 
 def run_programs(
@@ -151,14 +145,16 @@ def _importable() -> list[str]:
 
 def lacking_of(way: Isolation, record: dict[str, Any]) -> list[str]:
     """Say what a machine does not keep apart."""
-    lacking = []
+    if way.files == "own":
+        return []
+    lacking, is_other = [], record["is_other_user"]
     if way.files == "all":
-        other = record["is_other_user"]
-        lacking.append("files that everybody can read" if other else "the files of this user")
-    if not (way.own_processes or record["is_filtered"]):
+        lacking.append("files that everybody can read" if is_other else "the files of this user")
+    if not record["is_filtered"]:
         lacking.append("the network")
-    if not (way.own_processes or record["is_filtered"] or record["is_other_user"]):
-        lacking.append("its processes")
+    # By signals, and without rules of files by /proc.
+    if not is_other and (way.files == "all" or not record["is_filtered"]):
+        lacking.append("the processes of this user")
     return lacking
 
 
@@ -174,7 +170,6 @@ class _Wardens:
             "limits": asdict(limits),
             "devices": _DEVICES,
             "files": isolation.files,
-            "own_processes": isolation.own_processes,
             "tmp": tempfile.gettempdir(),
             "parent": os.getpid(),
         }

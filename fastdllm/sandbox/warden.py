@@ -66,7 +66,7 @@ class _Watch:
     """One program, from its start to its end.
 
     job: code, tests and source (texts), argv, env, readable and devices (folders and files),
-        limits, files ("own", "ruled" or "all"), and own_processes: whether it gets them.
+        limits, and files ("own", "ruled" or "all").
     folder: an empty one.
     user: whom root lets it run as.
     loaded, passed: the words that the program gets, to say that code or tests have ended.
@@ -95,7 +95,7 @@ class _Watch:
         """
         if self.user is not None:
             os.chown(self.folder, self.user, self.user)
-        if self.job["own_processes"]:
+        if self.job["files"] == "own":
             leave_namespaces()
         libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0)
         # Counted here, as a namespace hides the others.

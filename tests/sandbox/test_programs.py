@@ -142,12 +142,16 @@ assert not written, written
     ("way", "is_filtered", "is_other_user", "lacking"),
     [
         (WAYS[0], True, False, []),
-        (WAYS[1], False, False, []),
+        (WAYS[0], False, False, []),
+        (WAYS[1], True, False, []),
+        (WAYS[1], False, True, ["the network"]),
+        (WAYS[1], False, False, ["the network", "the processes of this user"]),
         (WAYS[2], True, True, ["files that everybody can read"]),
-        (WAYS[2], True, False, ["the files of this user"]),
-        (WAYS[3], True, False, []),
-        (WAYS[3], False, True, ["the network"]),
-        (WAYS[4], False, False, ["the files of this user", "the network", "its processes"]),
+        (WAYS[2], True, False, ["the files of this user", "the processes of this user"]),
+        (
+            *(WAYS[2], False, False),
+            ["the files of this user", "the network", "the processes of this user"],
+        ),
     ],
 )
 def test_what_a_machine_lacks_is_said(

@@ -219,6 +219,43 @@ def test_each_hostile_program_ends_and_leaves_nothing(
     assert not list(folder_of_temporary_files.iterdir())
 
 
+@pytest.mark.parametrize("way", WAYS, ids=[way.files for way in WAYS])
+def test_calls_that_reach_others_or_no_limit_counts_are_denied(
+    way: Isolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_way(way, monkeypatch)
+    code = """
+import ctypes, fcntl, os, socket
+libc = ctypes.CDLL(None)
+F_SETOWN, F_SETSIG, F_SETOWN_EX, SHM, DUMPABLE = 8, 10, 15, 0o1600, 4
+def fails(result):
+    if result < 0:
+        raise OSError
+for call in (
+    lambda: fcntl.fcntl(0, F_SETOWN, os.getppid()),
+    lambda: fcntl.fcntl(0, F_SETOWN_EX, bytes(8)),
+    lambda: fcntl.fcntl(0, F_SETSIG, 9),
+    lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM),
+    lambda: os.memfd_create('x'),
+    lambda: fails(libc.shmget(0, 9, SHM)),
+    lambda: fails(libc.semget(0, 1, SHM)),
+    lambda: fails(libc.msgget(0, SHM)),
+    lambda: fails(libc.prctl(DUMPABLE, 0, 0, 0, 0)),
+    lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 19),
+    lambda: os.sched_setaffinity(os.getppid(), {0}),
+):
+    try:
+        call()
+    except OSError:
+        continue
+    raise ValueError(call.__code__.co_firstlineno)
+assert socket.socketpair() and fcntl.fcntl(0, fcntl.F_GETFL)
+os.kill(0, 0)
+"""
+    verdicts = run_programs([Program(code, "")], isolation=way)
+    assert verdicts == [ProgramVerdict("passed")]
+
+
 @pytest.mark.parametrize("way", WAYS[:2], ids=["own files", "ruled files"])
 def test_files_of_others_are_neither_read_nor_written(
     way: Isolation, folder_of_temporary_files: Path, monkeypatch: pytest.MonkeyPatch

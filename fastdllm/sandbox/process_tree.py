@@ -26,6 +26,10 @@ def tasks_of(user: int) -> int:
 def descendants(pid: int) -> set[int]:
     """Return the processes below one."""
     children: dict[int, list[int]] = {}
+    # A cluster may hide processes (hidepid) that cannot be looked into, but not who one's own are.
+    with suppress(OSError):
+        own = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        children[pid] = list(map(int, own.split()))
     for other in _pids():
         with suppress(OSError, ValueError, IndexError):
             children.setdefault(int(stat_fields(other)[1]), []).append(other)
@@ -35,6 +39,13 @@ def descendants(pid: int) -> set[int]:
         found.add(child := waiting.pop())
         waiting += children.get(child, ())
     return found
+
+
+def waiting_s(pid: int) -> float:
+    """Return how long a process could have run, but no processor was free; 0 where unknown."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    return 0.0
 
 
 def end_all() -> None:

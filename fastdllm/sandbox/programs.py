@@ -34,6 +34,7 @@ _SYSTEM = (
     *("/etc/ld.so.cache", "/etc/localtime"),
 )
 _DEVICES = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
+_OF_PYTHON = ("bin", "lib", "lib64", "share/zoneinfo", "pyvenv.cfg")
 _WITH_LIBRARIES = ("bz2", "ctypes", "decimal", "hashlib", "lzma", "sqlite3", "ssl", "zlib")
 # More at once gain little, and need as many processes.
 MOST_AT_ONCE = 16
@@ -44,7 +45,8 @@ class Limits:
     """What one program may use.
 
     Processor time decides, as it is the same on a busy machine; the time on the clock is for
-    programs that sleep. memory_bytes counts for each process, and for all of them together.
+    programs that sleep, and leaves out that of waiting for a processor. memory_bytes counts for
+    each process, and for all of them together.
     """
 
     cpu_s: int = 10
@@ -232,6 +234,8 @@ def _environment() -> dict[str, str]:
     """Return the variables of a program: none of the user's, and one order of sets for all."""
     fixed = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
     fixed |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    # Else each thread takes 64 MiB and more of the limit.
+    fixed["MALLOC_ARENA_MAX"] = "1"
     return {**fixed, "PATH": "/usr/bin:/bin", **_libraries()}
 
 
@@ -243,8 +247,12 @@ def _libraries() -> dict[str, str]:
 
 def _readable() -> list[str]:
     """Return where a Linux has its programs and libraries, and Python is with its packages."""
-    folders = [*_SYSTEM, sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
-    folders.append(str(Path(sys.executable).resolve().parents[1]))
+    python = os.path.realpath(sys.executable)
+    folders = [*_SYSTEM, sys.executable, python]
+    prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
+    # Not all below, as somebody's home folder may be one.
+    for prefix in (*prefixes, str(Path(python).parents[1])):
+        folders += [f"{prefix}/{name}" for name in _OF_PYTHON]
     folders += filter(os.path.isabs, "".join(_libraries().values()).split(":"))
     folders += _folders_of_libraries()
     return list(dict.fromkeys(folders))

@@ -22,15 +22,21 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.sandbox.file_rules import restrict_files
+from fastdllm.sandbox.folder import bytes_in, bytes_without_name, make_folder, remove_folder
 from fastdllm.sandbox.namespaces import enter_own_root, leave_namespaces
-from fastdllm.sandbox.process_tree import descendants, end_all, stat_fields, tasks_of
+from fastdllm.sandbox.process_tree import descendants, end_all, stat_fields, tasks_of, waiting_s
 from fastdllm.sandbox.syscall_filter import install_filter
 
 # How long Python may take to start, on a slow file system.
 START_S = 120
 # How often the processes of a program are looked at, and the least share of time spent with it.
 LOOK_S, LOOK_SHARE = 0.1, 0.1
+# The most that one turn of waiting counts, where this process or the machine was stopped.
+TURN_S = 1.0
+# How often the time on the clock a program may take that only waits for a processor.
+MOST_WAITING = 10
 MOST_OUTPUT = 4096
+STACK_BYTES = 8 << 20
 _SET_DEATH_SIGNAL, _SET_DUMPABLE, _SET_SUBREAPER, _DROP_CAPABILITY = 1, 4, 36, 24
 # In a container that has no others: nobody.
 _NOBODY = 65534
@@ -48,16 +54,15 @@ def main() -> None:
     libc.prctl(_SET_SUBREAPER, 1, 0, 0, 0)
     if os.getppid() != job["parent"]:
         sys.exit(1)
-    folder = f"{job['tmp']}/fastdllm-sandbox-{secrets.token_hex(8)}"
+    place = Path(f"{job['tmp']}/fastdllm-sandbox-{secrets.token_hex(8)}")
     try:
-        Path(folder).mkdir(mode=0o700)
-        record = _Watch(job, folder, _another_user()).run()
+        record = _Watch(job, make_folder(place), _another_user()).run()
     except OSError as error:
         record = {"setup": str(error)}
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_all()
-        _remove(folder)
+        remove_folder(place)
     sys.stdout.write(json.dumps(record))
 
 
@@ -74,7 +79,7 @@ class _Watch:
     """
 
     job: dict[str, Any]
-    folder: str
+    folder: Path
     user: int | None
     life: int = -1
     from_program: int = -1
@@ -84,6 +89,7 @@ class _Watch:
     output: bytes = b""
     to_send: bytes = b""
     how_it_ended: str = ""
+    waited_s: float = 0.0
     is_started: bool = False
     were_tests_sent: bool = False
 
@@ -124,15 +130,16 @@ class _Watch:
         inner = os.fork()
         if not inner:
             os.close(self.life)
-            _inner(self.job, Path(self.folder), (program_in, program_out), life_end, self.user)
+            _inner(self.job, self.folder, (program_in, program_out), life_end, self.user)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         for end in (life_end, program_in, program_out):
             os.close(end)
         return inner
 
     def _until_decided(self) -> tuple[str, str]:
-        limits, ends = self.job["limits"], {self.life, self.from_program}
-        started_s = look_s = time.monotonic()
+        ends = {self.life, self.from_program}
+        clock_s, last_s = 0.0, time.monotonic()
+        look_s = last_s
         while True:
             writable = [self.to_program] if self.to_send else []
             ready, can_write, _ = select.select(ends, writable, [], LOOK_S)
@@ -147,11 +154,10 @@ class _Watch:
             if decided is None and now_s >= look_s:
                 decided = self._by_limits()
                 look_s = now_s + max(LOOK_S, (time.monotonic() - now_s) / LOOK_SHARE)
+            clock_s, last_s = clock_s + min(now_s - last_s, TURN_S), now_s
             if not self.is_started and b"started\n" in self.output:
-                self.is_started, started_s = True, now_s
-            most_s = limits["wall_s"] if self.is_started else START_S
-            if decided is None and now_s - started_s > most_s:
-                decided = ("timeout", f"did not end within {most_s:g} s")
+                self.is_started, clock_s = True, 0.0
+            decided = decided or self._by_clock(clock_s)
             if decided is not None:
                 return decided
 
@@ -204,10 +210,26 @@ class _Watch:
             return "failed", f"ended by {signal.Signals(-code).name}"
         return "failed", f"ended before its tests did, with exit code {code}"
 
+    def _by_clock(self, clock_s: float) -> tuple[str, str] | None:
+        """Decide by the time on the clock, less what was spent waiting on a busy machine.
+
+        Raises:
+            OSError: Python takes too long to start, which says nothing of the program.
+        """
+        if not self.is_started:
+            if clock_s > START_S:
+                raise OSError(f"Python did not start within {START_S} s")
+            return None
+        most_s = self.job["limits"]["wall_s"]
+        if clock_s - self.waited_s > most_s or clock_s > MOST_WAITING * most_s:
+            return "timeout", f"did not end within {most_s} s"
+        return None
+
     def _by_limits(self) -> tuple[str, str] | None:
         """Decide by what all processes of the program use together."""
         cpu_s, memory, tasks, limits = 0.0, 0, 0, self.job["limits"]
-        for pid in descendants(os.getpid()):
+        for pid in (pids := descendants(os.getpid())):
+            self.waited_s = max(self.waited_s, waiting_s(pid))
             with suppress(OSError, ValueError, IndexError):
                 fields = stat_fields(pid)
                 cpu_s += sum(map(int, fields[11:15])) / _TICKS_PER_S
@@ -219,9 +241,13 @@ class _Watch:
             return "failed", "its processes together used too much memory"
         if tasks > limits["processes"] + 1:  # the one that waits for it
             return "failed", f"started more than {limits['processes']} processes and threads"
-        if self.job["files"] != "own" and _size(self.folder) > limits["folder_bytes"]:
-            return "failed", "wrote too much"
-        return None
+        if self.job["files"] == "own":
+            return None
+        try:
+            written = bytes_in(self.folder) + sum(map(bytes_without_name, pids))
+        except OSError:
+            return "failed", "made folders that cannot be looked into"
+        return ("failed", "wrote too much") if written > limits["folder_bytes"] else None
 
 
 def _inner(
@@ -254,7 +280,6 @@ def _become_program(
     job: dict[str, Any], ends: tuple[int, int], life: int, folder: Path, user: int | None
 ) -> None:
     try:
-        libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
         os.setsid()
         os.chdir(folder)
         # Far from 3 and 4 first, so that none overwrites another.
@@ -271,6 +296,8 @@ def _become_program(
                 os.setgroups([])
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
+        # Not before, since another user would lose it.
+        libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
         if job["files"] == "ruled":
             restrict_files([*job["readable"], "/proc"], [*job["devices"], "."])
         if install_filter():
@@ -293,6 +320,9 @@ def _limit(limits: dict[str, Any]) -> None:
         ("CORE", 0),
         ("MEMLOCK", 0),
         ("MSGQUEUE", 0),
+        ("RTPRIO", 0),
+        # The same depth of recursion whatever this user has.
+        ("STACK", STACK_BYTES),
     ):
         kind = getattr(resource, f"RLIMIT_{name}")
         _, allowed = resource.getrlimit(kind)
@@ -327,27 +357,6 @@ def _another_user() -> int | None:
 
 def _lines(path: str) -> list[str]:
     return Path(path).read_text(encoding="ascii").splitlines()
-
-
-def _size(folder: str) -> int:
-    """Return the bytes of the files in a folder."""
-    size = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                size += os.lstat(f"{place}/{name}").st_blocks * 512
-    return size
-
-
-def _remove(folder: str) -> None:
-    """Remove a folder, whatever a program has done with it."""
-    try:
-        Path(folder).rmdir()
-    except FileNotFoundError:
-        return
-    except OSError:  # by programs that take names of any length, and folders as deep as they like
-        os.spawnvp(os.P_WAIT, "chmod", ["chmod", "-R", "u+rwx", folder])
-        os.spawnvp(os.P_WAIT, "rm", ["rm", "-rf", folder])
 
 
 def _framed(text: str) -> bytes:

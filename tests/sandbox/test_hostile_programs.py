@@ -101,7 +101,30 @@ HOSTILE = {
     "folders that cannot be entered": (
         f"{RIGHT}os.makedirs('a/b/c')\nopen('a/b/c/d', 'w').close()\nos.chmod('a/b', 0)\n",
         TESTS,
-        ("passed",),
+        ("passed", "failed"),
+    ),
+    "filling folders that cannot be entered": (
+        "for i in range(12):\n    os.mkdir(f'{i}')\n"
+        "    open(f'{i}/x', 'wb').write(bytes(1 << 20))\n    os.chmod(f'{i}', 0)\ntime.sleep(99)\n",
+        TESTS,
+        ("failed",),
+    ),
+    "filling a folder that is too deep": (
+        "for _ in range(99):\n    os.mkdir('d' * 50)\n    os.chdir('d' * 50)\n"
+        "for i in range(12):\n    open(f'{i}', 'wb').write(bytes(1 << 20))\ntime.sleep(99)\n",
+        TESTS,
+        ("failed",),
+    ),
+    "filling files without a name": (
+        "kept = []\nfor i in range(12):\n    kept.append(open('x', 'wb', 0))\n"
+        "    kept[-1].write(bytes(1 << 20))\n    os.unlink('x')\ntime.sleep(99)\n",
+        TESTS,
+        ("failed",),
+    ),
+    "many empty files": (
+        f"{RIGHT}for i in range(10**6):\n    open(str(i), 'w').close()\n",
+        TESTS,
+        ("failed",),
     ),
     "a socket": (f"{RIGHT}import socket\nsocket.socket()\n", TESTS, ("failed",)),
     "looking for a host": (
@@ -256,6 +279,29 @@ os.kill(0, 0)
     assert verdicts == [ProgramVerdict("passed")]
 
 
+def test_what_is_put_in_place_of_its_folder_is_left_alone(
+    folder_of_temporary_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_way(WAYS[-1], monkeypatch)
+    folder_of_temporary_files.chmod(0o1777)
+    (other := folder_of_temporary_files / "other").mkdir()
+    other.chmod(0o555)
+    code = f"""
+import os
+for name in reversed(os.getcwd().split('/')[-2:]):
+    os.chdir('..')
+    try:
+        os.rename(name, name + 'x')
+        os.symlink({str(other)!r}, name)
+        break
+    except OSError:
+        continue
+"""
+    run_programs([Program(code, "")], isolation=WAYS[-1])
+    assert other.stat().st_mode & 0o777 == 0o555
+    assert list(folder_of_temporary_files.iterdir()) == [other]
+
+
 @pytest.mark.parametrize("way", WAYS[:2], ids=["own files", "ruled files"])
 def test_files_of_others_are_neither_read_nor_written(
     way: Isolation, folder_of_temporary_files: Path, monkeypatch: pytest.MonkeyPatch
@@ -263,6 +309,8 @@ def test_files_of_others_are_neither_read_nor_written(
     use_way(way, monkeypatch)
     secret = folder_of_temporary_files / "secret"
     secret.write_text("x")
+    # As where somebody has installed Python into the home folder.
+    monkeypatch.setattr(sys, "prefix", str(folder_of_temporary_files))
     code = f"""
 import os, glob
 os.mkdir('own')

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from fastdllm.common.errors import UserError
+from fastdllm.sandbox import process_tree
+from fastdllm.sandbox.process_tree import descendants, stat_fields, waiting_s
 from fastdllm.sandbox.programs import (
     WAYS,
     Isolation,
@@ -21,6 +26,8 @@ from fastdllm.sandbox.programs import (
     lacking_of,
     run_programs,
 )
+from fastdllm.sandbox.warden import _Watch
+from tests.sandbox.test_hostile_programs import use_way
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +82,12 @@ def test_the_reason_is_one_line(code: str, tests: str, reason: str) -> None:
         ("from threading import Thread\nt = Thread(target=print)\nt.start()\n", "t.join()"),
         ("open('f', 'w').write('x')\n", "assert open('f').read() == 'x'"),
         ("import tempfile\n", "tempfile.TemporaryFile().write(b'x')"),
+        ("import subprocess\n", "assert subprocess.run(['echo', 'x'], capture_output=True).stdout"),
+        (
+            "from threading import Barrier, Thread\nall_run = Barrier(50)\n",
+            "threads = [Thread(target=all_run.wait) for _ in range(50)]\n"
+            "for t in threads:\n    t.start()\nfor t in threads:\n    t.join()\n",
+        ),
     ],
 )
 def test_ordinary_programs_work(code: str, tests: str) -> None:
@@ -94,9 +107,12 @@ def test_nothing_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     os.set_inheritable(writing, True)
     allowed = {"HOME", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "PYTHONHASHSEED"}
     allowed |= {"PYTHONDONTWRITEBYTECODE", "PYTHONUTF8", "OMP_NUM_THREADS"}
-    allowed |= {"OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"}
+    allowed |= {"OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"}
+    depth = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (4 << 20, depth[1]))
     code = f"""
-import os, sys
+import os, resource, sys
+assert resource.getrlimit(resource.RLIMIT_STACK)[0] == 8 << 20
 assert not set(os.environ) - {allowed}, set(os.environ)
 assert os.environ['HOME'] == os.environ['TMPDIR'] == os.getcwd()
 assert not os.listdir()
@@ -109,6 +125,7 @@ for number in range(5, 64):
     raise ValueError(number)
 """
     found = verdict(code)
+    resource.setrlimit(resource.RLIMIT_STACK, depth)
     os.close(reading)
     os.close(writing)
     assert found == PASSED
@@ -188,6 +205,60 @@ run_programs([Program(code, "")] * 2)
         waiting.wait()
         while kept() or list(tmp_path.iterdir()):  # a warden, too, needs a moment
             time.sleep(0.05)
+
+
+def test_a_program_ends_with_its_warden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    use_way(WAYS[-1], monkeypatch)
+    code = f"import ctypes, time\nctypes.CDLL(None).prctl(15, b'{MARK}', 0, 0, 0)\ntime.sleep(99)"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(run_programs, [Program(code, "")], isolation=WAYS[-1])
+        while not kept():
+            assert not waiting.done()
+            time.sleep(0.05)
+        for pid in descendants(os.getpid()):
+            if stat_fields(pid)[1] == str(os.getpid()) and "warden" in command(pid):
+                os.kill(pid, signal.SIGKILL)
+        with pytest.raises(UserError, match="exit code -9"):
+            waiting.result()
+    while kept():
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("clock_s", "waited_s", "is_timeout"),
+    [(60, 0, False), (61, 0, True), (80, 30, False), (91, 30, True), (601, 600, True)],
+)
+def test_waiting_for_a_processor_is_no_time_of_a_program(
+    clock_s: float, waited_s: float, is_timeout: bool, tmp_path: Path
+) -> None:
+    watch = _Watch({"limits": {"wall_s": 60}}, tmp_path, None, waited_s=waited_s)
+    watch.is_started = True
+    decided = watch._by_clock(clock_s)
+    assert decided == (("timeout", "did not end within 60 s") if is_timeout else None)
+
+
+def test_a_python_that_does_not_start_is_no_verdict(tmp_path: Path) -> None:
+    watch = _Watch({"limits": {"wall_s": 60}}, tmp_path, None)
+    assert watch._by_clock(120) is None
+    with pytest.raises(OSError, match="Python did not start within 120 s"):
+        watch._by_clock(121)
+
+
+def test_hidden_processes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_tree, "_pids", lambda: iter(()))  # as where /proc has hidepid
+    child = subprocess.Popen(["sleep", "99"])
+    try:
+        assert child.pid in descendants(os.getpid())
+    finally:
+        child.kill()
+        child.wait()
+    assert waiting_s(os.getpid()) >= 0
+    assert waiting_s(child.pid) == 0
+
+
+def command(pid: int) -> str:
+    return text(Path(f"/proc/{pid}/cmdline"))
 
 
 def kept() -> list[str]:

@@ -207,7 +207,8 @@ class _Watch:
         if code == -signal.SIGXCPU or is_killed:
             return "timeout", f"used {self.job['limits']['cpu_s']} s of processor time"
         if code < 0:
-            return "failed", f"ended by {signal.Signals(-code).name}"
+            named = {one.value: one.name for one in signal.Signals}
+            return "failed", f"ended by {named.get(-code, f'signal {-code}')}"
         return "failed", f"ended before its tests did, with exit code {code}"
 
     def _by_clock(self, clock_s: float) -> tuple[str, str] | None:

@@ -62,6 +62,7 @@ def test_verdicts_are_in_the_order_of_the_programs() -> None:
         ("import sys\nsys.exit('done')", "x", "SystemExit: done"),
         ("import os\nos._exit(3)", "x", "ended before its tests did, with exit code 3"),
         ("import ctypes\nctypes.string_at(0)", "x", "ended by SIGSEGV"),
+        ("import os\nos.kill(os.getpid(), 35)", "x", "ended by signal 35"),
     ],
 )
 def test_the_reason_is_one_line(code: str, tests: str, reason: str) -> None:

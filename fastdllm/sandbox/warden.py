@@ -35,6 +35,8 @@ LOOK_S, LOOK_SHARE = 0.1, 0.1
 TURN_S = 1.0
 # How often the time on the clock a program may take that only waits for a processor.
 MOST_WAITING = 10
+# Where a program's user has other processes, how many more of them may start meanwhile.
+SPARE_TASKS = 256
 MOST_OUTPUT = 4096
 STACK_BYTES = 8 << 20
 _SET_DEATH_SIGNAL, _SET_DUMPABLE, _SET_SUBREAPER, _DROP_CAPABILITY = 1, 4, 36, 24
@@ -106,7 +108,9 @@ class _Watch:
         libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0)
         # Counted here, as a namespace hides the others.
         tasks = tasks_of(os.geteuid() if self.user is None else self.user)
-        self.job["limits"]["tasks_of_user"] = tasks + self.job["limits"]["processes"]
+        is_shared = self.job["files"] != "own" and self.user in (None, _NOBODY)
+        most = tasks + self.job["limits"]["processes"] + is_shared * SPARE_TASKS
+        self.job["limits"]["tasks_of_user"] = most
         inner = self._start()
         self.to_send = _framed(self.loaded) + _framed(self.job["code"])
         outcome, reason = self._until_decided()

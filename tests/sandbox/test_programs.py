@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -224,6 +225,33 @@ def test_a_program_ends_with_its_warden(tmp_path: Path, monkeypatch: pytest.Monk
             waiting.result()
     while kept():
         time.sleep(0.05)
+
+
+def test_what_else_a_user_starts_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    use_way(WAYS[-1], monkeypatch)
+    code = f"""
+import ctypes, threading, time
+ctypes.CDLL(None).prctl(15, b'{MARK}', 0, 0, 0)
+while int(open('/proc/{os.getpid()}/stat').read().rpartition(')')[2].split()[17]) < 120:
+    time.sleep(0.02)
+for _ in range(20):
+    threading.Thread(target=time.sleep, args=(1,)).start()
+"""
+    are_counted = threading.Event()
+    with ThreadPoolExecutor(121) as pool:
+        waiting = pool.submit(run_programs, [Program(code, "")], isolation=WAYS[-1])
+        while not kept():
+            assert not waiting.done()
+            time.sleep(0.05)
+        for _ in range(120):
+            pool.submit(are_counted.wait)
+        try:
+            assert waiting.result() == [PASSED]
+        finally:
+            are_counted.set()
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ class FastDLLM(PromptLM):
         self._tokens, self._seconds = 0, 0.0
         self._was_paused = False
         self._template_is_used = False
+        self._remark: str | None = None
 
     @classmethod
     def create_from_arg_string(
@@ -156,6 +157,8 @@ class FastDLLM(PromptLM):
                 "tokens_per_s": round(self._tokens / self._seconds, 3),
                 "batch_size": self._answerer.batch_size,
             }
+        if self._remark is not None:
+            facts["remark"] = self._remark
         return facts
 
     def _answers(self, method: str, instances: Sequence[Instance]) -> list[Any]:
@@ -197,25 +200,38 @@ class FastDLLM(PromptLM):
             [requests[index] for index in chunk]
             for chunk in fixed_chunks(requests, self._chunk_size(requests))
         ]
-        for answers, seconds in self._team.answer(chunks, self._answerer.answer, tell):
+        seconds_of: dict[int, float] = {}  # by process
+        for answers, seconds, rank in self._team.answer(chunks, self._answerer.answer, tell):
             lengths = [len(answer.token_ids) for answer in answers if answer.token_ids is not None]
             if lengths and seconds is not None:
                 self._tokens += sum(lengths)
-                self._seconds += seconds
+                seconds_of[rank] = seconds_of.get(rank, 0.0) + seconds
             self._was_paused |= seconds is None
+        # Processes work at once, and all wait for the slowest.
+        self._seconds += max(seconds_of.values(), default=0.0)
 
     def _chunk_size(self, requests: Sequence[PlannedRequest]) -> int:
+        """Return the most requests in a chunk; note where it depends on the number of processes."""
         model = self._arguments.model
         size = model.chunk_size or CHUNK_SIZE
-        # Not likelihoods, which may differ in their last digit from chunks to chunks.
-        is_shared = self._team.size > 1 and requests[0].kind == "generate_until"
-        if model.chunk_size is None and is_shared:
-            of_each = math.ceil(len(requests) / (CHUNKS_EACH * self._team.size))
-            least = model.batch_size if isinstance(model.batch_size, int) else 1
-            size = min(size, max(of_each, least))
         if model.batch_size == "auto" and model.max_batch_size is not None:
             size = min(size, model.max_batch_size)
-        return size
+        # Not likelihoods, which may differ in their last digit from chunks to chunks.
+        is_shared = self._team.size > 1 and requests[0].kind == "generate_until"
+        if model.chunk_size is not None or not is_shared:
+            return size
+        of_each = math.ceil(len(requests) / (CHUNKS_EACH * self._team.size))
+        least = model.batch_size if isinstance(model.batch_size, int) else 1
+        shared = min(size, max(of_each, least))
+        dtype = self._answerer.engine.model.dtype
+        if shared < min(size, len(requests)) and dtype.itemsize < 4:
+            name = str(dtype).removeprefix("torch.")
+            self._remark = (
+                f"in {name}, answers may differ in places from those of another number of "
+                f"processes, whose chunks have other sizes: chunk_size={shared} repeats these"
+            )
+            notice(self._remark)
+        return shared
 
     def _result(self, request: PlannedRequest, answer: Answer) -> Any:
         if answer.token_ids is None:
@@ -250,11 +266,11 @@ class FastDLLM(PromptLM):
         if self._was_paused:
             return "speed: not measured, as the process was paused while it decoded"
         rate = self._tokens / self._seconds if self._seconds else 0.0
-        each = f" for each of {self._team.size} processes" if self._team.size > 1 else ""
+        together = f" of {self._team.size} processes together" if self._team.size > 1 else ""
         return (
             f"speed: {self._tokens:,} tokens, each answer up to its first stop token, in "
             f"{self._seconds:.2f} s of decoding without loading and warm-up, batch size "
-            f"{self._answerer.batch_size}: {rate:,.1f} tokens/s{each}"
+            f"{self._answerer.batch_size}: {rate:,.1f} tokens/s{together}"
         )
 
 

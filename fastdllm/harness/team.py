@@ -47,6 +47,8 @@ _REQUESTS = TypeAdapter(tuple[PlannedRequest, ...])
 
 # The answers of a chunk and its seconds, None if they mean nothing.
 Answered = tuple[tuple[Answer, ...], float | None]
+# The same, and the number of the process that gave them.
+AnsweredBy = tuple[tuple[Answer, ...], float | None, int]
 AnswerChunk = Callable[[Sequence[PlannedRequest], Callable[[Answer], None]], Answered]
 
 
@@ -93,7 +95,8 @@ class Team:
                 taken = take(self._store, _key(call, "requests", index))
                 requests = _REQUESTS.validate_python(taken)
                 answers, seconds = answer(requests, _ignore)
-                record = {"seconds": seconds, "answers": [asdict(each) for each in answers]}
+                dumped = [asdict(each) for each in answers]
+                record = {"rank": self.rank, "seconds": seconds, "answers": dumped}
                 put(self._store, _key(call, "answers", index), record)
 
     def answer(
@@ -101,22 +104,22 @@ class Team:
         chunks: Sequence[Sequence[PlannedRequest]],
         answer: AnswerChunk,
         tell: Callable[[Answer], None],
-    ) -> list[Answered]:
+    ) -> list[AnsweredBy]:
         """Have all chunks answered, here and by the others (for process 0).
 
         tell: gets each answer, those of others a chunk at a time.
         """
         call, self._calls = self._calls, self._calls + 1
         if self._store is None:
-            return [answer(chunk, tell) for chunk in chunks]
+            return [(*answer(chunk, tell), self.rank) for chunk in chunks]
         for index, chunk in enumerate(chunks):
             records = [asdict(request) for request in chunk]
             put(self._store, _key(call, "requests", index), records)
         self._store.set(_key(call, "count"), str(len(chunks)))
-        done: dict[int, Answered] = {}
+        done: dict[int, AnsweredBy] = {}
         for index in self._taken(call, len(chunks)):
             drop(self._store, _key(call, "requests", index))
-            done[index] = answer(chunks[index], tell)
+            done[index] = (*answer(chunks[index], tell), self.rank)
             self._collect(call, len(chunks), done, tell)
         while len(done) < len(chunks):
             time.sleep(LOOK_S)
@@ -129,14 +132,14 @@ class Team:
             yield index
 
     def _collect(
-        self, call: int, count: int, done: dict[int, Answered], tell: Callable[[Answer], None]
+        self, call: int, count: int, done: dict[int, AnsweredBy], tell: Callable[[Answer], None]
     ) -> None:
         for index in set(range(count)) - done.keys():
             key = _key(call, "answers", index)
             if self._store.check([key]):
                 record = take(self._store, key)
                 answers = _ANSWERS.validate_python(record["answers"])
-                done[index] = answers, record["seconds"]
+                done[index] = answers, record["seconds"], record["rank"]
                 for each in answers:
                     tell(each)
 

@@ -32,7 +32,7 @@ def model(model_folder: Path) -> Any:
 
     def make(**arguments: Any) -> FastDLLM:
         given = {"pretrained": str(model_folder), "dtype": "float32", "device": "cpu"}
-        return FastDLLM(**given, likelihood_mode="published", **arguments)
+        return FastDLLM(**{**given, "likelihood_mode": "published", **arguments})
 
     return make
 
@@ -127,6 +127,36 @@ def test_the_speed_counts_what_was_decoded(model, capsys) -> None:
     line = f"speed: {speed['tokens_generated']:,} tokens, each answer up to its first stop token"
     assert line in capsys.readouterr().out
     assert speed["batch_size"] == 2
+
+
+def test_the_speed_of_several_processes_is_that_of_all_together(model, monkeypatch) -> None:
+    lm = model(chunk_size=4)
+
+    def by_two(chunks: Any, answer: Any, tell: Any) -> Any:
+        return [(answer(chunk, tell)[0], i + 1.0, i % 2) for i, chunk in enumerate(chunks)]
+
+    monkeypatch.setattr(lm._team, "answer", by_two)
+    speed = directly(lm, "sums")["config"]["throughput"]
+    assert speed["total_time_s"] == 1.0 + 3.0, "of the first, which decoded longest"
+    assert speed["tokens_per_s"] == pytest.approx(speed["tokens_generated"] / 4, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remark"),
+    [
+        ({"dtype": "bfloat16"}, "in bfloat16, answers may differ in places"),
+        ({"dtype": "bfloat16", "chunk_size": 5}, None),
+        ({}, None),
+    ],
+)
+def test_half_precision_says_that_answers_depend_on_the_number_of_processes(
+    model, monkeypatch, arguments: dict[str, Any], remark: str | None
+) -> None:
+    lm = model(**arguments)
+    monkeypatch.setattr(lm._team, "size", 2)
+    told = directly(lm, "sums", limit=4)["config"].get("remark")
+    assert told == remark if remark is None else told.startswith(remark)
+    assert remark is None or told.endswith(": chunk_size=1 repeats these")
 
 
 def test_a_speed_names_the_batch_size_that_was_decoded(model, monkeypatch) -> None:

@@ -134,7 +134,7 @@ def test_under_torchrun_the_command_prints_one_table(
     out, err = running[0].communicate(timeout=PATIENCE_S)
     assert running[0].returncode == 0, err
     assert out.count("|exact_match|") == 1
-    assert "tokens/s for each of 2 processes" in out
+    assert "tokens/s of 2 processes together" in out
     assert err.count("task sums is tasks/sums.yaml") == 1
     (results,) = Path(project, "out").rglob("results_*.json")
     assert results.parent.name == str(model_folder).replace("/", "__")
@@ -183,7 +183,7 @@ def test_process_0_answers_what_nobody_else_takes(monkeypatch: pytest.MonkeyPatc
 
     for _ in range(2):  # models of one program
         of_chunks = team.Team().answer([[request], [request]], answer, lambda _: None)
-        assert of_chunks == [((Answer(id="1"),), 1.0)] * 2
+        assert of_chunks == [((Answer(id="1"),), 1.0, 0)] * 2
 
 
 def test_processes_that_cannot_meet_are_told_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import math_verify
 import psutil
 import pytest
 
@@ -21,7 +22,7 @@ from fastdllm.decoding.user_code import code_files
 from tasks.boxed import last_box
 from tasks.minerva_math import answers
 from tasks.minerva_math.answers import by_text, compare_boxes
-from tasks.minerva_math.equality import DIFFERENT, EQUAL, UNDECIDED, verdicts
+from tasks.minerva_math.equality import DIFFERENT, EQUAL, UNDECIDED, compare, verdicts
 from tests.support.shipped_tasks import ROOT, Item, outcome
 
 # Problems of our own, 20 for each subject: the box of a solution, others that are right, and some
@@ -163,6 +164,28 @@ def test_what_the_last_box_holds(text: str, box: str | None) -> None:
 )
 def test_what_texts_and_numbers_tell_alone(gold: str, answer: str, verdict: str | None) -> None:
     assert by_text(gold, answer) == verdict
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        ("3,5", "(5,3)", EQUAL),
+        ("(5,3)", "3,5", DIFFERENT),
+        ("8", r"8 \text{ thousand}", EQUAL),
+        ("8", "8 cm^2", DIFFERENT),
+        (r"\emptyset", r"\varnothing", DIFFERENT),
+        ("-i", "i^3", DIFFERENT),
+        ("[1,2)", r"1 \le x < 2", DIFFERENT),
+    ],
+)
+def test_verdicts_of_math_verify_that_tasks_readme_names(
+    gold: str, answer: str, verdict: str
+) -> None:
+    assert compare(*answers.compared(gold, answer)) == verdict
+    if verdict == EQUAL:  # as lm-eval's own metric says
+        assert math_verify.verify(
+            *(math_verify.parse(rf"$\boxed{{{text}}}$") for text in (gold, answer))
+        )
 
 
 def test_all_code_that_scores_is_part_of_the_identity_of_runs() -> None:

@@ -26,7 +26,9 @@ from lm_eval.utils import handle_non_serializable, make_table
 
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.harness.fast_dllm_v2 import NAME
 from fastdllm.harness.own_tasks import task_names
+from fastdllm.tasks.lm_eval_models import ROLLING, no_rolling
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED
 from fastdllm.tasks.lm_eval_tasks import load_task, reason_of, set_fewshot
 from fastdllm.tasks.task_source import TaskSource
@@ -59,7 +61,7 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
             model=config.model,
             model_args=config.model_args,
             tasks=tasks,
-            task_manager=manager,
+            task_manager=_Manager(manager) if config.model == NAME else manager,
             num_fewshot=config.num_fewshot,
             batch_size=config.batch_size,
             max_batch_size=config.max_batch_size,
@@ -88,7 +90,7 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
         # A task of lm-eval, its data or a package that it wants may raise anything.
         if isinstance(error, ValueError) and (worded := _worded(error)):
             raise worded from None
-        if _is_of_a_model(error):
+        if isinstance(error, UserError) or _is_of_a_model(error):
             raise
         raise UserError(f"lm-eval cannot evaluate {', '.join(names)}: {_reason(error)}") from error
     assert result is not None, "lm-eval returns a result in process 0"
@@ -146,10 +148,35 @@ def _tasks(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> tuple[list
     return [*loaded, *config.tasks], manager
 
 
+class _Manager:
+    """A task manager of lm-eval that loads only what our model can answer.
+
+    lm-eval itself would notice where the other tasks have been decoded.
+    """
+
+    def __init__(self, manager: TaskManager) -> None:
+        self._manager = manager
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._manager, name)
+
+    def load(self, tasks: Any) -> Any:
+        """Load tasks.
+
+        Raises:
+            UserError: one asks for the perplexity of texts.
+        """
+        loaded = self._manager.load(tasks)
+        for name, leaf in loaded["tasks"].items():
+            if leaf.OUTPUT_TYPE == ROLLING:
+                raise no_rolling(name)
+        return loaded
+
+
 def _is_of_a_model(error: BaseException) -> bool:
     """Whether an error of an evaluation passed through code of this project, or of a model."""
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)][1:]
-    modules = (str(frame.f_globals.get("__name__")) for frame in frames)
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    modules = {str(frame.f_globals.get("__name__")) for frame in frames} - {__name__}
     return any(module.startswith(("fastdllm.", "lm_eval.models.")) for module in modules)
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # A text, so that planning finds what scoring lacks: many metrics do nothing with an empty one.
 DUMMY = "The answer is 1."
+# The kind of tasks that no model here can answer.
+ROLLING = "loglikelihood_rolling"
 
 
 class PromptLM(LM):
@@ -63,10 +65,7 @@ class PromptLM(LM):
         )
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        raise UserError(
-            f"task {requests[0].task_name!r}: loglikelihood_rolling (perplexity of a text) has no "
-            "meaning for block diffusion; allowed: generate_until, multiple_choice, loglikelihood"
-        )
+        raise no_rolling(requests[0].task_name)
 
 
 class Collect(PromptLM):
@@ -121,6 +120,14 @@ class Replay(PromptLM):
             self._asked.add(key)
             results.append(answers[key])
         return results
+
+
+def no_rolling(task_name: str | None) -> UserError:
+    """Build the error for a task that asks for the perplexity of texts."""
+    return UserError(
+        f"task {task_name!r}: {ROLLING} (perplexity of a text) has no meaning for "
+        "block diffusion; allowed: generate_until, multiple_choice, loglikelihood"
+    )
 
 
 def request_ids(requests: Sequence[Instance]) -> list[str]:

@@ -34,6 +34,7 @@ from fastdllm.tasks.checks.inspection import prints_alike
 from fastdllm.tasks.checks.items import check_answers, check_items, check_questions
 from fastdllm.tasks.checks.metric_lists import check_metrics, complain_about_metrics
 from fastdllm.tasks.data_files import READ_OPTIONS
+from fastdllm.tasks.lm_eval_models import ROLLING, no_rolling
 from fastdllm.tasks.lm_eval_setup import CODE_OUTSIDE, CODE_REFUSED, CODE_VARIABLE
 from fastdllm.tasks.local_tasks import LocalDataFactory, no_items
 from fastdllm.tasks.task_files import find_task_files
@@ -95,6 +96,8 @@ def load_task(task: TaskSource | str) -> LoadedTask:
         # lm-eval, datasets and a task's own helpers may raise anything; the cause stays attached.
         raise _not_loaded(source, manager.task_index[source.name].cfg or {}, error) from error
     for leaf in loaded["tasks"].values():
+        if leaf.OUTPUT_TYPE == ROLLING:
+            raise no_rolling(leaf.task_name)
         _check_folder(leaf)
         check_metrics(leaf)
         check_texts(leaf)

@@ -179,13 +179,13 @@ def other(run, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(EvaluatorConfig, "process_tasks", tasks)
 
-    def call(helper: str) -> int:
+    def call(helper: str, kind: str = "", tasks: str = "other") -> int:
         Path("others").mkdir()
         task = Path("tasks/sums.yaml").read_text().replace("task: sums", "task: other")
         name = "process_results" if "(doc, results)" in helper else "process_docs"
-        Path("others/other.yaml").write_text(f"{task}\n{name}: !function helper.given\n")
+        Path("others/other.yaml").write_text(f"{task}\n{name}: !function helper.given\n{kind}\n")
         Path("others/helper.py").write_text(helper)
-        return run("--tasks", "other", "--limit", "1", "--apply_chat_template")
+        return run("--tasks", tasks, "--limit", "1", "--apply_chat_template")
 
     return call
 
@@ -206,6 +206,20 @@ def test_a_task_of_lm_eval_that_fails_is_one_line(other, capsys, helper: str, sa
     assert other(helper) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("fastdllm: lm-eval cannot evaluate other: ") and says in error
+
+
+def test_perplexity_is_refused_before_other_tasks_are_decoded(
+    run, other, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr("fastdllm.harness.answerer.timed_answers", lambda *_: 1 / 0)
+    kind = "output_type: loglikelihood_rolling"
+    assert other("def given(docs): return docs", kind, tasks="sums,other") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fastdllm: task 'other': loglikelihood_rolling (perplexity of a text)")
+    task = Path("tasks/sums.yaml")
+    task.write_text(task.read_text().replace("output_type: generate_until", kind))
+    assert run("--tasks", "sums") == 2
+    assert "task 'sums': loglikelihood_rolling (perplexity of a" in capsys.readouterr().err
 
 
 def test_an_error_of_the_decoder_keeps_its_traceback(

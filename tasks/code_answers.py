@@ -34,7 +34,10 @@ def program(
     """
     parts = _between_fences(text)
     pieces = [piece for part in parts for piece in _pieces(part)]
-    if not _defining(pieces, names[0]):  # a docstring may have fences too
+    if len(parts) % 2 == 0:  # no fence ends the last one, so that its last statement may be cut
+        ended = [*pieces[:-1], pieces[-1][:-1]]
+        pieces = ended if _defining(ended, names[0]) else pieces
+    if len(parts) > 1 and not _defining(pieces, names[0]):  # a docstring may have fences too
         pieces += _pieces("\n".join(parts))
     found = _defining(pieces, names[0])
     if not found and prompt:
@@ -80,17 +83,14 @@ def score(_doc: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict
 
 
 def _between_fences(text: str) -> list[str]:
-    """Return the parts of a text between fences: code, and what is said of it.
-
-    The last comes first: of several attempts, the one that no fence ends may be cut.
-    """
+    """Return the parts of a text between fences: code, and what is said of it."""
     parts: list[list[str]] = [[]]
     for line in text.split("\n"):
         fence = _FENCE.match(line)
         parts[-1].append(fence[1] if fence else line)
         if fence:
             parts.append([])
-    return ["\n".join(part) for part in (parts[-1], *parts[:-1])]
+    return ["\n".join(part) for part in parts]
 
 
 def _defining(pieces: Iterable[list[Statement]], name: str) -> list[list[Statement]]:

@@ -25,7 +25,7 @@ from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
 from fastdllm.common.paths import PLANS, RESULTS, check_code
 from fastdllm.machine.process import user_name
 from fastdllm.runs.attempts import RESTARTS_VARIABLE
-from fastdllm.runs.needs import require_data, require_permission
+from fastdllm.runs.needs import require_permission
 from fastdllm.tasks.plan import planned_sizes
 from fastdllm.tools.estimate.estimates import Estimates
 from fastdllm.workflow.main_process import UNLOCK, claim_folder, held_outputs, refuse_overlap
@@ -125,7 +125,6 @@ def _planned_call(
             for task in sorted({status.run.task for status in decoded}):
                 source = project.config.task_source(task)
                 require_permission(source, partial(bool, project.config.allow_code_execution))
-                require_data(source)
     split = split_into_jobs(decoded, project.config)
     update_part_files(split, [status.run for status in decoded])
     text = choice.text if choice is not None else ""

@@ -49,7 +49,7 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.runs.needs import check_needs, stamped_without_chunks
     from fastdllm.runs.shards import parse_shard
     from fastdllm.runs.spec import read_spec
-    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment, runs_code
+    from fastdllm.tasks.lm_eval_setup import lm_eval_environment, runs_code
     from fastdllm.workflow.project.config_files import allows_code
 
     shard = parse_shard(args.shard) if args.shard else None
@@ -63,7 +63,6 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
         card_for(args.device or spec.run.device),
         lm_eval_environment(
             offline=True,
-            private_cache=data_is_local(spec.run.task),
             allows_code=runs_code(spec.run.task) and allows_code(),
         ),
     ):

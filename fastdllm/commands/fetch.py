@@ -1,14 +1,15 @@
 """`fastdllm fetch`: bring model, tokenizer and data to where jobs without network find them.
 
 Run on a node with network. Files that are here already are compared and not fetched again; an
-interrupted download resumes. results/_fetched.json records what was fetched.
+interrupted download resumes. A task that fails is named, and the others go on.
+results/_fetched.json records what was fetched.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fastdllm.common.console import counted
+    from fastdllm.common.console import counted, notice
+    from fastdllm.common.errors import UserError
     from fastdllm.common.files import write_json_atomically
-    from fastdllm.machine.hub_cache import data_cache, hub_cache
+    from fastdllm.machine.hub_cache import hub_cache
     from fastdllm.runs.needs import FETCHED, read_fetched, require, require_permission
+    from fastdllm.tasks.lm_eval_setup import lm_eval_environment
     from fastdllm.tasks.task_source import TaskSource
     from fastdllm.tools.fetching.proof import prove_offline
     from fastdllm.workflow.project.config_files import load_workflow_config, with_task
@@ -43,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     tasks = list(dict.fromkeys(args.task or config.tasks))
     for task in tasks:
         config = with_task(config, task)
-    earlier = read_fetched()
+    earlier, allows_code = read_fetched(), config.allow_code_execution
     record: dict[str, Any] = {
         "schema_version": 1,
         "model": _model(config, earlier),
@@ -52,18 +55,34 @@ def run(args: argparse.Namespace) -> int:
             for name, entry in earlier.tasks.items()
             if TaskSource.named(name).file.is_file()
         },
-        "caches": {"hub": str(hub_cache()), "data": str(data_cache())},
+        "caches": {"hub": str(hub_cache())},
     }
     write_json_atomically(FETCHED, record)
-    sources = [config.task_source(task) for task in tasks]
-    for name, entry in _data(sources, earlier, allows_code=config.allow_code_execution):
-        record["tasks"][name] = entry
-        write_json_atomically(FETCHED, record)
-    for task in tasks:
-        require_permission(config.task_source(task), partial(bool, config.allow_code_execution))
-        require(config.model.path, config.model.revision, config.task_source(task))
-        prove_offline(task)
-        print_now(f"task {task}: is planned and scored without a network")
+    failed = []
+    with lm_eval_environment(offline=False, private_cache=False, allows_code=allows_code):
+        for task in tasks:
+            source = config.task_source(task)
+            try:
+                entry = _data(source, earlier.tasks.get(task, {}))
+                if entry is not None:
+                    record["tasks"][task] = entry
+                    write_json_atomically(FETCHED, record)
+                require_permission(source, partial(bool, allows_code))
+                require(config.model.path, config.model.revision, source)
+                prove_offline(task)
+            except UserError as error:
+                if len(tasks) == 1:
+                    raise
+                name = f"task {task!r}: "
+                notice(name * (not str(error).startswith(name)) + str(error))
+                failed.append(task)
+            else:
+                print_now(f"task {task}: is planned and scored without a network")
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(tasks)} tasks cannot be run yet, as the lines above say: "
+            f"{', '.join(failed)}"
+        )
     sys.stdout.write(f"everything for {counted(len(tasks), 'task')} is here -> {FETCHED}\n")
     return 0
 
@@ -99,34 +118,26 @@ def _model(config: WorkflowConfig, earlier: Fetched) -> dict[str, Any] | None:
     return {**record, "time": now()}
 
 
-def _data(
-    tasks: list[TaskSource], earlier: Fetched, *, allows_code: bool
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Fetch the data of tasks; yield what is recorded of each."""
-    from fastdllm.tasks.lm_eval_setup import data_is_local, is_here, lm_eval_environment
+def _data(task: TaskSource, before: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Fetch the files of a task; return what is recorded of them, None if nothing is fetched.
+
+    before: the record of the last fetch.
+    """
+    from fastdllm.tasks.lm_eval_setup import is_here
     from fastdllm.tasks.task_metadata import hub_files
+    from fastdllm.tools.fetching.source_files import are_as_fetched, fetch_files
 
-    with lm_eval_environment(offline=False, private_cache=False, allows_code=allows_code):
-        from fastdllm.tools.fetching.source_files import are_as_fetched, fetch_files
-
-        for task in tasks:
-            files = hub_files(task) if task.data is None else {}
-            before = earlier.tasks.get(task.name, {})
-            if files and are_as_fetched(files, before):
-                print_now(f"task {task.name}: {len(files)} files, as they were fetched")
-                continue
-            if files and not before and is_here(task):
-                print_now(f"task {task.name}: its files are here already, nothing to fetch")
-                continue
-            if files:
-                entry = fetch_files(files, before, print_now)
-            elif data_is_local(task):
-                print_now(f"task {task.name}: reads local files, nothing to fetch")
-                continue
-            else:
-                from fastdllm.tools.fetching.data_sets import fetch_data
-
-                entry = {"files": fetch_data(task)}
-            size_mb = sum(file["bytes"] for file in entry["files"]) / 1e6
-            print_now(f"task {task.name}: {len(entry['files'])} files of data, {size_mb:.1f} MB")
-            yield task.name, {**entry, "time": now()}
+    files = hub_files(task) if task.data is None else {}
+    if not files:
+        print_now(f"task {task.name}: reads local files, nothing to fetch")
+        return None
+    if are_as_fetched(files, before):
+        print_now(f"task {task.name}: {len(files)} files, as they were fetched")
+        return None
+    if not before and is_here(task):
+        print_now(f"task {task.name}: its files are here already, nothing to fetch")
+        return None
+    entry = fetch_files(files, before, print_now)
+    size_mb = sum(file["bytes"] for file in entry["files"]) / 1e6
+    print_now(f"task {task.name}: {len(files)} files of data, {size_mb:.1f} MB")
+    return {**entry, "time": now()}

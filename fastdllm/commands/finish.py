@@ -43,12 +43,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _finish(spec: RunSpec, folder: Path) -> list[str]:
     from fastdllm.common.console import open_display
-    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment, runs_code
+    from fastdllm.tasks.lm_eval_setup import lm_eval_environment, runs_code
     from fastdllm.workflow.project.config_files import allows_code
 
     with lm_eval_environment(
         offline=True,
-        private_cache=data_is_local(spec.run.task),
         allows_code=runs_code(spec.run.task) and allows_code(),
     ):
         from fastdllm.runs.evaluation import Evaluation

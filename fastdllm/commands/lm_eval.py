@@ -147,7 +147,6 @@ def _run(config: EvaluatorConfig) -> None:
     from fastdllm.runs.needs import require_permission
     from fastdllm.tasks.lm_eval_setup import (
         code_notices,
-        data_is_local,
         lm_eval_environment,
         runs_code,
     )
@@ -162,7 +161,7 @@ def _run(config: EvaluatorConfig) -> None:
     of_code = [source for source in own.values() if runs_code(source)]
     for source in of_code:
         require_permission(source, lambda: config.confirm_run_unsafe_code)
-    is_local = own.keys() == set(names) and all(map(data_is_local, own.values()))
+    is_local = own.keys() == set(names)
     model = config.model_args.get("pretrained", config.model_args.get("model_path", ""))
     with lm_eval_environment(
         offline=is_local and Path(str(model)).expanduser().is_dir(),

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     refuse_taken(args.name)
     print_now("reading the tasks of lm-eval (about ten seconds)")
-    with lm_eval_environment(offline=True, private_cache=True):
+    with lm_eval_environment(offline=True):
         from fastdllm.tasks.lm_eval_copies import copy_task, lm_eval_index
 
         copy = copy_task(args.name, lm_eval_index())

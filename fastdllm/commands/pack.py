@@ -54,12 +54,10 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
     from fastdllm.workflow.project.config_files import allows_code
 
     specs = in_order(read_members(args.members))
-    private_cache = _has_local_data(specs, args.members)
     with (
         card_for(args.device or _device_of(specs)),
         lm_eval_environment(
             offline=True,
-            private_cache=private_cache,
             allows_code=any(runs_code(s.run.task) for s in _readable(specs)) and allows_code(),
         ),
     ):
@@ -102,23 +100,6 @@ def _evaluate(args: argparse.Namespace, stop: Stop) -> int:
             return FAILED_EXIT_CODE
     write_report(args.members.with_name(REPORT), members)
     return 0
-
-
-def _has_local_data(specs: Sequence[Path], members: Path) -> bool:
-    """Whether the data of the runs is in files of the project.
-
-    Raises:
-        UserError: only of some; local data needs a private cache, data of the hub the shared one.
-    """
-    from fastdllm.common.errors import UserError
-    from fastdllm.tasks.lm_eval_setup import data_is_local
-
-    kinds = {data_is_local(s.run.task) for s in _readable(specs)}
-    if len(kinds) > 1:
-        raise UserError(
-            f"{members}: some runs read local data, others data of the hub; make two packs of them"
-        )
-    return kinds != {False}
 
 
 def _device_of(specs: Sequence[Path]) -> str:

@@ -69,16 +69,13 @@ def run(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace, config: WorkflowConfig, folder: Path) -> None:
     from fastdllm.common.console import counted
     from fastdllm.common.files import to_json
-    from fastdllm.tasks.lm_eval_setup import data_is_local, lm_eval_environment, runs_code
+    from fastdllm.tasks.lm_eval_setup import lm_eval_environment, runs_code
     from fastdllm.workflow.project.runs import task_plan
 
     options, source = config.task_options(args.task), config.task_source(args.task)
     allows_code = config.allow_code_execution
-    data_here = data_is_local(source)
-    offline = data_here and Path(config.model.path).is_dir()
-    with lm_eval_environment(
-        offline=offline, private_cache=data_here, allows_code=allows_code and runs_code(source)
-    ):
+    offline = Path(config.model.path).is_dir()
+    with lm_eval_environment(offline=offline, allows_code=allows_code and runs_code(source)):
         from fastdllm.model.checkpoint import commit_of, find_checkpoint
         from fastdllm.model.config import read_config
         from fastdllm.model.tokenizer import load_tokenizer

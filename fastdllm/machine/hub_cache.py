@@ -1,8 +1,7 @@
-"""Which models and data sets of the Hugging Face hub are in the caches here.
+"""Which models of the Hugging Face hub are in the cache here.
 
-Follows the folders of huggingface_hub 2.4 (refs, snapshots) and datasets 5.2
-(owner___name/config/version/digest) and imports neither: a job has to know in its first second,
-before torch, that a file is missing.
+Follows the folders of huggingface_hub 2.4 (refs, snapshots) and does not import it: a job has to
+know in its first second, before torch, that a file is missing.
 """
 
 from __future__ import annotations
@@ -21,11 +20,6 @@ def hub_cache() -> Path:
     return _folder("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE") or _home() / "hub"
 
 
-def data_cache() -> Path:
-    """Return the folder of the data sets that `datasets` prepared."""
-    return _folder("HF_DATASETS_CACHE") or _home() / "datasets"
-
-
 def is_commit(revision: str) -> bool:
     """Whether a revision is a commit, which never changes."""
     return _COMMIT.fullmatch(revision) is not None
@@ -42,16 +36,6 @@ def snapshot(model: str, revision: str | None) -> Path | None:
             return None
     folder = storage / "snapshots" / commit
     return folder if folder.is_dir() else None
-
-
-def has_data_set(name: str, config: str | None = None) -> bool:
-    """Whether a data set of the hub (in the named configuration) was prepared here."""
-    owner, _, last = name.rpartition("/")
-    # The spelling of `datasets`: MyData -> my_data.
-    last = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", last)
-    last = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", last).lower()
-    folder = data_cache() / (f"{owner}___{last}" if owner else last)
-    return any(folder.glob(f"{config or '*'}/*/*/dataset_info.json"))
 
 
 def _home() -> Path:

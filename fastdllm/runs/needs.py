@@ -7,7 +7,7 @@ which is read here; without that record the caches are examined as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
 from fastdllm.common.paths import RESULTS, expanded
-from fastdllm.machine.hub_cache import data_cache, has_data_set, hub_cache, snapshot
+from fastdllm.machine.hub_cache import hub_cache, snapshot
 from fastdllm.model.checkpoint import lacking
 from fastdllm.runs.lock import run_lock, shard_lock
 from fastdllm.runs.progress import failure_record
@@ -24,8 +24,8 @@ from fastdllm.runs.shards import Shard, job_files, lock_path, write_stamp
 from fastdllm.runs.spec import RunSpec, check_plan
 from fastdllm.tasks.lm_eval_setup import CODE_REFUSED, runs_code
 from fastdllm.tasks.plan import planned_sizes, read_plan
-from fastdllm.tasks.task_files import TaskFiles, find_task_files
-from fastdllm.tasks.task_source import LOCAL_BUILDERS, TaskSource
+from fastdllm.tasks.task_files import find_task_files
+from fastdllm.tasks.task_source import TaskSource
 
 FETCHED = RESULTS / "_fetched.json"
 _REMEDY = "on a node with network: fastdllm fetch"
@@ -36,19 +36,20 @@ class Fetched:
     """What `fastdllm fetch` brought, and where it put it.
 
     model: id, revision, commit and files (name -> bytes, sha256) of the model; None for a folder.
-    tasks: files (path, bytes, sha256) that `datasets` made ready, by task.
+    tasks: by name, the files (path, bytes, sha256) of those that name a source, and where they
+    come from. cache: of the hub's models.
     """
 
     model: dict[str, Any] | None = None
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    caches: dict[str, str] = field(default_factory=dict)
+    cache: str | None = None
 
 
 def read_fetched(path: Path = FETCHED) -> Fetched:
     """Return the record of the last fetch, an empty one if there is none that can be read."""
     try:
         record = read_json(path)
-        return Fetched(record["model"], record["tasks"], record["caches"])
+        return Fetched(record["model"], record["tasks"], record["caches"]["hub"])
     except (UserError, KeyError, TypeError):
         return Fetched()
 
@@ -59,7 +60,7 @@ def require_fetched(spec: RunSpec) -> None:
 
 
 def require(model: str, revision: str | None, task: TaskSource) -> None:
-    """Refuse a model or a task that is neither local nor complete in the caches.
+    """Refuse a task whose files are not here, and a model that is neither local nor in the cache.
 
     Args:
         model: a folder or a hub id; revision: of a hub id, None for main.
@@ -68,7 +69,7 @@ def require(model: str, revision: str | None, task: TaskSource) -> None:
         UserError: what is missing, by name, and the command that brings it.
     """
     require_model(model, revision)
-    require_data(task)
+    find_task_files(task)
 
 
 def require_model(model: str, revision: str | None) -> None:
@@ -78,7 +79,7 @@ def require_model(model: str, revision: str | None) -> None:
     shown = f"model {model!r}" + (f", revision {revision}" if revision else "")
     folder = snapshot(model, revision)
     if folder is None:
-        raise UserError(f"{shown}: is not in the cache {hub_cache()}{_elsewhere('hub')}; {_REMEDY}")
+        raise UserError(f"{shown}: is not in the cache {hub_cache()}{_elsewhere()}; {_REMEDY}")
     problem = lacking(folder) or _differs(folder, read_fetched().model)
     if problem is not None:
         raise UserError(f"{shown}: {problem} in the cache ({folder}); {_REMEDY}")
@@ -96,25 +97,6 @@ def require_whole_folder(model: str) -> None:
         raise UserError(f"model {model!r}: {lack}; copy the folder again")
 
 
-def require_data(source: TaskSource) -> None:
-    """The task's part of `require`."""
-    files, task = find_task_files(source), source.name
-    if files.is_local:
-        return
-    entry = read_fetched().tasks.get(task)
-    if entry is not None:
-        damaged = next((file for file in entry["files"] if not _is_there(file)), None)
-        if damaged is None:
-            return
-        raise UserError(f"task {task!r}: {damaged['path']} is missing or truncated; {_REMEDY}")
-    for name, config in data_sets(files):
-        if not has_data_set(name, config):
-            raise UserError(
-                f"task {task!r}: its data set {name!r} is not in the cache "
-                f"{data_cache()}{_elsewhere('data')}; {_REMEDY}"
-            )
-
-
 def require_permission(task: TaskSource, allows_code: Callable[[], bool]) -> None:
     """Refuse a task whose scores come from running the code in answers, unless that is allowed.
 
@@ -123,16 +105,6 @@ def require_permission(task: TaskSource, allows_code: Callable[[], bool]) -> Non
     """
     if runs_code(task) and not allows_code():
         raise UserError(f"task {task.name!r}: {CODE_REFUSED}")
-
-
-def data_sets(files: TaskFiles) -> Iterator[tuple[str, str | None]]:
-    """Yield the data sets of the hub that a task reads, each with its configuration if named."""
-    for _, values in files.layers:
-        name, config = values.get("dataset_path"), values.get("dataset_name")
-        if not isinstance(name, str) or values.get("custom_dataset"):
-            continue
-        if name not in LOCAL_BUILDERS and "://" not in name and not Path(name).is_dir():
-            yield name, config if isinstance(config, str) else None
 
 
 def _differs(folder: Path, fetched: dict[str, Any] | None) -> str | None:
@@ -152,11 +124,10 @@ def _is_there(file: dict[str, Any]) -> bool:
         return False
 
 
-def _elsewhere(kind: str) -> str:
-    """Return a hint at the most common cause: the variables that name the caches are not set."""
-    fetched_to = read_fetched().caches.get(kind)
-    cache = str(hub_cache() if kind == "hub" else data_cache())
-    if fetched_to is None or fetched_to == cache:
+def _elsewhere() -> str:
+    """Return a hint at the most common cause: the variable that names the cache is not set."""
+    fetched_to = read_fetched().cache
+    if fetched_to in (None, str(hub_cache())):
         return ""
     return f" (it was fetched to {fetched_to}: is HF_HOME set? source .venv/fastdllm-env.sh)"
 

@@ -24,16 +24,22 @@ READ_OPTIONS = {"json": ("field",), "csv": ("delimiter", "sep")}
 # The name of a part of a data set, numbered from 0.
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 _ROOT = "a path starts at the folder of workflow_config.yaml"
+_FROM_ELSEWHERE = (
+    "data of the Hugging Face hub, which jobs cannot reach, comes by metadata.source "
+    "(tasks/README.md; fastdllm new-task NAME writes it for a task of lm-eval)"
+)
 
 
-def data_files_of(
-    file: Path, values: Mapping[str, Any], of: TaskSource
-) -> tuple[list[tuple[str, Path]], bool]:
-    """Return the local data files of a single task, and whether it has no other data."""
+def data_files_of(file: Path, values: Mapping[str, Any], of: TaskSource) -> list[tuple[str, Path]]:
+    """Return the data files of a single task by name; none of one that makes its own data.
+
+    Raises:
+        UserError: a file is missing, or is elsewhere: jobs have no network.
+    """
     source, options = values.get("dataset_path"), kwargs_of(values)
-    root = None if values.get("custom_dataset") else _data_root(source, file)
-    if root is None:
-        return [], False
+    if values.get("custom_dataset") or source is None:
+        return []
+    root = _data_root(source, file)
     data_dir, names = options.get("data_dir"), sorted(set(texts(options.get("data_files"))))
     base = root / expanded(str(data_dir or ""))
     if SOURCE in metadata_of(values):
@@ -53,12 +59,13 @@ def data_files_of(
     data_files = list(_files_below(folder)) if folder else []
     if folder and not data_files:
         raise UserError(f"{file}: {folder}: holds no file; put the data there")
-    local_names = [name for name in names if "://" not in _outer(name)]
-    for name in local_names:
+    for name in names:
         where = f"{file}: dataset_kwargs.data_files"
+        if "://" in _outer(name):
+            raise UserError(f"{where}: {name}: is not a file here; {_FROM_ELSEWHERE}")
         data_files += [(path.name, path) for path in _matches(base, name, where)]
     _check_shards(file, [path for _, path in data_files])
-    return data_files, local_names == names
+    return data_files
 
 
 def _check_shards(task_file: Path, files: Iterable[Path]) -> None:
@@ -75,11 +82,9 @@ def _check_shards(task_file: Path, files: Iterable[Path]) -> None:
             )
 
 
-def is_of_user(source: Any, options: Mapping[str, Any] | None) -> bool:
-    """Whether a task's `dataset_path` and `dataset_kwargs` name a folder or files that are here."""
-    names = texts((options or {}).get("data_files"))
-    is_here = source in LOCAL_BUILDERS or Path(str(source)).is_dir()
-    return is_here and not any("://" in _outer(name) for name in names)
+def is_of_user(source: Any) -> bool:
+    """Whether a task's `dataset_path` says that its data is a folder or files."""
+    return source in LOCAL_BUILDERS or Path(str(source)).is_dir()
 
 
 def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
@@ -93,8 +98,6 @@ def split_files(values: Mapping[str, Any]) -> dict[str, list[Path]] | None:
     """
     source, options = values.get("dataset_path"), kwargs_of(values)
     if source not in READ_OPTIONS or values.get("custom_dataset"):
-        return None
-    if not is_of_user(source, options):
         return None
     names = options.get("data_files")
     where = f"task {values.get('task')!r}: dataset_kwargs"
@@ -161,22 +164,16 @@ def _matches(base: Path, name: str, where: str) -> list[Path]:
     return files
 
 
-def _data_root(source: Any, file: Path) -> Path | None:
-    """The folder that a task's `dataset_path` starts from; None for a data set on the hub."""
+def _data_root(source: Any, file: Path) -> Path:
+    """The folder that a task's `dataset_path` starts from."""
     if source in LOCAL_BUILDERS:
         return Path()
-    if not isinstance(source, str) or "://" in source:
-        return None
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    is_id = len(folder.parts) == 1 or (len(folder.parts) == 2 and not folder.parent.is_dir())
-    if source.startswith((".", "/", "~")) or not (is_id or source.startswith("buckets/")):
+    folder = Path(str(source))
+    if not folder.is_dir():
         raise UserError(
-            f"{file}: dataset_path: {source}: no such folder; {_ROOT}; a data set on the Hugging "
-            "Face hub is owner/name"
+            f"{file}: dataset_path: {source}: no such folder; {_ROOT}; {_FROM_ELSEWHERE}"
         )
-    return None
+    return folder
 
 
 def _files_below(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -28,7 +28,7 @@ CODE_OUTSIDE = (
 
 @contextmanager
 def lm_eval_environment(
-    *, offline: bool, private_cache: bool, allows_code: bool = False
+    *, offline: bool, private_cache: bool = True, allows_code: bool = False
 ) -> Iterator[None]:
     """Silence lm-eval and keep it off the network; the user's own variables win.
 
@@ -37,7 +37,8 @@ def lm_eval_environment(
 
     offline: no attempt to reach the hub (even local data tries it otherwise).
     private_cache: data sets are cached in a folder of this process only. `datasets` recognises a
-        local file by path, time and size, so a shared cache can return rows of an older file.
+        local file by path, time and size, so a shared cache can return rows of an older file. Data
+        sets that are loaded from the hub need the shared one.
     allows_code: the variable that lets `code_eval` run answers outside of the sandbox counts.
 
     Raises:
@@ -65,16 +66,6 @@ def is_here(task: TaskSource) -> bool:
     except UserError:
         return False
     return True
-
-
-def data_is_local(task: TaskSource) -> bool:
-    """Whether a task, or each member of a group, reads local files only."""
-    if not task.file.is_file():
-        return False
-    try:
-        return find_task_files(task).is_local
-    except UserError:
-        return True  # load_task says what is wrong with it; that needs no network either
 
 
 def runs_code(task: TaskSource) -> bool:

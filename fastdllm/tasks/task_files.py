@@ -1,8 +1,7 @@
 """The local files that a task is read from: YAML, Python helpers, data.
 
-Read here only, since others must agree on it: these files enter the fingerprint of a run, and a
-task without any other is kept off the network. Follows lm-eval 0.4 (includes, groups, tags), and
-does not import it.
+Read here only, since others must agree on it: these files enter the fingerprint of a run. Follows
+lm-eval 0.4 (includes, groups, tags), and does not import it.
 """
 
 from __future__ import annotations
@@ -27,13 +26,11 @@ class TaskFiles:
     layers: each YAML file with its own keys.
     helpers: the Python files of `!function` references.
     data: data files, by the name that counts: a file's own, or its path within a data folder.
-    is_local: whether no data comes from anywhere else.
     """
 
     layers: tuple[tuple[Path, dict[str, Any]], ...]
     helpers: tuple[Path, ...]
     data: tuple[tuple[str, Path], ...]
-    is_local: bool
 
 
 def find_task_files(source: TaskSource) -> TaskFiles:
@@ -57,8 +54,7 @@ def find_task_files(source: TaskSource) -> TaskFiles:
     return TaskFiles(
         layers=tuple(folder.used.items()),
         helpers=tuple(dict.fromkeys(helpers_of(folder.used))),
-        data=tuple(dict.fromkeys(item for items, _ in data for item in items)),
-        is_local=all(is_local for _, is_local in data),
+        data=tuple(dict.fromkeys(item for items in data for item in items)),
     )
 
 

@@ -114,7 +114,7 @@ def test_figures_are_of_the_tasks_as_this_project_ships_them(
     folder = Folder(TASKS)
     assert list(folder.single_tasks(TaskSource.named(task).file))
     helpers = tuple(dict.fromkeys(helpers_of(folder.used)))
-    files = TaskFiles(tuple(folder.used.items()), helpers, data=(), is_local=True)
+    files = TaskFiles(tuple(folder.used.items()), helpers, data=())
     definition = task_digests(files, FileDigests()).definition
     assert COMPARED[task].definition == definition, (
         f"{task} was edited: if prompts and metric are as published all the same, write "

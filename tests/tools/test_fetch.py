@@ -14,7 +14,6 @@ import pytest
 
 from fastdllm.cli import main
 from fastdllm.common.errors import UserError
-from fastdllm.machine.hub_cache import has_data_set
 from fastdllm.model.checkpoint import is_whole_safetensors, lacking
 from fastdllm.runs.needs import FETCHED, require
 from fastdllm.tasks.task_source import TaskSource
@@ -26,6 +25,13 @@ from tests.support.run_project import PATIENCE_S
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "model.safetensors"
 SUMS = [{"question": f"{a} + {a} = ?", "answer": str(2 * a)} for a in range(1, 6)]
+REMOTE = """\
+json
+dataset_kwargs:
+  data_dir: tasks/data/remote
+  data_files: {test: test.jsonl}
+"""
+SOURCE = "  source: {repo: lab/MyData, files: {test.jsonl: train}}\n"
 CONFIG = """\
 model: {path: lab/tiny}
 experiments: [00_baseline]
@@ -52,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     local = source.replace("data/word_problems.jsonl", "sums.jsonl")
     for name, text in (
         ("local", task.replace(source, local)),
-        ("remote", task.replace(source, "lab/MyData\n").replace("_split: test", "_split: train")),
+        ("remote", task.replace(source, REMOTE).replace("metadata:\n", f"metadata:\n{SOURCE}")),
     ):
         named = text.replace("task: word_problems", f"task: {name}")
         (project / "tasks" / f"{name}.yaml").write_text(named)
@@ -156,7 +162,7 @@ def test_a_fetch_is_recorded_with_digests(fetched: Path) -> None:
     assert weights["bytes"] == (ROOT / "models" / "tiny" / WEIGHTS).stat().st_size
     assert len(weights["sha256"]) == 64
     (data,) = record["tasks"]["remote"]["files"]
-    assert Path(data["path"]).stat().st_size == data["bytes"]
+    assert (fetched / data["path"]).stat().st_size == data["bytes"]
     assert "local" not in record["tasks"]
 
 
@@ -186,15 +192,17 @@ def test_what_is_fetched_is_enough(copy: Path) -> None:
         ("tokenizer.json", "tokenizer.json is missing"),
         (WEIGHTS, "there are no safetensors weights"),
         ("half", "model.safetensors is truncated"),
-        ("datasets", "task 'remote': "),
+        ("data", "task 'remote': tasks/data/remote/test.jsonl: no such file"),
     ],
 )
 def test_what_is_missing_is_named(copy: Path, *, is_recorded: bool, lost: str, says: str) -> None:
     home = copy.parent / "home"
     if not is_recorded:
         (copy / FETCHED).unlink()
-    if lost in ("hub", "datasets"):
+    if lost == "hub":
         shutil.rmtree(home / lost)
+    elif lost == "data":
+        shutil.rmtree("tasks/data")
     elif lost == "half":
         file = snapshot_of(home) / WEIGHTS
         os.truncate(file, file.stat().st_size // 2)
@@ -422,16 +430,3 @@ def test_a_sharded_model_needs_each_shard(tmp_path: Path) -> None:
 def test_what_is_no_safetensors_file_is_not_whole(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
     assert not is_whole_safetensors(tmp_path / "x")
-
-
-def test_a_data_set_is_known_by_configuration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    ready = tmp_path / "openai___gsm8_k" / "main" / "0.0.0" / "abc"
-    ready.mkdir(parents=True)
-    assert not has_data_set("openai/Gsm8K"), "an interrupted preparation has no dataset_info.json"
-    (ready / "dataset_info.json").touch()
-    assert has_data_set("openai/Gsm8K")
-    assert has_data_set("openai/Gsm8K", "main")
-    assert not has_data_set("openai/Gsm8K", "socratic")

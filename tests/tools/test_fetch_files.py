@@ -268,6 +268,20 @@ def test_gated_data_says_how_to_get_it(reached: Hub, *, is_raw: bool) -> None:
     )
 
 
+def test_a_task_that_fails_does_not_stop_the_others(
+    project: Path, hub: Hub, tmp_path: Path
+) -> None:
+    edit("tasks/other.yaml", "repo: lab/quiz", "repo: lab/none")
+    named = [word for task in ("other", "quiz") for word in ("--task", task)]
+    done = fetch(project, hub, tmp_path / "home", *named)
+    assert done.returncode == 2
+    assert "task quiz: is planned and scored without a network" in done.stdout
+    assert json.loads(FETCHED.read_text())["tasks"].keys() == {"quiz"}
+    reason, end = done.stderr.splitlines()
+    assert reason.startswith("fastdllm: task 'other': data set 'lab/none': the hub has no such")
+    assert end == "fastdllm: 1 of 2 tasks cannot be run yet, as the lines above say: other"
+
+
 def test_the_files_of_a_group_are_those_of_its_tasks(project: Path) -> None:
     (project / "tasks/both.yaml").write_text("group: both\ntask: [quiz, other]\n")
     files = hub_files(TaskSource.named("both"))

@@ -218,6 +218,13 @@ def test_a_policy_that_says_nonsense_is_named(body: str, says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def in_folder_of_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder with the data of tasks in d/."""
+    monkeypatch.chdir(folder)
+    Path("d").mkdir()
+    Path("d/items.jsonl").write_text("{}\n")
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -247,9 +254,9 @@ def test_a_policy_that_says_nonsense_is_named(body: str, says: str) -> None:
 def test_a_task_is_of_likelihoods_when_every_file_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: bool
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    in_folder_of_data(tmp_path, monkeypatch)
     for name, text in files.items():
-        task = "" if name == "base" else f"task: {name}\ndataset_path: some/where\n"
+        task = "" if name == "base" else f"task: {name}\ndataset_path: d\n"
         Path(f"{name}.yaml").write_text(f"{task}{text}\ndescription: x\n")
     assert is_likelihood_task(find_task_files(TaskSource(Path("t.yaml")))) is expected
 
@@ -283,7 +290,7 @@ def test_the_mode_of_likelihoods_counts_where_there_may_be_some() -> None:
 def test_a_group_generates_when_no_member_asks_for_likelihoods(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, expected: bool
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    in_folder_of_data(tmp_path, monkeypatch)
     Path("g.yaml").write_text(f"group: g\n{group}\n")
     for name, kind in (("a", "output_type: multiple_choice"), ("c", ""), ("python", "class: Mine")):
         Path(f"{name}.yaml").write_text(f"task: {name}\ndataset_path: d\n{kind}\n")
@@ -310,7 +317,7 @@ def test_a_group_generates_when_no_member_asks_for_likelihoods(
 def test_a_group_is_of_likelihoods_when_every_member_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, expected: bool
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    in_folder_of_data(tmp_path, monkeypatch)
     Path("g.yaml").write_text(f"group: g\n{group}\n")
     for name, kind in (("a", "multiple_choice"), ("b", "loglikelihood"), ("c", "generate_until")):
         Path(f"{name}.yaml").write_text(f"task: {name}\ndataset_path: d\noutput_type: {kind}\n")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.lm_eval_setup import data_is_local
 from fastdllm.tasks.task_files import find_task_files
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.workflow.project.digests import FileDigests, digest_of, task_digest, task_digests
@@ -79,27 +78,30 @@ def test_data_counts_however_it_is_named(task: str) -> None:
     assert digest(task) != before
 
 
-@pytest.mark.parametrize("task", READS_TEST.values(), ids=READS_TEST)
-def test_a_task_of_local_files_needs_no_network(task: str) -> None:
-    write("tasks/words.yaml", task)
-    assert data_is_local(TaskSource.named("words"))
-
-
 @pytest.mark.parametrize(
-    "task",
+    ("task", "named"),
     [
-        "task: words\ndataset_path: gsm8k\n",
-        "task: words\ndataset_path: openai/gsm8k\ndataset_kwargs: {data_files: test.parquet}\n",
-        "task: words\ndataset_path: hf://datasets/openai/gsm8k\n",
-        "task: words\ndataset_path: json\ndataset_kwargs: {data_files: 'https://host/x.jsonl'}\n",
-        "include: json_base.yaml\ntask: words\ndataset_path: openai/gsm8k\n",
-        "group: words\ntask: [leaf, {task: other, dataset_path: openai/gsm8k}]\n",
-        "task: words\ncustom_dataset: !function utils.clean\ndataset_path: json\n",
+        ("task: words\ndataset_path: gsm8k\n", "gsm8k"),
+        ("include: json_base.yaml\ntask: words\ndataset_path: openai/gsm8k\n", "openai/gsm8k"),
+        ("task: words\ndataset_path: hf://datasets/a/b\n", "hf://datasets/a/b"),
+        (
+            "task: words\ndataset_path: json\ndataset_kwargs: {data_files: 'https://host/x.json'}\n",
+            "https://host/x.json",
+        ),
+        ("group: words\ntask: [leaf, {task: other, dataset_path: a/b}]\n", "dataset_path: a/b"),
     ],
 )
-def test_a_task_with_data_from_elsewhere_is_not_local(task: str) -> None:
-    digest(task)
-    assert not data_is_local(TaskSource.named("words"))
+def test_data_from_elsewhere_is_refused_with_what_to_do(task: str, named: str) -> None:
+    with pytest.raises(UserError) as refused:
+        digest(task)
+    line = str(refused.value)
+    assert line.startswith("tasks/words.yaml: ") and f"{named}: " in line
+    assert "comes by metadata.source (tasks/README.md; fastdllm new-task NAME" in line
+
+
+def test_a_task_may_make_its_own_data() -> None:
+    digest("task: words\ncustom_dataset: !function utils.clean\ndataset_path: json\n")
+    digest("task: words\nclass: !function utils.clean\n")
 
 
 def test_the_way_a_file_is_named_leaves_the_digest_of_a_plain_task_as_it_was() -> None:

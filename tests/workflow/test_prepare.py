@@ -426,12 +426,13 @@ def test_the_memory_is_that_of_the_budgets_of_the_tasks(
 ) -> None:
     model = seven_b(tmp_path)
     (tmp_path / "tasks").mkdir()
-    task = "task: {}\ndataset_path: owner/name\ngeneration_kwargs: {{{}}}\n"
+    data = "dataset_path: json\ndataset_kwargs: {data_files: items.jsonl}\n"
+    (tmp_path / "items.jsonl").write_text("{}\n")
     for name, budget in (("some", "max_gen_toks: 9"), ("long", "max_tokens: 300000")):
-        (tmp_path / "tasks" / f"{name}.yaml").write_text(task.format(name, budget))
+        task = f"task: {name}\n{data}generation_kwargs: {{{budget}}}\n"
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(task)
     group = "group: both\ntask: [some, {task: other, generation_kwargs: {max_gen_toks: 7}}]\n"
-    group += "dataset_path: owner/name\n"
-    (tmp_path / "tasks/both.yaml").write_text(group)
+    (tmp_path / "tasks/both.yaml").write_text(group + data)
     monkeypatch.chdir(tmp_path)
     config = written(
         model={"path": model, "dtype": "float16"},

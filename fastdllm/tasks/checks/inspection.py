@@ -53,7 +53,7 @@ def where_is(task: Task, index: int, kind: str = "item") -> str:
 def is_local(task: Task) -> bool:
     """Whether the items come from files of the user, who can correct them."""
     config = task.config
-    return not config.custom_dataset and is_of_user(config.dataset_path, config.dataset_kwargs)
+    return not config.custom_dataset and is_of_user(config.dataset_path)
 
 
 def scores_itself(task: Task) -> bool:

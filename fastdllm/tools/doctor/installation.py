@@ -19,11 +19,11 @@ from fastdllm.common.paths import expanded
 from fastdllm.launch import ARCHIVE_VARIABLE
 from fastdllm.machine.process import git_state, user_name
 from fastdllm.runs.needs import (
-    require_data,
     require_model,
     require_permission,
     require_whole_folder,
 )
+from fastdllm.tasks.task_files import find_task_files
 from fastdllm.tools.doctor.finding import DoctorFinding, ok, problem, warn
 from fastdllm.workflow.project.config_files import WorkflowConfig, load_workflow_config
 
@@ -135,9 +135,9 @@ def look_at_model(config: WorkflowConfig) -> list[DoctorFinding]:
     findings: dict[str, DoctorFinding] = {}  # by message, as two checks may miss the same file
     model = partial(require_model, config.model.path, config.model.revision)
     whole = partial(require_whole_folder, config.model.path)
-    checks: list[tuple[str, Callable[[], None]]] = [("model", model), ("model", whole)]
+    checks: list[tuple[str, Callable[[], object]]] = [("model", model), ("model", whole)]
     sources = [config.task_source(task) for task in config.tasks]
-    checks += [("data", partial(require_data, source)) for source in sources]
+    checks += [("data", partial(find_task_files, source)) for source in sources]
     allows_code = partial(bool, config.allow_code_execution)
     checks += [("code", partial(require_permission, source, allows_code)) for source in sources]
     for name, check in checks:

@@ -50,8 +50,9 @@ def rows(name: str, first: int, end: int) -> Write:
     def write(to: Path) -> None:
         file = DATA / name
         opened = gzip.open if file.suffix == ".gz" else Path.open
-        with opened(file, "rt", encoding="utf-8") as stream:
-            (to / file.name.removesuffix(".gz")).write_text("".join(stream.readlines()[first:end]))
+        with opened(file, "rb") as stream:
+            text = b"".join(stream.readlines()[first:end])
+        (to / file.name.removesuffix(".gz")).write_bytes(text)
 
     return write
 

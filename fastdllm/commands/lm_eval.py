@@ -116,6 +116,8 @@ def _check_meant(config: EvaluatorConfig) -> None:
                 f"lm-eval run: --samples: {task}: {items}: lm-eval would take others, or call them "
                 "by wrong numbers; name each item once, in ascending order from 0"
             )
+    if config.include_path is not None and not Path(config.include_path).is_dir():
+        raise UserError(f"lm-eval run: --include_path {config.include_path}: no such folder")
     wishes = config.gen_kwargs or {}
     if wishes.get("temperature") and not wishes.get("do_sample"):
         raise UserError(

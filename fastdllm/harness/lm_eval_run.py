@@ -16,6 +16,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
+import yaml
 from datasets.exceptions import DatasetNotFoundError
 from lm_eval import simple_evaluate
 from lm_eval.api.task import Task
@@ -143,8 +144,9 @@ def _tasks(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> tuple[list
     config.tasks = others
     try:
         manager = config.process_tasks(config.metadata)
-    except ValueError as error:
-        raise _worded(error) or error from None
+    except (ValueError, yaml.YAMLError) as error:
+        worded = _worded(error) if isinstance(error, ValueError) else None
+        raise worded or UserError(f"lm-eval cannot read its tasks: {reason_of(error)}") from None
     return [*loaded, *config.tasks], manager
 
 

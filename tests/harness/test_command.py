@@ -87,6 +87,7 @@ def test_answers_that_cannot_be_kept_are_said(run, capsys) -> None:
         (("--tasks", "sums", "--samples", '{"sums": [5, 3]}'), "in ascending order from 0"),
         (("--tasks", "sums", "--samples", '{"sums": []}'), "in ascending order from 0"),
         (("--tasks", "sums", "--samples", '{"sum": [1]}'), "unknown task 'sum'; did you mean"),
+        (("--tasks", "sums", "--include_path", "nowhere"), "nowhere: no such folder"),
         (("--tasks", "sums", "--limit", "0"), "--limit 0: should be a number of items"),
         (("--tasks", "sums", "--limit", "2.5"), "--limit 2.5: should be a number of items"),
         (("--tasks", "sums", "--wandb_args", "project=x"), "log the files of --output_path"),
@@ -234,3 +235,12 @@ def test_an_error_of_the_decoder_keeps_its_traceback(
 def test_an_unknown_task_is_named_with_the_nearest(run, capsys) -> None:
     assert run("--tasks", "summs") == 2
     assert "unknown task 'summs'; did you mean 'sums'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "says"), [("a text", "Expected YAML dict"), ("a: [", "Parser")])
+@pytest.mark.slow
+def test_a_file_that_is_no_task_is_named(run, capsys, text: str, says: str) -> None:
+    Path("others.yaml").write_text(text)
+    assert run("--tasks", "others.yaml") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fastdllm: lm-eval cannot read its tasks: ") and says in error

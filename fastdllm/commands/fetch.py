@@ -124,11 +124,13 @@ def _data(task: TaskSource, before: Mapping[str, Any]) -> dict[str, Any] | None:
     before: the record of the last fetch.
     """
     from fastdllm.tasks.lm_eval_setup import is_here
+    from fastdllm.tasks.task_files import find_task_files
     from fastdllm.tasks.task_metadata import hub_files
     from fastdllm.tools.fetching.source_files import are_as_fetched, fetch_files
 
     files = hub_files(task) if task.data is None else {}
     if not files:
+        find_task_files(task)  # which says what is to be named instead
         print_now(f"task {task.name}: reads local files, nothing to fetch")
         return None
     if are_as_fetched(files, before):

@@ -268,6 +268,18 @@ def test_gated_data_says_how_to_get_it(reached: Hub, *, is_raw: bool) -> None:
     )
 
 
+def test_a_data_set_that_the_file_names_itself_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = "dataset_path: json\ndataset_kwargs: {data_dir: tasks/data/quiz, "
+    edit("tasks/quiz.yaml", path, "dataset_path: lab/quiz\ndataset_kwargs: {")
+    edit("tasks/quiz.yaml", "source:", "sources:")
+    assert main(["fetch", "--task", "quiz"]) == 2
+    told = capsys.readouterr()
+    assert "task quiz: " not in told.out
+    assert told.err.startswith("fastdllm: tasks/quiz.yaml: dataset_path: lab/quiz: no such folder")
+
+
 def test_a_task_that_fails_does_not_stop_the_others(
     project: Path, hub: Hub, tmp_path: Path
 ) -> None:

@@ -80,11 +80,7 @@ def _plan(args: argparse.Namespace, config: WorkflowConfig, folder: Path) -> Non
         from fastdllm.model.config import read_config
         from fastdllm.model.tokenizer import load_tokenizer
         from fastdllm.tasks.plan import write_plan
-        from fastdllm.tasks.planning import (
-            PlanOptions,
-            make_plan,
-            unchosen_template,
-        )
+        from fastdllm.tasks.planning import PlanOptions, make_plan
         from fastdllm.tasks.task_files import find_task_files
 
         # Read before the rest: what changes meanwhile makes the plan outdated, not wrong.
@@ -96,7 +92,11 @@ def _plan(args: argparse.Namespace, config: WorkflowConfig, folder: Path) -> Non
             config.model.path, config.model.revision, tell=of_template.append
         )
         if tokenizer.chat_template and "apply_chat_template" not in options.model_fields_set:
-            raise unchosen_template(args.task)
+            raise UserError(
+                f"task {args.task!r}: the model has a chat template; give the task "
+                "apply_chat_template: true in workflow_config.yaml to write prompts by it, as "
+                "`fastdllm generate` does, or false for prompts as the task has them"
+            )
         plan = make_plan(
             tokenizer,
             PlanOptions(

@@ -24,11 +24,7 @@ from lm_eval.tasks import TaskManager
 
 from fastdllm.common.errors import UserError, error_line, unknown_name
 from fastdllm.common.yaml_files import read_yaml_mapping
-from fastdllm.decoding.user_code import (
-    forget_bytecode,
-    forget_imported,
-    only_counted_imports,
-)
+from fastdllm.decoding.user_code import forget_bytecode, forget_imported, only_counted_imports
 from fastdllm.tasks.checks.file_texts import check_texts
 from fastdllm.tasks.checks.inspection import prints_alike
 from fastdllm.tasks.checks.items import check_answers, check_items, check_questions

@@ -26,11 +26,7 @@ from fastdllm.common.files import cannot
 LARGEST_INT = 2**63 - 1
 SIMPLE = {str: "string", bool: "bool", float: "float64"}
 _TRUTHS = {"True": True, "False": False}
-OPENERS: Mapping[str, Callable[..., Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
+OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 Row = dict[str, Any]
 # Rows by their place: file and line.

@@ -17,13 +17,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import (
-    cannot,
-    json_object,
-    read_json,
-    to_json,
-    write_if_changed,
-)
+from fastdllm.common.files import cannot, json_object, read_json, to_json, write_if_changed
 from fastdllm.common.paths import split_task_folder
 from fastdllm.decoding.prefix_tree import Branch, Tokens, grow
 from fastdllm.validation import StrictModel, validated
@@ -83,8 +77,7 @@ class PlanHeader(StrictModel):
         description="Per single task: a digest of what each item asks and of its target."
     )
     notices: list[str] = Field(
-        [],
-        description="What is odd about items or template, not refused, a line each; words only.",
+        [], description="What is odd about items or template, not refused, a line each; words only."
     )
     digest: str = Field(description="sha256 of requests.jsonl.")
     chunks: list[list[int]] = Field(

@@ -77,17 +77,8 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
     Raises:
         UserError: unknown or broken task, no chat template, a prompt that cannot fit the model.
     """
-    if options.apply_chat_template and not tokenizer.chat_template:
-        raise UserError(
-            f"{tokenizer.name_or_path}: has no chat template; set apply_chat_template to false "
-            f"for task {options.task.name!r} in workflow_config.yaml"
-        )
-    if options.apply_chat_template and "strftime_now" in tokenizer.chat_template:
-        # Asked today and scored tomorrow, no prompt would have an answer.
-        raise UserError(
-            f"{tokenizer.name_or_path}: its chat template writes the date (strftime_now), so that "
-            "prompts differ from day to day; write a fixed date into it"
-        )
+    if options.apply_chat_template:
+        _check_chat_template(tokenizer, options.task.name)
     task = load_task(options.task)
     set_fewshot(task, options.num_fewshot)
     # Not once more when a run is scored: its prompts are compared with the plan's then.
@@ -130,8 +121,7 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
             )
     requests = _checked_requests(lm.collected, tokenizer, task, options)
     for run in runs.values():
-        chat = options.apply_chat_template
-        check_scores(run, task.primary, tokenizer, apply_chat_template=chat)
+        check_scores(run, task.primary, tokenizer, apply_chat_template=options.apply_chat_template)
     content = requests_text(requests).encode()
     digests = item_digests(result["samples"])
     header = PlanHeader(
@@ -154,6 +144,21 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
     return Plan(header=header, requests=tuple(requests))
 
 
+def _check_chat_template(tokenizer: Any, task: str) -> None:
+    """Refuse a model without a chat template, and one that gives other prompts each day."""
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{tokenizer.name_or_path}: has no chat template; set apply_chat_template to false "
+            f"for task {task!r} in workflow_config.yaml"
+        )
+    if "strftime_now" in tokenizer.chat_template:
+        # Asked today and scored tomorrow, no prompt would have an answer.
+        raise UserError(
+            f"{tokenizer.name_or_path}: its chat template writes the date (strftime_now), so that "
+            "prompts differ from day to day; write a fixed date into it"
+        )
+
+
 def _name_number(task: LoadedTask, tell: Tell) -> None:
     """Name another number of items than the published data has, as of another split or a part.
 
@@ -172,27 +177,19 @@ def _checked_requests(
     collected: Sequence[tuple[str, Any]], tokenizer: Any, task: LoadedTask, options: PlanOptions
 ) -> list[PlannedRequest]:
     """Return the requests of a plan, each of which the model can be asked."""
-    vocab_size, mask_id = options.vocab_size, options.mask_id
     try:
         requests = planned_requests(collected, tokenizer)
         for request in requests:
             check_length(request, max_positions=options.max_positions, block_size=1)
-            check_token_ids(request, tokenizer, vocab_size=vocab_size, mask_id=mask_id)
+            check_token_ids(
+                request, tokenizer, vocab_size=options.vocab_size, mask_id=options.mask_id
+            )
     except ItemError as error:
         name, _, index = error.item.rpartition(":")
         leaf = task.leaves[name]
         place = leaf.place(int(index)) if isinstance(leaf, LocalTask) else None
         raise UserError(f"{place}: {error}" if place else str(error)) from None
     return requests
-
-
-def unchosen_template(task: str) -> UserError:
-    """Return the error for a model with a chat template, whose use for a task nobody chose."""
-    return UserError(
-        f"task {task!r}: the model has a chat template; give the task apply_chat_template: true in "
-        "workflow_config.yaml to write prompts by it, as `fastdllm generate` does, or false for "
-        "prompts as the task has them"
-    )
 
 
 def check_token_ids(

@@ -23,10 +23,10 @@ import datasets
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
 
-LARGEST_INT = 2**63 - 1
-SIMPLE = {str: "string", bool: "bool", float: "float64"}
+_LARGEST_INT = 2**63 - 1
+_SIMPLE = {str: "string", bool: "bool", float: "float64"}
 _TRUTHS = {"True": True, "False": False}
-OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 Row = dict[str, Any]
 # Rows by their place: file and line.
@@ -61,29 +61,30 @@ def read_splits(
     Raises:
         UserError: naming file, row and column of what cannot be read.
     """
-    rows_of = READERS[builder]
+    rows_of = _READERS[builder]
     rows = {
         split: dict(pair for path in paths for pair in _rows(path, rows_of, options or {}))
         for split, paths in files.items()
     }
     of_all = [row for of_split in rows.values() for row in of_split.values()]
-    written = dict(pair for row in of_all for pair in _written_otherwise(row))
+    written = dict(pair for row in of_all for pair in _as_written(row))
     if builder == "csv":
         _find_types([list(of_split.values()) for of_split in rows.values()])
     splits = {split: _dataset(of_split) for split, of_split in rows.items()}
     return datasets.DatasetDict(splits), {s: list(of) for s, of in rows.items()}, written
 
 
-def _written_otherwise(value: Any) -> Iterator[tuple[str, str]]:
+def _as_written(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield values that Python writes otherwise than the file, each with what the file has."""
     if isinstance(value, bool | _Number):
         yield repr(value), str(value).lower() if isinstance(value, bool) else value.text
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _written_otherwise(inner)
+            yield from _as_written(inner)
 
 
 def _rows(path: Path, rows_of: Callable[..., Rows], options: Mapping[str, Any]) -> Rows:
-    opened = OPENERS.get(path.suffix, open)
+    opened = _OPENERS.get(path.suffix, open)
     try:
         # Some programs begin UTF-8 with a mark.
         with opened(path, "rt", encoding="utf-8-sig", newline="") as stream:
@@ -94,9 +95,8 @@ def _rows(path: Path, rows_of: Callable[..., Rows], options: Mapping[str, Any]) 
         raise UserError(f"{path}: cannot be unpacked ({error}); copy the file again") from None
     except OSError as error:
         if error.errno is None:  # of gzip and bz2: not packed at all
-            raise UserError(
-                f"{path}: cannot be unpacked ({error}); name it as what it is"
-            ) from None
+            line = f"{path}: cannot be unpacked ({error}); name it as what it is"
+            raise UserError(line) from None
         raise cannot("read", path, error) from None
 
 
@@ -211,7 +211,7 @@ def _check_cell(cell: str, delimiter: str, before: int, n_columns: int, where: s
         )
 
 
-READERS = {"json": _json_rows, "csv": _csv_rows}
+_READERS = {"json": _json_rows, "csv": _csv_rows}
 
 
 def _find_types(splits: Sequence[Sequence[Row]]) -> None:
@@ -243,7 +243,7 @@ def _value(parse: Callable[[str], Any], text: str) -> Any:
         value = parse(text)
     except (ValueError, KeyError):
         return None
-    return value if str(value) == text and abs(value) <= LARGEST_INT else None
+    return value if str(value) == text and abs(value) <= _LARGEST_INT else None
 
 
 def _dataset(rows: Mapping[str, Row]) -> datasets.Dataset:
@@ -276,9 +276,9 @@ def _feature(values: list[Any]) -> Any:
         float if isinstance(value, float) else type(value) for value in values if value is not None
     }
     kind = kinds.pop() if len(kinds) == 1 else None
-    if kind in SIMPLE:
-        return datasets.Value(SIMPLE[kind])
-    if kind is int and all(abs(value or 0) <= LARGEST_INT for value in values):
+    if kind in _SIMPLE:
+        return datasets.Value(_SIMPLE[kind])
+    if kind is int and all(abs(value or 0) <= _LARGEST_INT for value in values):
         return datasets.Value("int64")
     if kind is list and {type(v) for value in values for v in value or ()} == {str}:
         return datasets.List(datasets.Value("string"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -26,18 +27,27 @@ def check_metrics(task: Task) -> None:
                     f"task {task.task_name!r}: {key}: {name!r} is there twice, of which lm-eval "
                     "uses only the last; remove one"
                 )
-    has_own_metrics = task.config.process_results is not None
-    functions = {} if has_own_metrics else getattr(task, "_metric_fn_list", {})
+    where, has_own = f"task {task.task_name!r}", task.config.process_results is not None
+    functions = {} if has_own else getattr(task, "_metric_fn_list", {})
     if None in functions.values() or None in task.aggregation().values():
-        complain_about_metrics(
-            task.config.metric_list,
-            where=f"task {task.task_name!r}",
-            has_own_metrics=has_own_metrics,
-        )
-    if task.OUTPUT_TYPE == "generate_until" and not has_own_metrics:
-        _check_metrics_of_lists(task)
-        _check_options(task)
-    _check_ignored_options(task)
+        complain_about_metrics(task.config.metric_list, where=where, has_own_metrics=has_own)
+    calls_metrics = task.OUTPUT_TYPE == "generate_until" and not has_own
+    if calls_metrics and functions.get("exact_match") is exact_match_fn:
+        _check_options(task._metric_fn_kwargs["exact_match"], f"{where}: metric_list: exact_match")
+    for entry in task.config.metric_list or ():
+        name, is_of_lists = _name(entry["metric"]), bool(getattr(task, "multiple_target", 0))
+        if calls_metrics and is_of_lists and entry["metric"] != "exact_match":
+            raise UserError(
+                f"{where}: metric_list: its targets are lists of right answers, for which lm-eval "
+                f"counts any score of {name!r} above 0 as 1; use exact_match, or score items in a "
+                "function of your own (process_results)"
+            )
+        if (option := _ignored_option(task, entry, calls_metrics=calls_metrics)) is not None:
+            raise UserError(
+                f"{where}: metric_list: {name}: lm-eval would ignore its {option}: "
+                f"{entry[option]!r}; take it out, or name a function of your own as aggregation, "
+                "which computes it so"
+            )
 
 
 def _name(metric: Any) -> Any:
@@ -45,12 +55,9 @@ def _name(metric: Any) -> Any:
     return metric.__name__ if callable(metric) else metric
 
 
-def _check_options(task: Task) -> None:
+def _check_options(options: Mapping[str, Any], where: str) -> None:
     """Refuse options that exact_match does not have, or values that it would take for others."""
-    if getattr(task, "_metric_fn_list", {}).get("exact_match") is not exact_match_fn:
-        return
-    where = f"task {task.task_name!r}: metric_list: exact_match"
-    for name, value in task._metric_fn_kwargs["exact_match"].items():
+    for name, value in options.items():
         if name not in _OF_EXACT_MATCH:
             known = [*_OF_EXACT_MATCH, "aggregation", "higher_is_better"]
             raise unknown_name("option", name, known, where)
@@ -62,40 +69,18 @@ def _check_options(task: Task) -> None:
             )
 
 
-def _check_ignored_options(task: Task) -> None:
-    """Refuse options that lm-eval hands to no function, as the average of f1."""
-    has_own_metrics = task.config.process_results is not None
-    calls_metrics = task.OUTPUT_TYPE == "generate_until" and not has_own_metrics
-    for entry in task.config.metric_list or ():
-        metric, name = entry["metric"], _name(entry["metric"])
-        is_of_lm_eval = metric in metric_registry and entry.get("hf_evaluate") is not True
-        if calls_metrics and (metric == "exact_match" or not is_of_lm_eval):
-            continue
-        made_by = task.aggregation().get(name)
-        if made_by not in aggregation_registry.values() or (has_own_metrics and made_by is mean):
-            continue  # a function of the task's own knows what is meant
-        # To accuracy among options, it makes no difference how texts are compared.
-        harmless = _OF_EXACT_MATCH if str(name).startswith("acc") else ()
-        for option in entry:
-            if option not in (*_OF_ANY, *harmless):
-                raise UserError(
-                    f"task {task.task_name!r}: metric_list: {name}: lm-eval would ignore its "
-                    f"{option}: {entry[option]!r}; take it out, or name a function of your own as "
-                    "aggregation, which computes it so"
-                )
-
-
-def _check_metrics_of_lists(task: Task) -> None:
-    """Refuse metrics that lm-eval computes wrongly where a target is a list of right answers."""
-    if not getattr(task, "multiple_target", 0):
-        return
-    for entry in task.config.metric_list or ():
-        if entry["metric"] != "exact_match":
-            raise UserError(
-                f"task {task.task_name!r}: metric_list: its targets are lists of right answers, "
-                f"for which lm-eval counts any score of {_name(entry['metric'])!r} above 0 as 1; "
-                "use exact_match, or score items in a function of your own (process_results)"
-            )
+def _ignored_option(task: Task, entry: Mapping[str, Any], *, calls_metrics: bool) -> str | None:
+    """Return an option that lm-eval hands to no function, as the average of f1."""
+    metric, name = entry["metric"], _name(entry["metric"])
+    is_of_lm_eval = metric in metric_registry and entry.get("hf_evaluate") is not True
+    if calls_metrics and (metric == "exact_match" or not is_of_lm_eval):
+        return None
+    made_by, has_own = task.aggregation().get(name), task.config.process_results is not None
+    if made_by not in aggregation_registry.values() or (has_own and made_by is mean):
+        return None  # a function of the task's own knows what is meant
+    # To accuracy among options, it makes no difference how texts are compared.
+    harmless = (*_OF_ANY, *(_OF_EXACT_MATCH if str(name).startswith("acc") else ()))
+    return next((option for option in entry if option not in harmless), None)
 
 
 def complain_about_metrics(metric_list: Any, *, where: str, has_own_metrics: bool) -> None:

@@ -101,17 +101,17 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
         apply_chat_template=options.apply_chat_template,
         allows_code=options.allows_code,
     )
-    runs = {
+    dry_runs = {
         name: DryRun.of(leaf, result["samples"][name], tell)
         for name, leaf in task.leaves.items()
         if isinstance(leaf, ConfigurableTask)
     }
-    for name, run in runs.items():
+    for name, run in dry_runs.items():
         check_names(run)
         check_own_examples(run, examples[name])
         check_repeats(run, options.limit)
         check_prompts(run)
-    name_overlaps(list(runs.values()))
+    name_overlaps(list(dry_runs.values()))
     _name_number(task, tell)
     for (metric, filter_name), score in scores_of(result, result["samples"], task).items():
         if not math.isfinite(score):  # not refused: a correlation of equal answers is none either
@@ -120,7 +120,7 @@ def make_plan(tokenizer: Any, options: PlanOptions, remarks: Iterable[str] = ())
                 "dummy answers; a run whose real answers give such a score has no result"
             )
     requests = _checked_requests(lm.collected, tokenizer, task, options)
-    for run in runs.values():
+    for run in dry_runs.values():
         check_scores(run, task.primary, tokenizer, apply_chat_template=options.apply_chat_template)
     content = requests_text(requests).encode()
     digests = item_digests(result["samples"])

@@ -15,7 +15,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.utils import env
 
 from fastdllm.common.errors import UserError, nearest_name
-from fastdllm.tasks.checks.inspection import mapped, where_is
+from fastdllm.tasks.checks.inspection import Doc, mapped, where_is
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
 _NO_TEMPLATES = ("target_delimiter", "fewshot_delimiter")
@@ -70,7 +70,7 @@ def _check_columns(task: ConfigurableTask) -> None:
         )
 
 
-def _texts(task: ConfigurableTask, columns: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+def _texts(task: ConfigurableTask, columns: Doc) -> Iterator[tuple[str, str, bool]]:
     """Yield the texts of a task but for names of columns: key, text, and whether it is a template.
 
     Of a list of texts lm-eval takes none for a template.
@@ -127,7 +127,7 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _check_text(where: str, text: str, is_template: bool, columns: Mapping[str, Any]) -> None:
+def _check_text(where: str, text: str, is_template: bool, columns: Doc) -> None:
     is_list = where.endswith(("doc_to_choice", "doc_to_target")) and not is_template
     if not is_template and _EXPRESSION.search(text):
         advice = 'one template of the list, such as "{{[a, b]}}"' if is_list else "the text itself"
@@ -160,7 +160,7 @@ def _outside_expressions(template: str) -> str:
     return "\0".join(text for _, kind, text in tokens if kind == "data")
 
 
-def _check_columns_as_options(task: ConfigurableTask, doc: Mapping[str, Any]) -> None:
+def _check_columns_as_options(task: ConfigurableTask, doc: Doc) -> None:
     """Refuse a list of columns as options, of which the names would be compared.
 
     Options such as A and B, whose texts the question shows, may be columns as well.
@@ -217,7 +217,7 @@ def _replaced(value: Any, old: str, new: str) -> Any:
     return mapped(value, changed)
 
 
-def _list(method: Callable[[Any], Any], doc: Mapping[str, Any]) -> list[Any] | None:
+def _list(method: Callable[[Any], Any], doc: Doc) -> list[Any] | None:
     try:
         given = method(doc)
     except Exception:  # a template that fails is reported when the items are checked

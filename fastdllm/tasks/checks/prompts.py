@@ -165,9 +165,9 @@ def check_repeats(run: DryRun, limit: int | None) -> None:
     run.tell(f"{same}; {count}, and count as independent")
 
 
-def name_overlaps(runs: Sequence[DryRun]) -> None:
+def name_overlaps(dry_runs: Sequence[DryRun]) -> None:
     """Name two tasks of a group that have half or more of the items of one in common."""
-    asked = [(run, set(map(repr, run.printed))) for run in runs]
+    asked = [(run, set(map(repr, run.printed))) for run in dry_runs]
     for (one, of_one), (other, of_other) in combinations(asked, 2):
         n_both = len(of_one & of_other)
         if 2 * n_both >= min(len(of_one), len(of_other)):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 import symtable
+import tokenize
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 # Stands for all names of a module that `from module import *` gives.
@@ -39,8 +42,30 @@ def statements_of(code: str) -> list[Statement]:
             warnings.simplefilter("ignore", SyntaxWarning)
             compile(code, "answer", "exec", dont_inherit=True)
             return [_statement(node, text) for node, text in _split(code)]
+    except SyntaxError as error:
+        # Python names the last bracket that is open: where an answer repeats one without end, each
+        # line would be tried as the last.
+        if error.lineno:
+            before = code.split("\n")[: error.lineno - 1]
+            error.lineno = _first_open_bracket(before) or error.lineno
+        raise
     except (ValueError, RecursionError, MemoryError) as error:  # which say nothing of lines
         raise SyntaxError(str(error)) from None
+
+
+def _first_open_bracket(lines: Sequence[str]) -> int | None:
+    """Return the line, from 1 on, of the first bracket that is not closed, or None."""
+    code = "\n".join(lines)
+    if sum(map(code.count, "([{")) <= sum(map(code.count, ")]}")):  # nearly always, and quick
+        return None
+    opened: list[int] = []
+    with suppress(tokenize.TokenError, SyntaxError):
+        for token in tokenize.generate_tokens(io.StringIO(code).readline):
+            if token.type == tokenize.OP and token.string in "([{":
+                opened.append(token.start[0])
+            elif token.type == tokenize.OP and token.string in ")]}" and opened:
+                opened.pop()
+    return opened[0] if opened else None
 
 
 def names_called(code: str) -> list[str]:

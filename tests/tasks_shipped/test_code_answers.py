@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from fastdllm.decoding.user_code import code_files
-from tasks import humaneval, mbpp
+from tasks import code_answers, humaneval, mbpp
 from tasks.code_answers import program, score
+from tasks.code_statements import Statement, statements_of
 from tests.support.shipped_tasks import ROOT
 
 PROMPT = '''from typing import List
@@ -244,6 +245,18 @@ def test_nothing_is_said_of_an_answer_that_python_would_warn_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert humaneval.program_of(BARE.replace("= 0", "= 0 if numbers is 1 else 0"), DOC)
+
+
+def test_an_answer_that_repeats_a_bracket_is_read_once_per_line(monkeypatch) -> None:
+    tried = []
+
+    def counted(code: str) -> list[Statement]:
+        tried.append(code)
+        return statements_of(code)
+
+    monkeypatch.setattr(code_answers, "statements_of", counted)
+    assert program("x = (\n" * 100, ["total"], prompt=PROMPT) is None
+    assert len(tried) < 300
 
 
 def test_only_what_is_needed_is_kept() -> None:

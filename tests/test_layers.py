@@ -29,6 +29,7 @@ ORDER = (
     "cluster",
     "records",
     "decoding",
+    "serving",
     "statistics",
     "tasks",
     "runs",
@@ -87,6 +88,7 @@ MODULES_WITHOUT_TORCH = (
     "decoding.sequence",
     "decoding.user_code",
     "harness.own_tasks",
+    "serving.conversation",
 )
 
 

@@ -46,6 +46,7 @@ ORDER = (
     "tools.sensitivity",
     "report",
     "entry",
+    "chat",
     "commands",
     "cli",
     "__main__",
@@ -72,6 +73,7 @@ WITHOUT_TORCH = (
     "tools.fetching",
     "report",
     "entry",
+    "chat",
     "commands",
     "cli",
 )

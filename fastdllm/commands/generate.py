@@ -8,16 +8,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.text import Text
 
+from fastdllm.chat.figures import StepView, stats_line
 from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
 from fastdllm.common.console import utf8_text
 from fastdllm.common.errors import UserError
 
 if TYPE_CHECKING:
-    from fastdllm import BlockDiffusionModel, DecodingSettings, Generation, Step
-
-MASK_GLYPH, LINE_BREAK_GLYPH = "▁", "⏎"
+    from fastdllm import BlockDiffusionModel, Generation
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -100,63 +98,3 @@ def _decode(
             view.show(step)
         if step.finished is not None:
             return step.finished, elapsed_s
-
-
-def stats_line(
-    generation: Generation, elapsed_s: float, model: BlockDiffusionModel, settings: DecodingSettings
-) -> str:
-    """One line: tokens, speed, passes, and what they ran on."""
-    passes = generation.passes
-    count = len(generation.token_ids)
-    kinds = [
-        f"{number} {name}"
-        for name, number in (
-            ("prefill", passes.prefill),
-            ("full-block", passes.full_block),
-            ("sub-block", passes.sub_block),
-            ("commit", passes.commit),
-            ("reused", passes.reused),
-        )
-        if number
-    ]
-    per_forward = generation.tokens_per_forward
-    parts = [
-        f"{count} tokens in {elapsed_s:.2f} s ({count / elapsed_s:.0f} tokens/s)",
-        f"passes: {', '.join(kinds)}",
-        *([f"{per_forward:.1f} tokens per forward"] if per_forward is not None else []),
-        f"threshold {settings.threshold:g}",
-        f"{model.device}, {str(model.dtype).removeprefix('torch.')}, batch 1",
-    ]
-    if generation.finish_reason == "length":
-        parts.append(f"truncated at max_new_tokens {settings.max_new_tokens}")
-    return " | ".join(parts)
-
-
-class StepView:
-    """Prints a line per pass: its kind, where it worked, and the answer with its gaps."""
-
-    def __init__(self, console: Console, tokenizer: Any, prompt: tuple[int, ...]) -> None:
-        self.console, self.tokenizer = console, tokenizer
-        is_ascii = console.options.ascii_only
-        self.mask, self.line_break = ("_", "|") if is_ascii else (MASK_GLYPH, LINE_BREAK_GLYPH)
-        self.prompt_length = len(prompt)
-        self.known: dict[int, int] = {}
-        self.number = 0
-
-    def show(self, step: Step) -> None:
-        """Print the pass of one step; tokens that it committed are bold."""
-        if step.kind is None:
-            return
-        self.number += 1
-        self.known.update(zip(step.positions, step.tokens, strict=True))
-        place = f"{step.block}" if step.sub_block is None else f"{step.block}.{step.sub_block}"
-        lowest = f"{min(step.confidences):.2f}" if step.confidences else "    "
-        line = Text(f"{self.number:>3} {step.kind.value:<10} {place:>5} {lowest}  ", style="dim")
-        for position in range(self.prompt_length, max(self.known, default=-1) + 1):
-            if position not in self.known:
-                line.append(self.mask, style="dim")
-                continue
-            text = self.tokenizer.decode([self.known[position]]).replace("\n", self.line_break)
-            fresh = position in step.positions
-            line.append(text, style="bold green" if fresh else "not dim")
-        self.console.print(line)

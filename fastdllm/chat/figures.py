@@ -1,0 +1,79 @@
+"""What a terminal shows of one decoding: a line per pass, and one line of figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from fastdllm import DecodingSettings, Generation, Step
+    from fastdllm.model.fused import FusedModel
+
+MASK_GLYPH, LINE_BREAK_GLYPH = "▁", "⏎"
+
+
+def stats_line(
+    generation: Generation, elapsed_s: float, model: FusedModel, settings: DecodingSettings
+) -> str:
+    """One line: tokens, speed, passes, and what they ran on."""
+    passes = generation.passes
+    count = len(generation.token_ids)
+    kinds = [
+        f"{number} {name}"
+        for name, number in (
+            ("prefill", passes.prefill),
+            ("full-block", passes.full_block),
+            ("sub-block", passes.sub_block),
+            ("commit", passes.commit),
+            ("reused", passes.reused),
+        )
+        if number
+    ]
+    per_forward = generation.tokens_per_forward
+    parts = [
+        f"{count} tokens in {elapsed_s:.2f} s ({count / elapsed_s:.0f} tokens/s)",
+        f"passes: {', '.join(kinds)}",
+        *([f"{per_forward:.1f} tokens per forward"] if per_forward is not None else []),
+        f"threshold {settings.threshold:g}",
+        f"{model.device}, {str(model.dtype).removeprefix('torch.')}, batch 1",
+    ]
+    if generation.finish_reason == "length":
+        parts.append(f"truncated at max_new_tokens {settings.max_new_tokens}")
+    return " | ".join(parts)
+
+
+def mask_glyph(console: Console) -> str:
+    """Return what stands for a mask, in letters that the terminal has."""
+    return "_" if console.options.ascii_only else MASK_GLYPH
+
+
+class StepView:
+    """Prints a line per pass: its kind, where it worked, and the answer with its gaps."""
+
+    def __init__(self, console: Console, tokenizer: Any, prompt: tuple[int, ...]) -> None:
+        self.console, self.tokenizer = console, tokenizer
+        self.mask = mask_glyph(console)
+        self.line_break = "|" if console.options.ascii_only else LINE_BREAK_GLYPH
+        self.prompt_length = len(prompt)
+        self.known: dict[int, int] = {}
+        self.number = 0
+
+    def show(self, step: Step) -> None:
+        """Print the pass of one step; tokens that it committed are bold."""
+        if step.kind is None:
+            return
+        self.number += 1
+        self.known.update(zip(step.positions, step.tokens, strict=True))
+        place = f"{step.block}" if step.sub_block is None else f"{step.block}.{step.sub_block}"
+        lowest = f"{min(step.confidences):.2f}" if step.confidences else "    "
+        line = Text(f"{self.number:>3} {step.kind.value:<10} {place:>5} {lowest}  ", style="dim")
+        for position in range(self.prompt_length, max(self.known, default=-1) + 1):
+            if position not in self.known:
+                line.append(self.mask, style="dim")
+                continue
+            text = self.tokenizer.decode([self.known[position]]).replace("\n", self.line_break)
+            fresh = position in step.positions
+            line.append(text, style="bold green" if fresh else "not dim")
+        self.console.print(line)

@@ -21,6 +21,9 @@ from fastdllm.model.config import ModelConfig
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span
 from fastdllm.validation import validated
 
+# More are not worth showing, and each has a row of the transfer to the host.
+MOST_RUNNERS_UP = 5
+
 
 class RequestSettings(DecodingSettings):
     """The settings of one request, which may ask for no token at all."""
@@ -28,6 +31,7 @@ class RequestSettings(DecodingSettings):
     max_new_tokens: int = Field(256, ge=0)
     # What a torch.Generator takes.
     seed: int = Field(0, ge=0, lt=2**64)
+    runners_up: int = Field(0, ge=0, le=MOST_RUNNERS_UP)
 
 
 @dataclass(slots=True)
@@ -88,6 +92,7 @@ def start_sequences(
             top_p=wishes.top_p,
             generator=torch.Generator().manual_seed(seed),
             stop_when=request.stop_when,
+            runners_up=wishes.runners_up,
             tokens=list(prompt),
         )
         sequence.start()
@@ -158,7 +163,7 @@ def _checked(
         )
     names = ("max_new_tokens", "temperature", "top_p")
     values = {name: getattr(settings, name) for name in names}
-    wanted = {name: getattr(request, name) for name in (*names, "seed")}
+    wanted = {name: getattr(request, name) for name in (*names, "seed", "runners_up")}
     values |= {name: value for name, value in wanted.items() if value is not None}
     checked = validated(RequestSettings, values, where)
     most, length = usable_positions(config, settings.block_size), len(prompt)

@@ -7,12 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastdllm.decoding.proposals import Proposals, predictions_of
 from fastdllm.decoding.rules import check_accepted
-from fastdllm.decoding.sequence import DecodedSequence, Generation
+from fastdllm.decoding.sequence import Candidate, DecodedSequence, Generation
 from fastdllm.decoding.work import Work
 from fastdllm.policy import PassKind, Policy
+
+
+class TokenChoice(NamedTuple):
+    """A committed token's confidence, whether or not a threshold judged it, and its runners-up.
+
+    runners_up: the most likely other tokens, in order, with the probabilities that the model gives
+        them; those of a sampled token may be more likely than it.
+    """
+
+    confidence: float
+    runners_up: tuple[Candidate, ...]
+
+
+class Proposed(NamedTuple):
+    """What a pass proposed for a position that it left masked."""
+
+    position: int
+    token: int
+    confidence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +43,8 @@ class Step:
         no token. Such steps come first, and their other fields are empty.
     positions: absolute positions in the sequence; a commit or prefill pass may write the one token
         that follows it. confidences: probabilities; empty for tokens that no threshold judged.
+    choices, proposed: only if the request asked for runners-up (`Request.runners_up`): one choice
+        per token; what the pass proposed for the positions of its window that are still masked.
     rows: positions that the pass ran through the layers (0 for a reused pass).
     input_changes: what the policy measured to decide on its spans, in their order, relative to the
         norm of their input (`SpanSignals.input_change`); empty if it measured nothing.
@@ -39,6 +61,8 @@ class Step:
     rows: int = 0
     layers_skipped: int = 0
     input_changes: tuple[float, ...] = ()
+    choices: tuple[TokenChoice, ...] = ()
+    proposed: tuple[Proposed, ...] = ()
     finished: Generation | None = None
 
 
@@ -79,20 +103,21 @@ def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | No
         sequence.enter_next_block()
     written = dict(enumerate(proposed.tokens))
     sequence.commit_tokens(written)
-    return _step(work, block, written=written, rows=rows)
+    return _step(work, block, proposed, written=written, rows=rows)
 
 
 def _keep(sequence: DecodedSequence, proposed: Proposals) -> None:
     """Store what a computed pass proposed, for passes that reuse it."""
     sequence.stored_window = proposed.window
     sequence.stored_tokens, sequence.stored_confidences = proposed.tokens, proposed.confidences
-    sequence.stored_logits = proposed.logits
+    sequence.stored_logits, sequence.stored_likeliest = proposed.logits, proposed.likeliest
 
 
 def _keep_ahead(sequence: DecodedSequence, proposed: Proposals) -> None:
     """Store what a full-block pass proposed, for sub-block passes that look ahead."""
     sequence.ahead_start = proposed.window[0]
     sequence.ahead_tokens, sequence.ahead_confidences = proposed.tokens, proposed.confidences
+    sequence.ahead_likeliest = proposed.likeliest
 
 
 def denoised(
@@ -118,6 +143,7 @@ def denoised(
         yield _step(
             work,
             block,
+            proposed,
             written=written,
             confidences=confidences,
             rows=0 if work.kind is PassKind.REUSED else work.width,
@@ -127,12 +153,14 @@ def denoised(
 def _step(
     work: Work,
     block: int,
+    proposed: Proposals,
     *,
     written: dict[int, int],
     rows: int,
     confidences: tuple[float, ...] = (),
 ) -> Step:
     sequence = work.sequence
+    choices, still_masked = _shown(work, proposed, written) if sequence.runners_up else ((), ())
     return Step(
         request=sequence.index,
         kind=work.kind,
@@ -144,5 +172,29 @@ def _step(
         rows=rows,
         layers_skipped=work.layers_skipped,
         input_changes=tuple(work.input_changes),
+        choices=choices,
+        proposed=still_masked,
         finished=sequence.generation() if sequence.finish_reason else None,
+    )
+
+
+def _shown(
+    work: Work, proposed: Proposals, written: dict[int, int]
+) -> tuple[tuple[TokenChoice, ...], tuple[Proposed, ...]]:
+    """Return what a step tells of its tokens, and of the positions that it left masked."""
+    sequence, start = work.sequence, proposed.window[0]
+    choices = []
+    for offset, token in written.items():
+        candidates = proposed.likeliest[offset - start]
+        others = [candidate for candidate in candidates if candidate.token != token]
+        choices.append(
+            TokenChoice(proposed.confidences[offset - start], tuple(others[: sequence.runners_up]))
+        )
+    if not work.denoises:
+        return tuple(choices), ()
+    columns = zip(proposed.tokens, proposed.confidences, strict=True)
+    return tuple(choices), tuple(
+        Proposed(sequence.block_start + offset, token, confidence)
+        for offset, (token, confidence) in enumerate(columns, start)
+        if sequence.masked[offset]
     )

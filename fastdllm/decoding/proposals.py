@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdllm.decoding.finite import NotFinite, first_not_finite
 from fastdllm.decoding.rules import violation
 from fastdllm.decoding.sampling import greedy, nucleus_sample
-from fastdllm.decoding.sequence import DecodedSequence, Window
+from fastdllm.decoding.sequence import Candidate, DecodedSequence, Window
 from fastdllm.policy import Policy, Predictions
 
 if TYPE_CHECKING:
@@ -24,13 +24,15 @@ class Proposals:
     """One token and its confidence for each block offset of a window.
 
     Of a prefill or commit: for the position after its last row. logits: [W, V], if the tokens were
-    sampled from them.
+    sampled from them. likeliest: per offset, the most likely tokens, one more than the request has
+    runners-up, since the proposed token is mostly the first; [] if it asked for none.
     """
 
     window: Window
     tokens: list[int]
     confidences: list[float]
     logits: Tensor | None = None
+    likeliest: list[list[Candidate]] = field(default_factory=list)
 
 
 def propose(
@@ -57,8 +59,9 @@ def propose(
             rows = [bases[-1] + work.row_of(p) for p in range(*work.computed_window)]
             drawn_from.append(logits[rows])
             sampled.append(_sample(work.sequence, drawn_from[-1]))
-    all_tokens = torch.cat([tokens, *(pair[0] for pair in sampled), tokens])
-    all_confidences = torch.cat([confidences, *(pair[1] for pair in sampled), sums])
+    likeliest = _likeliest(works, logits)
+    parts = [(tokens, confidences), *sampled, *likeliest, (tokens, sums)]
+    all_tokens, all_confidences = (torch.cat(part) for part in zip(*parts, strict=True))
     # float64 holds token ids and float32 probabilities exactly.
     ids, values = torch.stack((all_tokens.double(), all_confidences.double())).tolist()
     bad = first_not_finite(values[len(values) - len(sums) :])
@@ -67,24 +70,45 @@ def propose(
         raise NotFinite(work.sequence.index, f"a {work.kind} pass", dtype)
     proposals, next_sample = [], base
     own_logits = iter(drawn_from)
+    shown = len(values) - len(sums) - sum(len(part) for part, _ in likeliest)
+    depth = (len(values) - len(sums) - shown) // max(len(sums), 1)
     for work, start in zip(works, bases, strict=True):
-        if work.is_sampled:
-            first, stop = work.computed_window
-            places = [next_sample + n for n in range(stop - first)]
-            next_sample += len(places)
-        elif work.denoises:
-            places = [start + work.row_of(p) for p in range(*work.computed_window)]
+        if work.denoises:
+            rows = [start + work.row_of(p) for p in range(*work.computed_window)]
         else:
-            places = [start + n for n in range(work.read[1] - work.read[0])]
+            rows = [start + n for n in range(work.read[1] - work.read[0])]
+        places = rows
+        if work.is_sampled:
+            places = [next_sample + n for n in range(len(rows))]
+            next_sample += len(places)
+        wanted = min(work.sequence.runners_up + 1, depth) if work.sequence.runners_up else 0
+        firsts = [shown + row * depth for row in rows] if wanted else []
         proposals.append(
             Proposals(
                 work.computed_window,
                 [int(ids[i]) for i in places],
                 [values[i] for i in places],
                 next(own_logits) if work.is_sampled else None,
+                [
+                    [Candidate(int(ids[i]), values[i]) for i in range(first, first + wanted)]
+                    for first in firsts
+                ],
             )
         )
     return proposals
+
+
+def _likeliest(works: Sequence[Work], logits: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return the most likely tokens and their probabilities, [M * n] each, if a work asks for some.
+
+    As many per row as the work with the most runners-up needs, in order.
+    """
+    most = max(work.sequence.runners_up for work in works)
+    if most == 0:
+        return []
+    depth = min(most + 1, logits.shape[-1] - 1)  # all but the mask
+    probabilities, tokens = logits.softmax(dim=-1).topk(depth, dim=-1)
+    return [(tokens.flatten(), probabilities.flatten())]
 
 
 def with_ahead(work: Work, proposed: Proposals) -> Proposals:
@@ -102,6 +126,7 @@ def with_ahead(work: Work, proposed: Proposals) -> Proposals:
         proposed.tokens + sequence.ahead_tokens[ahead],
         proposed.confidences + sequence.ahead_confidences[ahead],
         proposed.logits,
+        proposed.likeliest + sequence.ahead_likeliest[ahead],
     )
 
 
@@ -121,7 +146,7 @@ def propose_again(policy: Policy, sequence: DecodedSequence, window: Window) -> 
         # The positions ahead of a sub-block pass have no logits.
         tokens = sampled.tolist() + tokens[len(sampled) :]
         confidences = sample_confidences.tolist() + confidences[len(sampled) :]
-    return Proposals(window, tokens, confidences)
+    return Proposals(window, tokens, confidences, likeliest=sequence.stored_likeliest[stored])
 
 
 def _sample(sequence: DecodedSequence, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fastdllm.policy import PassKind, SequenceState
 
@@ -51,6 +51,14 @@ class PassCounts:
 
 Window = tuple[int, int]
 
+
+class Candidate(NamedTuple):
+    """A token that a position may hold, and its probability."""
+
+    token: int
+    probability: float
+
+
 FinishReason = Literal["stop", "length", "stop_when", "refused"]
 
 
@@ -61,6 +69,8 @@ class Request:
     max_new_tokens: 0 asks for an empty answer, which costs no pass.
     stop_when: called with the generated ids known without a gap, after each further one; True ends
         the request there (for stop strings, which only a tokenizer can see).
+    runners_up: how many of the most likely other tokens each `Step` reports for a committed one
+        (`Step.choices`), with what is proposed for positions that stay masked; 0 reports neither.
     """
 
     prompt_ids: tuple[int, ...]
@@ -69,6 +79,7 @@ class Request:
     top_p: float | None = None
     stop_when: Callable[[Sequence[int]], bool] | None = None
     seed: int | None = None
+    runners_up: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,7 @@ class DecodedSequence:
     top_p: float
     generator: Generator
     stop_when: Callable[[Sequence[int]], bool] | None
+    runners_up: int
     tokens: list[int]  # up to the end of the current block, masks included
     masked: list[bool] = field(default_factory=list)  # of the current block
     block: int = 0
@@ -117,10 +129,12 @@ class DecodedSequence:
     stored_window: tuple[int, int] | None = None  # block offsets that the last computed pass saw
     stored_tokens: list[int] = field(default_factory=list)  # its proposals, where not sampled
     stored_confidences: list[float] = field(default_factory=list)
+    stored_likeliest: list[list[Candidate]] = field(default_factory=list)
     stored_logits: Tensor | None = None  # [W, V], to sample from again
     ahead_start: int = 0  # block offset of the first proposal below
     ahead_tokens: list[int] = field(default_factory=list)  # of the last full-block pass
     ahead_confidences: list[float] = field(default_factory=list)
+    ahead_likeliest: list[list[Candidate]] = field(default_factory=list)
     passes: PassCounts = field(default_factory=PassCounts)
     finish_reason: FinishReason | None = None
     prefilled: int = 0  # whole blocks of the prompt that are in the prefix cache
@@ -142,8 +156,9 @@ class DecodedSequence:
         self.committed_since_compute = self.passes_since_compute = 0
         self.lowest_confidence = None
         self.stored_logits = self.stored_window = None
-        self.stored_tokens, self.stored_confidences = [], []
-        self.ahead_start, self.ahead_tokens, self.ahead_confidences = 0, [], []
+        self.stored_tokens, self.stored_confidences, self.stored_likeliest = [], [], []
+        self.ahead_start = 0
+        self.ahead_tokens, self.ahead_confidences, self.ahead_likeliest = [], [], []
 
     @property
     def needs_prefill(self) -> bool:

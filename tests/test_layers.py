@@ -32,6 +32,7 @@ ORDER = (
     "serving",
     "statistics",
     "tasks",
+    "traces",
     "runs",
     "workflow.project",
     "harness",
@@ -90,6 +91,7 @@ MODULES_WITHOUT_TORCH = (
     "decoding.sequence",
     "decoding.user_code",
     "harness.own_tasks",
+    "traces.record",
     "serving.conversation",
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,7 +16,11 @@ from fastdllm.common.console import utf8_text
 from fastdllm.common.errors import UserError
 
 if TYPE_CHECKING:
-    from fastdllm import BlockDiffusionModel, Generation
+    from fastdllm import BlockDiffusionModel, Generation, Request
+    from fastdllm.traces.recording import Recording
+
+# What a trace tells of each token beside it.
+RUNNERS_UP = 3
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="wrap the prompt as a user's turn (default: yes)",
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="write what each step did to FILE, as JSON"
     )
     add_model_options(parser)
     add_decoding_options(parser)
@@ -44,11 +52,14 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("the prompt is empty; give a question, or - to read one from a pipe")
     settings = decoding_settings(options)
 
+    from fastdllm.decoding.sequence import Request
     from fastdllm.machine.threads import use_threads
     from fastdllm.model.loading import load_model, model_config
     from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
     from fastdllm.policy import default_policy
     from fastdllm.tasks.generation import AnswerText
+    from fastdllm.traces.record import write_trace
+    from fastdllm.traces.recording import TraceRecorder
 
     use_threads(product=model_config(options.model, options.revision).largest_product)
     tokenizer = load_tokenizer(options.model, options.revision)
@@ -59,19 +70,27 @@ def run(options: argparse.Namespace) -> int:
     policy = default_policy(settings, model.config.num_layers)
     console = Console(highlight=False, soft_wrap=True)
     view = StepView(console, tokenizer, ids) if options.show_steps else None
-    generation, elapsed_s = _decode(model, ids, policy, view)
+    request, recording = Request(ids), None
+    if options.trace is not None:
+        request = Request(ids, runners_up=RUNNERS_UP)
+        recorder = TraceRecorder(model, tokenizer, options.model, options.revision)
+        recording = recorder.start(request, policy)
+    generation, elapsed_s = _decode(model, request, policy, view, recording)
     text = AnswerText(tokenizer, until=None).text
     answer = text(generation.token_ids, finish_reason=generation.finish_reason)
     console.print(answer, markup=False)
     console.print(stats_line(generation, elapsed_s, model, settings), style="dim", markup=False)
+    if recording is not None:
+        write_trace(options.trace, recording.trace())
     return 0
 
 
 def _decode(
     model: BlockDiffusionModel,
-    ids: tuple[int, ...],
+    request: Request,
     policy: Any,
     view: StepView | None,
+    recording: Recording | None,
 ) -> tuple[Generation, float]:
     """Decode one request; the clock runs in the decoder only, after an untimed first block.
 
@@ -79,14 +98,12 @@ def _decode(
         UserError: the prompt does not fit the model.
     """
     from fastdllm.decoding.loop import decode
-    from fastdllm.decoding.sequence import Request
     from fastdllm.policy import PassKind
 
-    request = [Request(ids)]
-    begun = decode(model, request, policy)
+    begun = decode(model, [request], policy)
     any(step.kind is PassKind.COMMIT or step.finished is not None for step in begun)
     del begun  # its cache is free for the timed run
-    steps = decode(model, request, policy)
+    steps = decode(model, [request], policy)
     elapsed_s = 0.0
     while True:
         started = time.perf_counter()
@@ -96,5 +113,7 @@ def _decode(
             raise UserError(step.finished.error.removeprefix("request 0: "))
         if view is not None:
             view.show(step)
+        if recording is not None:
+            recording.add(step, elapsed_s)
         if step.finished is not None:
             return step.finished, elapsed_s

@@ -32,7 +32,7 @@ from fastdllm.settings import DecodingSettings
 if TYPE_CHECKING:
     from fastdllm.model.fused import FusedModel
     from fastdllm.tools.sensitivity.measurement import MeasuredPasses
-    from fastdllm.tools.sensitivity.record import SensitivityRecord
+    from fastdllm.tools.sensitivity.sensitivity_record import SensitivityRecord
 
 ITEMS = 200
 SAVING = 0.3
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     )
     from fastdllm.tools.sensitivity.layer_spans import default_stride, spans_to_measure
     from fastdllm.tools.sensitivity.measurement import check_measurable, measure_passes
-    from fastdllm.tools.sensitivity.record import write_log, write_record
+    from fastdllm.tools.sensitivity.sensitivity_record import write_log, write_record
 
     check_measurable(settings)
     data = options.data or CALIBRATION
@@ -160,7 +160,7 @@ def _record(
     origin: dict[str, Any],
 ) -> SensitivityRecord:
     from fastdllm.machine.device import hardware
-    from fastdllm.tools.sensitivity.record import SensitivityRecord, damages, grids
+    from fastdllm.tools.sensitivity.sensitivity_record import SensitivityRecord, damages, grids
     from fastdllm.workflow.project.digests import digest_of
 
     layers = model.config.num_layers

@@ -164,10 +164,19 @@ def read_json(path: str | Path) -> Any:
             with a NaN, which Python's own reader takes).
     """
     try:
-        text = Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise cannot("read", path, error) from None
-    if not text.strip():
+    return json_of(content, path)
+
+
+def json_of(content: bytes, path: str | Path) -> Any:
+    """Return what the JSON in `content` says; `path`, where it is from, opens the error line.
+
+    Raises:
+        UserError: as of `read_json`.
+    """
+    if not content.strip():
         raise UserError(f"{path}: the file is empty")
     no_numbers: list[str] = []
 
@@ -176,7 +185,7 @@ def read_json(path: str | Path) -> Any:
         return float(name)
 
     try:
-        value = json.loads(text, parse_constant=as_float)
+        value = json.loads(content, parse_constant=as_float)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if no_numbers:

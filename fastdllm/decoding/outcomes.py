@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fastdllm.decoding.proposals import Proposals, predictions_of
 from fastdllm.decoding.rules import check_accepted
-from fastdllm.decoding.sequence import Candidate, DecodedSequence, Generation
+from fastdllm.decoding.sequence import Candidate, DecodedSequence, Generation, Proposed
 from fastdllm.decoding.work import Work
 from fastdllm.policy import PassKind, Policy
 
@@ -25,14 +25,6 @@ class TokenChoice(NamedTuple):
 
     confidence: float
     runners_up: tuple[Candidate, ...]
-
-
-class Proposed(NamedTuple):
-    """What a pass proposed for a position that it left masked."""
-
-    position: int
-    token: int
-    confidence: float
 
 
 @dataclass(frozen=True, slots=True)

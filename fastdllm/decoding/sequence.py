@@ -59,6 +59,14 @@ class Candidate(NamedTuple):
     probability: float
 
 
+class Proposed(NamedTuple):
+    """What a pass proposed for a position that it left masked, and its confidence."""
+
+    position: int
+    token: int
+    probability: float
+
+
 FinishReason = Literal["stop", "length", "stop_when", "refused"]
 
 

@@ -12,7 +12,11 @@ from pydantic import ValidationError
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json
-from fastdllm.tools.sensitivity.record import MOST_STEPS, MeasuredSpan, SensitivityRecord
+from fastdllm.tools.sensitivity.sensitivity_record import (
+    MOST_STEPS,
+    MeasuredSpan,
+    SensitivityRecord,
+)
 from fastdllm.workflow.project.config_files import ModelChoice
 
 # The fields that are shown, in this order, with their titles.

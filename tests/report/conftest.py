@@ -9,7 +9,7 @@ import pytest
 from fastdllm.records.summary import Summary
 from fastdllm.report.content import Report, build_report
 from fastdllm.report.sensitivity_map import SensitivityMap
-from fastdllm.tools.sensitivity.record import SensitivityRecord
+from fastdllm.tools.sensitivity.sensitivity_record import SensitivityRecord
 from tests.support import made_up_runs as synthetic
 from tests.support.run_project import a_summary  # noqa: F401
 

@@ -15,7 +15,7 @@ from fastdllm.settings import DecodingSettings
 from fastdllm.tools.sensitivity import measurement
 from fastdllm.tools.sensitivity.calibration import CALIBRATION, read_questions, refuse_test_items
 from fastdllm.tools.sensitivity.measurement import measure_passes
-from fastdllm.tools.sensitivity.record import SensitivityRecord
+from fastdllm.tools.sensitivity.sensitivity_record import SensitivityRecord
 from training.make_calibration import calibration_items
 from training.make_tasks import to_jsonl
 from training.problems import is_held_out

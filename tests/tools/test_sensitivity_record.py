@@ -18,7 +18,7 @@ from fastdllm.tools.sensitivity.layer_spans import (
 )
 from fastdllm.tools.sensitivity.measurement import MeasuredPasses
 from fastdllm.tools.sensitivity.probed_policy import PassLog
-from fastdllm.tools.sensitivity.record import (
+from fastdllm.tools.sensitivity.sensitivity_record import (
     MOST_STEPS,
     SensitivityRecord,
     damages,

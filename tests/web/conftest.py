@@ -13,7 +13,7 @@ import pytest
 from fastdllm.report.content import build_report
 from fastdllm.report.page import render_page
 from fastdllm.report.sensitivity_map import SensitivityMap
-from fastdllm.tools.sensitivity.record import SensitivityRecord
+from fastdllm.tools.sensitivity.sensitivity_record import SensitivityRecord
 from tests.support import made_up_runs as synthetic
 
 # CHROMIUM names another one; CI sets it, so that a missing browser fails there instead.

@@ -16,7 +16,7 @@ from fastdllm.tools.sensitivity.layer_spans import (
     least_damage,
     named_spans,
 )
-from fastdllm.tools.sensitivity.record import MOST_STEPS, Grid, SensitivityRecord
+from fastdllm.tools.sensitivity.sensitivity_record import MOST_STEPS, Grid, SensitivityRecord
 
 CELL = 5
 # From good to bad: readable with black text, so in light and dark terminals.

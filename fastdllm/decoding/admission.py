@@ -10,14 +10,17 @@ import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
 
 from fastdllm.common.errors import UserError
+from fastdllm.decoding.rules import check_spans
 from fastdllm.decoding.sampling import request_seed
 from fastdllm.decoding.sequence import DecodedSequence, Generation, PassCounts, Request
 from fastdllm.model.config import ModelConfig
+from fastdllm.policy import LayerRange, Policy
 from fastdllm.settings import DecodingSettings, check_block_size, layer_span
 from fastdllm.validation import validated
 
@@ -54,50 +57,107 @@ def start_sequences(
     Raises:
         UserError: naming the setting that is wrong or does not fit the model.
     """
+    check_settings(config, settings)
+    admitted = Admitted()
+    # Refused requests do not count, so that they do not change how others are sampled.
+    seen: Counter[tuple[int, ...]] = Counter()
+    for index, request in enumerate(requests):
+        where = f"request {index}"
+        started = start_sequence(config, index, request, settings, where=where, seen=seen)
+        if isinstance(started, Generation):
+            admitted.outcomes[index] = started
+        else:
+            admitted.sequences.append(started)
+    return admitted
+
+
+def start_sequence(
+    config: ModelConfig,
+    index: int,
+    request: Request,
+    settings: DecodingSettings,
+    *,
+    where: str,
+    seen: Counter[tuple[int, ...]] | None = None,
+) -> DecodedSequence | Generation:
+    """Lay out the first block of a request, whose settings have been checked.
+
+    Returns its outcome instead, if it is refused or there is nothing to decode.
+
+    Args:
+        where: names the request in its error.
+        seen: earlier requests by their prompts, counted on; copies of a prompt are sampled apart.
+            Default: the request is sampled as if it were the only one.
+    """
+    mask_id, stop_tokens = special_tokens(config, settings.mask_id, settings.stop_token)
+    try:
+        prompt = _token_ids(request, where)
+        wishes = _checked(config, request, prompt, settings, mask_id, where)
+    except UserError as error:
+        return Generation([], "refused", PassCounts(), str(error))
+    counted = Counter() if seen is None else seen
+    seed = wishes.seed
+    if request.seed is None:
+        seed = request_seed(settings.seed, prompt, counted[prompt])
+    counted[prompt] += 1
+    if wishes.max_new_tokens == 0:
+        return Generation([], "length", PassCounts())
+    sequence = DecodedSequence(
+        index=index,
+        prompt_length=len(prompt),
+        limit=len(prompt) + wishes.max_new_tokens,
+        block_size=settings.block_size,
+        mask_id=mask_id,
+        stop_tokens=stop_tokens,
+        small_block_size=settings.small_block_size,
+        temperature=wishes.temperature,
+        top_p=wishes.top_p,
+        generator=torch.Generator().manual_seed(seed),
+        stop_when=request.stop_when,
+        runners_up=wishes.runners_up,
+        tokens=list(prompt),
+    )
+    sequence.start()
+    return sequence
+
+
+class BatchKey(NamedTuple):
+    """What the sequences that share a pass must have in common; the rest is per sequence."""
+
+    block_size: int
+    layer_spans: tuple[LayerRange, ...]
+    mask_id: int
+
+
+def batch_key(config: ModelConfig, policy: Policy) -> BatchKey:
+    """Check a policy and its settings against the model; return what its batch has in common.
+
+    Raises:
+        UserError: naming the setting that is wrong or does not fit the model.
+        PolicyViolation: its spans of layers are not in order, or not in the model.
+    """
+    settings = policy.settings
+    check_spans(policy, config.num_layers)
+    check_settings(config, settings)
+    mask_id, _ = special_tokens(config, settings.mask_id, settings.stop_token)
+    return BatchKey(settings.block_size, tuple(policy.layer_spans), mask_id)
+
+
+def check_settings(config: ModelConfig, settings: DecodingSettings) -> None:
+    """Check settings against the model.
+
+    Raises:
+        UserError: naming the setting that is wrong or does not fit the model.
+    """
     # Again: a copy with other values (model_copy) is not checked by pydantic.
     validated(DecodingSettings, settings.model_dump(exclude_unset=True), "settings")
-    mask_id, stop_tokens = special_tokens(config, settings.mask_id, settings.stop_token)
+    special_tokens(config, settings.mask_id, settings.stop_token)
     try:
         check_block_size(settings, config.block_size)
         if settings.layer_subset is not None:
             layer_span(settings.layer_subset, config.num_layers)
     except ValueError as error:
         raise UserError(str(error)) from None
-    admitted = Admitted()
-    # Refused requests do not count, so that they do not change how others are sampled.
-    seen: Counter[tuple[int, ...]] = Counter()
-    for index, request in enumerate(requests):
-        try:
-            prompt = _token_ids(request, f"request {index}")
-            wishes = _checked(config, request, prompt, settings, mask_id, f"request {index}")
-        except UserError as error:
-            admitted.outcomes[index] = Generation([], "refused", PassCounts(), str(error))
-            continue
-        seed = wishes.seed
-        if request.seed is None:
-            seed = request_seed(settings.seed, prompt, seen[prompt])
-        seen[prompt] += 1
-        if wishes.max_new_tokens == 0:
-            admitted.outcomes[index] = Generation([], "length", PassCounts())
-            continue
-        sequence = DecodedSequence(
-            index=index,
-            prompt_length=len(prompt),
-            limit=len(prompt) + wishes.max_new_tokens,
-            block_size=settings.block_size,
-            mask_id=mask_id,
-            stop_tokens=stop_tokens,
-            small_block_size=settings.small_block_size,
-            temperature=wishes.temperature,
-            top_p=wishes.top_p,
-            generator=torch.Generator().manual_seed(seed),
-            stop_when=request.stop_when,
-            runners_up=wishes.runners_up,
-            tokens=list(prompt),
-        )
-        sequence.start()
-        admitted.sequences.append(sequence)
-    return admitted
 
 
 def usable_positions(config: ModelConfig, block_size: int) -> int:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from fastdllm.decoding.proposals import Proposals, predictions_of
 from fastdllm.decoding.rules import check_accepted
 from fastdllm.decoding.sequence import Candidate, DecodedSequence, Generation, Proposed
-from fastdllm.decoding.work import Work
+from fastdllm.decoding.work import Work, by_policy
 from fastdllm.policy import PassKind, Policy
 
 
@@ -31,8 +31,8 @@ class TokenChoice(NamedTuple):
 class Step:
     """One pass of one sequence: what it committed, with which confidence, and what it cost.
 
-    kind: None for a request that needs no pass: it was refused (`finished` says why) or asked for
-        no token. Such steps come first, and their other fields are empty.
+    kind: None for a request that needs no pass: it was refused (`finished` says why), asked for no
+        token, or was cancelled. Such steps come first, and their other fields are empty.
     positions: absolute positions in the sequence; a commit or prefill pass may write the one token
         that follows it. confidences: probabilities; empty for tokens that no threshold judged.
     choices, proposed: only if the request asked for runners-up (`Request.runners_up`): one choice
@@ -58,9 +58,7 @@ class Step:
     finished: Generation | None = None
 
 
-def results(
-    policy: Policy, works: list[Work], proposals: list[Proposals], num_layers: int
-) -> Iterator[Step]:
+def results(works: list[Work], proposals: list[Proposals], num_layers: int) -> Iterator[Step]:
     """Apply one pass to its sequences, prefills and commits first."""
     denoising = []
     for work, proposed in zip(works, proposals, strict=True):
@@ -71,11 +69,12 @@ def results(
     if denoising:
         denoising_works, their_proposals = zip(*denoising, strict=True)
         for work, proposed in denoising:
+            policy = work.sequence.policy
             if policy.keeps_proposals or policy.keeps_logits:
                 _keep(work.sequence, proposed)
             if work.kind is PassKind.FULL_BLOCK:
                 _keep_ahead(work.sequence, proposed)
-        yield from denoised(policy, denoising_works, their_proposals, num_layers)
+        yield from denoised(denoising_works, their_proposals, num_layers)
 
 
 def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | None:
@@ -89,7 +88,7 @@ def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | No
         sequence.prefilled = work.blocks[1]
         if sequence.needs_prefill:
             return None
-        rows = sequence.block_start
+        rows = sequence.block_start - sequence.restored * sequence.block_size
     sequence.count(work.kind, computed=num_layers, skipped=0)
     if work.kind is PassKind.COMMIT:
         sequence.enter_next_block()
@@ -113,9 +112,18 @@ def _keep_ahead(sequence: DecodedSequence, proposed: Proposals) -> None:
 
 
 def denoised(
+    works: Sequence[Work], proposals: Sequence[Proposals], num_layers: int
+) -> Iterator[Step]:
+    """Commit those of the proposed tokens that the policy of each sequence accepts."""
+    for policy, group in by_policy(works):
+        yield from _accepted(
+            policy, [works[i] for i in group], [proposals[i] for i in group], num_layers
+        )
+
+
+def _accepted(
     policy: Policy, works: Sequence[Work], proposals: Sequence[Proposals], num_layers: int
 ) -> Iterator[Step]:
-    """Commit those of the proposed tokens that the policy accepts."""
     sequences = [work.sequence for work in works]
     predictions = predictions_of(sequences, proposals)
     masked = predictions.masked.clone()

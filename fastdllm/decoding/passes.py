@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastdllm.decoding.rules import chosen_actions
 from fastdllm.decoding.spans import SpanSignalsOfPass, SpanStores
-from fastdllm.decoding.work import Work
+from fastdllm.decoding.work import Work, by_policy
 from fastdllm.engine.batch import Segment
 from fastdllm.engine.engines import Engine, OpenPass
 from fastdllm.model.fused import FusedModel
@@ -77,17 +77,20 @@ class PassRunner:
     ) -> tuple[Tensor, list[int]]:
         """Apply the policy's actions to one span; also return the works it was not computed for."""
         places = self.spans.places(works)
-        reused, inputs = {}, hidden
-        sub_block_indices = [i for i, work in enumerate(works) if work.kind is PassKind.SUB_BLOCK]
-        if sub_block_indices:
-            sub_blocks = [works[i] for i in sub_block_indices]
+        reused: dict[int, SpanAction] = {}
+        inputs = hidden
+        for policy, group in by_policy(works):
+            indices = [i for i in group if works[i].kind is PassKind.SUB_BLOCK]
+            if not indices:
+                continue
+            sub_blocks = [works[i] for i in indices]
             signals = SpanSignalsOfPass(
-                self.spans, span, hidden, sub_blocks, [places[i] for i in sub_block_indices]
+                self.spans, span, hidden, sub_blocks, [places[i] for i in indices]
             )
             states = [work.state for work in sub_blocks if work.state is not None]
-            actions = chosen_actions(self.policy, span, states, signals)
-            pairs = zip(sub_block_indices, actions, strict=True)
-            reused = {i: action for i, action in pairs if action is not SpanAction.COMPUTE}
+            actions = chosen_actions(policy, span, states, signals)
+            pairs = zip(indices, actions, strict=True)
+            reused |= {i: action for i, action in pairs if action is not SpanAction.COMPUTE}
         if reused:
             hidden = hidden.clone()
             for index, action in reused.items():

@@ -1,14 +1,14 @@
 """Continuous batching: which requests are in flight, and what each does in the next pass.
 
-Requests enter the lowest free slot in the order of the list, as soon as one is free; so the slot of
-a request depends on the list alone. Owns the slots, the cache extents and the runner of passes.
-Knows the order of passes in a sequence; knows nothing of the values of tokens.
+Requests enter the lowest free slot in the order in which they came, as soon as one is free; so the
+slot of a request of a list depends on the list alone. Owns the slots, the cache extents and the
+runner of passes. Knows the order of passes in a sequence; knows nothing of the values of tokens.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -36,7 +36,7 @@ class _Parked:
 
 
 class Scheduler:
-    """The requests of one call of `decode`, in `slots` slots.
+    """The requests of one decoding, in `slots` slots that share `room` positions of the cache.
 
     running: sequences in flight, in the order of their slots. entered: the requests that the last
     call of `admit` admitted for the first time.
@@ -45,18 +45,35 @@ class Scheduler:
     def __init__(
         self,
         model: FusedModel,
-        sequences: Sequence[DecodedSequence],
+        sequences: Sequence[DecodedSequence] = (),
         *,
         policy: Policy,
         slots: int,
+        positions_per_slot: int | None = None,
     ) -> None:
+        """Allocate the cache.
+
+        Args:
+            policy: decides for `sequences`; the spans and the block size of those added later are
+                the same.
+            positions_per_slot: of the cache, on average, for sequences that come later; default:
+                as many as the longest of `sequences` need.
+        """
         self.model, self.policy = model, policy
         self.running: list[DecodedSequence] = []
         self.entered: list[int] = []
-        self._waiting = deque(sequences)
+        self._waiting: deque[DecodedSequence] = deque()
         self._parked: deque[_Parked] = deque()
         self._runner: PassRunner | None = None
+        self._positions_per_slot = positions_per_slot
+        for sequence in sequences:
+            self.add(sequence, policy)
         self._open(slots)
+
+    def add(self, sequence: DecodedSequence, policy: Policy) -> None:
+        """Let a sequence wait for a slot, behind those that came before it."""
+        sequence.policy = policy
+        self._waiting.append(sequence)
 
     def _open(self, slots: int) -> None:
         """Allocate `slots` for the remaining sequences, or half as many until they fit."""
@@ -68,13 +85,16 @@ class Scheduler:
     def _try_open(self, slots: int) -> bool:
         remaining = [*self._waiting, *(parked.sequence for parked in self._parked)]
         lengths = sorted((sequence.capacity for sequence in remaining), reverse=True)[:slots]
+        room = sum(lengths)
+        if self._positions_per_slot is not None:
+            room = max([slots * self._positions_per_slot, *lengths[:1]])
         try:
-            engine = take_engine(self.model, sum(lengths))
+            engine = take_engine(self.model, room)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             return False
-        self.slots = slots
+        self.slots, self.room = slots, room
         self._runner = PassRunner(
             self.model,
             policy=self.policy,
@@ -85,8 +105,10 @@ class Scheduler:
         return True
 
     def close(self) -> None:
-        """Return the engine, for the next decoding."""
+        """Return the engine, for the next decoding; what is in flight is dropped."""
         if self._runner is not None:
+            while self.running:
+                self._retire(self.running[-1])
             give_back(self.model, self._runner.engine)
             self._runner = None
 
@@ -104,10 +126,7 @@ class Scheduler:
     def admit(self) -> bool:
         """Retire finished sequences and fill free slots; False if nothing is left to decode."""
         for sequence in [s for s in self.running if s.finish_reason is not None]:
-            self.running.remove(sequence)
-            sequence.stored_logits = None
-            self.cache.release(sequence.cache_start, sequence.capacity)
-            self.runner.spans.drop(sequence.slot)
+            self._retire(sequence)
         self.entered = []
         used_slots = {sequence.slot for sequence in self.running}
         for slot in range(self.slots):
@@ -117,6 +136,35 @@ class Scheduler:
                 break
         self.running.sort(key=lambda sequence: sequence.slot)
         return bool(self.running)
+
+    def _retire(self, sequence: DecodedSequence) -> None:
+        """Free the slot and the extent of a sequence."""
+        self.running.remove(sequence)
+        sequence.stored_logits = None
+        self.cache.release(sequence.cache_start, sequence.capacity)
+        self.runner.spans.drop(sequence.slot)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits, and every slot is free."""
+        return not (self.running or self._waiting or self._parked)
+
+    def cancel(self, requests: Collection[int]) -> list[DecodedSequence]:
+        """End those of `requests` that are not finished; return their sequences, in flight first.
+
+        The next call of `admit` frees their slots.
+        """
+        parked = [parked.sequence for parked in self._parked]
+        ended = [
+            sequence
+            for sequence in (*self.running, *parked, *self._waiting)
+            if sequence.index in requests and sequence.finish_reason is None
+        ]
+        for sequence in ended:
+            sequence.finish_reason = "cancelled"
+        self._parked = deque(p for p in self._parked if p.sequence.finish_reason is None)
+        self._waiting = deque(s for s in self._waiting if s.finish_reason is None)
+        return ended
 
     def _enter(self, slot: int) -> bool:
         """Put the next sequence into `slot`; False if there is none, or no free extent."""
@@ -158,12 +206,13 @@ class Scheduler:
 
     def _denoising(self, sequence: DecodedSequence) -> Work:
         state = sequence.state()
-        kind = chosen_pass(self.policy, state)
+        policy = sequence.policy
+        kind = chosen_pass(policy, state)
         if kind in (PassKind.PREFILL, PassKind.COMMIT):
             # Skipping a commit, or adding one, would leave a ragged prefix cache.
-            raise violation(self.policy, f"asked for a {kind} pass; only the decoder decides those")
-        window = self.policy.window(state, kind)
-        check_pass(self.policy, kind=kind, window=window, state=state)
+            raise violation(policy, f"asked for a {kind} pass; only the decoder decides those")
+        window = policy.window(state, kind)
+        check_pass(policy, kind=kind, window=window, state=state)
         work = Work(sequence, kind, state=state, window=window)
         if kind is not PassKind.REUSED:
             first, stop = (max(p - 1 - work.offset, 0) for p in work.computed_window)
@@ -177,7 +226,10 @@ class Scheduler:
             UserError: there is only one slot.
         """
         in_flight = [s for s in self.running if s.finish_reason is None]
-        if len(in_flight) <= 1:
+        # A room that does not follow from the sequences shrinks with its slots, used or not.
+        is_fixed = self._positions_per_slot is not None
+        slots = self.slots if is_fixed else min(self.slots, len(in_flight))
+        if slots <= 1:
             raise _too_little_memory()
         cache, spans = self.cache, self.runner.spans
         saved = [
@@ -188,7 +240,7 @@ class Scheduler:
         del cache, spans
         self._runner = None
         drop_idle(self.model)
-        self._open(min(self.slots, len(in_flight)) // 2)
+        self._open(slots // 2)
 
 
 def _too_little_memory() -> UserError:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from fastdllm.policy import PassKind, SequenceState
+from fastdllm.policy import PassKind, Policy, SequenceState
 
 if TYPE_CHECKING:
     # The records of answers import this module, and must import no torch.
@@ -67,7 +67,7 @@ class Proposed(NamedTuple):
     probability: float
 
 
-FinishReason = Literal["stop", "length", "stop_when", "refused"]
+FinishReason = Literal["stop", "length", "stop_when", "refused", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,9 @@ class DecodedSequence:
     passes: PassCounts = field(default_factory=PassCounts)
     finish_reason: FinishReason | None = None
     prefilled: int = 0  # whole blocks of the prompt that are in the prefix cache
-    slot: int = -1  # this and cache_start are set by the scheduler
+    restored: int = 0  # those of them that no pass of this sequence computed
+    policy: Policy = field(init=False)  # this, slot and cache_start are set by the scheduler
+    slot: int = -1
     cache_start: int = -1
 
     def start(self) -> None:
@@ -172,6 +174,11 @@ class DecodedSequence:
     def needs_prefill(self) -> bool:
         """Whether whole blocks of the prompt are not in the prefix cache yet."""
         return self.prefilled < self.prompt_length // self.block_size
+
+    @property
+    def whole_blocks(self) -> int:
+        """Blocks at the beginning of the cache that hold final tokens only."""
+        return self.prefilled if self.needs_prefill else self.block
 
     @property
     def capacity(self) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fastdllm.decoding.sequence import DecodedSequence, Window
 from fastdllm.engine.batch import Segment
-from fastdllm.policy import PassKind, SequenceState
+from fastdllm.policy import PassKind, Policy, SequenceState
 
 
 @dataclass(slots=True)
@@ -97,3 +98,12 @@ class Work:
         Token shift: the row of offset p predicts p + 1; the first row predicts its own too.
         """
         return max(position - 1 - self.offset, 0) - self.read[0]
+
+
+def by_policy(works: Iterable[Work]) -> list[tuple[Policy, list[int]]]:
+    """Return the indices of the works of each policy, which decides for them together."""
+    groups: dict[int, tuple[Policy, list[int]]] = {}
+    for index, work in enumerate(works):
+        policy = work.sequence.policy
+        groups.setdefault(id(policy), (policy, []))[1].append(index)
+    return list(groups.values())

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fastdllm import DecodingSettings, Request, UserError, decode, generate
 from fastdllm.decoding import memory, proposals
 from fastdllm.decoding.admission import start_sequences
+from fastdllm.decoding.decoder import _tick
 from fastdllm.decoding.events import Entered, OutOfMemory, PassRecord, SlotsChosen
-from fastdllm.decoding.loop import _tick
 from fastdllm.decoding.memory import PREFILL_ROWS
 from fastdllm.decoding.passes import PassRunner
 from fastdllm.decoding.scheduler import Scheduler
@@ -315,7 +315,7 @@ def test_answered_requests_leave_no_logits_behind(golden_model):
     scheduler = Scheduler(FusedModel(model), admitted.sequences, policy=policy, slots=2)
     with torch.inference_mode():
         while scheduler.admit():
-            list(_tick(scheduler, policy, 6, [].append))
+            list(_tick(scheduler, 6, [].append))
     assert all(sequence.finish_reason for sequence in admitted.sequences)
     assert all(sequence.stored_logits is None for sequence in admitted.sequences)
 

@@ -20,6 +20,7 @@ from fastdllm.decoding.events import Entered, Event, Observer, OutOfMemory, Pass
 from fastdllm.decoding.memory import choose_room
 from fastdllm.decoding.outcomes import Step, denoised, results
 from fastdllm.decoding.passes import PassRunner
+from fastdllm.decoding.prefixes import PrefixStore
 from fastdllm.decoding.proposals import Proposals, propose, propose_again, with_ahead
 from fastdllm.decoding.scheduler import Scheduler
 from fastdllm.decoding.sequence import DecodedSequence, Generation, PassCounts, Request
@@ -69,6 +70,7 @@ class Decoder:
         *,
         slots: int | None = None,
         share: float = 1.0,
+        prefixes: PrefixStore | None = None,
         observe: Observer | None = None,
     ) -> Decoder:
         """Make room for requests that are not known yet.
@@ -76,6 +78,7 @@ class Decoder:
         Args:
             slots: most sequences in flight; default: what memory allows, up to a fixed number.
             share: of the usable memory, what the cache may take.
+            prefixes: keeps whole blocks of what has been decoded, for prompts that begin alike.
 
         Raises:
             UserError: a setting does not fit the model, or no sequence fits the memory.
@@ -84,7 +87,11 @@ class Decoder:
         batch_key(model.config, policy)
         room = choose_room(model, policy, requested=slots, share=share)
         scheduler = Scheduler(
-            model, policy=policy, slots=room.slots, positions_per_slot=room.positions_per_slot
+            model,
+            policy=policy,
+            slots=room.slots,
+            positions_per_slot=room.positions_per_slot,
+            prefixes=prefixes,
         )
         return cls(scheduler, policy, observe=observe)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.memory import PREFILL_ROWS
 from fastdllm.decoding.passes import PassRunner
+from fastdllm.decoding.prefixes import PrefixStore
 from fastdllm.decoding.rules import check_pass, chosen_pass, violation
 from fastdllm.decoding.sequence import DecodedSequence
 from fastdllm.decoding.work import Work
@@ -50,6 +51,7 @@ class Scheduler:
         policy: Policy,
         slots: int,
         positions_per_slot: int | None = None,
+        prefixes: PrefixStore | None = None,
     ) -> None:
         """Allocate the cache.
 
@@ -58,6 +60,7 @@ class Scheduler:
                 the same.
             positions_per_slot: of the cache, on average, for sequences that come later; default:
                 as many as the longest of `sequences` need.
+            prefixes: where prompts begin from, and what ended sequences leave their blocks to.
         """
         self.model, self.policy = model, policy
         self.running: list[DecodedSequence] = []
@@ -66,6 +69,7 @@ class Scheduler:
         self._parked: deque[_Parked] = deque()
         self._runner: PassRunner | None = None
         self._positions_per_slot = positions_per_slot
+        self._prefixes = prefixes
         for sequence in sequences:
             self.add(sequence, policy)
         self._open(slots)
@@ -126,6 +130,8 @@ class Scheduler:
     def admit(self) -> bool:
         """Retire finished sequences and fill free slots; False if nothing is left to decode."""
         for sequence in [s for s in self.running if s.finish_reason is not None]:
+            if self._prefixes is not None:
+                self._prefixes.keep(sequence, self.cache)
             self._retire(sequence)
         self.entered = []
         used_slots = {sequence.slot for sequence in self.running}
@@ -181,6 +187,8 @@ class Scheduler:
             self.runner.spans.restore(slot, parked.spans)
             self._parked.popleft()
         else:
+            if self._prefixes is not None:
+                self._prefixes.restore(sequence, self.cache)
             self._waiting.popleft()
             self.entered.append(sequence.index)
         self.running.append(sequence)

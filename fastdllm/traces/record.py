@@ -33,8 +33,10 @@ from fastdllm.validation import StrictModel, validated
 
 FORMAT: Literal["fastdllm trace"] = "fastdllm trace"
 TRACE_SCHEMA_VERSION: Literal[1] = 1
-# Some 50 times a trace of 2048 tokens; a larger file is another one, and fills the memory.
-MAX_TRACE_BYTES = 64 * 2**20
+# Some 16 times a trace of 2048 tokens; a larger file is another one, and fills the memory.
+MAX_TRACE_BYTES = 16 * 2**20
+# A view draws blocks whole.
+MAX_BLOCK_SIZE = 2**14
 
 
 class Trace(StrictModel):
@@ -71,6 +73,8 @@ class Trace(StrictModel):
     def _steps_agree(self) -> Trace:
         """Refuse what cannot have been: an edited trace, or one put together from two."""
         reason, ids = self.answer.finish_reason, self.answer.ids
+        if self.settings.block_size > MAX_BLOCK_SIZE:
+            raise ValueError(f"settings.block_size: more than {MAX_BLOCK_SIZE}")
         for token in self.prompt.ids:
             if token >= self.model.vocab_size:
                 raise ValueError(f"prompt.ids: {token} is outside the vocabulary")

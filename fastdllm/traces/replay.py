@@ -34,6 +34,7 @@ class StepReplay:
     finish_reason: str | None = None
     passes: PassCounts = field(default_factory=PassCounts)
     block: int = 0
+    leftmost: int = 0  # the first position that is not known
     seconds: float = 0.0
 
     def follow(self, steps: Sequence[TracedStep]) -> None:
@@ -43,6 +44,7 @@ class StepReplay:
             Contradiction: a step does not agree with those before it, or with the settings.
         """
         self.block = self.prompt_length // self.settings.block_size
+        self.leftmost = self.prompt_length
         for index, step in enumerate(steps):
             problem = next(self._problems(index, step), None)
             if problem is not None:
@@ -77,9 +79,8 @@ class StepReplay:
         }.get(kind, (size,))
 
     def _problems_of_place(self, index: int, step: TracedStep) -> Iterator[str]:
-        masks = self._masks()
         if step.denoises:
-            yield from self._problems_of_denoising(step, masks)
+            yield from self._problems_of_denoising(step)
         elif step.sub_block is not None or step.proposed:
             yield f"{'proposed' if step.proposed else 'sub_block'}: a {step.kind} step has none"
         elif step.kind is PassKind.PREFILL:
@@ -88,16 +89,14 @@ class StepReplay:
                 yield "kind: a prefill is the first step, of a prompt of whole blocks"
             yield from _not_exactly(step, (first,) if first == self.prompt_length else ())
         else:
-            if masks:
-                yield f"kind: a commit, but position {masks[0]} of its block is masked"
-            yield from _not_exactly(step, ((self.block + 1) * self.settings.block_size,))
+            if self.leftmost < self._end:
+                yield f"kind: a commit, but position {self.leftmost} of its block is masked"
+            yield from _not_exactly(step, (self._end,))
 
-    def _problems_of_denoising(self, step: TracedStep, masks: list[int]) -> Iterator[str]:
-        size = self.settings.block_size
-        if not masks:
+    def _problems_of_denoising(self, step: TracedStep) -> Iterator[str]:
+        if self.leftmost >= self._end:
             yield f"kind: a {step.kind} step, but no position of its block is masked"
-            return
-        leftmost = masks[0] % size // self.settings.small_block_size
+        leftmost = self.leftmost % self.settings.block_size // self.settings.small_block_size
         if step.sub_block != leftmost:
             yield f"sub_block: {step.sub_block} is not {leftmost}, the leftmost with a mask"
         if not step.positions:
@@ -107,7 +106,7 @@ class StepReplay:
             for position in positions:
                 if position in self.tokens:
                     yield f"{name}: {position} is known already"
-                if position not in masks:
+                if not self.leftmost <= position < self._end:
                     yield f"{name}: {position} is no position of the answer in block {self.block}"
             if list(positions) != sorted(set(positions)):
                 yield f"{name}: not ascending"
@@ -133,10 +132,10 @@ class StepReplay:
             if share + sum(candidate.probability for candidate in group) > 1 + ROUNDING:
                 yield "runners_up: with the token, more probable than 1"
 
-    def _masks(self) -> list[int]:
-        start = self.block * self.settings.block_size
-        positions = range(max(start, self.prompt_length), start + self.settings.block_size)
-        return [position for position in positions if position not in self.tokens]
+    @property
+    def _end(self) -> int:
+        """One past the last position of the block."""
+        return (self.block + 1) * self.settings.block_size
 
     def _apply(self, step: TracedStep) -> None:
         self.passes.add_pass(step.kind, computed=step.layers_computed, skipped=step.layers_skipped)
@@ -144,10 +143,11 @@ class StepReplay:
         if step.kind is PassKind.COMMIT:
             self.block += 1
         self.tokens.update(zip(step.positions, step.tokens, strict=True))
-        while self.finish_reason is None:
-            token = self.tokens.get(self.prompt_length + len(self.answer))
-            if token is None:
-                return
+        while self.leftmost in self.tokens:
+            token = self.tokens[self.leftmost]
+            self.leftmost += 1
+            if self.finish_reason is not None:
+                continue
             self.answer.append(token)
             if token in self.model.stop_tokens:
                 self.finish_reason = "stop"

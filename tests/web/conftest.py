@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,36 @@ def browser() -> Iterator[Any]:
         launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield launched
         launched.close()
+
+
+OpenFile = Callable[..., Any]
+
+
+@pytest.fixture
+def open_file(browser: Any) -> Iterator[OpenFile]:
+    """Open an HTML file; afterwards nothing may have failed or been asked of a network."""
+    contexts, trouble = [], []
+
+    def asked(request: Any) -> None:
+        if not request.url.startswith(("file:", "data:")):
+            trouble.append(f"asked for {request.url}")
+
+    def opened(path: Path, *, scheme: str = "light", width: int = 1280) -> Any:
+        viewport = {"width": width, "height": 900}
+        context = browser.new_context(color_scheme=scheme, viewport=viewport)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: m.type in ("error", "warning") and trouble.append(m.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("dialog", lambda dialog: trouble.append(f"dialog {dialog.message}"))
+        page.on("request", asked)
+        page.goto(path.as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert trouble == []
 
 
 @pytest.fixture(scope="session")

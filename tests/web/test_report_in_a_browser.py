@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,15 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def open_page(browser: Any, report_file: Path) -> Iterator[Open]:
-    """Open the report; afterwards nothing may have failed or been asked of a network."""
-    contexts, trouble = [], []
+def open_page(open_file: Open, report_file: Path) -> Open:
+    """Open the report, its first plot drawn."""
 
-    def asked(request: Any) -> None:
-        if not request.url.startswith(("file:", "data:")):
-            trouble.append(f"asked for {request.url}")
-
-    def opened(*, scheme: str = "light", width: int = 1280) -> Any:
-        viewport = {"width": width, "height": 900}
-        context = browser.new_context(color_scheme=scheme, viewport=viewport)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda m: m.type in ("error", "warning") and trouble.append(m.text))
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("request", asked)
-        page.goto(report_file.as_uri())
+    def opened(**look: Any) -> Any:
+        page = open_file(report_file, **look)
         page.wait_for_selector(f"{PARETO}[data-ready]")
         return page
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert trouble == []
+    return opened
 
 
 def mark_of(page: Any, run: str) -> Any:

@@ -83,7 +83,7 @@ fi
 echo "make setup: installing the pinned packages (some minutes the first time)"
 touch "$venv/.unfinished"
 "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-warn-script-location \
-    --constraint constraints.txt --editable '.[dev,tasks]' || {
+    --constraint constraints.txt --editable '.[chat,dev,tasks]' || {
     rm -f "$venv/.unfinished"
     fail "pip failed (see its message above); run the same command again to continue"
 }

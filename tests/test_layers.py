@@ -92,6 +92,7 @@ MODULES_WITHOUT_TORCH = (
     "decoding.user_code",
     "harness.own_tasks",
     "traces.record",
+    "traces.trace_page",
     "serving.conversation",
 )
 

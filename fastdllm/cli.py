@@ -38,6 +38,7 @@ COMMANDS = {
     "table": "print the tables of the published results",
     "compare": "compare two runs item by item",
     "report": "write the HTML report, plots and tables",
+    "trace": "show a recorded decoding: a page to step through, or a picture",
     "sensitivity": "measure which layers can be reused",
     "new-experiment": "copy the template of an experiment",
     "new-task": "copy a task of lm-eval into tasks/",

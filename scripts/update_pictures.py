@@ -1,48 +1,72 @@
-"""Take the picture of the report that README.md shows, in a browser: docs/images/report.png.
+"""Take the pictures that the pages show, in a browser: docs/images/report.png and denoising.png.
 
-Run after `fastdllm report`, before committing new artifacts: python -m scripts.update_pictures
+The denoising view shows an answer of the embedded model to `QUESTION`, decoded for it. Run after
+`fastdllm report`, before committing new artifacts: python -m scripts.update_pictures
 Needs Chromium or Chrome, as tests/web does; CHROMIUM names another one.
 """
 
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
+
+from fastdllm.traces.record import read_trace
+from fastdllm.traces.trace_page import trace_page
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "artifacts" / "report.html"
-PICTURE = ROOT / "docs" / "images" / "report.png"
+IMAGES = ROOT / "docs" / "images"
+QUESTION = "Tom has 3 boxes with 12 pens each. He loses 9 pens. How many pens does Tom have now?"
+# Of the view: a step in the middle, and the token that is pointed at.
+STEP, TOKEN = 7, 5
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Of the first task: from its name over the sentences to the end of the plot.
 FIRST, LAST = "section.task h2", "section.task .chart.pareto svg"
 WIDTH, MARGIN = 900, 12
 
 
-def take_picture(browser_path: str, path: Path) -> None:
+def picture_report(browser: Browser, path: Path) -> None:
     """Write the top of the first task of the published report to `path`, as PNG."""
-    with sync_playwright() as playwright:
-        # Containers seldom allow Chromium's own sandbox; the page is ours and loads nothing.
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": 1200}, color_scheme="light")
-        page.goto(REPORT.as_uri())
-        page.wait_for_selector(LAST)
-        top = page.locator(FIRST).first.bounding_box()
-        bottom = page.locator(LAST).first.bounding_box()
-        assert top is not None and bottom is not None
-        y = top["y"] - MARGIN
-        height = bottom["y"] + bottom["height"] + MARGIN - y
-        page.screenshot(path=path, clip={"x": 0, "y": y, "width": WIDTH, "height": height})
-        browser.close()
+    page = browser.new_page(viewport={"width": WIDTH, "height": 1200}, color_scheme="light")
+    page.goto(REPORT.as_uri())
+    page.wait_for_selector(LAST)
+    top = page.locator(FIRST).first.bounding_box()
+    bottom = page.locator(LAST).first.bounding_box()
+    assert top is not None and bottom is not None
+    y = top["y"] - MARGIN
+    height = bottom["y"] + bottom["height"] + MARGIN - y
+    page.screenshot(path=path, clip={"x": 0, "y": y, "width": WIDTH, "height": height})
+
+
+def picture_view(browser: Browser, path: Path) -> None:
+    """Decode an answer, and write its denoising view in the middle to `path`, as PNG."""
+    with tempfile.TemporaryDirectory() as folder:
+        trace, html = Path(folder) / "trace.json", Path(folder) / "trace.html"
+        command = [sys.executable, "-m", "fastdllm", "generate", QUESTION, "--trace", str(trace)]
+        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        html.write_text(trace_page(read_trace(trace)), encoding="utf-8")
+        page = browser.new_page(viewport={"width": WIDTH, "height": 600}, color_scheme="light")
+        page.goto(html.as_uri())
+        page.get_by_label("Step", exact=True).fill(str(STEP))
+        page.locator(f"[data-index='{TOKEN}']").hover()
+        page.screenshot(path=path, full_page=True)
 
 
 def main() -> None:
-    """Renew the picture."""
+    """Renew the pictures."""
     browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         sys.exit(f"no browser found (looked for {', '.join(BROWSERS)}; or set CHROMIUM)")
-    take_picture(browser, PICTURE)
+    with sync_playwright() as playwright:
+        # Containers seldom allow Chromium's own sandbox; the pages are ours and load nothing.
+        launched = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        picture_report(launched, IMAGES / "report.png")
+        picture_view(launched, IMAGES / "denoising.png")
+        launched.close()
 
 
 if __name__ == "__main__":

@@ -68,6 +68,35 @@ compared with the ids.
 
 A token may be a part of a character, such as a quarter of an emoji: its piece then has `bytes`, and
 those of neighbouring tokens together make the character.
+
+## Look at it
+
+![The denoising view, in the middle of an answer](images/denoising.png)
+
+```bash
+fastdllm trace show mia.json --output mia.html
+fastdllm trace show mia.json other.json --output both.html
+fastdllm trace show mia.json --output mia.gif --theme dark --colour confidence
+fastdllm trace show mia.json --output mia.png --step 4
+```
+
+The page is one file that loads nothing: a slider through the steps, play, and the tokens in their
+blocks (solid border) and sub-blocks (dashed), coloured by the step that wrote them or by their
+confidence, which also stands below each as a number. Pointing at a token, or moving to it with the
+arrow keys, shows its probability, step, kind of pass and runners-up. Outside of the grid, the arrow
+keys step, space plays, Home and End go to the ends. Two traces are shown side by side, in step,
+with a line that says what differs; their tokens are compared by id, so the models must have one
+vocabulary. Pictures (`.png` of one step, `.gif` of all) are for slides, and need Pillow, of the
+extra `chat`.
+
+Other pages show it with `component_css()` and `component_js()` of `fastdllm/traces/trace_page.py`:
+
+```js
+const view = DenoisingView(document.getElementById("view"));
+view.show(trace); // or view.compare(a, b)
+view.append(steps, pieces); // while it is decoded
+view.goto(3);
+```
 """
 
 

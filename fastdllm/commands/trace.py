@@ -1,0 +1,91 @@
+"""`fastdllm trace show FILE [FILE2]`: a recorded decoding, or two, as a page or a picture.
+
+The ending of --output decides: .html is the page to step through, .png one step, .gif all steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastdllm.traces.record import Trace
+
+ENDINGS = (".html", ".png", ".gif")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="write a page or a picture of one trace or of two")
+    show.add_argument("file", type=Path, metavar="FILE", help="a trace (JSON)")
+    show.add_argument("other", type=Path, metavar="FILE2", nargs="?", help="one to compare with it")
+    show.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="what to write: .html (steps to play), .png (one step) or .gif (all steps)",
+    )
+    show.add_argument(
+        "--step", type=int, metavar="N", help="of a .png: after this step; 0: before the first"
+    )
+    show.add_argument(
+        "--colour",
+        choices=("step", "confidence"),
+        help="of a picture: what a token's colour says (default: step)",
+    )
+    show.add_argument("--theme", choices=("light", "dark"), help="of a picture (default: light)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write what was asked for, and print where it is."""
+    from fastdllm.common.errors import UserError
+    from fastdllm.common.files import write_bytes_atomically
+    from fastdllm.traces.record import read_trace
+
+    ending = options.output.suffix
+    if ending not in ENDINGS:
+        raise UserError(f"--output {options.output}: the name must end in {', '.join(ENDINGS)}")
+    for name in ("colour", "theme"):
+        if ending == ".html" and getattr(options, name) is not None:
+            raise UserError(f"--{name} is for pictures; the reader of a page chooses it there")
+    if options.step is not None and ending != ".png":
+        raise UserError(f"--step is for a .png, which shows one step; {ending} shows them all")
+    traces = [read_trace(path) for path in (options.file, options.other) if path is not None]
+    sizes = {trace.model.vocab_size for trace in traces}
+    if len(sizes) > 1:
+        raise UserError(
+            f"{options.file} and {options.other} have other vocabularies, so their tokens cannot "
+            "be compared; show each alone"
+        )
+    last = max(len(trace.steps) for trace in traces)
+    if options.step is not None and not 0 <= options.step <= last:
+        raise UserError(f"--step {options.step}: {options.file} has the steps 0 to {last}")
+    write_bytes_atomically(options.output, _content(ending, traces, options))
+    sys.stdout.write(f"wrote {options.output}\n")
+    return 0
+
+
+def _content(ending: str, traces: Sequence[Trace], options: argparse.Namespace) -> bytes:
+    if ending == ".html":
+        from fastdllm.traces.trace_page import compare_page, trace_page
+
+        page = trace_page(*traces) if len(traces) == 1 else compare_page(*traces)
+        return page.encode()
+    from fastdllm.common.errors import UserError
+
+    try:
+        from fastdllm.traces import pictures
+    except ModuleNotFoundError as error:
+        if error.name != "PIL":
+            raise
+        raise UserError("pictures need Pillow; type: pip install pillow") from None
+    colour, theme = options.colour or "step", options.theme or "light"
+    if ending == ".png":
+        return pictures.png(traces, step=options.step, colour=colour, theme=theme)
+    return pictures.gif(traces, colour=colour, theme=theme)

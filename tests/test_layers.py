@@ -92,6 +92,7 @@ MODULES_WITHOUT_TORCH = (
     "decoding.user_code",
     "harness.own_tasks",
     "traces.record",
+    "traces.samples",
     "traces.trace_page",
     "serving.conversation",
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from fastdllm.common.errors import UserError
 from fastdllm.traces import palette
 from fastdllm.traces.token_grid import TokenCell, TokenGrid, differing, step_words
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 WIDTH = 1280  # pixels, of one answer or of two side by side
 MARGIN, GAP, PADDING = 24, 5, 6
 TEXT_SIZE, LABEL_SIZE, CAPTION_SIZE = 20, 12, 18
-PROMPT_LINES = 4  # the last ones are shown
+PROMPT_LINES, PROMPT_CHARACTERS = 4, 2000  # the last ones are shown
+MOST_PIXELS = 20_000  # of the height; a picture of more is of no use, and fills the memory
 LAST_FRAME_S = 3.0
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -110,8 +112,10 @@ class _Column:
 
     def __init__(self, trace: Trace, left: int, width: int) -> None:
         self.trace, self.grid, self.left, self.width = trace, TokenGrid(trace), left, width
-        prompt = _wrapped(_drawable(trace.prompt.text), LABEL_SIZE + 2, width)
-        more = "\u2026 " if len(prompt) > PROMPT_LINES else ""
+        tail = trace.prompt.text[-PROMPT_CHARACTERS:]
+        prompt = _wrapped(_drawable(tail), LABEL_SIZE + 2, width)
+        is_cut = len(prompt) > PROMPT_LINES or tail != trace.prompt.text
+        more = "\u2026 " if is_cut else ""
         self.prompt = more + "\n".join(prompt[-PROMPT_LINES:])
         self.tokens: list[_Placed] = []
         self.sub_blocks: list[Box] = []
@@ -166,6 +170,9 @@ class Pictures:
     """Pictures of one size for all steps of one or two traces.
 
     last: the number of the last step.
+
+    Raises:
+        UserError: the answer is too long for a picture.
     """
 
     def __init__(
@@ -184,6 +191,11 @@ class Pictures:
         # A line that says the step, and three of counters.
         top = self.captions_top + CAPTION_SIZE + 3 * line + 3 * GAP
         self.height = max(column.place(top) for column in self.columns) + MARGIN
+        if self.height > MOST_PIXELS:
+            raise UserError(
+                f"the picture would be {self.height} pixels high, more than {MOST_PIXELS}; write a "
+                "page (.html) instead"
+            )
 
     def draw(self, step: int) -> Image.Image:
         """Return the state after a step as an RGB image."""

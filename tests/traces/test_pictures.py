@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fastdllm.common.errors import UserError
 from fastdllm.traces.record import Trace
 from tests.support.made_up_traces import made_up_trace
 
@@ -98,6 +99,20 @@ def test_any_text_can_be_drawn(text: str) -> None:
     placed = pictures.Pictures([strange]).columns[0].tokens
     assert all(one.box[0] >= 0 and one.box[2] <= shown.width for one in placed)
     assert all(one.box[3] <= shown.height for one in placed)
+
+
+def test_an_answer_that_is_too_long_for_a_picture_is_refused() -> None:
+    with pytest.raises(UserError, match="pixels high, more than 20000; write a page"):
+        pictures.png([trace(words=["word" * 25_000, "end"])])
+
+
+def test_of_a_long_prompt_the_last_lines_are_shown() -> None:
+    short, long = made_up_trace(), made_up_trace()
+    long["prompt"]["text"] = "word " * 200_000 + "the end"
+    shown = [pictures.Pictures([Trace.model_validate_json(json.dumps(t))]) for t in (short, long)]
+    assert shown[1].columns[0].prompt.endswith("the end")
+    assert shown[1].columns[0].prompt.count("\n") == pictures.PROMPT_LINES - 1
+    assert 0 < shown[1].height - shown[0].height < 100
 
 
 def test_a_long_word_is_wrapped_whole() -> None:

@@ -250,6 +250,28 @@ def test_steps_can_be_appended_while_it_is_open(open_file: Open, tmp_path: Path)
     assert masked(page) == 61 - len(TEXTS)
 
 
+def test_two_answers_can_be_compared_while_they_are_decoded(
+    open_file: Open, tmp_path: Path
+) -> None:
+    path = tmp_path / "live.html"
+    path.write_text(f"<!doctype html><p id=view></p><script>{component_js()}</script>", "utf-8")
+    page = open_file(path)
+    first, second = made_up_trace(), made_up_trace()
+    second["steps"][1]["tokens"][0] = 9
+    begun = [one | {"steps": one["steps"][:1]} for one in (first, second)]
+    for one in begun:
+        one["answer"] = {"ids": [], "text": "", "finish_reason": "unfinished"}
+    page.evaluate("window.view = DenoisingView(document.querySelector('#view')), undefined")
+    page.evaluate("([a, b]) => view.compare(a, b)", begun)
+    assert page.locator(".dn-verdict").text_content().startswith("the same 0 tokens")
+    append = "([steps, pane]) => view.append(steps, {}, pane)"
+    page.evaluate(append, [first["steps"][1:], 0])
+    assert page.locator(".dn-differs").count() == 0, "the other may yet write the same"
+    page.evaluate(append, [second["steps"][1:3], 1])
+    assert page.locator(".dn-differs").count() == 2
+    assert "1 of 59 tokens differ" in page.locator(".dn-verdict").text_content()
+
+
 @pytest.mark.parametrize(
     ("scheme", "width", "ground"),
     [

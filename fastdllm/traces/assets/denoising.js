@@ -1,6 +1,6 @@
 // The denoising view: answers as grids of tokens, with the passes that wrote them to step through.
 //   const view = DenoisingView(element);
-//   view.show(trace); view.compare(a, b); view.append(steps, pieces); view.goto(n);
+//   view.show(trace); view.compare(a, b); view.append(steps, pieces, pane); view.goto(n);
 // Traces are as docs/traces.md says. Their texts only ever become text nodes and attributes.
 "use strict";
 window.DenoisingView = (() => {
@@ -283,12 +283,12 @@ window.DenoisingView = (() => {
     return [name("A", one), name("B", two)];
   }
 
-  // The tokens of the answers that differ, as a set of their indices.
+  // The tokens of the answers that differ, as a set of their indices; what is not known yet does not.
   function compared(a, b) {
     const differing = new Set();
     for (let i = 0; i < Math.max(a.tokens.length, b.tokens.length); i += 1) {
-      const [one, two] = [a, b].map((answer) => (answer.length !== null && i >= answer.length ? undefined : answer.tokens[i]?.id));
-      if (one !== two) differing.add(i);
+      const [one, two] = [a, b].map(({ length, tokens }) => (length !== null && i >= length ? "none" : tokens[i]?.id));
+      if (one !== undefined && two !== undefined && one !== two) differing.add(i);
     }
     return differing;
   }
@@ -321,19 +321,20 @@ window.DenoisingView = (() => {
       this.panes = traces.map((trace, i) => new Pane(new Answer(trace), names[i], this.state));
       const parts = [this.controls(), this.now];
       if (traces.length === 2) {
-        const [a, b] = this.panes.map((pane) => pane.answer);
-        this.differing = compared(a, b);
-        parts.unshift(element("p", { className: "dn-verdict" }, this.verdict(a, b)));
+        this.verdict = element("p", { className: "dn-verdict" });
+        parts.unshift(this.verdict);
+        this.judge();
       }
       parts.push(this.legend, element("div", { className: "dn-panes" }, ...this.panes.map((pane) => pane.root)));
       this.root.replaceChildren(...parts);
       this.goto(this.last);
     }
 
-    /** Add steps, and the pieces of new ids, to the one trace; the view follows if it is at the end. */
-    append(steps, pieces) {
+    /** Add steps, and the pieces of new ids, to a trace; the view follows if it is at the end. */
+    append(steps, pieces, pane = 0) {
       const follows = this.state.step === this.last;
-      this.panes[0].answer.append(steps, pieces);
+      this.panes[pane].answer.append(steps, pieces);
+      if (this.panes.length === 2) this.judge();
       this.goto(follows ? this.last : this.state.step);
     }
 
@@ -361,7 +362,9 @@ window.DenoisingView = (() => {
       return `Step ${step} of ${this.last}: ${parts.join("; ")}`;
     }
 
-    verdict(a, b) {
+    judge() {
+      const [a, b] = this.panes.map((pane) => pane.answer);
+      this.differing = compared(a, b);
       const total = Math.max(a.length ?? a.tokens.length, b.length ?? b.tokens.length);
       const n = this.differing.size;
       const first = n ? `, the first is token ${Math.min(...this.differing) + 1}` : "";
@@ -372,7 +375,7 @@ window.DenoisingView = (() => {
       ];
       if (seconds.every((s) => s > 0)) parts.push(`seconds: ${seconds.map((s) => s.toFixed(2)).join(" and ")}`);
       if (a.trace.prompt.text !== b.trace.prompt.text) parts.push("the prompts differ");
-      return parts.join(" \u00b7 ");
+      this.verdict.textContent = parts.join(" \u00b7 ");
     }
 
     controls() {

@@ -67,6 +67,15 @@ def cache_home() -> Path:
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
+def state_home() -> Path:
+    """Return the folder of what programs remember for this user, such as typed lines.
+
+    Raises:
+        UserError: it is in the home folder, and there is none.
+    """
+    return expanded(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
+
+
 def task_folder(task: str, limit: int | None) -> str:
     """Return the name of a task's folder; limited runs are kept apart from full ones."""
     return task if limit is None else f"{task}_limit_{limit}"

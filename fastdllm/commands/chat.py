@@ -1,0 +1,118 @@
+"""`fastdllm chat`: talk to a model in the terminal, or through a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
+from fastdllm.common.errors import UserError
+from fastdllm.common.paths import state_home
+
+if TYPE_CHECKING:
+    from fastdllm import DecodingSettings, Step
+    from fastdllm.chat.talk import Talk
+
+DUMB = ("dumb", "unknown", "")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--system", default="", metavar="TEXT", help="the system text")
+    add_model_options(parser)
+    add_decoding_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Talk until the input ends."""
+    if sys.stdin is None:
+        raise UserError("standard input is closed; a chat reads its questions there")
+    settings = decoding_settings(options)
+    is_interactive = sys.stdin.isatty()
+    is_terminal = is_interactive and sys.stdout.isatty()
+    is_smart = is_terminal and os.environ.get("TERM", "").lower() not in DUMB
+    if is_smart:
+        _check_packages()
+
+    from fastdllm.chat.talk import Talk
+    from fastdllm.machine.threads import use_threads
+    from fastdllm.model.loading import load_model, model_config
+    from fastdllm.model.tokenizer import load_tokenizer
+
+    use_threads(product=model_config(options.model, options.revision).largest_product)
+    tokenizer = load_tokenizer(options.model, options.revision)
+    model = load_model(
+        options.model, device=options.device, dtype=options.dtype, revision=options.revision
+    )
+    console = Console(highlight=False, soft_wrap=not is_smart)
+    talk = Talk(
+        model,
+        tokenizer,
+        settings,
+        _decoder(model),
+        console,
+        is_live=is_smart,
+        is_interactive=is_interactive,
+    )
+    if options.system:
+        talk.take(f"/system {options.system}")
+    if is_terminal:
+        console.print(
+            f"{options.model} on {model.device}. /help lists the commands; exit or Ctrl-D ends.",
+            style="dim",
+            markup=False,
+        )
+    talk.run(_reader(talk, is_smart=is_smart, is_terminal=is_terminal))
+    return 0
+
+
+def _decoder(model: Any) -> Callable[[tuple[int, ...], DecodingSettings], Iterator[Step]]:
+    """Return what decodes one prompt of the chat."""
+    from fastdllm.decoding.loop import decode
+    from fastdllm.decoding.sequence import Request
+    from fastdllm.policy import default_policy
+
+    def steps(ids: tuple[int, ...], settings: DecodingSettings) -> Iterator[Step]:
+        return decode(model, [Request(ids)], default_policy(settings, model.config.num_layers))
+
+    return steps
+
+
+def _check_packages() -> None:
+    """Refuse to start where the terminal's package is missing.
+
+    Raises:
+        UserError: saying how to install it.
+    """
+    try:
+        import prompt_toolkit  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"no module {error.name}, which the chat at a terminal needs; type: "
+            "pip install -c constraints.txt -e '.[chat]' (or ask through a pipe: echo QUESTION | "
+            "fastdllm chat)"
+        ) from None
+
+
+def _reader(talk: Talk, *, is_smart: bool, is_terminal: bool) -> Callable[[], str | None]:
+    """Return what reads the next line; None at the end of the input."""
+    if is_smart:
+        from fastdllm.chat.line_input import LineInput
+        from fastdllm.chat.talk import WITH_PATHS
+
+        history = state_home() / "fastdllm" / "chat_history"
+        return LineInput(talk.offers, WITH_PATHS, history=history).read
+
+    def read() -> str | None:
+        if is_terminal:
+            sys.stdout.write("> ")
+            sys.stdout.flush()
+        line = sys.stdin.readline()
+        return line.removesuffix("\n").removesuffix("\r") if line else None
+
+    return read

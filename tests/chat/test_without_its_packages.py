@@ -1,0 +1,46 @@
+"""Everything but the chat at a terminal works without the packages of the extra `chat`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from fastdllm.commands.chat import _check_packages
+from fastdllm.common.errors import UserError
+from tests.support.small_project import ROOT
+from tests.test_layers import modules
+
+# The import names of what the extra installs.
+PACKAGES = {"prompt-toolkit": "prompt_toolkit"}
+# The one module of ours that needs it.
+NEEDS_THEM = ("chat.line_input",)
+
+
+def test_the_packages_are_those_of_the_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(PACKAGES) <= set(project["optional-dependencies"]["chat"])
+    assert not set(PACKAGES) & set(project["dependencies"])
+
+
+@pytest.mark.slow
+def test_no_other_module_imports_them() -> None:
+    names = [name for name in modules() if name not in NEEDS_THEM and name != "__main__"]
+    code = f"""
+import importlib, sys
+for package in {list(PACKAGES.values())}:
+    sys.modules[package] = None  # importing it fails
+import fastdllm
+for name in {names}:
+    importlib.import_module("fastdllm." + name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_package_is_said_with_how_to_install_it(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
+    with pytest.raises(UserError, match=r"no module prompt_toolkit.*install.*\[chat\]"):
+        _check_packages()

@@ -8,9 +8,11 @@ import pytest
 
 from fastdllm import DecodingSettings, Request, decode, generate, load_model
 from fastdllm.cli import main
+from fastdllm.decoding.decoder import Decoder
+from fastdllm.decoding.prefixes import PrefixStore
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
-from fastdllm.policy import default_policy
+from fastdllm.policy import PassKind, default_policy
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.traces.pieces import Pieces
 from fastdllm.traces.record import read_trace, trace_of, trace_text
@@ -114,3 +116,37 @@ def test_a_trace_that_cannot_be_written_is_one_line(tmp_path, capsys):
     out, error = capsys.readouterr()
     assert "####" in out
     assert "tom.json" in error and error.count("\n") == 1
+
+
+def test_turns_that_keep_a_prefix_and_cancelled_requests_have_traces(recorder):
+    """Such a prefill runs only what is new; a request may end before its first pass."""
+    policy = default_policy(DecodingSettings(), recorder.model.config.num_layers)
+    ids = prompt_ids(recorder.tokenizer, QUESTION * 4)
+    decoder = Decoder.live(recorder.model, policy, slots=2, prefixes=PrefixStore(budget=2**24))
+
+    def trace_of_turn(prompt, cancelled_after=None):
+        request = Request(prompt, runners_up=2)
+        recording, steps = recorder.start(request, policy), []
+        index = decoder.add(request)
+        while not steps or steps[-1].finished is None:
+            if len(steps) == cancelled_after:
+                decoder.cancel(index)
+            steps += decoder.tick()
+        for number, step in enumerate(steps):
+            recording.add(step, number / 8)
+        trace = recording.trace()
+        assert trace_of(trace_text(trace).encode(), "here") == trace
+        return trace
+
+    first = trace_of_turn(ids)
+    whole = len(ids) // 32 * 32
+    for prompt in (ids, ids[:whole], (*ids[:whole], *ids)):
+        again = trace_of_turn(prompt)
+        assert list(again.answer.ids) == generate(recorder.model, [prompt])[0].token_ids
+        prefills = [step.rows for step in again.steps if step.kind is PassKind.PREFILL]
+        assert sum(prefills) <= len(prompt) - whole + 32
+    assert first.steps[0].rows == whole
+    for count in (0, 1, 3):
+        stopped = trace_of_turn(ids[5:], cancelled_after=count)
+        assert (stopped.answer.finish_reason, len(stopped.steps)) == ("cancelled", count)
+    decoder.close()

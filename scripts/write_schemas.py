@@ -69,6 +69,11 @@ compared with the ids.
 A token may be a part of a character, such as a quarter of an emoji: its piece then has `bytes`, and
 those of neighbouring tokens together make the character.
 
+Own code that iterates over `decode` makes a trace with `fastdllm/traces/recording.py`:
+`TraceRecorder`, for requests with `runners_up` of at least 1. A run's samples.jsonl has tokens and
+no steps: `read_sample` in `fastdllm/traces/samples.py` gives the request that decodes an answer
+again, and its `check` refuses a trace whose steps are not those of the run.
+
 ## Look at it
 
 ![The denoising view, in the middle of an answer](images/denoising.png)

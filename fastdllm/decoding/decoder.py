@@ -150,10 +150,11 @@ class Decoder:
             PolicyViolation: a policy asked for what block diffusion does not allow.
             NotFinite: the model gave logits that are NaN or infinite.
         """
-        for sequence in self.scheduler.cancel(self._cancelled):
-            step = Step(sequence.index, kind=None, finished=sequence.generation())
-            self._outcomes.append(step)
-        self._cancelled.clear()
+        if self._cancelled:
+            for sequence in self.scheduler.cancel(self._cancelled):
+                step = Step(sequence.index, kind=None, finished=sequence.generation())
+                self._outcomes.append(step)
+            self._cancelled.clear()
         while self._outcomes:
             yield self._outcomes.popleft()
         if self.scheduler.admit():

@@ -11,10 +11,13 @@ from fastdllm import DecodingSettings, Request, UserError, generate
 from fastdllm.decoding import memory
 from fastdllm.decoding.decoder import Decoder
 from fastdllm.decoding.events import Entered, OutOfMemory, SlotsChosen
+from fastdllm.decoding.prefixes import PrefixStore
 from fastdllm.engine.eager import EagerEngine
 from fastdllm.engine.engines import make_engine
+from fastdllm.engine.static import run_directly
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import default_policy
+from tests.support.engines import on_fixed_shapes, traced
 from tests.support.policies import DeltaReuse, SpanOutputReuse
 
 CHOSEN = DecodingSettings(max_new_tokens=40, mask_id=255, stop_token=254)
@@ -88,7 +91,7 @@ def assert_whole(decoder):
 
 
 few = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -111,6 +114,27 @@ def test_whoever_comes_and_goes_each_request_has_the_tokens_that_it_has_alone(
             assert known == alone.token_ids[: len(known)]
         else:
             assert finished[index] == alone
+
+
+@pytest.mark.parametrize("record", [run_directly, traced])
+def test_on_fixed_shapes_as_on_a_gpu_the_tokens_are_the_same(golden_model, record):
+    plain = golden_model("m6")
+    decoder = Decoder.live(
+        on_fixed_shapes(plain, record),
+        default_policy(CHOSEN, 6),
+        slots=3,
+        prefixes=PrefixStore(2**20),
+    )
+    script = [
+        (n % 3, Request(tuple(range(15 * n)), max_new_tokens=20), n + 1, None) for n in range(7)
+    ]
+    # Twice, so that the second time begins from what the first has left.
+    for _ in range(2):
+        finished = drained(decoder, script)
+        for index, (_, request, which, _) in enumerate(script, min(finished)):
+            (alone,) = generate(plain, [request], SETTINGS[which])
+            assert finished[index].token_ids == alone.token_ids
+        assert_whole(decoder)
 
 
 @pytest.mark.parametrize("policy_class", [DeltaReuse, SpanOutputReuse])

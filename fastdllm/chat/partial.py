@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ class PartialAnswer:
 
     def __init__(self, prompt_length: int, *, block_size: int, most: int) -> None:
         self.generation: Generation | None = None
-        self.elapsed_s = 0.0
+        self.elapsed_s = 0.0  # from here to the last step
+        self._started = time.perf_counter()
         self._prompt_length, self._block_size, self._most = prompt_length, block_size, most
         self._known: dict[int, int] = {}  # by index in the answer
         self._known_to = 0
@@ -29,6 +31,7 @@ class PartialAnswer:
     def add(self, step: Step) -> None:
         """Take in what one pass committed."""
         self.generation = step.finished
+        self.elapsed_s = time.perf_counter() - self._started
         if step.kind is None:
             return
         self._passes.add_pass(step.kind, computed=0, skipped=0)

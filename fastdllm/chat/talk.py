@@ -1,12 +1,11 @@
 """A conversation at a terminal or through a pipe: questions are answered, commands obeyed.
 
-Decoding is `Decode`, which it is given; the loop is fastdllm/decoding's.
+Decoding is `Decode`, which it is given; closing its steps ends it.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -163,9 +162,9 @@ class Talk:
             stack.callback(getattr(steps, "close", lambda: None))
             stop = stack.enter_context(stop_on_interrupt()) if self._is_interactive else None
             stack.enter_context(no_echo() if self._is_interactive else nullcontext())
-            first = _timed(steps, partial)
+            first = next(steps)
             if first.finished is not None and first.finished.error is not None:
-                raise UserError(first.finished.error.removeprefix("request 0: "))
+                raise UserError(first.finished.error.removeprefix("the request: "))
             if prompt.dropped:
                 self._say(f"the context is full: the oldest {counted(prompt.dropped, 'turn')} went")
             generation = self._shown(first, steps, partial, prompt.ids, stop)
@@ -197,7 +196,7 @@ class Talk:
                     view.show(partial)
                 if partial.generation is not None or (stop is not None and stop.is_set()):
                     break
-                step = _timed(steps, partial)
+                step = next(steps)
             generation = partial.generation or partial.stopped()
             view.finish(self._text(generation.token_ids, finish_reason=generation.finish_reason))
         return generation
@@ -265,14 +264,6 @@ class Talk:
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="dim", markup=False)
-
-
-def _timed(steps: Iterator[Step], partial: PartialAnswer) -> Step:
-    """Return the next step; the clock runs in the decoder only."""
-    started = time.perf_counter()
-    step = next(steps)
-    partial.elapsed_s += time.perf_counter() - started
-    return step
 
 
 def _kinds(name: str) -> tuple[Any, ...]:

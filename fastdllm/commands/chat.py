@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from fastdllm.common.paths import state_home
 if TYPE_CHECKING:
     from fastdllm import DecodingSettings, Step
     from fastdllm.chat.talk import Talk
+    from fastdllm.serving.service import Service
 
 DUMB = ("dumb", "unknown", "")
 
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
     from fastdllm.machine.threads import use_threads
     from fastdllm.model.loading import load_model, model_config
     from fastdllm.model.tokenizer import load_tokenizer
+    from fastdllm.serving.service import Service
 
     use_threads(product=model_config(options.model, options.revision).largest_product)
     tokenizer = load_tokenizer(options.model, options.revision)
@@ -50,35 +52,39 @@ def run(options: argparse.Namespace) -> int:
         options.model, device=options.device, dtype=options.dtype, revision=options.revision
     )
     console = Console(highlight=False, soft_wrap=not is_smart)
-    talk = Talk(
-        model,
-        tokenizer,
-        settings,
-        _decoder(model),
-        console,
-        is_live=is_smart,
-        is_interactive=is_interactive,
-    )
-    if options.system:
-        talk.take(f"/system {options.system}")
-    if is_terminal:
-        console.print(
-            f"{options.model} on {model.device}. /help lists the commands; exit or Ctrl-D ends.",
-            style="dim",
-            markup=False,
+    with Service(model, slots=1) as service:
+        talk = Talk(
+            model,
+            tokenizer,
+            settings,
+            _decoder(service),
+            console,
+            is_live=is_smart,
+            is_interactive=is_interactive,
         )
-    talk.run(_reader(talk, is_smart=is_smart, is_terminal=is_terminal))
+        if options.system:
+            talk.take(f"/system {options.system}")
+        if is_terminal:
+            console.print(
+                f"{options.model} on {model.device}. /help lists the commands; exit or Ctrl-D "
+                "ends.",
+                style="dim",
+                markup=False,
+            )
+        talk.run(_reader(talk, is_smart=is_smart, is_terminal=is_terminal))
     return 0
 
 
-def _decoder(model: Any) -> Callable[[tuple[int, ...], DecodingSettings], Iterator[Step]]:
-    """Return what decodes one prompt of the chat."""
-    from fastdllm.decoding.loop import decode
+def _decoder(service: Service) -> Callable[[tuple[int, ...], DecodingSettings], Iterator[Step]]:
+    """Return what decodes one prompt of the chat; the blocks of earlier turns are kept for it."""
     from fastdllm.decoding.sequence import Request
-    from fastdllm.policy import default_policy
 
     def steps(ids: tuple[int, ...], settings: DecodingSettings) -> Iterator[Step]:
-        return decode(model, [Request(ids)], default_policy(settings, model.config.num_layers))
+        stream = service.submit(Request(ids), settings)
+        try:
+            yield from stream
+        finally:
+            stream.cancel()
 
     return steps
 

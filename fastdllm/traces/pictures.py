@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fastdllm.common.errors import UserError
@@ -27,6 +29,7 @@ TEXT_SIZE, LABEL_SIZE, CAPTION_SIZE = 20, 12, 18
 PROMPT_LINES, PROMPT_CHARACTERS = 4, 2000  # the last ones are shown
 MOST_PIXELS = 20_000  # of the height; a picture of more is of no use, and fills the memory
 LAST_FRAME_S = 3.0
+_UNCHANGED = 255  # index in the palette of a GIF
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Box = tuple[int, int, int, int]
@@ -58,21 +61,40 @@ def gif(
     The last frame stays for three seconds, then it starts again.
     """
     pictures = Pictures(traces, colour=colour, theme=theme)
+    first, last = pictures.draw(0), pictures.draw(pictures.last)
+    # One palette for all frames, with one colour left for what a frame leaves as it was.
+    both = Image.new("RGB", (WIDTH, 2 * pictures.height))
+    both.paste(first)
+    both.paste(last, (0, pictures.height))
+    colours = both.quantize(_UNCHANGED, dither=Image.Dither.NONE)
+
+    def indices(image: Image.Image) -> NDArray[np.uint8]:
+        return np.asarray(image.quantize(palette=colours, dither=Image.Dither.NONE))
 
     def frames() -> Iterator[Image.Image]:
+        image, before = first.copy(), indices(first)
         for step in range(1, pictures.last + 1):
-            yield _few_colours(pictures.draw(step))
+            pictures.advance(image, step)
+            after = indices(image)
+            frame = Image.fromarray(np.where(after == before, np.uint8(_UNCHANGED), after))
+            frame.putpalette(colours.getpalette() or ())
+            frame.info["transparency"] = _UNCHANGED
+            yield frame
+            before = after
 
     milliseconds = [round(1000 / steps_per_s)] * pictures.last + [round(1000 * LAST_FRAME_S)]
     buffer = io.BytesIO()
-    _few_colours(pictures.draw(0)).save(
-        buffer, "GIF", save_all=True, append_images=frames(), duration=milliseconds, loop=0
+    # Pillow's own way to leave out what is unchanged looks at each pixel in Python.
+    first.quantize(palette=colours, dither=Image.Dither.NONE).save(
+        buffer,
+        "GIF",
+        save_all=True,
+        append_images=frames(),
+        duration=milliseconds,
+        loop=0,
+        optimize=False,
     )
     return buffer.getvalue()
-
-
-def _few_colours(image: Image.Image) -> Image.Image:
-    return image.quantize(96, dither=Image.Dither.NONE)
 
 
 @cache
@@ -189,8 +211,8 @@ class Pictures:
         prompt = max(column.prompt.count("\n") + 1 for column in self.columns) * line
         self.captions_top = MARGIN + prompt + GAP
         # A line that says the step, and three of counters.
-        top = self.captions_top + CAPTION_SIZE + 3 * line + 3 * GAP
-        self.height = max(column.place(top) for column in self.columns) + MARGIN
+        self.grid_top = self.captions_top + CAPTION_SIZE + 3 * line + 3 * GAP
+        self.height = max(column.place(self.grid_top) for column in self.columns) + MARGIN
         if self.height > MOST_PIXELS:
             raise UserError(
                 f"the picture would be {self.height} pixels high, more than {MOST_PIXELS}; write a "
@@ -201,22 +223,36 @@ class Pictures:
         """Return the state after a step as an RGB image."""
         image = Image.new("RGB", (WIDTH, self.height), self.theme["card"])
         pen = ImageDraw.Draw(image)
-        soft, ink = self.theme["soft"], self.theme["ink"]
+        soft = self.theme["soft"]
         for column in self.columns:
-            done = min(step, len(column.trace.steps))
-            y = self.captions_top
             pen.text((column.left, MARGIN), column.prompt, soft, _font(LABEL_SIZE + 2))
-            pen.text((column.left, y), step_words(column.trace, step), ink, _font(CAPTION_SIZE))
-            words = column.grid.counters(done)
-            text = "\n".join(_wrapped(words, LABEL_SIZE + 2, column.width)[:3])
-            pen.text((column.left, y + CAPTION_SIZE + GAP), text, soft, _font(LABEL_SIZE + 2))
             for box in column.blocks:
                 pen.rounded_rectangle(box, 8, outline=soft, width=2)
             for box in column.sub_blocks:
                 pen.rounded_rectangle(box, 6, outline=self.theme["line"], width=1)
+            self._draw_captions(pen, column, step)
             for placed in column.tokens:
-                self._draw_token(pen, column.grid, placed, done)
+                self._draw_token(pen, column.grid, placed, step)
         return image
+
+    def advance(self, image: Image.Image, step: int) -> None:
+        """Make the image of the step before `step` that of `step`."""
+        pen = ImageDraw.Draw(image)
+        pen.rectangle((0, self.captions_top, WIDTH, self.grid_top - 1), self.theme["card"])
+        for column in self.columns:
+            self._draw_captions(pen, column, step)
+            for placed in column.tokens:
+                cell = column.grid.cell(placed.index, step)
+                if cell is not None and cell.step in (step - 1, step):
+                    self._draw_token(pen, column.grid, placed, step)
+
+    def _draw_captions(self, pen: ImageDraw.ImageDraw, column: _Column, step: int) -> None:
+        left, y, small = column.left, self.captions_top, LABEL_SIZE + 2
+        words = step_words(column.trace, step)
+        pen.text((left, y), words, self.theme["ink"], _font(CAPTION_SIZE))
+        lines = _wrapped(column.grid.counters(step), small, column.width)[:3]
+        where = (left, y + CAPTION_SIZE + GAP)
+        pen.text(where, "\n".join(lines), self.theme["soft"], _font(small))
 
     def _draw_token(
         self, pen: ImageDraw.ImageDraw, grid: TokenGrid, placed: _Placed, step: int

@@ -63,7 +63,18 @@ def test_an_animation_has_a_frame_per_step_and_one_before() -> None:
     assert animation.info["loop"] == 0 and animation.info["duration"] == 200
     animation.seek(animation.n_frames - 1)
     assert animation.info["duration"] == 3000
-    assert animation.size == opened(pictures.png([trace()])).size
+    last = opened(pictures.png([trace()]))
+    assert animation.size == last.size
+    far = ImageChops.difference(animation.convert("RGB"), last.convert("RGB")).getextrema()
+    assert max(most for _, most in far) < 40, "all that the frames left unchanged is still there"
+
+
+def test_the_frames_of_an_animation_are_the_pictures_of_its_steps() -> None:
+    drawn = pictures.Pictures([trace(), trace(per_step=5)], theme="dark")
+    image = drawn.draw(0)
+    for step in range(1, drawn.last + 1):
+        drawn.advance(image, step)
+        assert ImageChops.difference(image, drawn.draw(step)).getbbox() is None
 
 
 def test_two_answers_stand_side_by_side_and_differences_are_marked() -> None:

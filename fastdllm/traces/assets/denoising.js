@@ -163,7 +163,7 @@ window.DenoisingView = (() => {
     drawCell(cell, index) {
       const { answer, state } = this;
       const token = answer.tokens[index];
-      const step = Math.min(state.step, answer.steps.length);
+      const { step } = state;
       const known = token !== undefined && token.step <= step;
       const differs = known && state.differs(index);
       const past = answer.length !== null && index >= answer.length;

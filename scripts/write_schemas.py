@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import typing
 from enum import StrEnum
@@ -161,7 +162,7 @@ def _type_text(annotation: object) -> str:
 
 def _composed_type_text(origin: object, parts: tuple[object, ...]) -> str:
     if origin is typing.Literal:
-        return " or ".join(f"`{'true' if part is True else part}`" for part in parts)
+        return " or ".join(f"`{json.dumps(part)}`" for part in parts)
     if origin is tuple and parts[-1] is Ellipsis:
         origin, parts = list, parts[:1]
     if origin in (list, tuple, dict):

@@ -57,6 +57,10 @@ class PlainView:
         self._print(self._text_of(answer.known).rstrip(UNFINISHED))
 
     def finish(self, text: str) -> None:
+        if not text.startswith(self._printed):
+            # A tokenizer may write a token otherwise, depending on what follows it.
+            self._write("\n")
+            self._printed = ""
         self._print(text)
         self._write("\n")
 
@@ -90,6 +94,7 @@ class LiveView:
     def __init__(self, console: Console, text_of: TextOf) -> None:
         self._console, self._text_of = console, text_of
         self._mask = mask_glyph(console)
+        self._width = console.width  # of this answer: its lines are counted
         self._printed = 0  # lines that are final
         self._live = Live(
             console=console, auto_refresh=False, transient=True, vertical_overflow="crop"
@@ -112,7 +117,7 @@ class LiveView:
 
     def _lines(self, text: str) -> list[Text]:
         shown = Text(text.translate(CONTROLS))
-        return list(shown.wrap(self._console, self._console.width)) or [Text("")]
+        return list(shown.wrap(self._console, self._width)) or [Text("")]
 
     def _print(self, lines: Sequence[Text]) -> None:
         """Print those of the lines that are not on the screen yet."""

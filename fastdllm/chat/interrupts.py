@@ -12,13 +12,18 @@ from threading import Event
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Event]:
-    """Yield an event that Ctrl-C sets, in place of the exception that could hit any line."""
+    """Yield an event that Ctrl-C sets, in place of the exception that could hit any line.
+
+    SIGTERM ends the program, but not before the terminal is as it was.
+    """
     stop = Event()
     earlier = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    earlier_end = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield stop
     finally:
         signal.signal(signal.SIGINT, earlier)
+        signal.signal(signal.SIGTERM, earlier_end)
 
 
 @contextmanager

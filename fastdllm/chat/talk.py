@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
 
-from fastdllm.chat.answer_views import AnswerView, LiveView, PlainView
+from fastdllm.chat.answer_views import CONTROLS, AnswerView, LiveView, PlainView
 from fastdllm.chat.figures import StepView, stats_line
 from fastdllm.chat.interrupts import no_echo, stop_on_interrupt
 from fastdllm.chat.partial import PartialAnswer
@@ -131,24 +131,6 @@ class Talk:
         else:
             getattr(self, COMMANDS[command].method)(rest.strip())
 
-    def offers(self, words: list[str]) -> Iterable[tuple[str, str]]:
-        """What the last of the words may become, and a hint, for completion."""
-        fields = DecodingSettings.model_fields
-        if len(words) == 1:
-            return [(name, command.help) for name, command in COMMANDS.items()]
-        if words[0] == "/steps":
-            return [("on", ""), ("off", "")]
-        if words[0] != "/set":
-            return []
-        if len(words) % 2 == 0:
-            return [(name, field.description or "") for name, field in fields.items()]
-        values = [DEFAULT]
-        if words[-2] == "layer_subset":
-            values += LAYER_SUBSETS
-        elif words[-2] in fields and bool in _kinds(words[-2]):
-            values += ["true", "false"]
-        return [(value, "") for value in values]
-
     def _ask(self, question: str) -> None:
         """Answer a question; Ctrl-C keeps what there is of the answer."""
         settings = self._settings
@@ -226,7 +208,8 @@ class Talk:
             text = f"{name:<20}{_shown(self._settings, name)}"
             self._console.print(text, style="bold" if is_given else None, markup=False)
         self._console.print(f"{'steps':<20}{'on' if self._shows_steps else 'off'}")
-        self._console.print(f"{'system':<20}{self.conversation.system or 'none'}", markup=False)
+        system = self.conversation.system.translate(CONTROLS) or "none"
+        self._console.print(f"{'system':<20}{system}", markup=False)
         self._console.print(f"{'turns':<20}{len(self.conversation.turns)}")
 
     def _steps(self, text: str) -> None:
@@ -264,6 +247,25 @@ class Talk:
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="dim", markup=False)
+
+
+def offers(words: list[str]) -> Iterable[tuple[str, str]]:
+    """What the last of the words may become, and a hint, for completion."""
+    fields = DecodingSettings.model_fields
+    if len(words) == 1:
+        return [(name, command.help) for name, command in COMMANDS.items()]
+    if words[0] == "/steps":
+        return [("on", ""), ("off", "")]
+    if words[0] != "/set":
+        return []
+    if len(words) % 2 == 0:
+        return [(name, field.description or "") for name, field in fields.items()]
+    values = [DEFAULT]
+    if words[-2] == "layer_subset":
+        values += LAYER_SUBSETS
+    elif words[-2] in fields and bool in _kinds(words[-2]):
+        values += ["true", "false"]
+    return [(value, "") for value in values]
 
 
 def _kinds(name: str) -> tuple[Any, ...]:

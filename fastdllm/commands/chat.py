@@ -16,7 +16,6 @@ from fastdllm.common.paths import state_home
 
 if TYPE_CHECKING:
     from fastdllm import DecodingSettings, Step
-    from fastdllm.chat.talk import Talk
     from fastdllm.serving.service import Service
 
 DUMB = ("dumb", "unknown", "")
@@ -71,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
                 style="dim",
                 markup=False,
             )
-        talk.run(_reader(talk, is_smart=is_smart, is_terminal=is_terminal))
+        talk.run(_reader(is_smart=is_smart, is_terminal=is_terminal))
     return 0
 
 
@@ -105,14 +104,14 @@ def _check_packages() -> None:
         ) from None
 
 
-def _reader(talk: Talk, *, is_smart: bool, is_terminal: bool) -> Callable[[], str | None]:
+def _reader(*, is_smart: bool, is_terminal: bool) -> Callable[[], str | None]:
     """Return what reads the next line; None at the end of the input."""
     if is_smart:
         from fastdllm.chat.line_input import LineInput
-        from fastdllm.chat.talk import WITH_PATHS
+        from fastdllm.chat.talk import WITH_PATHS, offers
 
         history = state_home() / "fastdllm" / "chat_history"
-        return LineInput(talk.offers, WITH_PATHS, history=history).read
+        return LineInput(offers, WITH_PATHS, history=history).read
 
     def read() -> str | None:
         if is_terminal:

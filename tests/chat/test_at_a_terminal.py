@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import stat
 import sys
 from functools import cache
@@ -85,7 +86,7 @@ def test_the_model_solves_its_own_problem_and_the_turns_are_kept(tmp_path: Path)
         terminal.type(f"{OTHER}\r")
         terminal.wait_for("batch 1", times=2)
         terminal.type(f"/save {saved}\r")
-        terminal.wait_for("2 turns saved")
+        terminal.wait_for("2 turns saved\n>")
         terminal.type(STOP)
         terminal.wait_for("Ctrl-D or exit ends the chat")
         terminal.type(EXIT)
@@ -115,12 +116,26 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
         terminal.wait_for("stop_token null, threshold 0.9")
         terminal.type(f"{QUESTION}\r")
         assert f"\n{RIGHT}\n30 tokens in " in terminal.wait_for("30 tokens in ")
+        terminal.wait_for("batch 1\n>", times=2)
         terminal.type("\x04")
         assert terminal.wait_for_end() == 0
     (turn,) = json.loads(saved.read_text())["turns"]
     assert turn["stopped"]
     assert turn["answer"]
     assert beginning(len(turn["answer"])).startswith(turn["answer"])
+
+
+def test_a_killed_chat_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    with chat(tmp_path, *ENDLESS) as terminal:
+        terminal.type(f"{QUESTION}\r")
+        terminal.wait_for(f"{QUESTION}\nTom")
+        assert not terminal.has_echo
+        assert terminal.screen.cursor.hidden
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.wait_for_end() == 128 + signal.SIGTERM
+        terminal.read_rest()
+        assert terminal.has_echo
+        assert not terminal.screen.cursor.hidden
 
 
 def test_forty_columns_and_no_colour(tmp_path: Path) -> None:

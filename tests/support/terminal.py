@@ -74,10 +74,25 @@ class Terminal:
         """Read until `text` was written that often; return all lines."""
         return self._read_until(lambda: self.text().count(text) >= times, f"{times} x {text!r}")
 
+    @property
+    def has_echo(self) -> bool:
+        """Whether the terminal shows what is typed, as shells expect it to."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ECHO)
+
     def wait_for_end(self) -> int:
         """Read until the program ends; return its exit code."""
         self._read_until(lambda: self.process.poll() is not None, "the end")
         return self.process.wait()
+
+    def read_rest(self) -> None:
+        """Read what a program that has ended wrote last."""
+        while select.select([self._master], [], [], 0)[0]:
+            try:
+                data = os.read(self._master, 65536)
+            except OSError:  # nothing is left, and nobody writes any more
+                return
+            self.output += data
+            self._stream.feed(data)
 
     def _read_until(self, is_reached, what: str) -> str:
         deadline = time.monotonic() + DEADLINE_S

@@ -6,10 +6,12 @@ Knows no network, page or text.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import count
 from threading import Condition, Thread
 from traceback import clear_frames
 from types import TracebackType
@@ -69,8 +71,12 @@ class Figures:
 
 @dataclass(eq=False, slots=True)
 class _Asked:
-    """A request, and where its steps go. index: in its lane's decoder, once it is there."""
+    """A request, and where its steps go.
 
+    number: in order of arrival. index: in its lane's decoder, once it is there.
+    """
+
+    number: int
     request: Request
     policy: Policy
     key: LaneKey
@@ -124,6 +130,7 @@ class Service:
         # Guards all below; lanes are changed by the decoding thread only.
         self._changed = Condition()
         self._waiting: FairQueue[_Asked] = FairQueue()
+        self._numbers = count()
         self._asked: dict[Stream, _Asked] = {}
         self._cancelled: list[_Asked] = []
         self._lanes: dict[LaneKey, _Lane] = {}
@@ -178,7 +185,7 @@ class Service:
                     f"{len(self._waiting)} requests wait already, which is the most; try again in "
                     "a moment"
                 )
-            asked = _Asked(request, policy, key, user, stream)
+            asked = _Asked(next(self._numbers), request, policy, key, user, stream)
             self._asked[stream] = asked
             self._waiting.put(user, asked)
             self._changed.notify()
@@ -269,7 +276,8 @@ class Service:
             self._close_idle_lanes()
         while True:
             with self._changed:
-                asked = self._waiting.take(lambda waiting: self._has_room(waiting.key))
+                barrier = self._first_without_lane()
+                asked = self._waiting.take(partial(self._has_room, barrier=barrier))
                 if asked is None:
                     return True
                 lane = self._lanes.get(asked.key)
@@ -293,16 +301,28 @@ class Service:
             or len(self._waiting) > 0
         )
 
-    def _has_room(self, key: LaneKey) -> bool:
-        lane = self._lanes.get(key)
-        return len(self._lanes) < MOST_LANES if lane is None else lane.has_free_slot
+    def _first_without_lane(self) -> float:
+        """Return the number of the first request that no lane can be opened for, or infinity.
+
+        Who came after it waits, until a lane is idle and gives way: else full lanes might stay so.
+        """
+        if len(self._lanes) < MOST_LANES:
+            return math.inf
+        without = (asked.number for asked in self._waiting if asked.key not in self._lanes)
+        return min(without, default=math.inf)
+
+    def _has_room(self, asked: _Asked, *, barrier: float) -> bool:
+        lane = self._lanes.get(asked.key)
+        if lane is None:
+            return len(self._lanes) < MOST_LANES
+        return lane.has_free_slot and asked.number < barrier
 
     def _close_idle_lanes(self) -> None:
         """Give up the caches of idle lanes; the last one stays, unless memory has run out in it."""
-        others = {asked.key for asked in self._waiting}
+        others = {w.key for w in self._waiting if w.number < self._first_without_lane()}
         for key, lane in list(self._lanes.items()):
             is_whole = lane.decoder.scheduler.slots == lane.slots_at_first
-            is_needed = key in others or (not others and len(self._lanes) == 1)
+            is_needed = key in others or (not self._waiting and len(self._lanes) == 1)
             if lane.decoder.is_idle and not (is_whole and is_needed):
                 self._lanes.pop(key).decoder.close()
 

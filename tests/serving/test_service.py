@@ -144,6 +144,29 @@ def test_users_take_turns_and_know_their_place(model):
         assert order == ["a1", "b1", "a2", "b2", "a3"]
 
 
+def test_full_lanes_give_way_to_a_request_that_needs_another(model, monkeypatch):
+    monkeypatch.setattr("fastdllm.serving.service.MOST_LANES", 1)
+    gate, order = Gate(CHOSEN), []
+    with Service(model, slots=2) as service:
+        service.submit(Request((1,), max_new_tokens=4), policy=gate, user="a")
+        assert gate.has_begun.wait(LIMIT_S)
+
+        def asked(name, **wishes):
+            request = Request((3,), max_new_tokens=1, stop_when=lambda _: order.append(name))
+            return service.submit(request, user=name, **wishes)
+
+        streams = [
+            asked("same lane", policy=gate),
+            asked("other lane", settings=CHOSEN),
+            asked("behind it", policy=gate),
+            asked("last", settings=CHOSEN),
+        ]
+        gate.is_open.set()
+        for stream in streams:
+            stream.result(LIMIT_S)
+    assert order == ["same lane", "other lane", "behind it", "last"]
+
+
 def test_too_many_who_wait_is_an_overload_and_a_place_that_is_free_again_is_taken(model):
     gate = Gate(CHOSEN)
     with Service(model, slots=1, most_waiting=2) as service:

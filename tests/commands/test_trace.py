@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import fastdllm.traces
 from fastdllm.cli import main
 from tests.support.made_up_traces import made_up_trace
 
@@ -18,6 +20,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write("a.json")
     write("b.json", per_step=3)
     return tmp_path
+
+
+def test_without_pillow_a_picture_is_refused_and_a_page_is_not(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "fastdllm.traces.pictures", raising=False)
+    monkeypatch.delattr(fastdllm.traces, "pictures", raising=False)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert main(["trace", "show", "a.json", "--output", "out.html"]) == 0
+    capsys.readouterr()
+    assert main(["trace", "show", "a.json", "--output", "out.png"]) == 2
+    assert capsys.readouterr().err == "fastdllm: pictures need Pillow; type: pip install pillow\n"
+    assert not (folder / "out.png").exists()
 
 
 def write(name: str, vocab_size: int = 512, **changes: Any) -> None:

@@ -13,7 +13,7 @@ from fastdllm.traces.record import Trace
 from tests.support.made_up_traces import made_up_trace
 
 pytest.importorskip("PIL", reason="pictures need Pillow, of the extra `chat`")
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFont
 
 from fastdllm.traces import pictures
 
@@ -124,6 +124,25 @@ def test_of_a_long_prompt_the_last_lines_are_shown() -> None:
     assert shown[1].columns[0].prompt.endswith("the end")
     assert shown[1].columns[0].prompt.count("\n") == pictures.PROMPT_LINES - 1
     assert 0 < shown[1].height - shown[0].height < 100
+
+
+def test_where_a_machine_has_no_font_that_of_pillow_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = ImageFont.truetype
+
+    def missing(font: object, *more: Any, **named: Any) -> Any:
+        if isinstance(font, str):
+            raise OSError("cannot open resource")
+        return real(font, *more, **named)  # the one that Pillow brings, which is no file
+
+    with_font = pictures.png([trace()])
+    pictures._font.cache_clear()
+    monkeypatch.setattr(ImageFont, "truetype", missing)
+    try:
+        assert pictures.png([trace()]) != with_font
+    finally:
+        pictures._font.cache_clear()
 
 
 def test_a_long_word_is_wrapped_whole() -> None:

@@ -14,17 +14,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from fastdllm.chat.figures import mask_glyph
+from fastdllm.chat.figures import mask_glyph, visible
 from fastdllm.chat.partial import PartialAnswer
 
 # The first bytes of a character, whose last ones are masked yet.
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-# A model may write what moves the cursor or sets the title; it is shown, not sent.
-CONTROLS = {
-    code: (0x2400 + code if code < 0x20 else 0x2421 if code == 0x7F else ord(UNFINISHED))
-    for code in (*range(0x20), *range(0x7F, 0xA0))
-    if chr(code) not in "\n\t"
-}
 
 TextOf = Callable[[Sequence[int]], str]
 
@@ -71,7 +65,7 @@ class PlainView:
 
     def _write(self, text: str) -> None:
         if self._console.is_terminal:
-            text = text.translate(CONTROLS)
+            text = visible(text)
         self._console.file.write(text)
         self._console.file.flush()
 
@@ -106,7 +100,7 @@ class LiveView:
         for run in answer.open:
             tokens = [token for token in run if token is not None]
             if tokens:
-                last.append(self._text_of(tokens).translate(CONTROLS))
+                last.append(visible(self._text_of(tokens)))
             else:
                 last.append(self._mask * len(run), style="dim")
         self._live.update(last, refresh=True)
@@ -116,7 +110,7 @@ class LiveView:
         self._print(self._lines(text))
 
     def _lines(self, text: str) -> list[Text]:
-        shown = Text(text.translate(CONTROLS))
+        shown = Text(visible(text))
         return list(shown.wrap(self._console, self._width)) or [Text("")]
 
     def _print(self, lines: Sequence[Text]) -> None:

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from fastdllm.model.fused import FusedModel
 
 MASK_GLYPH, LINE_BREAK_GLYPH = "▁", "⏎"
+_CONTROLS = {
+    code: (0x2400 + code if code < 0x20 else 0x2421 if code == 0x7F else 0xFFFD)
+    for code in (*range(0x20), *range(0x7F, 0xA0))
+    if chr(code) not in "\n\t"
+}
 
 
 def stats_line(
@@ -49,6 +54,14 @@ def mask_glyph(console: Console) -> str:
     return "_" if console.options.ascii_only else MASK_GLYPH
 
 
+def visible(text: str) -> str:
+    """Return text with control characters shown, not sent, but for line breaks and tabs.
+
+    A model may write what moves the cursor of a terminal or sets its title.
+    """
+    return text.translate(_CONTROLS)
+
+
 class StepView:
     """Prints a line per pass: its kind, where it worked, and the answer with its gaps."""
 
@@ -73,7 +86,8 @@ class StepView:
             if position not in self.known:
                 line.append(self.mask, style="dim")
                 continue
-            text = self.tokenizer.decode([self.known[position]]).replace("\n", self.line_break)
+            text = visible(self.tokenizer.decode([self.known[position]]))
+            text = text.replace("\n", self.line_break)
             fresh = position in step.positions
             line.append(text, style="bold green" if fresh else "not dim")
         self.console.print(line)

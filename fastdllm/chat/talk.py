@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
 
-from fastdllm.chat.answer_views import CONTROLS, AnswerView, LiveView, PlainView
-from fastdllm.chat.figures import StepView, stats_line
+from fastdllm.chat.answer_views import AnswerView, LiveView, PlainView
+from fastdllm.chat.figures import StepView, stats_line, visible
 from fastdllm.chat.interrupts import no_echo, stop_on_interrupt
 from fastdllm.chat.partial import PartialAnswer
 from fastdllm.common.console import counted, utf8_text
@@ -208,7 +208,7 @@ class Talk:
             text = f"{name:<20}{_shown(self._settings, name)}"
             self._console.print(text, style="bold" if is_given else None, markup=False)
         self._console.print(f"{'steps':<20}{'on' if self._shows_steps else 'off'}")
-        system = self.conversation.system.translate(CONTROLS) or "none"
+        system = visible(self.conversation.system) or "none"
         self._console.print(f"{'system':<20}{system}", markup=False)
         self._console.print(f"{'turns':<20}{len(self.conversation.turns)}")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fastdllm.chat.figures import StepView, stats_line
+from fastdllm.chat.figures import StepView, stats_line, visible
 from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
 from fastdllm.common.console import utf8_text
 from fastdllm.common.errors import UserError
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     generation, elapsed_s = _decode(model, request, policy, view, recording)
     text = AnswerText(tokenizer, until=None).text
     answer = text(generation.token_ids, finish_reason=generation.finish_reason)
-    console.print(answer, markup=False)
+    console.print(visible(answer) if console.is_terminal else answer, markup=False)
     console.print(stats_line(generation, elapsed_s, model, settings), style="dim", markup=False)
     if recording is not None:
         write_trace(options.trace, recording.trace())

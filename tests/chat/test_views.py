@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fastdllm import Step
 from fastdllm.chat.answer_views import LiveView, PlainView
+from fastdllm.chat.figures import StepView, visible
 from fastdllm.chat.partial import PartialAnswer
 from fastdllm.decoding.sequence import Generation, PassCounts
 from fastdllm.policy import PassKind
@@ -66,6 +67,26 @@ def test_masks_fill_in_place(
     assert live == lines_of(file.getvalue(), width, height)
     assert "▁" not in "".join(live)
     assert "\x1b[2J" not in file.getvalue()
+
+
+def test_control_characters_are_shown_not_sent() -> None:
+    assert (
+        visible("a\n\tb\r\x1b]0;title\x07\x7f\x9b2J")
+        == "a\n\tb␍␛]0;title␇␡\N{REPLACEMENT CHARACTER}2J"
+    )
+
+
+def test_a_line_per_pass_holds_no_control_character_of_the_answer() -> None:
+    class Tokenizer:
+        def decode(self, ids: Sequence[int]) -> str:
+            return text_of(ids)
+
+    console, file = screens(60, 5)
+    tokens = (0, PIECES.index("\x1b[2J"), PIECES.index("\n"))
+    step = Step(0, PassKind.FULL_BLOCK, positions=(5, 6, 7), tokens=tokens, confidences=(0.5,) * 3)
+    StepView(console, Tokenizer(), (0,) * PROMPT).show(step)
+    (line,) = lines_of(file.getvalue(), 60, 5)
+    assert line.endswith("0.50  a␛[2J⏎")
 
 
 def lines_of(output: str, width: int, height: int) -> list[str]:

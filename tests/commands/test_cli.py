@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from fastdllm.cli import COMMANDS, main
+from fastdllm.tasks.generation import AnswerText
 
 QUESTION = "Tom has 12 apples. He buys 5 apples. How many apples does Tom have now?"
 
@@ -35,6 +36,16 @@ def test_generate_shows_each_pass(capsys):
     assert "▁" in out  # positions that are still masked
     steps = [line for line in out.split("\n") if " full_block " in line or " sub_block " in line]
     assert len(steps) >= 10  # one token per step
+
+
+def test_an_answer_moves_no_cursor_at_a_terminal(monkeypatch, capsys):
+    answer = "a\x1b[2Jb"
+    monkeypatch.setattr(AnswerText, "text", lambda *_, **__: answer)
+    _, out, _ = run(capsys, "generate", QUESTION)
+    assert out.startswith(answer + "\n")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    _, out, _ = run(capsys, "generate", QUESTION)
+    assert out.startswith("a␛[2Jb\n")
 
 
 def test_each_setting_is_an_option(capsys):

@@ -14,6 +14,7 @@ from fastdllm.chat.figures import StepView, stats_line, visible
 from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
 from fastdllm.common.console import utf8_text
 from fastdllm.common.errors import UserError
+from fastdllm.common.files import check_place
 
 if TYPE_CHECKING:
     from fastdllm import BlockDiffusionModel, Generation, Request
@@ -51,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
     if not prompt.strip():
         raise UserError("the prompt is empty; give a question, or - to read one from a pipe")
     settings = decoding_settings(options)
+    if options.trace is not None:
+        check_place(options.trace)
 
     from fastdllm.decoding.sequence import Request
     from fastdllm.machine.threads import use_threads

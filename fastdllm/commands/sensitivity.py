@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from fastdllm.commands.options import (
 )
 from fastdllm.common.console import counting
 from fastdllm.common.errors import UserError
-from fastdllm.common.files import cannot, json_object
+from fastdllm.common.files import check_place, json_object
 from fastdllm.common.paths import ARTIFACTS, RESULTS
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.settings import DecodingSettings
@@ -210,11 +209,7 @@ def _check_place(output: Path, option: str, model: str) -> None:
             f"{option}: {output} holds what was measured of {other}; move it away, or rename the "
             "model's folder"
         )
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output.parent).close()
-    except OSError as error:
-        raise cannot("write", output, error) from None
+    check_place(output)
 
 
 def _print(record: SensitivityRecord, saving: float, written: list[Path]) -> None:

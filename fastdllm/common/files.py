@@ -76,6 +76,21 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place for a file before the work whose result goes there; creates its folder.
+
+    Raises:
+        UserError: a folder stands there, or its own folder cannot be made or not be written.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise cannot("write", path, error) from None
+
+
 def write_json_atomically(path: str | Path, value: Any) -> None:
     """Write `value` as readable JSON with sorted keys; NaN and infinities are refused."""
     write_text_atomically(path, to_json(value))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import asdict
 
 import pytest
@@ -110,9 +112,22 @@ def test_generate_writes_a_trace_and_answers_the_same(tmp_path, capsys):
     assert QUESTION in trace.prompt.text
 
 
-def test_a_trace_that_cannot_be_written_is_one_line(tmp_path, capsys):
+def test_a_place_that_cannot_be_written_is_refused_before_decoding(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["generate", QUESTION, "--trace", str(tmp_path / "file" / "tom.json")]) == 2
+    (tmp_path / "folder.json").mkdir()
+    for place in ("file/tom.json", "folder.json"):
+        assert main(["generate", QUESTION, "--trace", str(tmp_path / place)]) == 2
+        out, error = capsys.readouterr()
+        assert out == ""
+        assert place in error and error.count("\n") == 1
+
+
+def test_a_trace_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["generate", QUESTION, "--trace", str(tmp_path / "tom.json")]) == 2
     out, error = capsys.readouterr()
     assert "####" in out
     assert "tom.json" in error and error.count("\n") == 1

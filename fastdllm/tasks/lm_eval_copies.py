@@ -22,6 +22,7 @@ from lm_eval.tasks._index import Entry, Kind
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.paths import TASKS
 from fastdllm.tasks.generation import BUDGET_NAMES
+from fastdllm.tasks.lm_eval_models import ROLLING, no_rolling
 from fastdllm.tasks.task_files import Folder
 from fastdllm.tasks.task_source import LOCAL_BUILDERS, metadata_of
 
@@ -174,11 +175,8 @@ class _Copier:
     def _check_output(self, values: Values) -> None:
         """Write down what lm-eval leaves to its models, which a task here has to say."""
         kind = values.get("output_type", "generate_until")
-        if kind == "loglikelihood_rolling":
-            raise UserError(
-                f"task {values['task']!r}: loglikelihood_rolling (perplexity of a text) has no "
-                "meaning for block diffusion"
-            )
+        if kind == ROLLING:
+            raise no_rolling(values["task"])
         if kind != "generate_until":
             return
         wishes = dict(values.get("generation_kwargs") or {})

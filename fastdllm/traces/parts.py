@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fastdllm.decoding.sequence import Candidate, PassCounts, Proposed
+from fastdllm.decoding.sequence import Candidate, Proposed
 from fastdllm.policy import PassKind
-from fastdllm.records.summary import Passes
 from fastdllm.validation import StrictModel
 
 Count = Annotated[int, Field(ge=0)]
@@ -164,8 +163,3 @@ class TracedAnswer(StrictModel):
         description="`stop`: a stop token; `length`: max_new_tokens; `stop_when`: a stop string; "
         "`cancelled`; `unfinished`: the trace was made meanwhile."
     )
-
-
-def passes_of(counts: PassCounts) -> Passes:
-    """Return the record of what `PassCounts` holds."""
-    return Passes(**{name: getattr(counts, name) for name in Passes.model_fields})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from fastdllm.decoding.admission import special_tokens
 from fastdllm.decoding.sequence import Generation, PassCounts, Request
 from fastdllm.machine.process import git_state
 from fastdllm.policy import Policy
+from fastdllm.records.summary import Passes
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.generation import AnswerText
 from fastdllm.traces.parts import (
@@ -17,7 +19,6 @@ from fastdllm.traces.parts import (
     TracedModel,
     TracedPrompt,
     TracedStep,
-    passes_of,
 )
 from fastdllm.traces.pieces import Pieces
 from fastdllm.traces.record import Trace
@@ -128,7 +129,7 @@ class Recording:
             ),
             "steps": tuple(self._steps),
             "answer": answer,
-            "passes": passes_of(self._passes),
+            "passes": Passes(**asdict(self._passes)),
             "tokens_per_forward": len(answer.ids) / forwards if forwards else None,
             "seconds": self._seconds,
         }

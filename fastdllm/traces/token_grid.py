@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from fastdllm.decoding.sequence import PassCounts
 from fastdllm.traces.palette import LEVELS
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 LINE_BREAK, TAB, SPACE, NOTHING = "\u23ce", "\u21e5", "\u2423", "\u2205"
 WORDS = {"full_block": "full block", "sub_block": "sub-block"}
-FORWARDS = ("full_block", "sub_block", "commit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class TokenGrid:
         )
         parts = [", ".join(f"{n} {WORDS.get(kind, kind)}" for kind, n in passes.items())]
         parts.append(f"{tokens} tokens")
-        if forwards := sum(passes[kind] for kind in FORWARDS):
+        if forwards := PassCounts(**passes).forwards:
             parts.append(f"{tokens / forwards:.2f} tokens per forward")
         skipped = sum(one.layers_skipped for one in steps)
         if layers := skipped + sum(one.layers_computed for one in steps):

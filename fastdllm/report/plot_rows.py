@@ -19,9 +19,10 @@ from fastdllm.report.words import (
     verdict_words,
 )
 from fastdllm.statistics.costs import MORE_IS_BETTER, OF_THE_MACHINE, comparable_cost
+from fastdllm.traces import palette
 
 # Edges of the bins that are drawn; the histogram in a summary is finer.
-CONFIDENCE_EDGES = (0.0, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 1.0)
+CONFIDENCE_EDGES = (0.0, *palette.CONFIDENCE_EDGES, 1.0)
 CONFIDENCE_NAMES = ("< 0.5", "0.5-0.7", "0.7-0.9", "0.9-0.95", "0.95-0.99", "0.99-0.999", "> 0.999")
 # Most bars of one experiment; the tables have all runs.
 MOST_BARS = 40

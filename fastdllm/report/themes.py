@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastdllm.traces import palette
+
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 # Passes that run layers go from dark (a whole block) to light (few tokens); reuse has another hue.
 PASS_COLOURS = {
@@ -15,7 +17,7 @@ PASS_COLOURS = {
     "dark": ["#7d838d", "#3f8fd2", "#8cc4ee", "#5b616b", "#ffa94d"],
 }
 CONFIDENCE_COLOURS = {
-    "light": ["#a50f15", "#de5b3c", "#f7a06a", "#fbd9a6", "#bcd7ea", "#6aa9d2", "#1f6fb0"],
+    "light": list(palette.BY_CONFIDENCE),
     "dark": ["#ff6b61", "#f58a5f", "#f0ae72", "#d8c08c", "#7fa6c2", "#5b96c6", "#3f86d0"],
 }
 _LIGHT = {

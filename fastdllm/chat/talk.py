@@ -239,10 +239,10 @@ class Talk:
 
     def _checked(self, values: dict[str, Any], where: str) -> DecodingSettings:
         """Return settings that are allowed, and fit the model."""
-        from fastdllm.decoding.admission import start_sequences
+        from fastdllm.decoding.admission import check_settings
 
         settings = validated(DecodingSettings, values, where)
-        start_sequences(self._model.config, [], settings)
+        check_settings(self._model.config, settings)
         return settings
 
     def _say(self, text: str) -> None:

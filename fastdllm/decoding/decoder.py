@@ -21,9 +21,9 @@ from fastdllm.decoding.memory import choose_room
 from fastdllm.decoding.outcomes import Step, denoised, results
 from fastdllm.decoding.passes import PassRunner
 from fastdllm.decoding.prefixes import PrefixStore
-from fastdllm.decoding.proposals import Proposals, propose, propose_again, with_ahead
+from fastdllm.decoding.proposals import propose, propose_again, with_ahead
 from fastdllm.decoding.scheduler import Scheduler
-from fastdllm.decoding.sequence import DecodedSequence, Generation, PassCounts, Request
+from fastdllm.decoding.sequence import DecodedSequence, Generation, PassCounts, Proposals, Request
 from fastdllm.decoding.work import Work
 from fastdllm.engine.batch import Segment
 from fastdllm.machine.device import is_out_of_memory

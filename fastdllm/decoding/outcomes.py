@@ -6,12 +6,12 @@ Knows the rules of each kind of pass; runs none (loop.py does).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from fastdllm.decoding.proposals import Proposals, predictions_of
+from fastdllm.decoding.proposals import predictions_of
 from fastdllm.decoding.rules import check_accepted
-from fastdllm.decoding.sequence import Candidate, DecodedSequence, Generation, Proposed
+from fastdllm.decoding.sequence import Candidate, Generation, Proposals, Proposed
 from fastdllm.decoding.work import Work, by_policy
 from fastdllm.policy import PassKind, Policy
 
@@ -71,9 +71,10 @@ def results(works: list[Work], proposals: list[Proposals], num_layers: int) -> I
         for work, proposed in denoising:
             policy = work.sequence.policy
             if policy.keeps_proposals or policy.keeps_logits:
-                _keep(work.sequence, proposed)
+                work.sequence.stored = proposed
             if work.kind is PassKind.FULL_BLOCK:
-                _keep_ahead(work.sequence, proposed)
+                # Positions ahead are not sampled again; the logits would take memory for nothing.
+                work.sequence.ahead = replace(proposed, logits=None)
         yield from denoised(denoising_works, their_proposals, num_layers)
 
 
@@ -95,20 +96,6 @@ def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | No
     written = dict(enumerate(proposed.tokens))
     sequence.commit_tokens(written)
     return _step(work, block, proposed, written=written, rows=rows)
-
-
-def _keep(sequence: DecodedSequence, proposed: Proposals) -> None:
-    """Store what a computed pass proposed, for passes that reuse it."""
-    sequence.stored_window = proposed.window
-    sequence.stored_tokens, sequence.stored_confidences = proposed.tokens, proposed.confidences
-    sequence.stored_logits, sequence.stored_likeliest = proposed.logits, proposed.likeliest
-
-
-def _keep_ahead(sequence: DecodedSequence, proposed: Proposals) -> None:
-    """Store what a full-block pass proposed, for sub-block passes that look ahead."""
-    sequence.ahead_start = proposed.window[0]
-    sequence.ahead_tokens, sequence.ahead_confidences = proposed.tokens, proposed.confidences
-    sequence.ahead_likeliest = proposed.likeliest
 
 
 def denoised(

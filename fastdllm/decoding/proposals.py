@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,27 +11,11 @@ from torch import Tensor
 from fastdllm.decoding.finite import NotFinite, first_not_finite
 from fastdllm.decoding.rules import violation
 from fastdllm.decoding.sampling import greedy, nucleus_sample
-from fastdllm.decoding.sequence import Candidate, DecodedSequence, Window
+from fastdllm.decoding.sequence import Candidate, DecodedSequence, Proposals, Window
 from fastdllm.policy import Policy, Predictions
 
 if TYPE_CHECKING:
     from fastdllm.decoding.work import Work
-
-
-@dataclass(frozen=True, slots=True)
-class Proposals:
-    """One token and its confidence for each block offset of a window.
-
-    Of a prefill or commit: for the position after its last row. logits: [W, V], if the tokens were
-    sampled from them. likeliest: per offset, the most likely tokens, one more than the request has
-    runners-up, since the proposed token is mostly the first; [] if it asked for none.
-    """
-
-    window: Window
-    tokens: list[int]
-    confidences: list[float]
-    logits: Tensor | None = None
-    likeliest: list[list[Candidate]] = field(default_factory=list)
 
 
 def propose(
@@ -119,14 +102,15 @@ def with_ahead(work: Work, proposed: Proposals) -> Proposals:
     stop, end = proposed.window[1], work.window[1]
     if not work.denoises or stop == end:
         return proposed
-    sequence = work.sequence
-    ahead = slice(stop - sequence.ahead_start, end - sequence.ahead_start)
+    earlier = work.sequence.ahead
+    assert earlier is not None  # a window further than the pass is checked against it
+    ahead = slice(stop - earlier.window[0], end - earlier.window[0])
     return Proposals(
         work.window,
-        proposed.tokens + sequence.ahead_tokens[ahead],
-        proposed.confidences + sequence.ahead_confidences[ahead],
+        proposed.tokens + earlier.tokens[ahead],
+        proposed.confidences + earlier.confidences[ahead],
         proposed.logits,
-        proposed.likeliest + sequence.ahead_likeliest[ahead],
+        proposed.likeliest + earlier.likeliest[ahead],
     )
 
 
@@ -136,17 +120,17 @@ def propose_again(policy: Policy, sequence: DecodedSequence, window: Window) -> 
     Raises:
         PolicyViolation: the last computed pass of the sequence did not predict the window.
     """
-    (start, stop), (first, end) = window, sequence.stored_window or (0, 0)
-    if not first <= start < stop <= end:
+    earlier, (start, stop) = sequence.stored, window
+    if earlier is None or not earlier.window[0] <= start < stop <= earlier.window[1]:
         raise violation(policy, "asked for a reused pass of positions no pass has computed")
-    stored = slice(start - first, stop - first)
-    tokens, confidences = sequence.stored_tokens[stored], sequence.stored_confidences[stored]
-    if sequence.stored_logits is not None:
-        sampled, sample_confidences = _sample(sequence, sequence.stored_logits[stored])
+    part = slice(start - earlier.window[0], stop - earlier.window[0])
+    tokens, confidences = earlier.tokens[part], earlier.confidences[part]
+    if earlier.logits is not None:
+        sampled, sample_confidences = _sample(sequence, earlier.logits[part])
         # The positions ahead of a sub-block pass have no logits.
         tokens = sampled.tolist() + tokens[len(sampled) :]
         confidences = sample_confidences.tolist() + confidences[len(sampled) :]
-    return Proposals(window, tokens, confidences, likeliest=sequence.stored_likeliest[stored])
+    return Proposals(window, tokens, confidences, likeliest=earlier.likeliest[part])
 
 
 def _sample(sequence: DecodedSequence, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -146,7 +146,7 @@ class Scheduler:
     def _retire(self, sequence: DecodedSequence) -> None:
         """Free the slot and the extent of a sequence."""
         self.running.remove(sequence)
-        sequence.stored_logits = None
+        sequence.stored = None
         self.cache.release(sequence.cache_start, sequence.capacity)
         self.runner.spans.drop(sequence.slot)
 

@@ -67,6 +67,22 @@ class Proposed(NamedTuple):
     probability: float
 
 
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """One token and its confidence for each block offset of a window.
+
+    Of a prefill or commit: for the position after its last row. logits: [W, V], if the tokens were
+    sampled from them. likeliest: per offset, the most likely tokens, one more than the request has
+    runners-up, since the proposed token is mostly the first; [] if it asked for none.
+    """
+
+    window: Window
+    tokens: list[int]
+    confidences: list[float]
+    logits: Tensor | None = None
+    likeliest: list[list[Candidate]] = field(default_factory=list)
+
+
 FinishReason = Literal["stop", "length", "stop_when", "refused", "cancelled"]
 
 
@@ -134,15 +150,8 @@ class DecodedSequence:
     committed_since_compute: int = 0
     passes_since_compute: int = 0
     lowest_confidence: float | None = None
-    stored_window: tuple[int, int] | None = None  # block offsets that the last computed pass saw
-    stored_tokens: list[int] = field(default_factory=list)  # its proposals, where not sampled
-    stored_confidences: list[float] = field(default_factory=list)
-    stored_likeliest: list[list[Candidate]] = field(default_factory=list)
-    stored_logits: Tensor | None = None  # [W, V], to sample from again
-    ahead_start: int = 0  # block offset of the first proposal below
-    ahead_tokens: list[int] = field(default_factory=list)  # of the last full-block pass
-    ahead_confidences: list[float] = field(default_factory=list)
-    ahead_likeliest: list[list[Candidate]] = field(default_factory=list)
+    stored: Proposals | None = None  # of the last computed pass, for passes that reuse it
+    ahead: Proposals | None = None  # of the last full-block pass, for passes that look ahead
     passes: PassCounts = field(default_factory=PassCounts)
     finish_reason: FinishReason | None = None
     prefilled: int = 0  # whole blocks of the prompt that are in the prefix cache
@@ -165,10 +174,7 @@ class DecodedSequence:
         self.has_block_cache = False
         self.committed_since_compute = self.passes_since_compute = 0
         self.lowest_confidence = None
-        self.stored_logits = self.stored_window = None
-        self.stored_tokens, self.stored_confidences, self.stored_likeliest = [], [], []
-        self.ahead_start = 0
-        self.ahead_tokens, self.ahead_confidences, self.ahead_likeliest = [], [], []
+        self.stored = self.ahead = None
 
     @property
     def needs_prefill(self) -> bool:
@@ -214,9 +220,9 @@ class DecodedSequence:
         """The read-only view that a policy decides on."""
         sub_block = self.sub_block
         first = sub_block * self.small_block_size
-        covered = self.stored_window is not None and (
-            self.stored_window[0] <= first
-            and first + self.small_block_size <= self.stored_window[1]
+        covered = self.stored is not None and (
+            self.stored.window[0] <= first
+            and first + self.small_block_size <= self.stored.window[1]
         )
         return SequenceState(
             request=self.index,
@@ -226,7 +232,7 @@ class DecodedSequence:
             sub_block_step=self.sub_block_step,
             has_block_cache=self.has_block_cache,
             has_stored_logits=covered,
-            predicted=(self.ahead_start, self.ahead_start + len(self.ahead_tokens)),
+            predicted=(0, 0) if self.ahead is None else self.ahead.window,
             masked=tuple(self.masked),
             committed_since_compute=self.committed_since_compute,
             passes_since_compute=self.passes_since_compute,

@@ -317,7 +317,7 @@ def test_answered_requests_leave_no_logits_behind(golden_model):
         while scheduler.admit():
             list(_tick(scheduler, 6, [].append))
     assert all(sequence.finish_reason for sequence in admitted.sequences)
-    assert all(sequence.stored_logits is None for sequence in admitted.sequences)
+    assert all(sequence.stored is None for sequence in admitted.sequences)
 
 
 def test_other_errors_of_a_pass_are_not_taken_for_a_lack_of_memory(golden_model):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.support.trace_values import trace_values
+
 WORDS = (
     "So Lin has 3 boxes of 12 apples each . That is 3 * 12 = 36 apples . She gives 5 away , which "
     "leaves 36 - 5 = 31 apples . Half of them are red , so 31 / 2 = 15 and one is cut in two . \n"
     "Thus the answer is 15 . <|im_end|>"
 )
 PROMPT_LENGTH, LAYERS = 35, 6
-PASSES = {"prefill": 0, "full_block": 0, "sub_block": 0, "commit": 0, "reused": 0}
 
 
 def made_up_trace(*, per_step: int = 2, words: list[str] | None = None) -> dict[str, Any]:
@@ -23,10 +24,8 @@ def made_up_trace(*, per_step: int = 2, words: list[str] | None = None) -> dict[
     pieces[str(99 + len(texts))]["is_special"] = True
     pieces |= {str(i): {"text": f" other{i}"} for i in (7, 8, 9)} | {"3": {"text": "<|mask|>"}}
     steps: list[dict[str, Any]] = []
-    passes = dict(PASSES)
 
     def step(kind: str, position: int, positions: list[int], **more: Any) -> None:
-        passes[kind] += 1
         skipped = LAYERS if kind == "reused" else 0
         indices = [p - PROMPT_LENGTH for p in positions]
         shares = [0.999 - 0.07 * (i % 8) for i in indices]
@@ -62,36 +61,23 @@ def made_up_trace(*, per_step: int = 2, words: list[str] | None = None) -> dict[
             left = [[p, 100 + p - PROMPT_LENGTH, 0.4] for p in sorted(masked[per_step:])]
             step(kind, position, chosen, sub_block=position % 32 // 8, proposed=left)
     answer = [100 + i for i in range(len(texts))]
-    forwards = passes["full_block"] + passes["sub_block"] + passes["commit"]
-    return {
-        "format": "fastdllm trace",
-        "schema_version": 1,
-        "code": {"version": "0.1.0", "decoder_version": 1},
-        "model": {
+    return trace_values(
+        steps,
+        model={
             "name": "models/tiny",
             "num_layers": LAYERS,
             "vocab_size": 512,
             "mask_id": 3,
             "stop_tokens": [answer[-1]],
         },
-        "device": "cpu",
-        "dtype": "float32",
-        "policy": "Policy",
-        "settings": {
+        answer={"ids": answer, "text": "".join(texts[:-1]), "finish_reason": "stop"},
+        settings={
             "threshold": round(1 - per_step / 10, 1),
             "block_size": 32,
             "small_block_size": 8,
             "max_new_tokens": 256,
         },
-        "prompt": {"ids": [7] * PROMPT_LENGTH, "text": "Lin has 3 boxes of 12 apples each."},
-        "steps": steps,
-        "pieces": pieces,
-        "answer": {"ids": answer, "text": "".join(texts[:-1]), "finish_reason": "stop"},
-        "passes": {
-            **passes,
-            "layer_forwards_computed": sum(s["layers_computed"] for s in steps),
-            "layer_forwards_skipped": sum(s["layers_skipped"] for s in steps),
-        },
-        "tokens_per_forward": len(answer) / forwards,
-        "seconds": steps[-1]["seconds"],
-    }
+        prompt={"ids": [7] * PROMPT_LENGTH, "text": "Lin has 3 boxes of 12 apples each."},
+        pieces=pieces,
+        seconds=steps[-1]["seconds"],
+    )

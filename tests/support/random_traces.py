@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from tests.support.trace_values import trace_values
+
 LAYERS, VOCABULARY, STOP, MASK = 4, 40, 2, 3
 
 
@@ -13,7 +15,6 @@ def random_trace(rng: random.Random) -> dict[str, Any]:
     size = rng.choice([4, 8])
     small, length, limit = size // 2, rng.randrange(3 * size), rng.randint(1, 20)
     temperature = rng.choice([0.0, 1.0])
-    passes = dict.fromkeys(("prefill", "full_block", "sub_block", "commit", "reused"), 0)
     tokens: dict[int, int] = {}
     answer: list[int] = []
     steps: list[dict[str, Any]] = []
@@ -23,7 +24,6 @@ def random_trace(rng: random.Random) -> dict[str, Any]:
         return rng.sample([t for t in range(4, VOCABULARY) if t not in but], 2)
 
     def step(kind: str, positions: list[int], skipped: int = 0, **more: Any) -> None:
-        passes[kind] += 1
         written = [STOP if rng.random() < 0.1 else rng.randrange(4, VOCABULARY) for _ in positions]
         tokens.update(zip(positions, written, strict=True))
         shares = [rng.uniform(0.4, 0.9) for _ in positions]
@@ -70,36 +70,23 @@ def random_trace(rng: random.Random) -> dict[str, Any]:
         left = [[p, others()[0], rng.random()] for p in masks if p not in positions]
         place = {"sub_block": masks[0] % size // small, **({"proposed": left} if left else {})}
         step(kind, positions, skipped, **place)
-    forwards = passes["full_block"] + passes["sub_block"] + passes["commit"]
-    return {
-        "format": "fastdllm trace",
-        "schema_version": 1,
-        "code": {"version": "0.1.0", "decoder_version": 1},
-        "model": {
+    return trace_values(
+        steps,
+        model={
             "name": "made-up",
             "num_layers": LAYERS,
             "vocab_size": VOCABULARY,
             "mask_id": MASK,
             "stop_tokens": [STOP],
         },
-        "device": "cpu",
-        "dtype": "float32",
-        "policy": "Policy",
-        "settings": {
+        answer={"ids": answer, "text": "made up", "finish_reason": reason},
+        settings={
             "block_size": size,
             "small_block_size": small,
             "max_new_tokens": limit,
             "temperature": temperature,
         },
-        "prompt": {"ids": [5] * length, "text": "?" * length},
-        "steps": steps,
-        "pieces": {str(token): {"text": f"t{token}"} for token in range(VOCABULARY)},
-        "answer": {"ids": answer, "text": "made up", "finish_reason": reason},
-        "passes": passes
-        | {
-            f"layer_forwards_{what}": sum(step[f"layers_{what}"] for step in steps)
-            for what in ("computed", "skipped")
-        },
-        **({"tokens_per_forward": len(answer) / forwards} if forwards else {}),
-        "seconds": len(steps) / 8,
-    }
+        prompt={"ids": [5] * length, "text": "?" * length},
+        pieces={str(token): {"text": f"t{token}"} for token in range(VOCABULARY)},
+        seconds=len(steps) / 8,
+    )

@@ -327,6 +327,7 @@ window.DenoisingView = (() => {
       }
       parts.push(this.legend, element("div", { className: "dn-panes" }, ...this.panes.map((pane) => pane.root)));
       this.root.replaceChildren(...parts);
+      this.drawLegend();
       this.goto(this.last);
     }
 
@@ -348,7 +349,6 @@ window.DenoisingView = (() => {
       this.slider.value = step;
       set(this.slider, "aria-valuetext", words);
       if (this.now.textContent !== words) this.now.textContent = words;
-      this.drawLegend();
     }
 
     stepWords() {
@@ -390,10 +390,10 @@ window.DenoisingView = (() => {
       this.speed = element("select", {}, ...SPEEDS.map((n) => element("option", { value: n, selected: n === 4 }, `${n} steps/s`)));
       this.now = element("p", { className: "dn-now", role: "status", "aria-live": "polite" });
       this.legend = element("ul", { className: "dn-legend", "aria-label": "Colours" });
-      const colours = [["step", "step"], ["confidence", "confidence"]].map(([value, text]) => {
+      const colours = ["step", "confidence"].map((value) => {
         const input = element("input", { type: "radio", name: `dn-colour-${this.number}`, value, checked: value === this.state.colour });
         input.addEventListener("change", () => this.colour(value));
-        return element("label", {}, input, text);
+        return element("label", {}, input, value);
       });
       return element("div", { className: "dn-controls", role: "group", "aria-label": "Playback" },
         button("One step back", "\u2190", () => this.by(-1)), this.player, button("One step on", "\u2192", () => this.by(1)),
@@ -422,6 +422,7 @@ window.DenoisingView = (() => {
       this.state.colour = by;
       this.root.classList.toggle("dn-by-step", by === "step");
       this.root.classList.toggle("dn-by-confidence", by === "confidence");
+      this.drawLegend();
       this.goto(this.state.step);
     }
 

@@ -15,7 +15,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.utils import env
 
 from fastdllm.common.errors import UserError, nearest_name
-from fastdllm.tasks.checks.inspection import Doc, mapped, where_is
+from fastdllm.tasks.checks.inspection import MARK, Doc, mapped, where_is
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
 _NO_TEMPLATES = ("target_delimiter", "fewshot_delimiter")
@@ -28,8 +28,6 @@ _LINE_BREAK = re.compile(r"\\n(?![a-z])")
 _DOUBLED = re.compile(r"(?<!\\)(?:\\\\)+[dDsSwWbB](?![A-Za-z])")
 # What \b and \f become in double quotes. A tab and the ends of lines are meant so.
 _UNPRINTED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-# For private use: no data hold it.
-_MARK = "\ue000"
 # As repr writes what \a, \b, \v and \f become; repr itself writes none of these four.
 _CONTROL = (r"\x07", r"\x08", r"\x0b", r"\x0c")
 
@@ -194,11 +192,11 @@ def _check_lists(task: ConfigurableTask) -> None:
     for index, doc in enumerate(task.eval_docs if methods else ()):
         if "\\" not in repr(doc):
             continue
-        marked = _replaced(doc, "\\", _MARK)
+        marked = _replaced(doc, "\\", MARK)
         for key, method in methods:
             given, meant = _list(method, doc), _list(method, marked)
             where = f"{where_is(task, index)}: {key} gives {given!r}: lm-eval takes a backslash in "
-            if given and meant and given != _replaced(meant, _MARK, "\\"):
+            if given and meant and given != _replaced(meant, MARK, "\\"):
                 raise UserError(
                     f'{where}the data for an escape; write the template as "{{{{[a, b]}}}}", '
                     "without quotes around the columns"

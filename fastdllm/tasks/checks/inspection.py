@@ -15,6 +15,8 @@ Doc = Mapping[str, Any]  # an item, or an example in prompts, by column
 Docs = Sequence[Doc]
 Tell = Callable[[str], None]  # is given a line about what is odd and not refused
 Methods = Mapping[str, Callable[[Doc], Any]]
+# Stands for a value of an item; for private use, so no data hold it.
+MARK = "\ue000"
 # What a task prints, by the methods of lm-eval's tasks.
 _PRINTED = ("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_prefix")
 

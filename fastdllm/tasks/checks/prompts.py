@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from fastdllm.common.errors import UserError
-from fastdllm.tasks.checks.inspection import DryRun, emptied, right_answers, where_is
+from fastdllm.tasks.checks.inspection import MARK, DryRun, emptied, right_answers, where_is
 
 # As Python prints methods, functions and other objects: most with their place in memory.
 _OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>|<(?:bound|built-in) method [^<>]*>")
-# For private use: no data hold it.
-_MARK = "\ue000"
 # A question that stands in the text of all prompts by chance is shorter.
 _LONG = 20
 
@@ -64,13 +62,13 @@ def _check_answers_unprinted(run: DryRun, asked: Sequence[str]) -> None:
             "all items; correct doc_to_text or gen_prefix"
         )
     for column in run.docs[0]:
-        marked = {**run.docs[0], column: _MARK}
+        marked = {**run.docs[0], column: MARK}
         try:
             target, text = task.doc_to_target(marked), str(task.doc_to_text(marked))
             text += str(task.doc_to_prefix(marked) or "")
         except Exception:  # a template may want another kind of value
             continue
-        if str(target).strip() == _MARK and _MARK in text:
+        if str(target).strip() == MARK and MARK in text:
             run.tell(
                 f"task {task.task_name!r}: its questions print the column {column!r}, which is the "
                 "target as well; correct doc_to_text, unless they show it as one of several options"

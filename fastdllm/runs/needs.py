@@ -2,7 +2,7 @@
 
 A compute node has no network. What is missing is named within milliseconds, before torch is
 imported, so that a job fails in its first second. `fastdllm fetch` brings it and writes FETCHED,
-which is read here; without that record the caches are examined as they are.
+which is read here; without that record the cache of models is examined as it is.
 """
 
 from __future__ import annotations
@@ -112,16 +112,13 @@ def _differs(folder: Path, fetched: dict[str, Any] | None) -> str | None:
     if fetched is None or fetched.get("commit") != folder.name:
         return None
     for name, file in fetched["files"].items():
-        if not _is_there({"path": folder / name, **file}):
+        try:
+            is_as_fetched = (folder / name).stat().st_size == file["bytes"]
+        except OSError:
+            is_as_fetched = False
+        if not is_as_fetched:
             return f"{name} is missing or has another size"
     return None
-
-
-def _is_there(file: dict[str, Any]) -> bool:
-    try:
-        return Path(file["path"]).stat().st_size == file["bytes"]
-    except OSError:
-        return False
 
 
 def _elsewhere() -> str:

@@ -10,7 +10,7 @@ import pytest
 from fastdllm.common.errors import UserError
 from fastdllm.policy import PassKind, Policy
 from fastdllm.settings import DecodingSettings
-from fastdllm.tasks.task_files import find_task_files
+from fastdllm.tasks.task_files import TaskFiles, find_task_files
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.workflow.project.computations import is_generating_task, is_likelihood_task
 from fastdllm.workflow.project.runs import Run, load_project
@@ -225,6 +225,14 @@ def in_folder_of_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("d/items.jsonl").write_text("{}\n")
 
 
+def a_group(keys: str, **members: str) -> TaskFiles:
+    """A group of the given keys, beside tasks of the given names."""
+    Path("g.yaml").write_text(f"group: g\n{keys}\n")
+    for name, more in members.items():
+        Path(f"{name}.yaml").write_text(f"task: {name}\ndataset_path: d\n{more}\n")
+    return find_task_files(TaskSource(Path("g.yaml")))
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -291,10 +299,8 @@ def test_a_group_generates_when_no_member_asks_for_likelihoods(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, expected: bool
 ) -> None:
     in_folder_of_data(tmp_path, monkeypatch)
-    Path("g.yaml").write_text(f"group: g\n{group}\n")
-    for name, kind in (("a", "output_type: multiple_choice"), ("c", ""), ("python", "class: Mine")):
-        Path(f"{name}.yaml").write_text(f"task: {name}\ndataset_path: d\n{kind}\n")
-    assert is_generating_task(find_task_files(TaskSource(Path("g.yaml")))) is expected
+    files = a_group(group, a="output_type: multiple_choice", c="", python="class: Mine")
+    assert is_generating_task(files) is expected
 
 
 @pytest.mark.parametrize(
@@ -318,10 +324,9 @@ def test_a_group_is_of_likelihoods_when_every_member_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, expected: bool
 ) -> None:
     in_folder_of_data(tmp_path, monkeypatch)
-    Path("g.yaml").write_text(f"group: g\n{group}\n")
-    for name, kind in (("a", "multiple_choice"), ("b", "loglikelihood"), ("c", "generate_until")):
-        Path(f"{name}.yaml").write_text(f"task: {name}\ndataset_path: d\noutput_type: {kind}\n")
-    assert is_likelihood_task(find_task_files(TaskSource(Path("g.yaml")))) is expected
+    kinds = {"a": "multiple_choice", "b": "loglikelihood", "c": "generate_until"}
+    files = a_group(group, **{name: f"output_type: {kind}" for name, kind in kinds.items()})
+    assert is_likelihood_task(files) is expected
 
 
 @pytest.mark.usefixtures("project")

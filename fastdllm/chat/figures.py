@@ -70,7 +70,7 @@ class StepView:
         self.mask = mask_glyph(console)
         self.line_break = "|" if console.options.ascii_only else LINE_BREAK_GLYPH
         self.prompt_length = len(prompt)
-        self.known: dict[int, int] = {}
+        self.known: dict[int, str] = {}  # what is shown of a token, by position
         self.number = 0
 
     def show(self, step: Step) -> None:
@@ -78,7 +78,7 @@ class StepView:
         if step.kind is None:
             return
         self.number += 1
-        self.known.update(zip(step.positions, step.tokens, strict=True))
+        self.known.update(zip(step.positions, map(self._text, step.tokens), strict=True))
         place = f"{step.block}" if step.sub_block is None else f"{step.block}.{step.sub_block}"
         lowest = f"{min(step.confidences):.2f}" if step.confidences else "    "
         line = Text(f"{self.number:>3} {step.kind.value:<10} {place:>5} {lowest}  ", style="dim")
@@ -86,8 +86,9 @@ class StepView:
             if position not in self.known:
                 line.append(self.mask, style="dim")
                 continue
-            text = visible(self.tokenizer.decode([self.known[position]]))
-            text = text.replace("\n", self.line_break)
             fresh = position in step.positions
-            line.append(text, style="bold green" if fresh else "not dim")
+            line.append(self.known[position], style="bold green" if fresh else "not dim")
         self.console.print(line)
+
+    def _text(self, token: int) -> str:
+        return visible(self.tokenizer.decode([token])).replace("\n", self.line_break)

@@ -319,7 +319,8 @@ class Service:
 
     def _close_idle_lanes(self) -> None:
         """Give up the caches of idle lanes; the last one stays, unless memory has run out in it."""
-        others = {w.key for w in self._waiting if w.number < self._first_without_lane()}
+        barrier = self._first_without_lane()
+        others = {asked.key for asked in self._waiting if asked.number < barrier}
         for key, lane in list(self._lanes.items()):
             is_whole = lane.decoder.scheduler.slots == lane.slots_at_first
             is_needed = key in others or (not self._waiting and len(self._lanes) == 1)

@@ -1,6 +1,6 @@
 """Applies a pass to its sequences: commits tokens, counts passes, and reports one `Step` each.
 
-Knows the rules of each kind of pass; runs none (loop.py does).
+Knows the rules of each kind of pass; runs none (decoder.py does).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Step:
     """One pass of one sequence: what it committed, with which confidence, and what it cost.
 
     kind: None for a request that needs no pass: it was refused (`finished` says why), asked for no
-        token, or was cancelled. Such steps come first, and their other fields are empty.
+        token, or was cancelled. The other fields of such steps are empty.
     positions: absolute positions in the sequence; a commit or prefill pass may write the one token
         that follows it. confidences: probabilities; empty for tokens that no threshold judged.
     choices, proposed: only if the request asked for runners-up (`Request.runners_up`): one choice

@@ -30,7 +30,6 @@ from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.harness.fast_dllm_v2 import NAME
 from fastdllm.harness.own_tasks import task_names
 from fastdllm.tasks.lm_eval_models import ROLLING, no_rolling
-from fastdllm.tasks.lm_eval_setup import CODE_REFUSED
 from fastdllm.tasks.lm_eval_tasks import load_task, reason_of, set_fewshot
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.workflow.project.config_files import unknown_task
@@ -89,7 +88,7 @@ def run_lm_eval(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> None:
         ) from None
     except (Exception, SystemExit) as error:
         # A task of lm-eval, its data or a package that it wants may raise anything.
-        if isinstance(error, ValueError) and (worded := _worded(error)):
+        if worded := _worded(error):
             raise worded from None
         if isinstance(error, UserError) or _is_of_a_model(error):
             raise
@@ -145,8 +144,8 @@ def _tasks(config: EvaluatorConfig, own: Mapping[str, TaskSource]) -> tuple[list
     try:
         manager = config.process_tasks(config.metadata)
     except (ValueError, yaml.YAMLError) as error:
-        worded = _worded(error) if isinstance(error, ValueError) else None
-        raise worded or UserError(f"lm-eval cannot read its tasks: {reason_of(error)}") from None
+        unread = UserError(f"lm-eval cannot read its tasks: {reason_of(error)}")
+        raise _worded(error) or unread from None
     return [*loaded, *config.tasks], manager
 
 
@@ -188,13 +187,13 @@ def _reason(error: BaseException) -> str:
     return reason_of(error) + hint * is_about_data
 
 
-def _worded(error: ValueError) -> UserError | None:
+def _worded(error: BaseException) -> UserError | None:
     """Return an error of lm-eval in our words, if it is a mistake in the words typed."""
+    if not isinstance(error, ValueError):
+        return None
     text = " ".join(str(error).split())
     if text.startswith(NOT_FOUND):
         return unknown_task(text.removeprefix(NOT_FOUND).split(", ")[0], (), "--tasks")
-    if "marked as unsafe" in text:
-        return UserError(f"lm-eval run: one of these tasks: {CODE_REFUSED}")
     return UserError(f"lm-eval: {text}") if text.startswith(REFUSED) else None
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot
-from fastdllm.common.paths import TASKS
+from fastdllm.common.paths import TASKS, expanded
 
 if TYPE_CHECKING:
     from lm_eval.config.evaluate_config import EvaluatorConfig
@@ -166,7 +166,7 @@ def _run(config: EvaluatorConfig) -> None:
     is_local = own.keys() == set(names)
     model = config.model_args.get("pretrained", config.model_args.get("model_path", ""))
     with lm_eval_environment(
-        offline=is_local and Path(str(model)).expanduser().is_dir(),
+        offline=is_local and expanded(str(model)).is_dir(),
         private_cache=is_local,
         allows_code=config.confirm_run_unsafe_code,
     ):

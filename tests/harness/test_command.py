@@ -99,6 +99,11 @@ def test_a_mistake_is_one_line(run, capsys, words: tuple[str, ...], says: str) -
     assert error.startswith("fastdllm: lm-eval") and says in error
 
 
+def test_a_home_folder_of_nobody_is_one_line(run, capsys) -> None:
+    assert run("--tasks", "sums", model=",pretrained=~nobody_here/model") == 2
+    assert "fastdllm: ~nobody_here/model: this home folder is" in capsys.readouterr().err
+
+
 def test_a_wrong_argument_is_named_before_lm_eval_lists_its_tasks(run, capsys) -> None:
     assert run("--tasks", "sums", model=",reuse_kk=2") == 2
     assert "unknown argument 'reuse_kk'; did you mean 'reuse_k'?" in capsys.readouterr().err

@@ -108,6 +108,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
         text = terminal.wait_for("stopped | ")
         assert "▁" not in text
         assert "^C" not in text
+        terminal.wait_for_end_of("\n>")
         terminal.type(f"/save {saved}\r")
         terminal.wait_for("1 turn saved")
         terminal.type("/clear\r")
@@ -116,7 +117,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
         terminal.wait_for("stop_token null, threshold 0.9")
         terminal.type(f"{QUESTION}\r")
         assert f"\n{RIGHT}\n30 tokens in " in terminal.wait_for("30 tokens in ")
-        terminal.wait_for("batch 1\n>", times=2)
+        terminal.wait_for_end_of("batch 1\n>")
         terminal.type("\x04")
         assert terminal.wait_for_end() == 0
     (turn,) = json.loads(saved.read_text())["turns"]

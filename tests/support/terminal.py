@@ -74,6 +74,10 @@ class Terminal:
         """Read until `text` was written that often; return all lines."""
         return self._read_until(lambda: self.text().count(text) >= times, f"{times} x {text!r}")
 
+    def wait_for_end_of(self, text: str) -> str:
+        """Read until `text` is the last that stands on the screen; return all lines."""
+        return self._read_until(lambda: self.text().endswith(text), f"{text!r} at the end")
+
     @property
     def has_echo(self) -> bool:
         """Whether the terminal shows what is typed, as shells expect it to."""

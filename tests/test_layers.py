@@ -95,6 +95,7 @@ MODULES_WITHOUT_TORCH = (
     "traces.samples",
     "traces.trace_page",
     "serving.conversation",
+    "serving.partial",
 )
 
 

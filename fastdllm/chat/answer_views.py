@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from fastdllm.chat.figures import mask_glyph, visible
-from fastdllm.chat.partial import PartialAnswer
+from fastdllm.serving.partial import PartialAnswer
 
 # The first bytes of a character, whose last ones are masked yet.
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"

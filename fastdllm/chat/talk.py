@@ -17,7 +17,6 @@ from rich.console import Console
 from fastdllm.chat.answer_views import AnswerView, LiveView, PlainView
 from fastdllm.chat.figures import StepView, stats_line, visible
 from fastdllm.chat.interrupts import no_echo, stop_on_interrupt
-from fastdllm.chat.partial import PartialAnswer
 from fastdllm.common.console import counted, utf8_text
 from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.paths import expanded
@@ -29,6 +28,7 @@ from fastdllm.serving.conversation import (
     prompt_room,
     save_conversation,
 )
+from fastdllm.serving.partial import PartialAnswer
 from fastdllm.settings import LAYER_SUBSETS, DecodingSettings
 from fastdllm.validation import validated
 

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
+from fastdllm.commands.options import (
+    add_decoding_options,
+    add_model_options,
+    decoding_settings,
+    loaded_model,
+    loaded_tokenizer,
+)
 from fastdllm.common.errors import UserError
 from fastdllm.common.paths import state_home
 
@@ -40,16 +46,10 @@ def run(options: argparse.Namespace) -> int:
         _check_packages()
 
     from fastdllm.chat.talk import Talk
-    from fastdllm.machine.threads import use_threads
-    from fastdllm.model.loading import load_model, model_config
-    from fastdllm.model.tokenizer import load_tokenizer
     from fastdllm.serving.service import Service
 
-    use_threads(product=model_config(options.model, options.revision).largest_product)
-    tokenizer = load_tokenizer(options.model, options.revision)
-    model = load_model(
-        options.model, device=options.device, dtype=options.dtype, revision=options.revision
-    )
+    tokenizer = loaded_tokenizer(options)
+    model = loaded_model(options)
     console = Console(highlight=False, soft_wrap=not is_smart)
     with Service(model, slots=1) as service:
         talk = Talk(

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fastdllm.chat.figures import StepView, stats_line, visible
-from fastdllm.commands.options import add_decoding_options, add_model_options, decoding_settings
+from fastdllm.commands.options import (
+    add_decoding_options,
+    add_model_options,
+    decoding_settings,
+    loaded_model,
+    loaded_tokenizer,
+)
 from fastdllm.common.console import utf8_text
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import check_place
@@ -56,20 +62,15 @@ def run(options: argparse.Namespace) -> int:
         check_place(options.trace)
 
     from fastdllm.decoding.sequence import Request
-    from fastdllm.machine.threads import use_threads
-    from fastdllm.model.loading import load_model, model_config
-    from fastdllm.model.tokenizer import load_tokenizer, prompt_ids
+    from fastdllm.model.tokenizer import prompt_ids
     from fastdllm.policy import default_policy
     from fastdllm.tasks.generation import AnswerText
     from fastdllm.traces.record import write_trace
     from fastdllm.traces.recording import TraceRecorder
 
-    use_threads(product=model_config(options.model, options.revision).largest_product)
-    tokenizer = load_tokenizer(options.model, options.revision)
+    tokenizer = loaded_tokenizer(options)
     ids = prompt_ids(tokenizer, prompt, chat_template=options.chat_template)
-    model = load_model(
-        options.model, device=options.device, dtype=options.dtype, revision=options.revision
-    )
+    model = loaded_model(options)
     policy = default_policy(settings, model.config.num_layers)
     console = Console(highlight=False, soft_wrap=True)
     view = StepView(console, tokenizer, ids) if options.show_steps else None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import validated
+
+if TYPE_CHECKING:
+    from fastdllm.model.fused import FusedModel
 
 # What an option that is not given is, where commands take it from there.
 OF_CONFIG = "as workflow_config.yaml says"
@@ -34,6 +37,34 @@ def add_model_options(parser: argparse.ArgumentParser, *, of_config: bool = Fals
     group.add_argument("--device", default=default, help=text)
     text = "auto, float32, bfloat16 or float16" + _default("auto: float32 on a CPU", of_config)
     group.add_argument("--dtype", default=default, help=text)
+
+
+def loaded_tokenizer(options: argparse.Namespace) -> Any:
+    """Load the tokenizer of the model that the options of `add_model_options` name.
+
+    Raises:
+        UserError: there is no such model, or its tokenizer cannot be used.
+    """
+    from fastdllm.model.loading import model_config
+    from fastdllm.model.tokenizer import load_tokenizer
+
+    model_config(options.model, options.revision)  # says more clearly what is no model
+    return load_tokenizer(options.model, options.revision)
+
+
+def loaded_model(options: argparse.Namespace) -> FusedModel:
+    """Load the model that the options of `add_model_options` name.
+
+    Raises:
+        UserError: there is none, or it cannot be used here.
+    """
+    from fastdllm.machine.threads import use_threads
+    from fastdllm.model.loading import load_model, model_config
+
+    use_threads(product=model_config(options.model, options.revision).largest_product)
+    return load_model(
+        options.model, device=options.device, dtype=options.dtype, revision=options.revision
+    )
 
 
 def _default(value: Any, of_config: bool) -> str:

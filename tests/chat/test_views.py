@@ -13,9 +13,9 @@ from rich.console import Console
 from fastdllm import Step
 from fastdllm.chat.answer_views import LiveView, PlainView
 from fastdllm.chat.figures import StepView, visible
-from fastdllm.chat.partial import PartialAnswer
 from fastdllm.decoding.sequence import Generation, PassCounts
 from fastdllm.policy import PassKind
+from fastdllm.serving.partial import PartialAnswer
 
 PROMPT, BLOCK = 5, 8
 PIECES = ("a", "bc ", "\n", " ", "wörd", "数", "x" * 15, "\x1b[2J", "1.")

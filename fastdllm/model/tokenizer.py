@@ -5,15 +5,20 @@ Prompts by hand and prompts of tasks become ids here. Remote code is never run.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import read_json_object
 from fastdllm.model.tokenizer_checks import CONFIG, TOKENIZER, begin_of_texts, check_files
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _OR_WITHOUT = "mend it, or ask without (--no-chat-template, or apply_chat_template: false)"
 JSON_FILES = (TOKENIZER, CONFIG, "special_tokens_map.json", "added_tokens.json")
@@ -127,6 +132,8 @@ def begun(tokenizer: Any, ids: tuple[int, ...]) -> tuple[int, ...]:
 def prompt_ids(tokenizer: Any, prompt: str, *, chat_template: bool = True) -> tuple[int, ...]:
     """Return the token ids of a prompt, as one user turn if `chat_template` is set.
 
+    Special tokens in the turn are text, as in `conversation_ids`; without a template they are not.
+
     Raises:
         UserError: the tokenizer has no chat template, or one that cannot write the turn.
     """
@@ -134,7 +141,85 @@ def prompt_ids(tokenizer: Any, prompt: str, *, chat_template: bool = True) -> tu
         return encode(tokenizer, prompt)
     if not tokenizer.chat_template:
         raise UserError("this model's tokenizer has no chat template; use --no-chat-template")
-    return encode(tokenizer, conversation_text(tokenizer, [{"role": "user", "content": prompt}]))
+    return conversation_ids(tokenizer, [{"role": "user", "content": prompt}])
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """Return the ids of the tokenizer's special tokens by their text."""
+    special_ids = set(tokenizer.all_special_ids)
+    return {
+        str(token): token_id
+        for token_id, token in tokenizer.added_tokens_decoder.items()
+        if token.special or token_id in special_ids
+    }
+
+
+def conversation_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+    """Return the token ids of a conversation, of which only the chat template is special tokens.
+
+    One that a message spells is encoded as the text that it is, so that nobody writes the turns of
+    others. Where no message spells any, these are the ids of `encode`.
+
+    Raises:
+        UserError: as of `conversation_text`, or the tokenizer cannot write such a message as text.
+    """
+    text, special = conversation_text(tokenizer, messages), special_tokens(tokenizer)
+    # Of two that begin alike the tokenizer takes the longer one.
+    token = "|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)"
+    spelled = sorted({t for message in messages for t in re.findall(token, message["content"])})
+    refusal = UserError(
+        f"{tokenizer.name_or_path}: a message spells a special token of the model "
+        f"({', '.join(spelled) or 'with the chat template around it'}), and this tokenizer cannot "
+        "write it as text; leave it out"
+    )
+    # With characters for private use in their place, those that are left are the template's.
+    unused = (chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
+    hidden = dict(zip(spelled, unused, strict=False))
+    shown, shown_text = messages, text
+    if spelled:
+        if len(hidden) < len(spelled):
+            raise refusal
+        shown = [
+            {**one, "content": re.sub(token, lambda match: hidden[match[0]], one["content"])}
+            for one in messages
+        ]
+        shown_text = conversation_text(tokenizer, shown)
+    parts = re.split(f"({token})", shown_text)
+    restored = [part.translate({ord(c): t for t, c in hidden.items()}) for part in parts]
+    if "".join(restored) != text or _left_out("\0".join(parts[::2]), shown) is not None:
+        raise refusal
+    ids: list[int] = tokenizer(shown_text, add_special_tokens=False)["input_ids"]
+    if spelled:
+        if _apart(tokenizer, parts, special) != ids:  # parts depend on what is before them
+            raise refusal
+        ids = _apart(tokenizer, restored, special)
+    # A character that the vocabulary lacks may be a special token, too.
+    ours = set(special.values()) - {tokenizer.unk_token_id}
+    if sum(i in ours for i in ids) > sum(special[mark] in ours for mark in parts[1::2]):
+        raise refusal
+    return begun(tokenizer, tuple(ids))
+
+
+def _apart(tokenizer: Any, parts: Sequence[str], special: dict[str, int]) -> list[int]:
+    """Return the token ids of texts, each encoded alone, and of the special tokens between them."""
+    copy, ids = _without_special_tokens(tokenizer), list[int]()
+    for at, part in enumerate(parts):
+        ids += [special[part]] if at % 2 else copy.encode(part, add_special_tokens=False).ids
+    return ids
+
+
+@lru_cache(maxsize=1)
+def _without_special_tokens(tokenizer: Any) -> Tokenizer:
+    """Return a copy that spells special tokens out.
+
+    transformers' `split_special_tokens` changes the tokenizer itself, which other threads use.
+    """
+    from tokenizers import AddedToken, Tokenizer
+
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.add_special_tokens([AddedToken(t, special=True) for t in special_tokens(tokenizer)])
+    copy.encode_special_tokens = True
+    return copy
 
 
 def conversation_text(
@@ -158,12 +243,20 @@ def conversation_text(
         )
     except Exception as error:  # a template is a program, which may raise anything
         raise UserError(f"{where}: fails with {error_line(error)}; {_OR_WITHOUT}") from None
+    role = _left_out(text, messages)
+    if role is not None:
+        raise UserError(f"{where}: leaves out what the {role} says; {_OR_WITHOUT}")
+    return text
+
+
+def _left_out(text: str, messages: Sequence[dict[str, str]]) -> str | None:
+    """Return who says what is not in a text; None if all messages are, the turns in order."""
     end = 0  # of the turn before: a short answer may occur in other turns as well
     for message in messages:
         content, is_turn = message["content"].strip(), message["role"] != "system"
         start = text.find(content, end if is_turn else 0)
         if start < 0:
-            raise UserError(f"{where}: leaves out what the {message['role']} says; {_OR_WITHOUT}")
+            return message["role"]
         if is_turn:
             end = start + len(content)
-    return text
+    return None

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import read_json_object, write_json_atomically
-from fastdllm.model.tokenizer import conversation_text, encode
+from fastdllm.model.tokenizer import conversation_ids
 from fastdllm.validation import StrictModel, validated
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Conversation(StrictModel):
             messages.append({"role": "user", "content": turn.question})
             messages.append({"role": "assistant", "content": turn.answer})
         messages.append({"role": "user", "content": question})
-        return encode(tokenizer, conversation_text(tokenizer, messages))
+        return conversation_ids(tokenizer, messages)
 
 
 @dataclass(frozen=True, slots=True)

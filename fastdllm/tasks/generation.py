@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, create_model
 
 from fastdllm.common.errors import UserError
+from fastdllm.model.tokenizer import special_tokens
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.plan import ItemError, PlannedRequest
 from fastdllm.validation import StrictModel, validated
@@ -190,13 +191,3 @@ class AnswerText:
         return self._tokenizer.decode(
             list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-
-
-def special_tokens(tokenizer: Any) -> dict[str, int]:
-    """Return the ids of the tokenizer's special tokens by their text."""
-    special_ids = set(tokenizer.all_special_ids)
-    return {
-        str(token): token_id
-        for token_id, token in tokenizer.added_tokens_decoder.items()
-        if token.special or token_id in special_ids
-    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastdllm.tasks.generation import special_tokens
+from fastdllm.model.tokenizer import special_tokens
 from fastdllm.traces.parts import TokenPiece
 
 

@@ -119,7 +119,6 @@ FULL = ("--max-new-tokens", "40")
         (["/load README.md"], "README.md: not valid JSON"),
         (["/save models/tiny/config.json"], "is there already, and is no conversation"),
         (["pens " * 2000], "the question has 2011 tokens with the chat template, and beside"),
-        (["What is |<MASK>|?"], "the prompt holds the mask token"),
     ],
 )
 def test_a_mistake_is_one_line_and_ends_the_chat(chat, lines: list[str], error: str) -> None:
@@ -128,6 +127,23 @@ def test_a_mistake_is_one_line_and_ends_the_chat(chat, lines: list[str], error: 
     assert err.startswith("fastdllm: ")
     assert error in err
     assert err.count("\n") == 1
+
+
+def test_a_question_that_spells_special_tokens_is_text(chat, tmp_path, capsys) -> None:
+    question = "What is |<MASK>|<|im_end|>?"
+    saved = tmp_path / "talk.json"
+    code, out, err = chat(question, f"/save {saved}", QUESTION, options=FULL)
+    assert (code, err) == (0, "")
+    main(["generate", question, *FULL])
+    expected = capsys.readouterr().out
+    assert out.startswith(without_times(expected))
+    assert json.loads(saved.read_text())["turns"][0]["question"] == question
+
+
+def test_a_question_that_holds_the_mask_token_is_refused(chat) -> None:
+    code, out, err = chat("Is 3 < 4?", options=("--mask-id", "27"))
+    assert (code, out) == (2, "")
+    assert err.startswith("fastdllm: the prompt holds the mask token 27, which")
 
 
 def test_nothing_to_read_is_no_mistake(chat) -> None:

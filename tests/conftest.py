@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -19,6 +20,10 @@ GOLDEN = Path(__file__).parent / "golden"
 # Read by torch when it is imported, and by the commands that tests start. Tests run side by side;
 # more threads than cores make tiny matrix products crawl.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A shell that starts the tests in the background has SIGINT ignored, which the commands that tests
+# interrupt would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Hundreds of commands would each compile all modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # How the programs begin that only a slow test may start: interpreters, a browser, SLURM's daemons.

@@ -193,6 +193,7 @@ def test_a_dumb_terminal_gets_no_control_codes(tmp_path: Path) -> None:
         terminal.wait_for("cleared")
         terminal.type(f"{QUESTION}\n")
         terminal.wait_for("batch 1", times=2)
+        terminal.wait_for_end_of("\n>")
         terminal.type(STOP)
         terminal.wait_for("Ctrl-D or exit ends the chat")
         terminal.type("exit\n")

@@ -19,6 +19,21 @@ class FairQueue(Generic[Item]):
         """Number of items."""
         return sum(map(len, self._users.values()))
 
+    def count(self, user: Hashable) -> int:
+        """Return the number of a user's items."""
+        return len(self._users.get(user, ()))
+
+    def has_place(self, user: Hashable, places: int) -> bool:
+        """Return whether a user has fewer items than there are places left.
+
+        Nobody can take all of them: a user alone gets half of the places, two get a third each, and
+        who comes next finds one.
+
+        Source: Choudhury and Hahne, Dynamic queue length thresholds, IEEE/ACM ToN 6 (1998), with
+        alpha 1.
+        """
+        return self.count(user) < places - len(self)
+
     def put(self, user: Hashable, item: Item) -> None:
         """Let an item wait behind the others of its user."""
         self._users.setdefault(user, deque()).append(item)

@@ -41,7 +41,7 @@ LaneKey = tuple[type[Policy], BatchKey]
 
 
 class Overloaded(UserError):
-    """As many requests wait as may; try again later."""
+    """As many requests wait as may, of all users or of this one; try again later."""
 
 
 class Closed(UserError):
@@ -116,7 +116,9 @@ class Service:
 
         Args:
             slots: most sequences in flight per lane; default: what memory allows, up to a number.
-            most_waiting: requests that may wait for a slot; further ones are refused.
+            most_waiting: requests of a user that may wait for a slot while no other user waits;
+                further ones are refused. Of all users together twice as many may wait, and each may
+                have as many as there are places left, so that nobody can take them all.
             prefix_bytes: most host memory for what is kept of earlier requests.
         """
         self._model, self._slots, self._most_waiting = fused(model), slots, most_waiting
@@ -156,12 +158,12 @@ class Service:
         Args:
             settings: default: those of the policy, or the published ones.
             policy: default: the built-in one that the settings describe.
-            user: takes turns with others who wait.
+            user: takes turns with others who wait, and shares the places with them.
 
         Raises:
             UserError: a setting does not fit the model, or the policy has other settings.
             PolicyViolation: the spans of the policy do not fit the model.
-            Overloaded: too many wait.
+            Overloaded: too many wait, or too many of this user.
             Closed: the service was closed.
         """
         if policy is None:
@@ -180,10 +182,10 @@ class Service:
             if isinstance(started, Generation):
                 self._finish(stream, started)
                 return stream
-            if len(self._waiting) >= self._most_waiting:
+            if not self._waiting.has_place(user, 2 * self._most_waiting):
                 raise Overloaded(
-                    f"{len(self._waiting)} requests wait already, which is the most; try again in "
-                    "a moment"
+                    f"{len(self._waiting)} requests wait already, {self._waiting.count(user)} of "
+                    "this user; try again in a moment"
                 )
             asked = _Asked(next(self._numbers), request, policy, key, user, stream)
             self._asked[stream] = asked

@@ -57,3 +57,39 @@ def test_the_place_is_how_many_are_taken_before(puts, removed):
     order = taken(queue)
     assert places == {item: n for n, item in enumerate(order, 1)}
     assert queue.place(0, 99) is None
+
+
+@given(
+    places=st.integers(2, 128),
+    events=st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, 70), st.integers(0, 9)), max_size=9
+    ),
+)
+def test_nobody_takes_all_places_and_who_has_fewer_is_never_behind(places, events):
+    queue = FairQueue()
+    for user, wishes, takes in events:
+        had_none, was_full = queue.count(user) == 0, len(queue) == places
+        granted = 0
+        while granted < wishes and queue.has_place(user, places):
+            queue.put(user, object())
+            granted += 1
+        assert len(queue) <= places
+        if had_none and wishes:
+            assert (granted > 0) == (not was_full)
+        if granted:
+            assert queue.count(user) <= places - len(queue) + 1
+        admitted = [queue.has_place(other, places) for other in range(5)]
+        counts = [queue.count(other) for other in range(5)]
+        least = min((c for c, has in zip(counts, admitted, strict=True) if not has), default=places)
+        assert all(has for c, has in zip(counts, admitted, strict=True) if c < least)
+        for _ in range(takes):
+            queue.take(lambda _: True)
+
+
+def test_alone_one_has_half_of_the_places_and_each_who_comes_half_of_the_rest():
+    queue, granted = FairQueue(), []
+    for user in range(9):
+        while queue.has_place(user, 128):
+            queue.put(user, object())
+        granted.append(queue.count(user))
+    assert granted == [64, 32, 16, 8, 4, 2, 1, 1, 0]

@@ -182,6 +182,24 @@ def test_too_many_who_wait_is_an_overload_and_a_place_that_is_free_again_is_take
         assert last.result(LIMIT_S).finish_reason in {"length", "stop"}
 
 
+def test_one_user_cannot_take_the_places_of_all(model):
+    gate, request = Gate(CHOSEN), Request((1,), max_new_tokens=2)
+    with Service(model, slots=1, most_waiting=4) as service:
+        service.submit(request, policy=gate)
+        assert gate.has_begun.wait(LIMIT_S)
+        streams = []
+        for user, count in (("many", 4), ("few", 2), ("one", 1), ("last", 1)):
+            for _ in range(count):
+                streams.append(service.submit(request, policy=gate, user=user))
+            with pytest.raises(Overloaded, match=f"wait already, {count} of this user"):
+                service.submit(request, policy=gate, user=user)
+        with pytest.raises(Overloaded, match="8 requests wait already, 0 of this user"):
+            service.submit(request, policy=gate, user="late")
+        gate.is_open.set()
+        assert {stream.result(LIMIT_S).finish_reason for stream in streams} <= {"length", "stop"}
+        service.submit(request, policy=gate, user="late").result(LIMIT_S)
+
+
 def test_what_does_not_fit_is_refused_at_once_and_wrong_settings_are_an_error(model):
     with Service(model) as service:
         refused = service.submit(Request((1,), max_new_tokens=10**6), CHOSEN)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import count
 from threading import Condition, Thread
@@ -73,7 +73,8 @@ class Figures:
 class _Asked:
     """A request, and where its steps go.
 
-    number: in order of arrival. index: in its lane's decoder, once it is there.
+    number: in order of arrival. index: in its lane's decoder, once it is there. error: what its
+    `stop_when` raised.
     """
 
     number: int
@@ -83,6 +84,22 @@ class _Asked:
     user: Hashable
     stream: Stream
     index: int | None = None
+    error: Exception | None = None
+
+    def guarded(self) -> Request:
+        """Return the request, which an error in its `stop_when` ends alone."""
+        stop_when = self.request.stop_when
+        if stop_when is None:
+            return self.request
+
+        def ended(token_ids: Sequence[int]) -> bool:
+            try:
+                return bool(stop_when(token_ids))
+            except Exception as error:
+                self.error = error
+                return True
+
+        return replace(self.request, stop_when=ended)
 
 
 @dataclass(eq=False, slots=True)
@@ -285,7 +302,7 @@ class Service:
                 lane = self._lanes.get(asked.key)
             try:
                 lane = lane or self._open(asked)
-                index = lane.decoder.add(asked.request, asked.policy)
+                index = lane.decoder.add(asked.guarded(), asked.policy)
             except UserError as error:
                 with self._changed:
                     self._fail(asked, error)
@@ -376,8 +393,11 @@ class Service:
                     self._passes[step.kind] += 1
                 if step.finished is None:
                     asked.stream.add(step)
+                    continue
+                del lane.asked[step.request]
+                if asked.error is not None:
+                    self._fail(asked, asked.error)
                 else:
-                    del lane.asked[step.request]
                     self._finish(asked.stream, step.finished, step)
 
     def _finish(self, stream: Stream, answer: Generation, step: Step | None = None) -> None:

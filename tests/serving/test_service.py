@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from threading import Event, Thread
 
 import pytest
@@ -236,6 +237,29 @@ def test_an_error_ends_its_lane_and_everyone_else_goes_on(golden_model, model, e
         again = service.submit(Request(tuple(range(60))), CHOSEN).result(LIMIT_S)
         assert again.token_ids == alone.token_ids
         assert service.figures().failed == 3
+
+
+def test_an_error_in_stop_when_ends_its_own_request_only(golden_model, model):
+    request = Request(tuple(range(60)), max_new_tokens=20)
+    alone = generate(golden_model("m6"), [request], CHOSEN)[0]
+
+    def fails(token_ids):
+        if len(token_ids) == 10:
+            raise ZeroDivisionError("a bug")
+
+    with Service(model, slots=2) as service:
+        good = service.submit(request, CHOSEN)
+        bad = service.submit(replace(request, stop_when=fails), CHOSEN)
+        steps = []
+        with pytest.raises(ZeroDivisionError):
+            steps.extend(bad)
+        assert steps
+        assert all(step.finished is None for step in steps)
+        assert good.result(LIMIT_S) == alone
+        figures = service.figures()
+        assert (figures.failed, sum(figures.answers.values()), figures.decoding) == (1, 1, 0)
+        assert service.submit(request, CHOSEN).result(LIMIT_S).token_ids == alone.token_ids
+    assert_whole(model)
 
 
 def test_numbers_that_are_none_leave_nothing_to_later_requests(golden_model, model):

@@ -48,6 +48,7 @@ ORDER = (
     "report",
     "entry",
     "chat",
+    "endpoint",
     "commands",
     "cli",
     "__main__",

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
+from fastdllm.common.errors import UserError
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import validated
@@ -102,6 +103,60 @@ def decoding_settings(options: argparse.Namespace) -> DecodingSettings:
     return validated(DecodingSettings, values, "options")
 
 
+def add_server_options(parser: argparse.ArgumentParser, *, port: int) -> None:
+    """Add --host, --port, --key-file, --slots and --timeout, of what is served over HTTP."""
+    group = parser.add_argument_group("server")
+    group.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; any other than this machine's own needs a key (default: "
+        "127.0.0.1)",
+    )
+    group.add_argument(
+        "--port",
+        type=_port,
+        default=port,
+        metavar="N",
+        help=f"0 is any free one (default: {port})",
+    )
+    group.add_argument(
+        "--key-file",
+        metavar="FILE",
+        help="its first line is the key that requests must have (default: the environment "
+        "variable FASTDLLM_KEY; without either, no key)",
+    )
+    group.add_argument(
+        "--slots",
+        type=positive_int,
+        metavar="N",
+        help="most requests that decode at the same time (default: what memory allows)",
+    )
+    group.add_argument(
+        "--timeout",
+        type=positive_int,
+        default=600,
+        metavar="SECONDS",
+        help="longest time of a request, waiting included (default: 600)",
+    )
+
+
+def check_server_packages() -> None:
+    """Refuse to start where the packages of a server are missing.
+
+    Raises:
+        UserError: saying how to install them.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"no module {error.name}, which this command needs; type: "
+            "pip install -c constraints.txt -e '.[chat]'"
+        ) from None
+
+
 def add_threads_option(parser: argparse.ArgumentParser) -> None:
     """Add --threads; None: to be chosen by the size of the model."""
     parser.add_argument(
@@ -131,6 +186,12 @@ def positive_int(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not allowed; it should be a whole number from 1"
         )
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; it should be from 0 to 65535")
     return int(text)
 
 

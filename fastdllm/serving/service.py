@@ -228,6 +228,12 @@ class Service:
             asked = self._asked.get(stream)
             return 0 if asked is None else self._waiting.place(asked.user, asked) or 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests."""
+        with self._changed:
+            return not self._is_closing
+
     def figures(self) -> Figures:
         """What was decoded so far, and what is going on."""
         with self._changed:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from threading import Condition
 from typing import Protocol
 
@@ -24,6 +24,36 @@ class Owner(Protocol):
         ...
 
 
+class _Reader:
+    """One that reads in an event loop; waits: for the next step, not only for the last."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.arrived, self.waits = asyncio.Event(), False
+        self._loop, self._has_given_up = loop, False
+
+    def wake(self) -> None:
+        """Let it look again; from any thread."""
+        self.waits = False
+        # The loop may be closed: then nobody reads any more.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.arrived.set)
+
+    async def woken(self, limit_s: float | None) -> bool:
+        """Wait until it is woken; False after `limit_s` seconds."""
+        timer = None if limit_s is None else self._loop.call_later(limit_s, self._give_up)
+        self._has_given_up = False
+        try:
+            await self.arrived.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return not self._has_given_up
+
+    def _give_up(self) -> None:
+        self._has_given_up = True
+        self.arrived.set()
+
+
 class Stream:
     """Steps of one request as they come; the last one has the answer (`Step.finished`).
 
@@ -36,7 +66,7 @@ class Stream:
         self._changed = Condition()
         self._steps: list[Step] = []
         self._error: Exception | None = None
-        self._listeners: list[Callable[[], None]] = []
+        self._readers: list[_Reader] = []
 
     @property
     def generation(self) -> Generation | None:
@@ -96,32 +126,64 @@ class Stream:
 
     async def __aiter__(self) -> AsyncIterator[Step]:
         """The same, in an event loop: no thread waits."""
-        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-
-        def wake() -> None:
-            # The loop may be closed: then nobody reads any more.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(arrived.set)
-
-        with self._changed:
-            self._listeners.append(wake)
-        seen = 0
-        try:
-            while True:
-                arrived.clear()
-                with self._changed:
-                    steps, is_over = self._steps[seen:], self._is_over()
+        async with aclosing(self.batches()) as batches:
+            async for steps in batches:
                 for step in steps:
                     yield step
+
+    async def batches(
+        self, *, pause_s: float = 0.0, idle_s: float | None = None
+    ) -> AsyncGenerator[list[Step], None]:
+        """Yield all steps, those that have come together; in an event loop.
+
+        Args:
+            pause_s: time between two batches, unless the last step comes: being woken by each step
+                costs the decoding thread more than the steps of small models.
+            idle_s: an empty batch is yielded when nothing has come for so long.
+
+        Raises:
+            Exception: what ended the decoding, after the steps before it.
+        """
+        seen = 0
+        with self._reader() as reader:
+            while True:
+                reader.arrived.clear()
+                with self._changed:
+                    steps, is_over = self._steps[seen:], self._is_over()
+                    reader.waits = not steps
                 seen += len(steps)
+                if steps:
+                    yield steps
                 if is_over:
                     break
-                await arrived.wait()
-        finally:
-            with self._changed:
-                self._listeners.remove(wake)
+                if steps and pause_s:
+                    await reader.woken(pause_s)
+                elif not steps and not await reader.woken(idle_s):
+                    yield []
         if self._error is not None:
             raise self._error
+
+    async def answer(self) -> Generation:
+        """Wait for the answer, in an event loop.
+
+        Raises:
+            Exception: what ended the decoding.
+        """
+        with self._reader() as reader:
+            if not self.is_over:
+                await reader.woken(None)
+        return self.result()
+
+    @contextmanager
+    def _reader(self) -> Iterator[_Reader]:
+        reader = _Reader(asyncio.get_running_loop())
+        with self._changed:
+            self._readers.append(reader)
+        try:
+            yield reader
+        finally:
+            with self._changed:
+                self._readers.remove(reader)
 
     def add(self, step: Step) -> None:
         """Append a step; for the service."""
@@ -142,5 +204,7 @@ class Stream:
 
     def _tell(self) -> None:
         self._changed.notify_all()
-        for wake in self._listeners:
-            wake()
+        is_over = self._is_over()
+        for reader in self._readers:
+            if reader.waits or is_over:
+                reader.wake()

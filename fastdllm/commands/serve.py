@@ -1,0 +1,60 @@
+"""`fastdllm serve`: answer programs over HTTP, in the shape of the OpenAI API."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from fastdllm.commands.options import (
+    add_decoding_options,
+    add_model_options,
+    add_server_options,
+    check_server_packages,
+    decoding_settings,
+    loaded_model,
+    loaded_tokenizer,
+)
+
+PORT = 8000
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_server_options(parser, port=PORT)
+    add_model_options(parser)
+    add_decoding_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    check_server_packages()
+
+    from fastdllm.endpoint.access import check_exposure, read_key
+    from fastdllm.endpoint.app import create_app
+    from fastdllm.endpoint.served import Served, name_of
+    from fastdllm.endpoint.server import address_of, open_port, serve, tunnel_hint
+    from fastdllm.serving.service import Service
+
+    settings = decoding_settings(options)
+    key = read_key(options.key_file)
+    check_exposure(options.host, key)
+    with open_port(options.host, options.port) as bound:
+        tokenizer = loaded_tokenizer(options)
+        model = loaded_model(options)
+        with Service(model, slots=options.slots) as service:
+            served = Served(
+                name_of(options.model),
+                model,
+                tokenizer,
+                service,
+                settings,
+                timeout_s=options.timeout,
+            )
+            app = create_app(served, key=key, host=options.host)
+            address = address_of(bound)
+            sys.stdout.write(f"{served.name} on {model.device}: {address}/v1 (Ctrl-C ends)\n")
+            hint = tunnel_hint(options.host, bound.getsockname()[1])
+            sys.stdout.write(f"{hint}\n" if hint else "")
+            sys.stdout.flush()
+            serve(app, bound, end=service.close)
+    return 0

@@ -1,0 +1,234 @@
+"""The app: paths of the OpenAI API, health and metrics. Fits a page of another module beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from fastdllm.decoding.sequence import Generation
+from fastdllm.endpoint.access import HostCheck, check_key
+from fastdllm.endpoint.api_errors import ApiError, api_error, timed_out
+from fastdllm.endpoint.asking import Question, chat_question, completion_question
+from fastdllm.endpoint.exchange import (
+    EventStream,
+    error_response,
+    json_response,
+    read_body,
+    unless_gone,
+)
+from fastdllm.endpoint.prometheus import metrics_text, registry_of
+from fastdllm.endpoint.served import Served
+from fastdllm.endpoint.shapes import (
+    DONE,
+    KEEP_ALIVE,
+    Shape,
+    event,
+    finish_reason,
+    model_entry,
+)
+from fastdllm.serving.partial import PartialAnswer
+from fastdllm.serving.streams import Stream
+
+# Between two events of a stream: faster than people read, and each costs as much as a pass.
+PAUSE_S = 0.025
+IDLE_S = 10.0
+# Longer bodies are prepared on a thread, one at a time: they would hold up everyone.
+LONG_BODY = 16 * 2**10
+# Prompts of one request that decode or wait at the same time.
+AT_ONCE = 8
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(served: Served, *, key: str | None = None, host: str = "127.0.0.1") -> FastAPI:
+    """Return the app that serves a model.
+
+    Args:
+        key: what requests must have, but for /health and /ready; without one, requests must name
+            this machine.
+        host: what the server listens on.
+    """
+    # Its pages of documentation would load scripts from the network.
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    endpoint, registry = _Endpoint(served), registry_of(served.service)
+
+    async def metrics(_: Request) -> Response:
+        return Response(metrics_text(registry), media_type="text/plain; version=0.0.4")
+
+    def add(path: str, handler: Handler, method: str = "GET", *, is_open: bool = False) -> None:
+        app.add_route(path, _guarded(handler, None if is_open else key), methods=[method])
+
+    add("/v1/models", endpoint.models)
+    add("/v1/models/{model:path}", endpoint.model)
+    add("/v1/chat/completions", partial(endpoint.answer, is_chat=True), "POST")
+    add("/v1/completions", partial(endpoint.answer, is_chat=False), "POST")
+    add("/metrics", metrics)
+    add("/health", endpoint.health, is_open=True)
+    add("/ready", endpoint.ready, is_open=True)
+    app.add_exception_handler(HTTPException, _refused)
+    if key is None:
+        app.add_middleware(HostCheck, hosts=[host])
+    return app
+
+
+def _guarded(handler: Handler, key: str | None) -> Handler:
+    """Return a handler that asks for the key, and whose errors have the shape of the API."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            check_key(request.headers.get("authorization"), key)
+            return await handler(request)
+        except ClientDisconnect:
+            return Response(status_code=499)  # which nobody reads
+        except Exception as error:
+            return error_response(api_error(error))
+
+    return guarded
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """A path or method that there is not."""
+    assert isinstance(error, HTTPException)
+    known = {404: f"no such path: {request.url.path[:100]}; see /v1/models"}
+    known[405] = f"{request.url.path} does not take {request.method}"
+    response = error_response(
+        ApiError(error.status_code, known.get(error.status_code, error.detail))
+    )
+    response.headers.update(error.headers or {})
+    return response
+
+
+class _Endpoint:
+    """Answers requests about one model."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._long_bodies = asyncio.Semaphore(1)
+
+    async def health(self, _: Request) -> Response:
+        """The process answers."""
+        return json_response({"status": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        """The model takes requests."""
+        if not self._served.service.is_open:
+            raise ApiError(503, "the server ends", code="closed")
+        return json_response({"status": "ok"})
+
+    async def models(self, _: Request) -> Response:
+        """All models: one."""
+        return json_response({"object": "list", "data": [model_entry(self._served)]})
+
+    async def model(self, request: Request) -> Response:
+        """The model by its name."""
+        name = request.path_params["model"]
+        if name != self._served.name:
+            raise ApiError(
+                404,
+                f"no model {name[:100]!r}; there is {self._served.name}",
+                code="model_not_found",
+            )
+        return json_response(model_entry(self._served))
+
+    async def answer(self, request: Request, *, is_chat: bool) -> Response:
+        """Answer a chat or a completion, whole or as a stream."""
+        served = self._served
+        deadline = asyncio.get_running_loop().time() + served.timeout_s
+        late = timed_out(served.timeout_s)
+        body = await read_body(request)
+        prepare = chat_question if is_chat else completion_question
+        try:
+            async with asyncio.timeout_at(deadline):
+                work = self._prepared(partial(prepare, served, body), len(body))
+                question = await unless_gone(request.receive, work)
+                asked_by = question.user or (request.client.host if request.client else "")
+                shape = Shape(served.name, is_chat)
+                if not question.is_streamed:
+                    answers = self._answers(question, asked_by)
+                    return json_response(
+                        _whole(question, shape, await unless_gone(request.receive, answers))
+                    )
+        except TimeoutError:
+            raise late from None
+        stream = self._submit(question, 0, asked_by)
+        events = _events(stream, question, shape)
+        return EventStream(events, end=stream.cancel, deadline=deadline, late=late)
+
+    async def _prepared(self, prepare: Callable[[], Question], length: int) -> Question:
+        """Prepare a body, without holding up others."""
+        if length < LONG_BODY:
+            return prepare()
+        async with self._long_bodies:
+            return await asyncio.to_thread(prepare)
+
+    async def _answers(self, question: Question, user: str) -> list[Generation]:
+        """Decode the prompts of a question, a few at a time."""
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def answer(index: int) -> Generation:
+            async with places:
+                stream = self._submit(question, index, user)
+                try:
+                    return await stream.answer()
+                finally:
+                    stream.cancel()
+
+        if len(question.requests) == 1:
+            return [await answer(0)]
+        tasks = [asyncio.ensure_future(answer(i)) for i in range(len(question.requests))]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _submit(self, question: Question, index: int, user: str) -> Stream:
+        request = question.requests[index]
+        stream = self._served.service.submit(request, question.settings, user=user)
+        refused = stream.generation
+        if refused is not None and refused.error is not None:
+            raise ApiError(400, refused.error)
+        return stream
+
+
+def _whole(question: Question, shape: Shape, answers: list[Generation]) -> dict[str, object]:
+    texts = [question.answer(generation) for generation in answers]
+    prompt = sum(len(request.prompt_ids) for request in question.requests)
+    return shape.whole(texts, answers, prompt)
+
+
+async def _events(stream: Stream, question: Question, shape: Shape) -> AsyncGenerator[bytes, None]:
+    """Yield the events of an answer."""
+    (request,) = question.requests
+    growing, known = (
+        question.growing(),
+        PartialAnswer(
+            len(request.prompt_ids),
+            block_size=question.settings.block_size,
+            most=request.max_new_tokens or 0,
+        ),
+    )
+    if shape.is_chat:
+        yield event(shape.piece("", is_first=True))
+    async for steps in stream.batches(pause_s=PAUSE_S, idle_s=IDLE_S):
+        for step in steps:
+            known.add(step)
+        answer = known.generation
+        text = (
+            growing.more(known.known) if answer is None else growing.rest(question.answer(answer))
+        )
+        if text:
+            yield event(shape.piece(text))
+        if not steps:
+            yield KEEP_ALIVE
+        if answer is not None:
+            yield event(shape.piece(None, finish_reason(answer)))
+            if question.includes_usage:
+                yield event(shape.last(answer, len(request.prompt_ids)))
+            yield DONE

@@ -1,0 +1,154 @@
+"""From the bytes of a request to what is decoded: parsed, checked, written by the chat template.
+
+Plain functions without a network; those of a long prompt take a while, so that they are called on a
+thread of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.decoding.admission import check_settings
+from fastdllm.decoding.sampling import request_seed
+from fastdllm.decoding.sequence import Generation, Request
+from fastdllm.endpoint.api_errors import ApiError
+from fastdllm.endpoint.bodies import ChatBody, CompletionBody
+from fastdllm.endpoint.growing_text import GrowingText
+from fastdllm.endpoint.served import Served
+from fastdllm.model.tokenizer import conversation_text, encode
+from fastdllm.serving.conversation import prompt_room
+from fastdllm.settings import DecodingSettings
+from fastdllm.tasks.generation import AnswerText
+from fastdllm.validation import validated
+
+WHERE = "the request"
+# Of one request, so that the policy, which knows nothing of them, is shared with others.
+OF_THE_REQUEST = ("max_new_tokens", "temperature", "top_p", "seed")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one body asks for.
+
+    requests: one per prompt. settings: those that a batch has in common. user: named by the client.
+    """
+
+    requests: Sequence[Request]
+    settings: DecodingSettings
+    text: AnswerText
+    stops: Sequence[str]
+    decode: Callable[[Sequence[int]], str]
+    is_streamed: bool
+    includes_usage: bool
+    user: str | None
+
+    def answer(self, generation: Generation) -> str:
+        """The text of an answer."""
+        return self.text.text(generation.token_ids, finish_reason=generation.finish_reason)
+
+    def growing(self) -> GrowingText:
+        """The text of an answer that is about to come."""
+        return GrowingText(self.decode, self.stops)
+
+
+def chat_question(served: Served, body: bytes) -> Question:
+    """Return what a body of /v1/chat/completions asks for.
+
+    A last message of the assistant is the beginning of the answer, which goes on from there.
+
+    Raises:
+        UserError, ApiError: it cannot be answered.
+    """
+    asked = validated(ChatBody, json_body(body), WHERE)
+    if not served.tokenizer.chat_template:
+        raise UserError(f"{served.name} has no chat template; ask /v1/completions")
+    messages = [message.as_template_has_it() for message in asked.messages]
+    is_begun = messages[-1]["role"] == "assistant"
+    text = conversation_text(served.tokenizer, messages, ends_open=is_begun)
+    return _question(served, asked, [encode(served.tokenizer, text)])
+
+
+def completion_question(served: Served, body: bytes) -> Question:
+    """Return what a body of /v1/completions asks for.
+
+    Raises:
+        UserError, ApiError: it cannot be answered.
+    """
+    asked = validated(CompletionBody, json_body(body), WHERE)
+    if asked.stream and len(asked.prompts) > 1:
+        raise ApiError(400, "stream takes one prompt; send one request each", param="stream")
+    prompts = [
+        encode(served.tokenizer, prompt) if isinstance(prompt, str) else prompt
+        for prompt in asked.prompts
+    ]
+    return _question(served, asked, prompts)
+
+
+def json_body(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that a body holds.
+
+    Raises:
+        ApiError: it holds none.
+    """
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ApiError(400, "the body is not valid JSON: it is nested too deeply") from None
+    except ValueError as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise ApiError(400, f"the body is not valid JSON: {reason}") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, f"the body should be a JSON object, not {type(value).__name__}")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _question(served: Served, asked: Any, prompts: Sequence[tuple[int, ...]]) -> Question:
+    if asked.model is not None and asked.model != served.name:
+        error = unknown_name("model", asked.model, [served.name])
+        raise ApiError(404, str(error), code="model_not_found", param="model")
+    if asked.stream_options is not None and not asked.stream:
+        raise ApiError(400, "stream_options needs stream as well", param="stream_options")
+    given = served.settings.model_dump(exclude_unset=True) | asked.decoding()
+    whole = validated(DecodingSettings, given, WHERE)
+    check_settings(served.model.config, whole)
+    shared = {name: value for name, value in given.items() if name not in OF_THE_REQUEST}
+    room = prompt_room(served.model.config, whole)
+    stops = asked.stops
+    text = AnswerText(served.tokenizer, until=stops)
+    for ids in prompts:
+        # Here, before others wait for a check of each token of a prompt that cannot fit.
+        if len(ids) > room:
+            raise ApiError(
+                400,
+                f"{WHERE}: the prompt has {len(ids)} tokens, and beside {whole.max_new_tokens} new "
+                f"ones the model has room for {max(room, 0)}; shorten it, or lower max_tokens",
+                code="context_length_exceeded",
+            )
+    return Question(
+        requests=[
+            Request(
+                ids,
+                max_new_tokens=whole.max_new_tokens,
+                temperature=whole.temperature,
+                top_p=whole.top_p,
+                stop_when=text.stop_when(),
+                seed=request_seed(whole.seed, ids, 0),
+            )
+            for ids in prompts
+        ],
+        settings=validated(DecodingSettings, shared, WHERE),
+        text=text,
+        stops=stops,
+        decode=AnswerText(served.tokenizer, until=None).text,
+        is_streamed=bool(asked.stream),
+        includes_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+        user=asked.user,
+    )

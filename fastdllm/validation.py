@@ -73,19 +73,20 @@ class StrictModel(BaseModel):
 Record = TypeVar("Record", bound=BaseModel)
 
 
-def validated(record: type[Record], values: Mapping[str, Any], where: str) -> Record:
-    """Build `record` from `values`; `where` (a file, an option list) opens the error line.
+def validated(record: type[Record], values: Mapping[str, Any], where: str = "") -> Record:
+    """Build `record` from `values`; `where` (a file, an option list), if any, opens the error line.
 
     Raises:
         UserError: naming the key, the value given and what is allowed, for the first problems; the
             others are counted.
     """
+    start = f"{where}: " if where else ""
     if not isinstance(values, Mapping):
-        raise UserError(f"{where}: expected keys and values, got {type(values).__name__}")
+        raise UserError(f"{start}expected keys and values, got {type(values).__name__}")
     try:
         return record(**values)
     except ValidationError as error:
-        raise UserError(f"{where}: {_one_line(record, error.errors())}") from None
+        raise UserError(f"{start}{_one_line(record, error.errors())}") from None
 
 
 def _one_line(record: type[BaseModel], problems: Sequence[Any]) -> str:

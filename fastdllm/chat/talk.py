@@ -146,7 +146,7 @@ class Talk:
             stack.enter_context(no_echo() if self._is_interactive else nullcontext())
             first = next(steps)
             if first.finished is not None and first.finished.error is not None:
-                raise UserError(first.finished.error.removeprefix("the request: "))
+                raise UserError(first.finished.error)
             if prompt.dropped:
                 self._say(f"the context is full: the oldest {counted(prompt.dropped, 'turn')} went")
             generation = self._shown(first, steps, partial, prompt.ids, stop)

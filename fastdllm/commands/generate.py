@@ -114,7 +114,7 @@ def _decode(
         step = next(steps)
         elapsed_s += time.perf_counter() - started
         if step.finished is not None and step.finished.error is not None:
-            raise UserError(step.finished.error.removeprefix("request 0: "))
+            raise UserError(step.finished.error)
         if view is not None:
             view.show(step)
         if recording is not None:

@@ -62,8 +62,7 @@ def start_sequences(
     # Refused requests do not count, so that they do not change how others are sampled.
     seen: Counter[tuple[int, ...]] = Counter()
     for index, request in enumerate(requests):
-        where = f"request {index}"
-        started = start_sequence(config, index, request, settings, where=where, seen=seen)
+        started = start_sequence(config, index, request, settings, seen=seen)
         if isinstance(started, Generation):
             admitted.outcomes[index] = started
         else:
@@ -77,7 +76,6 @@ def start_sequence(
     request: Request,
     settings: DecodingSettings,
     *,
-    where: str,
     seen: Counter[tuple[int, ...]] | None = None,
 ) -> DecodedSequence | Generation:
     """Lay out the first block of a request, whose settings have been checked.
@@ -85,14 +83,13 @@ def start_sequence(
     Returns its outcome instead, if it is refused or there is nothing to decode.
 
     Args:
-        where: names the request in its error.
         seen: earlier requests by their prompts, counted on; copies of a prompt are sampled apart.
             Default: the request is sampled as if it were the only one.
     """
     mask_id, stop_tokens = special_tokens(config, settings.mask_id, settings.stop_token)
     try:
-        prompt = _token_ids(request, where)
-        wishes = _checked(config, request, prompt, settings, mask_id, where)
+        prompt = _token_ids(request)
+        wishes = _checked(config, request, prompt, settings, mask_id)
     except UserError as error:
         return Generation([], "refused", PassCounts(), str(error))
     counted = Counter() if seen is None else seen
@@ -188,22 +185,22 @@ def special_tokens(
     return mask_id, stop_tokens
 
 
-def check_tokens(config: ModelConfig, tokens: Iterable[int], where: str) -> None:
-    """Refuse tokens that the model does not have; `where` names the request in the error."""
+def check_tokens(config: ModelConfig, tokens: Iterable[int]) -> None:
+    """Refuse tokens that the model does not have."""
     for token in tokens:
         if not 0 <= token < config.vocab_size:
             raise UserError(
-                f"{where}: token {token} is outside the model's vocabulary of "
+                f"token {token} is outside the model's vocabulary of "
                 f"{config.vocab_size}; was the prompt made with another tokenizer?"
             )
 
 
-def _token_ids(request: Request, where: str) -> tuple[int, ...]:
+def _token_ids(request: Request) -> tuple[int, ...]:
     """Return the prompt as Python's integers: equal prompts must have equal seeds."""
     try:
         return tuple(map(operator.index, request.prompt_ids))
     except TypeError as error:
-        raise UserError(f"{where}: the prompt should be token ids: {error}") from None
+        raise UserError(f"the prompt should be token ids: {error}") from None
 
 
 def _checked(
@@ -212,24 +209,23 @@ def _checked(
     prompt: tuple[int, ...],
     settings: DecodingSettings,
     mask_id: int,
-    where: str,
 ) -> RequestSettings:
     """Return the settings of one request: its own, else those of all."""
-    check_tokens(config, prompt, where)
+    check_tokens(config, prompt)
     if mask_id in prompt:
         raise UserError(
-            f"{where}: the prompt holds the mask token {mask_id}, which the model reads as a "
+            f"the prompt holds the mask token {mask_id}, which the model reads as a "
             "position that is not known yet; leave it out"
         )
     names = ("max_new_tokens", "temperature", "top_p")
     values = {name: getattr(settings, name) for name in names}
     wanted = {name: getattr(request, name) for name in (*names, "seed", "runners_up")}
     values |= {name: value for name, value in wanted.items() if value is not None}
-    checked = validated(RequestSettings, values, where)
+    checked = validated(RequestSettings, values)
     most, length = usable_positions(config, settings.block_size), len(prompt)
     if length + checked.max_new_tokens > most:
         raise UserError(
-            f"{where}: {length} prompt tokens and {checked.max_new_tokens} new ones exceed the "
+            f"{length} prompt tokens and {checked.max_new_tokens} new ones exceed the "
             f"model's {most} positions; shorten one of them"
         )
     return checked

@@ -117,11 +117,11 @@ class Decoder:
                 f"mask_id {policy.settings.mask_id}: not those of the sequences in this batch, "
                 f"which have {self._key}; give the request a decoder of its own"
             )
-        index, where = next(self._indices), "the request"
-        started = start_sequence(self._config, index, request, policy.settings, where=where)
+        index = next(self._indices)
+        started = start_sequence(self._config, index, request, policy.settings)
         if isinstance(started, DecodedSequence) and started.capacity > self.scheduler.room:
             error = (
-                f"{where}: its {started.capacity} positions exceed the {self.scheduler.room} that "
+                f"its {started.capacity} positions exceed the {self.scheduler.room} that "
                 "memory holds; shorten the prompt or max_new_tokens"
             )
             started = Generation([], "refused", PassCounts(), error)

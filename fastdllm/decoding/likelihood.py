@@ -232,13 +232,13 @@ def _run_rows(
 
 
 def _check(config: ModelConfig, index: int, request: LikelihoodRequest, most: int) -> None:
+    where = f"log-likelihood request {index}"
     if not request.target_ids:
-        raise UserError(f"log-likelihood request {index}: the target has no tokens")
-    check_tokens(
-        config, (*request.prefix_ids, *request.target_ids), f"log-likelihood request {index}"
-    )
+        raise UserError(f"{where}: the target has no tokens")
+    try:
+        check_tokens(config, (*request.prefix_ids, *request.target_ids))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     length = len(request.prefix_ids) + len(request.target_ids)
     if length > most:
-        raise UserError(
-            f"log-likelihood request {index}: {length} tokens; the model takes at most {most}"
-        )
+        raise UserError(f"{where}: {length} tokens; the model takes at most {most}")

@@ -110,7 +110,8 @@ class Request:
 class Generation:
     """The answer to a request: ids up to and including the first stop token, and the cost.
 
-    error: why the request was refused, in one line; only with the finish reason `refused`.
+    error: why the request was refused, in one line that does not say which it was; only with the
+        finish reason `refused`.
     """
 
     token_ids: list[int]

@@ -192,7 +192,7 @@ class Service:
         key = (type(policy), batch_key(config, policy))
         stream = Stream(self)
         # Here, so that what is refused costs the decoding thread nothing.
-        started = start_sequence(config, 0, request, policy.settings, where="the request")
+        started = start_sequence(config, 0, request, policy.settings)
         with self._changed:
             if self._is_closing:
                 raise Closed("the service was closed; start another")

@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_refused_alone_and_others_are_decoded(golden_model,
         finished |= {s.request: s.finished for s in decoder.tick() if s.finished is not None}
     assert [finished[n].finish_reason == "refused" for n in range(5)] == [0, 1, 0, 1, 0]
     assert "its 128 positions exceed the 96 that memory holds" in finished[1].error
-    assert finished[3].error.startswith("the request: the prompt holds the mask token 255")
+    assert finished[3].error.startswith("the prompt holds the mask token 255")
     assert finished[4].token_ids == []
     assert finished[0] == generate(model, asked[:1], CHOSEN)[0]
 

@@ -100,7 +100,7 @@ def test_a_bad_request_is_refused_alone_and_changes_no_other_answer(
     assert alone[0].token_ids != alone[2].token_ids
     assert (refused.token_ids, refused.finish_reason) == ([], "refused")
     assert refused.passes == PassCounts()
-    assert f"request {place}: {problem}" in refused.error
+    assert refused.error.startswith(problem)
     assert "\n" not in refused.error
 
 

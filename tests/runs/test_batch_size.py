@@ -162,7 +162,7 @@ def test_a_request_that_the_decoder_refuses_is_never_scored(make_spec, make_plan
     plan = make_plan_on_disk()
     engine = engine_of(make_spec(), plan)
     good, bad = plan.requests[0], dataclasses.replace(plan.requests[1], prompt_ids=(999,))
-    with pytest.raises(UserError, match=r"item sums:1: request 1: token 999 is outside"):
+    with pytest.raises(UserError, match=r"item sums:1: token 999 is outside"):
         engine.answer([good, bad], FakeFlight())
 
 

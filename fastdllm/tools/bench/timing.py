@@ -87,7 +87,7 @@ class Watch:
             UserError: the request was refused.
         """
         if step.finished is not None and step.finished.error is not None:
-            raise UserError(step.finished.error)
+            raise UserError(f"request {step.request}: {step.finished.error}")
         if step.kind is not None:
             self.sequence_passes[step.kind] += 1
         if step.finished is None and (not step.tokens or step.request in self.first_token):

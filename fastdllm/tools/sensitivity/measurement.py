@@ -87,7 +87,7 @@ def measure_passes(
         if step.finished is None:
             continue
         if step.finished.error is not None:
-            measured.refused.append(step.finished.error)
+            measured.refused.append(f"request {step.request}: {step.finished.error}")
         else:
             measured.answers[step.request] = step.finished
         if show is not None:

@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
     from fastdllm.common.errors import UserError
     from fastdllm.common.files import write_bytes_atomically
     from fastdllm.traces.record import read_trace
+    from fastdllm.traces.token_grid import check_comparable
 
     ending = options.output.suffix
     if ending not in ENDINGS:
@@ -57,12 +58,8 @@ def run(options: argparse.Namespace) -> int:
     if options.step is not None and ending != ".png":
         raise UserError(f"--step is for a .png, which shows one step; {ending} shows them all")
     traces = [read_trace(path) for path in (options.file, options.other) if path is not None]
-    sizes = {trace.model.vocab_size for trace in traces}
-    if len(sizes) > 1:
-        raise UserError(
-            f"{options.file} and {options.other} have other vocabularies, so their tokens cannot "
-            "be compared; show each alone"
-        )
+    if len(traces) == 2:
+        check_comparable(traces[0], traces[1], f"{options.file} and {options.other}")
     last = max(len(trace.steps) for trace in traces)
     if options.step is not None and not 0 <= options.step <= last:
         raise UserError(f"--step {options.step}: {options.file} has the steps 0 to {last}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from fastdllm.common.errors import UserError
 from fastdllm.decoding.sequence import PassCounts
 from fastdllm.traces.palette import LEVELS
 
@@ -103,6 +104,29 @@ class TokenGrid:
         if steps and steps[-1].seconds:
             parts.append(f"{tokens / steps[-1].seconds:.1f} tokens/s")
         return " | ".join(filter(None, parts))
+
+
+def check_comparable(first: Trace, second: Trace, where: str) -> None:
+    """Refuse two traces whose token ids do not mean the same; `where` opens the error line.
+
+    Raises:
+        UserError: the vocabularies differ in size, or in a token that both traces name.
+    """
+    sizes = [trace.model.vocab_size for trace in (first, second)]
+    pieces = ((t, first.pieces[t], second.pieces[t]) for t in first.pieces if t in second.pieces)
+    others = (
+        f"token {token} is {one.text[:20]!r} and {other.text[:20]!r}"
+        for token, one, other in pieces
+        if (one.text, one.bytes) != (other.text, other.bytes)
+    )
+    reason = next(others, None)
+    if sizes[0] != sizes[1]:
+        reason = f"of {sizes[0]} and {sizes[1]} tokens"
+    if reason is not None:
+        raise UserError(
+            f"{where}: other vocabularies ({reason}), so their tokens cannot be compared; show "
+            "each alone"
+        )
 
 
 def differing(first: Trace, second: Trace) -> frozenset[int]:

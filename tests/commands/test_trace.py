@@ -35,9 +35,10 @@ def test_without_pillow_a_picture_is_refused_and_a_page_is_not(
     assert not (folder / "out.png").exists()
 
 
-def write(name: str, vocab_size: int = 512, **changes: Any) -> None:
+def write(name: str, vocab_size: int = 512, text: str = "word", **changes: Any) -> None:
     trace = made_up_trace(**changes)
     trace["model"]["vocab_size"] = vocab_size
+    trace["pieces"]["100"]["text"] = text
     Path(name).write_text(json.dumps(trace), encoding="utf-8")
 
 
@@ -72,7 +73,8 @@ def test_the_ending_decides(
         (["a.json", "--output", "out.png", "--step", "99"], "has the steps 0 to 32"),
         (["a.json", "--output", "out.png", "--step", "-1"], "has the steps 0 to 32"),
         (["a.json", "--output", "out.html", "--theme", "dark"], "--theme is for pictures"),
-        (["a.json", "c.json", "--output", "out.html"], "other vocabularies"),
+        (["a.json", "c.json", "--output", "out.html"], "other vocabularies (of 512 and 600 "),
+        (["a.json", "d.json", "--output", "out.html"], "(token 100 is 'word' and 'Wort'), so"),
         (["a.json", "--output", "a.json/out.html"], "a.json/out.html"),
     ],
 )
@@ -80,6 +82,7 @@ def test_a_mistake_is_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
 ) -> None:
     write("c.json", vocab_size=600)
+    write("d.json", text="Wort")
     before = sorted(path.name for path in folder.iterdir())
     assert main(["trace", "show", *arguments]) == 2
     written = capsys.readouterr()

@@ -19,7 +19,7 @@ from fastdllm.endpoint.api_errors import ApiError
 from fastdllm.endpoint.bodies import ChatBody, CompletionBody
 from fastdllm.endpoint.growing_text import GrowingText
 from fastdllm.endpoint.served import Served
-from fastdllm.model.tokenizer import conversation_text, encode
+from fastdllm.model.tokenizer import conversation_ids, encode
 from fastdllm.serving.conversation import prompt_room
 from fastdllm.settings import DecodingSettings
 from fastdllm.tasks.generation import AnswerText
@@ -42,6 +42,7 @@ class Question:
     text: AnswerText
     stops: Sequence[str]
     decode: Callable[[Sequence[int]], str]
+    no_byte: int | None
     is_streamed: bool
     includes_usage: bool
     user: str | None
@@ -52,7 +53,7 @@ class Question:
 
     def growing(self) -> GrowingText:
         """The text of an answer that is about to come."""
-        return GrowingText(self.decode, self.stops)
+        return GrowingText(self.decode, self.stops, no_byte=self.no_byte)
 
 
 def chat_question(served: Served, body: bytes) -> Question:
@@ -68,8 +69,8 @@ def chat_question(served: Served, body: bytes) -> Question:
         raise UserError(f"{served.name} has no chat template; ask /v1/completions")
     messages = [message.as_template_has_it() for message in asked.messages]
     is_begun = messages[-1]["role"] == "assistant"
-    text = conversation_text(served.tokenizer, messages, ends_open=is_begun)
-    return _question(served, asked, [encode(served.tokenizer, text)])
+    ids = conversation_ids(served.tokenizer, messages, ends_open=is_begun)
+    return _question(served, asked, [ids])
 
 
 def completion_question(served: Served, body: bytes) -> Question:
@@ -104,6 +105,12 @@ def json_body(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ApiError(400, f"the body should be a JSON object, not {type(value).__name__}")
     return value
+
+
+def no_byte(tokenizer: Any) -> int | None:
+    """Return the token of a byte that no text has, of a tokenizer with tokens for bytes."""
+    token: int | None = tokenizer.convert_tokens_to_ids("<0xFF>")
+    return None if token == tokenizer.unk_token_id else token
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -148,6 +155,7 @@ def _question(served: Served, asked: Any, prompts: Sequence[tuple[int, ...]]) ->
         text=text,
         stops=stops,
         decode=AnswerText(served.tokenizer, until=None).text,
+        no_byte=no_byte(served.tokenizer),
         is_streamed=bool(asked.stream),
         includes_usage=bool(asked.stream_options and asked.stream_options.include_usage),
         user=asked.user,

@@ -118,6 +118,12 @@ def serve(app: ASGIApp, bound: socket.socket, *, end: Callable[[], None]) -> Non
         bound.listen()
     except OSError:
         raise _taken(*bound.getsockname()[:2]) from None
+    with _signals_end_it():
+        server_of(app, end).run(sockets=[bound])
+
+
+def server_of(app: ASGIApp, end: Callable[[], None]) -> uvicorn.Server:
+    """Return the server of `serve`, to be run with its socket; it ends once `should_exit` is."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -128,8 +134,7 @@ def serve(app: ASGIApp, bound: socket.socket, *, end: Callable[[], None]) -> Non
         ws="none",
         timeout_graceful_shutdown=GRACE_S,
     )
-    with _signals_end_it():
-        _Server(config, end).run(sockets=[bound])
+    return _Server(config, end)
 
 
 @contextmanager

@@ -154,16 +154,22 @@ def special_tokens(tokenizer: Any) -> dict[str, int]:
     }
 
 
-def conversation_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+def conversation_ids(
+    tokenizer: Any, messages: Sequence[dict[str, str]], *, ends_open: bool = False
+) -> tuple[int, ...]:
     """Return the token ids of a conversation, of which only the chat template is special tokens.
 
     One that a message spells is encoded as the text that it is, so that nobody writes the turns of
     others. Where no message spells any, these are the ids of `encode`.
 
+    Args:
+        ends_open: whether the last message is the beginning of the answer, not the question.
+
     Raises:
         UserError: as of `conversation_text`, or the tokenizer cannot write such a message as text.
     """
-    text, special = conversation_text(tokenizer, messages), special_tokens(tokenizer)
+    text = conversation_text(tokenizer, messages, ends_open=ends_open)
+    special = special_tokens(tokenizer)
     # Of two that begin alike the tokenizer takes the longer one.
     token = "|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)"
     spelled = sorted({t for message in messages for t in re.findall(token, message["content"])})
@@ -183,7 +189,7 @@ def conversation_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tupl
             {**one, "content": re.sub(token, lambda match: hidden[match[0]], one["content"])}
             for one in messages
         ]
-        shown_text = conversation_text(tokenizer, shown)
+        shown_text = conversation_text(tokenizer, shown, ends_open=ends_open)
     parts = re.split(f"({token})", shown_text)
     restored = [part.translate({ord(c): t for t, c in hidden.items()}) for part in parts]
     if "".join(restored) != text or _left_out("\0".join(parts[::2]), shown) is not None:

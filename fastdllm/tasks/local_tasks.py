@@ -38,13 +38,13 @@ compiled = lru_cache(maxsize=1000)(env.from_string)
 class CompiledTask(ConfigurableTask):
     """A task of lm-eval that prints the same texts, faster.
 
-    What a template gives stays lm-eval's to read: a text that it would take for a number or a list
-    is left to it.
+    What a template gives stays lm-eval's to read: a text that it would take for the number of an
+    option or a list is left to it.
     """
 
     def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> Any:
         template = self._template(doc_to_text, self.config.doc_to_text)
-        if template is not None and not (text := template.render(**doc)).isdigit():
+        if template is not None and not self._is_option(text := template.render(**doc)):
             return text
         return super().doc_to_text(doc, doc_to_text)
 
@@ -52,7 +52,7 @@ class CompiledTask(ConfigurableTask):
         template = self._template(doc_to_target, self.config.doc_to_target)
         if template is not None:
             text = template.render(**doc)
-            if not text.isdigit() and not text.startswith("["):
+            if not self._is_option(text) and not text.startswith("["):
                 return text
         return super().doc_to_target(doc, doc_to_target)
 
@@ -71,6 +71,10 @@ class CompiledTask(ConfigurableTask):
         if not field:
             return None
         return doc[field] if field in doc else compiled(field).render(**doc)
+
+    def _is_option(self, text: str) -> bool:
+        """Whether lm-eval takes a text for the number of an option."""
+        return text.isdigit() and self.config.doc_to_choice is not None
 
     def _template(self, *of_call_or_task: Any) -> Template | None:
         """Return the first that is given, as a template; None for what is none."""

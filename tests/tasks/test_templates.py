@@ -77,3 +77,12 @@ def test_a_template_is_compiled_once_for_all_items() -> None:
     for doc in [*task.eval_docs, *task.eval_docs]:
         assert task.doc_to_text(doc) == f"{doc['question']} of a task of its own: {doc['label']}"
     assert compiled.cache_info().misses == before
+
+
+def test_a_number_that_names_no_option_is_compiled_once_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, _ = tasks(doc_to_choice=None, output_type="loglikelihood", doc_to_target="{{label}}")
+    docs = list(task.eval_docs)
+    monkeypatch.setattr("lm_eval.utils.apply_template", lambda *_: 1 / 0)
+    assert [task.doc_to_target(doc) for doc in docs] == [str(doc["label"]) for doc in docs]

@@ -35,7 +35,6 @@ def load_tokenizer(
     Raises:
         UserError: there is none, it cannot be read, or its files contradict each other.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -47,9 +46,7 @@ def load_tokenizer(
             logging.set_verbosity_error()
             values = _file_values(model_path, TOKENIZER, revision)
             config = _file_values(model_path, CONFIG, revision)
-            # The class that a model names (Qwen2Tokenizer) would take the tokens of tokenizer.json
-            # only, and split texts by its own rules.
-            loader: Any = AutoTokenizer if values is None else PreTrainedTokenizerFast
+            loader = _loader(has_tokenizer_file=values is not None)
             tokenizer = loader.from_pretrained(
                 model_path, revision=revision, trust_remote_code=False
             )
@@ -74,6 +71,21 @@ def load_tokenizer(
         )
     check_files(tokenizer, model_path, values or {}, config or {})
     return tokenizer
+
+
+def _loader(*, has_tokenizer_file: bool) -> Any:
+    """Return what loads a tokenizer; each is imported only where it is used, as one imports torch.
+
+    The class that a model names (Qwen2Tokenizer) would take the tokens of tokenizer.json only, and
+    split texts by its own rules.
+    """
+    if has_tokenizer_file:
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def _default_template(templates: Any) -> Any:

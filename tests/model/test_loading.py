@@ -220,6 +220,19 @@ def test_decoding_on_a_cpu_does_not_load_the_compiler_of_torch():
     assert done.stdout == "False\n", done.stderr
 
 
+@pytest.mark.slow
+def test_planning_loads_no_torch():
+    """It decodes nothing, and would take twice as long."""
+    code = (
+        "import sys; from fastdllm.tasks.planning import make_plan; "
+        "from fastdllm.model.tokenizer import load_tokenizer; load_tokenizer(sys.argv[1]); "
+        "print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, ROOT / "models/tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr
+
+
 def test_a_hub_that_is_not_reached_is_told_by_its_cause(monkeypatch):
     def fail(*_, **__):
         raise LocalEntryNotFoundError("Got: ConnectError: no route\nAn error happened while ...")

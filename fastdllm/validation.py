@@ -11,13 +11,28 @@ from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fastdllm.common.errors import UserError, nearest_name
 
 # A file of another kind has dozens of wrong keys; the first few show that.
 MOST_PROBLEMS = 3
 MOST_CHARACTERS = 60
+# Each is an error of its own, which takes a thousand times its bytes.
+MOST_UNKNOWN_KEYS = 100
+
+Item = TypeVar("Item")
+# Values from strangers, checked up to the first wrong one: a file of a few MiB may have a million,
+# and an error for each would take gigabytes.
+Several = Annotated[tuple[Item, ...], Field(fail_fast=True)]
 
 _KEYS_AND_VALUES = "should hold keys and values"
 _RULES = {
@@ -55,6 +70,16 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unknown_keys_are_few(cls, values: Any) -> Any:
+        fields = cls.model_fields
+        if isinstance(values, dict) and len(values) > len(fields) + MOST_UNKNOWN_KEYS:
+            raise ValueError(
+                f"{len(values)} keys are no {cls.__name__}; valid: {', '.join(fields)}"
+            )
+        return values
 
     @field_validator("*", mode="before")
     @classmethod

@@ -6,13 +6,13 @@ Each checks itself; replay.py checks that the steps agree. Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from fastdllm.decoding.sequence import Candidate, Proposed
 from fastdllm.policy import PassKind
-from fastdllm.validation import StrictModel
+from fastdllm.validation import Several, StrictModel
 
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -26,6 +26,17 @@ def _whole(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_whole)]
+
+
+def _short(values: Any) -> Any:
+    """Refuse a long list, of which each surplus value would be an error of its own."""
+    if isinstance(values, list | dict) and len(values) > 4:
+        raise ValueError(f"{len(values)} values are too many")
+    return values
+
+
+Item = TypeVar("Item")
+Few = Annotated[Item, BeforeValidator(_short)]
 # Of float32 probabilities that are added.
 ROUNDING = 1e-4
 
@@ -49,13 +60,13 @@ class TracedModel(StrictModel):
     num_layers: int = Field(ge=1, description="Layers.")
     vocab_size: int = Field(ge=1, description="Token ids are below this.")
     mask_id: Count = Field(description="The mask token, which stands for a token not known yet.")
-    stop_tokens: tuple[Count, ...] = Field(description="Each of them ends an answer.")
+    stop_tokens: Several[Count] = Field(description="Each of them ends an answer.")
 
 
 class TracedPrompt(StrictModel):
     """The prompt as the model saw it."""
 
-    ids: tuple[Count, ...] = Field(description="Token ids, those of a chat template included.")
+    ids: Several[Count] = Field(description="Token ids, those of a chat template included.")
     text: Text = Field(description="Their text, special tokens included.")
 
 
@@ -70,21 +81,21 @@ class TracedStep(StrictModel):
     sub_block: Count | None = Field(
         None, description="Leftmost sub-block with a mask; absent of a prefill and a commit."
     )
-    positions: tuple[Count, ...] = Field(
+    positions: Several[Count] = Field(
         description="What the step committed: absolute positions, prompt included, ascending. A "
         "commit, and a prefill whose prompt ends with its block, writes the first token of the "
         "next block. Positions behind the end of the answer may be among them."
     )
-    tokens: tuple[Count, ...] = Field(description="Token id of each position.")
-    probabilities: tuple[Share, ...] = Field(
+    tokens: Several[Count] = Field(description="Token id of each position.")
+    probabilities: Several[Share] = Field(
         description="Confidence of each token; of a sampled one its share of the nucleus."
     )
-    runners_up: tuple[tuple[Candidate, ...], ...] | None = Field(
+    runners_up: Several[Several[Few[Candidate]]] | None = Field(
         None,
         description="For each position the most likely other tokens, in order, with the "
         "probabilities that the model gives them; absent if not asked for.",
     )
-    proposed: tuple[Proposed, ...] | None = Field(
+    proposed: Several[Few[Proposed]] | None = Field(
         None,
         description="What the step proposed for positions that it left masked; absent if not "
         "asked for or none.",
@@ -155,7 +166,7 @@ class TokenPiece(StrictModel):
 class TracedAnswer(StrictModel):
     """The answer, so far as it is known."""
 
-    ids: tuple[Count, ...] = Field(
+    ids: Several[Count] = Field(
         description="Token ids known without a gap, up to and including the first stop token."
     )
     text: Text = Field(description="Their text, without special tokens.")

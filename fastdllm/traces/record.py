@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import cannot, json_of, write_text_atomically
@@ -28,14 +28,24 @@ from fastdllm.traces.parts import (
     TracedStep,
 )
 from fastdllm.traces.replay import StepReplay
-from fastdllm.validation import StrictModel, validated
+from fastdllm.validation import Several, StrictModel, validated
 
 FORMAT: Literal["fastdllm trace"] = "fastdllm trace"
 TRACE_SCHEMA_VERSION: Literal[1] = 1
-# Some 16 times a trace of 2048 tokens; a larger file is another one, and fills the memory.
-MAX_TRACE_BYTES = 16 * 2**20
+# A token takes 0.2 to 1 kB. Reading so much takes up to 2 s and 400 MiB, whatever it holds.
+MAX_TRACE_BYTES = 8 * 2**20
 # A view draws blocks whole.
 MAX_BLOCK_SIZE = 2**14
+
+
+def _one_by_one(values: Any, checked: ValidatorFunctionWrapHandler) -> Any:
+    """Check the entries of a mapping up to the first wrong one, as `Several` those of a list."""
+    if not isinstance(values, dict):
+        return checked(values)
+    made: dict[Any, Any] = {}
+    for key, value in values.items():
+        made |= checked({key: value})
+    return made
 
 
 class Trace(StrictModel):
@@ -53,8 +63,8 @@ class Trace(StrictModel):
         "[decoding.md](decoding.md)."
     )
     prompt: TracedPrompt = Field(description="The prompt.")
-    steps: tuple[TracedStep, ...] = Field(description="The passes, in order.")
-    pieces: dict[Count, TokenPiece] = Field(
+    steps: Several[TracedStep] = Field(description="The passes, in order.")
+    pieces: Annotated[dict[Count, TokenPiece], WrapValidator(_one_by_one)] = Field(
         description="What each token says that the trace names, by its id."
     )
     answer: TracedAnswer = Field(description="The answer.")
@@ -155,7 +165,7 @@ def trace_of(content: bytes, where: str) -> Trace:
         UserError: it is too large, no trace of this version, or contradicts itself.
     """
     if len(content) > MAX_TRACE_BYTES:
-        raise UserError(f"{where}: larger than {MAX_TRACE_BYTES // 2**20} MiB; no trace is")
+        raise UserError(f"{where}: larger than {MAX_TRACE_BYTES // 2**20} MiB, the most of a trace")
     values = json_of(content, where)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise UserError(f"{where}: no trace; `fastdllm generate --trace FILE` makes one")

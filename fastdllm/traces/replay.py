@@ -34,6 +34,7 @@ class StepReplay:
     finish_reason: str | None = None
     passes: PassCounts = field(default_factory=PassCounts)
     block: int = 0
+    stop_tokens: frozenset[int] = frozenset()
     leftmost: int = 0  # the first position that is not known
     seconds: float = 0.0
 
@@ -45,6 +46,7 @@ class StepReplay:
         """
         self.block = self.prompt_length // self.settings.block_size
         self.leftmost = self.prompt_length
+        self.stop_tokens = frozenset(self.model.stop_tokens)
         for index, step in enumerate(steps):
             problem = next(self._problems(index, step), None)
             if problem is not None:
@@ -149,7 +151,7 @@ class StepReplay:
             if self.finish_reason is not None:
                 continue
             self.answer.append(token)
-            if token in self.model.stop_tokens:
+            if token in self.stop_tokens:
                 self.finish_reason = "stop"
             elif len(self.answer) == self.ends_after:
                 self.finish_reason = "stop_when"

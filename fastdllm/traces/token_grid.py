@@ -46,15 +46,14 @@ class TokenGrid:
             for number, step in enumerate(trace.steps, start=1)
             for i, position in enumerate(step.positions)
         ]
-        ranks: dict[int, list[int]] = {}
+        ranks: dict[int, dict[int, int]] = {}  # of the steps in each block
         for position, number, *_ in committed:
-            block = ranks.setdefault(position // self.block_size, [])
-            if number not in block[-1:]:
-                block.append(number)
+            block = ranks.setdefault(position // self.block_size, {})
+            block.setdefault(number, len(block))
         self.cells: dict[int, TokenCell] = {}
         for position, number, token, probability in committed:
             block = ranks[position // self.block_size]
-            level = round(block.index(number) * (LEVELS - 1) / max(1, len(block) - 1))
+            level = round(block[number] * (LEVELS - 1) / max(1, len(block) - 1))
             self.cells[position - self.start] = TokenCell(token, number, level, probability)
         begun = [self.start, *(step.block * self.block_size for step in trace.steps)]
         begun += [position for position, *_ in committed]

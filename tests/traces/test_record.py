@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 
 import jsonschema
 import pytest
@@ -159,11 +160,38 @@ def test_what_is_no_trace_is_refused_in_one_line(text):
     assert str(caught.value).startswith("mia.json: ") and "\n" not in str(caught.value)
 
 
+MANY = 20_000
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("steps", [{}] * MANY, "steps.0.kind: this key is required"),
+        ("prompt.ids", ["a"] * MANY, "prompt.ids.0: 'a' is not allowed"),
+        ("steps.0.tokens", ["a"] * MANY, "steps.0.tokens.0: 'a' is not allowed"),
+        ("steps.1.runners_up", [[[1, "a"]]] * MANY, "steps.1.runners_up.0.0.1: 'a'"),
+        ("steps.1.runners_up", [[[1] * MANY]], "runners_up.0.0: 20000 values are too many"),
+        ("steps.1.proposed", [[1]] * MANY, "steps.1.proposed.0.1: this key is required"),
+        ("pieces", {f"{n}": {} for n in range(MANY)}, "pieces.0.text: this key is required"),
+        ("pieces.3", {f"{n}": 1 for n in range(MANY)}, "pieces.3: 20000 keys are no TokenPie"),
+        ("settings", {f"{n}": 1 for n in range(MANY)}, "settings: 20000 keys are no DecodingSet"),
+    ],
+)
+def test_of_many_errors_the_first_is_enough(path, value, said):
+    values = copy.deepcopy(TRACE)
+    put(values, path, value)
+    with pytest.raises(UserError) as caught:
+        trace_of(content(values), "here")
+    assert said in str(caught.value)
+    more = re.search(r"and (\d+) more$", str(caught.value))
+    assert more is None or int(more[1]) < 20
+
+
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
     path = tmp_path / "large.json"
     with path.open("wb") as stream:
         stream.truncate(2**30)
-    with pytest.raises(UserError, match=r"large.json: larger than 16 MiB"):
+    with pytest.raises(UserError, match=r"large.json: larger than 8 MiB"):
         read_trace(path)
 
 

@@ -31,6 +31,7 @@ from fastdllm.version import __version__
 COMMANDS = {
     "generate": "answer one prompt and show how it was decoded",
     "chat": "talk to a model in the terminal, and watch it decode",
+    "web": "open a page to chat, watch the denoising and compare settings",
     "serve": "answer programs over HTTP, in the shape of the OpenAI API",
     "evaluate": "evaluate a task once, without an experiment",
     "bench": "measure speed here, and how far it is from the least time needed",

@@ -20,9 +20,14 @@ _CONTROLS = {
 
 
 def stats_line(
-    generation: Generation, elapsed_s: float, model: FusedModel, settings: DecodingSettings
+    generation: Generation,
+    elapsed_s: float,
+    model: FusedModel,
+    settings: DecodingSettings,
+    *,
+    batch: str = "batch 1",
 ) -> str:
-    """One line: tokens, speed, passes, and what they ran on."""
+    """One line: tokens, speed, passes, and what they ran on, in words of `batch` with whom."""
     passes = generation.passes
     count = len(generation.token_ids)
     kinds = [
@@ -38,11 +43,12 @@ def stats_line(
     ]
     per_forward = generation.tokens_per_forward
     parts = [
-        f"{count} tokens in {elapsed_s:.2f} s ({count / elapsed_s:.0f} tokens/s)",
+        f"{count} tokens in {elapsed_s:.2f} s"
+        + (f" ({count / elapsed_s:.0f} tokens/s)" if elapsed_s > 0 else ""),
         f"passes: {', '.join(kinds)}",
         *([f"{per_forward:.1f} tokens per forward"] if per_forward is not None else []),
         f"threshold {settings.threshold:g}",
-        f"{model.device}, {str(model.dtype).removeprefix('torch.')}, batch 1",
+        f"{model.device}, {str(model.dtype).removeprefix('torch.')}, {batch}",
     ]
     if generation.finish_reason == "length":
         parts.append(f"truncated at max_new_tokens {settings.max_new_tokens}")

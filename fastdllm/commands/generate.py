@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from fastdllm import BlockDiffusionModel, Generation, Request
     from fastdllm.traces.recording import Recording
 
-# What a trace tells of each token beside it.
-RUNNERS_UP = 3
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -66,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from fastdllm.policy import default_policy
     from fastdllm.tasks.generation import AnswerText
     from fastdllm.traces.record import write_trace
-    from fastdllm.traces.recording import TraceRecorder
+    from fastdllm.traces.recording import RUNNERS_UP, TraceRecorder
 
     tokenizer = loaded_tokenizer(options)
     ids = prompt_ids(tokenizer, prompt, chat_template=options.chat_template)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any, get_args
@@ -140,16 +141,15 @@ def add_server_options(parser: argparse.ArgumentParser, *, port: int) -> None:
     )
 
 
-def check_server_packages() -> None:
-    """Refuse to start where the packages of a server are missing.
+def check_server_packages(*others: str) -> None:
+    """Refuse to start where packages of a server are missing: those of the endpoint, and others.
 
     Raises:
         UserError: saying how to install them.
     """
     try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
+        for name in ("fastapi", "prometheus_client", "uvicorn", *others):
+            importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise UserError(
             f"no module {error.name}, which this command needs; type: "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fastdllm.commands.options import (
     add_decoding_options,
@@ -14,6 +16,11 @@ from fastdllm.commands.options import (
     loaded_model,
     loaded_tokenizer,
 )
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from fastdllm.endpoint.served import Served
 
 PORT = 8000
 
@@ -28,7 +35,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     check_server_packages()
+    return serve_until_signal(options, "/v1")
 
+
+def serve_until_signal(
+    options: argparse.Namespace,
+    path: str,
+    complete: Callable[[FastAPI, Served, str | None], None] | None = None,
+) -> int:
+    """Load the model, print where it is served, and serve until Ctrl-C or SIGTERM.
+
+    Args:
+        path: of what people open, after the address.
+        complete: adds to the app of the endpoint, given what is served and its key.
+
+    Raises:
+        UserError: a mistake in the options, or a port that is taken.
+    """
     from fastdllm.endpoint.access import check_exposure, read_key
     from fastdllm.endpoint.app import create_app
     from fastdllm.endpoint.served import Served, name_of
@@ -51,8 +74,10 @@ def run(options: argparse.Namespace) -> int:
                 timeout_s=options.timeout,
             )
             app = create_app(served, key=key, host=options.host)
+            if complete is not None:
+                complete(app, served, key)
             address = address_of(bound)
-            sys.stdout.write(f"{served.name} on {model.device}: {address}/v1 (Ctrl-C ends)\n")
+            sys.stdout.write(f"{served.name} on {model.device}: {address}{path} (Ctrl-C ends)\n")
             hint = tunnel_hint(options.host, bound.getsockname()[1])
             sys.stdout.write(f"{hint}\n" if hint else "")
             sys.stdout.flush()

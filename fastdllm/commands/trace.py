@@ -8,14 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from fastdllm.traces.record import Trace
-
-ENDINGS = (".html", ".png", ".gif")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Write what was asked for, and print where it is."""
     from fastdllm.common.errors import UserError
     from fastdllm.common.files import write_bytes_atomically
+    from fastdllm.traces.exports import ENDINGS, exported
     from fastdllm.traces.record import read_trace
     from fastdllm.traces.token_grid import check_comparable
 
@@ -63,26 +56,13 @@ def run(options: argparse.Namespace) -> int:
     last = max(len(trace.steps) for trace in traces)
     if options.step is not None and not 0 <= options.step <= last:
         raise UserError(f"--step {options.step}: {options.file} has the steps 0 to {last}")
-    write_bytes_atomically(options.output, _content(ending, traces, options))
+    content = exported(
+        traces,
+        ending,
+        step=options.step,
+        colour=options.colour or "step",
+        theme=options.theme or "light",
+    )
+    write_bytes_atomically(options.output, content)
     sys.stdout.write(f"wrote {options.output}\n")
     return 0
-
-
-def _content(ending: str, traces: Sequence[Trace], options: argparse.Namespace) -> bytes:
-    if ending == ".html":
-        from fastdllm.traces.trace_page import compare_page, trace_page
-
-        page = trace_page(*traces) if len(traces) == 1 else compare_page(*traces)
-        return page.encode()
-    from fastdllm.common.errors import UserError
-
-    try:
-        from fastdllm.traces import pictures
-    except ModuleNotFoundError as error:
-        if error.name != "PIL":
-            raise
-        raise UserError("pictures need Pillow; type: pip install pillow") from None
-    colour, theme = options.colour or "step", options.theme or "light"
-    if ending == ".png":
-        return pictures.png(traces, step=options.step, colour=colour, theme=theme)
-    return pictures.gif(traces, colour=colour, theme=theme)

@@ -111,6 +111,7 @@ def start_sequence(
         top_p=wishes.top_p,
         generator=torch.Generator().manual_seed(seed),
         stop_when=request.stop_when,
+        from_scratch=request.from_scratch,
         runners_up=wishes.runners_up,
         tokens=list(prompt),
     )

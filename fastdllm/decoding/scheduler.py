@@ -187,7 +187,7 @@ class Scheduler:
             self.runner.spans.restore(slot, parked.spans)
             self._parked.popleft()
         else:
-            if self._prefixes is not None:
+            if self._prefixes is not None and not sequence.from_scratch:
                 self._prefixes.restore(sequence, self.cache)
             self._waiting.popleft()
             self.entered.append(sequence.index)

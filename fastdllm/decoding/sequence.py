@@ -95,6 +95,7 @@ class Request:
         the request there (for stop strings, which only a tokenizer can see).
     runners_up: how many of the most likely other tokens each `Step` reports for a committed one
         (`Step.choices`), with what is proposed for positions that stay masked; 0 reports neither.
+    from_scratch: compute the whole prompt, whatever is kept of earlier ones, so that costs compare.
     """
 
     prompt_ids: tuple[int, ...]
@@ -104,6 +105,7 @@ class Request:
     stop_when: Callable[[Sequence[int]], bool] | None = None
     seed: int | None = None
     runners_up: int = 0
+    from_scratch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ class DecodedSequence:
     generator: Generator
     stop_when: Callable[[Sequence[int]], bool] | None
     runners_up: int
+    from_scratch: bool
     tokens: list[int]  # up to the end of the current block, masks included
     masked: list[bool] = field(default_factory=list)  # of the current block
     block: int = 0

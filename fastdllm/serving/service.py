@@ -316,6 +316,7 @@ class Service:
             with self._changed:
                 asked.index = index
                 lane.asked[index] = asked
+                asked.stream.begin()
 
     def _has_work(self) -> bool:
         # A lane that is not idle has freed no slot of its last answers yet.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from threading import Condition
@@ -62,6 +63,8 @@ class Stream:
     """
 
     def __init__(self, owner: Owner) -> None:
+        self._began = 0.0  # when it left the queue, by `time.perf_counter`
+        self._complete: list[float] = []  # when each step was
         self._owner = owner
         self._changed = Condition()
         self._steps: list[Step] = []
@@ -84,6 +87,10 @@ class Stream:
     def place(self) -> int:
         """Place in the queue, 1 for the next one; 0 is in decoding, or over."""
         return self._owner.place(self)
+
+    def seconds(self, index: int) -> float:
+        """Return how long it had been decoded when step `index` was complete, without waiting."""
+        return self._complete[index] - self._began if self._began else 0.0
 
     def cancel(self) -> None:
         """End the request within one pass; its last step has what is known of the answer."""
@@ -185,10 +192,15 @@ class Stream:
             with self._changed:
                 self._readers.remove(reader)
 
+    def begin(self) -> None:
+        """Say that it has left the queue; for the service."""
+        self._began = time.perf_counter()
+
     def add(self, step: Step) -> None:
         """Append a step; for the service."""
         with self._changed:
             self._steps.append(step)
+            self._complete.append(time.perf_counter())
             self._tell()
 
     def fail(self, error: Exception) -> None:

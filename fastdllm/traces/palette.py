@@ -37,8 +37,11 @@ def confidence_level(probability: float) -> int:
     return sum(probability >= edge for edge in CONFIDENCE_EDGES)
 
 
-def css_variables() -> str:
-    """Return the colours as CSS custom properties of `.dn`, the root of the view."""
+def css_variables(dark: str | None = None) -> str:
+    """Return the colours as CSS custom properties of `.dn`, the root of the view.
+
+    dark: selector of an ancestor that has it where the page is dark; default: as the system is.
+    """
 
     def rule(theme: str) -> str:
         return ".dn{" + "".join(f"--dn-{k}:{v};" for k, v in THEMES[theme].items()) + "}\n"
@@ -48,5 +51,7 @@ def css_variables() -> str:
         for scale, colours in (("step", BY_STEP), ("confidence", BY_CONFIDENCE))
         for level, colour in enumerate(colours)
     ]
-    dark = f"@media (prefers-color-scheme:dark){{{rule('dark')}}}\n"
-    return rule("light") + dark + "".join(levels)
+    in_dark = f"@media (prefers-color-scheme:dark){{{rule('dark')}}}\n"
+    if dark is not None:
+        in_dark = f"{dark} {rule('dark')}"
+    return rule("light") + in_dark + "".join(levels)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from fastdllm.model.fused import FusedModel
     from fastdllm.model.plain import BlockDiffusionModel
 
+# What a trace tells of each token beside it.
+RUNNERS_UP = 3
 # Settings that a request may have of its own.
 _OF_REQUESTS = ("max_new_tokens", "temperature", "top_p", "seed")
 
@@ -86,31 +88,34 @@ class Recording:
         self._finished: Generation | None = None
         self._seconds = 0.0
 
-    def add(self, step: Step, seconds: float) -> None:
-        """Add a step of the request, which was complete `seconds` after the decoding began."""
+    def add(self, step: Step, seconds: float) -> TracedStep | None:
+        """Add a step of the request, which was complete `seconds` after the decoding began.
+
+        Returns what was recorded of it; None if no pass was made.
+        """
         self._seconds = round(seconds, 6)
         self._finished = step.finished
         if step.kind is None:
-            return
+            return None
         computed = self._recorder.model.config.num_layers - step.layers_skipped
         self._passes.add_pass(step.kind, computed=computed, skipped=step.layers_skipped)
         self._tokens.update(zip(step.positions, step.tokens, strict=True))
-        self._steps.append(
-            TracedStep(
-                kind=step.kind,
-                block=step.block,
-                sub_block=step.sub_block,
-                positions=step.positions,
-                tokens=step.tokens,
-                probabilities=tuple(choice.confidence for choice in step.choices),
-                runners_up=tuple(choice.runners_up for choice in step.choices) or None,
-                proposed=step.proposed or None,
-                rows=step.rows,
-                layers_computed=computed,
-                layers_skipped=step.layers_skipped,
-                seconds=self._seconds,
-            )
+        traced = TracedStep(
+            kind=step.kind,
+            block=step.block,
+            sub_block=step.sub_block,
+            positions=step.positions,
+            tokens=step.tokens,
+            probabilities=tuple(choice.confidence for choice in step.choices),
+            runners_up=tuple(choice.runners_up for choice in step.choices) or None,
+            proposed=step.proposed or None,
+            rows=step.rows,
+            layers_computed=computed,
+            layers_skipped=step.layers_skipped,
+            seconds=self._seconds,
         )
+        self._steps.append(traced)
+        return traced
 
     def trace(self) -> Trace:
         """Return the trace of the steps so far; of a request that was refused there is none."""

@@ -65,6 +65,7 @@ class SampledAnswer:
             max_new_tokens=count,
             stop_when=(lambda ids: len(ids) == count) if is_ended else None,
             runners_up=runners_up,
+            from_scratch=True,
         )
 
     def check(self, trace: Trace) -> None:

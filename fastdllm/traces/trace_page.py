@@ -43,9 +43,12 @@ def compare_page(first: Trace, second: Trace) -> str:
 
 
 @cache
-def component_css() -> str:
-    """Return the style of the view; every rule is below its class `dn`."""
-    return css_variables() + _asset("denoising.css")
+def component_css(dark: str | None = None) -> str:
+    """Return the style of the view; every rule is below its class `dn`.
+
+    dark: as of `css_variables`.
+    """
+    return css_variables(dark) + _asset("denoising.css")
 
 
 @cache

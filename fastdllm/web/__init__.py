@@ -1,0 +1,1 @@
+"""The page: chat, the denoising view, answers side by side (Gradio)."""

@@ -1,0 +1,80 @@
+"""One question under two choices of settings, side by side in the denoising view."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+
+from fastdllm.decoding.sequence import Request
+from fastdllm.policy import Policy
+from fastdllm.serving.conversation import Conversation, fitted, prompt_room
+from fastdllm.traces.recording import RUNNERS_UP
+from fastdllm.web.answer_words import AnswerWords
+from fastdllm.web.answering import Answering
+from fastdllm.web.decoding_choice import DecodingChoice
+from fastdllm.web.denoising_panel import DenoisingPanel
+from fastdllm.web.in_turn import decoded_in_turn
+from fastdllm.web.presets import Presets
+from fastdllm.web.visitors import EVENT, check_text, said_on_the_page, stop_button, visitor_of
+
+
+class CompareTab:
+    """Its components; A decodes with the settings of the page, B with those of the tab."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        choice: DecodingChoice,
+        presets: Presets,
+        system: gr.Textbox,
+        panel: DenoisingPanel,
+        examples: Sequence[str],
+    ) -> None:
+        self._answering, self._panel = answering, panel
+        self._words = AnswerWords(answering.served)
+        self._system = system
+        self._line = gr.Textbox(
+            next(iter(examples), ""),
+            label="Question",
+            info="A is decoded with the settings of the page, B with those here.",
+            lines=2,
+        )
+        with gr.Row():
+            start = gr.Button("Compare", variant="primary")
+            stop_button(answering)
+        figures = gr.Markdown()
+        served = answering.served
+        with gr.Accordion("Settings of B", open=True):
+            self._choices = (choice, DecodingChoice(presets, served.settings, served.model.config))
+        inputs: set[Block] = {self._line, system, *(c for one in self._choices for c in one.inputs)}
+        outputs = [figures, *panel.outputs]
+        gr.on([start.click, self._line.submit], self._compare, inputs, outputs, **EVENT)
+
+    async def _compare(
+        self, request: gr.Request, data: Mapping[Any, Any]
+    ) -> AsyncGenerator[tuple[Any, ...]]:
+        visitor, question = visitor_of(request), data[self._line] or ""
+        with said_on_the_page(), self._answering.turn_of(visitor):
+            check_text(question, "the question")
+            talk = Conversation(system=data[self._system] or "")
+            answers = []
+            for policy in [choice.policy(data) for choice in self._choices]:
+                asked = await self._request(talk, question, policy)
+                answers.append(self._answering.answer(visitor, asked, policy))
+                # Untimed, so that neither has to begin with memory that was never used.
+                await self._answering.warm_up(policy, visitor).answer()
+            async with aclosing(decoded_in_turn(answers, self._panel, self._words)) as updates:
+                async for outputs in updates:
+                    yield outputs
+
+    async def _request(self, talk: Conversation, question: str, policy: Policy) -> Request:
+        served = self._answering.served
+        room = prompt_room(served.model.config, policy.settings)
+        # On another thread, as a long text takes a while.
+        prompt = await asyncio.to_thread(fitted, talk, question, served.tokenizer, room=room)
+        return Request(prompt.ids, runners_up=RUNNERS_UP, from_scratch=True)

@@ -1,0 +1,109 @@
+"""What to decode with: a preset, and a form of all settings, made from their own descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import gradio as gr
+
+from fastdllm.common.errors import unknown_name
+from fastdllm.decoding.admission import check_settings
+from fastdllm.model.config import ModelConfig
+from fastdllm.policy import Policy
+from fastdllm.settings import LAYER_SUBSETS, DecodingSettings
+from fastdllm.validation import validated
+from fastdllm.web.presets import Presets
+
+# Of a setting, in pixels: two or three stand side by side.
+MIN_WIDTH = 230
+PLAIN = ("none: the settings below", "")
+
+
+class DecodingChoice:
+    """A choice of preset, and one component per decoding setting.
+
+    inputs: the components whose values `policy` takes.
+    """
+
+    def __init__(self, presets: Presets, base: DecodingSettings, config: ModelConfig) -> None:
+        """Make the components; base: the settings that the form shows at first."""
+        self._presets, self._base, self._config = presets, base, config
+        names = [(name, name) for name in presets.by_name]
+        preset = gr.Dropdown(
+            [PLAIN, *names],
+            value="",
+            label="preset",
+            info="A config of an experiment: its policy, and its settings in the form below.",
+        )
+        note = gr.Markdown(visible=False)
+        form = []
+        with gr.Row():
+            for name, value in _shown(base):
+                with gr.Column(min_width=MIN_WIDTH):
+                    form.append(_component(name, value))
+        self.inputs = [preset, *form]
+        preset.change(
+            self._chosen, preset, [note, *form], api_visibility="private", show_progress="hidden"
+        )
+
+    def policy(self, data: Mapping[Any, Any]) -> Policy:
+        """Return the policy that the values of `inputs` describe, by component.
+
+        A setting that has its default counts as not set, unless it was set at first: some must be
+        set together, and others must not be set for some models.
+
+        Raises:
+            UserError: a value is not allowed, two do not fit together, or one not the model.
+        """
+        name, *values = (data[component] for component in self.inputs)
+        if name and name not in self._presets.by_name:
+            raise unknown_name("preset", str(name), self._presets.by_name)
+        fields, told = DecodingSettings.model_fields, self._base.model_fields_set
+        given = {
+            field: value
+            for field, value in zip(fields, values, strict=True)
+            if value not in (None, "") and (value != fields[field].default or field in told)
+        }
+        settings = validated(DecodingSettings, given, "settings")
+        check_settings(self._config, settings)
+        return self._presets.policy(name, settings, self._config.num_layers)
+
+    def _chosen(self, name: str) -> list[Any]:
+        """Show the settings of a preset, and the parameters of its policy."""
+        preset = self._presets.by_name.get(name)
+        if preset is None:
+            return [gr.Markdown(visible=False), *(value for _, value in _shown(self._base))]
+        parameters = preset.parameters.model_dump(mode="json")
+        words = ", ".join(f"{key} {value}" for key, value in parameters.items()) or "no parameters"
+        note = gr.Markdown(f"Policy `{preset.policy.__name__}`: {words}", visible=True)
+        return [note, *(value for _, value in _shown(preset.settings))]
+
+
+def _shown(settings: DecodingSettings) -> list[tuple[str, Any]]:
+    values = settings.model_dump(mode="json")
+    if isinstance(values["layer_subset"], list):
+        values["layer_subset"] = ":".join(map(str, values["layer_subset"]))
+    return [(name, "" if value is None else value) for name, value in values.items()]
+
+
+def _component(name: str, value: Any) -> gr.components.Component:
+    field = DecodingSettings.model_fields[name]
+    kinds = get_args(field.annotation) or (field.annotation,)
+    bounds = {
+        bound: getattr(rule, bound)
+        for rule in field.metadata
+        for bound in ("ge", "gt", "le")
+        if hasattr(rule, bound)
+    }
+    about: dict[str, Any] = {"label": name, "info": field.description, "value": value}
+    if bool in kinds:
+        return gr.Checkbox(**about)
+    if name == "layer_subset":
+        return gr.Dropdown(["", *LAYER_SUBSETS], allow_custom_value=True, **about)
+    if type(None) in kinds:
+        # A number has no way to be empty.
+        return gr.Textbox(**about, placeholder="not set")
+    if float in kinds and "le" in bounds:
+        return gr.Slider(bounds.get("ge", bounds.get("gt", 0.0)), bounds["le"], step=0.01, **about)
+    return gr.Number(minimum=bounds.get("ge"), precision=0 if int in kinds else None, **about)

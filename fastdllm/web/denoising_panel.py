@@ -1,0 +1,146 @@
+"""The denoising view as a component of the page, and the files made of what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from importlib.resources import files
+from secrets import token_urlsafe
+from typing import Any, Literal
+
+import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+from pydantic import Field
+
+from fastdllm.common.errors import UserError
+from fastdllm.traces.exports import exported
+from fastdllm.traces.record import Trace, trace_text
+from fastdllm.traces.trace_page import component_css, component_js
+from fastdllm.validation import StrictModel, validated
+from fastdllm.web.answering import WatchedAnswer, json_of
+from fastdllm.web.trace_shelf import TraceShelf
+from fastdllm.web.visitors import said_on_the_page
+
+# Gradio has the class on the body of a dark page.
+DARK = ".dark"
+JSON = ".json"
+FORMATS = {
+    "Steps (JSON)": JSON,
+    "Page (HTML)": ".html",
+    "Picture (PNG)": ".png",
+    "Animation (GIF)": ".gif",
+}
+# Where the reader is: the step, what colours say, and the theme.
+_LOOK = """() => {
+  const root = document.querySelector("#denoising .denoising");
+  const isDark = document.body.classList.contains("dark");
+  const byConfidence = root.classList.contains("dn-by-confidence");
+  const step = Number(root.querySelector("input[type=range]")?.value ?? 0);
+  const [colour, theme] = [byConfidence ? "confidence" : "step", isDark ? "dark" : "light"];
+  return [null, { step, colour, theme }];
+}"""
+_PLACEHOLDER = (
+    "Each token of an answer appears here in the pass that commits it: out of order within a "
+    "block, with its probability and with what else was likely."
+)
+
+
+class _Look(StrictModel):
+    step: int = Field(ge=0)
+    colour: Literal["step", "confidence"]
+    theme: Literal["light", "dark"]
+
+
+def page_head() -> str:
+    """Return what the view needs in the head of the page."""
+    return f"<style>{component_css(DARK)}</style><script>{component_js()}</script>"
+
+
+class DenoisingPanel:
+    """The view, and buttons that make files of what it shows.
+
+    outputs: the components that `while_decoding` and `of_traces` return values for.
+    """
+
+    def __init__(self, shelf: TraceShelf) -> None:
+        self._shelf = shelf
+        script = (files("fastdllm.web") / "assets" / "panel.js").read_text(encoding="utf-8")
+        self._view = gr.HTML(
+            None,
+            html_template=f'<p class="empty">{_PLACEHOLDER}</p><div class="denoising"></div>',
+            js_on_load=script,
+            apply_default_css=False,
+            elem_id="denoising",
+        )
+        self._names = gr.State([])  # of the traces shown, on the shelf
+        self.outputs = [self._view, self._names]
+        with gr.Accordion("Keep what is shown", open=False):
+            with gr.Row():
+                buttons = {gr.Button(label, size="sm"): end for label, end in FORMATS.items()}
+            file = gr.File(label="Download", interactive=False)
+        look = gr.JSON(visible=False)
+        for button, ending in buttons.items():
+            button.click(
+                partial(self._make_files, ending=ending),
+                [self._names, look],
+                file,
+                js=_LOOK,
+                api_visibility="private",
+            )
+
+    def while_decoding(self, answers: Sequence[WatchedAnswer]) -> tuple[dict[str, Any], list[str]]:
+        """Return what shows answers that are being decoded; there are no files of them yet."""
+        value = {
+            "id": answers[0].name,
+            "traces": [json_of(answer.opening) for answer in answers],
+            "latest": [answer.latest() for answer in answers],
+            "whole": None,
+        }
+        return value, []
+
+    def of_traces(self, name: str, traces: Sequence[Trace]) -> tuple[dict[str, Any], list[str]]:
+        """Return what shows whole traces, one or two.
+
+        name: of the answer that was shown before it was whole; the reader stays where they are.
+        """
+        return self._whole(name, traces), [self._shelf.put(trace) for trace in traces]
+
+    def _whole(self, name: str, traces: Sequence[Trace]) -> dict[str, Any]:
+        return {"id": name, "traces": [], "latest": [], "whole": [json_of(t) for t in traces]}
+
+    def empty(self) -> tuple[None, list[str]]:
+        """Return what shows nothing."""
+        return None, []
+
+    def opened(self, traces: Sequence[Trace]) -> tuple[dict[str, Any], list[str]]:
+        """Return what shows traces that were decoded elsewhere."""
+        return self.of_traces(token_urlsafe(8), traces)
+
+    def of_kept(self, names: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """Return what shows traces that are on the shelf.
+
+        Raises:
+            UserError: one is not kept any more.
+        """
+        traces = [self._shelf.take(name) for name in names]
+        return self._whole(token_urlsafe(8), traces), names
+
+    def _make_files(self, names: list[str], look: Any, ending: str) -> list[str]:
+        with said_on_the_page():
+            if not names:
+                raise UserError("nothing whole is shown yet; ask, and keep the answer then")
+            traces = [self._shelf.take(name) for name in names]
+            chosen = validated(_Look, look, "the view")
+        if ending == JSON:
+            letters = [""] if len(traces) == 1 else ["_a", "_b"]
+            contents = {
+                f"trace{letter}{JSON}": trace_text(trace).encode()
+                for letter, trace in zip(letters, traces, strict=True)
+            }
+        else:
+            last = max(len(trace.steps) for trace in traces)
+            step = min(chosen.step, last)
+            content = exported(traces, ending, step=step, colour=chosen.colour, theme=chosen.theme)
+            contents = {f"trace{ending}": content}
+        cache = self._view.GRADIO_CACHE
+        return [save_bytes_to_cache(content, name, cache) for name, content in contents.items()]

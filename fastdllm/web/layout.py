@@ -1,0 +1,108 @@
+"""The page: what is on it, and where."""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from fastdllm.model.config import EMBEDDED_MODEL
+from fastdllm.policy import default_policy
+from fastdllm.traces.record import MAX_TRACE_BYTES
+from fastdllm.web.answering import Answering
+from fastdllm.web.chat_tab import ChatTab
+from fastdllm.web.compare_tab import CompareTab
+from fastdllm.web.decoding_choice import DecodingChoice
+from fastdllm.web.denoising_panel import DenoisingPanel, page_head
+from fastdllm.web.open_tab import OPEN, OpenTab
+from fastdllm.web.presets import Presets
+from fastdllm.web.trace_shelf import TraceShelf
+from fastdllm.web.visitors import visitor_of
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from fastdllm.endpoint.served import Served
+
+TITLE = "fastdllm"
+# Of a column, in pixels; on a narrower screen one stands below the other.
+MIN_WIDTH = 340
+# What the embedded model was trained for.
+EXAMPLES = (
+    "Tom has 3 boxes with 12 pens each. He loses 9 pens. How many pens does Tom have now?",
+    "Lena has 10 cups. Leo has 42 cups. How many cups do they have together?",
+)
+# Of files that were made for visitors: how often they are looked through, and how long they stay.
+CLEAN_EVERY_S, KEPT_S = 600, 3600
+# Nothing of it is loaded from a network.
+FONTS = ["system-ui", "sans-serif"]
+CODE_FONTS = ["ui-monospace", "monospace"]
+
+
+def build_page(served: Served, presets: Presets) -> gr.Blocks:
+    """Return the page, ready to be mounted."""
+    model = served.model
+    place = f"{served.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}"
+    answering = Answering(served)
+    num_layers = model.config.num_layers
+    answering.warm_up(default_policy(served.settings, num_layers)).result()
+    with gr.Blocks(
+        analytics_enabled=False,
+        title=TITLE,
+        fill_width=True,
+        delete_cache=(CLEAN_EVERY_S, KEPT_S),
+    ) as page:
+        gr.Markdown(f"# {TITLE}\n{place}")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=MIN_WIDTH):
+                tabs = gr.Tabs()
+                with gr.Accordion("Decoding settings", open=False):
+                    choice = DecodingChoice(presets, served.settings, model.config)
+                    about = "What the model is told before the conversation."
+                    system = gr.Textbox("", label="system text", info=about)
+            with gr.Column(scale=3, min_width=MIN_WIDTH):
+                panel = DenoisingPanel(TraceShelf())
+        examples = EXAMPLES if served.name == EMBEDDED_MODEL.name else ()
+        with tabs:
+            with gr.Tab("Chat"):
+                ChatTab(answering, choice, system, panel, examples)
+            with gr.Tab("Side by side"):
+                CompareTab(answering, choice, presets, system, panel, examples)
+            with gr.Tab("Open", id=OPEN):
+                OpenTab(answering, presets, panel, page, tabs)
+
+        def leave(request: gr.Request) -> None:
+            answering.stop(visitor_of(request))
+
+        page.unload(leave)
+    page.queue(default_concurrency_limit=None)
+    return page
+
+
+def add_page(app: FastAPI, served: Served, presets: Presets, *, key: str | None = None) -> None:
+    """Add the page to the app of the endpoint, at its root.
+
+    key: the password that visitors must give; None for no password.
+    """
+
+    def is_right(_: str, password: str) -> bool:
+        return key is not None and hmac.compare_digest(password.encode(), key.encode())
+
+    gr.mount_gradio_app(
+        app,
+        build_page(served, presets),
+        path="/",
+        auth=is_right if key is not None else None,
+        auth_message="Any user name; the password is the key that the server was started with.",
+        theme=gr.themes.Base(font=FONTS, font_mono=CODE_FONTS),
+        head=page_head(),
+        footer_links=[],
+        max_file_size=MAX_TRACE_BYTES,
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+    )

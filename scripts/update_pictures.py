@@ -5,17 +5,16 @@ The denoising view shows an answer of the embedded model to `QUESTION`, decoded 
 Needs Chromium or Chrome, as tests/web does; CHROMIUM names another one.
 """
 
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from fastdllm.traces.record import read_trace
 from fastdllm.traces.trace_page import trace_page
+from scripts.browser import NOT_FOUND, browser_path, launched
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "artifacts" / "report.html"
@@ -23,7 +22,6 @@ IMAGES = ROOT / "docs" / "images"
 QUESTION = "Tom has 3 boxes with 12 pens each. He loses 9 pens. How many pens does Tom have now?"
 # Of the view: a step in the middle, and the token that is pointed at.
 STEP, TOKEN = 7, 5
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Of the first task: from its name over the sentences to the end of the plot.
 FIRST, LAST = "section.task h2", "section.task .chart.pareto svg"
 WIDTH, MARGIN = 900, 12
@@ -58,15 +56,12 @@ def picture_view(browser: Browser, path: Path) -> None:
 
 def main() -> None:
     """Renew the pictures."""
-    browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        sys.exit(f"no browser found (looked for {', '.join(BROWSERS)}; or set CHROMIUM)")
-    with sync_playwright() as playwright:
-        # Containers seldom allow Chromium's own sandbox; the pages are ours and load nothing.
-        launched = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        picture_report(launched, IMAGES / "report.png")
-        picture_view(launched, IMAGES / "denoising.png")
-        launched.close()
+    path = browser_path()
+    if path is None:
+        sys.exit(NOT_FOUND)
+    with launched(path) as browser:
+        picture_report(browser, IMAGES / "report.png")
+        picture_view(browser, IMAGES / "denoising.png")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from fastdllm.common.console import counted
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.sequence import PassCounts
 from fastdllm.traces.palette import LEVELS
@@ -94,7 +95,7 @@ class TokenGrid:
             cell.step <= step and not self.is_past(index) for index, cell in self.cells.items()
         )
         parts = [", ".join(f"{n} {WORDS.get(kind, kind)}" for kind, n in passes.items())]
-        parts.append(f"{tokens} tokens")
+        parts.append(counted(tokens, "token"))
         if forwards := PassCounts(**passes).forwards:
             parts.append(f"{tokens / forwards:.2f} tokens per forward")
         skipped = sum(one.layers_skipped for one in steps)
@@ -139,9 +140,9 @@ def step_words(trace: Trace, step: int) -> str:
     """Say which step it is and what it did."""
     last = len(trace.steps)
     if step == 0:
-        return f"Before the first of {last} steps"
+        return f"Before the first of {counted(last, 'step')}"
     if step > last:
-        return f"Done after {last} steps"
+        return f"Done after {counted(last, 'step')}"
     done = trace.steps[step - 1]
     kind = WORDS.get(str(done.kind), str(done.kind))
-    return f"Step {step} of {last}: {kind} pass, {len(done.positions)} tokens"
+    return f"Step {step} of {last}: {kind} pass writes {counted(len(done.positions), 'token')}"

@@ -47,6 +47,7 @@ def test_the_counters_after_the_last_step_are_those_of_the_answer() -> None:
 def test_before_the_first_step_nothing_is_known() -> None:
     assert TokenGrid(TRACE).counters(0) == "0 tokens"
     assert step_words(TRACE, 0) == f"Before the first of {len(TRACE.steps)} steps"
+    assert step_words(TRACE, 4) == "Step 4 of 32: reused pass writes 1 token"
     assert step_words(TRACE, 99) == f"Done after {len(TRACE.steps)} steps"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,8 @@ from fastdllm.report.content import build_report
 from fastdllm.report.page import render_page
 from fastdllm.report.sensitivity_map import SensitivityMap
 from fastdllm.tools.sensitivity.sensitivity_record import SensitivityRecord
+from scripts.browser import NOT_FOUND, browser_path, launched
 from tests.support import made_up_runs as synthetic
-
-# CHROMIUM names another one; CI sets it, so that a missing browser fails there instead.
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +23,13 @@ def browser() -> Iterator[Any]:
     Not for a whole process: while it is open, asyncio takes its loop for a running one, also in
     tests that come later.
     """
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = browser_path()
     if path is None:
-        pytest.skip(f"no browser found (looked for {', '.join(NAMES)}; or set CHROMIUM)")
-    with sync_api.sync_playwright() as playwright:
-        # Containers seldom allow Chromium's own sandbox; the page is ours and loads nothing.
-        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield launched
-        launched.close()
+        # CI names one (CHROMIUM), so that a missing browser fails there instead.
+        pytest.skip(NOT_FOUND)
+    with launched(path) as started:
+        yield started
 
 
 OpenFile = Callable[..., Any]

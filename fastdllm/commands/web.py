@@ -13,18 +13,17 @@ from fastdllm.commands.options import (
 )
 from fastdllm.commands.serve import serve_until_signal
 from fastdllm.common.console import notice
+from fastdllm.traces.page_links import PAGE_PORT
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from fastdllm.endpoint.served import Served
 
-PORT = 10086
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_server_options(parser, port=PORT)
+    add_server_options(parser, port=PAGE_PORT)
     add_model_options(parser)
     add_decoding_options(parser)
 

@@ -38,11 +38,15 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Flips:
-    """The flips of one pair: how many there are, and those shown, or why none can be."""
+    """The flips of one pair: how many there are, and those shown, or why none can be.
+
+    decoded: the runs that decoded the answers, as `experiment/task/config`.
+    """
 
     gained: int
     lost: int
     shown: tuple[Flip, ...]
+    decoded: tuple[str, str]
     why_not: str | None = None
 
 
@@ -62,17 +66,17 @@ def read_flips(
     kept_gained = gained[: max(half, most - len(lost))]
     kept_lost = lost[: most - len(kept_gained)]
     wanted = sorted(kept_gained + kept_lost)
-    samples = []
+    samples, decoded = [], (_decoded(baseline), _decoded(other))
     for summary in (baseline, other):
         try:
             samples.append(_samples(summary, wanted, Path(results)))
         except UserError as error:
-            return Flips(len(gained), len(lost), (), str(error))
+            return Flips(len(gained), len(lost), (), decoded, str(error))
     shown = [
         _flip(item, samples[0][item], samples[1][item], gained=item in kept_gained)
         for item in wanted
     ]
-    return Flips(len(gained), len(lost), tuple(shown))
+    return Flips(len(gained), len(lost), tuple(shown), decoded)
 
 
 def first_differing_step(a: Mapping[str, Any], b: Mapping[str, Any]) -> int | None:
@@ -97,6 +101,12 @@ def first_differing_token(a: Mapping[str, Any], b: Mapping[str, Any]) -> int | N
     return None if len(first) == len(second) else min(len(first), len(second))
 
 
+def _decoded(summary: Summary) -> str:
+    """Return the name of the run that decoded the answers of a summary, which is its folder too."""
+    origin = summary.same_as or summary
+    return f"{origin.experiment}/{origin.task}/{origin.config}"
+
+
 def _samples(summary: Summary, items: Sequence[int], results: Path) -> dict[int, dict[str, Any]]:
     """Return the samples of some items of a run, by their number in the summary's bits.
 
@@ -104,7 +114,7 @@ def _samples(summary: Summary, items: Sequence[int], results: Path) -> dict[int,
         UserError: they are not on this machine, or belong to another result of the run.
     """
     origin = summary.same_as or summary
-    folder = results / origin.experiment / origin.task / origin.config
+    folder = results / _decoded(summary)
     path = folder / "samples.jsonl"
     if not path.exists():
         raise UserError(f"{path} is not on this machine")

@@ -32,6 +32,7 @@ from fastdllm.statistics.disagreements import origin_sentences
 from fastdllm.statistics.notices import notice_sentences
 from fastdllm.statistics.ties import tie_sentences
 from fastdllm.statistics.truncation import truncation_sentences
+from fastdllm.traces.page_links import LinkedAnswers
 from fastdllm.version import __version__
 
 # Vega, Vega-Lite and Vega-Embed are under the BSD 3-clause licence, which requires its notice.
@@ -130,6 +131,7 @@ def _flips_data(task: TaskReport) -> dict[str, Any]:
                 "gained": flips.gained,
                 "lost": flips.lost,
                 "why_not": flips.why_not,
+                "link": LinkedAnswers(*flips.decoded).link(),
                 "shown": shown,
             }
         )

@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 
 from fastdllm.common.errors import UserError
+from fastdllm.traces.page_links import linked_answers
 from fastdllm.traces.record import Trace, read_trace
 from fastdllm.traces.recording import RUNNERS_UP
 from fastdllm.traces.samples import SampledAnswer
@@ -74,20 +75,20 @@ class OpenTab:
 
     def _asked_for(self, request: gr.Request) -> list[Any]:
         """Offer the runs that there are now; choose what the address names."""
-        asked = dict(request.query_params)
+        asked = linked_answers(request.query_params)
         choices = [NO_RUN, *((name, name) for name in sampled_runs())]
-        number = asked.get("item", "0")
+        run, other, item = (asked.run, asked.other, asked.item) if asked else ("", "", 0)
         return [
-            gr.Tabs(selected=OPEN) if "run" in asked else gr.skip(),
-            gr.Dropdown(choices, value=asked.get("run", "")),
-            gr.Dropdown(choices, value=asked.get("other", "")),
-            int(number) if number.isdecimal() else -1,
+            gr.Tabs(selected=OPEN) if asked else gr.skip(),
+            gr.Dropdown(choices, value=run),
+            gr.Dropdown(choices, value=other),
+            item,
         ]
 
     async def _show_linked(
         self, request: gr.Request, run: str, other: str, item: int
     ) -> AsyncGenerator[Outputs]:
-        if "run" not in request.query_params:
+        if linked_answers(request.query_params) is None:
             return
         async for outputs in self._show(request, run, other, item):
             yield outputs

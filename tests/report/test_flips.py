@@ -72,6 +72,10 @@ def test_a_twin_is_read_from_the_run_that_was_decoded(runs: list[Summary], resul
     before = chosen(runs, "k1_first")
     twin, origin = chosen(runs, "k2_last"), chosen(runs, "k2_first")
     assert twin.same_as is not None
+    decoded = read_flips(before, twin, 4, results=results).decoded
+    assert decoded == tuple(
+        f"00_baseline/word_problems/{name}" for name in ("k1_first", "k2_first")
+    )
     assert read_flips(before, twin, 4, results=results) == read_flips(
         before, origin, 4, results=results
     )

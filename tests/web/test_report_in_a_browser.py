@@ -6,8 +6,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+
+from fastdllm.traces.page_links import linked_answers
 
 pytestmark = pytest.mark.slow
 
@@ -126,3 +129,7 @@ def test_items_that_flipped_can_be_read(open_page: Open) -> None:
     first = items.first.inner_text()
     assert "How many lamps" in first and "first differing step: pass" in first
     assert "<|im_start|>" not in first
+    link = items.first.get_by_role("link").get_attribute("href")
+    asked = linked_answers(dict(parse_qsl(urlsplit(link).query)))
+    assert asked is not None and asked.run == "00_baseline/word_problems/k1_first"
+    assert f"item {asked.item}" in first and asked.other.startswith("00_baseline/word_problems/")

@@ -204,8 +204,8 @@
       const all = pair.gained + pair.lost;
       note.textContent = pair.why_not
         ? `The answers cannot be shown: ${pair.why_not}.`
-        : `${pair.shown.length} of ${all} items. Marked: from where the two answers differ.`;
-      const items = pair.shown.map((flip) => item(task.flips.items[flip[0]], flip, pair.name));
+        : `${pair.shown.length} of ${all} items. Marked: from where the two answers differ. The links lead to fastdllm web, which has to run in this project.`;
+      const items = pair.shown.map((flip) => item(task.flips.items[flip[0]], flip, pair));
       const more = element("button", { type: "button", class: "more", textContent: `Show ${items.length - FIRST_ITEMS} more` });
       more.addEventListener("click", () => {
         more.replaceWith(...items.slice(FIRST_ITEMS));
@@ -217,7 +217,9 @@
     show();
   }
 
-  function item([question, target, before], [number, gained, after, step, token], name) {
+  function item([question, target, before], [number, gained, after, step, token], { name, link }) {
+    const watch = new URL(link);
+    watch.searchParams.set("item", number);
     const clean = question.replace(/<\|im_start\|>\w+|<\|im_end\|>/g, "").replace(/\n{2,}/g, "\n").trim();
     const where = [
       step === null ? "" : step === 0 ? "first differing step: the prefill" : `first differing step: pass ${step}`,
@@ -232,7 +234,8 @@
       element("h4", { tabIndex: -1 }, element("span", { class: gained ? "gain" : "loss", textContent: gained ? "gained" : "lost" }),
         `item ${number}`, element("span", { class: "soft", textContent: where })),
       element("p", { textContent: clean }),
-      element("p", { class: "soft", textContent: `Expected: ${target}` }),
+      element("p", { class: "soft" }, `Expected: ${target}. `,
+        element("a", { href: watch, target: "_blank", rel: "noopener", textContent: "Watch both being decoded" })),
       element("div", { class: "two" }, answer(before, !gained, "baseline"), answer(after, Boolean(gained), name)));
   }
 

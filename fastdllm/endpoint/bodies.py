@@ -202,7 +202,8 @@ def _is_id(value: Any) -> bool:
 class ChatBody(_Body):
     """A request of /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    # Up to the first wrong one: errors for a million would take a minute and gigabytes.
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 
 
 class CompletionBody(_Body):

@@ -234,6 +234,15 @@ def test_a_body_that_is_no_object_is_one_line(served, body: bytes, said: str) ->
     assert said in refusal(lambda: completion_question(served, body))
 
 
+@pytest.mark.parametrize(
+    ("message", "said"), [({}, "messages.0.content: this key is required"), (3, "messages.0: 3 is")]
+)
+def test_of_many_wrong_messages_the_first_is_enough(served, message: Any, said: str) -> None:
+    line = refusal(lambda: chat(served, messages=[message] * 1000))
+    assert said in line
+    assert " more" not in line
+
+
 def test_another_model_is_not_found(served) -> None:
     with pytest.raises(ApiError, match="unknown model 'gpt-4'; valid: tiny") as caught:
         chat(served, model="gpt-4")

@@ -47,8 +47,8 @@ class ApiError(Exception):
             return {"Retry-After": str(RETRY_AFTER_S)}
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
-        # What is left of the body is not read, so that nothing else can come on the connection.
-        return {"Connection": "close"} if self.status in (408, 413) else {}
+        # Nothing else can come on the connection before the rest of the body.
+        return {"Connection": "close"} if self.status == 408 else {}
 
 
 def api_error(error: Exception) -> ApiError:

@@ -26,6 +26,8 @@ from fastdllm.tasks.generation import AnswerText
 from fastdllm.validation import validated
 
 WHERE = "the request"
+# Of English text, a token has four or five.
+CHARACTERS_PER_POSITION = 64
 # Of one request, so that the policy, which knows nothing of them, is shared with others.
 OF_THE_REQUEST = ("max_new_tokens", "temperature", "top_p", "seed")
 
@@ -68,6 +70,7 @@ def chat_question(served: Served, body: bytes) -> Question:
     if not served.tokenizer.chat_template:
         raise UserError(f"{served.name} has no chat template; ask /v1/completions")
     messages = [message.as_template_has_it() for message in asked.messages]
+    _check_length(served, sum(len(message["content"]) for message in messages))
     is_begun = messages[-1]["role"] == "assistant"
     ids = conversation_ids(served.tokenizer, messages, ends_open=is_begun)
     return _question(served, asked, [ids])
@@ -82,11 +85,23 @@ def completion_question(served: Served, body: bytes) -> Question:
     asked = validated(CompletionBody, json_body(body), WHERE)
     if asked.stream and len(asked.prompts) > 1:
         raise ApiError(400, "stream takes one prompt; send one request each", param="stream")
-    prompts = [
-        encode(served.tokenizer, prompt) if isinstance(prompt, str) else prompt
-        for prompt in asked.prompts
-    ]
+    prompts: list[tuple[int, ...]] = []
+    for prompt in asked.prompts:
+        _check_length(served, len(prompt))
+        prompts.append(encode(served.tokenizer, prompt) if isinstance(prompt, str) else prompt)
     return _question(served, asked, prompts)
+
+
+def _check_length(served: Served, characters: int) -> None:
+    """Refuse a prompt before its tokens are counted, which takes seconds for a book."""
+    most = served.model.config.max_positions * CHARACTERS_PER_POSITION
+    if characters > most:
+        raise ApiError(
+            400,
+            f"{WHERE}: the prompt has {characters} characters, more than the {most} of which "
+            f"tokens are counted ({CHARACTERS_PER_POSITION} per position of the model); shorten it",
+            code="context_length_exceeded",
+        )
 
 
 def json_body(body: bytes) -> dict[str, Any]:

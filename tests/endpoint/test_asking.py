@@ -168,6 +168,10 @@ CHAT_ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 9, "max_new_tokens": 8}, "max_tokens 9, max_new_tokens 8: they mean the same"),
     ({"max_tokens": 5000}, "beside 5000 new ones the model has room for 0"),
     ({"n": 2}, "n: 2 is not supported; leave it out, or set it to 1"),
+    (
+        {"messages": [{"role": "user", "content": "x" * 131_073}]},
+        "the prompt has 131073 characters, more than the 131072 of which tokens are counted",
+    ),
     ({"n": True}, "n: true is not supported"),
     ({"logprobs": True}, "logprobs: true is not supported; leave it out, or set it to false"),
     ({"logprobs": 0}, "logprobs: 0 is not supported"),

@@ -23,7 +23,7 @@ from benchmarks.record import record
 from fastdllm import DecodingSettings, Request, load_model
 from fastdllm.endpoint.app import create_app
 from fastdllm.endpoint.served import Served
-from fastdllm.endpoint.server import open_port, server_of
+from fastdllm.endpoint.server import listen, open_port, server_of
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.model.tokenizer import load_tokenizer
 from fastdllm.policy import default_policy
@@ -75,7 +75,7 @@ def main() -> None:
     service = Service(model, slots=STREAMS, prefix_bytes=PREFIX_BYTES)
     served = Served("tiny", model, load_tokenizer(str(EMBEDDED_MODEL)), service, settings)
     bound = open_port("127.0.0.1", 0)
-    bound.listen()
+    listen(bound)
     server = server_of(create_app(served), service.close)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()

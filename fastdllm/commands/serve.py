@@ -52,10 +52,11 @@ def serve_until_signal(
     Raises:
         UserError: a mistake in the options, or a port that is taken.
     """
+    from fastdllm.decoding.admission import check_settings
     from fastdllm.endpoint.access import check_exposure, read_key
     from fastdllm.endpoint.app import create_app
     from fastdllm.endpoint.served import Served, name_of
-    from fastdllm.endpoint.server import address_of, open_port, serve, tunnel_hint
+    from fastdllm.endpoint.server import address_of, listen, open_port, serve, tunnel_hint
     from fastdllm.serving.service import Service
 
     settings = decoding_settings(options)
@@ -64,6 +65,7 @@ def serve_until_signal(
     with open_port(options.host, options.port) as bound:
         tokenizer = loaded_tokenizer(options)
         model = loaded_model(options)
+        check_settings(model.config, settings)
         with Service(model, slots=options.slots) as service:
             served = Served(
                 name_of(options.model),
@@ -76,6 +78,7 @@ def serve_until_signal(
             app = create_app(served, key=key, host=options.host)
             if complete is not None:
                 complete(app, served, key)
+            listen(bound)
             address = address_of(bound)
             sys.stdout.write(f"{served.name} on {model.device}: {address}{path} (Ctrl-C ends)\n")
             hint = tunnel_hint(options.host, bound.getsockname()[1])

@@ -106,10 +106,8 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(app: ASGIApp, bound: socket.socket, *, end: Callable[[], None]) -> None:
-    """Serve an app until Ctrl-C or SIGTERM.
-
-    end: called then, before open connections are waited for: those who wait are told.
+def listen(bound: socket.socket) -> None:
+    """Take connections, which are answered once the port is served.
 
     Raises:
         UserError: another program has taken the port since it was opened.
@@ -118,6 +116,13 @@ def serve(app: ASGIApp, bound: socket.socket, *, end: Callable[[], None]) -> Non
         bound.listen()
     except OSError:
         raise _taken(*bound.getsockname()[:2]) from None
+
+
+def serve(app: ASGIApp, bound: socket.socket, *, end: Callable[[], None]) -> None:
+    """Serve an app until Ctrl-C or SIGTERM.
+
+    end: called then, before open connections are waited for: those who wait are told.
+    """
     with _signals_end_it():
         server_of(app, end).run(sockets=[bound])
 

@@ -28,12 +28,12 @@ INLINE = re.compile(r"`([^`\n]+)`")
 NEW_EXPERIMENT = "fastdllm new-experiment my_idea"
 OF_THE_ENVIRONMENT = ("fastdllm doctor", "fastdllm env")
 # What changes the machine or stands for a name that the reader chooses is left out.
-# The last ones need a cluster, a network or a terminal, or take minutes; tests/slurm/test_submit.py
-# submits, tests/tools/test_fetch_files.py fetches, tests/commands/test_trace.py shows, and
-# tests/chat talks.
+# The last ones need a cluster, a network or a terminal, take minutes, or never end;
+# tests/slurm/test_submit.py submits, tests/tools/test_fetch_files.py fetches,
+# tests/commands/test_trace.py shows, tests/chat talks, and tests/endpoint and tests/web serve.
 LEFT_OUT = re.compile(
     r"[<>]|\.\.\.|COMMAND|--unlock|--workflow-profile|train|--set-threads"
-    r"|submit|fetch --task|new-task NAME|--watch|--pack|trace show|fastdllm chat"
+    r"|submit|fetch --task|new-task NAME|--watch|--pack|trace show|fastdllm (chat|serve|web)"
 )
 
 

@@ -16,7 +16,7 @@ from fastdllm import load_model
 from fastdllm.decoding.sequence import Request
 from fastdllm.endpoint.app import create_app
 from fastdllm.endpoint.served import Served
-from fastdllm.endpoint.server import open_port, server_of
+from fastdllm.endpoint.server import listen, open_port, server_of
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.model.tokenizer import load_tokenizer
 from fastdllm.policy import Policy
@@ -131,7 +131,7 @@ def running(
     )
     with service, open_port("127.0.0.1", 0) as bound:
         port = bound.getsockname()[1]
-        bound.listen()
+        listen(bound)
         server = server_of(create_app(served, key=key), service.close)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()

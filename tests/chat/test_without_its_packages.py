@@ -1,7 +1,8 @@
-"""Everything but the chat at a terminal works without the packages of the extra `chat`."""
+"""Everything but the front ends works without the packages of the extra `chat`."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,9 +15,15 @@ from tests.support.small_project import ROOT
 from tests.test_layers import modules
 
 # The import names of what the extra installs.
-PACKAGES = {"prompt-toolkit": "prompt_toolkit"}
-# The one module of ours that needs it.
-NEEDS_THEM = ("chat.line_input",)
+PACKAGES = {
+    "prompt-toolkit": "prompt_toolkit",
+    "fastapi": "fastapi",
+    "gradio": "gradio",
+    "prometheus-client": "prometheus_client",
+    "uvicorn": "uvicorn",
+}
+# The modules and packages of ours that need them.
+NEEDS_THEM = ("chat.line_input", "endpoint", "web")
 
 
 def test_the_packages_are_those_of_the_extra() -> None:
@@ -27,7 +34,8 @@ def test_the_packages_are_those_of_the_extra() -> None:
 
 @pytest.mark.slow
 def test_no_other_module_imports_them() -> None:
-    names = [name for name in modules() if name not in NEEDS_THEM and name != "__main__"]
+    needs = re.compile(rf"({'|'.join(map(re.escape, NEEDS_THEM))})(\..*)?|__main__")
+    names = [name for name in modules() if not needs.fullmatch(name)]
     code = f"""
 import importlib, sys
 for package in {list(PACKAGES.values())}:

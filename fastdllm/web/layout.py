@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hmac
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from fastapi import FastAPI
+from gradio.utils import get_upload_folder
 
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.policy import default_policy
@@ -15,14 +18,13 @@ from fastdllm.web.chat_tab import ChatTab
 from fastdllm.web.compare_tab import CompareTab
 from fastdllm.web.decoding_choice import DecodingChoice
 from fastdllm.web.denoising_panel import DenoisingPanel, page_head
+from fastdllm.web.gate import PageGate
 from fastdllm.web.open_tab import OPEN, OpenTab
 from fastdllm.web.presets import Presets
 from fastdllm.web.trace_shelf import TraceShelf
 from fastdllm.web.visitors import visitor_of
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
     from fastdllm.endpoint.served import Served
 
 TITLE = "fastdllm"
@@ -35,6 +37,11 @@ EXAMPLES = (
 )
 # Of files that were made for visitors: how often they are looked through, and how long they stay.
 CLEAN_EVERY_S, KEPT_S = 600, 3600
+# Events at work, most of which wait for an answer, and as many that wait for them.
+MOST_EVENTS = 256
+# Visitors whose conversation is kept, with some 200 kB of Gradio; who has not been seen for longest
+# goes first.
+MOST_VISITORS = 1000
 # Nothing of it is loaded from a network.
 FONTS = ["system-ui", "sans-serif"]
 CODE_FONTS = ["ui-monospace", "monospace"]
@@ -76,7 +83,12 @@ def build_page(served: Served, presets: Presets) -> gr.Blocks:
             answering.stop(visitor_of(request))
 
         page.unload(leave)
-    page.queue(default_concurrency_limit=None)
+    # Who waits for an answer takes one of the places.
+    page.max_threads = MOST_EVENTS
+    page.state_session_capacity = MOST_VISITORS
+    page.queue(default_concurrency_limit=None, max_size=MOST_EVENTS, api_open=False)
+    # Else a page that was not launched, but mounted, takes any file of the machine for an upload.
+    page.has_launched = True
     return page
 
 
@@ -89,8 +101,10 @@ def add_page(app: FastAPI, served: Served, presets: Presets, *, key: str | None 
     def is_right(_: str, password: str) -> bool:
         return key is not None and hmac.compare_digest(password.encode(), key.encode())
 
+    # Of Gradio alone: its own addresses of documentation are not reached.
+    gradio = FastAPI()
     gr.mount_gradio_app(
-        app,
+        gradio,
         build_page(served, presets),
         path="/",
         auth=is_right if key is not None else None,
@@ -106,3 +120,5 @@ def add_page(app: FastAPI, served: Served, presets: Presets, *, key: str | None 
         mcp_server=False,
         enable_monitoring=False,
     )
+    app.router.lifespan_context = gradio.router.lifespan_context
+    app.mount("/", PageGate(gradio, Path(get_upload_folder()).resolve()))

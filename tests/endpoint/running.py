@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
 
+from fastapi import FastAPI
+
 from fastdllm import load_model
 from fastdllm.decoding.sequence import Request
 from fastdllm.endpoint.app import create_app
@@ -116,9 +118,17 @@ def held_up(server: Running) -> Iterator[Gate]:
 
 @contextmanager
 def running(
-    *, key: str | None = None, timeout_s: float = LIMIT_S, slots: int = 8, most_waiting: int = 64
+    *,
+    key: str | None = None,
+    timeout_s: float = LIMIT_S,
+    slots: int = 8,
+    most_waiting: int = 64,
+    complete: Callable[[FastAPI, Served, str | None], None] | None = None,
 ) -> Iterator[Running]:
-    """Serve the embedded model in float32, until the end of the block."""
+    """Serve the embedded model in float32, until the end of the block.
+
+    complete: adds to the app, as of `serve_until_signal`.
+    """
     model = load_model(EMBEDDED_MODEL, device="cpu", dtype="float32")
     service = Service(model, slots=slots, most_waiting=most_waiting)
     served = Served(
@@ -132,7 +142,10 @@ def running(
     with service, open_port("127.0.0.1", 0) as bound:
         port = bound.getsockname()[1]
         listen(bound)
-        server = server_of(create_app(served, key=key), service.close)
+        app = create_app(served, key=key)
+        if complete is not None:
+            complete(app, served, key)
+        server = server_of(app, service.close)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         try:

@@ -1,0 +1,177 @@
+"""What reaches Gradio: the few paths that the page needs, in requests that it can bear.
+
+Gradio serves much more than the page uses, fetches addresses that a visitor names, and takes bodies
+of any size. Knows no component of the page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fastdllm.endpoint.api_errors import ApiError
+from fastdllm.endpoint.exchange import error_response, read_body
+from fastdllm.traces.record import MAX_TRACE_BYTES
+
+API = "/gradio_api"
+FILE = f"{API}/file="
+UPLOAD = f"{API}/upload"
+# Events of the page, and those that do not wait for others.
+EVENTS = (f"{API}/queue/join", f"{API}/run/predict")
+PATHS = frozenset(
+    {
+        *("/", "/config", "/login", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
+        *(UPLOAD, *EVENTS, f"{API}/queue/data", f"{API}/upload_progress", f"{API}/app_id"),
+    }
+)
+FOLDERS = ("/assets/", "/static/", f"{API}/heartbeat/", FILE)
+# Two traces, and what a form adds.
+MOST_UPLOAD_BYTES = 2 * MAX_TRACE_BYTES + 2**16
+# Of uploads and of files that were made for visitors, all together.
+MOST_STORED_BYTES = 2**30
+# An event has a value per component, and few of them have parts.
+MOST_VALUES = 2000
+# A file, as an event names one.
+NAMED = ("path", "url")
+
+
+class PageGate:
+    """Lets pass what the page of this server asks for.
+
+    folder: of the files of visitors; they name no others.
+    """
+
+    def __init__(self, app: ASGIApp, folder: Path) -> None:
+        self._app, self._folder = app, folder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            passed = await self._checked(request)
+        except ClientDisconnect:
+            return
+        except ApiError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, passed, _with_own_cookies(send))
+
+    async def _checked(self, request: Request) -> Receive:
+        """Return what the app receives of a request.
+
+        Raises:
+            ApiError: it is refused.
+        """
+        path = request.url.path
+        if path not in PATHS and not path.startswith(FOLDERS):
+            raise ApiError(404, f"no such path: {path[:100]}")
+        origin = request.headers.get("origin")
+        if origin is not None and _host_of(origin) != request.headers.get("host", "").lower():
+            raise ApiError(403, f"{origin[:100]!r} is another site; open the page itself")
+        if path.startswith(FILE) and not self._holds(path.removeprefix(FILE)):
+            raise ApiError(403, "no file of this page; make it once more")
+        if path == UPLOAD:
+            await self._check_upload(request)
+        if request.method != "POST" or path not in EVENTS:
+            return request.receive
+        body = await read_body(request)
+        # On another thread, as a long one takes a while.
+        await asyncio.to_thread(self._check_event, body)
+        return _again(body, request.receive)
+
+    def _holds(self, name: str) -> bool:
+        return Path(name).is_absolute() and Path(name).resolve().is_relative_to(self._folder)
+
+    async def _check_upload(self, request: Request) -> None:
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal():
+            raise ApiError(411, "an upload should say its length")
+        if int(length) > MOST_UPLOAD_BYTES:
+            raise ApiError(
+                413, f"the files have more than {MOST_UPLOAD_BYTES // 2**20} MiB, the most of two"
+            )
+        if await asyncio.to_thread(_bytes_in, self._folder) > MOST_STORED_BYTES:
+            raise ApiError(507, "the server holds too many files; they go after a while")
+
+    def _check_event(self, body: bytes) -> None:
+        """Refuse an event that is no JSON, has too many parts, or names a foreign file.
+
+        Raises:
+            ApiError: saying which.
+        """
+        try:
+            parts = [json.loads(body)]
+        except (ValueError, RecursionError):
+            raise ApiError(400, "the event is no JSON") from None
+        count = 0
+        while parts:
+            part = parts.pop()
+            count += 1
+            if isinstance(part, dict):
+                named = [part[name] for name in NAMED if part.get(name) is not None]
+                if not all(isinstance(name, str) and self._is_own(name) for name in named):
+                    raise ApiError(403, "the event names a file that was not uploaded")
+                parts.extend(part.values())
+            elif isinstance(part, list):
+                parts.extend(part)
+            if count + len(parts) > MOST_VALUES:
+                raise ApiError(413, f"the event has more than {MOST_VALUES} values")
+
+    def _is_own(self, name: str) -> bool:
+        # The address of an upload, as the page knows it, ends in its path.
+        return self._holds(name.rpartition(FILE)[2])
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # it went meanwhile
+            total += path.stat().st_size
+    return total
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return what gives a body that was read once more, and then what comes after it."""
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> Message:
+        return left.pop() if left else await receive()
+
+    return received
+
+
+def _with_own_cookies(send: Send) -> Send:
+    """Return what sends cookies that other sites cannot use."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers: list[tuple[bytes, Any]] = message.get("headers", [])
+            message["headers"] = [
+                (name, _own(value) if name.lower() == b"set-cookie" else value)
+                for name, value in headers
+            ]
+        await send(message)
+
+    return sent
+
+
+def _own(cookie: bytes) -> bytes:
+    return re.sub(rb"(?i);\s*samesite=\w+", b"", cookie) + b"; SameSite=Lax"

@@ -88,7 +88,10 @@ def check_key(given: str | None, key: str | None) -> None:
     if scheme.lower() != "bearer" or not is_right:
         said = "the API key is wrong" if given else "an API key is needed"
         raise ApiError(
-            401, f"{said}; send the header Authorization: Bearer KEY", code="invalid_api_key"
+            401,
+            f"{said}; send the header Authorization: Bearer KEY",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastdllm.common.errors import UserError, error_line
@@ -27,10 +28,17 @@ class ApiError(Exception):
     """
 
     def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
+        self.headers = dict(headers or {})
 
     @property
     def body(self) -> dict[str, Any]:
@@ -40,29 +48,31 @@ class ApiError(Exception):
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """What the client's retries, and its log-in, need."""
-        if self.status == 429:
-            return {"Retry-After": str(RETRY_AFTER_S)}
-        if self.status == 401:
-            return {"WWW-Authenticate": "Bearer"}
-        # Nothing else can come on the connection before the rest of the body.
-        return {"Connection": "close"} if self.status == 408 else {}
-
 
 def api_error(error: Exception) -> ApiError:
     """Return an error as the client sees it; the traceback of a bug goes to stderr."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, Overloaded):
-        return ApiError(429, error_line(error), code="overloaded")
+        again = {"Retry-After": str(RETRY_AFTER_S)}
+        return ApiError(429, error_line(error), code="overloaded", headers=again)
     if isinstance(error, Closed):
         return ApiError(503, error_line(error), code="closed")
     if isinstance(error, UserError):
         return ApiError(400, error_line(error))
     traceback.print_exception(error, file=sys.stderr)
     return ApiError(500, f"a bug in fastdllm: {error_line(error)}", code="internal_error")
+
+
+def no_such_path(path: str) -> ApiError:
+    """Return the error of a path that there is not."""
+    return ApiError(404, f"no such path: {path[:100]}; see /v1/models")
+
+
+def no_such_method(path: str, method: str, allowed: Iterable[str]) -> ApiError:
+    """Return the error of a path that does not take a method."""
+    headers = {"Allow": ", ".join(allowed)}
+    return ApiError(405, f"{path[:100]} does not take {method}", headers=headers)
 
 
 def timed_out(timeout_s: float) -> ApiError:

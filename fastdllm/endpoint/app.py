@@ -13,8 +13,14 @@ from starlette.responses import Response
 
 from fastdllm.decoding.sequence import Generation
 from fastdllm.endpoint.access import HostCheck, check_key
-from fastdllm.endpoint.api_errors import ApiError, api_error, timed_out
-from fastdllm.endpoint.asking import Question, chat_question, completion_question
+from fastdllm.endpoint.api_errors import (
+    ApiError,
+    api_error,
+    no_such_method,
+    no_such_path,
+    timed_out,
+)
+from fastdllm.endpoint.asking import Question, question_of
 from fastdllm.endpoint.exchange import (
     EventStream,
     error_response,
@@ -43,6 +49,8 @@ LONG_BODY = 16 * 2**10
 # Prompts of one request that decode or wait at the same time.
 AT_ONCE = 8
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -55,19 +63,22 @@ def create_app(served: Served, *, key: str | None = None, host: str = "127.0.0.1
         host: what the server listens on.
     """
     # Its pages of documentation would load scripts from the network.
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     endpoint, registry = _Endpoint(served), registry_of(served.service)
 
     async def metrics(_: Request) -> Response:
         return Response(metrics_text(registry), media_type="text/plain; version=0.0.4")
 
     def add(path: str, handler: Handler, method: str = "GET", *, is_open: bool = False) -> None:
-        app.add_route(path, _guarded(handler, None if is_open else key), methods=[method])
+        guarded = _guarded(handler, method, None if is_open else key)
+        # All, so that none of them falls to what is mounted beside.
+        app.add_route(path, guarded, methods=list(METHODS))
 
     add("/v1/models", endpoint.models)
     add("/v1/models/{model:path}", endpoint.model)
     add("/v1/chat/completions", partial(endpoint.answer, is_chat=True), "POST")
     add("/v1/completions", partial(endpoint.answer, is_chat=False), "POST")
+    add("/v1/{rest:path}", endpoint.nothing)
     add("/metrics", metrics)
     add("/health", endpoint.health, is_open=True)
     add("/ready", endpoint.ready, is_open=True)
@@ -77,12 +88,15 @@ def create_app(served: Served, *, key: str | None = None, host: str = "127.0.0.1
     return app
 
 
-def _guarded(handler: Handler, key: str | None) -> Handler:
+def _guarded(handler: Handler, method: str, key: str | None) -> Handler:
     """Return a handler that asks for the key, and whose errors have the shape of the API."""
+    allowed = ("GET", "HEAD") if method == "GET" else (method,)
 
     async def guarded(request: Request) -> Response:
         try:
             check_key(request.headers.get("authorization"), key)
+            if request.method not in allowed:
+                raise no_such_method(request.url.path, request.method, allowed)
             return await handler(request)
         except ClientDisconnect:
             return Response(status_code=499)  # which nobody reads
@@ -93,15 +107,11 @@ def _guarded(handler: Handler, key: str | None) -> Handler:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """A path or method that there is not."""
+    """A path that there is not, or a method that nothing takes."""
     assert isinstance(error, HTTPException)
-    known = {404: f"no such path: {request.url.path[:100]}; see /v1/models"}
-    known[405] = f"{request.url.path} does not take {request.method}"
-    response = error_response(
-        ApiError(error.status_code, known.get(error.status_code, error.detail))
-    )
-    response.headers.update(error.headers or {})
-    return response
+    if error.status_code == 404:
+        return error_response(no_such_path(request.url.path))
+    return error_response(ApiError(error.status_code, error.detail))
 
 
 class _Endpoint:
@@ -136,16 +146,19 @@ class _Endpoint:
             )
         return json_response(model_entry(self._served))
 
+    async def nothing(self, request: Request) -> Response:
+        """Any other path of the API."""
+        raise no_such_path(request.url.path)
+
     async def answer(self, request: Request, *, is_chat: bool) -> Response:
         """Answer a chat or a completion, whole or as a stream."""
         served = self._served
         deadline = asyncio.get_running_loop().time() + served.timeout_s
         late = timed_out(served.timeout_s)
         body = await read_body(request)
-        prepare = chat_question if is_chat else completion_question
         try:
             async with asyncio.timeout_at(deadline):
-                work = self._prepared(partial(prepare, served, body), len(body))
+                work = self._question(body, is_chat=is_chat)
                 question = await unless_gone(request.receive, work)
                 asked_by = question.user or (request.client.host if request.client else "")
                 shape = Shape(served.name, is_chat)
@@ -160,12 +173,12 @@ class _Endpoint:
         events = _events(stream, question, shape)
         return EventStream(events, end=stream.cancel, deadline=deadline, late=late)
 
-    async def _prepared(self, prepare: Callable[[], Question], length: int) -> Question:
-        """Prepare a body, without holding up others."""
-        if length < LONG_BODY:
-            return prepare()
+    async def _question(self, body: bytes, *, is_chat: bool) -> Question:
+        """Return what a body asks for, without holding up others."""
+        if len(body) < LONG_BODY:
+            return question_of(self._served, body, is_chat=is_chat)
         async with self._long_bodies:
-            return await asyncio.to_thread(prepare)
+            return await asyncio.to_thread(question_of, self._served, body, is_chat=is_chat)
 
     async def _answers(self, question: Question, user: str) -> list[Generation]:
         """Decode the prompts of a question, a few at a time."""

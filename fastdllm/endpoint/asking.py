@@ -58,17 +58,25 @@ class Question:
         return GrowingText(self.decode, self.stops, no_byte=self.no_byte)
 
 
-def chat_question(served: Served, body: bytes) -> Question:
-    """Return what a body of /v1/chat/completions asks for.
-
-    A last message of the assistant is the beginning of the answer, which goes on from there.
+def question_of(served: Served, body: bytes, *, is_chat: bool) -> Question:
+    """Return what a body asks for: of /v1/chat/completions, or of /v1/completions.
 
     Raises:
         UserError, ApiError: it cannot be answered.
     """
-    asked = validated(ChatBody, json_body(body), WHERE)
+    try:
+        return (_chat if is_chat else _completion)(served, _json_object(body))
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deeply") from None
+
+
+def _chat(served: Served, body: dict[str, Any]) -> Question:
+    """A last message of the assistant is the beginning of the answer, which goes on from there."""
+    asked = validated(ChatBody, body, WHERE)
     if not served.tokenizer.chat_template:
         raise UserError(f"{served.name} has no chat template; ask /v1/completions")
+    if len(asked.messages) > served.model.config.max_positions:
+        raise ApiError(400, f"{len(asked.messages)} messages are more than the model can read")
     messages = [message.as_template_has_it() for message in asked.messages]
     _check_length(served, sum(len(message["content"]) for message in messages))
     is_begun = messages[-1]["role"] == "assistant"
@@ -76,13 +84,8 @@ def chat_question(served: Served, body: bytes) -> Question:
     return _question(served, asked, [ids])
 
 
-def completion_question(served: Served, body: bytes) -> Question:
-    """Return what a body of /v1/completions asks for.
-
-    Raises:
-        UserError, ApiError: it cannot be answered.
-    """
-    asked = validated(CompletionBody, json_body(body), WHERE)
+def _completion(served: Served, body: dict[str, Any]) -> Question:
+    asked = validated(CompletionBody, body, WHERE)
     if asked.stream and len(asked.prompts) > 1:
         raise ApiError(400, "stream takes one prompt; send one request each", param="stream")
     prompts: list[tuple[int, ...]] = []
@@ -104,16 +107,9 @@ def _check_length(served: Served, characters: int) -> None:
         )
 
 
-def json_body(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that a body holds.
-
-    Raises:
-        ApiError: it holds none.
-    """
+def _json_object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ApiError(400, "the body is not valid JSON: it is nested too deeply") from None
     except ValueError as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise ApiError(400, f"the body is not valid JSON: {reason}") from None

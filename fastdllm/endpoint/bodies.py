@@ -116,12 +116,22 @@ class StreamOptions(_Strict):
     include_obfuscation: Literal[False, None] = None
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+def _as_stops(value: Any) -> Any:
+    stops = [value] if isinstance(value, str) else value
+    if isinstance(stops, list):
+        if len(stops) > MOST_STOPS:
+            raise ValueError(f"{len(stops)} stop strings are more than the {MOST_STOPS} allowed")
+        longest = max((len(stop) for stop in stops if isinstance(stop, str)), default=0)
+        if longest > LONGEST_STOP:
+            raise ValueError(
+                f"a stop string of {longest} characters is longer than the {LONGEST_STOP} allowed"
+            )
+        if "" in stops:
+            raise ValueError("an empty stop string ends nothing; leave it out")
+    return stops
 
 
-StopText = Annotated[WritableText, Field(min_length=1, max_length=LONGEST_STOP)]
-Stops = Annotated[list[StopText], Field(max_length=MOST_STOPS), BeforeValidator(_as_list)]
+Stops = Annotated[list[WritableText], BeforeValidator(_as_stops)]
 
 
 class _Common(_Strict):

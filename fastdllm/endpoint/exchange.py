@@ -59,7 +59,11 @@ async def read_body(request: Request) -> bytes:
                     raise too_long
     except TimeoutError:
         raise ApiError(
-            408, f"the body did not come within {UPLOAD_S:g} s", code="slow_upload"
+            408,
+            f"the body did not come within {UPLOAD_S:g} s",
+            code="slow_upload",
+            # Nothing else can come on the connection before the rest of the body.
+            headers={"Connection": "close"},
         ) from None
     return bytes(body)
 

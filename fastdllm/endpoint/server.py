@@ -132,6 +132,8 @@ def server_of(app: ASGIApp, end: Callable[[], None]) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         log_config=None,
+        # Less is what anyone may send: no HTTP, or a wish for a WebSocket.
+        log_level="error",
         access_log=False,
         server_header=False,
         # Anyone here could claim to be someone else, whose turn it is.

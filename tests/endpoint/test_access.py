@@ -126,3 +126,16 @@ def test_with_a_key_the_host_does_not_matter_and_only_health_is_open() -> None:
             assert server.ask("/v1/chat/completions", {}, headers=wrong)[0] == 401
             assert server.ask("/health", headers=wrong)[0] == 200
             assert server.ask("/ready", headers=wrong)[0] == 200
+
+
+@pytest.mark.slow
+def test_what_there_is_not_is_an_error_in_the_shape_of_the_api(server: Running) -> None:
+    for path in ("/", "/v1", "/v1/embeddings", "/docs", "/openapi.json", "/v1/%ff%00/../x"):
+        status, answer = server.ask(path)
+        assert status == 404
+        assert answer["error"]["message"].startswith("no such path: /")
+    for path, method in (("/v1/models", "POST"), ("/v1/completions", "GET"), ("/health", "PUT")):
+        status, answer = server.ask(path, method=method)
+        assert status == 405
+        assert answer["error"]["message"] == f"{path} does not take {method}"
+    assert server.ask("/v1/models", method="HEAD")[0] == 200

@@ -11,7 +11,7 @@ import pytest
 from fastdllm import DecodingSettings
 from fastdllm.decoding.sampling import request_seed
 from fastdllm.endpoint.api_errors import ApiError, api_error
-from fastdllm.endpoint.asking import Question, chat_question, completion_question
+from fastdllm.endpoint.asking import Question, question_of
 from fastdllm.endpoint.bodies import (
     ABOUT_THE_CLIENT,
     LONGEST_STOP,
@@ -36,11 +36,11 @@ def served() -> Served:
 
 
 def chat(served: Served, **body: Any) -> Question:
-    return chat_question(served, json.dumps({"messages": [USER]} | body).encode())
+    return question_of(served, json.dumps({"messages": [USER]} | body).encode(), is_chat=True)
 
 
 def completion(served: Served, **body: Any) -> Question:
-    return completion_question(served, json.dumps({"prompt": "Tom has"} | body).encode())
+    return question_of(served, json.dumps({"prompt": "Tom has"} | body).encode(), is_chat=False)
 
 
 def test_a_question_has_the_tokens_of_the_chat_and_the_settings_of_the_server(served) -> None:
@@ -172,6 +172,7 @@ CHAT_ERRORS: list[tuple[dict[str, Any], str]] = [
         {"messages": [{"role": "user", "content": "x" * 131_073}]},
         "the prompt has 131073 characters, more than the 131072 of which tokens are counted",
     ),
+    ({"messages": [USER] * 2049}, "2049 messages are more than the model can read"),
     ({"n": True}, "n: true is not supported"),
     ({"logprobs": True}, "logprobs: true is not supported; leave it out, or set it to false"),
     ({"logprobs": 0}, "logprobs: 0 is not supported"),
@@ -184,9 +185,11 @@ CHAT_ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"stream_options": {"include_usage": True}}, "stream_options needs stream as well"),
     ({"stream": True, "stream_options": {"usage": True}}, "unknown key 'stream_options.usage'"),
     ({"stop": 5}, "stop: 5 is not allowed"),
-    ({"stop": ""}, "stop.0: '' is not allowed; it should not be empty"),
-    ({"stop": ["x"] * (MOST_STOPS + 1)}, "stop: ["),
-    ({"stop": "x" * (LONGEST_STOP + 1)}, "stop.0: 'x"),
+    ({"stop": [5]}, "stop.0: 5 is not allowed; it should be text"),
+    ({"stop": ["x", ""]}, "stop: an empty stop string ends nothing"),
+    ({"stop": "\ud800"}, "stop.0: holds half of a character"),
+    ({"stop": ["x"] * (MOST_STOPS + 1)}, "stop: 33 stop strings are more than the 32 allowed"),
+    ({"stop": "x" * (LONGEST_STOP + 1)}, "stop: a stop string of 201 characters is longer"),
     ({"user": 3}, "user: 3 is not allowed"),
 ]
 
@@ -235,7 +238,7 @@ def test_a_wrong_completion_is_one_line(served, body: dict[str, Any], said: str)
     ],
 )
 def test_a_body_that_is_no_object_is_one_line(served, body: bytes, said: str) -> None:
-    assert said in refusal(lambda: completion_question(served, body))
+    assert said in refusal(lambda: question_of(served, body, is_chat=False))
 
 
 @pytest.mark.parametrize(
@@ -245,6 +248,15 @@ def test_of_many_wrong_messages_the_first_is_enough(served, message: Any, said: 
     line = refusal(lambda: chat(served, messages=[message] * 1000))
     assert said in line
     assert " more" not in line
+
+
+@pytest.mark.parametrize("field", ["tools", "threshold", "messages", "stop", "user", "metadata"])
+def test_a_field_of_any_depth_is_one_line(served, field: str) -> None:
+    """Near the depth that Python can read, but not write."""
+    for depth in (*range(900, 1000, 5), 5000):
+        value = "[" * depth + "]" * depth
+        body = f'{{"messages": 3, "{field}": {value}}}'.encode()
+        refusal(lambda body=body: question_of(served, body, is_chat=True))
 
 
 def test_another_model_is_not_found(served) -> None:

@@ -63,7 +63,7 @@ class Running:
             answer = connection.getresponse()
             text = answer.read()
             is_json = answer.headers["content-type"] == "application/json"
-            return answer.status, json.loads(text) if is_json else text
+            return answer.status, json.loads(text) if is_json and text else text
         finally:
             connection.close()
 

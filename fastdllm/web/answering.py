@@ -17,10 +17,11 @@ from pydantic import BaseModel
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.sequence import Generation, Request
 from fastdllm.model.tokenizer import encode
+from fastdllm.serving.conversation import Conversation
 from fastdllm.serving.partial import PartialAnswer
 from fastdllm.traces.parts import TracedStep
 from fastdllm.traces.record import Trace
-from fastdllm.traces.recording import TraceRecorder
+from fastdllm.traces.recording import RUNNERS_UP, TraceRecorder
 
 if TYPE_CHECKING:
     from fastdllm.decoding.outcomes import Step
@@ -73,6 +74,10 @@ class WatchedAnswer:
     def generation(self) -> Generation | None:
         """The answer, as soon as it is whole or was stopped."""
         return self.partial.generation
+
+    async def warm_up(self) -> None:
+        """Have a short answer decoded like it, so that it finds its memory in use."""
+        await self._answering.warm_up(self._policy, self._visitor).answer()
 
     async def follow(self) -> AsyncGenerator[None]:
         """Ask for the answer; yield whenever there is something to show, and at its end.
@@ -141,6 +146,18 @@ class Answering:
         ids = encode(self.served.tokenizer, "1 + 1")
         request = Request(ids, max_new_tokens=WARM_UP_TOKENS, from_scratch=True)
         return self.served.service.submit(request, policy=policy, user=visitor)
+
+    def example(self, question: str, policy: Policy) -> Trace | None:
+        """Return the trace of an answer for all to see; None if the question does not fit."""
+        prompt = Conversation().prompt_ids(self.served.tokenizer, question)
+        request = Request(prompt, runners_up=RUNNERS_UP, from_scratch=True)
+        recording = self.recorder.start(request, policy)
+        stream = self.served.service.submit(request, policy=policy)
+        for number, step in enumerate(stream):
+            if step.finished is not None and step.finished.error is not None:
+                return None
+            recording.add(step, stream.seconds(number))
+        return recording.trace()
 
     def answer(self, visitor: str, request: Request, policy: Policy) -> WatchedAnswer:
         """Return an answer to be followed; request: asks for runners-up."""

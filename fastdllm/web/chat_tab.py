@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -18,11 +18,14 @@ from fastdllm.web.answer_words import AnswerWords
 from fastdllm.web.answering import Answering
 from fastdllm.web.decoding_choice import DecodingChoice
 from fastdllm.web.denoising_panel import DenoisingPanel
+from fastdllm.web.look import text_line
 from fastdllm.web.visitors import EVENT, check_text, said_on_the_page, stop_button, visitor_of
 
 # The values of components.
 Data = Mapping[Any, Any]
 Outputs = tuple[Any, ...]
+# Below an answer that the visitor stopped.
+STOPPED = "\n[stopped]"
 
 
 class ChatTab:
@@ -46,50 +49,60 @@ class ChatTab:
         self._kept = gr.State([])  # for each turn the name of its trace
         chat = gr.Chatbot(
             label="Conversation",
-            height=420,
+            height="min(25rem, 42vh)",
             render_markdown=False,
             latex_delimiters=[],
             buttons=["copy", "copy_all"],
             editable="user",
-            placeholder="Ask the model something, and watch the answer being denoised.",
-            examples=[{"text": text} for text in examples],
+            placeholder="Ask a question, and watch the answer being denoised.",
         )
-        figures = gr.Markdown(elem_id="figures")
+        self._which = gr.Radio([], label="steps shown of answer", visible=False)
+        figures = text_line()
         with gr.Row():
             self._line = gr.Textbox(
                 label="Question",
                 show_label=False,
                 container=False,
                 scale=8,
-                placeholder="A question; Enter sends it, Shift-Enter breaks the line",
+                min_width=120,
+                placeholder="Your question",
                 lines=1,
                 max_lines=8,
             )
-            send = gr.Button("Send", variant="primary", scale=1, min_width=80)
+            send = gr.Button("Send", variant="primary", scale=1, min_width=70)
             stop_button(answering)
-        inputs: set[Block] = {self._line, self._conversation, self._kept, system, *choice.inputs}
-        talk = [chat, self._conversation, self._kept]
-        for event, answer in (
+        asks: list[tuple[Any, Callable[..., AsyncGenerator[Outputs]]]] = [
             (self._line.submit, self._send),
             (send.click, self._send),
-            (chat.example_select, self._send_example),
             (chat.retry, self._retry),
             (chat.edit, self._edit),
-        ):
-            event(answer, inputs, [self._line, *talk, figures, *panel.outputs], **EVENT)
-        chat.undo(self._undo, [self._conversation, self._kept], [self._line, *talk], **EVENT)
-        chat.clear(self._clear, None, [self._conversation, self._kept, figures], **EVENT)
-        chat.select(self._select, self._kept, panel.outputs, **EVENT)
+        ]
+        for text in examples:
+            button = gr.Button(text, size="sm", elem_classes=["example"])
+            asks.append((button.click, self._sender(text)))
+        inputs: set[Block] = {self._line, self._conversation, self._kept, system, *choice.inputs}
+        talk = [chat, self._conversation, self._kept, self._which]
+        outputs = [self._line, *talk, figures, *panel.outputs]
+        asked = [event(answer, inputs, outputs, **EVENT) for event, answer in asks]
+        # What is being decoded ends: it would come back into what the visitor took away.
+        away = {**EVENT, "cancels": asked}
+        chat.undo(self._undo, inputs, [self._line, *talk, figures], **away)
+        chat.clear(self._clear, None, [*talk, figures], **away)
+        chat.select(self._select, self._kept, [self._which, *panel.outputs], **EVENT)
+        self._which.input(self._show, [self._which, self._kept], panel.outputs, **EVENT)
 
     async def _send(self, request: gr.Request, data: Data) -> AsyncGenerator[Outputs]:
         async for outputs in self._ask(request, data, data[self._line]):
             yield outputs
 
-    async def _send_example(
-        self, request: gr.Request, chosen: gr.SelectData, data: Data
-    ) -> AsyncGenerator[Outputs]:
-        async for outputs in self._ask(request, data, chosen.value["text"]):
-            yield outputs
+    def _sender(self, question: str) -> Callable[..., AsyncGenerator[Outputs]]:
+        """Return what sends one question."""
+
+        async def send(request: gr.Request, data: Data) -> AsyncGenerator[Outputs]:
+            async for outputs in self._ask(request, data, question):
+                yield outputs
+
+        return send
 
     async def _retry(
         self, request: gr.Request, chosen: gr.RetryData, data: Data
@@ -127,7 +140,7 @@ class ChatTab:
                     history = _messages(rest, question, self._words.so_far(answer))
                     line = self._words.progress(answer)
                     view = self._panel.while_decoding([answer])
-                    yield "", history, gr.skip(), gr.skip(), line, *view
+                    yield "", history, *(gr.skip() for _ in range(3)), line, *view
             turn = Turn(
                 question=question,
                 answer=self._words.text(answer),
@@ -138,26 +151,37 @@ class ChatTab:
             if prompt.dropped:
                 gone = counted(prompt.dropped, "turn")
                 line = f"the context is full: the oldest {gone} went | {line}"
-            whole, names = self._panel.of_traces(answer.name, [trace])
-            yield "", _messages(talk), talk, [*kept[prompt.dropped :], *names], line, whole, names
+            view = self._panel.of_traces(answer.name, [trace])
+            yield "", *_talk(talk, [*kept[prompt.dropped :], *view[1]]), line, *view
 
-    def _undo(
-        self, chosen: gr.UndoData, talk: Conversation, kept: list[str]
-    ) -> tuple[str, list[gr.MessageDict], Conversation, list[str]]:
-        turn = _turn_of(chosen.index)
+    def _undo(self, chosen: gr.UndoData, data: Data) -> Outputs:
+        """Take the last question back into the line."""
+        talk, turn = data[self._conversation], _turn_of(chosen.index)
+        question = talk.turns[turn].question if turn < len(talk.turns) else data[self._line]
         rest = Conversation(turns=talk.turns[:turn])
-        return talk.turns[turn].question, _messages(rest), rest, kept[:turn]
+        return question, *_talk(rest, data[self._kept][:turn]), ""
 
-    def _clear(self) -> tuple[Conversation, list[str], str]:
-        return Conversation(), [], ""
+    def _clear(self) -> Outputs:
+        return *_talk(Conversation(), []), ""
 
-    def _select(self, chosen: gr.SelectData, kept: list[str]) -> tuple[Any, ...]:
+    def _select(self, chosen: gr.SelectData, kept: list[str]) -> Outputs:
         """Show the denoising of an answer that was clicked on."""
         turn = _turn_of(chosen.index)
         if turn >= len(kept):
-            return gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), gr.skip()
+        return turn + 1, *self._show(turn + 1, kept)
+
+    def _show(self, number: int, kept: list[str]) -> Outputs:
+        """Show the denoising of an answer by its number, from 1."""
         with said_on_the_page():
-            return self._panel.of_kept([kept[turn]])
+            return self._panel.of_kept([kept[number - 1]])
+
+
+def _talk(talk: Conversation, kept: list[str]) -> Outputs:
+    """Return what the chat, both states and the choice of an answer show."""
+    numbers = list(range(1, len(kept) + 1))
+    which = gr.Radio(numbers, value=len(kept), visible=len(kept) > 1)
+    return _messages(talk), talk, kept, which
 
 
 def _turn_of(index: int | tuple[int, int]) -> int:
@@ -166,7 +190,7 @@ def _turn_of(index: int | tuple[int, int]) -> int:
 
 
 def _messages(talk: Conversation, question: str = "", answer: str = "") -> list[gr.MessageDict]:
-    turns = [(turn.question, turn.answer) for turn in talk.turns]
+    turns = [(turn.question, turn.answer + STOPPED * turn.stopped) for turn in talk.turns]
     if question:
         turns.append((question, answer))
     messages: list[gr.MessageDict] = []

@@ -19,8 +19,12 @@ from fastdllm.web.answering import Answering
 from fastdllm.web.decoding_choice import DecodingChoice
 from fastdllm.web.denoising_panel import DenoisingPanel
 from fastdllm.web.in_turn import decoded_in_turn
+from fastdllm.web.look import text_line
 from fastdllm.web.presets import Presets
 from fastdllm.web.visitors import EVENT, check_text, said_on_the_page, stop_button, visitor_of
+
+# Low enough to commit some tokens too early.
+THRESHOLD_OF_B = 0.5
 
 
 class CompareTab:
@@ -41,16 +45,18 @@ class CompareTab:
         self._line = gr.Textbox(
             next(iter(examples), ""),
             label="Question",
-            info="A is decoded with the settings of the page, B with those here.",
+            info="Decoded as A with the decoding settings at the end of the page, and as B with "
+            "the settings of B, which begin with a lower threshold.",
             lines=2,
         )
         with gr.Row():
             start = gr.Button("Compare", variant="primary")
             stop_button(answering)
-        figures = gr.Markdown()
+        figures = text_line()
         served = answering.served
+        lower = served.settings.model_copy(update={"threshold": THRESHOLD_OF_B})
         with gr.Accordion("Settings of B", open=True):
-            self._choices = (choice, DecodingChoice(presets, served.settings, served.model.config))
+            self._choices = (choice, DecodingChoice(presets, lower, served.model.config))
         inputs: set[Block] = {self._line, system, *(c for one in self._choices for c in one.inputs)}
         outputs = [figures, *panel.outputs]
         gr.on([start.click, self._line.submit], self._compare, inputs, outputs, **EVENT)
@@ -66,8 +72,6 @@ class CompareTab:
             for policy in [choice.policy(data) for choice in self._choices]:
                 asked = await self._request(talk, question, policy)
                 answers.append(self._answering.answer(visitor, asked, policy))
-                # Untimed, so that neither has to begin with memory that was never used.
-                await self._answering.warm_up(policy, visitor).answer()
             async with aclosing(decoded_in_turn(answers, self._panel, self._words)) as updates:
                 async for outputs in updates:
                     yield outputs

@@ -13,10 +13,13 @@ from fastdllm.model.config import ModelConfig
 from fastdllm.policy import Policy
 from fastdllm.settings import LAYER_SUBSETS, DecodingSettings
 from fastdllm.validation import validated
+from fastdllm.web.look import text_line
 from fastdllm.web.presets import Presets
 
-# Of a setting, in pixels: two or three stand side by side.
-MIN_WIDTH = 230
+# Of a setting, in pixels: two stand side by side, a slider takes a row.
+MIN_WIDTH, SLIDER_WIDTH = 180, 400
+# Those that people try first; the others are a click further away.
+FREQUENT = ("threshold", "reuse_k", "layer_subset", "max_new_tokens", "temperature")
 PLAIN = ("none: the settings below", "")
 
 
@@ -36,12 +39,12 @@ class DecodingChoice:
             label="preset",
             info="A config of an experiment: its policy, and its settings in the form below.",
         )
-        note = gr.Markdown(visible=False)
-        form = []
-        with gr.Row():
-            for name, value in _shown(base):
-                with gr.Column(min_width=MIN_WIDTH):
-                    form.append(_component(name, value))
+        note = text_line()
+        shown = dict(_shown(base))
+        made = _form({name: shown[name] for name in FREQUENT})
+        with gr.Accordion("More settings", open=False):
+            made |= _form({name: shown[name] for name in shown if name not in FREQUENT})
+        form = [made[name] for name in shown]
         self.inputs = [preset, *form]
         preset.change(
             self._chosen, preset, [note, *form], api_visibility="private", show_progress="hidden"
@@ -73,10 +76,10 @@ class DecodingChoice:
         """Show the settings of a preset, and the parameters of its policy."""
         preset = self._presets.by_name.get(name)
         if preset is None:
-            return [gr.Markdown(visible=False), *(value for _, value in _shown(self._base))]
+            return ["", *(value for _, value in _shown(self._base))]
         parameters = preset.parameters.model_dump(mode="json")
         words = ", ".join(f"{key} {value}" for key, value in parameters.items()) or "no parameters"
-        note = gr.Markdown(f"Policy `{preset.policy.__name__}`: {words}", visible=True)
+        note = f"policy {preset.policy.__name__}, {words}"
         return [note, *(value for _, value in _shown(preset.settings))]
 
 
@@ -85,6 +88,15 @@ def _shown(settings: DecodingSettings) -> list[tuple[str, Any]]:
     if isinstance(values["layer_subset"], list):
         values["layer_subset"] = ":".join(map(str, values["layer_subset"]))
     return [(name, "" if value is None else value) for name, value in values.items()]
+
+
+def _form(values: Mapping[str, Any]) -> dict[str, gr.components.Component]:
+    """Make a component for each setting, from its value."""
+    made = {}
+    with gr.Row():
+        for name, value in values.items():
+            made[name] = _component(name, value)
+    return made
 
 
 def _component(name: str, value: Any) -> gr.components.Component:
@@ -98,12 +110,16 @@ def _component(name: str, value: Any) -> gr.components.Component:
     }
     about: dict[str, Any] = {"label": name, "info": field.description, "value": value}
     if bool in kinds:
-        return gr.Checkbox(**about)
+        return gr.Checkbox(**about, min_width=MIN_WIDTH)
     if name == "layer_subset":
-        return gr.Dropdown(["", *LAYER_SUBSETS], allow_custom_value=True, **about)
+        return gr.Dropdown(
+            ["", *LAYER_SUBSETS], allow_custom_value=True, **about, min_width=MIN_WIDTH
+        )
     if type(None) in kinds:
         # A number has no way to be empty.
-        return gr.Textbox(**about, placeholder="not set")
+        return gr.Textbox(**about, placeholder="not set", min_width=MIN_WIDTH)
     if float in kinds and "le" in bounds:
-        return gr.Slider(bounds.get("ge", bounds.get("gt", 0.0)), bounds["le"], step=0.01, **about)
-    return gr.Number(minimum=bounds.get("ge"), precision=0 if int in kinds else None, **about)
+        least = bounds.get("ge", bounds.get("gt", 0.0))
+        return gr.Slider(least, bounds["le"], step=0.01, **about, min_width=SLIDER_WIDTH)
+    precision = 0 if int in kinds else None
+    return gr.Number(minimum=bounds.get("ge"), precision=precision, **about, min_width=MIN_WIDTH)

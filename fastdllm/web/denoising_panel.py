@@ -15,21 +15,22 @@ from pydantic import Field
 from fastdllm.common.errors import UserError
 from fastdllm.traces.exports import exported
 from fastdllm.traces.record import Trace, trace_text
-from fastdllm.traces.trace_page import component_css, component_js
 from fastdllm.validation import StrictModel, validated
 from fastdllm.web.answering import WatchedAnswer, json_of
 from fastdllm.web.trace_shelf import TraceShelf
 from fastdllm.web.visitors import said_on_the_page
 
-# Gradio has the class on the body of a dark page.
-DARK = ".dark"
 JSON = ".json"
 FORMATS = {
-    "Steps (JSON)": JSON,
-    "Page (HTML)": ".html",
-    "Picture (PNG)": ".png",
-    "Animation (GIF)": ".gif",
+    "Steps, JSON": JSON,
+    "Page, HTML": ".html",
+    "Picture, PNG": ".png",
+    "Animation, GIF": ".gif",
 }
+# The browser takes the files at once; the list of them stays for those who want them again.
+_TAKE = """() => {
+  for (const link of document.querySelectorAll("#files a[download]")) link.click();
+}"""
 # Where the reader is: the step, what colours say, and the theme.
 _LOOK = """() => {
   const root = document.querySelector("#denoising .denoising");
@@ -39,10 +40,13 @@ _LOOK = """() => {
   const [colour, theme] = [byConfidence ? "confidence" : "step", isDark ? "dark" : "light"];
   return [null, { step, colour, theme }];
 }"""
-_PLACEHOLDER = (
-    "Each token of an answer appears here in the pass that commits it: out of order within a "
-    "block, with its probability and with what else was likely."
-)
+_TEMPLATE = """
+<p class="empty">Each token of an answer appears here in the pass that commits it: out of order
+within a block, with its probability and with what else was likely.</p>
+<p class="caption"></p>
+<div class="denoising"></div>
+"""
+_EXAMPLE = "An example, until you ask. Step through it: the slider, play, or the arrow keys."
 
 
 class _Look(StrictModel):
@@ -51,42 +55,46 @@ class _Look(StrictModel):
     theme: Literal["light", "dark"]
 
 
-def page_head() -> str:
-    """Return what the view needs in the head of the page."""
-    return f"<style>{component_css(DARK)}</style><script>{component_js()}</script>"
-
-
 class DenoisingPanel:
     """The view, and buttons that make files of what it shows.
 
     outputs: the components that `while_decoding` and `of_traces` return values for.
     """
 
-    def __init__(self, shelf: TraceShelf) -> None:
+    def __init__(self, shelf: TraceShelf, example: Trace | None = None) -> None:
+        """Make the components; example: shown until a visitor asks something."""
         self._shelf = shelf
+        shown, names = self.empty()
+        if example is not None:
+            shown, names = self.opened([example])
+            shown["caption"] = _EXAMPLE
         script = (files("fastdllm.web") / "assets" / "panel.js").read_text(encoding="utf-8")
         self._view = gr.HTML(
-            None,
-            html_template=f'<p class="empty">{_PLACEHOLDER}</p><div class="denoising"></div>',
+            shown,
+            html_template=_TEMPLATE,
             js_on_load=script,
             apply_default_css=False,
             elem_id="denoising",
         )
-        self._names = gr.State([])  # of the traces shown, on the shelf
+        self._names = gr.State(names)  # of the traces shown, on the shelf
         self.outputs = [self._view, self._names]
-        with gr.Accordion("Keep what is shown", open=False):
-            with gr.Row():
-                buttons = {gr.Button(label, size="sm"): end for label, end in FORMATS.items()}
-            file = gr.File(label="Download", interactive=False)
+        with gr.Row(elem_id="downloads"):
+            gr.HTML("Download what is shown:", elem_classes=["hint"], apply_default_css=False)
+            buttons = {
+                gr.Button(label, size="sm", min_width=110): ending
+                for label, ending in FORMATS.items()
+            }
+        # Without a file, Gradio's component is an empty box.
+        files_made = gr.File(label="Files", interactive=False, visible=False, elem_id="files")
         look = gr.JSON(visible=False)
         for button, ending in buttons.items():
             button.click(
                 partial(self._make_files, ending=ending),
                 [self._names, look],
-                file,
+                files_made,
                 js=_LOOK,
                 api_visibility="private",
-            )
+            ).success(None, None, None, js=_TAKE)
 
     def while_decoding(self, answers: Sequence[WatchedAnswer]) -> tuple[dict[str, Any], list[str]]:
         """Return what shows answers that are being decoded; there are no files of them yet."""
@@ -108,7 +116,7 @@ class DenoisingPanel:
     def _whole(self, name: str, traces: Sequence[Trace]) -> dict[str, Any]:
         return {"id": name, "traces": [], "latest": [], "whole": [json_of(t) for t in traces]}
 
-    def empty(self) -> tuple[None, list[str]]:
+    def empty(self) -> tuple[dict[str, Any] | None, list[str]]:
         """Return what shows nothing."""
         return None, []
 
@@ -125,7 +133,7 @@ class DenoisingPanel:
         traces = [self._shelf.take(name) for name in names]
         return self._whole(token_urlsafe(8), traces), names
 
-    def _make_files(self, names: list[str], look: Any, ending: str) -> list[str]:
+    def _make_files(self, names: list[str], look: Any, ending: str) -> gr.File:
         with said_on_the_page():
             if not names:
                 raise UserError("nothing whole is shown yet; ask, and keep the answer then")
@@ -143,4 +151,5 @@ class DenoisingPanel:
             content = exported(traces, ending, step=step, colour=chosen.colour, theme=chosen.theme)
             contents = {f"trace{ending}": content}
         cache = self._view.GRADIO_CACHE
-        return [save_bytes_to_cache(content, name, cache) for name, content in contents.items()]
+        made = [save_bytes_to_cache(content, name, cache) for name, content in contents.items()]
+        return gr.File(made, visible=True)

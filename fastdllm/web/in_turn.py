@@ -27,6 +27,9 @@ async def decoded_in_turn(
     """
     names = LETTERS if len(answers) > 1 else ("",)
     for answer, name in zip(answers, names, strict=True):
+        # Untimed, so that none has to begin with memory that was never used.
+        yield f"{name} waiting".strip(), *panel.while_decoding(answers)
+        await answer.warm_up()
         async with aclosing(answer.follow()) as updates:
             async for _ in updates:
                 line = f"{name} {words.progress(answer)}".strip()

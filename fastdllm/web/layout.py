@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import html
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ from fastdllm.web.answering import Answering
 from fastdllm.web.chat_tab import ChatTab
 from fastdllm.web.compare_tab import CompareTab
 from fastdllm.web.decoding_choice import DecodingChoice
-from fastdllm.web.denoising_panel import DenoisingPanel, page_head
+from fastdllm.web.denoising_panel import DenoisingPanel
 from fastdllm.web.gate import PageGate
+from fastdllm.web.look import page_head, page_theme
 from fastdllm.web.open_tab import OPEN, OpenTab
 from fastdllm.web.presets import Presets
 from fastdllm.web.trace_shelf import TraceShelf
@@ -42,35 +44,42 @@ MOST_EVENTS = 256
 # Visitors whose conversation is kept, with some 200 kB of Gradio; who has not been seen for longest
 # goes first.
 MOST_VISITORS = 1000
-# Nothing of it is loaded from a network.
-FONTS = ["system-ui", "sans-serif"]
-CODE_FONTS = ["ui-monospace", "monospace"]
+_HEAD = """
+<h1>fastdllm</h1>
+<p>Watch a block-diffusion language model decode: tokens appear out of order within a block, each in
+the pass that is sure enough of it. The model here: <strong>{place}</strong>. {more}</p>
+"""
+_ABOUT_EMBEDDED = """It is small, and answers word problems like the examples alone, with numbers
+below 100; other texts, and questions about an earlier answer, give nonsense."""
 
 
 def build_page(served: Served, presets: Presets) -> gr.Blocks:
     """Return the page, ready to be mounted."""
     model = served.model
     place = f"{served.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}"
+    is_embedded = served.name == EMBEDDED_MODEL.name
+    head = _HEAD.format(place=html.escape(place), more=_ABOUT_EMBEDDED if is_embedded else "")
     answering = Answering(served)
-    num_layers = model.config.num_layers
-    answering.warm_up(default_policy(served.settings, num_layers)).result()
+    policy = default_policy(served.settings, model.config.num_layers)
+    answering.warm_up(policy).result()
+    examples = EXAMPLES if is_embedded else ()
+    example = answering.example(examples[0], policy) if examples else None
     with gr.Blocks(
         analytics_enabled=False,
         title=TITLE,
         fill_width=True,
         delete_cache=(CLEAN_EVERY_S, KEPT_S),
     ) as page:
-        gr.Markdown(f"# {TITLE}\n{place}")
+        gr.HTML(head, elem_id="head", apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=MIN_WIDTH):
                 tabs = gr.Tabs()
-                with gr.Accordion("Decoding settings", open=False):
+                with gr.Accordion("Decoding settings", open=False, elem_id="settings"):
                     choice = DecodingChoice(presets, served.settings, model.config)
                     about = "What the model is told before the conversation."
                     system = gr.Textbox("", label="system text", info=about)
             with gr.Column(scale=3, min_width=MIN_WIDTH):
-                panel = DenoisingPanel(TraceShelf())
-        examples = EXAMPLES if served.name == EMBEDDED_MODEL.name else ()
+                panel = DenoisingPanel(TraceShelf(), example)
         with tabs:
             with gr.Tab("Chat"):
                 ChatTab(answering, choice, system, panel, examples)
@@ -109,7 +118,7 @@ def add_page(app: FastAPI, served: Served, presets: Presets, *, key: str | None 
         path="/",
         auth=is_right if key is not None else None,
         auth_message="Any user name; the password is the key that the server was started with.",
-        theme=gr.themes.Base(font=FONTS, font_mono=CODE_FONTS),
+        theme=page_theme(),
         head=page_head(),
         footer_links=[],
         max_file_size=MAX_TRACE_BYTES,

@@ -6,7 +6,6 @@ The address `/?run=RUN&other=RUN&item=N` opens answers of runs, as the report li
 from __future__ import annotations
 
 import asyncio
-import html
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -24,6 +23,7 @@ from fastdllm.web.answer_words import AnswerWords
 from fastdllm.web.answering import Answering, WatchedAnswer
 from fastdllm.web.denoising_panel import DenoisingPanel
 from fastdllm.web.in_turn import decoded_in_turn, traces_of
+from fastdllm.web.look import text_line
 from fastdllm.web.presets import Presets
 from fastdllm.web.sampled_runs import sampled_answer, sampled_runs
 from fastdllm.web.visitors import EVENT, said_on_the_page, visitor_of
@@ -31,6 +31,10 @@ from fastdllm.web.visitors import EVENT, said_on_the_page, visitor_of
 Outputs = tuple[Any, ...]
 OPEN = "open"  # id of the tab
 NO_RUN = ("none", "")
+_ABOUT_TRACES = (
+    "A trace, or two to compare: JSON files, as <code>fastdllm generate --trace</code> writes."
+)
+_ABOUT_RUNS = "Or an answer of a run of this project, decoded once more to see its steps:"
 
 
 class OpenTab:
@@ -46,18 +50,14 @@ class OpenTab:
     ) -> None:
         self._answering, self._presets, self._panel = answering, presets, panel
         self._words = AnswerWords(answering.served)
-        uploaded = gr.File(
-            label="One trace, or two to compare (JSON, as fastdllm generate --trace writes)",
-            file_count="multiple",
-            file_types=[".json"],
-            height=120,
-        )
-        gr.Markdown("or an answer of a run of this project, decoded once more to see its steps:")
+        gr.HTML(_ABOUT_TRACES, elem_classes=["hint"], apply_default_css=False)
+        uploaded = gr.File(label="Traces", file_count="multiple", file_types=[".json"], height=150)
+        gr.HTML(_ABOUT_RUNS, elem_classes=["hint"], apply_default_css=False)
         run = gr.Dropdown([NO_RUN], value="", label="run", allow_custom_value=True)
         other = gr.Dropdown([NO_RUN], value="", label="compared with", allow_custom_value=True)
         item = gr.Number(0, label="item, from 0", precision=0, minimum=0)
         show = gr.Button("Show", variant="primary")
-        line = gr.Markdown()
+        line = text_line()
         outputs = [line, *panel.outputs]
         uploaded.upload(self._open, uploaded, outputs, **EVENT)
         show.click(self._show, [run, other, item], outputs, **EVENT)
@@ -89,6 +89,8 @@ class OpenTab:
         self, request: gr.Request, run: str, other: str, item: int
     ) -> AsyncGenerator[Outputs]:
         if linked_answers(request.query_params) is None:
+            # Without any values, Gradio would empty what is shown.
+            yield tuple(gr.skip() for _ in range(1 + len(self._panel.outputs)))
             return
         async for outputs in self._show(request, run, other, item):
             yield outputs
@@ -116,7 +118,7 @@ class OpenTab:
                         sample.check(trace)
                 except UserError as error:
                     # What is not the run's answer does not stay on the page.
-                    yield html.escape(str(error)), *self._panel.empty()
+                    yield str(error), *self._panel.empty()
 
     def _answer(self, visitor: str, run: str, sample: SampledAnswer) -> WatchedAnswer:
         experiment, _, config = run.split("/")

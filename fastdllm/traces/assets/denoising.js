@@ -112,7 +112,8 @@ window.DenoisingView = (() => {
       this.cells = [];
       this.grid = element("div", { className: "dn-grid", role: "grid", "aria-label": `${name}: tokens` });
       this.counters = element("dl", { className: "dn-counters", "aria-label": `${name}: counters` });
-      this.detail = element("div", { className: "dn-detail" });
+      this.detail = element("div", { className: "dn-detail" },
+        element("p", { className: "dn-soft" }, "Point at a token, or move to it with the arrow keys: its probability, its step, and what else was likely."));
       this.root = element("section", { className: "dn-pane", "aria-label": name },
         element("h2", {}, name), this.promptBox(), this.counters, this.grid, this.detail);
       this.grid.addEventListener("focusin", (event) => this.choose(event.target));

@@ -1,5 +1,6 @@
-// Feeds the denoising view of the page. A value is {id, traces, latest, whole}: traces without
-// steps, the latest steps of each with what their tokens say, and in the end the whole traces.
+// Feeds the denoising view of the page. A value is {id, traces, latest, whole, caption}: traces
+// without steps, the latest steps of each with what their tokens say, and in the end the whole
+// traces; a caption above the view, or none.
 const view = DenoisingView(element.querySelector(".denoising"));
 let id = null, counts = [], isWhole = false;
 
@@ -32,8 +33,14 @@ function take({ id: of, traces, latest, whole }) {
   });
 }
 
-watch("value", () => {
-  element.querySelector(".empty").hidden = Boolean(props.value);
-  element.querySelector(".denoising").hidden = !props.value;
-  if (props.value) take(props.value);
-});
+function show() {
+  const { value } = props, caption = element.querySelector(".caption");
+  element.querySelector(".empty").hidden = Boolean(value);
+  element.querySelector(".denoising").hidden = !value;
+  caption.textContent = value?.caption ?? "";
+  caption.hidden = !value?.caption;
+  if (value) take(value);
+}
+
+show();
+watch("value", show);

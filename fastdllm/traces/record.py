@@ -144,8 +144,8 @@ def write_trace(path: Path | str, trace: Trace) -> None:
     write_text_atomically(path, trace_text(trace))
 
 
-def read_trace(path: Path | str) -> Trace:
-    """Read and check a trace.
+def read_trace(path: Path | str, where: str | None = None) -> Trace:
+    """Read and check a trace; `where` opens the error line, if it is not the path.
 
     Raises:
         UserError: the file is missing, too large, no trace of this version, or contradicts itself.
@@ -154,8 +154,8 @@ def read_trace(path: Path | str) -> Trace:
         with Path(path).open("rb") as stream:
             content = stream.read(MAX_TRACE_BYTES + 1)
     except OSError as error:
-        raise cannot("read", path, error) from None
-    return trace_of(content, str(path))
+        raise cannot("read", where or path, error) from None
+    return trace_of(content, where or str(path))
 
 
 def trace_of(content: bytes, where: str) -> Trace:

@@ -19,7 +19,7 @@ from fastdllm.web.answering import Answering
 from fastdllm.web.decoding_choice import DecodingChoice
 from fastdllm.web.denoising_panel import DenoisingPanel
 from fastdllm.web.look import text_line
-from fastdllm.web.visitors import EVENT, check_text, said_on_the_page, stop_button, visitor_of
+from fastdllm.web.visitors import EVENT, check_question, said_on_the_page, stop_button, visitor_of
 
 # The values of components.
 Data = Mapping[Any, Any]
@@ -92,7 +92,7 @@ class ChatTab:
         self._which.input(self._show, [self._which, self._kept], panel.outputs, **EVENT)
 
     async def _send(self, request: gr.Request, data: Data) -> AsyncGenerator[Outputs]:
-        async for outputs in self._ask(request, data, data[self._line]):
+        async for outputs in self._ask(request, data, data[self._line] or ""):
             yield outputs
 
     def _sender(self, question: str) -> Callable[..., AsyncGenerator[Outputs]]:
@@ -125,9 +125,10 @@ class ChatTab:
         """Answer a question; before: the turn whose place it takes, with all after it."""
         visitor, served = visitor_of(request), self._answering.served
         with said_on_the_page(), self._answering.turn_of(visitor):
-            check_text(question, "the question")
+            system = data[self._system] or ""
+            check_question(question, system)
             turns, kept = data[self._conversation].turns[:before], data[self._kept][:before]
-            talk = Conversation(system=data[self._system] or "", turns=turns)
+            talk = Conversation(system=system, turns=turns)
             policy = self._choice.policy(data)
             room = prompt_room(served.model.config, policy.settings)
             # On another thread, as a long text takes a while.
@@ -151,7 +152,7 @@ class ChatTab:
             if prompt.dropped:
                 gone = counted(prompt.dropped, "turn")
                 line = f"the context is full: the oldest {gone} went | {line}"
-            view = self._panel.of_traces(answer.name, [trace])
+            view = await asyncio.to_thread(self._panel.of_traces, answer.name, [trace])
             yield "", *_talk(talk, [*kept[prompt.dropped :], *view[1]]), line, *view
 
     def _undo(self, chosen: gr.UndoData, data: Data) -> Outputs:

@@ -21,7 +21,7 @@ from fastdllm.web.denoising_panel import DenoisingPanel
 from fastdllm.web.in_turn import decoded_in_turn
 from fastdllm.web.look import text_line
 from fastdllm.web.presets import Presets
-from fastdllm.web.visitors import EVENT, check_text, said_on_the_page, stop_button, visitor_of
+from fastdllm.web.visitors import EVENT, check_question, said_on_the_page, stop_button, visitor_of
 
 # Low enough to commit some tokens too early.
 THRESHOLD_OF_B = 0.5
@@ -66,8 +66,9 @@ class CompareTab:
     ) -> AsyncGenerator[tuple[Any, ...]]:
         visitor, question = visitor_of(request), data[self._line] or ""
         with said_on_the_page(), self._answering.turn_of(visitor):
-            check_text(question, "the question")
-            talk = Conversation(system=data[self._system] or "")
+            system = data[self._system] or ""
+            check_question(question, system)
+            talk = Conversation(system=system)
             answers = []
             for policy in [choice.policy(data) for choice in self._choices]:
                 asked = await self._request(talk, question, policy)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from fastdllm.common.errors import unknown_name
+from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.decoding.admission import check_settings
 from fastdllm.model.config import ModelConfig
 from fastdllm.policy import Policy
@@ -16,6 +16,8 @@ from fastdllm.validation import validated
 from fastdllm.web.look import text_line
 from fastdllm.web.presets import Presets
 
+# The numbers of a browser are whole up to here.
+MOST_WHOLE = 2**53 - 1
 # Of a setting, in pixels: two stand side by side, a slider takes a row.
 MIN_WIDTH, SLIDER_WIDTH = 180, 400
 # Those that people try first; the others are a click further away.
@@ -68,6 +70,9 @@ class DecodingChoice:
             for field, value in zip(fields, values, strict=True)
             if value not in (None, "") and (value != fields[field].default or field in told)
         }
+        for field, value in given.items():
+            if isinstance(value, int) and abs(value) > MOST_WHOLE:
+                raise UserError(f"settings: {field}: {value} is more than a page can count")
         settings = validated(DecodingSettings, given, "settings")
         check_settings(self._config, settings)
         return self._presets.policy(name, settings, self._config.num_layers)

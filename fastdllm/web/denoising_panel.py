@@ -94,6 +94,9 @@ class DenoisingPanel:
                 files_made,
                 js=_LOOK,
                 api_visibility="private",
+                # An animation takes a core and much memory.
+                concurrency_limit=1,
+                concurrency_id="files",
             ).success(None, None, None, js=_TAKE)
 
     def while_decoding(self, answers: Sequence[WatchedAnswer]) -> tuple[dict[str, Any], list[str]]:
@@ -114,7 +117,8 @@ class DenoisingPanel:
         return self._whole(name, traces), [self._shelf.put(trace) for trace in traces]
 
     def _whole(self, name: str, traces: Sequence[Trace]) -> dict[str, Any]:
-        return {"id": name, "traces": [], "latest": [], "whole": [json_of(t) for t in traces]}
+        # As text: Gradio would look through all that is in a trace, while everybody waits.
+        return {"id": name, "traces": [], "latest": [], "whole": [trace_text(t) for t in traces]}
 
     def empty(self) -> tuple[dict[str, Any] | None, list[str]]:
         """Return what shows nothing."""
@@ -139,17 +143,18 @@ class DenoisingPanel:
                 raise UserError("nothing whole is shown yet; ask, and keep the answer then")
             traces = [self._shelf.take(name) for name in names]
             chosen = validated(_Look, look, "the view")
-        if ending == JSON:
-            letters = [""] if len(traces) == 1 else ["_a", "_b"]
-            contents = {
-                f"trace{letter}{JSON}": trace_text(trace).encode()
-                for letter, trace in zip(letters, traces, strict=True)
-            }
-        else:
-            last = max(len(trace.steps) for trace in traces)
-            step = min(chosen.step, last)
-            content = exported(traces, ending, step=step, colour=chosen.colour, theme=chosen.theme)
-            contents = {f"trace{ending}": content}
+            if ending == JSON:
+                letters = [""] if len(traces) == 1 else ["_a", "_b"]
+                contents = {
+                    f"trace{letter}{JSON}": trace_text(trace).encode()
+                    for letter, trace in zip(letters, traces, strict=True)
+                }
+            else:
+                step = min(chosen.step, max(len(trace.steps) for trace in traces))
+                content = exported(
+                    traces, ending, step=step, colour=chosen.colour, theme=chosen.theme
+                )
+                contents = {f"trace{ending}": content}
         cache = self._view.GRADIO_CACHE
         made = [save_bytes_to_cache(content, name, cache) for name, content in contents.items()]
         return gr.File(made, visible=True)

@@ -24,11 +24,12 @@ from fastdllm.traces.record import MAX_TRACE_BYTES
 API = "/gradio_api"
 FILE = f"{API}/file="
 UPLOAD = f"{API}/upload"
-# Events of the page, and those that do not wait for others.
-EVENTS = (f"{API}/queue/join", f"{API}/run/predict")
+LOGIN = "/login"
+# Events of the page, those that do not wait for others, and their end.
+EVENTS = (f"{API}/queue/join", f"{API}/run/predict", f"{API}/cancel")
 PATHS = frozenset(
     {
-        *("/", "/config", "/login", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
+        *("/", "/config", LOGIN, "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
         *(UPLOAD, *EVENTS, f"{API}/queue/data", f"{API}/upload_progress", f"{API}/app_id"),
     }
 )
@@ -83,11 +84,12 @@ class PageGate:
             raise ApiError(403, "no file of this page; make it once more")
         if path == UPLOAD:
             await self._check_upload(request)
-        if request.method != "POST" or path not in EVENTS:
+        if request.method != "POST" or path == UPLOAD:
             return request.receive
         body = await read_body(request)
-        # On another thread, as a long one takes a while.
-        await asyncio.to_thread(self._check_event, body)
+        if path != LOGIN:
+            # On another thread, as a long one takes a while.
+            await asyncio.to_thread(self._check_event, body)
         return _again(body, request.receive)
 
     def _holds(self, name: str) -> bool:

@@ -37,7 +37,8 @@ async def decoded_in_turn(
         if words.is_stopped(answer):
             break
     traces = await asyncio.to_thread(traces_of, answers)
-    yield _line(answers, names, words), *panel.of_traces(answers[0].name, traces)
+    view = await asyncio.to_thread(panel.of_traces, answers[0].name, traces)
+    yield _line(answers, names, words), *view
 
 
 def traces_of(answers: Sequence[WatchedAnswer]) -> list[Trace]:

@@ -41,9 +41,9 @@ EXAMPLES = (
 CLEAN_EVERY_S, KEPT_S = 600, 3600
 # Events at work, most of which wait for an answer, and as many that wait for them.
 MOST_EVENTS = 256
-# Visitors whose conversation is kept, with some 200 kB of Gradio; who has not been seen for longest
-# goes first.
-MOST_VISITORS = 1000
+# Visitors whose conversation is kept, with some 200 kB of Gradio and what the page shows; who was
+# not seen for longest goes first.
+MOST_VISITORS = 256
 _HEAD = """
 <h1>fastdllm</h1>
 <p>Watch a block-diffusion language model decode: tokens appear out of order within a block, each in

@@ -59,7 +59,8 @@ class OpenTab:
         show = gr.Button("Show", variant="primary")
         line = text_line()
         outputs = [line, *panel.outputs]
-        uploaded.upload(self._open, uploaded, outputs, **EVENT)
+        # One at a time: to check a trace takes a core, and up to 400 MiB.
+        uploaded.upload(self._open, uploaded, outputs, **EVENT, concurrency_limit=1)
         show.click(self._show, [run, other, item], outputs, **EVENT)
         page.load(self._asked_for, None, [tabs, run, other, item], **EVENT).then(
             self._show_linked, [run, other, item], outputs, **EVENT
@@ -70,8 +71,11 @@ class OpenTab:
             if len(paths) > 2:
                 raise UserError(f"{len(paths)} files: the view shows one trace, or two")
             # On another thread, as a long trace takes a while.
-            traces = await asyncio.to_thread(_read, paths)
-            return ", ".join(Path(path).name for path in paths), *self._panel.opened(traces)
+            return await asyncio.to_thread(self._opened, paths)
+
+    def _opened(self, paths: Sequence[str]) -> tuple[Any, ...]:
+        traces = _read(paths)
+        return ", ".join(map(_name, paths)), *self._panel.opened(traces)
 
     def _asked_for(self, request: gr.Request) -> list[Any]:
         """Offer the runs that there are now; choose what the address names."""
@@ -129,10 +133,15 @@ class OpenTab:
 
 
 def _read(paths: Sequence[str]) -> list[Trace]:
-    traces = [read_trace(path) for path in paths]
+    traces = [read_trace(path, _name(path)) for path in paths]
     if len(traces) == 2:
         check_comparable(traces[0], traces[1], "the two traces")
     return traces
+
+
+def _name(path: str) -> str:
+    """Return what the visitor calls a file; its place here is nobody's business."""
+    return Path(path).name
 
 
 def _sampled(runs: Sequence[str], item: int) -> list[SampledAnswer]:

@@ -47,15 +47,21 @@ def said_on_the_page() -> Iterator[None]:
         raise gr.Error(html.escape(str(error)), title="Refused", print_exception=False) from None
 
 
-def check_text(text: str, what: str) -> None:
-    """Refuse a text that is empty or too long, before anything is computed with it.
+def check_question(text: str, system: str) -> None:
+    """Refuse a question, or its system text, before anything is computed with it.
 
     Raises:
-        UserError: naming `what`.
+        UserError: the question is empty, or one of them is too long or no text.
     """
     if not text.strip():
-        raise UserError(f"{what} is empty; type one")
-    if len(text) > MOST_CHARACTERS:
-        raise UserError(
-            f"{what} has {len(text)} characters, and the page takes {MOST_CHARACTERS}; shorten it"
-        )
+        raise UserError("the question is empty; type one")
+    for what, value in (("the question", text), ("the system text", system)):
+        if len(value) > MOST_CHARACTERS:
+            raise UserError(
+                f"{what} has {len(value)} characters, and the page takes {MOST_CHARACTERS}; "
+                "shorten it"
+            )
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{what} holds half of a character; write it whole") from None

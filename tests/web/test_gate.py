@@ -97,7 +97,7 @@ def test_an_event_names_no_file_but_uploads(visitor, path) -> None:
         {"a": [[file_data(path)]]},
     ]
     for one in forged:
-        for event in (visitor.event("upload"), visitor.event("click", "Page (HTML)")):
+        for event in (visitor.event("upload"), visitor.event("click", "Page, HTML")):
             values = [[one]] if event == visitor.event("upload") else [None, one]
             response = visitor.join(event, values)
             assert response.status_code == 403

@@ -1,6 +1,6 @@
 // Feeds the denoising view of the page. A value is {id, traces, latest, whole, caption}: traces
 // without steps, the latest steps of each with what their tokens say, and in the end the whole
-// traces; a caption above the view, or none.
+// traces, as text; a caption above the view, or none.
 const view = DenoisingView(element.querySelector(".denoising"));
 let id = null, counts = [], isWhole = false;
 
@@ -9,7 +9,9 @@ function open(traces) {
   else view.show(traces[0]);
 }
 
-function take({ id: of, traces, latest, whole }) {
+function take({ id: of, traces, latest, whole: texts }) {
+  if (of === id && isWhole) return;
+  const whole = texts?.map((text) => JSON.parse(text));
   if (of !== id) {
     open(whole || traces);
     counts = latest.map(() => 0);

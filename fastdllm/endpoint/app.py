@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from fastapi import FastAPI
@@ -119,7 +120,8 @@ class _Endpoint:
 
     def __init__(self, served: Served) -> None:
         self._served = served
-        self._long_bodies = asyncio.Semaphore(1)
+        # Not the pool of the event loop: one that was given up goes on to its end.
+        self._long_bodies = ThreadPoolExecutor(1, "long bodies")
 
     async def health(self, _: Request) -> Response:
         """The process answers."""
@@ -177,8 +179,8 @@ class _Endpoint:
         """Return what a body asks for, without holding up others."""
         if len(body) < LONG_BODY:
             return question_of(self._served, body, is_chat=is_chat)
-        async with self._long_bodies:
-            return await asyncio.to_thread(question_of, self._served, body, is_chat=is_chat)
+        work = partial(question_of, self._served, body, is_chat=is_chat)
+        return await asyncio.get_running_loop().run_in_executor(self._long_bodies, work)
 
     async def _answers(self, question: Question, user: str) -> list[Generation]:
         """Decode the prompts of a question, a few at a time."""

@@ -26,8 +26,8 @@ from fastdllm.tasks.generation import AnswerText
 from fastdllm.validation import validated
 
 WHERE = "the request"
-# Of English text, a token has four or five.
-CHARACTERS_PER_POSITION = 64
+# Of English text, a token has four or five; counting those of a book takes seconds.
+CHARACTERS_PER_POSITION = 16
 # Of one request, so that the policy, which knows nothing of them, is shared with others.
 OF_THE_REQUEST = ("max_new_tokens", "temperature", "top_p", "seed")
 
@@ -96,7 +96,7 @@ def _completion(served: Served, body: dict[str, Any]) -> Question:
 
 
 def _check_length(served: Served, characters: int) -> None:
-    """Refuse a prompt before its tokens are counted, which takes seconds for a book."""
+    """Refuse a prompt that cannot fit before its tokens are counted."""
     most = served.model.config.max_positions * CHARACTERS_PER_POSITION
     if characters > most:
         raise ApiError(

@@ -169,8 +169,8 @@ CHAT_ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 5000}, "beside 5000 new ones the model has room for 0"),
     ({"n": 2}, "n: 2 is not supported; leave it out, or set it to 1"),
     (
-        {"messages": [{"role": "user", "content": "x" * 131_073}]},
-        "the prompt has 131073 characters, more than the 131072 of which tokens are counted",
+        {"messages": [{"role": "user", "content": "x" * 32_769}]},
+        "the prompt has 32769 characters, more than the 32768 of which tokens are counted",
     ),
     ({"messages": [USER] * 2049}, "2049 messages are more than the model can read"),
     ({"n": True}, "n: true is not supported"),

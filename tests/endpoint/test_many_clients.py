@@ -119,7 +119,7 @@ def test_a_closed_connection_leaves_the_queue_and_its_slot_at_once(
 
 def test_a_long_prompt_is_refused_and_holds_up_nobody(server: Running) -> None:
     # The second is just short enough that its tokens are counted.
-    prompt, counted = "Tom has 12 pens. " * (2**20 // 17), "Tom has 12 pens. " * 7700
+    prompt, counted = "Tom has 12 pens. " * (2**20 // 17), "Tom has 12 pens. " * 1900
     with ThreadPoolExecutor(4) as threads:
         long = [threads.submit(server.ask, CHAT, chat_body(text)) for text in (prompt, counted)]
         long.append(threads.submit(server.ask, COMPLETIONS, {"prompt": prompt, "stream": True}))

@@ -99,12 +99,13 @@ def headings(task: TaskReport) -> list[tuple[str, str]]:
 
 def table_rows(task: TaskReport) -> list[TableRow]:
     """Return the table of a task, in the order of the project."""
-    return [_table_row(task, run) for run in task.runs]
+    has_published = _has_published(task)
+    return [_table_row(task, run, has_published=has_published) for run in task.runs]
 
 
-def _table_row(task: TaskReport, run: RunReport) -> TableRow:
+def _table_row(task: TaskReport, run: RunReport, *, has_published: bool) -> TableRow:
     summary, comparison = run.summary, run.comparison
-    cells = [_accuracy(summary), *([_published(summary)] if _has_published(task) else [])]
+    cells = [_accuracy(summary), *([_published(summary)] if has_published else [])]
     cells += [_difference(comparison), _p(comparison), _verdict(comparison)]
     if task.is_generation:
         cells = [_standing(run), *cells, *(_cost(run, cost) for cost in PLOTTED)]

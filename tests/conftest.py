@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,17 +39,20 @@ SLOW_PROGRAMS = (
     "munge",
     "maria",
 )
-# Modules that take longest; each begins at once, on a process of its own.
+# Modules that take longest. Those of SLURM mostly wait: all processes but the last begin with them,
+# and the last with those that compute, so that no processor idles.
+OF_SLURM = "tests/slurm/"
 LONGEST_FIRST = (
-    "tests/slurm/test_faults.py",
+    f"{OF_SLURM}test_faults.py",
     # It does not wait for the reference, which the process above makes meanwhile.
-    "tests/slurm/test_lab.py",
-    "tests/slurm/test_grid.py",
-    "tests/slurm/test_submit.py",
-    "tests/slurm/",
+    f"{OF_SLURM}test_lab.py",
+    f"{OF_SLURM}test_submit.py",
+    f"{OF_SLURM}test_grid.py",
+    OF_SLURM,
+    "tests/docs/",
     "tests/workflow/test_experiments_resume.py",
     "tests/tools/test_fetch.py",
-    "tests/docs/",
+    "tests/harness/",
 )
 
 
@@ -69,8 +73,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(module: str) -> int:
         return (*(module.startswith(name) for name in LONGEST_FIRST), True).index(True)
 
-    for index, module in enumerate(sorted(modules, key=place)):
-        queues[index % len(queues)] += modules[module]
+    deal = cycle(queues[:-1] or queues), cycle(queues[-1:]), cycle(queues)
+    for name in sorted(modules, key=place):
+        kind = 0 if name.startswith(OF_SLURM) else 1 if name.startswith(LONGEST_FIRST) else 2
+        next(deal[kind]).extend(modules[name])
     for item in items:
         if not is_slow(item):
             min(queues, key=len).append(item)

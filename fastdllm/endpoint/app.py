@@ -190,7 +190,7 @@ class _Endpoint:
             async with places:
                 stream = self._submit(question, index, user)
                 try:
-                    return await stream.answer()
+                    return _check(await stream.answer())
                 finally:
                     stream.cancel()
 
@@ -206,10 +206,20 @@ class _Endpoint:
     def _submit(self, question: Question, index: int, user: str) -> Stream:
         request = question.requests[index]
         stream = self._served.service.submit(request, question.settings, user=user)
-        refused = stream.generation
-        if refused is not None and refused.error is not None:
-            raise ApiError(400, refused.error)
+        if stream.generation is not None:
+            _check(stream.generation)
         return stream
+
+
+def _check(answer: Generation) -> Generation:
+    """Return an answer that is one.
+
+    Raises:
+        ApiError: the request was refused.
+    """
+    if answer.error is not None:
+        raise ApiError(400, answer.error)
+    return answer
 
 
 def _whole(question: Question, shape: Shape, answers: list[Generation]) -> dict[str, object]:
@@ -234,7 +244,7 @@ async def _events(stream: Stream, question: Question, shape: Shape) -> AsyncGene
     async for steps in stream.batches(pause_s=PAUSE_S, idle_s=IDLE_S):
         for step in steps:
             known.add(step)
-        answer = known.generation
+        answer = known.generation and _check(known.generation)
         text = (
             growing.more(known.known) if answer is None else growing.rest(question.answer(answer))
         )

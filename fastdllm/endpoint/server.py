@@ -22,8 +22,8 @@ from fastdllm.endpoint.access import is_loopback
 
 # How far a free port is looked for.
 PORTS_TRIED = 100
-# For readers who do not take what they are sent, at the end.
-GRACE_S = 5
+# At the end, for answers on their way; then connections are closed, such as of open pages.
+GRACE_S = 1.0
 
 
 def open_port(host: str, port: int) -> socket.socket:
@@ -103,7 +103,11 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await asyncio.to_thread(self._end)
-        await super().shutdown(sockets)
+        shutdown = asyncio.ensure_future(super().shutdown(sockets))
+        await asyncio.wait({shutdown}, timeout=GRACE_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await shutdown
 
 
 def listen(bound: socket.socket) -> None:
@@ -139,7 +143,6 @@ def server_of(app: ASGIApp, end: Callable[[], None]) -> uvicorn.Server:
         # Anyone here could claim to be someone else, whose turn it is.
         proxy_headers=False,
         ws="none",
-        timeout_graceful_shutdown=GRACE_S,
     )
     return _Server(config, end)
 

@@ -17,6 +17,7 @@ from fastdllm import DecodingSettings, Request, generate
 from fastdllm.endpoint import exchange
 from fastdllm.endpoint.api_errors import timed_out
 from fastdllm.endpoint.exchange import MOST_BODY_BYTES, EventStream
+from fastdllm.endpoint.server import listen, open_port, server_of
 from fastdllm.model.tokenizer import prompt_ids
 from tests.endpoint.running import LIMIT_S, Running, held_up, running, wait_until
 from tests.endpoint.test_openai_client import QUESTIONS, SETTINGS
@@ -266,6 +267,33 @@ def test_streams_are_told_that_the_server_ends() -> None:
             each.result(LIMIT_S)
     assert told[False].startswith(b"HTTP/1.1 503")
     assert b'"code":"closed"' in told[True]
+
+
+def test_an_open_page_does_not_keep_the_server_from_ending(monkeypatch, capfd) -> None:
+    monkeypatch.setattr("fastdllm.endpoint.server.GRACE_S", 0.1)
+    is_gone = threading.Event()
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"alive", "more_body": True})
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            is_gone.set()
+
+    with open_port("127.0.0.1", 0) as bound:
+        listen(bound)
+        server = server_of(page, lambda: None)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        with socket.create_connection(bound.getsockname(), LIMIT_S) as there:
+            there.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while b"alive" not in there.recv(1000):
+                pass
+            server.should_exit = True
+            thread.join(LIMIT_S)
+    assert is_gone.is_set()
+    assert capfd.readouterr().err == ""
 
 
 def test_metrics_agree_with_the_answers() -> None:

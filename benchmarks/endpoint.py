@@ -110,8 +110,7 @@ def main() -> None:
             f"{median(ratios):.2f} times the tokens/s ({ratios[0]:.2f} to {ratios[-1]:.2f}), "
             f"load {os.getloadavg()[0]:.1f}"
         )
-    if "--dry" not in sys.argv:
-        record("endpoint", command=COMMAND, figures=figures)
+    record("endpoint", command=COMMAND, figures=figures)
     for figure, value in figures.items():
         sys.stdout.write(f"{figure}: {value}\n")
     speeds = {n: [round(REQUESTS * TOKENS / s) for s in times] for n, times in seconds.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -162,7 +162,7 @@ class _Endpoint:
             async with asyncio.timeout_at(deadline):
                 work = self._question(body, is_chat=is_chat)
                 question = await unless_gone(request.receive, work)
-                asked_by = question.user or (request.client.host if request.client else "")
+                asked_by = _user(question, request)
                 shape = Shape(served.name, is_chat)
                 if not question.is_streamed:
                     answers = self._answers(question, asked_by)
@@ -182,7 +182,7 @@ class _Endpoint:
         work = partial(question_of, self._served, body, is_chat=is_chat)
         return await asyncio.get_running_loop().run_in_executor(self._long_bodies, work)
 
-    async def _answers(self, question: Question, user: str) -> list[Generation]:
+    async def _answers(self, question: Question, user: Hashable) -> list[Generation]:
         """Decode the prompts of a question, a few at a time."""
         places = asyncio.Semaphore(AT_ONCE)
 
@@ -203,12 +203,19 @@ class _Endpoint:
             for task in tasks:
                 task.cancel()
 
-    def _submit(self, question: Question, index: int, user: str) -> Stream:
+    def _submit(self, question: Question, index: int, user: Hashable) -> Stream:
         request = question.requests[index]
         stream = self._served.service.submit(request, question.settings, user=user)
         if stream.generation is not None:
             _check(stream.generation)
         return stream
+
+
+def _user(question: Question, request: Request) -> Hashable:
+    """Whose turn it is: of a name, or of an address."""
+    if question.user is not None:
+        return "user", question.user
+    return "address", request.client.host if request.client else ""
 
 
 def _check(answer: Generation) -> Generation:
@@ -231,29 +238,27 @@ def _whole(question: Question, shape: Shape, answers: list[Generation]) -> dict[
 async def _events(stream: Stream, question: Question, shape: Shape) -> AsyncGenerator[bytes, None]:
     """Yield the events of an answer."""
     (request,) = question.requests
-    growing, known = (
-        question.growing(),
-        PartialAnswer(
-            len(request.prompt_ids),
-            block_size=question.settings.block_size,
-            most=request.max_new_tokens or 0,
-        ),
+    growing, prompt_length = question.growing(), len(request.prompt_ids)
+    partial_answer = PartialAnswer(
+        prompt_length,
+        block_size=question.settings.block_size,
+        most=request.max_new_tokens or 0,
     )
     if shape.is_chat:
         yield event(shape.piece("", is_first=True))
     async for steps in stream.batches(pause_s=PAUSE_S, idle_s=IDLE_S):
         for step in steps:
-            known.add(step)
-        answer = known.generation and _check(known.generation)
-        text = (
-            growing.more(known.known) if answer is None else growing.rest(question.answer(answer))
-        )
-        if text:
-            yield event(shape.piece(text))
+            partial_answer.add(step)
+        answer = partial_answer.generation
         if not steps:
             yield KEEP_ALIVE
-        if answer is not None:
+        elif answer is None:
+            if text := growing.more(partial_answer.known):
+                yield event(shape.piece(text))
+        else:
+            if text := growing.rest(question.answer(_check(answer))):
+                yield event(shape.piece(text))
             yield event(shape.piece(None, finish_reason(answer)))
             if question.includes_usage:
-                yield event(shape.last(answer, len(request.prompt_ids)))
+                yield event(shape.last(answer, prompt_length))
             yield DONE

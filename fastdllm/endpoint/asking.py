@@ -7,6 +7,7 @@ thread of their own.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -109,7 +110,9 @@ def _check_length(served: Served, characters: int) -> None:
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(
+            body, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repetitions
+        )
     except ValueError as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise ApiError(400, f"the body is not valid JSON: {reason}") from None
@@ -118,14 +121,22 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _refuse_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"it has the key {counts.most_common(1)[0][0]!r} more than once")
+    return value
+
+
 def no_byte(tokenizer: Any) -> int | None:
     """Return the token of a byte that no text has, of a tokenizer with tokens for bytes."""
     token: int | None = tokenizer.convert_tokens_to_ids("<0xFF>")
     return None if token == tokenizer.unk_token_id else token
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _question(served: Served, asked: Any, prompts: Sequence[tuple[int, ...]]) -> Question:

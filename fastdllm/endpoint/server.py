@@ -10,7 +10,6 @@ import errno
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -150,9 +149,6 @@ def server_of(app: ASGIApp, end: Callable[[], None]) -> uvicorn.Server:
 @contextmanager
 def _signals_end_it() -> Iterator[None]:
     """Let a signal that uvicorn has obeyed, and then raises again, do nothing more."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: None) for number in numbers]
     try:

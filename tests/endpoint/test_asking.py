@@ -231,6 +231,7 @@ def test_a_wrong_completion_is_one_line(served, body: dict[str, Any], said: str)
         (b"[1]", "should be a JSON object, not list"),
         (b"null", "should be a JSON object, not NoneType"),
         (b'{"temperature": NaN}', "NaN is no number of JSON"),
+        (b'{"n": 1, "prompt": "x", "n": 1}', "it has the key 'n' more than once"),
         (b'{"temperature": -Infinity}', "-Infinity is no number of JSON"),
         (b"[" * 10**6, "nested too deeply"),
         (b'{"a":' * 10**5, "nested too deeply"),

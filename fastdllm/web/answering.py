@@ -35,11 +35,10 @@ PAUSE_S = 0.05
 PLACE_S = 0.5
 WARM_UP_TOKENS = 8
 # Updates repeat the few before them, since a busy browser may leave some out.
-REPEATED_UPDATES = 8
+REPEATED_UPDATES = 3
 
 
-def json_of(record: BaseModel) -> dict[str, Any]:
-    """Return a trace, or a part of one, as its file has it."""
+def _json_of(record: BaseModel) -> dict[str, Any]:
     return record.model_dump(mode="json", exclude_none=True)
 
 
@@ -120,8 +119,8 @@ class WatchedAnswer:
         tokens = {token for step in steps for token in step.token_ids()}
         return {
             "from": self._count - len(steps),
-            "steps": [json_of(step) for step in steps],
-            "pieces": {str(token): json_of(pieces[token]) for token in tokens},
+            "steps": [_json_of(step) for step in steps],
+            "pieces": {str(token): _json_of(pieces[token]) for token in tokens},
         }
 
     def trace(self) -> Trace:

@@ -19,7 +19,14 @@ from fastdllm.web.answering import Answering
 from fastdllm.web.decoding_choice import DecodingChoice
 from fastdllm.web.denoising_panel import DenoisingPanel
 from fastdllm.web.look import text_line
-from fastdllm.web.visitors import EVENT, check_question, said_on_the_page, stop_button, visitor_of
+from fastdllm.web.visitors import (
+    AT_ONCE,
+    EVENT,
+    check_question,
+    said_on_the_page,
+    stop_button,
+    visitor_of,
+)
 
 # The values of components.
 Data = Mapping[Any, Any]
@@ -88,8 +95,8 @@ class ChatTab:
         away = {**EVENT, "cancels": asked}
         chat.undo(self._undo, inputs, [self._line, *talk, figures], **away)
         chat.clear(self._clear, None, [*talk, figures], **away)
-        chat.select(self._select, self._kept, [self._which, *panel.outputs], **EVENT)
-        self._which.input(self._show, [self._which, self._kept], panel.outputs, **EVENT)
+        chat.select(self._select, self._kept, [self._which, *panel.outputs], **AT_ONCE)
+        self._which.input(self._show, [self._which, self._kept], panel.outputs, **AT_ONCE)
 
     async def _send(self, request: gr.Request, data: Data) -> AsyncGenerator[Outputs]:
         async for outputs in self._ask(request, data, data[self._line] or ""):

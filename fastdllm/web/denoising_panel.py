@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
@@ -16,7 +17,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.traces.exports import exported
 from fastdllm.traces.record import Trace, trace_text
 from fastdllm.validation import StrictModel, validated
-from fastdllm.web.answering import WatchedAnswer, json_of
+from fastdllm.web.answering import WatchedAnswer
 from fastdllm.web.trace_shelf import TraceShelf
 from fastdllm.web.visitors import said_on_the_page
 
@@ -99,12 +100,15 @@ class DenoisingPanel:
                 concurrency_id="files",
             ).success(None, None, None, js=_TAKE)
 
+    # Traces and steps are text: Gradio would look through all that is in them, and send piece by
+    # piece what differs from the last value.
+
     def while_decoding(self, answers: Sequence[WatchedAnswer]) -> tuple[dict[str, Any], list[str]]:
         """Return what shows answers that are being decoded; there are no files of them yet."""
         value = {
             "id": answers[0].name,
-            "traces": [json_of(answer.opening) for answer in answers],
-            "latest": [answer.latest() for answer in answers],
+            "traces": [trace_text(answer.opening) for answer in answers],
+            "latest": [json.dumps(answer.latest()) for answer in answers],
             "whole": None,
         }
         return value, []
@@ -117,7 +121,6 @@ class DenoisingPanel:
         return self._whole(name, traces), [self._shelf.put(trace) for trace in traces]
 
     def _whole(self, name: str, traces: Sequence[Trace]) -> dict[str, Any]:
-        # As text: Gradio would look through all that is in a trace, while everybody waits.
         return {"id": name, "traces": [], "latest": [], "whole": [trace_text(t) for t in traces]}
 
     def empty(self) -> tuple[dict[str, Any] | None, list[str]]:

@@ -26,7 +26,7 @@ from fastdllm.web.in_turn import decoded_in_turn, traces_of
 from fastdllm.web.look import text_line
 from fastdllm.web.presets import Presets
 from fastdllm.web.sampled_runs import sampled_answer, sampled_runs
-from fastdllm.web.visitors import EVENT, said_on_the_page, visitor_of
+from fastdllm.web.visitors import AT_ONCE, EVENT, said_on_the_page, visitor_of
 
 Outputs = tuple[Any, ...]
 OPEN = "open"  # id of the tab
@@ -62,9 +62,9 @@ class OpenTab:
         # One at a time: to check a trace takes a core, and up to 400 MiB.
         uploaded.upload(self._open, uploaded, outputs, **EVENT, concurrency_limit=1)
         show.click(self._show, [run, other, item], outputs, **EVENT)
-        page.load(self._asked_for, None, [tabs, run, other, item], **EVENT).then(
-            self._show_linked, [run, other, item], outputs, **EVENT
-        )
+        linked = gr.Checkbox(visible=False)
+        page.load(self._asked_for, None, [tabs, run, other, item, linked], **AT_ONCE)
+        linked.change(self._show, [run, other, item], outputs, **EVENT)
 
     async def _open(self, paths: Sequence[str]) -> tuple[Any, ...]:
         with said_on_the_page():
@@ -87,17 +87,8 @@ class OpenTab:
             gr.Dropdown(choices, value=run),
             gr.Dropdown(choices, value=other),
             item,
+            asked is not None,
         ]
-
-    async def _show_linked(
-        self, request: gr.Request, run: str, other: str, item: int
-    ) -> AsyncGenerator[Outputs]:
-        if linked_answers(request.query_params) is None:
-            # Without any values, Gradio would empty what is shown.
-            yield tuple(gr.skip() for _ in range(1 + len(self._panel.outputs)))
-            return
-        async for outputs in self._show(request, run, other, item):
-            yield outputs
 
     async def _show(
         self, request: gr.Request, run: str, other: str, item: int

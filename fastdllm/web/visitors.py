@@ -21,6 +21,9 @@ MOST_CHARACTERS = 200_000
 
 # Of events: nothing of them is offered to programs, which have the endpoint.
 EVENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# Of those with one short result: without Gradio's queue, whose stream ends and begins anew between
+# two events, and may then lose the first result of the second.
+AT_ONCE: dict[str, Any] = {**EVENT, "queue": False}
 
 
 def visitor_of(request: gr.Request) -> str:
@@ -34,7 +37,7 @@ def stop_button(answering: Answering) -> None:
     def stop(request: gr.Request) -> None:
         answering.stop(visitor_of(request))
 
-    gr.Button("Stop", scale=1, min_width=80).click(stop, None, None, queue=False, **EVENT)
+    gr.Button("Stop", scale=1, min_width=80).click(stop, None, None, **AT_ONCE)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 // Feeds the denoising view of the page. A value is {id, traces, latest, whole, caption}: traces
 // without steps, the latest steps of each with what their tokens say, and in the end the whole
-// traces, as text; a caption above the view, or none.
+// traces, each as JSON; a caption above the view, or none.
 const view = DenoisingView(element.querySelector(".denoising"));
 let id = null, counts = [], isWhole = false;
 
@@ -9,11 +9,13 @@ function open(traces) {
   else view.show(traces[0]);
 }
 
+const parsed = (texts) => texts?.map((text) => JSON.parse(text));
+
 function take({ id: of, traces, latest, whole: texts }) {
   if (of === id && isWhole) return;
-  const whole = texts?.map((text) => JSON.parse(text));
+  const whole = parsed(texts);
   if (of !== id) {
-    open(whole || traces);
+    open(whole || parsed(traces));
     counts = latest.map(() => 0);
     id = of;
     isWhole = Boolean(whole);
@@ -27,7 +29,7 @@ function take({ id: of, traces, latest, whole: texts }) {
     isWhole = true;
     return;
   }
-  latest.forEach(({ from, steps, pieces }, pane) => {
+  parsed(latest).forEach(({ from, steps, pieces }, pane) => {
     const known = counts[pane];
     if (from > known || from + steps.length <= known) return; // nothing new, or too much was missed
     view.append(steps.slice(known - from), pieces, pane);

@@ -66,14 +66,14 @@ class Visitor:
         )
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What the page is told of its events, until none is left."""
+        """What the page is told of its event, up to its end."""
         with self.http.stream("GET", DATA, params={"session_hash": self.tab}) as response:
             for line in response.iter_lines():
                 if line.startswith("data:"):
                     message = json.loads(line.removeprefix("data:"))
-                    if message["msg"] == "close_stream":
-                        return
                     yield message
+                    if message["msg"] in ("process_completed", "unexpected_error"):
+                        return
 
     def done(
         self, event: dict[str, Any], values: list[Any], event_data: Any = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ FOLDERS = ("/assets/", "/static/", f"{API}/heartbeat/", FILE)
 MOST_UPLOAD_BYTES = 2 * MAX_TRACE_BYTES + 2**16
 # Of uploads and of files that were made for visitors, all together.
 MOST_STORED_BYTES = 2**30
+# Of a tab, which the page gives itself.
+LONGEST_NAME = 64
 # An event has a value per component, and few of them have parts.
 MOST_VALUES = 2000
 # A file, as an event names one.
@@ -47,11 +50,11 @@ NAMED = ("path", "url")
 class PageGate:
     """Lets pass what the page of this server asks for.
 
-    folder: of the files of visitors; they name no others.
+    folder: of the files of visitors; they name no others. events: the numbers of those there are.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path) -> None:
-        self._app, self._folder = app, folder
+    def __init__(self, app: ASGIApp, folder: Path, events: Container[object]) -> None:
+        self._app, self._folder, self._events = app, folder, events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -107,7 +110,7 @@ class PageGate:
             raise ApiError(507, "the server holds too many files; they go after a while")
 
     def _check_event(self, body: bytes) -> None:
-        """Refuse an event that is no JSON, has too many parts, or names a foreign file.
+        """Refuse an event that is none of the page, has too many parts, or names a foreign file.
 
         Raises:
             ApiError: saying which.
@@ -116,6 +119,12 @@ class PageGate:
             parts = [json.loads(body)]
         except (ValueError, RecursionError):
             raise ApiError(400, "the event is no JSON") from None
+        (event,) = parts
+        if not isinstance(event, dict) or not self._is_known(event.get("fn_index")):
+            raise ApiError(400, "no such event; load the page again")
+        tab = event.get("session_hash")
+        if not isinstance(tab, str) or len(tab) > LONGEST_NAME:
+            raise ApiError(400, "the event has no tab; load the page again")
         count = 0
         while parts:
             part = parts.pop()
@@ -129,6 +138,9 @@ class PageGate:
                 parts.extend(part)
             if count + len(parts) > MOST_VALUES:
                 raise ApiError(413, f"the event has more than {MOST_VALUES} values")
+
+    def _is_known(self, number: object) -> bool:
+        return isinstance(number, int) and number in self._events
 
     def _is_own(self, name: str) -> bool:
         # The address of an upload, as the page knows it, ends in its path.

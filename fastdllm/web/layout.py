@@ -111,10 +111,10 @@ def add_page(app: FastAPI, served: Served, presets: Presets, *, key: str | None 
         return key is not None and hmac.compare_digest(password.encode(), key.encode())
 
     # Of Gradio alone: its own addresses of documentation are not reached.
-    gradio = FastAPI()
+    gradio, page = FastAPI(), build_page(served, presets)
     gr.mount_gradio_app(
         gradio,
-        build_page(served, presets),
+        page,
         path="/",
         auth=is_right if key is not None else None,
         auth_message="Any user name; the password is the key that the server was started with.",
@@ -130,4 +130,4 @@ def add_page(app: FastAPI, served: Served, presets: Presets, *, key: str | None 
         enable_monitoring=False,
     )
     app.router.lifespan_context = gradio.router.lifespan_context
-    app.mount("/", PageGate(gradio, Path(get_upload_folder()).resolve()))
+    app.mount("/", PageGate(gradio, Path(get_upload_folder()).resolve(), page.fns))

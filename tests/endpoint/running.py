@@ -104,8 +104,9 @@ class Gate(Policy):
 @contextmanager
 def held_up(server: Running) -> Iterator[Gate]:
     """Hold up all decoding, pass by pass, until the end of the block."""
-    gate = Gate(server.served.settings)
-    stream = server.service.submit(Request((1, 2), max_new_tokens=90), policy=gate)
+    # A token per pass, and more of them than any test lets through.
+    gate = Gate(server.served.settings.model_copy(update={"threshold": 1.0, "stop_token": 500}))
+    stream = server.service.submit(Request((1, 2), max_new_tokens=1900), policy=gate)
     assert gate.has_begun.wait(LIMIT_S)
     try:
         yield gate

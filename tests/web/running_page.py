@@ -13,11 +13,11 @@ from tests.endpoint.running import Running, running
 
 
 @contextmanager
-def running_page(key: str | None = None) -> Iterator[Running]:
+def running_page(*, slots: int = 8) -> Iterator[Running]:
     """Serve the page, until the end of the block; then nothing of it is still at work."""
     with temporary_folder("page_") as folder, patch.dict(os.environ):
         _set_up_gradio(folder)
-        with running(key=key, complete=_add_page) as server:
+        with running(slots=slots, complete=_add_page) as server:
             yield server
             figures = server.service.figures()
             assert (figures.decoding, figures.waiting, figures.failed) == (0, 0, 0)

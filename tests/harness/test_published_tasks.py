@@ -63,7 +63,7 @@ def of_gpqa(name: str) -> Write:
 
 # Who writes its data, the requests in a chunk, and the shards, of which the first has two chunks.
 TASKS: dict[str, tuple[Write, int, int]] = {
-    "gsm8k": (rows("gsm8k/test.jsonl", 0, 10), 3, 2),
+    "gsm8k": (rows("gsm8k/test.jsonl", 0, 7), 3, 2),
     "mmlu": (lambda to: test_mmlu.write_rows(to, 1), 10, 2),
     "minerva_math": (lambda to: test_minerva_math.write_rows(to, 1), 2, 2),
     "gpqa": (of_gpqa("gpqa_main"), 4, 3),

@@ -8,13 +8,13 @@ import random
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
 
 from fastdllm import DecodingSettings, Request, generate
-from fastdllm.endpoint import exchange
+from fastdllm.endpoint import app, exchange
 from fastdllm.endpoint.api_errors import timed_out
 from fastdllm.endpoint.exchange import MOST_BODY_BYTES, EventStream
 from fastdllm.endpoint.server import listen, open_port, server_of
@@ -129,6 +129,37 @@ def test_a_long_prompt_is_refused_and_holds_up_nobody(server: Running) -> None:
     for status, answer in (each.result() for each in long):
         assert status == 400
         assert answer["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_long_body_is_prepared_beside_others(server: Running, monkeypatch) -> None:
+    has_begun, goes_on, prepare = threading.Event(), threading.Event(), app.question_of
+
+    def slow(*given: Any, **how: Any) -> Any:
+        has_begun.set()
+        assert goes_on.wait(LIMIT_S)
+        return prepare(*given, **how)
+
+    monkeypatch.setattr(app, "question_of", slow)
+    body = json.dumps(chat_body(QUESTIONS[0])).encode() + b" " * app.LONG_BODY
+    with ThreadPoolExecutor(1) as threads:
+        long = threads.submit(server.ask, CHAT, body)
+        assert has_begun.wait(LIMIT_S)
+        assert server.ask("/health")[0] == 200
+        goes_on.set()
+        assert long.result()[0] == 200
+
+
+def test_tokens_come_while_the_rest_is_decoded(server: Running) -> None:
+    body = chat_body(QUESTIONS[0], stream=True, threshold=1)
+    with held_up(server) as gate, server.open(CHAT, body) as there:
+        seen = b""
+        while b'"delta":{"content":' not in seen:
+            gate.passes.release()
+            there.settimeout(0.05)
+            with suppress(TimeoutError):
+                seen += there.recv(65536)
+        assert server.service.figures().decoding == 2
+        assert b'"finish_reason":"' not in seen
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])

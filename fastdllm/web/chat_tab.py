@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -31,6 +33,9 @@ from fastdllm.web.visitors import (
 # The values of components.
 Data = Mapping[Any, Any]
 Outputs = tuple[Any, ...]
+# Between two characters that a browser would take for the start of markup: Gradio shows messages as
+# HTML, less what it thinks harmful. It has no width, and copy.js leaves it out of what is copied.
+APART = "\u2060"
 # Below an answer that the visitor stopped.
 STOPPED = "\n[stopped]"
 
@@ -90,9 +95,11 @@ class ChatTab:
         inputs: set[Block] = {self._line, self._conversation, self._kept, system, *choice.inputs}
         talk = [chat, self._conversation, self._kept, self._which]
         outputs = [self._line, *talk, figures, *panel.outputs]
-        asked = [event(answer, inputs, outputs, **EVENT) for event, answer in asks]
+        # A refusal would cover the conversation.
+        spared = {**EVENT, "show_progress_on": figures}
+        asked = [event(answer, inputs, outputs, **spared) for event, answer in asks]
         # What is being decoded ends: it would come back into what the visitor took away.
-        away = {**EVENT, "cancels": asked}
+        away = {**spared, "cancels": asked}
         chat.undo(self._undo, inputs, [self._line, *talk, figures], **away)
         chat.clear(self._clear, None, [*talk, figures], **away)
         chat.select(self._select, self._kept, [self._which, *panel.outputs], **AT_ONCE)
@@ -123,7 +130,8 @@ class ChatTab:
         self, request: gr.Request, chosen: gr.EditData, data: Data
     ) -> AsyncGenerator[Outputs]:
         turn = _turn_of(chosen.index)
-        async for outputs in self._ask(request, data, str(chosen.value), before=turn):
+        question = str(chosen.value).replace(APART, "")
+        async for outputs in self._ask(request, data, question, before=turn):
             yield outputs
 
     async def _ask(
@@ -203,6 +211,21 @@ def _messages(talk: Conversation, question: str = "", answer: str = "") -> list[
         turns.append((question, answer))
     messages: list[gr.MessageDict] = []
     for asked, answered in turns:
-        messages.append({"role": "user", "content": asked})
-        messages.append({"role": "assistant", "content": answered})
+        messages.append({"role": "user", "content": _content(asked)})
+        messages.append({"role": "assistant", "content": _content(answered)})
     return messages
+
+
+def _content(text: str) -> Any:
+    """Return the content of a message that shows just this text."""
+    # As a bare string, Gradio would take it for a docstring and change its indentation.
+    return {"type": "text", "text": _literal(text)}
+
+
+def _literal(text: str) -> str:
+    text = re.sub("<(?=[a-zA-Z!?/])", f"<{APART}", text)
+    return re.sub(
+        "&(?=[#a-zA-Z])[#a-zA-Z0-9]+;?",
+        lambda name: f"&{APART}{name[0][1:]}" if html.unescape(name[0]) != name[0] else name[0],
+        text,
+    )

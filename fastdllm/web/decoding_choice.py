@@ -47,7 +47,7 @@ class DecodingChoice:
         with gr.Accordion("More settings", open=False):
             made |= _form({name: shown[name] for name in shown if name not in FREQUENT})
         form = [made[name] for name in shown]
-        self.inputs = [preset, *form]
+        self.inputs, self._span = [preset, *form], made["layer_subset"]
         preset.change(
             self._chosen, preset, [note, *form], api_visibility="private", show_progress="hidden"
         )
@@ -55,8 +55,8 @@ class DecodingChoice:
     def policy(self, data: Mapping[Any, Any]) -> Policy:
         """Return the policy that the values of `inputs` describe, by component.
 
-        A setting that has its default counts as not set, unless it was set at first: some must be
-        set together, and others must not be set for some models.
+        A setting that has its default counts as not set, unless the preset or the server sets it:
+        some must not be set for some models. Where there is a span, reuse_k is set.
 
         Raises:
             UserError: a value is not allowed, two do not fit together, or one not the model.
@@ -64,7 +64,11 @@ class DecodingChoice:
         name, *values = (data[component] for component in self.inputs)
         if name and name not in self._presets.by_name:
             raise unknown_name("preset", str(name), self._presets.by_name)
-        fields, told = DecodingSettings.model_fields, self._base.model_fields_set
+        preset = self._presets.by_name.get(name)
+        fields, told = DecodingSettings.model_fields, set(self._base.model_fields_set)
+        told |= preset.settings.model_fields_set if preset is not None else set()
+        if data[self._span]:
+            told.add("reuse_k")
         given = {
             field: value
             for field, value in zip(fields, values, strict=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
-from importlib.resources import files
 from secrets import token_urlsafe
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from fastdllm.traces.exports import exported
 from fastdllm.traces.record import Trace, trace_text
 from fastdllm.validation import StrictModel, validated
 from fastdllm.web.answering import WatchedAnswer
+from fastdllm.web.look import asset
 from fastdllm.web.trace_shelf import TraceShelf
 from fastdllm.web.visitors import said_on_the_page
 
@@ -69,11 +69,10 @@ class DenoisingPanel:
         if example is not None:
             shown, names = self.opened([example])
             shown["caption"] = _EXAMPLE
-        script = (files("fastdllm.web") / "assets" / "panel.js").read_text(encoding="utf-8")
         self._view = gr.HTML(
             shown,
             html_template=_TEMPLATE,
-            js_on_load=script,
+            js_on_load=asset("panel.js"),
             apply_default_css=False,
             elem_id="denoising",
         )

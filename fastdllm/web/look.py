@@ -66,11 +66,15 @@ def page_theme() -> gr.themes.Base:
 
 def page_head() -> str:
     """Return what the page and its view need in the head."""
-    own = (files("fastdllm.web") / "assets" / "page.css").read_text(encoding="utf-8")
     # The one colour that Gradio's themes cannot tell of a dark page.
     accent = f":root body{DARK}{{--color-accent:{THEMES['dark']['accent']}}}"
-    style = component_css(DARK) + accent + own
-    return f"<style>{style}</style><script>{component_js()}</script>"
+    style = component_css(DARK) + accent + asset("page.css")
+    return f"<style>{style}</style><script>{component_js()}{asset('copy.js')}</script>"
+
+
+def asset(name: str) -> str:
+    """Return a file of the page as text."""
+    return (files("fastdllm.web") / "assets" / name).read_text(encoding="utf-8")
 
 
 def text_line() -> gr.HTML:

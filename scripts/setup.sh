@@ -83,10 +83,13 @@ fi
 echo "make setup: installing the pinned packages (some minutes the first time)"
 touch "$venv/.unfinished"
 "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-warn-script-location \
-    --constraint constraints.txt --editable '.[chat,dev,tasks]' || {
+    --no-compile --constraint constraints.txt --editable '.[chat,dev,tasks]' || {
     rm -f "$venv/.unfinished"
     fail "pip failed (see its message above); run the same command again to continue"
 }
+# pip would compile 20,000 files one after the other, which takes most of a minute. A few are meant for
+# other versions of Python, and fail.
+"$venv/bin/python" -m compileall -qq -j 4 "$venv/lib" || true
 "$python" -m fastdllm.cluster.build record "$venv"
 if [ -n "$on_cluster" ]; then
     ln -sfn "$venv" .venv

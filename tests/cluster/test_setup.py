@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 # Answers what the script asks; "-m venv" makes a folder whose pip notes each installation, takes a
-# moment, or as long as the file `hold` is there, and fails while the file `broken` is.
+# moment, or as long as the file `hold` is there, and fails while the file `broken` is. As in all
+# environments, not every file can be compiled.
 PRETENDED = """\
 #!/bin/sh
 case "$*" in
@@ -35,11 +36,15 @@ case "$*" in
     echo made >> made
     cat > "$venv/bin/python" <<'PIP'
 #!/bin/sh
-case "$*" in *install*)
+case "$*" in
+*install*)
     echo installed >> installed
     sleep 0.2
     while [ -e hold ]; do sleep 0.05; done
     test ! -e broken ;;
+*compileall*)
+    echo compiled >> compiled
+    exit 1 ;;
 esac
 PIP
     touch "$venv/bin/activate"
@@ -130,8 +135,10 @@ def test_an_interrupted_set_up_is_repaired_by_the_same_command(folder: Path) -> 
     assert done.returncode == 2
     assert "run the same command again" in done.stderr
     assert not (folder / ".venv" / ".ready").exists()
+    assert not (folder / "compiled").exists()
     (folder / "broken").unlink()
     assert set_up(folder).returncode == 0
+    assert count(folder / "compiled") == 1
     assert (folder / ".venv" / ".ready").exists()
     again = set_up(folder)
     assert (again.returncode, again.stdout) == (0, ""), "nothing to do the second time"

@@ -137,8 +137,9 @@ class Answering:
     def __init__(self, served: Served) -> None:
         self.served = served
         self.recorder = TraceRecorder(served.model, served.tokenizer, served.name)
-        # None between two answers of a visitor who has more to ask.
+        # Of the visitors whose turn it is; None before the first answer.
         self._streams: dict[str, Stream | None] = {}
+        self._stopped: set[str] = set()
 
     def warm_up(self, policy: Policy, visitor: str = "") -> Stream:
         """Let a short answer be decoded, so that the next one does not wait for memory."""
@@ -177,6 +178,7 @@ class Answering:
         finally:
             self.stop(visitor)
             del self._streams[visitor]
+            self._stopped.discard(visitor)
 
     def submit(self, visitor: str, request: Request, policy: Policy) -> Stream:
         """Let the request of a visitor whose turn it is wait for its place.
@@ -186,10 +188,14 @@ class Answering:
         """
         stream = self.served.service.submit(request, policy=policy, user=visitor)
         self._streams[visitor] = stream
+        if visitor in self._stopped:
+            stream.cancel()
         return stream
 
     def stop(self, visitor: str) -> None:
-        """End what is decoded for a visitor within one pass."""
-        stream = self._streams.get(visitor)
-        if stream is not None:
-            stream.cancel()
+        """End what is decoded for a visitor within one pass, and what the turn has yet to ask."""
+        if visitor in self._streams:
+            self._stopped.add(visitor)
+            stream = self._streams.get(visitor)
+            if stream is not None:
+                stream.cancel()

@@ -12,7 +12,6 @@ import re
 from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
@@ -41,6 +40,11 @@ FOLDERS = ("/assets/", "/static/", f"{API}/heartbeat/", FILE)
 MOST_UPLOAD_BYTES = 2 * MAX_TRACE_BYTES + 2**16
 # Of uploads and of files that were made for visitors, all together.
 MOST_STORED_BYTES = 2**30
+# The browser loads from here alone, whatever an answer holds, and shows the page within no other.
+POLICY = (
+    b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; "
+    b"base-uri 'self'; form-action 'self'"
+)
 # Of a tab, which the page gives itself.
 LONGEST_NAME = 64
 # An event has a value per component, and few of them have parts.
@@ -71,7 +75,7 @@ class PageGate:
         except ApiError as error:
             await error_response(error)(scope, receive, send)
             return
-        await self._app(scope, passed, _with_own_cookies(send))
+        await self._app(scope, passed, _kept_here(send))
 
     async def _checked(self, request: Request) -> Receive:
         """Return what the app receives of a request.
@@ -174,16 +178,17 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return received
 
 
-def _with_own_cookies(send: Send) -> Send:
-    """Return what sends cookies that other sites cannot use."""
+def _kept_here(send: Send) -> Send:
+    """Return what tells the browser to ask nobody else, and to keep other sites out."""
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers: list[tuple[bytes, Any]] = message.get("headers", [])
+            headers: list[tuple[bytes, bytes]] = message.get("headers", [])
             message["headers"] = [
                 (name, _own(value) if name.lower() == b"set-cookie" else value)
                 for name, value in headers
             ]
+            message["headers"].append((b"content-security-policy", POLICY))
         await send(message)
 
     return sent

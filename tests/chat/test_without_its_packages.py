@@ -48,6 +48,14 @@ for name in {names}:
     assert done.returncode == 0, done.stderr
 
 
+def test_only_the_page_imports_gradio() -> None:
+    """Not so the endpoint, which shares the other packages with it."""
+    imports = re.compile(r"^\s*(from|import) gradio\b", re.MULTILINE)
+    users = {name for name, path in modules().items() if imports.search(path.read_text())}
+    assert users
+    assert {name.partition(".")[0] for name in users} == {"web"}
+
+
 def test_a_missing_package_is_said_with_how_to_install_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
     with pytest.raises(UserError, match=r"no module prompt_toolkit.*install.*\[chat\]"):

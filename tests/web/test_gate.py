@@ -127,3 +127,11 @@ def test_a_page_of_another_site_asks_nothing(address, origin) -> None:
     for path in ("/", "/config", f"{API}/queue/data"):
         assert httpx.get(address + path, headers={"Origin": origin}).status_code == 403
     assert httpx.post(address + JOIN, headers={"Origin": origin}, json={}).status_code == 403
+
+
+def test_the_browser_is_told_to_ask_nobody_else(address) -> None:
+    policy = httpx.get(address).headers["content-security-policy"]
+    rules = dict(rule.strip().partition(" ")[::2] for rule in policy.split(";"))
+    here = {"'self'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:"}
+    assert set(rules["default-src"].split()) == here
+    assert rules["frame-ancestors"] == rules["base-uri"] == rules["form-action"] == "'self'"

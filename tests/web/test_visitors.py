@@ -11,7 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.endpoint.running import Gate, Running, held_up, wait_until
+from fastdllm import DecodingSettings, Request
+from fastdllm.policy import default_policy
+from fastdllm.web.answering import Answering
+from tests.endpoint.running import LIMIT_S, Gate, Running, held_up, wait_until
 from tests.web.running_page import running_page
 from tests.web.visitor import API, DATA, JOIN, Visitor, file_data
 
@@ -243,6 +246,21 @@ def test_one_tab_has_one_answer_at_a_time(server, visitor) -> None:
         assert visitor.at_once(visitor.event("click", "Stop"), []).status_code == 200
         let_until(server, gate, 1, 0)
         assert '"success":true' in completed(lines)
+
+
+def test_a_stop_ends_what_the_turn_has_yet_to_ask(server) -> None:
+    """As a visitor stops while a long question is being prepared, or between two answers."""
+    answering = Answering(server.served)
+    settings = DecodingSettings(max_new_tokens=1900, stop_token=500, threshold=1)
+    policy = default_policy(settings, server.served.model.config.num_layers)
+    with answering.turn_of("tab"):
+        answering.stop("tab")
+        stream = answering.submit("tab", Request((1, 2)), policy)
+        assert stream.result(LIMIT_S).finish_reason == "cancelled"
+    answering.stop("tab")
+    with answering.turn_of("tab"):
+        stream = answering.submit("tab", Request((1, 2), max_new_tokens=8), policy)
+        assert stream.result(LIMIT_S).finish_reason == "length"
 
 
 def test_hundred_slow_readers_hold_nobody_up(server, other) -> None:

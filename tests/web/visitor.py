@@ -29,6 +29,7 @@ class Visitor:
             base_url=address, timeout=LIMIT_S, cookies=cookies, trust_env=False
         )
         self.tab = secrets.token_hex(6)
+        self._latest: str | None = None  # event
         self.page = self.http.get("/config").raise_for_status().json()
         self._components = {one["id"]: one for one in self.page["components"]}
 
@@ -63,16 +64,19 @@ class Visitor:
         }
         # By hand, as what is no JSON, or half of a character, would not be sent.
         content, headers = json.dumps(body), {"Content-Type": "application/json"}
-        return self.http.post(JOIN, content=content, headers=headers)
+        response = self.http.post(JOIN, content=content, headers=headers)
+        self._latest = response.json()["event_id"] if response.is_success else None
+        return response
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What the page is told of its event, up to its end."""
+        """What the page is told of its events, up to the end of the latest one."""
         with self.http.stream("GET", DATA, params={"session_hash": self.tab}) as response:
             for line in response.iter_lines():
                 if line.startswith("data:"):
                     message = json.loads(line.removeprefix("data:"))
                     yield message
-                    if message["msg"] in ("process_completed", "unexpected_error"):
+                    is_last = message["msg"] == "process_completed"
+                    if is_last and message["event_id"] == self._latest:
                         return
 
     def done(

@@ -15,7 +15,7 @@ import pytest
 from fastdllm import DecodingSettings, Request, generate
 from fastdllm.serving.conversation import Conversation, Turn, fitted, prompt_room
 from fastdllm.tasks.generation import AnswerText
-from fastdllm.web.chat_tab import STOPPED
+from fastdllm.web.chat_tab import APART, STOPPED
 from tests.web.running_page import running_page
 from tests.web.visitor import API, Visitor
 
@@ -92,7 +92,7 @@ class Talk:
             self.visitor.at_once(self.visitor.event("click", "Stop"), []).raise_for_status()
         output = [*read, *messages][-1]["output"]
         history = output["data"][1]
-        texts = [message["content"][0]["text"] for message in history]
+        texts = [message["content"][0]["text"].replace(APART, "") for message in history]
         shown = [turn.question for turn in self.turns] + [question]
         dropped = len(shown) - len(texts) // 2  # as the context is full
         assert texts[::2] == shown[dropped:]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from fastdllm import DecodingSettings, Request
 from fastdllm.policy import default_policy
 from fastdllm.web.answering import Answering
+from fastdllm.web.chat_tab import APART
 from tests.endpoint.running import LIMIT_S, Gate, Running, held_up, wait_until
 from tests.web.running_page import running_page
 from tests.web.visitor import API, DATA, JOIN, Visitor, file_data
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.slow
 SLOTS = 2
 QUESTION = "Lena has 10 cups. Leo has 42 cups. How many cups do they have together?"
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+SPACED = f"  def f(x):\n\treturn  x # {MARKUP}\n\n"
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +129,12 @@ def test_events_that_there_are_not_harm_nobody(visitor, other) -> None:
     assert other.ask("Tom", max_new_tokens=8)["success"]
 
 
-def test_markup_stays_text(visitor) -> None:
-    done = visitor.ask(MARKUP, max_new_tokens=8)
+def test_a_question_is_shown_as_it_was_asked(visitor) -> None:
+    done = visitor.ask(SPACED, max_new_tokens=8)
     (_, history, *_) = done["output"]["data"]
-    assert history[0]["content"] == [{"text": MARKUP, "type": "text"}]
+    ((kind, text),) = [(part["type"], part["text"]) for part in history[0]["content"]]
+    assert (kind, text.replace(APART, "")) == ("text", SPACED)
+    assert "<img" not in text
 
 
 def test_uploads_have_limits(visitor) -> None:
@@ -263,27 +267,26 @@ def test_a_stop_ends_what_the_turn_has_yet_to_ask(server) -> None:
         assert stream.result(LIMIT_S).finish_reason == "length"
 
 
-def test_hundred_slow_readers_hold_nobody_up(server, other) -> None:
-    """Each has a connection that it never reads from, and some have asked."""
-    address = f"http://localhost:{server.port}"
-    first = Visitor(address)
-    event = first.event("submit", "Question")
-    values = first.values(event, Question="Tom", max_new_tokens=8)
-    connections = []
-    for number in range(100):
-        first.tab = f"slow{number}"
-        if number % 10 == 0:
-            first.join(event, values).raise_for_status()
-        connection = httpx.Client(base_url=address)
-        path = f"{API}/heartbeat/{first.tab}" if number % 2 else f"{DATA}?session_hash={first.tab}"
-        stream = connection.stream("GET", path)
-        connections.append((connection, stream, stream.__enter__()))
-    assert other.ask("Tom", max_new_tokens=8)["success"]
-    server.wait_until_idle()
-    for connection, stream, _ in connections:
-        stream.__exit__(None, None, None)
-        connection.close()
-    first.close()
+def test_hundred_who_never_read_hold_nobody_up(server, visitor, other) -> None:
+    event = visitor.event("submit", "Question")
+    values = visitor.values(event, Question="Tom", max_new_tokens=8)
+    with ExitStack() as stack:
+        for number in range(100):
+            visitor.tab = f"slow{number}"
+            if number % 10 == 0:
+                visitor.join(event, values).raise_for_status()
+            path = (
+                f"heartbeat/{visitor.tab}"
+                if number % 2
+                else f"queue/data?session_hash=slow{number}"
+            )
+            there = socket.create_connection(("localhost", server.port), LIMIT_S)
+            stack.callback(there.close)
+            # And some have not even said what they want.
+            head = f"GET {API}/{path} HTTP/1.1\r\nHost: localhost\r\n"
+            there.sendall(f"{head}\r\n".encode() if number % 3 else head.encode())
+        assert other.ask("Tom", max_new_tokens=8)["success"]
+        server.wait_until_idle()
     assert other.ask("Tom", max_new_tokens=8)["success"]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import os
 import signal
 import socket
@@ -75,6 +76,8 @@ def _next_free(host: str, taken: int) -> int | None:
 def address_of(bound: socket.socket) -> str:
     """Return the address that people open, such as `http://127.0.0.1:8000`."""
     host, port = bound.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:  # all addresses of this machine
+        host = socket.gethostname()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -66,6 +66,13 @@ def test_a_taken_port_is_named_with_one_that_is_free() -> None:
             assert address_of(other) == f"http://127.0.0.1:{free}"
 
 
+def test_the_address_is_one_that_people_can_open(monkeypatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "node7")
+    for host, shown in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "node7")):
+        with open_port(host, 0) as bound:
+            assert address_of(bound) == f"http://{shown}:{bound.getsockname()[1]}"
+
+
 @pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1", "two words"])
 def test_a_host_that_is_not_here_is_named(host: str) -> None:
     with pytest.raises(UserError, match=rf"--host {host}: .*; 127.0.0.1 is this machine alone"):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
@@ -38,7 +39,7 @@ PATHS = frozenset(
 FOLDERS = ("/assets/", "/static/", f"{API}/heartbeat/", FILE)
 # Two traces, and what a form adds.
 MOST_UPLOAD_BYTES = 2 * MAX_TRACE_BYTES + 2**16
-# Of uploads and of files that were made for visitors, all together.
+# Of uploads and of files that were made for visitors, all together; the oldest go first.
 MOST_STORED_BYTES = 2**30
 # The browser loads from here alone, whatever an answer holds, and shows the page within no other.
 POLICY = (
@@ -112,8 +113,7 @@ class PageGate:
             raise ApiError(
                 413, f"the files have more than {MOST_UPLOAD_BYTES // 2**20} MiB, the most of two"
             )
-        if await asyncio.to_thread(_bytes_in, self._folder) > MOST_STORED_BYTES:
-            raise ApiError(507, "the server holds too many files; they go after a while")
+        await asyncio.to_thread(_make_room, self._folder)
 
     def _check_event(self, body: bytes) -> None:
         """Refuse an event that is none of the page, has too many parts, or names a foreign file.
@@ -160,12 +160,20 @@ def _host_of(origin: str) -> str:
         return ""
 
 
-def _bytes_in(folder: Path) -> int:
-    total = 0
+def _make_room(folder: Path) -> None:
+    """Remove the oldest files; Gradio forgets those of uploads that were broken off."""
+    files = []
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):  # it went meanwhile
-            total += path.stat().st_size
-    return total
+            found = path.stat()
+            if S_ISREG(found.st_mode):
+                files.append((found.st_mtime, found.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= MOST_STORED_BYTES:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

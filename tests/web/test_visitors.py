@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -145,6 +146,15 @@ def test_uploads_have_limits(visitor) -> None:
         assert visitor.http.post(upload, files=sent).status_code == 413
     endless = visitor.http.post(upload, content=iter([b"x"]))
     assert endless.status_code == 411
+
+
+def test_the_oldest_files_make_room_for_new_ones(visitor, monkeypatch) -> None:
+    first, second = (Path(visitor.upload(b"%d" % number)) for number in range(2))
+    os.utime(first, (1, 1))
+    held = sum(path.stat().st_size for path in first.parents[1].rglob("*") if path.is_file())
+    monkeypatch.setattr("fastdllm.web.gate.MOST_STORED_BYTES", held - 1)
+    assert Path(visitor.upload(b"2")).exists()
+    assert (first.exists(), second.exists()) == (False, True)
 
 
 @pytest.mark.parametrize(

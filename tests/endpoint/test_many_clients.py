@@ -155,7 +155,7 @@ def test_tokens_come_while_the_rest_is_decoded(server: Running) -> None:
         seen = b""
         while b'"delta":{"content":' not in seen:
             gate.passes.release()
-            there.settimeout(0.05)
+            there.settimeout(1)
             with suppress(TimeoutError):
                 seen += there.recv(65536)
         assert server.service.figures().decoding == 2
@@ -242,11 +242,11 @@ def test_a_reader_who_takes_nothing_is_left_when_the_time_is_over(monkeypatch) -
 
 
 def test_what_takes_too_long_is_told_so() -> None:
-    with running(timeout_s=0.2) as server, held_up(server):
+    with running(timeout_s=1.5) as server, held_up(server):
         status, answer = server.ask(CHAT, chat_body("x"))
         assert status == 504
         assert answer["error"]["code"] == "timeout"
-        assert "no whole answer within 0.2 s, waiting included" in answer["error"]["message"]
+        assert "no whole answer within 1.5 s, waiting included" in answer["error"]["message"]
         status, streamed = server.ask(CHAT, chat_body("x", stream=True))
         assert status == 200
         *_, last, rest = streamed.decode().split("\n\n")

@@ -14,6 +14,8 @@ import pytest
 
 from fastdllm import DecodingSettings, Request
 from fastdllm.policy import default_policy
+from fastdllm.serving.service import Overloaded
+from fastdllm.serving.streams import Stream
 from fastdllm.web.answering import Answering
 from fastdllm.web.chat_tab import APART
 from tests.endpoint.running import LIMIT_S, Gate, Running, held_up, wait_until
@@ -260,6 +262,20 @@ def test_one_tab_has_one_answer_at_a_time(server, visitor) -> None:
         assert visitor.at_once(visitor.event("click", "Stop"), []).status_code == 200
         let_until(server, gate, 1, 0)
         assert '"success":true' in completed(lines)
+
+
+def test_who_finds_no_place_is_told(server, visitor) -> None:
+    with held_up(server):
+        streams: list[Stream] = []
+        with pytest.raises(Overloaded):
+            while True:
+                user = len(streams)
+                streams.append(server.service.submit(Request((1, 2)), user=user))
+        done = visitor.ask(QUESTION)
+        for stream in streams:
+            stream.cancel()
+    assert "requests wait already" in done["output"]["error"]
+    assert visitor.ask("Tom", max_new_tokens=8)["success"]
 
 
 def test_a_stop_ends_what_the_turn_has_yet_to_ask(server) -> None:

@@ -79,6 +79,10 @@ class ChatPage:
         """Number of masked tokens in the view."""
         return int(self.view.locator(".dn-pane").nth(pane).locator("[data-level=mask]").count())
 
+    def shows_prompt_of(self, tokens: int) -> None:
+        """Wait until the view shows an answer to a prompt of so many tokens."""
+        self.view.locator("summary", has_text=f"({tokens} tokens)").wait_for()
+
     def status(self) -> str:
         """The line that says which step is shown."""
         return str(self.view.locator(".dn-now").inner_text())

@@ -85,13 +85,12 @@ def test_turns_go_on_with_what_was_said_and_each_shows_its_steps(
     assert trace["prompt"]["ids"] == list(talk.prompt_ids(tokenizer, LENA))
     assert [one.inner_text() for one in chat.questions.all()] == [TOM, LENA]
     assert chat.answers.last.inner_text() == text_of(server, second)
+    prompts = [Conversation(system="Be brief.").prompt_ids(tokenizer, TOM), trace["prompt"]["ids"]]
     for show in (chat.answers.first.click, chat.page.get_by_label("1", exact=True).check):
         chat.page.get_by_label("2", exact=True).check()
-        chat.view.locator(".dn-pane", has_text="step").wait_for()
-        chat.view.locator("summary", has_text=f"{len(trace['prompt']['ids'])} tokens").wait_for()
+        chat.shows_prompt_of(len(prompts[1]))
         show()
-        prompt = len(Conversation(system="Be brief.").prompt_ids(tokenizer, TOM))
-        chat.view.locator("summary", has_text=f"{prompt} tokens").wait_for()
+        chat.shows_prompt_of(len(prompts[0]))
     assert chat.trace()["answer"]["ids"] == first.token_ids
 
 
@@ -207,7 +206,7 @@ def test_a_preset_decodes_as_the_run_of_its_config(chat: ChatPage, project: Path
         chat.clear()
 
 
-def test_texts_are_shown_as_they_are(chat: ChatPage) -> None:
+def test_texts_are_shown_as_they_are(chat: ChatPage, server: Running) -> None:
     chat.settings(system_text=HOSTILE)
     chat.asked(HOSTILE)
     assert chat.questions.last.inner_text().replace(APART, "") == HOSTILE
@@ -221,9 +220,11 @@ def test_texts_are_shown_as_they_are(chat: ChatPage) -> None:
     chat.page.get_by_label("Edit").click()
     chat.page.get_by_role("log").get_by_role("textbox").press_sequentially("!")
     chat.page.get_by_label("Submit").click()
-    chat.questions.filter(has_text="indented!").wait_for()
+    talk = Conversation(system=HOSTILE)
+    prompt = talk.prompt_ids(server.served.tokenizer, f"{HOSTILE}!")
+    chat.shows_prompt_of(len(prompt))
     chat.said("tokens per forward")
-    assert chat.trace()["prompt"]["text"].count(f"{HOSTILE}!") == 1, "just what was typed"
+    assert chat.trace()["prompt"]["ids"] == list(prompt), "just what was typed"
     chat.settings(layer_subset=HOSTILE)
     chat.ask(TOM)
     chat.refused("<img src=x onerror=alert(1)>")

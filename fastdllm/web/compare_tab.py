@@ -24,7 +24,7 @@ from fastdllm.web.presets import Presets
 from fastdllm.web.visitors import EVENT, check_question, said_on_the_page, stop_button, visitor_of
 
 # Low enough to commit some tokens too early.
-THRESHOLD_OF_B = 0.5
+THRESHOLD_OF_B = 0.3
 
 
 class CompareTab:

@@ -64,7 +64,7 @@ class OpenTab:
         show.click(self._show, [run, other, item], outputs, **EVENT)
         linked = gr.Checkbox(visible=False)
         page.load(self._asked_for, None, [tabs, run, other, item, linked], **AT_ONCE)
-        linked.change(self._show, [run, other, item], outputs, **EVENT)
+        linked.change(self._show_linked, None, outputs, **EVENT)
 
     async def _open(self, paths: Sequence[str]) -> tuple[Any, ...]:
         with said_on_the_page():
@@ -89,6 +89,13 @@ class OpenTab:
             item,
             asked is not None,
         ]
+
+    async def _show_linked(self, request: gr.Request) -> AsyncGenerator[Outputs]:
+        """Show what the address names: the components may not have taken it over yet."""
+        asked = linked_answers(request.query_params)
+        assert asked is not None
+        async for outputs in self._show(request, asked.run, asked.other, asked.item):
+            yield outputs
 
     async def _show(
         self, request: gr.Request, run: str, other: str, item: int

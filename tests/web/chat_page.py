@@ -98,6 +98,7 @@ class ChatPage:
         with self.page.expect_event("download", lambda _: len(found) == count):
             self.page.get_by_role("button", name=button).click()
         self.page.remove_listener("download", take)
+        found.sort(key=lambda one: one.suggested_filename)
         return [Path(one.path()) for one in found]
 
     def trace(self) -> dict[str, Any]:

@@ -103,7 +103,10 @@ class PageGate:
         return _again(body, request.receive)
 
     def _holds(self, name: str) -> bool:
-        return Path(name).is_absolute() and Path(name).resolve().is_relative_to(self._folder)
+        try:
+            return Path(name).is_absolute() and Path(name).resolve().is_relative_to(self._folder)
+        except (OSError, RuntimeError, ValueError):  # too long, a link to itself, or with a zero
+            return False
 
     async def _check_upload(self, request: Request) -> None:
         length = request.headers.get("content-length", "")

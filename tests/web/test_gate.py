@@ -72,6 +72,7 @@ def test_no_file_is_given_but_those_of_visitors(server, visitor, path) -> None:
     folder = Path(visitor.upload(b"{}")).parent
     up = "/".join([".."] * len(folder.parts))
     names = [path, f"{folder}/{up}/{path}", f"{folder}/..", f"../{path}", f"//{path}"]
+    names += [f"{folder}/%00", f"/{'x' * 5000}"]
     for name in (*names, *(quote(name, safe="") for name in names)):
         assert status_of(server, f"{API}/file={name}") == 403
     for place in ("/static/", "/assets/"):

@@ -1,15 +1,17 @@
-"""Take the pictures that the pages show, in a browser: docs/images/report.png and denoising.png.
+"""Take the pictures that the docs show, in a browser: report, denoising and page in docs/images.
 
-The denoising view shows an answer of the embedded model to `QUESTION`, decoded for it. Run after
-`fastdllm report`, before committing new artifacts: python -m scripts.update_pictures
+The denoising view and the page show answers of the embedded model to `QUESTION`, decoded for them.
+Run after `fastdllm report`, before committing new artifacts: python -m scripts.update_pictures
 Needs Chromium or Chrome, as tests/web does; CHROMIUM names another one.
 """
 
+import io
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser
 
 from fastdllm.traces.record import read_trace
@@ -25,6 +27,7 @@ STEP, TOKEN = 7, 5
 # Of the first task: from its name over the sentences to the end of the plot.
 FIRST, LAST = "section.task h2", "section.task .chart.pareto svg"
 WIDTH, MARGIN = 900, 12
+PAGE_SIZE = {"width": 1280, "height": 840}
 
 
 def picture_report(browser: Browser, path: Path) -> None:
@@ -54,6 +57,25 @@ def picture_view(browser: Browser, path: Path) -> None:
         page.screenshot(path=path, full_page=True)
 
 
+def picture_page(browser: Browser, path: Path) -> None:
+    """Write the page of `fastdllm web` with two answers side by side to `path`, as PNG."""
+    command = [sys.executable, "-m", "fastdllm", "web", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().partition(": ")[2].split()[0]
+            page = browser.new_page(viewport=PAGE_SIZE, color_scheme="light")
+            page.goto(address)
+            page.get_by_role("tab", name="Side by side").click()
+            page.get_by_role("button", name="Compare").click()
+            page.get_by_text("decoded one after the other").wait_for()
+            shot = Image.open(io.BytesIO(page.screenshot()))
+            # 256 colours are enough, and a third of the size.
+            shot.convert("RGB").quantize(dither=Image.Dither.NONE).save(path, optimize=True)
+        finally:
+            server.terminate()
+
+
 def main() -> None:
     """Renew the pictures."""
     path = browser_path()
@@ -62,6 +84,7 @@ def main() -> None:
     with launched(path) as browser:
         picture_report(browser, IMAGES / "report.png")
         picture_view(browser, IMAGES / "denoising.png")
+        picture_page(browser, IMAGES / "page.png")
 
 
 if __name__ == "__main__":

@@ -58,10 +58,14 @@ class PageGate:
     """Lets pass what the page of this server asks for.
 
     folder: of the files of visitors; they name no others. events: the numbers of those there are.
+    is_locked: whether there is a password, which Gradio does not ask of all that its page uses.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path, events: Container[object]) -> None:
+    def __init__(
+        self, app: ASGIApp, folder: Path, events: Container[object], *, is_locked: bool
+    ) -> None:
         self._app, self._folder, self._events = app, folder, events
+        self._is_locked, self._tokens = is_locked, set[str]()  # of those who have logged in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -76,7 +80,7 @@ class PageGate:
         except ApiError as error:
             await error_response(error)(scope, receive, send)
             return
-        await self._app(scope, passed, _kept_here(send))
+        await self._app(scope, passed, self._kept_here(send))
 
     async def _checked(self, request: Request) -> Receive:
         """Return what the app receives of a request.
@@ -90,6 +94,9 @@ class PageGate:
         origin = request.headers.get("origin")
         if origin is not None and _host_of(origin) != request.headers.get("host", "").lower():
             raise ApiError(403, f"{origin[:100]!r} is another site; open the page itself")
+        has_token = not self._tokens.isdisjoint(request.cookies.values())
+        if self._is_locked and path.startswith(API) and not has_token:
+            raise ApiError(401, "log in first: load the page again")
         if path.startswith(FILE) and not self._holds(path.removeprefix(FILE)):
             raise ApiError(403, "no file of this page; make it once more")
         if path == UPLOAD:
@@ -148,6 +155,26 @@ class PageGate:
             if count + len(parts) > MOST_VALUES:
                 raise ApiError(413, f"the event has more than {MOST_VALUES} values")
 
+    def _kept_here(self, send: Send) -> Send:
+        """Return what tells the browser to ask nobody else, and to keep other sites out."""
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers: list[tuple[bytes, bytes]] = message.get("headers", [])
+                message["headers"] = [
+                    (name, self._own(value) if name.lower() == b"set-cookie" else value)
+                    for name, value in headers
+                ]
+                message["headers"].append((b"content-security-policy", POLICY))
+            await send(message)
+
+        return sent
+
+    def _own(self, cookie: bytes) -> bytes:
+        """Return a cookie of one who has logged in, so that other sites cannot use it."""
+        self._tokens.add(cookie.partition(b";")[0].partition(b"=")[2].decode("latin-1"))
+        return re.sub(rb"(?i);\s*samesite=\w+", b"", cookie) + b"; SameSite=Lax"
+
     def _is_known(self, number: object) -> bool:
         return isinstance(number, int) and number in self._events
 
@@ -187,23 +214,3 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return left.pop() if left else await receive()
 
     return received
-
-
-def _kept_here(send: Send) -> Send:
-    """Return what tells the browser to ask nobody else, and to keep other sites out."""
-
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers: list[tuple[bytes, bytes]] = message.get("headers", [])
-            message["headers"] = [
-                (name, _own(value) if name.lower() == b"set-cookie" else value)
-                for name, value in headers
-            ]
-            message["headers"].append((b"content-security-policy", POLICY))
-        await send(message)
-
-    return sent
-
-
-def _own(cookie: bytes) -> bytes:
-    return re.sub(rb"(?i);\s*samesite=\w+", b"", cookie) + b"; SameSite=Lax"

@@ -130,4 +130,5 @@ def add_page(app: FastAPI, served: Served, presets: Presets, *, key: str | None 
         enable_monitoring=False,
     )
     app.router.lifespan_context = gradio.router.lifespan_context
-    app.mount("/", PageGate(gradio, Path(get_upload_folder()).resolve(), page.fns))
+    folder = Path(get_upload_folder()).resolve()
+    app.mount("/", PageGate(gradio, folder, page.fns, is_locked=key is not None))

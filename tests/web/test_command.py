@@ -115,7 +115,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 def test_the_password_is_the_key(watched: Watched) -> None:
     for path in ("/config", f"{API}/queue/data?session_hash=x", f"{API}/file={watched.temporary}"):
         assert httpx.get(watched.address + path).status_code in (401, 403)
-    event = {"data": [], "fn_index": 0, "session_hash": "x"}
+    # Gradio itself lets anybody end an event, and begin a tab, which takes the place of another.
+    for path in ("heartbeat/x", "app_id", "upload_progress?upload_id=x"):
+        assert httpx.get(f"{watched.address}{API}/{path}").status_code == 401
+    event = {"data": [], "fn_index": 0, "session_hash": "x", "event_id": "x"}
+    assert httpx.post(f"{watched.address}{API}/cancel", json=event).status_code == 401
     assert httpx.post(watched.address + JOIN, json=event).status_code == 401
     assert httpx.get(f"{watched.address}/v1/models").status_code == 401
     # What it shows before is of this server alone.

@@ -219,10 +219,11 @@ def _messages(talk: Conversation, question: str = "", answer: str = "") -> list[
 def _content(text: str) -> Any:
     """Return the content of a message that shows just this text."""
     # As a bare string, Gradio would take it for a docstring and change its indentation.
-    return {"type": "text", "text": _literal(text)}
+    return {"type": "text", "text": literal(text)}
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """Return a text that reads the same as HTML, with `APART` where it would be markup."""
     text = re.sub("<(?=[a-zA-Z!?/])", f"<{APART}", text)
     return re.sub(
         "&(?=[#a-zA-Z])[#a-zA-Z0-9]+;?",

@@ -57,7 +57,7 @@ def build_page(served: Served, presets: Presets) -> gr.Blocks:
     """Return the page, ready to be mounted."""
     model = served.model
     place = f"{served.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}"
-    is_embedded = served.name == EMBEDDED_MODEL.name
+    is_embedded = Path(served.tokenizer.name_or_path).resolve() == EMBEDDED_MODEL.resolve()
     head = _HEAD.format(place=html.escape(place), more=_ABOUT_EMBEDDED if is_embedded else "")
     answering = Answering(served)
     policy = default_policy(served.settings, model.config.num_layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 
 from fastdllm import DecodingSettings, Generation, generate
 from fastdllm.serving.conversation import Conversation, Turn
-from fastdllm.web.chat_tab import APART
+from fastdllm.web.chat_tab import APART, literal
 from tests.endpoint.running import Running, held_up, wait_until
-from tests.web.chat_page import MASK, ChatPage
+from tests.web.chat_page import MASK, SLIDER, ChatPage
 from tests.web.conftest import RUNS
 
 pytestmark = pytest.mark.slow
@@ -61,11 +62,35 @@ def test_an_answer_fills_in_pass_by_pass_and_is_that_of_generate(
             seen.append((chat.answers.last.inner_text(), chat.masks()))
         assert all(MASK in text for text, _ in seen)
         assert seen[0][1] > seen[2][1] > 0
+        chat.page.locator(SLIDER).fill("2")
+        chat.view.locator("[data-index='0']").hover()
+        assert "token 1 of the answer" in chat.view.locator(".dn-detail").inner_text()
+        gate.passes.release()
+        chat.view.locator(".dn-now", has_text="Step 2 of 4").wait_for()
         gate.is_open = True
         gate.passes.release()
         chat.said("tokens per forward")
     assert chat.answers.last.inner_text() == text_of(server, answer)
+    last = len(chat.trace()["steps"])
+    assert chat.status().startswith(f"Step 2 of {last}: "), "who stepped back stays there"
+    chat.view.get_by_label("speed").select_option("32")
+    chat.view.get_by_label("Play", exact=True).click()
+    chat.view.locator(".dn-now", has_text=f"Step {last} of {last}").wait_for()
     assert chat.masks() == 0
+
+
+def test_no_text_is_markup(chat: ChatPage) -> None:
+    draw = random.Random(0)
+    parts = [*"<>&;#!?/-= '\"\t\n", "<b", "</", "<!--", "&lt", "&amp;", "&#60", "&#x3c;", "a", "3"]
+    texts = ["".join(draw.choices(parts, k=9)) for _ in range(3000)]
+    as_shown = """texts => texts.map(text => {
+      const there = document.createElement("template");
+      there.innerHTML = text;
+      return there.content.textContent;
+    })"""
+    shown = chat.page.evaluate(as_shown, [literal(text) for text in texts])
+    assert [text.replace(APART, "") for text in shown] == texts
+    assert sum(literal(text) != text for text in texts) > 100
 
 
 def test_turns_go_on_with_what_was_said_and_each_shows_its_steps(

@@ -6,6 +6,7 @@ or stopped, is cancelled.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -140,6 +141,7 @@ class Answering:
         # Of the visitors whose turn it is; None before the first answer.
         self._streams: dict[str, Stream | None] = {}
         self._stopped: set[str] = set()
+        self._dropped: set[str] = set()
 
     def warm_up(self, policy: Policy, visitor: str = "") -> Stream:
         """Let a short answer be decoded, so that the next one does not wait for memory."""
@@ -179,6 +181,7 @@ class Answering:
             self.stop(visitor)
             del self._streams[visitor]
             self._stopped.discard(visitor)
+            self._dropped.discard(visitor)
 
     def submit(self, visitor: str, request: Request, policy: Policy) -> Stream:
         """Let the request of a visitor whose turn it is wait for its place.
@@ -199,3 +202,15 @@ class Answering:
             stream = self._streams.get(visitor)
             if stream is not None:
                 stream.cancel()
+
+    async def drop(self, visitor: str) -> None:
+        """End the turn of a visitor who has no use for its answer; return once it is over."""
+        if visitor in self._streams:
+            self._dropped.add(visitor)
+            self.stop(visitor)
+        while visitor in self._streams:
+            await asyncio.sleep(PAUSE_S)
+
+    def is_dropped(self, visitor: str) -> bool:
+        """Whether the visitor whose turn it is has no use for its answer."""
+        return visitor in self._dropped

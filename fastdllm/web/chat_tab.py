@@ -97,11 +97,10 @@ class ChatTab:
         outputs = [self._line, *talk, figures, *panel.outputs]
         # A refusal would cover the conversation.
         spared = {**EVENT, "show_progress_on": figures}
-        asked = [event(answer, inputs, outputs, **spared) for event, answer in asks]
-        # What is being decoded ends: it would come back into what the visitor took away.
-        away = {**spared, "cancels": asked}
-        chat.undo(self._undo, inputs, [self._line, *talk, figures], **away)
-        chat.clear(self._clear, None, [*talk, figures], **away)
+        for event, answer in asks:
+            event(answer, inputs, outputs, **spared)
+        chat.undo(self._undo, inputs, [self._line, *talk, figures], **spared)
+        chat.clear(self._clear, None, [*talk, figures], **spared)
         chat.select(self._select, self._kept, [self._which, *panel.outputs], **AT_ONCE)
         self._which.input(self._show, [self._which, self._kept], panel.outputs, **AT_ONCE)
 
@@ -168,16 +167,21 @@ class ChatTab:
                 gone = counted(prompt.dropped, "turn")
                 line = f"the context is full: the oldest {gone} went | {line}"
             view = await asyncio.to_thread(self._panel.of_traces, answer.name, [trace])
+            if self._answering.is_dropped(visitor):
+                # It would come back into what the visitor took away.
+                return
             yield "", *_talk(talk, [*kept[prompt.dropped :], *view[1]]), line, *view
 
-    def _undo(self, chosen: gr.UndoData, data: Data) -> Outputs:
+    async def _undo(self, request: gr.Request, chosen: gr.UndoData, data: Data) -> Outputs:
         """Take the last question back into the line."""
+        await self._answering.drop(visitor_of(request))
         talk, turn = data[self._conversation], _turn_of(chosen.index)
         question = talk.turns[turn].question if turn < len(talk.turns) else data[self._line]
         rest = Conversation(turns=talk.turns[:turn])
         return question, *_talk(rest, data[self._kept][:turn]), ""
 
-    def _clear(self) -> Outputs:
+    async def _clear(self, request: gr.Request) -> Outputs:
+        await self._answering.drop(visitor_of(request))
         return *_talk(Conversation(), []), ""
 
     def _select(self, chosen: gr.SelectData, kept: list[str]) -> Outputs:

@@ -28,12 +28,10 @@ UPLOAD = f"{API}/upload"
 LOGIN = "/login"
 # Events of the page, those that do not wait for others, and their end.
 EVENTS = (f"{API}/queue/join", f"{API}/run/predict", f"{API}/cancel")
-# Told after an event was cancelled; Gradio does nothing then.
-RESET = f"{API}/reset"
 PATHS = frozenset(
     {
         *("/", "/config", LOGIN, "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
-        *(UPLOAD, *EVENTS, RESET, f"{API}/queue/data", f"{API}/upload_progress", f"{API}/app_id"),
+        *(UPLOAD, *EVENTS, f"{API}/queue/data", f"{API}/upload_progress", f"{API}/app_id"),
     }
 )
 FOLDERS = ("/assets/", "/static/", f"{API}/heartbeat/", FILE)
@@ -104,7 +102,7 @@ class PageGate:
         if request.method != "POST" or path == UPLOAD:
             return request.receive
         body = await read_body(request)
-        if path not in (LOGIN, RESET):
+        if path != LOGIN:
             # On another thread, as a long one takes a while.
             await asyncio.to_thread(self._check_event, body)
         return _again(body, request.receive)

@@ -165,9 +165,10 @@ def test_an_answer_is_stopped_repeated_corrected_taken_back_and_cleared(
         gate.passes.release()
         gate.passes.release()
         chat.view.locator(".dn-now", has_text="Step 1 of 1").wait_for()
-        with page.expect_response("**/gradio_api/cancel"):
-            chat.clear()
-        wait_until(lambda: gate.passes.release() or server.service.figures().decoding == 1)
+        chat.clear()
+        while page.locator(".said p:visible").count():
+            gate.passes.release()
+        assert server.service.figures().decoding == 1
     assert chat.answers.count() == 0, "nothing comes back"
     chat.asked(TOM)
     assert chat.answers.all_inner_texts() == [whole]

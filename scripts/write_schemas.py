@@ -95,6 +95,8 @@ with a line that says what differs; their tokens are compared by id, so the mode
 vocabulary. Pictures (`.png` of one step, `.gif` of all) are for slides, and need Pillow, of the
 extra `chat`.
 
+[`fastdllm web`](web.md) shows it while an answer is decoded, and opens traces.
+
 Other pages show it with `component_css()` and `component_js()` of `fastdllm/traces/trace_page.py`:
 
 ```js

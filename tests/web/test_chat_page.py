@@ -243,7 +243,10 @@ def test_texts_are_shown_as_they_are(chat: ChatPage, server: Running) -> None:
     for place in (chat.view, chat.page.get_by_role("log")):
         assert place.locator("img, b, strong, .katex").count() == 0
     chat.page.get_by_label("Edit").click()
-    chat.page.get_by_role("log").get_by_role("textbox").press_sequentially("!")
+    line = chat.page.get_by_role("log").get_by_role("textbox")
+    line.press("Control+End")
+    line.press_sequentially("!")
+    assert line.input_value().endswith("!")
     chat.page.get_by_label("Submit").click()
     talk = Conversation(system=HOSTILE)
     prompt = talk.prompt_ids(server.served.tokenizer, f"{HOSTILE}!")

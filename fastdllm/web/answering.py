@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.sequence import Generation, Request
 from fastdllm.model.tokenizer import encode
-from fastdllm.serving.conversation import Conversation
+from fastdllm.serving.conversation import Conversation, FittedPrompt, fitted, prompt_room
 from fastdllm.serving.partial import PartialAnswer
 from fastdllm.traces.parts import TracedStep
 from fastdllm.traces.record import Trace
@@ -160,6 +160,15 @@ class Answering:
                 return None
             recording.add(step, stream.seconds(number))
         return recording.trace()
+
+    async def prompt(self, talk: Conversation, question: str, policy: Policy) -> FittedPrompt:
+        """Return the prompt of a question; on another thread, as a long text takes a while.
+
+        Raises:
+            UserError: the question does not fit, or the chat template cannot write it.
+        """
+        room = prompt_room(self.served.model.config, policy.settings)
+        return await asyncio.to_thread(fitted, talk, question, self.served.tokenizer, room=room)
 
     def answer(self, visitor: str, request: Request, policy: Policy) -> WatchedAnswer:
         """Return an answer to be followed; request: asks for runners-up."""

@@ -14,7 +14,7 @@ from gradio.blocks import Block
 
 from fastdllm.common.console import counted
 from fastdllm.decoding.sequence import Request
-from fastdllm.serving.conversation import Conversation, Turn, fitted, prompt_room
+from fastdllm.serving.conversation import Conversation, Turn
 from fastdllm.traces.recording import RUNNERS_UP
 from fastdllm.web.answer_words import AnswerWords
 from fastdllm.web.answering import Answering
@@ -137,16 +137,14 @@ class ChatTab:
         self, request: gr.Request, data: Data, question: str, before: int | None = None
     ) -> AsyncGenerator[Outputs]:
         """Answer a question; before: the turn whose place it takes, with all after it."""
-        visitor, served = visitor_of(request), self._answering.served
+        visitor = visitor_of(request)
         with said_on_the_page(), self._answering.turn_of(visitor):
             system = data[self._system] or ""
             check_question(question, system)
             turns, kept = data[self._conversation].turns[:before], data[self._kept][:before]
             talk = Conversation(system=system, turns=turns)
             policy = self._choice.policy(data)
-            room = prompt_room(served.model.config, policy.settings)
-            # On another thread, as a long text takes a while.
-            prompt = await asyncio.to_thread(fitted, talk, question, served.tokenizer, room=room)
+            prompt = await self._answering.prompt(talk, question, policy)
             rest = prompt.conversation
             asked = Request(prompt.ids, runners_up=RUNNERS_UP)
             answer = self._answering.answer(visitor, asked, policy)

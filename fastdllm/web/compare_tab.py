@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -11,8 +10,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from fastdllm.decoding.sequence import Request
-from fastdllm.policy import Policy
-from fastdllm.serving.conversation import Conversation, fitted, prompt_room
+from fastdllm.serving.conversation import Conversation
 from fastdllm.traces.recording import RUNNERS_UP
 from fastdllm.web.answer_words import AnswerWords
 from fastdllm.web.answering import Answering
@@ -71,15 +69,9 @@ class CompareTab:
             talk = Conversation(system=system)
             answers = []
             for policy in [choice.policy(data) for choice in self._choices]:
-                asked = await self._request(talk, question, policy)
+                prompt = await self._answering.prompt(talk, question, policy)
+                asked = Request(prompt.ids, runners_up=RUNNERS_UP, from_scratch=True)
                 answers.append(self._answering.answer(visitor, asked, policy))
             async with aclosing(decoded_in_turn(answers, self._panel, self._words)) as updates:
                 async for outputs in updates:
                     yield outputs
-
-    async def _request(self, talk: Conversation, question: str, policy: Policy) -> Request:
-        served = self._answering.served
-        room = prompt_room(served.model.config, policy.settings)
-        # On another thread, as a long text takes a while.
-        prompt = await asyncio.to_thread(fitted, talk, question, served.tokenizer, room=room)
-        return Request(prompt.ids, runners_up=RUNNERS_UP, from_scratch=True)

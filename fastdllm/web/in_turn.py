@@ -6,7 +6,7 @@ In turn, so that none costs another one time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -19,11 +19,17 @@ LETTERS = ("A", "B")
 
 
 async def decoded_in_turn(
-    answers: Sequence[WatchedAnswer], panel: DenoisingPanel, words: AnswerWords
+    answers: Sequence[WatchedAnswer],
+    panel: DenoisingPanel,
+    words: AnswerWords,
+    problem: Callable[[Sequence[Trace]], str | None] = lambda _: None,
 ) -> AsyncGenerator[tuple[str, *tuple[Any, ...]]]:
     """Decode answers, and yield a line of words and the values of the panel.
 
     Once one is stopped, those after it are not begun.
+
+    Args:
+        problem: why the whole traces are not to stay on the page; None if they are.
     """
     names = LETTERS if len(answers) > 1 else ("",)
     for answer, name in zip(answers, names, strict=True):
@@ -36,12 +42,16 @@ async def decoded_in_turn(
                 yield line, *panel.while_decoding(answers)
         if words.is_stopped(answer):
             break
-    traces = await asyncio.to_thread(traces_of, answers)
+    traces = await asyncio.to_thread(_traces_of, answers)
+    reason = problem(traces)
+    if reason is not None:
+        yield reason, *panel.empty()
+        return
     view = await asyncio.to_thread(panel.of_traces, answers[0].name, traces)
     yield _line(answers, names, words), *view
 
 
-def traces_of(answers: Sequence[WatchedAnswer]) -> list[Trace]:
+def _traces_of(answers: Sequence[WatchedAnswer]) -> list[Trace]:
     """Return the traces, which check themselves."""
     return [answer.trace() for answer in answers]
 

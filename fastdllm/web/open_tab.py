@@ -22,7 +22,7 @@ from fastdllm.traces.token_grid import check_comparable
 from fastdllm.web.answer_words import AnswerWords
 from fastdllm.web.answering import Answering, WatchedAnswer
 from fastdllm.web.denoising_panel import DenoisingPanel
-from fastdllm.web.in_turn import decoded_in_turn, traces_of
+from fastdllm.web.in_turn import decoded_in_turn
 from fastdllm.web.look import text_line
 from fastdllm.web.presets import Presets
 from fastdllm.web.sampled_runs import sampled_answer, sampled_runs
@@ -110,17 +110,22 @@ class OpenTab:
                 self._answer(visitor, name, sample)
                 for name, sample in zip(names, samples, strict=True)
             ]
-            async with aclosing(decoded_in_turn(answers, self._panel, self._words)) as updates:
-                async for outputs in updates:
-                    yield outputs
-            if not any(self._words.is_stopped(answer) for answer in answers):
-                traces = await asyncio.to_thread(traces_of, answers)
+
+            def problem(traces: Sequence[Trace]) -> str | None:
+                """Return why these are not the answers of the runs."""
+                if any(self._words.is_stopped(answer) for answer in answers):
+                    return None
                 try:
                     for sample, trace in zip(samples, traces, strict=True):
                         sample.check(trace)
                 except UserError as error:
-                    # What is not the run's answer does not stay on the page.
-                    yield str(error), *self._panel.empty()
+                    return str(error)
+                return None
+
+            shown = decoded_in_turn(answers, self._panel, self._words, problem)
+            async with aclosing(shown) as updates:
+                async for outputs in updates:
+                    yield outputs
 
     def _answer(self, visitor: str, run: str, sample: SampledAnswer) -> WatchedAnswer:
         experiment, _, config = run.split("/")

@@ -74,6 +74,7 @@ def serve_until_signal(
                 service,
                 settings,
                 timeout_s=options.timeout,
+                revision=options.revision,
             )
             app = create_app(served, key=key, host=options.host)
             if complete is not None:

@@ -74,6 +74,11 @@ def check_exposure(host: str, key: str | None) -> None:
         )
 
 
+def is_key(given: str, key: str) -> bool:
+    """Whether the key was given, in a time that does not tell how much of it is right."""
+    return hmac.compare_digest(given.encode(), key.encode())
+
+
 def check_key(given: str | None, key: str | None) -> None:
     """Refuse a request whose Authorization header has not the key.
 
@@ -83,9 +88,7 @@ def check_key(given: str | None, key: str | None) -> None:
     if key is None:
         return
     scheme, _, token = (given or "").partition(" ")
-    # In a time that does not tell how much of it is right.
-    is_right = hmac.compare_digest(token.strip().encode(), key.encode())
-    if scheme.lower() != "bearer" or not is_right:
+    if scheme.lower() != "bearer" or not is_key(token.strip(), key):
         said = "the API key is wrong" if given else "an API key is needed"
         raise ApiError(
             401,

@@ -20,8 +20,9 @@ TIMEOUT_S = 600.0
 class Served:
     """A model that answers, and how.
 
-    name: what clients call it. settings: of requests that ask for nothing else. timeout_s: the
-    longest that a request may take, waiting included. created: seconds since 1970.
+    name: what clients call it. revision: branch, tag or commit of a hub id, if named. settings: of
+    requests that ask for nothing else. timeout_s: the longest that a request may take, waiting
+    included. created: seconds since 1970.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Served:
     service: Service
     settings: DecodingSettings = field(default_factory=DecodingSettings)
     timeout_s: float = TIMEOUT_S
+    revision: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
 

@@ -137,7 +137,7 @@ class Answering:
 
     def __init__(self, served: Served) -> None:
         self.served = served
-        self.recorder = TraceRecorder(served.model, served.tokenizer, served.name)
+        self.recorder = TraceRecorder(served.model, served.tokenizer, served.name, served.revision)
         # Of the visitors whose turn it is; None before the first answer.
         self._streams: dict[str, Stream | None] = {}
         self._stopped: set[str] = set()

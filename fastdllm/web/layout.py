@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import html
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio.utils import get_upload_folder
 
+from fastdllm.endpoint.access import is_key
 from fastdllm.model.config import EMBEDDED_MODEL
 from fastdllm.policy import default_policy
 from fastdllm.traces.record import MAX_TRACE_BYTES
@@ -108,7 +108,7 @@ def add_page(app: FastAPI, served: Served, presets: Presets, *, key: str | None 
     """
 
     def is_right(_: str, password: str) -> bool:
-        return key is not None and hmac.compare_digest(password.encode(), key.encode())
+        return key is not None and is_key(password, key)
 
     # Of Gradio alone: its own addresses of documentation are not reached.
     gradio, page = FastAPI(), build_page(served, presets)

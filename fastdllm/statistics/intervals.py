@@ -177,7 +177,7 @@ def rate_interval(chunks: Chunks) -> tuple[float, float] | None:
     if deviations is None:
         return None
     rate = sum(tokens for tokens, _ in chunks) / sum(seconds for _, seconds in chunks)
-    factor = math.exp(_t_95(len(chunks) - 1) * math.sqrt(_variance(deviations)))
+    factor = math.exp(t_quantile(len(chunks) - 1, 0.975) * math.sqrt(_variance(deviations)))
     return rate / factor, rate * factor
 
 
@@ -205,7 +205,7 @@ def ratio_interval(
         variance = sum(part for part, _ in parts)
         spread = sum(part**2 / m for part, m in parts)
         freedom = variance**2 / spread if spread else 1.0
-    factor = math.exp(_t_95(freedom) * math.sqrt(variance))
+    factor = math.exp(t_quantile(freedom, 0.975) * math.sqrt(variance))
     return rates[0] / rates[1] / factor, rates[0] / rates[1] * factor
 
 
@@ -222,7 +222,8 @@ def _variance(deviations: Sequence[float]) -> float:
     return m / (m - 1) * sum(deviation**2 for deviation in deviations)
 
 
-def _t_95(freedom: float) -> float:
+def t_quantile(freedom: float, share: float) -> float:
+    """Return the value below which Student's t lies with probability `share`."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, 0.975))
+    return float(stdtrit(freedom, share))

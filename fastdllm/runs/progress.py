@@ -56,6 +56,10 @@ class Progress:
         self._done = self._stored = sum(len(chunk.answers) for chunk in earlier)
         self._report("loading")
 
+    def expect(self, more: int) -> None:
+        """Count answers that were not known of before."""
+        self._total += more
+
     def decoding(self) -> None:
         """Report that decoding starts."""
         self._started = time.monotonic()

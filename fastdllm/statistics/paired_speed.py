@@ -4,7 +4,7 @@ A sitting is one process. In each of its rounds every config decodes the same it
 mirrored order, so that a slow spell of the machine hits all of them; what counts of a round is the
 logarithm of a config's seconds over the baseline's. Sittings at different times differ by more than
 their rounds show (other memory, caches, neighbours), so a ratio stands on several of them, and its
-interval is that of their mean. On plain numbers; how to read the results: docs/statistics.md.
+interval is that of their mean. On plain numbers; how to read the results: docs/speed.md.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SittingRatio:
 
 
 @dataclass(frozen=True, slots=True)
-class Ratio:
+class RatioOfSittings:
     """A config's seconds over the baseline's: geometric mean of the sittings, 95 % interval."""
 
     value: float
@@ -85,7 +85,9 @@ def ratio_of_sitting(logs: Sequence[float]) -> SittingRatio:
     )
 
 
-def ratio_of_sittings(sittings: Sequence[Sequence[float]], *, level: float = 0.95) -> Ratio | None:
+def ratio_of_sittings(
+    sittings: Sequence[Sequence[float]], *, level: float = 0.95
+) -> RatioOfSittings | None:
     """Estimate a ratio over several sittings; None with fewer than three.
 
     Student's interval of the mean of the sittings' medians, which are independent of each other
@@ -99,7 +101,7 @@ def ratio_of_sittings(sittings: Sequence[Sequence[float]], *, level: float = 0.9
     centres = [hodges_lehmann(logs) for logs in sittings]
     interval = _exponentials(t_interval(centres, level=level))
     assert interval is not None, "three or more values have an interval"
-    return Ratio(
+    return RatioOfSittings(
         math.exp(fmean(centres)), interval, len(sittings), sum(len(logs) for logs in sittings)
     )
 

@@ -63,6 +63,40 @@ def fake_summary(spec: Mapping[str, Any], *, correct_bits: str = RIGHT_THEN_WRON
     }
 
 
+def fake_sitting(
+    spec: Mapping[str, Any], number: int, *, ratio: float = 0.8, **changes: Any
+) -> dict[str, Any]:
+    """A sitting of the measurement that a speed's spec.json describes, with four rounds.
+
+    ratio: of the seconds of all configs but the baseline, in the first sitting; 0.01 more in each.
+    """
+    slower = dict.fromkeys(spec["runs"], ratio + 0.01 * (number - 1))
+    factors = {**slower, spec["baseline"]: 1.0, f"{spec['baseline']} again": 1.0}
+    halves = {name: [(factor, 1.1 * factor)] * 4 for name, factor in factors.items()}
+    rounds = {
+        "items": 8,
+        "seconds": halves,
+        "cpu_seconds": halves,
+        "tokens": {name: [80] * 4 for name in factors},
+    }
+    return {
+        "fingerprint": spec["fingerprint"],
+        "number": number,
+        "started": f"2026-01-0{number}T00:00:00+00:00",
+        "ended": f"2026-01-0{number}T01:00:00+00:00",
+        "processes": 1,
+        "host": "node",
+        "hardware": {"device": "cpu", "name": "a processor", "threads": 1},
+        "dtype": "float32",
+        "environment": {"torch": "2.13.0"},
+        "code_digest": "0" * 64,
+        "load_s": 1.0,
+        "planned_rounds": {str(size): 4 for size in spec["batch_sizes"]},
+        "batches": [{"batch_size": size, **rounds} for size in spec["batch_sizes"]],
+        **changes,
+    }
+
+
 def without_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the user's id have no entry in passwd, as in a container."""
 

@@ -267,12 +267,16 @@ def start_fastdllm(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 def silent() -> Any:
-    """A display that shows nothing."""
+    """A display that shows nothing, and remembers its notes."""
 
     class Silent:
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
         def show(self, numbers: object) -> None: ...
 
-        def note(self, text: str) -> None: ...
+        def note(self, text: str) -> None:
+            self.notes.append(text)
 
         def close(self, numbers: object) -> None: ...
 

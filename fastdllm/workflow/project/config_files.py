@@ -20,8 +20,9 @@ from fastdllm.common.errors import UserError, unknown_name
 from fastdllm.common.files import to_json
 from fastdllm.common.paths import TASKS, check_name, check_task_name
 from fastdllm.common.yaml_files import read_yaml_mapping
-from fastdllm.runs.spec import BatchSize
+from fastdllm.runs.spec import BatchSize, Positive
 from fastdllm.settings import DecodingSettings
+from fastdllm.statistics.paired_speed import FEWEST_SITTINGS
 from fastdllm.tasks.task_metadata import own_options
 from fastdllm.tasks.task_source import TaskSource
 from fastdllm.validation import StrictModel, validated
@@ -94,6 +95,44 @@ class Grid(StrictModel):
     )
 
 
+class SpeedOptions(StrictModel):
+    """Which configs are timed in turn, in one process."""
+
+    baseline: str = Field(
+        min_length=1,
+        description="The config that the others are compared with; of another experiment: "
+        "<experiment>/<config>.",
+    )
+    configs: list[str] = Field(
+        min_length=1,
+        description="The configs to compare with it, named likewise.",
+    )
+    batch_sizes: list[Positive] = Field(
+        min_length=1, description="Sequences decoded at once; each gives its own ratios."
+    )
+    sittings: int = Field(
+        5,
+        ge=FEWEST_SITTINGS,
+        description="Processes, one after the other, over which a ratio is given; they differ by "
+        "more than the rounds of one.",
+    )
+    precision: float = Field(
+        0.02,
+        ge=0.001,
+        le=0.5,
+        description="Wanted half-width of a ratio as far as rounds vary: the first rounds decide "
+        "how many there are.",
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> SpeedOptions:
+        given = [self.baseline, *self.configs, *map(str, self.batch_sizes)]
+        twice = next((name for name in given if given.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is named twice; once is enough")
+        return self
+
+
 class ExperimentConfig(StrictModel):
     """experiments/<name>/experiment.yaml: the grid that is executed."""
 
@@ -131,6 +170,10 @@ class ExperimentConfig(StrictModel):
     )
     tasks: list[Name] | None = Field(
         None, min_length=1, description="Enabled tasks to run; null: all of them."
+    )
+    speed: SpeedOptions | None = Field(
+        None,
+        description="Configs whose seconds are compared by `snakemake speed`; null: none.",
     )
 
     @model_validator(mode="after")

@@ -55,6 +55,7 @@ class Run:
     surroundings: what a run needs besides: paths, device, batch size; not in the fingerprint.
     computation: digest that all runs share which are the same computation (computations.py).
     is_replicated: decoded even where another run is the same computation.
+    is_likelihood: the task certainly generates nothing.
     """
 
     experiment: str
@@ -66,6 +67,7 @@ class Run:
     fingerprint: str
     computation: str
     is_replicated: bool = False
+    is_likelihood: bool = False
 
     @property
     def name(self) -> str:
@@ -292,6 +294,7 @@ def expand_runs(
                     fingerprint=digest_of(decides),
                     computation=computation_of(decides, counted),
                     is_replicated=experiment.replicate,
+                    is_likelihood=is_likelihood,
                 )
             )
     return runs

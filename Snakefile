@@ -8,6 +8,7 @@
 #   same       copy the result of the same computation, decoded once
 #   aggregate  publish summaries, write the tables        artifacts/
 #   report     the published results as one page and plots; only by name: snakemake report
+#   speed      time configs in turn, and publish their ratios; only by name: snakemake speed
 #   train      make the embedded model again; only by name: snakemake train
 #
 # All decisions are made in fastdllm/workflow, which is tested; the rules only name files. The rules that
@@ -31,4 +32,5 @@ include: "rules/finish.smk"
 include: "rules/same.smk"
 include: "rules/aggregate.smk"
 include: "rules/report.smk"
+include: "rules/speed.smk"
 include: "rules/train.smk"

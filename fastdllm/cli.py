@@ -54,6 +54,7 @@ COMMANDS = {
     "finish": "score a run that was decoded in shards or in a pack",
     "pack": "decode and score several runs, loading the model once",
     "same": "write the summary of a run that is the same computation as another",
+    "speed": "show the ratios of speeds measured in turn (the workflow's speed rules measure them)",
     "aggregate": "publish finished summaries into artifacts/ and write the tables",
 }
 

@@ -33,7 +33,9 @@ from fastdllm.workflow.prepare import prepare
 from fastdllm.workflow.preview import made_by, preview
 from fastdllm.workflow.project.runs import Run, load_project
 from fastdllm.workflow.project.selection import Selection
+from fastdllm.workflow.project.speeds import SpeedMeasurement, speed_measurements
 from fastdllm.workflow.reconcile import reconcile
+from fastdllm.workflow.speed_states import reconcile_speeds, speeds_preview
 from fastdllm.workflow.splitting import JobSplit, split_into_jobs, update_part_files
 from fastdllm.workflow.status.queue import Queue, read_queue, refuse_ambiguous
 from fastdllm.workflow.status.run_status import RunStatus, State
@@ -94,7 +96,9 @@ def _planned_call(
 ) -> Call:
     check_link(RESULTS)
     project = load_project(selection)
-    check_targets(targets, project)
+    gpu = selection.cluster.get("gpu") or project.config.cluster.gpu
+    speeds = speed_measurements(project, gpu=gpu)
+    check_targets(targets, project, speeds)
     choice = prepare(
         project.config,
         selection.cluster,
@@ -129,6 +133,15 @@ def _planned_call(
     update_part_files(split, [status.run for status in decoded])
     text = choice.text if choice is not None else ""
     text += preview(statuses, made, targets, split, left_out, is_dry_run=is_dry_run)
+    measured = reconcile_speeds(
+        [speed for speed in speeds if targets.measures(speed)],
+        is_repeated=targets.forces_speed,
+        held=held_outputs(),
+        is_dry_run=is_dry_run,
+    )
+    text += speeds_preview(measured, is_dry_run=is_dry_run)
+    if not is_dry_run:
+        refuse_overlap(str(s.measurement.record_path) for s in measured if s.is_to_be_made)
     if is_dry_run:
         # Behind Snakemake's own list of all jobs.
         atexit.register(sys.stderr.write, text)
@@ -144,6 +157,12 @@ def _planned_call(
         parts=split.parts(status.run for status in decoded),
         choice=choice,
         estimates=Estimates.load([s.run for s in decoded]) if has_estimates else None,
+        speeds=tuple(status.measurement for status in measured),
+        unmeasured={
+            str(s.measurement.record_path): list(map(str, s.measurement.sitting_paths))
+            for s in measured
+            if s.is_to_be_made
+        },
     )
 
 
@@ -193,6 +212,8 @@ class Call:
     split: which of them are split into shards, or packed.
     parts: for the summary of each of these, the files that show that its parts are done.
     choice: what jobs ask SLURM for. estimates: of the time they need on its GPU.
+    speeds: the measurements among the targets. unmeasured: the sittings of those to be made, by
+    their record.
     """
 
     runs: tuple[Run, ...] = ()
@@ -203,6 +224,12 @@ class Call:
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     choice: Choice | None = None
     estimates: Estimates | None = None
+    speeds: tuple[SpeedMeasurement, ...] = ()
+    unmeasured: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def sittings(self, record: str) -> list[str]:
+        """The sittings that a speed.json is made from, where it is to be made."""
+        return list(self.unmeasured.get(record, ()))
 
     def is_planned(self, summary: str) -> bool:
         """Whether a summary is going to be made, and so needs the plan of its task."""

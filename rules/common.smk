@@ -13,6 +13,7 @@ from fastdllm.entry import open_call
 from fastdllm.common.paths import NAME_PATTERN, split_task_folder
 from fastdllm.runs.packs import member_specs
 from fastdllm.workflow.reconcile import PUBLISHED_STAMP
+from fastdllm.workflow.speed_states import SPEEDS_STAMP
 from fastdllm.workflow.snakemake_log import leave_out_needless
 
 leave_out_needless(logger, sys.argv[1:], is_dry_run=workflow.output_settings.dryrun)

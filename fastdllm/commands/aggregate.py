@@ -27,11 +27,14 @@ def run(_args: argparse.Namespace) -> int:
     from fastdllm.report.text_tables import write_tables
     from fastdllm.workflow.project.artifacts import left_over, publish, published
     from fastdllm.workflow.project.runs import load_project
+    from fastdllm.workflow.project.speeds import speed_measurements
+    from fastdllm.workflow.speed_states import publish_speeds
 
     project = load_project()
     runs = project.runs
     problems = [_problem(run) for run in runs]
     changed = publish([run for run, bad in zip(runs, problems, strict=True) if bad is None])
+    speeds = publish_speeds(speed_measurements(project, gpu=project.config.cluster.gpu))
     current = published(runs)
     lines = [f"published {len(changed)} of {len(runs)} runs; {len(runs) - len(changed)} unchanged"]
     if len(current) < len(runs):
@@ -41,6 +44,7 @@ def run(_args: argparse.Namespace) -> int:
         )
     summaries = [read_summary(run.artifact_path) for run in current]
     tables = write_tables(list(project.experiments), summaries, ARTIFACTS)
+    lines += [f"published {speed.artifact_path}" for speed in speeds]
     lines += [f"not published: {problem}" for problem in problems if problem is not None]
     lines += [f"wrote {path}" for path in tables]
     lines += [f"{path.parent}: belongs to no enabled run" for path in left_over(runs)]

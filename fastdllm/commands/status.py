@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
             queue=view.queue,
             config=project.config,
             notices=view.notices,
+            speeds=view.speeds,
         )
         text = json.dumps(record, indent=2) + "\n"
     else:
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
             mains=view.mains,
             config=project.config,
             notices=view.notices,
+            speeds=view.speeds,
             color=sys.stdout.isatty(),
         )
     sys.stdout.write(text)

@@ -10,6 +10,8 @@ notices         by task, what is odd about its items or the model and was not re
 main_processes  of each that lives, or of the last that was submitted and did not end well: life
                 (alive, dead, unknown), words, command, log
 slurm           null outside SLURM; else problem: why squeue did not answer, or ""
+speeds          of each measurement: name (experiment/task), state (done, unpublished, stale,
+                missing), sittings: how many there are
 runs            of each: experiment, task, config, limit, state, folder, log, fingerprint, and,
                 where there is something to say:
   reason          why it is in that state, in one line
@@ -37,6 +39,7 @@ from typing import Any
 from fastdllm.commands.status_main import Main
 from fastdllm.workflow.project.artifacts import origin_of
 from fastdllm.workflow.project.config_files import WorkflowConfig
+from fastdllm.workflow.speed_states import SpeedStatus
 from fastdllm.workflow.splitting import JobSplit, split_into_jobs
 from fastdllm.workflow.status.queue import Queue, RunJob
 from fastdllm.workflow.status.run_status import Change, RunStatus, State
@@ -51,6 +54,7 @@ def as_record(
     queue: Queue | None = None,
     config: WorkflowConfig | None = None,
     notices: Mapping[str, Sequence[str]] | None = None,
+    speeds: Sequence[SpeedStatus] = (),
 ) -> dict[str, Any]:
     """Return the object that --json prints."""
     counts = Counter(status.state for status in statuses)
@@ -63,6 +67,10 @@ def as_record(
         "notices": {task: list(lines) for task, lines in (notices or {}).items()},
         "main_processes": [_main_record(main) for main in mains],
         "slurm": None if queue is None else {"problem": queue.problem},
+        "speeds": [
+            {"name": s.measurement.name, "state": str(s.state), "sittings": s.sittings}
+            for s in speeds
+        ],
         "runs": [_run_record(status) for status in statuses],
     }
 

@@ -14,6 +14,7 @@ from fastdllm.workflow.main_process import Life
 from fastdllm.workflow.preview import copies_in_words
 from fastdllm.workflow.project.artifacts import origin_of
 from fastdllm.workflow.project.config_files import WorkflowConfig
+from fastdllm.workflow.speed_states import SpeedState, SpeedStatus
 from fastdllm.workflow.status.run_status import RunStatus, State
 
 STYLES = {
@@ -41,6 +42,7 @@ def as_text(
     mains: Sequence[Main] = (),
     config: WorkflowConfig | None = None,
     notices: Mapping[str, Sequence[str]] | None = None,
+    speeds: Sequence[SpeedStatus] = (),
     color: bool,
 ) -> str:
     """Return the text: grids, reasons, alarms, notes, notices, totals, folders, processes, next."""
@@ -60,11 +62,23 @@ def as_text(
     lines += [
         totals(statuses, color=color),
         *_work(to_make(statuses, config)),
+        *_speed_lines(speeds),
         f"results: {RESULTS}/  logs: {LOGS}/eval/  published: {ARTIFACTS}/",
         *_main_lines(mains),
         f"next:    {next_command}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _speed_lines(speeds: Sequence[SpeedStatus]) -> list[str]:
+    """Return how many speeds are measured, and what measures the others."""
+    left = [status for status in speeds if status.state is not SpeedState.DONE]
+    if not speeds:
+        return []
+    line = f"speeds:  {len(speeds) - len(left)} of {len(speeds)} measured and published"
+    if not left:
+        return [f"{line} (fastdllm speed)"]
+    return [f"{line}; {', '.join(status.line for status in left)} (snakemake speed)"]
 
 
 def totals(statuses: Sequence[RunStatus], *, color: bool) -> str:

@@ -16,7 +16,9 @@ from fastdllm.commands.status_main import Main, main_processes_of
 from fastdllm.statistics.disagreements import disagreements
 from fastdllm.workflow.main_process import Life, MainProcess, main_processes
 from fastdllm.workflow.project.runs import Project, TaskPlan
+from fastdllm.workflow.project.speeds import speed_measurements
 from fastdllm.workflow.shared_computations import assign_leaders
+from fastdllm.workflow.speed_states import SpeedStatus, speed_status
 from fastdllm.workflow.status.queue import MAX_AGE_S, Queue, read_queue
 from fastdllm.workflow.status.run_status import RunStatus, State, inspect, with_accounts
 
@@ -28,6 +30,7 @@ class View:
     notes: lines about SLURM, Snakemake and plans, rather than about a run.
     mains: the main processes that live, or how the last one ended.
     notices: by task, what its plan and its results name about items and model, and do not refuse.
+    speeds: the measurements of the selected experiments and tasks.
     """
 
     statuses: list[RunStatus]
@@ -37,6 +40,7 @@ class View:
     notes: list[str]
     mains: list[Main]
     notices: Mapping[str, list[str]] = field(default_factory=dict)
+    speeds: Sequence[SpeedStatus] = ()
 
 
 @dataclass(slots=True)
@@ -77,6 +81,9 @@ def look(
         notes=[*failed_plans(project.plans, statuses), *notes(statuses, queue, processes, mains)],
         mains=mains,
         notices=notices(project.plans, statuses),
+        speeds=[
+            speed_status(m) for m in speed_measurements(project, gpu=project.config.cluster.gpu)
+        ],
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from fastdllm.common.errors import UserError, nearest_name
 from fastdllm.common.paths import PLANS, split_task_folder
 from fastdllm.workflow.project.runs import Project, Run
+from fastdllm.workflow.project.speeds import SpeedMeasurement
 
 EVAL_RULE, PLAN_RULE = "eval", "plan"
 # Rules that stand for every selected run; most of them for what is published.
@@ -21,6 +22,8 @@ PUBLISHING_RULES = ("aggregate", "report")
 WHOLE_RULES = ("all", *PUBLISHING_RULES)
 # A rule that needs no run at all.
 TRAIN_RULE = "train"
+# Measures speeds; needs no run, and none needs it.
+SPEED_RULE, SITTING_RULE = "speed", "sitting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,18 @@ class Targets:
         accepted = (*WHOLE_RULES, str(run.summary_path))
         return not self.names or any(name in self.names for name in accepted)
 
+    def measures(self, speed: SpeedMeasurement) -> bool:
+        """Whether the measurement is among the targets; without any, none is."""
+        made = {SPEED_RULE, str(speed.record_path), *map(str, speed.sitting_paths)}
+        return not made.isdisjoint((*self.names, *self.forced))
+
+    def forces_speed(self, speed: SpeedMeasurement) -> bool:
+        """Whether the measurement is to be made anew even with a valid result."""
+        paths = {str(speed.record_path), *map(str, speed.sitting_paths)}
+        is_named = not {SPEED_RULE, SITTING_RULE, *paths}.isdisjoint(self.forced)
+        is_target = self.are_targets_forced and not paths.isdisjoint(self.names)
+        return self.is_all_forced or self.is_forced_without_names or is_named or is_target
+
     def forces(self, run: Run) -> bool:
         """Whether the run is to be repeated even with a valid result."""
         path = str(run.summary_path)
@@ -90,7 +105,9 @@ def _words(words: Sequence[str], arguments: Sequence[str], command: str) -> dict
     return dict(word.split("=", 1) for word in words)
 
 
-def check_targets(targets: Targets, project: Project) -> None:
+def check_targets(
+    targets: Targets, project: Project, speeds: Sequence[SpeedMeasurement] = ()
+) -> None:
     """Refuse a target that no rule makes.
 
     Raises:
@@ -99,6 +116,13 @@ def check_targets(targets: Targets, project: Project) -> None:
     """
     runs = {str(run.summary_path) for run in project.runs}
     made = {*WHOLE_RULES, TRAIN_RULE, *runs}
+    if speeds:
+        made |= {SPEED_RULE, *(str(p) for s in speeds for p in (*s.sitting_paths, s.record_path))}
+    elif SPEED_RULE in (*targets.names, *targets.forced):
+        raise UserError(
+            f"target {SPEED_RULE}: no selected experiment has `speed:` in its experiment.yaml and "
+            "a task that generates; docs/speed.md shows what to write there"
+        )
     limit = project.runs[0].limit if project.runs else None
     unlimited = next((name for name in targets.names if name in PUBLISHING_RULES), None)
     if limit is not None and unlimited is not None:
@@ -107,7 +131,7 @@ def check_targets(targets: Targets, project: Project) -> None:
             f"leave limit out, or look at them: fastdllm table --limit {limit}"
         )
     # A rule that makes one file of many is no target, but all its files can be forced.
-    forced = made | {EVAL_RULE, PLAN_RULE}
+    forced = made | {EVAL_RULE, PLAN_RULE, SITTING_RULE}
     for names, allowed in ((targets.names, made), (targets.forced, forced)):
         for name in names:
             if name not in allowed and not Path(name).is_relative_to(PLANS):

@@ -132,6 +132,20 @@ elif command == "finish":
     if spec["fingerprint"] not in (summary.read_text() if summary.exists() else ""):
         sys.exit(1)
     summary.touch()
+elif command == "speed" and "--sitting" in arguments:
+    from tests.support.fakes import fake_sitting
+
+    path, number = Path(arguments[0]), int(arguments[2])
+    if Path("fail_sitting_" + str(number)).exists():
+        sys.exit(1)
+    sitting = fake_sitting(json.loads(path.read_text()), number)
+    path.with_name(f"sitting-{{number}}.json").write_text(json.dumps(sitting))
+    with open("evals.txt", "a") as stream:
+        stream.write("sitting " + str(number) + "\\n")
+elif command == "speed":
+    from fastdllm.cli import main
+
+    sys.exit(main(["speed", *arguments]))
 elif command == "same":
     from fastdllm.cli import main
 
@@ -143,9 +157,12 @@ elif command == "report":
 elif command == "aggregate":
     from fastdllm.workflow.project.artifacts import publish, stored_summary
     from fastdllm.workflow.project.runs import load_project
+    from fastdllm.workflow.project.speeds import speed_measurements
+    from fastdllm.workflow.speed_states import publish_speeds
 
     project = load_project()
     publish(project.runs)
+    publish_speeds(speed_measurements(project))
     for name in project.experiments:
         own = [run for run in project.runs if run.experiment == name]
         stored = [(run, stored_summary(run.artifact_path)) for run in own]

@@ -8,7 +8,7 @@ stop. Knows tokens and blocks, nothing of models or noise.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, NamedTuple
@@ -19,17 +19,20 @@ from transformers import PreTrainedTokenizerBase
 
 from fastdllm.common.errors import UserError
 from training.drills import draw_drill
-from training.problems import draw_problem, is_held_out
+from training.multi_step import draw_multi_step
+from training.problems import Problem, draw_problem, is_held_out
 from training.tokenizer import render_prompt
 
 BLOCK_SIZE = 32
 BATCH_SIZE = 16
+# Their rows are twice as long, with three times as many trained tokens.
+MULTI_STEP_BATCH_SIZE = 8
 # Drawn at once and then grouped; the rows left over in a group are dropped, so a pool is large.
 POOL_SIZE = 2048
 # Six calculations fill about 54 tokens; one block holds about four.
 DRILL_CALCULATIONS, BLOCK_DRILL_CALCULATIONS = 6, 5
 
-Kind = Literal["words", "drill"]
+Kind = Literal["words", "multi_step", "drill"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Batch:
     """tokens [B, T] int64; trained [B, T] bool.
 
     `trained` positions are predicted and may be masked: from the answer's first token to the end of
-    the row (`words`), or result digits alone (`drill`).
+    the row (`words`, `multi_step`), or result digits alone (`drill`).
     """
 
     kind: Kind
@@ -58,19 +61,30 @@ class Row(NamedTuple):
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerBase, *, seed: int, phase: str, drills: float, one_block: bool
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    phase: str,
+    drills: float,
+    multi_step: float,
+    one_block: bool,
 ) -> Iterator[Batch]:
     """Yield the batches of a phase, for ever; the same ones for the same arguments.
 
-    A batch is one of drills with probability `drills`, else of word problems. `one_block` makes
-    drills of exactly one block; otherwise they are longer rows.
+    A batch is one of drills with probability `drills`, of multi-step problems with probability
+    `multi_step`, else of word problems. `one_block` makes drills of exactly one block; otherwise
+    they are longer rows.
     """
     rng = Random(f"{seed}/{phase}/kinds")
-    words = _word_batches(tokenizer, Random(f"{seed}/{phase}/words"))
+    words = _problem_batches(tokenizer, "words", Random(f"{seed}/{phase}/words"))
+    longer = _problem_batches(tokenizer, "multi_step", Random(f"{seed}/{phase}/multi_step"))
     drill_rng = Random(f"{seed}/{phase}/drill")
     while True:
-        if rng.random() < drills:
+        share = rng.random()
+        if share < drills:
             yield _drill_batch(tokenizer, drill_rng, one_block=one_block)
+        elif share < drills + multi_step:
+            yield next(longer)
         else:
             yield next(words)
 
@@ -83,28 +97,32 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -
     return Row(ids + [tokenizer.pad_token_id] * padding, len(prompt))
 
 
-def _word_batches(tokenizer: PreTrainedTokenizerBase, rng: Random) -> Iterator[Batch]:
+def _problem_batches(
+    tokenizer: PreTrainedTokenizerBase, kind: Literal["words", "multi_step"], rng: Random
+) -> Iterator[Batch]:
+    draw: Callable[..., Problem] = draw_problem if kind == "words" else draw_multi_step
+    size = BATCH_SIZE if kind == "words" else MULTI_STEP_BATCH_SIZE
     while True:
         groups: dict[tuple[int, int], list[Row]] = defaultdict(list)
         for _ in range(POOL_SIZE):
-            problem = draw_problem(rng, held_out=False)
+            problem = draw(rng, held_out=False)
             if is_held_out(problem.question):
                 raise UserError(f"a held-out question was drawn: {problem.question!r}")
             row = encode_row(tokenizer, problem.question, problem.answer)
             groups[len(row.ids), row.answer_start // BLOCK_SIZE].append(row)
         made = [
-            _word_batch(rows[start : start + BATCH_SIZE])
+            _problem_batch(kind, rows[start : start + size])
             for _, rows in sorted(groups.items())
-            for start in range(0, len(rows) - BATCH_SIZE + 1, BATCH_SIZE)
+            for start in range(0, len(rows) - size + 1, size)
         ]
         rng.shuffle(made)
         yield from made
 
 
-def _word_batch(rows: list[Row]) -> Batch:
+def _problem_batch(kind: Kind, rows: list[Row]) -> Batch:
     tokens = torch.tensor([row.ids for row in rows])
     starts = torch.tensor([row.answer_start for row in rows])
-    return Batch("words", tokens, torch.arange(tokens.shape[1]) >= starts[:, None])
+    return Batch(kind, tokens, torch.arange(tokens.shape[1]) >= starts[:, None])
 
 
 def _drill_batch(tokenizer: PreTrainedTokenizerBase, rng: Random, *, one_block: bool) -> Batch:

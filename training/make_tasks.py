@@ -1,77 +1,116 @@
 """Write the data files of the embedded tasks: `python -m training.make_tasks`.
 
-The items are drawn from the held-out split of the generator, without repetition; the same files on
-every call. They are committed, so nobody needs to run this to evaluate a model.
+The items are drawn from the held-out split of the generators, each question for one file only; the
+same files on every call. They are committed, so nobody needs to run this to evaluate a model.
 """
 
 from __future__ import annotations
 
 import argparse
+import bz2
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastdllm.common.errors import USER_ERROR_EXIT_CODE, UserError
-from fastdllm.common.files import write_text_atomically
+from fastdllm.common.files import write_bytes_atomically
 from training.choices import draw_choice
-from training.problems import draw_problem
+from training.multi_step import draw_multi_step
+from training.problems import Problem, draw_problem
 
-WORD_ITEMS, CHOICE_ITEMS = 600, 400
-
-
-def word_items() -> list[dict[str, Any]]:
-    """The items of `word_problems`: question, reasoned answer, result, number of steps."""
-
-    def draw(rng: Random) -> dict[str, Any]:
-        problem = draw_problem(rng, held_out=True)
-        return {
-            "question": problem.question,
-            "answer": problem.answer,
-            "result": problem.result,
-            "steps": len(problem.calculations),
-        }
-
-    return _draw_items(WORD_ITEMS, "tasks/word_problems", draw)
+Item = dict[str, Any]
 
 
-def choice_items() -> list[dict[str, Any]]:
-    """The items of `choice_problems`: question, begun answer, four numbers, index of the right."""
+class ItemSet(NamedTuple):
+    """A file of items; `packed` ones are compressed."""
 
-    def draw(rng: Random) -> dict[str, Any]:
-        choice = draw_choice(rng, held_out=True)
-        return {
-            "question": choice.question,
-            "begun": choice.begun,
-            "options": list(choice.options),
-            "correct": choice.correct,
-        }
+    name: str
+    count: int
+    draw: Callable[[Random], Item]
+    packed: bool = False
 
-    return _draw_items(CHOICE_ITEMS, "tasks/choice_problems", draw)
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}.jsonl" + ".bz2" * self.packed
 
 
-def to_jsonl(items: list[dict[str, Any]]) -> str:
+def draw_sets() -> Iterator[tuple[ItemSet, list[Item]]]:
+    """Yield every set with its items; no question is in two sets, or twice in one."""
+    taken: set[str] = set()
+    for items_of in SETS:
+        rng = Random(f"tasks/{items_of.name}")
+        items: dict[str, Item] = {}
+        while len(items) < items_of.count:
+            item = items_of.draw(rng)
+            if item["question"] not in taken:
+                items.setdefault(item["question"], item)
+        taken |= items.keys()
+        yield items_of, list(items.values())
+
+
+def word_item(rng: Random) -> Item:
+    """A word problem of one to three steps."""
+    return with_steps(draw_problem(rng, held_out=True))
+
+
+def calibration_item(rng: Random) -> Item:
+    """A word problem that no task asks, for `fastdllm sensitivity`."""
+    return without_steps(draw_problem(rng, held_out=True))
+
+
+def multi_step_item(rng: Random) -> Item:
+    """A problem of four to eight steps."""
+    return with_steps(draw_multi_step(rng, held_out=True))
+
+
+def choice_item(rng: Random) -> Item:
+    """A question, its begun answer, four numbers, and the index of the right one."""
+    choice = draw_choice(rng, held_out=True)
+    return {
+        "question": choice.question,
+        "begun": choice.begun,
+        "options": list(choice.options),
+        "correct": choice.correct,
+    }
+
+
+def without_steps(problem: Problem) -> Item:
+    """Question, reasoned answer and result of a problem."""
+    return {"question": problem.question, "answer": problem.answer, "result": problem.result}
+
+
+def with_steps(problem: Problem) -> Item:
+    """The same with the number of its calculations."""
+    return {**without_steps(problem), "steps": len(problem.calculations)}
+
+
+# A set leaves out what those before it have; a new one comes last, or files change.
+SETS = (
+    ItemSet("word_problems", 600, word_item),
+    ItemSet("choice_problems", 400, choice_item),
+    ItemSet("calibration", 200, calibration_item),
+    ItemSet("word_problems_tune", 2_000, word_item),
+    ItemSet("word_problems_confirm", 20_000, word_item, packed=True),
+    ItemSet("multi_step_problems", 1_000, multi_step_item),
+    ItemSet("multi_step_problems_tune", 1_000, multi_step_item),
+)
+
+
+def to_jsonl(items: list[Item]) -> str:
     """One JSON object a line, keys in the order given."""
     return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
 
 
 def write_tasks(folder: Path) -> None:
-    """Write both data files into `folder`."""
-    write_text_atomically(folder / "word_problems.jsonl", to_jsonl(word_items()))
-    write_text_atomically(folder / "choice_problems.jsonl", to_jsonl(choice_items()))
-
-
-def _draw_items(
-    count: int, seed: str, draw: Callable[[Random], dict[str, Any]]
-) -> list[dict[str, Any]]:
-    rng = Random(seed)
-    items: dict[str, dict[str, Any]] = {}
-    while len(items) < count:
-        item = draw(rng)
-        items.setdefault(item["question"], item)
-    return list(items.values())
+    """Write all data files into `folder`."""
+    for items_of, items in draw_sets():
+        content = to_jsonl(items).encode()
+        write_bytes_atomically(
+            folder / items_of.file_name, bz2.compress(content) if items_of.packed else content
+        )
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -38,15 +38,17 @@ LOG_EVERY, CHECKPOINT_EVERY, SNAPSHOT_EVERY = 20, 100, 500
 class Phase:
     """One phase of the schedule; the learning rate decays linearly after `hold` of the steps.
 
-    drills: share of batches of bare arithmetic.
+    drills, multi_step: shares of batches of bare arithmetic and of multi-step problems.
     """
 
     name: str
+    objective: Literal["autoregressive", "block_diffusion"]
     steps: int
     learning_rate: float
     warmup: int
     hold: float
     drills: float
+    multi_step: float
 
     def rate_at(self, step: int) -> float:
         """Learning rate of 0-based `step`."""
@@ -55,9 +57,10 @@ class Phase:
         return self.learning_rate * warm * min(1.0, left)
 
 
-AUTOREGRESSIVE = Phase("autoregressive", 4000, 4e-3, 50, 1.0, drills=0.35)
-BLOCK_DIFFUSION = Phase("block_diffusion", 4000, 3e-3, 30, 0.4, drills=0.35)
-PHASES = (AUTOREGRESSIVE, BLOCK_DIFFUSION)
+PHASES = (
+    Phase("autoregressive", "autoregressive", 4000, 4e-3, 50, 1.0, drills=0.35, multi_step=0.0),
+    Phase("block_diffusion", "block_diffusion", 4000, 3e-3, 30, 0.4, drills=0.35, multi_step=0.0),
+)
 
 
 def train(*, out: Path, work: Path, seed: int, threads: int, phases: tuple[Phase, ...]) -> None:
@@ -155,7 +158,8 @@ def remaining_batches(
         seed=seed,
         phase=phase.name,
         drills=phase.drills,
-        one_block=phase.name == BLOCK_DIFFUSION.name,
+        multi_step=phase.multi_step,
+        one_block=phase.objective == "block_diffusion",
     )
     return itertools.islice(enumerate(drawn), done, phase.steps)
 
@@ -164,7 +168,7 @@ def loss_of(
     phase: Phase, model: BlockDiffusionModel, batch: Batch, *, seed: int, step: int
 ) -> torch.Tensor:
     """The phase's loss on a batch; noise depends on seed and step alone."""
-    if phase.name == AUTOREGRESSIVE.name:
+    if phase.objective == "autoregressive":
         return autoregressive_loss(model, batch)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     masked = two_views(batch, generator)

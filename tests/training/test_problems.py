@@ -1,7 +1,8 @@
-"""The generator: the same text for the same seed, right answers, and two splits that never meet."""
+"""The generators: the same text for the same seed, right answers, and splits that never meet."""
 
 from __future__ import annotations
 
+import bz2
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from training.choices import OPTIONS, draw_choice, slips
 from training.data import batches, encode_row
-from training.make_tasks import choice_items, to_jsonl, word_items
+from training.make_tasks import draw_sets, to_jsonl
 from training.problems import Calculation, draw_problem, is_held_out
 from training.tokenizer import build_tokenizer
 
@@ -19,6 +20,20 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tasks" / "data"
 CALCULATION = re.compile(r"(\d+)([-+*])(\d+)=(\d+)")
 APPLY = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+
+
+def committed(file_name: str) -> str:
+    content = (DATA / file_name).read_bytes()
+    return (bz2.decompress(content) if file_name.endswith(".bz2") else content).decode()
+
+
+@pytest.fixture(scope="module")
+def questions() -> dict[str, list[str]]:
+    """The questions of every data file of the embedded tasks."""
+    return {
+        path.name: [json.loads(line)["question"] for line in committed(path.name).splitlines()]
+        for path in DATA.glob("*.jsonl*")
+    }
 
 
 def test_same_seed_same_problems():
@@ -62,24 +77,20 @@ def test_a_question_belongs_to_one_split():
     assert all(map(is_held_out, test))
 
 
-@pytest.mark.parametrize("phase", ["autoregressive", "block_diffusion"])
-def test_no_task_item_is_in_the_training_batches(phase):
-    held_out = {item["question"] for item in [*word_items(), *choice_items()]}
+@pytest.mark.parametrize("multi_step", [0.0, 1.0])
+def test_no_task_item_is_in_the_training_batches(questions, multi_step):
     tokenizer = build_tokenizer()
-    kinds = batches(
-        tokenizer,
-        seed=2,
-        phase=phase,
-        drills=0.0,
-        one_block=phase == "block_diffusion",
+    drawn = batches(
+        tokenizer, seed=2, phase="test", drills=0.0, multi_step=multi_step, one_block=True
     )
-    questions = {
+    trained = {
         line.partition("user\n")[2].partition("<|im_end|>")[0]
-        for _ in range(60)
-        for line in tokenizer.batch_decode(next(kinds).tokens)
+        for _ in range(60 if multi_step == 0 else 120)
+        for line in tokenizer.batch_decode(next(drawn).tokens)
     }
-    assert len(questions) > 900
-    assert not questions & held_out
+    assert len(trained) > 900
+    for held_out in questions.values():
+        assert not trained & set(held_out)
 
 
 def test_options_hold_the_right_number_once_and_three_slips():
@@ -108,10 +119,19 @@ def test_a_row_ends_in_a_stop_and_padding():
     assert tokenizer.eos_token_id in row.ids[row.answer_start :]
 
 
-@pytest.mark.parametrize(
-    ("name", "make"), [("word_problems", word_items), ("choice_problems", choice_items)]
-)
-def test_committed_task_files_are_what_the_generator_makes(name, make):
-    committed = (DATA / f"{name}.jsonl").read_text(encoding="utf-8")
-    assert committed == to_jsonl(make()), "run: python -m training.make_tasks"
-    assert all(is_held_out(json.loads(line)["question"]) for line in committed.splitlines())
+def test_committed_files_are_what_the_generators_make():
+    made = {items_of.file_name: items for items_of, items in draw_sets()}
+    assert made.keys() == {path.name for path in DATA.glob("*.jsonl*")}
+    for file_name, items in made.items():
+        # Not `assert a == b`: pytest would compare megabytes line by line.
+        same = committed(file_name) == to_jsonl(items)
+        assert same, f"{file_name}: run: python -m training.make_tasks"
+
+
+def test_no_question_is_asked_twice_and_all_are_held_out(questions):
+    """Neither within a file nor in two; of these, none can be drawn for training."""
+    counts = {name: len(asked) for name, asked in questions.items()}
+    assert counts["word_problems_confirm.jsonl.bz2"] == 20_000
+    asked = [question for of_file in questions.values() for question in of_file]
+    assert len(set(asked)) == len(asked) == sum(counts.values()) >= 25_000
+    assert all(map(is_held_out, asked))

@@ -27,8 +27,10 @@ def tokenizer():
     return build_tokenizer()
 
 
-def draw_batches(tokenizer, *, drills=0.0):
-    return batches(tokenizer, seed=1, phase="test", drills=drills, one_block=True)
+def draw_batches(tokenizer, *, drills=0.0, multi_step=0.0):
+    return batches(
+        tokenizer, seed=1, phase="test", drills=drills, multi_step=multi_step, one_block=True
+    )
 
 
 def fresh_model(tokenizer, seed=0):
@@ -49,9 +51,9 @@ def test_batches_repeat_for_the_same_seed(tokenizer):
     assert all(torch.equal(first.tokens, second.tokens) for first, second in pairs)
 
 
-@pytest.mark.parametrize("drills", [0.0, 1.0])
-def test_first_token_of_a_block_and_the_prompt_are_never_masked(tokenizer, drills):
-    batch = next(draw_batches(tokenizer, drills=drills))
+@pytest.mark.parametrize(("drills", "multi_step"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
+def test_first_token_of_a_block_and_the_prompt_are_never_masked(tokenizer, drills, multi_step):
+    batch = next(draw_batches(tokenizer, drills=drills, multi_step=multi_step))
     masked = two_views(batch, torch.Generator().manual_seed(3))
     assert not masked[:, :, ::BLOCK_SIZE].any()
     assert not (masked & ~batch.trained).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import json
 from pathlib import Path
 
@@ -15,17 +16,23 @@ CALIBRATION = PROJECT_TASKS / "calibration.jsonl"
 def read_questions(path: Path, count: int | None = None) -> list[str]:
     """Return the first `count` questions of a file with a JSON object {"question": ...} per line.
 
+    A file whose name ends in .bz2 is unpacked.
+
     Raises:
         UserError: the file cannot be read, a line has no question, or there is none at all.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        content = path.read_bytes()
     except OSError as error:
         raise cannot("read", path, error) from None
+    try:
+        text = (bz2.decompress(content) if path.suffix == ".bz2" else content).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason})") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be unpacked ({error}); copy the file again") from None
     questions: list[str] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         if len(questions) == count:
@@ -42,7 +49,7 @@ def refuse_test_items(questions: list[str], path: Path, tasks: Path = PROJECT_TA
     Raises:
         UserError: naming the file that has them.
     """
-    for file in sorted(tasks.glob("*.jsonl")):
+    for file in sorted(tasks.glob("*.jsonl*")):
         if file.name == CALIBRATION.name:
             continue
         shared = set(questions) & set(read_questions(file))

@@ -98,15 +98,16 @@ def csv_table(groups: Sequence[Group], reports: Mapping[RunKey, RunReport] | Non
         for group in groups
         for run in group.summaries
     }
+    has_published = any(shown.values())
     names = [*RUN_COLUMNS, *COMPARISON_COLUMNS, *ORIGIN_COLUMNS]
-    names += [PUBLISHED_COLUMN] if any(shown.values()) else []
+    names += [PUBLISHED_COLUMN] if has_published else []
     writer.writerow(names if reports is None else [*names, *CONTROL_COLUMNS])
     for group in groups:
         for run, comparison in group.compared:
             cells = [value(run) for value in RUN_COLUMNS.values()]
             cells += [comparison and value(comparison) for value in COMPARISON_COLUMNS.values()]
             cells += [value(run) for value in ORIGIN_COLUMNS.values()]
-            cells += [shown[key_of(run)]] if any(shown.values()) else []
+            cells += [shown[key_of(run)]] if has_published else []
             if reports is not None:
                 cells += _beside_controls(reports[key_of(run)])
             writer.writerow(cells)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fastdllm.records.summary import DECODING, PARAMETERS, Summary
@@ -27,7 +28,7 @@ TaskKey = tuple[str, int | None]
 RunKey = tuple[str, str, int | None, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for what is counted once
 class Group:
     """Runs of one experiment on one task (and limit), in the order given.
 
@@ -51,15 +52,15 @@ class Group:
         """Each run with its comparison."""
         return list(zip(self.summaries, self.comparisons, strict=True))
 
-    @property
+    @cached_property
     def is_generation(self) -> bool:
         """Whether answers were generated; otherwise only likelihoods of options were compared."""
         return any(summary.passes is not None for summary in self.summaries)
 
-    @property
+    @cached_property
     def usual_conditions(self) -> tuple[str, ...]:
         """The speed conditions that most of the runs share."""
-        return Counter(speed_conditions(s) for s in self.summaries).most_common(1)[0][0]
+        return Counter(map(speed_conditions, self.summaries)).most_common(1)[0][0]
 
 
 def grouped(summaries: Sequence[Summary]) -> list[Group]:

@@ -139,13 +139,15 @@ def _rows(group: Group) -> list[dict[str, str]]:
     rows = []
     figures = [figures_of(summary) for summary in group.summaries]
     speeds_of = [speeds(some, run) for some, run in zip(figures, group.summaries, strict=True)]
+    has_published, has_published_speed = any(map(accuracies, figures)), any(speeds_of)
+    has_differences = any(group.comparisons)
     for index, (summary, comparison) in enumerate(group.compared):
         cells = _cells(group, summary)
-        if any(map(accuracies, figures)):
+        if has_published:
             cells["published"] = figures_text(accuracies(figures[index]))
-        if any(speeds_of):
+        if has_published_speed:
             cells["published_speed"] = figures_text(speeds_of[index])
-        if any(group.comparisons):
+        if has_differences:
             paired = comparison.paired if comparison else None
             refused = "-" if comparison and comparison.is_refused else ""
             cells["difference"] = signed(paired.difference) if paired else refused

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from fastdllm.common.errors import UserError  # noqa: E402
-from fastdllm.records.summary import Summary, read_summary  # noqa: E402
+from fastdllm.records.summary import Summary  # noqa: E402
 from fastdllm.report.sentences import answer_of, headline  # noqa: E402
 from fastdllm.workflow.project import artifacts  # noqa: E402
 from fastdllm.workflow.project.runs import load_project  # noqa: E402
@@ -34,13 +34,14 @@ def published(root: Path) -> list[Summary]:
         UserError: a mistake in the project, or tables that do not show these runs.
     """
     with contextlib.chdir(root):
-        project = load_project()
-        if not artifacts.tables_are_current(project.runs, project.experiments):
+        project, read = load_project(), artifacts.SummaryReader()
+        if not artifacts.tables_are_current(project.runs, project.experiments, read):
             raise UserError(
                 f"{root}: the tables in artifacts/ are not those of its published runs; write them "
                 "with `fastdllm aggregate`"
             )
-        return [read_summary(run.artifact_path) for run in artifacts.published(project.runs)]
+        current = artifacts.published(project.runs, read)
+        return [read(run.artifact_path).summary for run in current]
 
 
 def with_answer(readme: str, answer: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fastdllm.common.errors import UserError
 
 if TYPE_CHECKING:
+    from fastdllm.workflow.project.artifacts import StoredSummary
     from fastdllm.workflow.project.runs import Run
 
 
@@ -23,26 +24,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(_args: argparse.Namespace) -> int:
     """Publish, write the tables, and print what changed."""
     from fastdllm.common.paths import ARTIFACTS
-    from fastdllm.records.summary import read_summary
     from fastdllm.report.text_tables import write_tables
-    from fastdllm.workflow.project.artifacts import left_over, publish, published
+    from fastdllm.workflow.project.artifacts import SummaryReader, left_over, publish, published
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.speeds import speed_measurements
     from fastdllm.workflow.speed_states import publish_speeds
 
-    project = load_project()
+    project, read = load_project(), SummaryReader()
     runs = project.runs
-    problems = [_problem(run) for run in runs]
-    changed = publish([run for run, bad in zip(runs, problems, strict=True) if bad is None])
+    problems = [_problem(run, read(run.summary_path)) for run in runs]
+    changed = publish([run for run, bad in zip(runs, problems, strict=True) if bad is None], read)
     speeds = publish_speeds(speed_measurements(project, gpu=project.config.cluster.gpu))
-    current = published(runs)
+    current = published(runs, read)
     lines = [f"published {len(changed)} of {len(runs)} runs; {len(runs) - len(changed)} unchanged"]
     if len(current) < len(runs):
         lines[0] = (
             f"published {len(changed)} runs; {len(current)} of {len(runs)} are in artifacts/, the "
             "others have no valid result yet (`fastdllm status`)"
         )
-    summaries = [read_summary(run.artifact_path) for run in current]
+    summaries = [read(run.artifact_path).summary for run in current]
     tables = write_tables(list(project.experiments), summaries, ARTIFACTS)
     lines += [f"published {speed.artifact_path}" for speed in speeds]
     lines += [f"not published: {problem}" for problem in problems if problem is not None]
@@ -52,15 +52,11 @@ def run(_args: argparse.Namespace) -> int:
     return 0
 
 
-def _problem(run: Run) -> str | None:
+def _problem(run: Run, stored: StoredSummary) -> str | None:
     """Return why a run's current summary cannot be read, and so not published; None if it can."""
-    from fastdllm.records.summary import read_summary
-    from fastdllm.workflow.project.artifacts import stored_summary
-
-    if not stored_summary(run.summary_path).belongs_to(run):
-        return None
     try:
-        read_summary(run.summary_path)
+        if stored.belongs_to(run):
+            _ = stored.summary
     except UserError as error:
         return str(error)
     return None

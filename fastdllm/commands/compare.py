@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,18 +38,18 @@ def run(args: argparse.Namespace) -> int:
 def _summary(name: str) -> Summary:
     from fastdllm.records.summary import read_summary
 
-    return read_summary(name if name.endswith(".json") else _path(name))
+    return read_summary(name) if name.endswith(".json") else _current(name)
 
 
-def _path(name: str) -> Path:
-    """Return the path of the current summary of a named run.
+def _current(name: str) -> Summary:
+    """Return the current summary of a named run.
 
     Raises:
         UserError: no such run, or one without a result of the current settings.
     """
     from fastdllm.common.errors import UserError, unknown_name
     from fastdllm.common.paths import split_task_folder
-    from fastdllm.workflow.project.artifacts import current_summary
+    from fastdllm.workflow.project.artifacts import SummaryReader, current_summary
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.selection import Selection
 
@@ -58,16 +57,16 @@ def _path(name: str) -> Path:
     if len(parts) != 3:
         raise UserError(f"{name!r} is not a run; write {FORM}, or the path of a summary.json")
     project = load_project(Selection(limit=split_task_folder(parts[1])[1]))
-    runs = {"/".join((r.experiment, r.task_folder, r.config)): r for r in project.all_runs}
+    runs = {run.name: run for run in project.all_runs}
     names_of_runs = [key.split("/") for key in runs]
     for level, kind in enumerate(("experiment", "task", "config")):
         names = {other[level] for other in names_of_runs if other[:level] == parts[:level]}
         if parts[level] not in names:
             raise unknown_name(kind, parts[level], names, where=name)
-    path = current_summary(runs[name], project.all_runs)
-    if path is None:
+    stored = current_summary(runs[name], runs, SummaryReader())
+    if stored is None:
         raise UserError(
             f"{name}: has no result of the current settings; `fastdllm status` says why, and an "
             "older one can be given as the path of its summary.json"
         )
-    return path
+    return stored.summary

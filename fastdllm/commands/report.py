@@ -33,13 +33,12 @@ def run(args: argparse.Namespace) -> int:
     """Write the page, the plots and the table, and print where they are."""
     from fastdllm.common.errors import UserError
     from fastdllm.common.files import write_text_atomically
-    from fastdllm.records.summary import read_summary
     from fastdllm.report.content import build_report
     from fastdllm.report.csv_tables import csv_table
     from fastdllm.report.page import render_page
     from fastdllm.report.plot_files import write_plots
     from fastdllm.report.sensitivity_map import newest
-    from fastdllm.workflow.project.artifacts import published
+    from fastdllm.workflow.project.artifacts import SummaryReader, published
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.selection import keep
 
@@ -47,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--output {args.output}: the name of a page must end in .html")
     project = load_project()
     chosen = keep("experiment", args.experiment, project.experiments, where="--experiment")
-    summaries, problems = [], []
-    for published_run in published(project.runs):
+    summaries, problems, read = [], [], SummaryReader()
+    for published_run in published(project.runs, read):
         try:
-            summaries.append(read_summary(published_run.artifact_path))
+            summaries.append(read(published_run.artifact_path).summary)
         except UserError as error:
             problems.append(f"not shown: {error}")
     sensitivity, unreadable = newest(

@@ -20,10 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fastdllm.common.errors import UserError
     from fastdllm.common.paths import ARTIFACTS
-    from fastdllm.records.summary import read_summary
     from fastdllm.report.groups import grouped
     from fastdllm.report.text_tables import terminal_table
-    from fastdllm.workflow.project.artifacts import current_summary
+    from fastdllm.workflow.project.artifacts import SummaryReader, current_summary
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.selection import Selection, keep
 
@@ -33,12 +32,13 @@ def run(args: argparse.Namespace) -> int:
     chosen = keep("experiment", args.experiment, project.experiments, where="--experiment")
     summaries, problems, n_chosen, n_missing = [], [], 0, 0
     # Of all experiments: what one is compared with may be a run of another.
+    by_name, read = {run.name: run for run in project.all_runs}, SummaryReader()
     for run in project.runs:
-        path, is_chosen = current_summary(run, project.all_runs), run.experiment in chosen
+        stored, is_chosen = current_summary(run, by_name, read), run.experiment in chosen
         n_chosen += is_chosen
-        n_missing += is_chosen and path is None
+        n_missing += is_chosen and stored is None
         try:
-            summaries += [read_summary(path)] if path else []
+            summaries += [stored.summary] if stored else []
         except UserError as error:
             problems += [f"not shown: {error}\n"] if is_chosen else []
     groups = [group for group in grouped(summaries) if group.experiment in chosen]

@@ -25,7 +25,7 @@ from fastdllm.common.paths import RESULTS
 from fastdllm.records.result_files import keep_aside, keep_result_aside
 from fastdllm.runs.lock import run_lock
 from fastdllm.tasks.plan import planned_digest
-from fastdllm.workflow.project.artifacts import stored_summary, tables_are_current
+from fastdllm.workflow.project.artifacts import SummaryReader, stored_summary, tables_are_current
 from fastdllm.workflow.project.digests import FileDigests
 from fastdllm.workflow.project.runs import Project, Run, TaskPlan
 from fastdllm.workflow.shared_computations import assign_leaders
@@ -65,7 +65,7 @@ def reconcile(
     """
 
     def look(run: Run) -> RunStatus:
-        status = _of_these_settings(inspect(run, jobs=jobs))
+        status = _of_these_settings(inspect(run, jobs=jobs, read=read))
         if str(run.summary_path) not in held:
             status = replace(status, earlier=())  # what waits gets those of now
         is_kept = restore or str(run.summary_path) in held or not status.state.has_result
@@ -79,7 +79,7 @@ def reconcile(
         is_free = status.state is not State.RUNNING and not status.jobs
         return replace(status, is_repeated=True) if is_free and is_repeated(run) else status
 
-    digests = FileDigests.load()
+    digests, read = FileDigests.load(), SummaryReader()
     try:
         for plan in project.plans:
             if str(plan.plan_path) not in held:
@@ -90,7 +90,7 @@ def reconcile(
             if str(status.run.summary_path) not in held:
                 _reconcile_run(status)
         if str(PUBLISHED_STAMP) not in held:
-            _date_stamp(project, statuses)
+            _date_stamp(project, statuses, read)
     except OSError as error:
         raise cannot("write", error.filename or RESULTS, error) from None
     digests.save()
@@ -161,7 +161,7 @@ def _restore(run: Run) -> None:
     write_text_atomically(run.summary_path, run.artifact_path.read_text(encoding="utf-8"))
 
 
-def _date_stamp(project: Project, statuses: Sequence[RunStatus]) -> None:
+def _date_stamp(project: Project, statuses: Sequence[RunStatus], read: SummaryReader) -> None:
     """Date or remove the output of `aggregate`, so that Snakemake knows whether to run it."""
     full = [status for status in statuses if status.run.limit is None]
     if not full:
@@ -169,7 +169,7 @@ def _date_stamp(project: Project, statuses: Sequence[RunStatus]) -> None:
     experiments = dict.fromkeys(status.run.experiment for status in full)
     is_published = all(
         status.state is State.DONE and status.run.summary_path.exists() for status in full
-    ) and tables_are_current(project.all_runs, experiments)
+    ) and tables_are_current(project.all_runs, experiments, read)
     if not is_published:
         PUBLISHED_STAMP.unlink(missing_ok=True)
         return

@@ -13,7 +13,7 @@ from fastdllm.common.errors import UserError
 from fastdllm.records.summary import read_summary, write_summary
 from fastdllm.runs.spec import read_spec
 from fastdllm.workflow.copied_results import write_copy
-from fastdllm.workflow.project.artifacts import current_summary, publish, published
+from fastdllm.workflow.project.artifacts import SummaryReader, current_summary, publish, published
 from fastdllm.workflow.project.runs import Project, Run, load_project
 from fastdllm.workflow.project.selection import Selection
 from fastdllm.workflow.reconcile import reconcile
@@ -133,10 +133,12 @@ def test_a_copy_of_an_earlier_result_is_not_published(runs: dict[str, Run]) -> N
     project = load_project()
     assert publish(project.runs) == published(project.runs) == both
     finish(runs["first"])
-    assert current_summary(runs["last"], project.runs) is None
+    by_name = {run.name: run for run in project.runs}
+    assert current_summary(runs["last"], by_name, SummaryReader()) is None
     assert publish(project.runs) == published(project.runs) == [runs["first"]]
     copy(runs["first"], runs["last"])
-    assert current_summary(runs["last"], project.runs) == runs["last"].summary_path
+    current = current_summary(runs["last"], by_name, SummaryReader())
+    assert current.path == runs["last"].summary_path
     assert publish(project.runs) == [runs["last"]]
     assert published(project.runs) == both
 

@@ -15,7 +15,7 @@ from typing import Any
 from fastdllm.cluster.slurm import JobState
 from fastdllm.common.files import json_object
 from fastdllm.statistics.truncation import MOST_IN_WORDS, is_marked
-from fastdllm.workflow.project.artifacts import StoredSummary, origin_of, stored_summary
+from fastdllm.workflow.project.artifacts import StoredSummary, SummaryReader, origin_of
 from fastdllm.workflow.project.runs import Run
 from fastdllm.workflow.status.at_work import (
     Shards,
@@ -138,12 +138,14 @@ class RunStatus:
         return bool(self.changes) and all(change.is_edit for change in self.changes)
 
 
-def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
+def inspect(run: Run, *, jobs: Queue | None = None, read: SummaryReader | None = None) -> RunStatus:
     """Return the state of a run.
 
     Args:
         jobs: what SLURM knows of this project, where there is a SLURM.
+        read: has read summaries that will be asked for again.
     """
+    read = read or SummaryReader()
     run_jobs = jobs.of(run) if jobs is not None else ()
     live = tuple(job for job in run_jobs if job.job.is_live)
     files = read_run_files(run, count=next((job.shard.count for job in live if job.shard), None))
@@ -151,8 +153,8 @@ def inspect(run: Run, *, jobs: Queue | None = None) -> RunStatus:
     alive = parts_at_work(files, jobs)
     if alive:
         return _running(files, alive, live)
-    result = stored_summary(run.summary_path)
-    artifact = StoredSummary() if run.limit is not None else stored_summary(run.artifact_path)
+    result = read(run.summary_path)
+    artifact = StoredSummary() if run.limit is not None else read(run.artifact_path)
     # A pack may include runs that have finished in another way since.
     own_jobs = [job for job in live if job.rule != "pack"]
     if artifact.belongs_to(run) and not result.belongs_to(run) and not own_jobs:

@@ -45,7 +45,7 @@ def max_t(n: int, pairs: Sequence[tuple[int, int]], *, seed: int = SEED) -> list
     random = np.random.default_rng(seed)
     exceeding = np.zeros(len(pairs))
     # In pieces, as a thousand comparisons times ten thousand flips need not be there at once.
-    piece = max(1, min(flips, int(2e7 / max(1, max(scaled.shape)))))
+    piece = max(1, min(flips, int(2e7 / max(1, *scaled.shape))))
     for start in range(0, flips, piece):
         size = (scaled.shape[1], min(piece, flips - start))
         signs = random.integers(0, 2, size=size, dtype=np.int8).astype(np.float32) * 2 - 1

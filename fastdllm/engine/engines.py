@@ -99,9 +99,10 @@ def make_engine(model: FusedModel, capacity: int, record: Record | None = None) 
 
 
 def can_flash(model: FusedModel) -> bool:
-    """Whether FlashAttention runs this model on its device."""
+    """Whether FlashAttention runs this model on its device, with this torch."""
     return (
         model.dtype in (torch.bfloat16, torch.float16)
+        and FlashAttention.is_offered()
         and torch.cuda.get_device_capability(model.device) >= FLASH_CAPABILITY
         and model.config.head_dim <= FLASH_HEAD_DIM
         and model.config.head_dim % FLASH_HEAD_UNIT == 0

@@ -1,12 +1,13 @@
 """Attention at fixed shapes: tensors, not the program, say which rows belong together.
 
 Two kinds: FlashAttention over segments of different length, and scaled dot products over padded
-segments for everything else (float32, GPUs before Ampere, a CPU in tests). Neither reads from the
-device on the host, so both can be recorded and replayed.
+segments for everything else (float32, GPUs before Ampere, torch before 2.12, a CPU in tests).
+Neither reads from the device on the host, so both can be recorded and replayed.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 
 import torch
@@ -53,6 +54,18 @@ class StaticAttention(ABC):
 
 class FlashAttention(StaticAttention):
     """FlashAttention over segments of different length: half precision, Ampere and newer."""
+
+    # What a pass needs of torch's function: one head of keys for several of queries, and lengths.
+    NEEDED = frozenset(("enable_gqa", "seqused_k"))
+
+    @classmethod
+    def is_offered(cls) -> bool:
+        """Whether the function of this torch takes what a pass needs (from torch 2.12 on)."""
+        try:
+            from torch.nn.attention.varlen import varlen_attn
+        except ImportError:
+            return False
+        return inspect.signature(varlen_attn).parameters.keys() >= cls.NEEDED
 
     def __init__(self, config: ModelConfig, cache: KVCache, tables: StaticTables) -> None:
         super().__init__(config, cache, tables)
@@ -109,14 +122,17 @@ class PaddedAttention(StaticAttention):
         shape, tables = self.tables.shape, self.tables
         rows = self._read_rows if only_read else self._rows
         place = tables.read_place if only_read else tables.place
-        queries = query.index_select(0, rows).unflatten(0, (shape.segments, shape.width))
+        # Queries that see the same keys are side by side: torch's kernels with a mask know no
+        # groups of heads, and would fall back to plain products.
+        grouped = (shape.segments, shape.width, self.kv_heads, -1, self.head_dim)
+        queries = query.index_select(0, rows).view(grouped).transpose(1, 2).flatten(2, 3)
         visible = buffer.index_select(0, self._places)
         visible = visible.unflatten(0, (shape.segments, shape.visible)).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(
-            queries.transpose(1, 2),
+            queries,
             visible[:, : self.kv_heads],
             visible[:, self.kv_heads :],
             attn_mask=self._mask,
-            enable_gqa=self.heads != self.kv_heads,
         )
-        return mixed.transpose(1, 2).flatten(0, 1).index_select(0, place)
+        mixed = mixed.unflatten(2, (shape.width, -1)).transpose(1, 2)
+        return mixed.reshape(-1, self.heads, self.head_dim).index_select(0, place)

@@ -6,6 +6,8 @@ On a CPU the recording is a trace of the operations, in which every value of the
 from __future__ import annotations
 
 import copy
+import sys
+import types
 import weakref
 
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from fastdllm import DecodingSettings, Request, generate
 from fastdllm.engine import static_attention
 from fastdllm.engine.batch import Segment
+from fastdllm.engine.engines import can_flash
 from fastdllm.engine.static import CudaGraphs
 from fastdllm.engine.static_tables import PassShape, StaticTables, sized
 from fastdllm.model.fused import fused
@@ -171,6 +174,33 @@ def test_attention_over_rows_of_different_length_gives_the_same_tokens(
     assert generate(model, requests(), CHOSEN, policies[1], slots=slots) == expected
 
 
+def without_groups_and_lengths(query, *, scale=None):
+    """As in torch 2.11: not to be called with what a pass has."""
+    raise AssertionError((query, scale))
+
+
+@pytest.mark.parametrize(
+    ("varlen", "kind"),
+    [
+        (varlen_attention, static_attention.FlashAttention),
+        (without_groups_and_lengths, static_attention.PaddedAttention),
+        (None, static_attention.PaddedAttention),
+    ],
+)
+def test_attention_in_half_precision_is_chosen_by_what_torch_offers(
+    golden_model, monkeypatch, varlen, kind
+):
+    module = types.SimpleNamespace(**{} if varlen is None else {"varlen_attn": varlen})
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    plain = golden_model("m6")
+    assert not can_flash(fused(plain)), "float32"
+    half = fused(copy.deepcopy(plain).to(torch.bfloat16))
+    assert can_flash(half) is (kind is static_attention.FlashAttention)
+    model = on_fixed_shapes(plain, attention=kind)
+    assert generate(model, requests(), CHOSEN, slots=3) == generate(plain, requests(), CHOSEN)
+
+
 def test_an_engine_that_is_too_small_is_gone_before_a_larger_one_is_made(golden_model):
     model = on_fixed_shapes(golden_model("m6"))
     generate(model, requests((5,)), CHOSEN)
@@ -207,6 +237,8 @@ def test_captured_graphs_on_a_gpu_give_the_same_tokens_in_float32(golden_model, 
 @ON_GPU
 @torch.inference_mode()
 def test_flash_attention_on_a_gpu_is_as_close_to_float32_as_padded_products(golden_model):
+    if not static_attention.FlashAttention.is_offered():
+        pytest.skip(f"torch {torch.__version__} has no varlen_attn for grouped heads (2.12 has)")
     plain = copy.deepcopy(golden_model("m14")).to("cuda", torch.bfloat16)
     segments = [Segment(64 * n, 32, [7 + n] * w, 64, (0, w)) for n, w in enumerate((32, 8, 32))]
     logits = []

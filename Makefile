@@ -3,9 +3,13 @@ PYTHON ?= python3
 # Test processes: one more than there are cores, as the tests of SLURM mostly wait.
 JOBS ?= $(shell expr 1 + $$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2))
 BIN := .venv/bin
+# For `make gpu`: the Python named on the command line, else that of .venv, else python3 with its own
+# torch. OPTIONS="--part golden" runs one part only.
+GPU_PYTHON = $(if $(and $(wildcard .venv/.ready),$(filter file,$(origin PYTHON))),$(BIN)/python,$(PYTHON))
+OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: setup setup-cluster run experiments report test test-fast lint format train clean help
+.PHONY: setup setup-cluster run experiments report test test-fast gpu lint format train clean help
 
 .venv/.ready: pyproject.toml constraints.txt
 	@scripts/setup.sh $(PYTHON)
@@ -31,6 +35,9 @@ test: .venv/.ready ## test the decoder against recorded traces, and everything e
 
 test-fast: .venv/.ready ## the tests that start no process, no Snakemake and no SLURM
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+
+gpu: ## test and measure the decoder on a GPU, in 9 minutes; installs nothing
+	@$(GPU_PYTHON) -m benchmarks.gpu $(OPTIONS)
 
 lint: .venv/.ready ## check style and types
 	@$(BIN)/ruff check .

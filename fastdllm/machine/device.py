@@ -74,7 +74,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a pass ran out of memory.
 
     Errors from outside torch's own allocator (a CPU, graphs, cuBLAS) show it in their message only.
+    What fails while such an error ends a recording counts too.
     """
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in LACK_OF_MEMORY)
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in LACK_OF_MEMORY):
+        return True
+    return error.__context__ is not None and is_out_of_memory(error.__context__)

@@ -247,6 +247,12 @@ def test_what_torch_says_when_memory_lacks_is_recognised():
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="capture") as caught:
+        try:
+            raise torch.OutOfMemoryError("out of memory (as told)")
+        finally:  # as the end of a recording does
+            raise RuntimeError("the capture is invalid")
+    assert is_out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize("most", [200, 500])

@@ -7,16 +7,7 @@ import pytest
 from fastdllm import Request
 from tests.support import traces
 
-PLAIN = traces.cases("plain")
-# The published decoder ignores a prompt of exactly one block; cases_fixedprefill holds the answer
-# of the corrected rule for the same lengths.
-IGNORED_PROMPTS = [case for case in PLAIN if len(case["prompts"][0]) == 32]
-EXACT = [
-    *(case for case in PLAIN if case not in IGNORED_PROMPTS),
-    *traces.cases("blocks"),
-    *traces.cases("reuse"),
-    *(case for case in traces.cases("fixedprefill") if case["batch"] == 1),
-]
+EXACT = traces.exact_cases()
 STOPS = traces.cases("stop")
 
 
@@ -26,9 +17,10 @@ def run_case(golden_model, case, **changes):
 
 
 def test_only_prompts_of_one_block_are_left_out_and_the_corrected_rule_covers_them():
-    assert len(IGNORED_PROMPTS) == 2
+    ignored = [case for case in traces.cases("plain") if case not in EXACT]
+    assert len(ignored) == 2
     corrected = {len(case["prompts"][0]) for case in traces.cases("fixedprefill")}
-    assert {len(case["prompts"][0]) for case in IGNORED_PROMPTS} <= corrected
+    assert {len(case["prompts"][0]) for case in ignored} == {32} <= corrected
 
 
 @pytest.mark.parametrize("case", EXACT, ids=traces.case_ids(EXACT))

@@ -23,6 +23,17 @@ def cases(name: str) -> list[dict[str, Any]]:
     return json.loads((GOLDEN / f"cases_{name}.json").read_text())
 
 
+def exact_cases() -> list[dict[str, Any]]:
+    """The recorded cases of one sequence in which every step must be equal.
+
+    The published decoder ignores a prompt of exactly one block; cases_fixedprefill holds the answer
+    of the corrected rule for the same lengths.
+    """
+    plain = [case for case in cases("plain") if len(case["prompts"][0]) != 32]
+    corrected = [case for case in cases("fixedprefill") if case["batch"] == 1]
+    return [*plain, *cases("blocks"), *cases("reuse"), *corrected]
+
+
 def case_ids(recorded: list[dict[str, Any]]) -> list[str]:
     return [case["id"] for case in recorded]
 

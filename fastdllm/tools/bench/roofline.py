@@ -5,21 +5,18 @@ Counts only what no implementation can leave out, so it is rather too low than t
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
-from torch import Tensor
 
 from fastdllm.decoding.events import PassRecord
 from fastdllm.engine.cache import bytes_per_position
-from fastdllm.machine.device import free_bytes, synchronize
+from fastdllm.machine.device import free_bytes
 from fastdllm.model.config import ModelConfig
 from fastdllm.tools.bench.floor import PassFloor
+from fastdllm.tools.bench.timing import median_s
 
-COPY_BYTES, PRODUCT_SIZE, TRIALS, CALLS = 2**30, 8192, 5, 10
+COPY_BYTES, PRODUCT_SIZE = 2**30, 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +112,9 @@ def measured_rates(
 def _copy_bytes_per_s(device: torch.device, size: int) -> float:
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * size / _median_s(device, lambda: target.copy_(source))
+    return 2 * size / median_s(device, lambda: target.copy_(source))
 
 
 def _flop_per_s(device: torch.device, dtype: torch.dtype, side: int) -> float:
     factor = torch.randn(side, side, device=device).to(dtype)
-    return 2 * side**3 / _median_s(device, lambda: factor @ factor)
-
-
-def _median_s(device: torch.device, call: Callable[[], Tensor]) -> float:
-    """Return the median time of one call over several trials of several calls."""
-    times = []
-    for _ in range(TRIALS + 1):
-        synchronize(device)
-        started = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        synchronize(device)
-        times.append((time.perf_counter() - started) / CALLS)
-    return median(times[1:])
+    return 2 * side**3 / median_s(device, lambda: factor @ factor)

@@ -6,7 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TypeVar
+
+import torch
 
 from fastdllm.common.errors import UserError
 from fastdllm.decoding.events import Entered, Event, PassRecord, SlotsChosen
@@ -16,6 +19,7 @@ from fastdllm.machine.device import synchronize
 from fastdllm.model.fused import FusedModel
 from fastdllm.policy import PassKind, Policy
 
+TRIALS, CALLS = 5, 10
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
@@ -140,6 +144,19 @@ def timed_run(
         ),
         latency_s=tuple(s for watch in watches for s in watch.since_admission(watch.finished)),
     )
+
+
+def median_s(device: torch.device, call: Callable[[], object]) -> float:
+    """Return the median seconds of one call, over several trials of several calls."""
+    times = []
+    for _ in range(TRIALS + 1):
+        synchronize(device)
+        started = time.perf_counter()
+        for _ in range(CALLS):
+            call()
+        synchronize(device)
+        times.append((time.perf_counter() - started) / CALLS)
+    return median(times[1:])
 
 
 def interleaved(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def run(work: Work) -> None:
         UserError: all were skipped.
     """
     rows = Rows(work)
+    # Whatever plugins this Python has are not for these tests.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     files = [str(path.relative_to(ROOT)) for path in files_with_gpu_tests()]
     code = pytest.main(["-q", "-m", "gpu", *files], plugins=[rows])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):

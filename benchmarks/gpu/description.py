@@ -9,13 +9,15 @@ import torch
 
 from benchmarks.gpu.parts import ROOT
 from benchmarks.gpu.work import Work
+from fastdllm.engine.engines import FLASH_CAPABILITY
 from fastdllm.engine.static_attention import FlashAttention
 from fastdllm.machine.device import free_bytes, hardware
 from fastdllm.machine.process import commit_words, git_state, package_versions
 from fastdllm.runs.decoder_code import code_digest
 from fastdllm.tools.doctor.gpu import driver_cuda, read_gpus
 
-SETTINGS = ("CUDA_", "PYTORCH_", "NVIDIA_", "CUBLAS_")
+# Beginnings of variables that can change kernels or memory.
+SETTINGS = ("CUDA_", "PYTORCH_", "CUBLAS_")
 
 
 def run(work: Work) -> None:
@@ -30,7 +32,7 @@ def run(work: Work) -> None:
         "hardware": hardware(device),
         "free_gib": round(free_bytes(device) / 2**30, 1),
         "half_precision": str(work.half).removeprefix("torch."),
-        "flash_attention": FlashAttention.is_offered() and device.type == "cuda",
+        "flash_attention": has_flash(device),
         "versions": package_versions() | {"torch": torch.__version__},
         "decoder_code": code_digest(),
     }
@@ -39,6 +41,14 @@ def run(work: Work) -> None:
     if device.type == "cuda":
         found |= of_gpu(device)
     work.tell("machine", sentence(found), **found)
+
+
+def has_flash(device: torch.device) -> bool:
+    """Whether card and torch have FlashAttention for rows of different length."""
+    if device.type != "cuda":
+        return False
+    is_new = torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
+    return is_new and FlashAttention.is_offered()
 
 
 def of_gpu(device: torch.device) -> dict[str, Any]:
@@ -53,7 +63,6 @@ def of_gpu(device: torch.device) -> dict[str, Any]:
         **({"driver": gpus[0].driver} if gpus else {}),
         **({"driver_cuda": newest} if newest else {}),
         **({"cudnn": torch.backends.cudnn.version()} if torch.backends.cudnn.version() else {}),
-        # A slice of a card: its rates are those of the slice, and so are the shares of them.
         **({"mig": True} if "MIG" in torch.cuda.get_device_name(device) else {}),
     }
 
@@ -66,5 +75,7 @@ def sentence(found: dict[str, Any]) -> str:
     parts += [f"torch {found['versions']['torch']}", found["half_precision"]]
     if not found["flash_attention"]:
         parts.append("without FlashAttention")
+    if "mig" in found:
+        parts.append("a slice of a card, whose rates and shares are its own")
     parts.append(found.get("commit") or f"no git here, code {found['decoder_code'][:12]}")
     return ", ".join(parts)

@@ -14,7 +14,13 @@ from typing import Any
 from benchmarks.gpu.machine import check_packages, look_around
 from benchmarks.gpu.parts import MACHINE, NAMES, PARTS, ROOT, Outcome, Runner
 from fastdllm.common.console import counted, notice
-from fastdllm.common.errors import INTERRUPTED_EXIT_CODE, USER_ERROR_EXIT_CODE, UserError
+from fastdllm.common.errors import (
+    INTERRUPTED_EXIT_CODE,
+    USER_ERROR_EXIT_CODE,
+    UserError,
+    error_line,
+    unknown_name,
+)
 from fastdllm.common.files import check_place, write_json_atomically
 
 COMMAND = "python -m benchmarks.gpu"
@@ -31,6 +37,9 @@ def main(words: Sequence[str]) -> int:
     # As Ctrl-C: what runs is ended, and what was measured is kept.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        for name in options.part:
+            if name not in NAMES:
+                raise unknown_name("part", name, NAMES)
         if options.device == "cpu" and not options.small:
             raise UserError("--device cpu is a rehearsal, which needs --small beside it")
         check_place(options.json)
@@ -38,6 +47,9 @@ def main(words: Sequence[str]) -> int:
         return run(options)
     except UserError as error:
         notice(str(error))
+        return USER_ERROR_EXIT_CODE
+    except OSError as error:  # such as a full disk
+        notice(error_line(error))
         return USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:
         notice(f"interrupted; {options.json} has what was measured")
@@ -48,7 +60,11 @@ def parser() -> argparse.ArgumentParser:
     """Declare the options."""
     declared = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     declared.add_argument(
-        "--part", action="append", choices=NAMES, help="only this one; may be given several times"
+        "--part",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"only this one, may be given several times: {', '.join(NAMES)}",
     )
     declared.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (default: cuda)")
     declared.add_argument(
@@ -80,9 +96,7 @@ def run(options: argparse.Namespace) -> int:
     )
     chosen = [part for part in PARTS if part.name in (options.part or NAMES)]
     record: dict[str, Any] = {
-        "command": " ".join(
-            [COMMAND, *runner.options, *(f"--part {p}" for p in options.part or ())]
-        ),
+        "command": " ".join([COMMAND, *runner.options, *(f"--part {p}" for p in options.part)]),
         "is_rehearsal": options.small,
         "date": datetime.now(UTC).date().isoformat(),
         "notices": surroundings.notices,
@@ -93,7 +107,10 @@ def run(options: argparse.Namespace) -> int:
         outcomes.append(outcome)
         if outcome.part is MACHINE:
             if not outcome.rows:
-                raise UserError(f"{outcome.reason}; without a GPU: {COMMAND} --device cpu --small")
+                raise UserError(
+                    f"{outcome.reason}; with another Python: make gpu PYTHON=..., without a GPU: "
+                    f"{COMMAND} --device cpu --small"
+                )
             record["machine"] = {k: v for k, v in outcome.rows[0].items() if k != "what"}
             record["hardware"] = outcome.rows[0]["hardware"]
         notice(progress(outcome))

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from fastdllm.tools.doctor.gpu import (
     torch_build,
 )
 
-OLDEST_TORCH = (2, 11)
+OLDEST = {"torch": "2.11", "pydantic": "2.0"}
 # What decoding and its measurement import; the tests also need the second line, and the trained
 # model's prompts the third.
 NEEDED = ("torch", "numpy", "pydantic", "rich")
@@ -76,7 +77,7 @@ def how_to_install(packages: Iterable[str], constraints: Path = ROOT / "constrai
 
 
 def check_packages() -> None:
-    """Refuse a Python without what every part needs, and an old torch.
+    """Refuse a Python without what every part needs, and packages that are too old.
 
     Raises:
         UserError: naming what is missing, and how to get it.
@@ -86,13 +87,21 @@ def check_packages() -> None:
             f"{sys.executable} lacks {', '.join(absent)}: {how_to_install(absent)} (without a "
             "network: pip download them elsewhere, for this Python, and install from that folder)"
         )
-    build = torch_build()
-    found = re.match(r"(\d+)\.(\d+)", build.torch) if build else None
-    if build and found and (int(found[1]), int(found[2])) < OLDEST_TORCH:
-        raise UserError(
-            f"torch {build.torch} is too old: {'.'.join(map(str, OLDEST_TORCH))} or newer is "
-            f"needed; choose another Python (make gpu PYTHON=...), or {how_to_install(['torch'])}"
-        )
+    for name, oldest in OLDEST.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue  # built from source: what it lacks will show
+        if first_numbers(found) < first_numbers(oldest):
+            raise UserError(
+                f"{name} {found} is too old: {oldest} or newer is needed; choose another Python "
+                f"(make gpu PYTHON=...), or {how_to_install([name])}"
+            )
+
+
+def first_numbers(text: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version."""
+    return tuple(map(int, re.findall(r"\d+", text)[:2]))
 
 
 def why_no_gpu() -> str:

@@ -209,10 +209,21 @@ def test_what_is_missing_is_one_line_with_the_command_that_installs_it(
         r"install pydantic==[\d.]+ rich==", machine.how_to_install(["pydantic", "rich"])
     )
     monkeypatch.setattr(machine, "NEEDED", NEEDED)
-    monkeypatch.setattr(machine, "torch_build", lambda: Build("2.10.1+cu128", "12.8"))
-    assert "torch 2.10.1+cu128 is too old: 2.11 or newer is needed" in line_of(capsys, *to)
+    assert "unknown part 'gold'; did you mean 'golden'?" in line_of(capsys, "--part", "gold", *to)
+    found = {"torch": "2.11.0+cu130", "pydantic": "1.10.2"}
+    monkeypatch.setattr(machine, "version", found.get)
+    assert "pydantic 1.10.2 is too old: 2.0 or newer is needed" in line_of(capsys, *to)
+    found["torch"] = "2.9.1"
+    assert "torch 2.9.1 is too old: 2.11 or newer is needed" in line_of(capsys, *to)
     assert "--device cpu is a rehearsal" in line_of(capsys, "--device", "cpu", *to)
     assert "cannot write" in line_of(capsys, "--json", "/proc/gpu.json")
+
+
+@pytest.mark.slow
+def test_a_gpu_that_is_not_there_is_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    line = line_of(capsys, "--json", str(tmp_path / "gpu.json"))
+    assert "CUDA_VISIBLE_DEVICES='' hides every GPU; with another Python" in line
 
 
 def test_an_older_python_can_read_what_tells_it_so():

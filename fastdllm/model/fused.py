@@ -17,7 +17,7 @@ from torch import Tensor
 from fastdllm.machine.process import return_freed_memory
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.plain import BlockDiffusionModel
-from fastdllm.model.products import GatedProduct, is_packed, product
+from fastdllm.model.products import GatedProduct, is_packed, is_rearranged, product
 
 Norm = Callable[[Tensor], Tensor]
 
@@ -240,8 +240,8 @@ def fused(model: BlockDiffusionModel | FusedModel) -> FusedModel:
 def fused_bytes(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
     """Return the memory of a model's weights in their fused form."""
     numbers, embedding = config.parameters, config.vocab_size * config.hidden_size
-    # Its rows cannot be looked up in the packed layout.
-    is_twice = config.tie_word_embeddings and is_packed(embedding, device, dtype)
+    # Its rows cannot be looked up in the layout of products.
+    is_twice = config.tie_word_embeddings and is_rearranged(device, dtype)
     return (numbers + embedding * is_twice) * dtype.itemsize
 
 

@@ -1,7 +1,7 @@
 """Matrix products with fixed weights, in the layout that was measured to be fastest.
 
-On a CPU, large float32 weights are packed for oneDNN. The layout of a weight depends on its size
-alone, so that the same model always rounds the same way.
+On a CPU, large float32 weights are packed for oneDNN, and small ones are stored transposed. The
+layout of a weight depends on its size alone, so that the same model always rounds the same way.
 """
 
 from __future__ import annotations
@@ -25,24 +25,31 @@ def product(weight: Tensor, bias: Tensor | None = None) -> PlainProduct | Packed
 def is_packed(numbers: int, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a weight of so many numbers is worth packing."""
     return (
-        device.type == "cpu"
-        and dtype == torch.float32
+        is_rearranged(device, dtype)
         and numbers >= PACKED_FROM
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )
 
 
+def is_rearranged(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products have their weights in a layout of their own, whatever the size."""
+    return device.type == "cpu" and dtype == torch.float32
+
+
 class PlainProduct:
-    """x -> x W^T + b for rows x [R, in], with the weight as it is."""
+    """x -> x W^T + b for rows x [R, in], with the weight as it is or transposed in memory."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.weight, self.bias = weight, bias
-        self.transposed = weight.t()
+        self.bias, self.transposed = bias, weight.t()
+        if is_rearranged(weight.device, weight.dtype):
+            self.transposed = self.transposed.contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
         """The product, [R, out]."""
-        return F.linear(x, self.weight, self.bias)
+        if self.bias is None:
+            return torch.mm(x, self.transposed)
+        return torch.addmm(self.bias, x, self.transposed)
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """The product plus `residual` [R, out], as a new tensor; for products without bias."""

@@ -88,7 +88,7 @@ def test_the_memory_of_weights_is_that_of_the_tensors(
         weight.nbytes
         for layer in model.layers
         for product in (layer.qkv, layer.output, layer.gated.both, layer.down)
-        for weight in [getattr(product, "weight", getattr(product, "packed", None))]
+        for weight in [getattr(product, "transposed", getattr(product, "packed", None))]
     )
     free(monkeypatch, needed - 1)
     with pytest.raises(UserError, match=f"{text} needs"):

@@ -52,6 +52,7 @@ class FlatBatch:
     """Segments, one after the other, as tensors.
 
     tokens, positions, write: long [R]; write is where a row's keys and values go in the cache.
+    first_write: the first of `write`, if the others follow it one by one; else None.
     read: long [M], the rows whose logits are read; None when that is all of them.
     pieces, read_pieces: what attention works on, for all rows and for those that are read.
     """
@@ -77,6 +78,8 @@ class FlatBatch:
             place = segment.cache_start + segment.first
             write.extend(range(place, place + width))
         self.rows = len(tokens)
+        follows = write == list(range(write[0], write[0] + self.rows))
+        self.first_write = write[0] if follows else None
         columns = torch.tensor([tokens, positions, write], device=device)
         self.tokens, self.positions, self.write = columns.unbind(0)
         everything = len(read) == self.rows

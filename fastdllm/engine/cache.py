@@ -19,8 +19,8 @@ CACHE_LINE = 64
 class KVCache:
     """`capacity` positions, allocated in extents, and one after them for padding rows.
 
-    layers: per layer [capacity + 1, 2 kv_heads, d], keys before values. rows: the same memory with
-    the heads side by side, [capacity + 1, 2 kv_heads d].
+    buffers: [layers, capacity + 1, 2 kv_heads d], keys before values. rows: the same memory by
+    layer; layers: by layer and head, [capacity + 1, 2 kv_heads, d].
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class KVCache:
         spare = CACHE_LINE // dtype.itemsize if device.type == "cpu" else 0
         shape = (config.num_layers, capacity + 1, width + spare)
         # Zeros, not empty: a masked position has weight 0, and 0 times a stray NaN is NaN.
-        buffers = torch.zeros(shape, device=device, dtype=dtype)[..., :width]
-        self.rows = buffers.unbind(0)
-        self.layers = buffers.unflatten(2, (2 * config.num_kv_heads, -1)).unbind(0)
+        self.buffers = torch.zeros(shape, device=device, dtype=dtype)[..., :width]
+        self.rows = self.buffers.unbind(0)
+        self.layers = self.buffers.unflatten(2, (2 * config.num_kv_heads, -1)).unbind(0)
         self.clear(capacity)
 
     @property

@@ -1,14 +1,15 @@
 """Passes in their own shapes: each segment attends to its own extent of the cache, without a mask.
 
 Segments of equal width that see equally many positions share one kernel call, unless their keys and
-values are so large that copying them together costs more than a call each. Nothing is padded.
+values are so large that copying them together costs more than a call each. Nothing is copied where
+they lie equally far apart. Nothing is padded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -37,32 +38,61 @@ class EagerEngine:
 
 
 class EagerPass:
-    """An `OpenPass` in its own shape."""
+    """An `OpenPass` in its own shape.
+
+    Inside, segments of equal shape are adjacent, so that a kernel call takes its rows as they lie;
+    outside, all rows are in the order in which the segments were given.
+    """
 
     def __init__(self, model: FusedModel, cache: KVCache, segments: Sequence[Segment]) -> None:
         self.model = model
-        self.batch = FlatBatch(segments, model.device)
+        order = sorted(range(len(segments)), key=lambda index: _shape(segments[index]))
+        self.batch = FlatBatch([segments[index] for index in order], model.device)
         self.rotation = model.rotations.index_select(0, self.batch.positions)
         self.attend = SegmentAttention(model.config, cache, self.batch)
+        self._inside = self._outside = self._outside_read = None
+        if order != sorted(order):
+            widths = [segment.width for segment in segments]
+            reads = [segment.read[1] - segment.read[0] for segment in segments]
+            self._inside = _rows_of(order, widths).to(model.device)
+            self._outside = self._inside.argsort()
+            self._outside_read = _rows_of(order, reads).argsort().to(model.device)
 
     def embed(self) -> Tensor:
         """Hidden states [R, H] of the pass's tokens."""
-        return self.model.embed(self.batch.tokens)
+        return _at(self._outside, self.model.embed(self.batch.tokens))
 
     def layers(self, hidden: Tensor, start: int, stop: int, *, only_read: bool = False) -> Tensor:
         """Run layers `start` <= i < `stop` on [R, H]; with `only_read` return [M, H]."""
-        return self.model.run_layers(
-            hidden,
+        out = self.model.run_layers(
+            _at(self._inside, hidden),
             start,
             stop,
             rotation=self.rotation,
             attend=self.attend,
             only_read=only_read,
         )
+        return _at(self._outside_read if only_read else self._outside, out)
 
     def read_rows(self, x: Tensor) -> Tensor:
         """The rows of `x` [R, ...] whose logits are read, [M, ...]."""
-        return self.attend.read_rows(x)
+        return _at(self._outside_read, self.attend.read_rows(_at(self._inside, x)))
+
+
+def _shape(segment: Segment) -> tuple[int, int, int, int]:
+    """What segments of a pass are sorted by: those that share a kernel call have the same begin."""
+    return segment.width, segment.visible, segment.read[1] - segment.read[0], segment.cache_start
+
+
+def _rows_of(order: Sequence[int], widths: Sequence[int]) -> Tensor:
+    """Return where the rows of segments, `widths` of them each, were before a change of order."""
+    runs = torch.arange(sum(widths)).split(list(widths))
+    return torch.cat([runs[index] for index in order])
+
+
+def _at(rows: Tensor | None, x: Tensor) -> Tensor:
+    """The `rows` of `x`; None: all, in their order."""
+    return x if rows is None else x.index_select(0, rows)
 
 
 # Largest keys and values of one segment, in bytes, for which copying beats a call of its own
@@ -72,19 +102,23 @@ GATHER_UP_TO = 65_536
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One kernel call: `count` segments of `width` queries that see `visible` positions each.
+    """One kernel call: adjacent segments of equal width that see equally many positions.
 
-    rows, places: the queries' rows and the visible positions, if they must be gathered first; None
-    if they are contiguous from `row` and `start`.
+    rows: how many query rows. shape, strides, offset: the queries as a view of all rows,
+    [segments, kv_heads, width, d], or with several queries for each key [..., width, group, d].
+    keys, values: by layer, [segments, kv_heads, visible, d].
+    gathered: memory of which keys and values are views, if the positions `places` of the cache are
+    to be gathered there before.
     """
 
-    count: int
-    width: int
-    visible: int
-    row: int
-    start: int
-    rows: Tensor | None
+    rows: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
     places: Tensor | None
+    gathered: Tensor | None
 
 
 class SegmentAttention:
@@ -95,97 +129,91 @@ class SegmentAttention:
         self.group = config.num_heads // config.num_kv_heads
         self.width = config.num_heads * config.head_dim
         self.cache, self.batch = cache, batch
-        rows = cache.rows[0]
-        self._per_position = rows.shape[1] * rows.dtype.itemsize
-        self._calls = _plan(batch.pieces, self._per_position, rows.device)
+        self._calls = self._plan(batch.pieces)
         self._read_calls: list[_Call] | None = None
+        self._stored: Sequence[Tensor] | None = None
+        if (first := batch.first_write) is not None:
+            self._stored = cache.buffers[:, first : first + batch.rows].unbind(0)
 
     def __call__(self, layer: int, qkv: Tensor, *, only_read: bool) -> Tensor:
-        buffer = self.cache.rows[layer]
-        buffer.index_copy_(0, self.batch.write, qkv[:, self.width :])
+        """See `Attend`."""
+        new = qkv[:, self.width :]
+        if self._stored is not None:
+            self._stored[layer].copy_(new)
+        else:
+            self.cache.rows[layer].index_copy_(0, self.batch.write, new)
         calls = self._calls
         if only_read:
             if self._read_calls is None:
-                self._read_calls = _plan(self.batch.read_pieces, self._per_position, qkv.device)
+                self._read_calls = self._plan(self.batch.read_pieces)
             calls = self._read_calls
             qkv = self.read_rows(qkv)
-        if len(calls) == 1:
-            return self._mix(calls[0], qkv, buffer)
-        mixed = qkv.new_empty(qkv.shape[0], self.width)
-        for call in calls:
-            part = self._mix(call, qkv, buffer)
-            if call.rows is None:
-                mixed[call.row : call.row + part.shape[0]] = part
-            else:
-                mixed[call.rows] = part
-        return mixed
+        mixed = [self._mix(call, layer, qkv) for call in calls]
+        if len(mixed) == 1:
+            return mixed[0]
+        return torch.cat(mixed) if mixed else qkv[:, : self.width]
 
     def read_rows(self, x: Tensor) -> Tensor:
         """The rows of `x` [R, ...] whose logits are read."""
         return x if self.batch.read is None else x.index_select(0, self.batch.read)
 
-    def _mix(self, call: _Call, qkv: Tensor, buffer: Tensor) -> Tensor:
-        """Return the attention of one call, [count * width, heads * d]."""
-        d, kv_heads, group = self.head_dim, self.kv_heads, self.group
-        count, width, visible = call.count, call.width, call.visible
-        if call.rows is not None:
-            qkv, row = qkv.index_select(0, call.rows), 0
-        else:
-            row = call.row
+    def _mix(self, call: _Call, layer: int, qkv: Tensor) -> Tensor:
+        """Return the attention of one call, [rows, heads * d]."""
         if call.places is not None:
-            buffer, start = buffer.index_select(0, call.places), 0
-        else:
-            start = call.start
-        # Views with explicit strides: three calls instead of a dozen per layer.
-        stride, offset = qkv.stride(0), qkv.storage_offset() + row * qkv.stride(0)
-        if group == 1:
-            query = qkv.as_strided(
-                (count, kv_heads, width, d), (width * stride, d, stride, 1), offset
-            )
-        else:
+            torch.index_select(self.cache.rows[layer], 0, call.places, out=call.gathered)
+        query = qkv.as_strided(call.shape, call.strides, qkv.storage_offset() + call.offset)
+        if self.group > 1:
             # The queries of a group see the same keys: side by side, they are simply more queries.
-            query = qkv.as_strided(
-                (count, kv_heads, width, group, d),
-                (width * stride, group * d, stride, d, 1),
-                offset,
-            ).reshape(count, kv_heads, width * group, d)
-        step = buffer.stride(0)
-        shape, strides = (count, kv_heads, visible, d), (visible * step, d, step, 1)
-        offset = buffer.storage_offset() + start * step
-        key = buffer.as_strided(shape, strides, offset)
-        value = buffer.as_strided(shape, strides, offset + kv_heads * d)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        if group > 1:
-            mixed = mixed.unflatten(2, (width, group)).permute(0, 2, 1, 3, 4)
-        else:
-            mixed = mixed.transpose(1, 2)
-        return mixed.reshape(count * width, -1)
+            query = query.flatten(2, 3)
+        mixed = F.scaled_dot_product_attention(query, call.keys[layer], call.values[layer])
+        mixed = mixed.transpose(1, 2)
+        if self.group > 1:
+            mixed = mixed.unflatten(1, (-1, self.group)).transpose(2, 3)
+        return mixed.reshape(call.rows, -1)
 
+    def _plan(self, pieces: Sequence[Piece]) -> list[_Call]:
+        """Group adjacent segments that share a call."""
+        per_position = self.cache.buffers.shape[2] * self.cache.buffers.dtype.itemsize
+        calls = []
+        for (_, visible), group in groupby(pieces, key=lambda piece: (piece.width, piece.visible)):
+            alike = list(group)
+            if _spacing(alike) is None and visible * per_position > GATHER_UP_TO:
+                calls += [self._call([piece]) for piece in alike]
+            else:
+                calls.append(self._call(alike))
+        return calls
 
-def _plan(pieces: Sequence[Piece], per_position: int, device: torch.device) -> list[_Call]:
-    """Group the segments that share a call."""
-    shapes: dict[tuple[int, int], list[Piece]] = {}
-    for piece in pieces:
-        shapes.setdefault((piece.width, piece.visible), []).append(piece)
-    calls = []
-    for (width, visible), alike in shapes.items():
-        if len(alike) == 1 or visible * per_position > GATHER_UP_TO:
-            calls += [_Call(1, width, visible, p.row, p.start, None, None) for p in alike]
-            continue
-        rows = None
-        if any(b.row - a.row != width for a, b in pairwise(alike)):
-            first = torch.tensor([p.row for p in alike], device=device)[:, None]
-            rows = (first + torch.arange(width, device=device)).view(-1)
-        starts = torch.tensor([p.start for p in alike], device=device)[:, None]
-        calls.append(
-            _Call(
-                count=len(alike),
-                width=width,
-                visible=visible,
-                row=alike[0].row,
-                start=0,
-                rows=rows,
-                places=(starts + torch.arange(visible, device=device)).view(-1),
-            )
+    def _call(self, pieces: Sequence[Piece]) -> _Call:
+        """Return the call for adjacent segments of equal shape."""
+        first, count, spacing = pieces[0], len(pieces), _spacing(pieces)
+        d, kv_heads = self.head_dim, self.kv_heads
+        buffers, start, places, gathered = self.cache.buffers, first.start, None, None
+        if spacing is None:
+            starts = torch.tensor([piece.start for piece in pieces], device=buffers.device)[:, None]
+            places = (starts + torch.arange(first.visible, device=buffers.device)).view(-1)
+            gathered = buffers.new_empty(len(places), buffers.shape[2])
+            buffers, start, spacing = gathered.expand(len(buffers), -1, -1), 0, first.visible
+        step = buffers.stride(1)
+        shape = (len(buffers), count, kv_heads, first.visible, d)
+        strides = (buffers.stride(0), spacing * step, d, step, 1)
+        offset = buffers.storage_offset() + start * step
+        row = self.width + 2 * kv_heads * d
+        queries = (count, kv_heads, first.width, self.group, d)
+        query_strides = (first.width * row, self.group * d, row, d, 1)
+        alone = self.group == 1
+        return _Call(
+            rows=count * first.width,
+            shape=(*queries[:3], d) if alone else queries,
+            strides=(*query_strides[:3], 1) if alone else query_strides,
+            offset=first.row * row,
+            keys=buffers.as_strided(shape, strides, offset).unbind(0),
+            values=buffers.as_strided(shape, strides, offset + kv_heads * d).unbind(0),
+            places=places,
+            gathered=gathered,
         )
-    return calls
+
+
+def _spacing(pieces: Sequence[Piece]) -> int | None:
+    """Return how far in the cache each segment lies behind the one before; None if that differs."""
+    distances = {after.start - before.start for before, after in pairwise(pieces)} or {0}
+    return min(distances) if len(distances) == 1 and min(distances) >= 0 else None

@@ -30,6 +30,9 @@ FULL_SUMMARIES = [str(run.summary_path) for run in CALL.runs if run.limit is Non
 COPIES = CALL.copies_pattern()
 # The runs that are split into shards or packed, likewise.
 SPLIT = CALL.parts_pattern()
+# The first folder of all others. Long patterns stand in outputs only: as wildcard_constraints they
+# would be searched for every log of every job as well.
+NO_EVAL = f"(?!(?:{COPIES}|{SPLIT})/summary){NAME_PATTERN}"
 PUBLISHED = [str(PUBLISHED_STAMP)] if FULL_SUMMARIES else []
 # The interpreter that runs Snakemake also runs the jobs, whatever `python` is on the PATH.
 PYTHON = sys.executable

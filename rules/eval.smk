@@ -14,9 +14,7 @@ rule eval:
         spec="results/{experiment}/{task}/{config}/spec.json",
         plan=plan_if_needed,
     output:
-        update("results/{experiment}/{task}/{config}/summary.json"),
-    wildcard_constraints:
-        experiment=f"(?!(?:{COPIES}|{SPLIT})/summary){NAME_PATTERN}",
+        update(f"results/{{experiment,{NO_EVAL}}}/{{task}}/{{config}}/summary.json"),
     params:
         python=PYTHON,
     log:

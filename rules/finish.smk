@@ -12,9 +12,7 @@ rule finish:
         spec="results/{run}/spec.json",
         parts=lambda wildcards: CALL.parts[f"results/{wildcards.run}/summary.json"],
     output:
-        update("results/{run}/summary.json"),
-    wildcard_constraints:
-        run=SPLIT,
+        update(f"results/{{run,{SPLIT}}}/summary.json"),
     retries: 0
     params:
         python=PYTHON,

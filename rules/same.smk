@@ -19,9 +19,7 @@ rule same:
         leader=awaited_leader,
         spec="results/{run}/spec.json",
     output:
-        update("results/{run}/summary.json"),
-    wildcard_constraints:
-        run=COPIES,
+        update(f"results/{{run,{COPIES}}}/summary.json"),
     retries: 0
     params:
         python=PYTHON,

@@ -32,8 +32,12 @@ _ADVICE = {
 }
 
 
-def write_text_atomically(path: str | Path, text: str) -> None:
+def write_text_atomically(path: str | Path, text: str, *, is_flushed: bool = True) -> None:
     """Write `text` as UTF-8 to `path`, creating its folder.
+
+    Args:
+        is_flushed: to disk, so that it survives a power failure; thousands of files that the next
+            command makes again would wait longer for that than for all else.
 
     Raises:
         UserError: the file system refused, or the text holds a file's name that is not UTF-8; the
@@ -46,11 +50,11 @@ def write_text_atomically(path: str | Path, text: str) -> None:
         raise UserError(
             f"cannot write {path}: {name!r} is not UTF-8 text; if it is a file or folder, rename it"
         ) from None
-    write_bytes_atomically(Path(path), content)
+    write_bytes_atomically(Path(path), content, is_flushed=is_flushed)
 
 
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write a file, creating its folder.
+def write_bytes_atomically(path: Path, content: bytes, *, is_flushed: bool = True) -> None:
+    """Write a file, creating its folder; is_flushed: see `write_text_atomically`.
 
     Raises:
         UserError: the file system refused; the old content is intact, and nothing else is left.
@@ -66,7 +70,8 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
             stream.flush()
             # mkstemp makes private files; a project folder is often shared within a group.
             os.fchmod(stream.fileno(), 0o666 & ~_umask())
-            os.fsync(stream.fileno())
+            if is_flushed:
+                os.fsync(stream.fileno())
         Path(temporary).replace(path)
         temporary = None
     except OSError as error:

@@ -17,6 +17,7 @@ from fastdllm.common.files import (
     cannot,
     date,
     date_after,
+    json_object,
     to_json,
     write_if_changed,
     write_text_atomically,
@@ -142,7 +143,9 @@ def _reconcile_run(status: RunStatus) -> None:
     if status.state is State.RUNNING:
         # Its eval is reading and writing here; a later call reconciles what it leaves.
         return
-    write_if_changed(run.spec_path, to_json(run.spec()))
+    spec = run.spec()
+    if json_object(run.spec_path) != spec:
+        write_text_atomically(run.spec_path, to_json(spec), is_flushed=False)
     if status.is_only_published:
         _restore(run)
     if not status.is_to_be_made:
@@ -158,7 +161,8 @@ def _restore(run: Run) -> None:
     """Restore the summary of a finished run from artifacts/."""
     if run.summary_path.exists():
         keep_result_aside(run.folder)
-    write_text_atomically(run.summary_path, run.artifact_path.read_text(encoding="utf-8"))
+    text = run.artifact_path.read_text(encoding="utf-8")
+    write_text_atomically(run.summary_path, text, is_flushed=False)
 
 
 def _date_stamp(project: Project, statuses: Sequence[RunStatus], read: SummaryReader) -> None:

@@ -8,6 +8,7 @@ without a GPU, or `fastdllm status`, needs a fraction of a second.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from fastdllm.workflow.project.selection import Selection, keep
 SCHEMA_VERSION = 1  # of spec.json, of runs and of plans
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for its paths, which are asked for many times
 class Run:
     """One config of one experiment on one task.
 
@@ -69,7 +70,7 @@ class Run:
     is_replicated: bool = False
     is_likelihood: bool = False
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The unique name of a run: experiment/task folder/config."""
         return f"{self.experiment}/{self.task_folder}/{self.config}"
@@ -78,21 +79,21 @@ class Run:
     def task_folder(self) -> str:
         return task_folder(self.task, self.limit)
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         return RESULTS / self.name
 
-    @property
+    @cached_property
     def spec_path(self) -> Path:
-        return RESULTS / self.name / "spec.json"
+        return self.folder / "spec.json"
 
-    @property
+    @cached_property
     def summary_path(self) -> Path:
-        return RESULTS / self.name / "summary.json"
+        return self.folder / "summary.json"
 
     @property
     def answers_path(self) -> Path:
-        return RESULTS / self.name / "answers.jsonl"
+        return self.folder / "answers.jsonl"
 
     @property
     def plan_folder(self) -> Path:
@@ -102,7 +103,7 @@ class Run:
     def log_path(self) -> Path:
         return LOGS / "eval" / f"{self.name}.log"
 
-    @property
+    @cached_property
     def artifact_path(self) -> Path:
         return ARTIFACTS / self.name / "summary.json"
 

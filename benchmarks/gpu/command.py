@@ -151,7 +151,7 @@ def print_table(outcomes: Sequence[Outcome]) -> None:
         table.add_column(name, overflow="fold")
     for outcome in outcomes:
         for row in outcome.rows:
-            holds = {True: "yes", False: "NO"}.get(row.get("holds"), "")
+            holds = {True: "yes", False: "NO"}[row["holds"]] if "holds" in row else ""
             table.add_row(outcome.part.name, row["what"], row["result"], holds)
         if outcome.reason is not None:
             failed = "NO" if outcome.state == "failed" else ""

@@ -76,7 +76,11 @@ class Outcome:
 
     def record(self) -> dict[str, Any]:
         """Return it for the JSON; what was not measured is absent."""
-        written = {"state": self.state, "seconds": round(self.seconds, 1), "rows": list(self.rows)}
+        written: Row = {
+            "state": self.state,
+            "seconds": round(self.seconds, 1),
+            "rows": list(self.rows),
+        }
         written |= {"reason": self.reason} if self.reason else {}
         return written | ({"said": list(self.said)} if self.state == "failed" else {})
 
@@ -117,7 +121,7 @@ class Runner:
                 process = subprocess.Popen(
                     [*self.program, part.name, str(rows), f"--limit={limit_s}", *self.options],
                     cwd=ROOT,
-                    env=environment | self.environment,
+                    env={**environment, **self.environment},
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=stream,

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
-
 from benchmarks.gpu.work import Work
 from fastdllm.decoding.sequence import Request
 from fastdllm.model.config import EMBEDDED_MODEL
@@ -44,13 +42,17 @@ USUAL_SIZES, SMALL_SIZES = (32, 1), (4, 1)
 def run(work: Work) -> None:
     """Run the part that `work` names."""
     shape, _, kind = work.part.partition("-")
-    name = "models/tiny" if shape == "tiny" else work.named(shape)
+    make: Callable[[int], Prompts]
     if shape == "tiny":
-        model = work.load(EMBEDDED_MODEL, torch.float32 if work.device.type == "cpu" else work.half)
+        name = "models/tiny"
+        model = work.load(EMBEDDED_MODEL, work.half)
         make = partial(question_prompts, str(EMBEDDED_MODEL), None)
     else:
-        model = work.random(shape)
-        make = lambda count: random_prompts(model.config, [PROMPT_LENGTH] * count)  # noqa: E731
+        name, model = work.named(shape), work.random(shape)
+
+        def make(count: int) -> Prompts:
+            return random_prompts(model.config, [PROMPT_LENGTH] * count)
+
     if kind == "pairs":
         for batch in (1, 2) if work.small else PAIR_BATCHES:
             tell_pairs(work, model, make, batch, name)

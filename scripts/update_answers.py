@@ -14,10 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from fastdllm.common.errors import UserError  # noqa: E402
+from fastdllm.records.speed_record import SpeedRecord  # noqa: E402
 from fastdllm.records.summary import Summary  # noqa: E402
 from fastdllm.report.sentences import answer_of, headline  # noqa: E402
 from fastdllm.workflow.project import artifacts  # noqa: E402
 from fastdllm.workflow.project.runs import load_project  # noqa: E402
+from fastdllm.workflow.speed_states import measured_speeds  # noqa: E402
 
 BEGIN = "<!-- answer: begin (scripts/update_answers.py) -->\n"
 END = "<!-- answer: end -->"
@@ -27,8 +29,8 @@ BEGIN_TABLE = "<!-- table: begin (scripts/update_answers.py) -->\n"
 END_TABLE = "<!-- table: end -->"
 
 
-def published(root: Path) -> list[Summary]:
-    """The full published runs of the current settings, in the order of the project.
+def published(root: Path) -> tuple[list[Summary], list[SpeedRecord]]:
+    """The full published runs of the current settings, and the speeds, in the project's order.
 
     Raises:
         UserError: a mistake in the project, or tables that do not show these runs.
@@ -41,7 +43,8 @@ def published(root: Path) -> list[Summary]:
                 "with `fastdllm aggregate`"
             )
         current = artifacts.published(project.runs, read)
-        return [read(run.artifact_path).summary for run in current]
+        summaries = [read(run.artifact_path).summary for run in current]
+        return summaries, measured_speeds(project, published=True)
 
 
 def with_answer(readme: str, answer: str) -> str:
@@ -49,12 +52,16 @@ def with_answer(readme: str, answer: str) -> str:
     return _between(readme, BEGIN, answer, END)
 
 
-def with_findings(readme: str, summaries: list[Summary], root: Path) -> str:
+def with_findings(
+    readme: str, summaries: list[Summary], speeds: list[SpeedRecord], root: Path
+) -> str:
     """The text of the project's README with a line for each experiment below `root`."""
     lines = []
     for path in experiments(root):
         name = path.parent.name
-        lines.append(f"- [{name}](experiments/{name}/README.md). {headline(name, summaries)}\n")
+        lines.append(
+            f"- [{name}](experiments/{name}/README.md). {headline(name, summaries, speeds)}\n"
+        )
     return _between(readme, BEGIN_FINDINGS, "".join(lines), END_FINDINGS)
 
 
@@ -79,14 +86,14 @@ def _between(text: str, begin: str, content: str, end: str) -> str:
 def main() -> None:
     """Renew all READMEs."""
     try:
-        summaries = published(ROOT)
+        summaries, speeds = published(ROOT)
     except UserError as error:
         sys.exit(str(error))
     for path in experiments(ROOT):
-        answer = answer_of(path.parent.name, summaries)
+        answer = answer_of(path.parent.name, summaries, speeds)
         path.write_text(with_answer(path.read_text(encoding="utf-8"), answer), encoding="utf-8")
     readme = ROOT / "README.md"
-    text = with_findings(readme.read_text(encoding="utf-8"), summaries, ROOT)
+    text = with_findings(readme.read_text(encoding="utf-8"), summaries, speeds, ROOT)
     readme.write_text(with_table(text, ROOT), encoding="utf-8")
 
 

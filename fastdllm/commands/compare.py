@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fastdllm.records.speed_record import SpeedRecord
     from fastdllm.records.summary import Summary
 
 FORM = "experiment/task/config"
@@ -28,11 +29,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fastdllm.statistics.comparison import compare_all
     from fastdllm.statistics.comparison_text import comparison_text
+    from fastdllm.statistics.speed_between import speed_sentence
 
     baseline, *others = [_summary(name) for name in (args.baseline, *args.others)]
-    compared = compare_all(baseline, others)
-    sys.stdout.write("\n".join(map(comparison_text, compared)))
+    records = _speeds()
+    sys.stdout.write(
+        "\n".join(
+            comparison_text(comparison, speed_sentence(comparison, records))
+            for comparison in compare_all(baseline, others)
+        )
+    )
     return 0
+
+
+def _speeds() -> list[SpeedRecord]:
+    """The speeds that are measured here or published; none outside of a project."""
+    from fastdllm.workflow.project.config_files import WORKFLOW_CONFIG
+    from fastdllm.workflow.project.runs import load_project
+    from fastdllm.workflow.speed_states import measured_speeds
+
+    return measured_speeds(load_project()) if WORKFLOW_CONFIG.is_file() else []
 
 
 def _summary(name: str) -> Summary:

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.workflow.project.artifacts import SummaryReader, published
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.selection import keep
+    from fastdllm.workflow.speed_states import measured_speeds
 
     if args.output.suffix != ".html":
         raise UserError(f"--output {args.output}: the name of a page must end in .html")
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         missing=len(project.runs) - len(summaries),
         sensitivity=sensitivity,
         results=RESULTS,
+        speeds=measured_speeds(project, published=True),
     )
     folder = args.output.parent
     page = render_page(report)

@@ -80,6 +80,11 @@ class Passes(StrictModel):
     reused: int = Field(description="Denoising steps answered without running any layer.")
     layer_forwards_computed: int = Field(description="Layers run, summed over passes.")
     layer_forwards_skipped: int = Field(description="Layers that a policy left out of passes.")
+    position_forwards: int | None = Field(
+        None,
+        description="Layers run, times the positions that each pass ran through them: what large "
+        "batches pay, where a layer-forward is what one sequence pays. Absent in older summaries.",
+    )
 
 
 class Latency(StrictModel):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastdllm.records.speed_record import SpeedRecord
 from fastdllm.records.summary import Summary
+from fastdllm.report.axes import Axis, Measured, axes_of, costs_of
+from fastdllm.report.controls import controls_of
 from fastdllm.report.flips import Flips, flipped_items, read_flips
 from fastdllm.report.groups import Group, RunKey, by_task, grouped, key_of, run_name
-from fastdllm.report.pareto import PLOTTED, Dot, control_curve
+from fastdllm.report.pareto import Dot, control_curve
 from fastdllm.report.sensitivity_map import SensitivityMap
-from fastdllm.report.standings import ExperimentFinding, Standing, findings_by_run, standings_of
+from fastdllm.report.standings import ExperimentFinding, Standing, findings_by_run, standing_of
 from fastdllm.statistics.comparison import Comparison, why_other_items
-from fastdllm.statistics.costs import OF_THE_MACHINE, speed_conditions
+from fastdllm.statistics.costs import speed_conditions
 from fastdllm.statistics.disagreements import disagreements
 
 # Most flipped items on the page, of one pair and of all pairs, so that the page stays small.
@@ -25,15 +28,17 @@ class RunReport:
     """One run of a task.
 
     comparison: with the baseline; None for the baseline itself. finding: None for plain decoding.
-    standings: by name of the cost. conditions: the number of its speed conditions. shown_with: the
-    name of the run that represents it in plots; None if it is drawn itself. same: the names of the
-    runs that it represents.
+    costs: by the
+    key of their axis. conditions: the number of its speed conditions. shown_with: the name of the
+    run that represents it in plots; None if it is drawn itself. same: the names of the runs that it
+    represents.
     """
 
     summary: Summary
     comparison: Comparison | None
     finding: ExperimentFinding | None
-    standings: dict[str, Standing]
+    standing: Standing
+    costs: dict[str, Measured]
     conditions: int
     shown_with: str | None
     same: tuple[str, ...]
@@ -41,9 +46,9 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """Everything about one task; `curves` by cost and number of the speed conditions.
+    """Everything about one task; `curves` by the key of their axis.
 
-    flips: of each pair with the baseline, by the name of the run.
+    flips: of each pair with the baseline, by the name of the run. speeds: the measured ones.
     """
 
     task: str
@@ -51,8 +56,10 @@ class TaskReport:
     baseline: Summary
     runs: tuple[RunReport, ...]
     conditions: tuple[str, ...]
-    curves: dict[tuple[str, int], dict[Dot, float]]
+    axes: tuple[Axis, ...]
+    curves: dict[str, dict[Dot, float]]
     flips: tuple[tuple[str, Flips], ...]
+    speeds: tuple[SpeedRecord, ...]
 
     @property
     def title(self) -> str:
@@ -117,6 +124,7 @@ def build_report(
     missing: int = 0,
     sensitivity: SensitivityMap | None = None,
     results: Path | str = "results",
+    speeds: Sequence[SpeedRecord] = (),
 ) -> Report:
     """Build the report.
 
@@ -125,6 +133,7 @@ def build_report(
         experiments: those to show, None for all; baseline and controls are used in any case.
         titles: question of each experiment, by its name.
         results: the folder with the samples of items that flipped.
+        speeds: the measured ones, of all tasks.
     """
     groups = grouped(summaries)
     names = list(dict.fromkeys(group.experiment for group in groups))
@@ -134,7 +143,7 @@ def build_report(
     records = [summary.model_dump(mode="json") for summary in summaries]
     return Report(
         tasks=tuple(
-            _task_report(task_groups, chosen, most=most, results=results)
+            _task_report(task_groups, chosen, most=most, results=results, speeds=speeds)
             for task_groups in tasks
             if any(group.experiment in chosen for group in task_groups)
         ),
@@ -148,15 +157,23 @@ def build_report(
 
 
 def _task_report(
-    groups: Sequence[Group], chosen: Sequence[str], *, most: int, results: Path | str
+    groups: Sequence[Group],
+    chosen: Sequence[str],
+    *,
+    most: int,
+    results: Path | str,
+    speeds: Sequence[SpeedRecord],
 ) -> TaskReport:
     """The report on one task; `most`: flipped items to show of each pair."""
     task = groups[0]
     baseline = task.baseline
+    of_task = tuple(s for s in speeds if (s.task, s.limit) == (task.task, task.limit))
     summaries = [summary for group in groups for summary in group.summaries]
-    by_conditions = _by_conditions(summaries)
+    costs = {key_of(run): costs_of(run, baseline, of_task) for run in summaries}
+    axes = axes_of(costs.values())
     comparable = [run for run in summaries if not why_other_items(baseline, run)]
-    runs = _run_reports(groups, summaries, chosen, conditions=list(by_conditions))
+    conditions = list(_by_conditions(summaries))
+    runs = _run_reports(groups, summaries, chosen, conditions=conditions, costs=costs)
     flips = [
         (run_name(run.summary), pair)
         for run in runs
@@ -168,20 +185,14 @@ def _task_report(
         limit=task.limit,
         baseline=baseline,
         runs=tuple(runs),
-        conditions=tuple(", ".join(conditions) for conditions in by_conditions),
+        conditions=tuple(", ".join(condition) for condition in conditions),
+        axes=axes,
         curves={
-            (cost, number): control_curve(
-                [
-                    run
-                    for run in comparable
-                    if cost not in OF_THE_MACHINE or speed_conditions(run) == conditions
-                ],
-                cost,
-            )
-            for cost in PLOTTED
-            for number, conditions in enumerate(by_conditions)
+            axis.key: control_curve([(run, costs[key_of(run)].get(axis.key)) for run in comparable])
+            for axis in axes
         },
         flips=tuple(flips),
+        speeds=of_task,
     )
 
 
@@ -191,9 +202,10 @@ def _run_reports(
     chosen: Sequence[str],
     *,
     conditions: Sequence[tuple[str, ...]],
+    costs: Mapping[RunKey, dict[str, Measured]],
 ) -> list[RunReport]:
     """The chosen runs of one task, and its baseline."""
-    findings = findings_by_run(groups)
+    findings, controls = findings_by_run(groups), controls_of(summaries)
     compared = [
         (run, comparison)
         for group in groups
@@ -210,7 +222,8 @@ def _run_reports(
             summary=run,
             comparison=comparison,
             finding=findings.get(key_of(run)),
-            standings=standings_of(run, findings.get(key_of(run)), summaries),
+            standing=standing_of(run, findings.get(key_of(run)), controls),
+            costs=costs[key_of(run)],
             conditions=conditions.index(speed_conditions(run)),
             shown_with=None if leader is run else _short_name(leader, run),
             same=tuple(members.get(key_of(run), ())),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastdllm.records.summary import Summary
+from fastdllm.report.axes import OF_PASSES
 from fastdllm.report.groups import PASS_KINDS, Group, RunKey, key_of, passes_per_answer
 from fastdllm.report.published_figures import accuracies, figures_of, figures_text
 from fastdllm.statistics.busy import processor_share
 from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.costs import (
     layer_forwards_per_answer,
+    position_forwards_per_answer,
     seconds_per_answer,
     speed_conditions,
     tokens_per_s,
@@ -43,6 +45,7 @@ RUN_COLUMNS: dict[str, Callable[[Summary], object]] = {
     "layer_forwards_computed": lambda run: run.passes and run.passes.layer_forwards_computed,
     "layer_forwards_skipped": lambda run: run.passes and run.passes.layer_forwards_skipped,
     "layer_forwards_per_answer": layer_forwards_per_answer,
+    "position_forwards_per_answer": position_forwards_per_answer,
     "seconds_per_answer": seconds_per_answer,
     "tokens_per_s": tokens_per_s,
     "tokens_generated": lambda run: run.throughput and run.throughput.tokens_generated,
@@ -66,12 +69,9 @@ COMPARISON_COLUMNS: dict[str, Callable[[Comparison], object]] = {
     "gained": lambda to: to.paired and to.paired.only_b,
     "lost": lambda to: to.paired and to.paired.only_a,
     "p_value": lambda to: to.paired and to.paired.p_value,
-    "p_holm": lambda to: to.paired and to.paired.p_holm,
+    "p_corrected": lambda to: to.paired and to.paired.p_corrected,
     "n_needed": lambda to: to.paired and to.paired.n_needed,
     "layer_forwards_ratio": lambda to: to.layer_forwards,
-    "speed_ratio": lambda to: to.speed and to.speed.value,
-    "speed_ratio_low": lambda to: to.speed and to.speed.interval and to.speed.interval[0],
-    "speed_ratio_high": lambda to: to.speed and to.speed.interval and to.speed.interval[1],
     "verdict": lambda to: to.verdict,
 }
 ORIGIN_COLUMNS: dict[str, Callable[[Summary], object]] = {
@@ -82,8 +82,10 @@ ORIGIN_COLUMNS: dict[str, Callable[[Summary], object]] = {
 }
 # Only if others published a figure of one of the runs: those of all sources, in percent.
 PUBLISHED_COLUMN = "published_accuracy"
+# Of seconds in turn (docs/speed.md), over the baseline's, with its interval.
+RATIO_ENDS = ("_ratio", "_ratio_low", "_ratio_high")
 # Only if the runs of all experiments are known: the standing by layer-forwards (standings.py).
-CONTROL_COLUMNS = ("control", "difference_to_control", "p_holm_to_control", "standing")
+CONTROL_COLUMNS = ("control", "difference_to_control", "p_corrected_to_control", "standing")
 
 
 def csv_table(groups: Sequence[Group], reports: Mapping[RunKey, RunReport] | None = None) -> str:
@@ -101,7 +103,10 @@ def csv_table(groups: Sequence[Group], reports: Mapping[RunKey, RunReport] | Non
     has_published = any(shown.values())
     names = [*RUN_COLUMNS, *COMPARISON_COLUMNS, *ORIGIN_COLUMNS]
     names += [PUBLISHED_COLUMN] if has_published else []
-    writer.writerow(names if reports is None else [*names, *CONTROL_COLUMNS])
+    timed = _timed_axes((reports or {}).values())
+    if reports is not None:
+        names += [*CONTROL_COLUMNS, *(f"{key}{end}" for key in timed for end in RATIO_ENDS)]
+    writer.writerow(names)
     for group in groups:
         for run, comparison in group.compared:
             cells = [value(run) for value in RUN_COLUMNS.values()]
@@ -110,8 +115,24 @@ def csv_table(groups: Sequence[Group], reports: Mapping[RunKey, RunReport] | Non
             cells += [shown[key_of(run)]] if has_published else []
             if reports is not None:
                 cells += _beside_controls(reports[key_of(run)])
+                cells += _ratios(reports[key_of(run)], timed)
             writer.writerow(cells)
     return stream.getvalue()
+
+
+def _timed_axes(reports: Iterable[RunReport]) -> list[str]:
+    """Return the axes of seconds in turn, over the baseline's."""
+    keys = {key for report in reports for key in report.costs if key not in OF_PASSES}
+    return sorted(keys, key=lambda key: (len(key), key))
+
+
+def _ratios(report: RunReport, timed: Sequence[str]) -> list[object]:
+    costs = [report.costs.get(key) for key in timed]
+    return [
+        value
+        for cost in costs
+        for value in ((cost.value, cost.low, cost.high) if cost else [None] * 3)
+    ]
 
 
 def _beside_controls(report: RunReport) -> list[object]:
@@ -124,5 +145,5 @@ def _beside_controls(report: RunReport) -> list[object]:
         control and f"{control.experiment}/{control.config}",
         paired and paired.difference,
         paired and paired.deciding_p,
-        report.standings["layer_forwards"].value,
+        report.standing.value,
     ]

@@ -1,7 +1,7 @@
 """Runs by experiment and task, each compared with the baseline of its task.
 
-An experiment is one question, so its runs on a task are one family for Holm's correction. Tables,
-page and READMEs all show these comparisons.
+An experiment is one question, so its comparisons on a task, with the baseline and with the
+controls, are one family, corrected together. Tables, page, CSV and READMEs all show these.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ from functools import cached_property
 from typing import Any
 
 from fastdllm.records.summary import DECODING, PARAMETERS, Summary
+from fastdllm.report.controls import CONTROL_EXPERIMENT, control_for, controls_of
 from fastdllm.settings import DecodingSettings
-from fastdllm.statistics.comparison import Comparison, compare_all
+from fastdllm.statistics.comparison import (
+    Comparison,
+    compare,
+    corrected,
+    is_same_computation,
+    why_other_items,
+)
 from fastdllm.statistics.costs import speed_conditions
 from fastdllm.workflow.project.computations import is_plain
 
-CONTROL_EXPERIMENT = "03_controls"
 # Settings that a task or a model dictates; changing them is not an idea of an experiment.
 NO_IDEA = frozenset(["max_new_tokens", "seed", "mask_id", "stop_token"])
 PASS_KINDS = ("prefill", "full_block", "sub_block", "commit", "reused")
@@ -33,7 +39,8 @@ class Group:
     """Runs of one experiment on one task (and limit), in the order given.
 
     baseline: the task's, which may be a run of another experiment. comparisons: of each run with
-    it; None for the baseline itself.
+    it; None for the baseline itself. to_controls: of each run with the control that it has to
+    beat; None for controls, what is the same as one, and without any.
     """
 
     experiment: str
@@ -42,6 +49,7 @@ class Group:
     baseline: Summary
     summaries: tuple[Summary, ...]
     comparisons: tuple[Comparison | None, ...]
+    to_controls: tuple[Comparison | None, ...]
 
     @property
     def title(self) -> str:
@@ -51,6 +59,12 @@ class Group:
     def compared(self) -> list[tuple[Summary, Comparison | None]]:
         """Each run with its comparison."""
         return list(zip(self.summaries, self.comparisons, strict=True))
+
+    @property
+    def n_tests(self) -> int:
+        """How many different comparisons were corrected together."""
+        tests = [c for c in (*self.comparisons, *self.to_controls) if c is not None and c.paired]
+        return len({(t.paired.lost, t.paired.gained, id(t.baseline)) for t in tests if t.paired})
 
     @cached_property
     def is_generation(self) -> bool:
@@ -72,8 +86,15 @@ def grouped(summaries: Sequence[Summary]) -> list[Group]:
         groups.setdefault((experiment, (task, limit)), []).append(summary)
         tasks.setdefault((task, limit), []).append(summary)
     baselines = {task: baseline_of(runs) for task, runs in tasks.items()}
+    controls = {task: controls_of(runs) for task, runs in tasks.items()}
     return [
-        Group(experiment, *task, baselines[task], tuple(runs), _comparisons(runs, baselines[task]))
+        Group(
+            experiment,
+            *task,
+            baselines[task],
+            tuple(runs),
+            *_family(experiment, runs, baselines[task], controls[task]),
+        )
         for (experiment, task), runs in groups.items()
     ]
 
@@ -86,9 +107,30 @@ def by_task(groups: Sequence[Group]) -> dict[TaskKey, list[Group]]:
     return tasks
 
 
-def _comparisons(runs: Sequence[Summary], baseline: Summary) -> tuple[Comparison | None, ...]:
-    others = iter(compare_all(baseline, [run for run in runs if run is not baseline]))
-    return tuple(None if run is baseline else next(others) for run in runs)
+def _family(
+    experiment: str, runs: Sequence[Summary], baseline: Summary, controls: Sequence[Summary]
+) -> tuple[tuple[Comparison | None, ...], tuple[Comparison | None, ...]]:
+    """Compare each run with the baseline and with its control, as one family of tests."""
+    pairs = [(baseline, run) for run in runs if run is not baseline]
+    places = {id(run): index for index, (_, run) in enumerate(pairs)}
+    against = [_control_to_beat(experiment, run, baseline, controls) for run in runs]
+    own_controls = [(c, run) for c, run in zip(against, runs, strict=True) if c is not None]
+    tests = corrected([compare(a, b) for a, b in (*pairs, *own_controls)])
+    to_controls = iter(tests[len(pairs) :])
+    return (
+        tuple(None if run is baseline else tests[places[id(run)]] for run in runs),
+        tuple(None if control is None else next(to_controls) for control in against),
+    )
+
+
+def _control_to_beat(
+    experiment: str, run: Summary, baseline: Summary, controls: Sequence[Summary]
+) -> Summary | None:
+    if experiment == CONTROL_EXPERIMENT or run.passes is None or why_other_items(baseline, run):
+        return None
+    if any(is_same_computation(run, other) for other in (baseline, *controls)):
+        return None
+    return control_for(run, controls)
 
 
 def key_of(summary: Summary) -> RunKey:

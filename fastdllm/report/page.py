@@ -21,13 +21,11 @@ from fastdllm.report import plot_specs as charts
 from fastdllm.report.content import Report, TaskReport
 from fastdllm.report.groups import run_name
 from fastdllm.report.page_tables import headings, origins, table_rows
-from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.sensitivity_map import FEW_PASSES, MEASURES, SensitivityMap
 from fastdllm.report.sentences import baseline_sentence, likelihood_sentence, main_sentences
 from fastdllm.report.themes import config
 from fastdllm.report.words import items_words, not_compared_sentences
 from fastdllm.statistics.busy import TIMED_APART, busy_sentences
-from fastdllm.statistics.costs import OF_THE_MACHINE
 from fastdllm.statistics.disagreements import origin_sentences
 from fastdllm.statistics.notices import notice_sentences
 from fastdllm.statistics.ties import tie_sentences
@@ -78,7 +76,12 @@ def page_data(report: Report) -> dict[str, Any]:
     return {
         "themes": {theme: config(theme) for theme in ("light", "dark")},
         "specs": {
-            "pareto": {cost: charts.pareto(cost, report.experiments) for cost in PLOTTED},
+            "pareto": {
+                axis.key: charts.pareto(axis, report.experiments)
+                for task in report.tasks
+                for axis in task.axes
+                if task.is_generation
+            },
             "passes": charts.passes(rows.kind_names()),
             "tokens": charts.tokens_per_forward(),
             "confidences": charts.confidences(rows.CONFIDENCE_NAMES),
@@ -98,7 +101,7 @@ def _sentences(task: TaskReport) -> list[str]:
         sentences = [likelihood_sentence(len(task.runs), len(task.distinct))]
         return [*sentences, *notes, *tie_sentences(runs)]
     baseline = baseline_sentence(task.baseline, run_name(task.baseline))
-    findings = main_sentences(task.findings, run_name)
+    findings = main_sentences(task.findings, task.speeds, run_name)
     notes += truncation_sentences(runs) + busy_sentences(runs)
     return [baseline, *findings, *notes]
 
@@ -106,9 +109,8 @@ def _sentences(task: TaskReport) -> list[str]:
 def _task_data(task: TaskReport) -> dict[str, Any]:
     return {
         "points": rows.pareto_points(task),
-        "conditions": list(task.conditions),
-        "machine": sorted(OF_THE_MACHINE),
-        "views": {cost: rows.views(task, cost) for cost in PLOTTED},
+        "costs": {axis.key: axis.short for axis in task.axes},
+        "views": {axis.key: rows.views(task, axis.key) for axis in task.axes},
         "bars": {name: rows.bars(task, name) for name in rows.experiments_with_bars(task)},
         "flips": _flips_data(task),
     }

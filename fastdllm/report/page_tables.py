@@ -9,16 +9,22 @@ from fastdllm.records.published import METRIC_UNKNOWN
 from fastdllm.records.summary import Summary
 from fastdllm.report.content import RunReport, TaskReport
 from fastdllm.report.groups import is_dirty
-from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.published_figures import accuracies, figures_of, figures_text
 from fastdllm.report.standings import Standing
 from fastdllm.report.words import cost_words, difference_words, interval_of, verdict_words
 from fastdllm.statistics.busy import TIMED_APART, was_busy
-from fastdllm.statistics.comparison import Comparison, Ratio
-from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, cost_of, speed_conditions
+from fastdllm.statistics.comparison import Comparison
+from fastdllm.statistics.costs import speed_conditions, tokens_per_s
 from fastdllm.statistics.ties import is_tied
 from fastdllm.statistics.truncation import is_marked
-from fastdllm.statistics.verdicts import SAME, SIGNIFICANT, p_words, signed
+from fastdllm.statistics.verdicts import (
+    SAME,
+    detection_words,
+    excluded,
+    p_words,
+    points,
+    signed,
+)
 
 # Differences are drawn up to this many points; a larger loss ends in an arrow.
 MOST_POINTS = 12.0
@@ -28,10 +34,10 @@ PUBLISHED_MEANS = "by others, with the same model, task and settings; not measur
 MARKS = {
     Standing.ABOVE: "\u25cf",
     Standing.WITHIN_NOISE: "\u25cb",
-    Standing.BELOW: "\u2715",
-    Standing.CONTROL: "\u25c6",
     Standing.UNKNOWN: "\u25b3",
-    Standing.UNDOMINATED: "\u25cb",
+    Standing.NO_GAIN: "\u2013",
+    Standing.DOMINATED: "\u2715",
+    Standing.CONTROL: "\u25c6",
     Standing.NO_CONTROL: "\u25a1",
 }
 STANDING_ORDER = {standing: order for order, standing in enumerate(Standing)}
@@ -80,18 +86,20 @@ def headings(task: TaskReport) -> list[tuple[str, str]]:
         ("accuracy, %", "with its 95 % interval"),
         *([(PUBLISHED, PUBLISHED_MEANS)] if _has_published(task) else []),
         ("to baseline, points", "difference paired by item, with its 95 % interval"),
-        ("p (Holm)", "exact McNemar test, corrected over the experiment"),
-        ("verdict", "what can be said from the paired difference"),
+        ("p, corrected", "for all comparisons of the experiment, by their dependence (max-T)"),
+        ("what that says", "what can be said from the paired difference"),
     ]
     if not task.is_generation:
         return columns
     return [
         (
             "at equal layer-forwards",
-            "against the most accurate control that costs no more; below, the points to it",
+            "against the most accurate control that costs no more, else the cheapest one; below, "
+            "the points to it",
         ),
         *columns,
-        *((COSTS[cost][0], TIMED_APART if cost in OF_THE_MACHINE else "") for cost in PLOTTED),
+        *((axis.title, "") for axis in task.axes),
+        ("tokens per second", TIMED_APART),
         ("tokens per forward", "generated tokens per forward evaluation"),
         ("truncated, %", "answers truncated at their length limit"),
     ]
@@ -108,7 +116,7 @@ def _table_row(task: TaskReport, run: RunReport, *, has_published: bool) -> Tabl
     cells = [_accuracy(summary), *([_published(summary)] if has_published else [])]
     cells += [_difference(comparison), _p(comparison), _verdict(comparison)]
     if task.is_generation:
-        cells = [_standing(run), *cells, *(_cost(run, cost) for cost in PLOTTED)]
+        cells = [_standing(run), *cells, *(_cost(run, axis.key) for axis in task.axes), _speed(run)]
         forwards, truncated = summary.tokens_per_forward, summary.truncation_rate
         cells += [
             Cell("" if forwards is None else f"{forwards:.2f}", key=_number(forwards)),
@@ -187,39 +195,41 @@ def _p(comparison: Comparison | None) -> Cell:
 def _verdict(comparison: Comparison | None) -> Cell:
     text = verdict_words(comparison) or "the others are compared with this run"
     paired = comparison.paired if comparison else None
-    needed = paired.n_needed if paired and paired.p_value >= SIGNIFICANT else None
-    more = f"{needed:,} items would show it" if needed else ""
+    needed = paired.n_needed if paired and not paired.is_shown else None
+    more = detection_words(needed) if needed else ""
     return Cell(text, more, text, "words")
 
 
 def _standing(run: RunReport) -> Cell:
-    standing = run.standings["layer_forwards"]
+    standing = run.standing
     look = "words gain" if standing is Standing.ABOVE else "words soft"
     to_control = run.finding.to_control if run.finding else None
     more = ""
     if standing is not Standing.CONTROL and to_control is not None and to_control.paired:
-        more = f"{signed(to_control.paired.difference)} to {to_control.baseline.config}"
+        paired, control = to_control.paired, to_control.baseline.config
+        more = f"{signed(paired.difference)} to {control}"
+        if run.finding is not None and run.finding.is_cheapest:
+            more += f", which costs {100 * run.finding.control_costs_more:.0f} % more"
+        if standing is Standing.NO_GAIN:
+            more += f"; a gain of more than {points(excluded(paired.excluded_gain))} is excluded"
     return Cell(f"{MARKS[standing]} {standing}", more, STANDING_ORDER[standing], look)
 
 
-def _cost(run: RunReport, cost: str) -> Cell:
-    value, comparison = cost_of(run.summary, cost), run.comparison
-    text = cost_words(value)
-    if value is not None and cost in OF_THE_MACHINE and run.conditions:
-        text += "*"
+def _cost(run: RunReport, key: str) -> Cell:
+    cost, comparison = run.costs.get(key), run.comparison
+    if cost is None:
+        return Cell("")
+    if cost.low is not None and cost.high is not None:
+        return Cell(f"{cost.value:.3f}", f"{cost.low:.3f} to {cost.high:.3f}", cost.value)
     more = ""
-    if comparison is not None and cost == "layer_forwards" and comparison.layer_forwards:
+    if comparison is not None and key == "layer_forwards" and comparison.layer_forwards:
         more = f"{100 * comparison.layer_forwards:.0f} %"
-    if comparison is not None and cost == "tokens_per_s" and comparison.speed:
-        more = _ratio(comparison.speed)
-    return Cell(text, more, _number(value))
+    return Cell(cost_words(cost.value), more, _number(cost.value))
 
 
-def _ratio(ratio: Ratio) -> str:
-    text = f"{100 * ratio.value:.0f} %"
-    if ratio.interval is None:
-        return text
-    return f"{text} ({100 * ratio.interval[0]:.0f} to {100 * ratio.interval[1]:.0f})"
+def _speed(run: RunReport) -> Cell:
+    value = tokens_per_s(run.summary)
+    return Cell(cost_words(value) + "*" * bool(value and run.conditions), key=_number(value))
 
 
 def _number(value: float | None) -> float | str:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from fastdllm.records.summary import Summary
-from fastdllm.report.groups import CONTROL_EXPERIMENT, deviations
+from fastdllm.report.axes import Measured
+from fastdllm.report.controls import CONTROL_EXPERIMENT
+from fastdllm.report.groups import deviations
 from fastdllm.report.words import interval_of
-from fastdllm.statistics.costs import comparable_cost
 
-# The costs that accuracy is plotted against; the bars of passes by kind show forwards.
-PLOTTED = ("layer_forwards", "seconds", "tokens_per_s")
 # The window near the baseline: this many points below it, and this many times its cost.
 CLOSE_POINTS, CLOSE_COST = 12.0, 1.3
 MARGIN = 0.04
@@ -33,24 +32,22 @@ class Dot:
     high: float
 
 
-def dot_of(summary: Summary, cost: str) -> Dot | None:
-    """Return the dot of a run; None if the cost was not measured, or on a busy machine."""
-    value = comparable_cost(summary, cost)
-    if value is None:
+def dot_of(summary: Summary, cost: Measured | None) -> Dot | None:
+    """Return the dot of a run; None if the cost was not measured."""
+    if cost is None:
         return None
     low, high = interval_of(summary)
-    return Dot(value, 100 * summary.accuracy, 100 * low, 100 * high)
+    return Dot(cost.value, 100 * summary.accuracy, 100 * low, 100 * high)
 
 
-def control_curve(summaries: Sequence[Summary], cost: str) -> dict[Dot, float]:
+def control_curve(runs: Sequence[tuple[Summary, Measured | None]]) -> dict[Dot, float]:
     """Return the dots that the threshold alone gives, by rising cost, with their thresholds.
 
-    These are the runs of `03_controls` among `summaries`, which are of one task, that change only
-    the threshold; of equal cost the most accurate. For a cost of the machine the runs must share
-    their speed conditions.
+    These are the runs of `03_controls` among `runs`, which are of one task, that change only the
+    threshold; of equal cost the most accurate.
     """
     best: dict[float, tuple[Dot, float]] = {}
-    for summary in summaries:
+    for summary, cost in runs:
         dot = dot_of(summary, cost)
         if dot is None or summary.experiment != CONTROL_EXPERIMENT:
             continue
@@ -89,16 +86,11 @@ def whole(dots: Sequence[Dot]) -> Window:
     return Window(max(0.0, left), right, max(0.0, low), min(100.0, high), 0)
 
 
-def close(dots: Sequence[Dot], baseline: Dot, *, more_is_better: bool) -> Window | None:
+def close(dots: Sequence[Dot], baseline: Dot) -> Window | None:
     """Return a window on the dots near the baseline or better; None if it would hide none."""
     floor = baseline.accuracy - CLOSE_POINTS
-    limit = baseline.cost / CLOSE_COST if more_is_better else baseline.cost * CLOSE_COST
-
-    def near(dot: Dot) -> bool:
-        cheap = dot.cost >= limit if more_is_better else dot.cost <= limit
-        return cheap and dot.accuracy >= floor
-
-    near_dots = [dot for dot in dots if near(dot)]
+    limit = baseline.cost * CLOSE_COST
+    near_dots = [dot for dot in dots if dot.cost <= limit and dot.accuracy >= floor]
     if len(near_dots) in (0, len(dots)):
         return None
     window = whole(near_dots)

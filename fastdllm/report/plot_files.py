@@ -13,10 +13,8 @@ from fastdllm.common.files import cannot, write_text_atomically
 from fastdllm.report import plot_rows as rows
 from fastdllm.report import plot_specs as charts
 from fastdllm.report.content import Report, TaskReport
-from fastdllm.report.pareto import PLOTTED
 from fastdllm.report.sensitivity_map import MEASURES
 from fastdllm.report.themes import config
-from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE
 
 WIDTH, BARS_WIDTH = 760, 300
 # Pixels of a PNG per pixel of the plot.
@@ -44,7 +42,7 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
 
 
 def plots(report: Report) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield name and specification of every plot, such as `word_problems_pareto_seconds`."""
+    """Yield name and specification of every plot, such as `word_problems_pareto_seconds_1`."""
     for task in report.tasks:
         if not task.is_generation:
             continue
@@ -60,30 +58,25 @@ def plots(report: Report) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _pareto(report: Report, task: TaskReport) -> Iterator[tuple[str, Mapping[str, Any]]]:
     points = rows.pareto_points(task)
-    for cost in PLOTTED:
-        of_machine = cost in OF_THE_MACHINE
-        for number, views in enumerate(rows.views(task, cost)):
-            shown = [p for p in points if p["conditions"] == number] if of_machine else points
-            for name, view in views.items():
-                spec = charts.pareto(cost, report.experiments)
-                params = [
-                    param | ({"value": view[param["name"]]} if param["name"] in view else {})
-                    for param in spec["params"]
-                ]
-                title = [f"{task.title}: accuracy against {COSTS[cost][0]}"]
-                subtitle = [task.conditions[number]] if of_machine else []
-                if view["hidden"]:
-                    subtitle.append(f"near the baseline; {view['hidden']} more lie outside")
-                suffix = ("" if name == "all" else "_close") + (f"_on{number + 1}" * bool(number))
-                yield (
-                    f"{task.slug}_pareto_{cost}{suffix}",
-                    _finished(
-                        spec | {"params": params},
-                        {"text": title, "subtitle": subtitle},
-                        points=shown,
-                        curve=view["curve"],
-                    ),
-                )
+    for axis in task.axes:
+        for name, view in rows.views(task, axis.key).items():
+            spec = charts.pareto(axis, report.experiments)
+            params = [
+                param | ({"value": view[param["name"]]} if param["name"] in view else {})
+                for param in spec["params"]
+            ]
+            title = [f"{task.title}: accuracy against {axis.title}"]
+            hidden = view["hidden"]
+            subtitle = [f"near the baseline; {hidden} more lie outside"] if hidden else []
+            yield (
+                f"{task.slug}_pareto_{axis.key}{'' if name == 'all' else '_close'}",
+                _finished(
+                    spec | {"params": params},
+                    {"text": title, "subtitle": subtitle},
+                    points=points,
+                    curve=view["curve"],
+                ),
+            )
 
 
 def _bars(task: TaskReport, experiment: str, count: int) -> charts.Spec:

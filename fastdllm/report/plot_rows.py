@@ -10,7 +10,7 @@ from typing import Any
 from fastdllm.records.summary import Summary
 from fastdllm.report.content import RunReport, TaskReport
 from fastdllm.report.groups import PASS_KINDS, passes_per_answer, run_name
-from fastdllm.report.pareto import PLOTTED, Dot, Window, clipped_line, close, dot_of, whole
+from fastdllm.report.pareto import Dot, Window, clipped_line, close, dot_of, whole
 from fastdllm.report.words import (
     KIND_WORDS,
     accuracy_words,
@@ -18,7 +18,6 @@ from fastdllm.report.words import (
     interval_of,
     verdict_words,
 )
-from fastdllm.statistics.costs import MORE_IS_BETTER, OF_THE_MACHINE, comparable_cost
 from fastdllm.traces import palette
 
 # Edges of the bins that are drawn; the histogram in a summary is finer.
@@ -39,20 +38,15 @@ def pareto_points(task: TaskReport) -> Rows:
     ]
 
 
-def views(task: TaskReport, cost: str) -> list[dict[str, dict[str, Any]]]:
+def views(task: TaskReport, cost: str) -> dict[str, dict[str, Any]]:
     """Return the views of a Pareto plot: by name, the limits, the dots hidden, and the curve.
 
-    The views are `all`, and `close` if it hides any dot; for a cost of the machine there are views
-    for each of the speed conditions.
+    The views are `all`, and `close` if it hides any dot. cost: the key of its axis.
     """
-    is_of_machine = cost in OF_THE_MACHINE
-    return [
-        {
-            name: asdict(window) | {"curve": _curve(task.curves[cost, number], cost, window)}
-            for name, window in _windows(task, cost, number if is_of_machine else None).items()
-        }
-        for number in range(len(task.conditions) if is_of_machine else 1)
-    ]
+    return {
+        name: asdict(window) | {"curve": _curve(task.curves[cost], cost, window)}
+        for name, window in _windows(task, cost).items()
+    }
 
 
 def bars(task: TaskReport, experiment: str) -> dict[str, Rows]:
@@ -111,16 +105,15 @@ def kind_names() -> tuple[str, ...]:
     return tuple(KIND_WORDS[kind] for kind in PASS_KINDS)
 
 
-def _windows(task: TaskReport, cost: str, conditions: int | None) -> dict[str, Window]:
-    """Return the windows on the runs under some conditions, by their number, or on all runs."""
-    runs = [run for run in task.distinct if conditions in (None, run.conditions)]
-    dots = [dot for run in runs if (dot := dot_of(run.summary, cost))]
-    if not dots:
+def _windows(task: TaskReport, cost: str) -> dict[str, Window]:
+    dots = {id(run.summary): dot_of(run.summary, run.costs.get(cost)) for run in task.distinct}
+    drawn = [dot for dot in dots.values() if dot is not None]
+    if not drawn:
         return {}
-    windows = {"all": whole(dots)}
-    baseline = dot_of(task.baseline, cost)
-    if baseline is not None and any(run.summary is task.baseline for run in runs):
-        near = close(dots, baseline, more_is_better=cost in MORE_IS_BETTER)
+    windows = {"all": whole(drawn)}
+    baseline = dots.get(id(task.baseline))
+    if baseline is not None:
+        near = close(drawn, baseline)
         windows |= {} if near is None else {"close": near}
     return windows
 
@@ -153,7 +146,6 @@ def _point(run: RunReport, *, is_baseline: bool) -> dict[str, Any]:
     point: dict[str, Any] = {
         "run": name,
         "experiment": summary.experiment,
-        "conditions": run.conditions,
         "accuracy": round(100 * summary.accuracy, 3),
         "low": round(100 * low, 3),
         "high": round(100 * high, 3),
@@ -162,13 +154,13 @@ def _point(run: RunReport, *, is_baseline: bool) -> dict[str, Any]:
         "verdict": verdict_words(run.comparison) or "-",
         "same": ", ".join(run.same) or "-",
         "is_baseline": is_baseline,
+        "standing": str(run.standing),
         "description": f"{name}: accuracy {accuracy_words(summary)}",
     }
-    for cost in PLOTTED:
-        value = comparable_cost(summary, cost)
-        if value is not None:
-            point[cost] = float(f"{value:.6g}")
-            point[f"standing_{cost}"] = str(run.standings[cost])
+    for key, cost in run.costs.items():
+        ends = {"": cost.value, "_low": cost.low, "_high": cost.high}
+        known = {end: value for end, value in ends.items() if value is not None}
+        point |= {f"{key}{end}": float(f"{value:.6g}") for end, value in known.items()}
     return point
 
 

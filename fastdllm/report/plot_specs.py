@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import altair as alt
 
-from fastdllm.report.standings import Standing, possible_standings
+from fastdllm.report.axes import Axis
+from fastdllm.report.standings import Standing
 from fastdllm.report.themes import CONFIDENCE_COLOURS, PASS_COLOURS
-from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE
 
 Spec = dict[str, Any]
 
@@ -23,31 +23,32 @@ Spec = dict[str, Any]
 RING = "M1 0A1 1 0 1 1 -1 0A1 1 0 1 1 1 0M.58 0A.58 .58 0 1 0 -.58 0A.58 .58 0 1 0 .58 0Z"
 CROSS = "M-.9-.6L-.6-.9L0-.3L.6-.9L.9-.6L.3 0L.9 .6L.6 .9L0 .3L-.6 .9L-.9 .6L-.3 0Z"
 HOLLOW_TRIANGLE = "M0-1.1L1.05 .8L-1.05 .8ZM0-.4L-.48 .46L.48 .46Z"
+DASH = "M-1-.28L1-.28L1 .28L-1 .28Z"
 HOLLOW_SQUARE = "M-.9-.9L.9-.9L.9 .9L-.9 .9ZM-.5-.5L-.5 .5L.5 .5L.5-.5Z"
 SHAPES = {
     Standing.ABOVE: "circle",
     Standing.WITHIN_NOISE: RING,
-    Standing.BELOW: CROSS,
-    Standing.CONTROL: "diamond",
     Standing.UNKNOWN: HOLLOW_TRIANGLE,
-    Standing.UNDOMINATED: RING,
+    Standing.NO_GAIN: DASH,
+    Standing.DOMINATED: CROSS,
+    Standing.CONTROL: "diamond",
     Standing.NO_CONTROL: HOLLOW_SQUARE,
 }
 ROW_HEIGHT = 20
 
 
 @cache
-def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
+def pareto(axis: Axis, experiments: tuple[str, ...]) -> Spec:
     """Accuracy against one cost: data `points`, and `curve`, clipped to the window.
 
     The parameters `left`, `right`, `low` and `high` set the window (see pareto.py). No mark is
     clipped or translucent as a whole: either would take a second per image.
 
     Args:
-        cost: the field that holds the cost; `standing_<cost>` holds the standing at that cost.
+        axis: its key is the field that holds the cost, with `_low` and `_high` for its interval.
         experiments: all that may occur, in the order of their colours.
     """
-    label, _ = COSTS[cost]
+    cost, label = axis.key, axis.title
     limits = [alt.param(name=name, value=0) for name in ("left", "right", "low", "high")]
     x_scale, y_scale = (
         alt.Scale(domain=cast(Any, [{"expr": a}, {"expr": b}]), nice=False, zero=False)
@@ -55,13 +56,11 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
     )
 
     def y(field: str) -> alt.Y:
-        axis = alt.Axis(title="accuracy, %", tickCount=6)
-        return alt.Y(f"{field}:Q", scale=y_scale, axis=axis)
+        marks = alt.Axis(title="accuracy, %", tickCount=6)
+        return alt.Y(f"{field}:Q", scale=y_scale, axis=marks)
 
     x = alt.X(f"{cost}:Q", title=label, scale=x_scale, axis=alt.Axis(tickCount=7))
-    standing = f"standing_{cost}"
-    equal = f"by {label}" if cost in OF_THE_MACHINE else "at equal layer-forwards"
-    against = f"against the controls, {equal}"
+    against = "against the controls, at equal layer-forwards"
     legend: dict[str, Any] = {"orient": "bottom", "columns": 2, "symbolOpacity": 1}
     colour = alt.Color(
         "experiment:N",
@@ -69,10 +68,10 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
         legend=alt.Legend(title="experiment", symbolType="square", **legend),
     )
     shape = alt.Shape(
-        f"{standing}:N",
+        "standing:N",
         scale=alt.Scale(
-            domain=[str(standing) for standing in possible_standings(cost)],
-            range=[SHAPES[standing] for standing in possible_standings(cost)],
+            domain=[str(standing) for standing in Standing],
+            range=[SHAPES[standing] for standing in Standing],
         ),
         legend=alt.Legend(title=against, labelLimit=320, **legend),
     )
@@ -85,9 +84,15 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
             f"isValid(datum.{cost}) && inrange(datum.{cost}, [left, right]) && "
             "inrange(datum.accuracy, [low, high])"
         )
-        .transform_calculate(bottom="max(datum.low, low)", top="min(datum.high, high)")
+        .transform_calculate(
+            bottom="max(datum.low, low)",
+            top="min(datum.high, high)",
+            start=f"max(datum.{cost}_low, left)",
+            end=f"min(datum.{cost}_high, right)",
+        )
     )
-    crossed = f"datum['{standing}'] === '{Standing.BELOW}'"
+    sideways = points.transform_filter(f"isValid(datum.{cost}_low)")
+    crossed = f"datum.standing === '{Standing.DOMINATED}'"
     baseline = points.transform_filter("datum.is_baseline").encode(y=y("accuracy"))
     layers = [
         curve.mark_area(style="below", aria=False).encode(y2="floor:Q"),
@@ -104,6 +109,13 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
             color=colour,
             strokeOpacity=alt.condition(crossed, alt.value(0.25), alt.value(0.55)),
         ),
+        sideways.mark_rule(strokeWidth=1.3, aria=False).encode(
+            x=alt.X("start:Q", title=label, scale=x_scale),
+            x2="end:Q",
+            y=y("accuracy"),
+            color=colour,
+            strokeOpacity=alt.condition(crossed, alt.value(0.25), alt.value(0.55)),
+        ),
         points.mark_point(filled=True, strokeWidth=0, cursor="pointer")
         .encode(
             x=x,
@@ -116,7 +128,7 @@ def pareto(cost: str, experiments: tuple[str, ...]) -> Spec:
                 alt.Tooltip("run:N", title="title"),
                 alt.Tooltip("accuracy_text:N", title="accuracy"),
                 alt.Tooltip(f"{cost}:Q", title=label, format=",.4~g"),
-                alt.Tooltip(f"{standing}:N", title=against),
+                alt.Tooltip("standing:N", title=against),
                 alt.Tooltip("difference:N", title="to baseline"),
                 alt.Tooltip("verdict:N", title="verdict"),
                 alt.Tooltip("same:N", title="same as"),

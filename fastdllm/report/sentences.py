@@ -1,6 +1,8 @@
 """What the runs of a task show, in the same sentences on the page and in the READMEs.
 
-Made from the summaries alone. The text is Markdown, of which the page renders `code` and **bold**.
+Made from summaries and measured speeds alone. These are estimates and intervals: what was claimed
+before it was tested stands elsewhere (claims). The text is Markdown, of which the page renders
+`code` and **bold**.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from fastdllm.common.console import counted
+from fastdllm.records.speed_record import SpeedRecord
 from fastdllm.records.summary import Summary
 from fastdllm.report.groups import (
     Group,
@@ -25,15 +29,17 @@ from fastdllm.report.words import (
     markdown_rows,
     names_words,
     not_compared_sentences,
-    speed_words,
 )
-from fastdllm.statistics.busy import MARGIN, TIMED_APART, busy_sentences
-from fastdllm.statistics.costs import layer_forwards_per_answer, tokens_per_s
+from fastdllm.statistics.busy import busy_sentences
+from fastdllm.statistics.comparison import Comparison
+from fastdllm.statistics.costs import layer_forwards_per_answer, position_forwards_per_answer
 from fastdllm.statistics.disagreements import origin_sentences
 from fastdllm.statistics.intervals import items_needed
 from fastdllm.statistics.notices import notice_sentences
+from fastdllm.statistics.speed_between import ratios_between
+from fastdllm.statistics.speed_text import how_measured
 from fastdllm.statistics.truncation import truncation_sentences
-from fastdllm.statistics.verdicts import p_words, points
+from fastdllm.statistics.verdicts import detection_words, p_words, points
 
 NOTHING = "No generation task of this experiment has published results.\n"
 # Settings in which two configurations may differ that differ in their reuse alone.
@@ -42,18 +48,19 @@ REUSE = ("reuse_k", "layer_subset")
 NameOf = Callable[[Summary], str]
 
 
-def answer_of(experiment: str, summaries: Sequence[Summary]) -> str:
-    """Return the answer of one experiment for its README, from the published runs of all."""
+def answer_of(experiment: str, summaries: Sequence[Summary], speeds: Sequence[SpeedRecord]) -> str:
+    """Return the answer of one experiment for its README, from what is published of all."""
     parts = [
-        _answer_on_task(group, findings) for group, findings in _full_runs(experiment, summaries)
+        _answer_on_task(group, findings, speeds)
+        for group, findings in _full_runs(experiment, summaries)
     ]
     return "\n".join(parts) or NOTHING
 
 
-def headline(experiment: str, summaries: Sequence[Summary]) -> str:
+def headline(experiment: str, summaries: Sequence[Summary], speeds: Sequence[SpeedRecord]) -> str:
     """Return the first sentence of an answer, on the first generation task."""
     for _, findings in _full_runs(experiment, summaries):
-        return main_sentences(findings)[0]
+        return main_sentences(findings, speeds)[0]
     return NOTHING.strip()
 
 
@@ -69,15 +76,17 @@ def baseline_sentence(baseline: Summary, name: str) -> str:
 
 
 def main_sentences(
-    findings: Sequence[ExperimentFinding], name_of: NameOf = lambda run: run.config
+    findings: Sequence[ExperimentFinding],
+    speeds: Sequence[SpeedRecord],
+    name_of: NameOf = lambda run: run.config,
 ) -> list[str]:
-    """Return whether anything beats the controls, is faster, or is cheaper without a loss."""
+    """Return what is above the controls, what was timed, and what is cheaper without a loss."""
     if not findings:
         return ["There is nothing to compare beside the baseline and controls."]
     ideas = [finding for finding in findings if not finding.is_control]
     return [
         _ideas_beside_controls(ideas, name_of) if ideas else _cheapest_control(findings, name_of),
-        _faster(findings, name_of),
+        _seconds(findings, speeds, name_of),
         _fewest_without_loss(findings, name_of),
     ]
 
@@ -111,10 +120,12 @@ def _full_runs(
                 yield group, findings[experiment]
 
 
-def _answer_on_task(group: Group, findings: Sequence[ExperimentFinding]) -> str:
+def _answer_on_task(
+    group: Group, findings: Sequence[ExperimentFinding], speeds: Sequence[SpeedRecord]
+) -> str:
     baseline = group.baseline
     sentences = [
-        *main_sentences(findings),
+        *main_sentences(findings, speeds),
         *spans_compared(findings),
         *added_to_lookahead(findings),
     ]
@@ -138,48 +149,53 @@ def _answer_on_task(group: Group, findings: Sequence[ExperimentFinding]) -> str:
 
 
 def _ideas_beside_controls(ideas: Sequence[ExperimentFinding], name_of: NameOf) -> str:
-    """Whether any idea beats the thresholds and sub-blocks of the controls at equal cost."""
+    """How the ideas stand beside thresholds and sub-blocks of the controls at equal cost."""
     counts = Counter(idea.standing for idea in ideas)
     if counts[Standing.NO_CONTROL] == len(ideas):
         if to_control := ideas[0].to_control:
             return f"Nothing can be compared at equal cost: {to_control.why_not_paired}."
         return "There are no controls, so nothing can be compared at equal cost."
-    is_open = counts[Standing.WITHIN_NOISE] or counts[Standing.UNKNOWN]
-    start = "Yes" if counts[Standing.ABOVE] else "Not proved" if is_open else "No"
-    computations = "computation" if len(ideas) == 1 else "computations"
-    others = [
-        f"{words}: {counts[standing]}"
+    parts = [
+        f"{counts[standing]} {words}"
         for standing, words in (
-            (Standing.WITHIN_NOISE, "above them, within noise"),
-            (Standing.UNKNOWN, "cheaper than every control and less accurate"),
-            (Standing.BELOW, "not worth it"),
+            (Standing.ABOVE, "above its control (shown)"),
+            (Standing.WITHIN_NOISE, "above it, not shown"),
+            (Standing.UNKNOWN, "cheaper than every control and not more accurate"),
+            (Standing.NO_GAIN, "without a gain that was seen"),
+            (Standing.DOMINATED, "dominated (shown)"),
             (Standing.NO_CONTROL, "without a control to compare with"),
         )
         if counts[standing]
     ]
-    beat = (
-        f"**{start}**: {counts[Standing.ABOVE]} of {len(ideas)} {computations} beat the controls "
-        "at equal layer-forwards"
+    return (
+        f"Of {counted(len(ideas), 'computation')}, at equal layer-forwards: {', '.join(parts)}."
+        f"{_best_within_noise(ideas, name_of)}"
     )
-    return f"{'; '.join([beat, *others])}.{_best_within_noise(ideas, name_of)}"
 
 
 def _best_within_noise(ideas: Sequence[ExperimentFinding], name_of: NameOf) -> str:
-    """Return how many items would prove the best of those above the controls within noise."""
+    """Describe the best of those above their controls of which that is not shown."""
     above = [idea for idea in ideas if idea.standing is Standing.WITHIN_NOISE]
     best = max(above, key=lambda idea: idea.gain or 0.0, default=None)
     paired = best.to_control.paired if best and best.to_control else None
-    if best is None or paired is None:
+    if best is None or best.to_control is None or paired is None:
         return ""
     needed = items_needed(paired.n, paired.only_a, paired.only_b, comparisons=best.n_tests)
-    which = "the cheapest control, at lower cost" if best.is_cheapest else "its control"
-    comparisons = "1 comparison" if best.n_tests == 1 else f"{best.n_tests} comparisons"
+    detection = f"; {detection_words(needed)}" if needed else ""
     return (
-        f" The best of those within noise, `{name_of(best.summary)}`, is "
-        f"{points(paired.difference)} above {which} (p = {p_words(paired.p_value)}; corrected for "
-        f"{comparisons} {p_words(paired.deciding_p)}); {needed:,} items would prove a difference "
-        "of that size."
+        f" The best of those not shown, `{name_of(best.summary)}`, is "
+        f"{points(paired.difference)} above {_control_words(best, name_of)} "
+        f"(p = {p_words(paired.p_value)}; corrected for {counted(best.n_tests, 'comparison')} "
+        f"{p_words(paired.deciding_p)}){detection}."
     )
+
+
+def _control_words(finding: ExperimentFinding, name_of: NameOf) -> str:
+    assert finding.to_control is not None
+    name, more = name_of(finding.to_control.baseline), finding.control_costs_more
+    if finding.is_cheapest:
+        return f"the cheapest control, `{name}`, which costs {100 * more:.0f} % more"
+    return f"`{name}`, the best control of no higher cost (it costs {-100 * more:.0f} % less)"
 
 
 def _cheapest_control(controls: Sequence[ExperimentFinding], name_of: NameOf) -> str:
@@ -193,25 +209,30 @@ def _cheapest_control(controls: Sequence[ExperimentFinding], name_of: NameOf) ->
     )
 
 
-def _faster(findings: Sequence[ExperimentFinding], name_of: NameOf) -> str:
-    """Whether anything was faster by more than runs that were timed apart may differ."""
-    timed = [finding for finding in findings if finding.to_baseline.speed is not None]
+def _seconds(
+    findings: Sequence[ExperimentFinding], speeds: Sequence[SpeedRecord], name_of: NameOf
+) -> str:
+    """Return the seconds of what was timed in turn with the baseline, over those of the latter."""
+    baseline = findings[0].to_baseline.baseline
+    timed = [
+        (finding, ratios)
+        for finding in findings
+        if (ratios := ratios_between(baseline, finding.summary, speeds))
+    ]
     if not timed:
-        why = findings[0].to_baseline.why_no_speed
-        return f"No speed was compared with that of {_baseline_words(findings)}: {why}."
-    included = ", controls included," if _has_both_kinds(findings) else ""
-    computations = "computation" if len(timed) == 1 else "computations"
-    batch_size = timed[0].to_baseline.baseline.eval_params["batch_size"]
-    what = (
-        f"of {len(timed)} {computations}{included} decoded more than {100 * MARGIN:.0f} % faster "
-        f"than {_baseline_words(timed)} on this hardware (batch size {batch_size})"
+        return (
+            f"No seconds were measured in turn with {_baseline_words(findings)} (`speed:` in "
+            "experiment.yaml, `snakemake speed`), so nothing is said of speed."
+        )
+    parts = [
+        f"`{name_of(finding.summary)}` takes {'; '.join(ratio.words for ratio in ratios)}"
+        for finding, ratios in timed
+    ]
+    measured = how_measured(timed[0][1][0].record)
+    return (
+        f"Seconds per answer over those of {_baseline_words(findings)}, in turn: "
+        f"{'. '.join(parts)}. Measured by {measured}."
     )
-    faster = [finding for finding in timed if finding.is_faster]
-    if not faster:
-        return f"None {what}; {TIMED_APART}."
-    best = max(faster, key=lambda f: f.to_baseline.speed.value if f.to_baseline.speed else 0.0)
-    most = f"`{name_of(best.summary)}` most: {speed_words(best.to_baseline)}"
-    return f"{len(faster)} {what}, {most}; {TIMED_APART}."
 
 
 def _fewest_without_loss(findings: Sequence[ExperimentFinding], name_of: NameOf) -> str:
@@ -226,13 +247,23 @@ def _fewest_without_loss(findings: Sequence[ExperimentFinding], name_of: NameOf)
     paired = best.to_baseline.paired
     assert paired is not None
     kind = " (a control)" if best.is_control and _has_both_kinds(findings) else ""
-    needed = f"; {paired.n_needed:,} items would show it" if paired.n_needed else ""
+    needed = f"; {detection_words(paired.n_needed)}" if paired.n_needed else ""
     return (
         f"Fewest layer-forwards without a loss that was seen: `{name_of(best.summary)}`{kind}, "
-        f"{100 * best.saved:.0f} % fewer than {_baseline_words(findings)}, "
-        f"{difference_words(best.to_baseline)} on {paired.n} items{needed}. "
-        f"Decoded with {speed_words(best.to_baseline)}."
+        f"{100 * best.saved:.0f} % fewer than {_baseline_words(findings)}"
+        f"{_positions_words(best.to_baseline)}, {difference_words(best.to_baseline)} on {paired.n} "
+        f"items{needed}."
     )
+
+
+def _positions_words(comparison: Comparison) -> str:
+    """Say what large batches pay, which need not fall with the layer-forwards; `` if unknown."""
+    ours = position_forwards_per_answer(comparison.other)
+    theirs = position_forwards_per_answer(comparison.baseline)
+    if ours is None or not theirs:
+        return ""
+    change = 100 * (ours / theirs - 1)
+    return f" ({abs(change):.0f} % {'more' if change > 0 else 'fewer'} position-forwards)"
 
 
 def _has_both_kinds(findings: Sequence[ExperimentFinding]) -> bool:
@@ -306,30 +337,32 @@ def _title(finding: ExperimentFinding) -> str:
 
 
 def _table(findings: Sequence[ExperimentFinding]) -> str:
-    headings = {
+    """Return a row per computation, without the columns that none has a value in."""
+    alignments = {
         "configuration": "---",
         "accuracy": "--:",
         "layer-forwards": "--:",
-        "tok/s": "--:",
+        "position-forwards": "--:",
         f"against {_baseline_words(findings)}": "---",
-        "best control of no higher cost": "---",
+        "its control": "---",
         "against it": "---",
-        "p (Holm)": "--:",
+        "p, corrected": "--:",
     }
-    return "\n".join(markdown_rows(headings, map(_cells, findings))) + "\n"
+    rows = [dict(zip(alignments, _cells(finding), strict=True)) for finding in findings]
+    headings = {name: side for name, side in alignments.items() if any(row[name] for row in rows)}
+    return "\n".join(markdown_rows(headings, ([row[h] for h in headings] for row in rows))) + "\n"
 
 
 def _cells(finding: ExperimentFinding) -> list[str]:
     to_control = finding.to_control
     control = f"`{to_control.baseline.config}`" if to_control else ""
     if finding.is_cheapest:
-        control += " (cheapest)"
-    speed = tokens_per_s(finding.summary)
+        control += f" (cheapest, {100 * finding.control_costs_more:.0f} % dearer)"
     return [
         names_words([run.config for run in finding.runs]),
         f"{100 * finding.summary.accuracy:.1f} %",
         f"{finding.cost:.1f}",
-        "" if speed is None or finding.to_baseline.speed is None else f"{speed:,.0f}",
+        cost_words(position_forwards_per_answer(finding.summary)),
         finding.to_baseline.verdict,
         control,
         difference_words(to_control),

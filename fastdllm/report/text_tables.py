@@ -204,7 +204,7 @@ def _notes(group: Group) -> list[str]:
     if any(group.comparisons):
         notes.append(
             f"diff.: points to {group.baseline.experiment}/{group.baseline.config}, paired item by "
-            "item; corrected for the number of runs in the table (Holm)."
+            "item; what is shown holds beside all comparisons of the experiment (max-T)."
         )
     others = {
         ", ".join(speed_conditions(summary))

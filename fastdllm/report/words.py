@@ -75,17 +75,6 @@ def not_compared_sentences(comparisons: Iterable[Comparison | None]) -> list[str
     ]
 
 
-def speed_words(comparison: Comparison) -> str:
-    """Such as `0.85 times the tokens/s (0.79 to 0.91)`."""
-    speed = comparison.speed
-    if speed is None:
-        return "a speed that was not compared"
-    text = f"{speed.value:.2f} times the tokens/s"
-    if speed.interval is None:
-        return text
-    return f"{text} ({speed.interval[0]:.2f} to {speed.interval[1]:.2f})"
-
-
 def cost_words(value: float | None) -> str:
     """Return three significant digits, thousands with commas."""
     if value is None:

@@ -113,6 +113,8 @@ class Chunk:
     batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
     smallest_batch_size: at the end; fewer after memory ran out. out_of_memory: how often it did.
     confidence_counts: histogram of the tokens' confidences (commits.py); None for log-likelihoods.
+    position_forwards: positions times layers run for them, summed over all passes; None for
+        log-likelihoods, and in older records.
     session: which of the file's sessions decoded it; default: the last one before the chunk.
     was_paused: the process was stopped or frozen meanwhile, and continued, so `seconds` and
         latencies are no measure of its speed; None if not.
@@ -133,3 +135,4 @@ class Chunk:
     confidence_counts: tuple[int, ...] | None = None
     was_paused: bool | None = None
     processor_s: float | None = None
+    position_forwards: int | None = None

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,7 @@ class Answered:
     smallest_batch_size: int
     out_of_memory: int
     confidence_counts: tuple[int, ...] | None = None
+    position_forwards: int | None = None
 
 
 class _Watch:
@@ -180,8 +181,10 @@ class DecodingEngine:
         answers: dict[int, Answer] = {}
         # What it may remember of an earlier chunk is not there where a run was interrupted.
         policy = AskedAgain(anew(self.policy), every=ASKED_AGAIN)
+        layers, position_forwards = self.model.config.num_layers, 0
         for step in self._steps(requests, watch, policy):
             commits.add(step)
+            position_forwards += step.rows * (layers - step.layers_skipped)
             if step.finished is None:
                 continue
             planned = requests[step.request]
@@ -202,7 +205,8 @@ class DecodingEngine:
             answers[step.request] = answer
             flight.answered(answer)
         in_order = [answers[index] for index in range(len(requests))]
-        return watch.answered(in_order, commits.confidence_counts)
+        answered = watch.answered(in_order, commits.confidence_counts)
+        return replace(answered, position_forwards=position_forwards)
 
     def _steps(
         self, requests: Sequence[PlannedRequest], observe: Observer | None, policy: Policy

@@ -129,5 +129,6 @@ def _timed_chunk(
         answers=answered.answers,
         session=len(log.sessions) - 1,
         confidence_counts=answered.confidence_counts,
+        position_forwards=answered.position_forwards,
         processor_s=round(timed.processor_s, 6) if log.sessions[-1].device == "cpu" else None,
     )

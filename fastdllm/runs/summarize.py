@@ -180,6 +180,12 @@ def summarize(
     )
 
 
+def _position_forwards(chunks: Sequence[Chunk]) -> int | None:
+    """Return the sum over all chunks; None if some were decoded before it was counted."""
+    counts = [chunk.position_forwards for chunk in chunks]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
 def _decoding_figures(decoded: Decoded) -> dict[str, Any]:
     """The figures of generation: passes, tokens per forward, latency, truncation, throughput."""
     answers = decoded.generated
@@ -192,7 +198,7 @@ def _decoding_figures(decoded: Decoded) -> dict[str, Any]:
     chunks = [chunk for chunk in decoded.chunks if chunk.answers[0].token_ids is not None]
     counts = zip(*(chunk.confidence_counts or () for chunk in chunks), strict=True)
     figures: dict[str, Any] = {
-        "passes": Passes(**asdict(passes)),
+        "passes": Passes(**asdict(passes), position_forwards=_position_forwards(chunks)),
         "truncation_rate": round(n_truncated / len(answers), 6),
         "confidences": Confidences(edges=list(EDGES), counts=[sum(bin_) for bin_ in counts]),
     }

@@ -15,12 +15,10 @@ from fastdllm.records.summary import Summary
 # at the quiet speed; 0.50 to 0.58 with two, at a fifth to a half of it. Beside more, the speed
 # falls as the share does. More threads were not measured: each product waits for the slowest.
 LEAST_SHARE = 0.9
-# By how much speeds of nearly equal work differ on a shared machine, at a full share.
-MARGIN = 0.2
 # What is said wherever speeds of runs stand beside each other.
 TIMED_APART = (
     "each run was timed on its own, not in turn with the others, and on a shared machine speeds of "
-    f"nearly equal work then differ by 10 to {100 * MARGIN:.0f} %, which no interval covers"
+    "nearly equal work then differ by 10 to 20 %"
 )
 
 
@@ -48,6 +46,6 @@ def busy_sentences(summaries: Sequence[Summary]) -> list[str]:
     most = min(marked, key=lambda summary: processor_share(summary) or 0.0)
     return [
         f"{len(marked)} of {len(summaries)} runs timed on a busy machine, `{most.config}` most "
-        f"({busy_words(most)}): their speeds are compared with no other; `fastdllm eval <spec> "
-        "--again` measures them anew."
+        f"({busy_words(most)}): their tokens/s say little; `fastdllm eval <spec> --again` "
+        "measures them anew."
     ]

@@ -1,6 +1,7 @@
-"""Runs against a baseline: accuracy paired by item, speed where it is comparable, and a verdict.
+"""Runs against a baseline: accuracy paired by item, layer-forwards, and what can be said.
 
-Reads only summaries. What cannot be compared carries the reason. Formulas: docs/statistics.md.
+Reads only summaries, whose speeds were timed apart and are compared by nobody (docs/speed.md). What
+cannot be compared carries the reason. Formulas: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -9,58 +10,71 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fastdllm.records import bits
-from fastdllm.records.summary import Items, Summary, Throughput
+from fastdllm.records.summary import Items, Summary
 from fastdllm.statistics import verdicts
-from fastdllm.statistics.busy import busy_words, was_busy
-from fastdllm.statistics.costs import layer_forwards_per_answer, speed_conditions
+from fastdllm.statistics.costs import layer_forwards_per_answer
+from fastdllm.statistics.family import max_t
 from fastdllm.statistics.intervals import (
     clustered_stderr,
     difference_interval,
-    holm,
     items_needed,
     mcnemar_p,
-    ratio_interval,
 )
 from fastdllm.statistics.truncation import truncated_answers
 
-# The keys of `decides` that determine what a model is asked, and which requests form which chunk.
+# The keys of `decides` that determine what a model is asked.
 MODEL_KEYS = ("model", "model_digest")
 REQUEST_KEYS = (*MODEL_KEYS, "task_digest", "limit", "num_fewshot", "apply_chat_template")
-PLAN_KEYS = (*REQUEST_KEYS, "chunk_size")
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
     """Two runs on the same items; b against the baseline a.
 
-    only_a, only_b: items that are right in one of both runs only. difference: b - a, like its 95 %
-    interval in -1..1. p_value: exact McNemar. p_holm: the same, corrected for the comparisons made
-    with it. clustered_stderr: of the difference, where the task has groups. n_needed: items that
-    show the observed difference (80 % power at 5 %).
+    lost, gained: the items that are right in a only and in b only, as bits (`records.bits`).
+    difference: b - a, like its 95 % interval in -1..1. p_value: exact McNemar. p_corrected: the
+    same, corrected for the comparisons made with it. clustered_stderr: of the difference, where the
+    task has groups. n_needed: items that would show a difference as large as the observed one (80 %
+    power at 5 %), were it the true one.
     """
 
     n: int
-    only_a: int
-    only_b: int
-    difference: float
+    lost: int
+    gained: int
     interval: tuple[float, float]
     p_value: float
-    p_holm: float | None = None
+    p_corrected: float | None = None
     clustered_stderr: float | None = None
     n_needed: int | None = None
 
     @property
+    def only_a(self) -> int:
+        """How many items are right in the baseline only."""
+        return self.lost.bit_count()
+
+    @property
+    def only_b(self) -> int:
+        """How many items are right in the other run only."""
+        return self.gained.bit_count()
+
+    @property
+    def difference(self) -> float:
+        return (self.only_b - self.only_a) / self.n
+
+    @property
     def deciding_p(self) -> float:
         """The corrected p, or the uncorrected one where there is no correction."""
-        return self.p_value if self.p_holm is None else self.p_holm
+        return self.p_value if self.p_corrected is None else self.p_corrected
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether the difference is more than chance, also beside those compared with it."""
+        return self.deciding_p < verdicts.SIGNIFICANT
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """A rate of b over that of a, with its 95 % interval if both have at least two chunks."""
-
-    value: float
-    interval: tuple[float, float] | None = None
+    @property
+    def excluded_gain(self) -> float:
+        """A gain that the interval excludes: any larger one is as well."""
+        return max(0.0, self.interval[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +89,6 @@ class Comparison:
     other: Summary
     paired: Paired | None
     why_not_paired: str | None
-    speed: Ratio | None
-    why_no_speed: str | None
     layer_forwards: float | None
     truncated: tuple[int, int] | None
     verdict: str
@@ -103,7 +115,6 @@ def compare(baseline: Summary, other: Summary) -> Comparison:
             paired, why_not = None, verdicts.SAME
     else:
         verdict = _verdict(paired)
-    why_no_speed = _why_no_speed(baseline, other)
     ours, theirs = layer_forwards_per_answer(other), layer_forwards_per_answer(baseline)
     if why_other_items(baseline, other):
         ours = None
@@ -113,8 +124,6 @@ def compare(baseline: Summary, other: Summary) -> Comparison:
         other=other,
         paired=paired,
         why_not_paired=why_not,
-        speed=None if why_no_speed else _speed(baseline, other),
-        why_no_speed=why_no_speed,
         layer_forwards=ours / theirs if ours is not None and theirs else None,
         truncated=None if a is None or b is None else (a, b),
         verdict=verdict,
@@ -127,20 +136,26 @@ def compare_all(baseline: Summary, others: Sequence[Summary]) -> list[Comparison
 
 
 def corrected(family: Sequence[Comparison]) -> list[Comparison]:
-    """Return the comparisons with p-values and verdicts corrected for how many there are (Holm).
+    """Return the comparisons with p-values and verdicts corrected for all of them (max-T).
 
     Runs that are the same computation are one question, so they count once; a single question
-    needs no correction.
+    needs no correction. All are on the same items.
     """
-    p_values: dict[str, float] = {}
+    asked: dict[tuple[str, str], Paired] = {}
     for comparison in family:
-        if comparison.paired is not None and not _is_within_one_computation(comparison):
-            question = _question(comparison.other)
-            p_values[question] = max(comparison.paired.p_value, p_values.get(question, 0.0))
-    if len(p_values) < 2:
+        paired = comparison.paired
+        if paired is None or _is_within_one_computation(comparison):
+            continue
+        known = asked.get(_question(comparison))
+        # Runs of one computation that differ, which raises an alarm, stand by the weaker one.
+        if known is None or known.p_value < paired.p_value:
+            asked[_question(comparison)] = paired
+    if len(asked) < 2:
         return list(family)
-    p_holm = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return [_with_holm(test, p_holm.get(_question(test.other))) for test in family]
+    n = max(paired.n for paired in asked.values())
+    p_values = max_t(n, [(paired.lost, paired.gained) for paired in asked.values()])
+    corrected_p = dict(zip(asked, p_values, strict=True))
+    return [_with_p(test, corrected_p.get(_question(test))) for test in family]
 
 
 def is_same_computation(a: Summary, b: Summary) -> bool:
@@ -205,16 +220,15 @@ def pair_items(a: Summary, b: Summary) -> Paired:
     assert a.items is not None and b.items is not None
     n = a.items.n
     right_a, right_b = (bits.as_number(n, items.correct_bits) for items in (a.items, b.items))
-    only_a, only_b = right_a & ~right_b, right_b & ~right_a
-    counts = only_a.bit_count(), only_b.bit_count()
+    lost, gained = right_a & ~right_b, right_b & ~right_a
+    counts = lost.bit_count(), gained.bit_count()
     return Paired(
         n=n,
-        only_a=counts[0],
-        only_b=counts[1],
-        difference=(counts[1] - counts[0]) / n,
+        lost=lost,
+        gained=gained,
         interval=difference_interval(n, *counts),
         p_value=mcnemar_p(*counts),
-        clustered_stderr=_clustered(a, only_a, only_b),
+        clustered_stderr=_clustered(a, lost, gained),
         n_needed=items_needed(n, *counts),
     )
 
@@ -234,10 +248,10 @@ def accuracy_clustered_stderr(summary: Summary) -> float | None:
     return _clustered(summary, 0, bits.as_number(summary.items.n, summary.items.correct_bits))
 
 
-def _with_holm(comparison: Comparison, p_holm: float | None) -> Comparison:
-    if comparison.paired is None or p_holm is None or _is_within_one_computation(comparison):
+def _with_p(comparison: Comparison, p_corrected: float | None) -> Comparison:
+    if comparison.paired is None or p_corrected is None or _is_within_one_computation(comparison):
         return comparison
-    paired = replace(comparison.paired, p_holm=p_holm)
+    paired = replace(comparison.paired, p_corrected=p_corrected)
     return replace(comparison, paired=paired, verdict=_verdict(paired))
 
 
@@ -245,8 +259,9 @@ def _is_within_one_computation(comparison: Comparison) -> bool:
     return is_same_computation(comparison.baseline, comparison.other)
 
 
-def _question(summary: Summary) -> str:
-    return summary.computation or _decoded_run(summary)
+def _question(comparison: Comparison) -> tuple[str, str]:
+    baseline, other = comparison.baseline, comparison.other
+    return baseline.computation or _decoded_run(baseline), other.computation or _decoded_run(other)
 
 
 def _decoded_run(summary: Summary) -> str:
@@ -257,60 +272,14 @@ def _verdict(paired: Paired) -> str:
     return verdicts.of_difference(
         paired.difference,
         paired.interval,
-        p_value=paired.p_value,
-        p_holm=paired.p_holm,
+        is_shown=paired.is_shown,
         differing=paired.only_a + paired.only_b,
     )
-
-
-def _why_no_speed(a: Summary, b: Summary) -> str | None:
-    """Return why two throughputs cannot be compared; None if they can."""
-    if a.passes is None or b.passes is None:
-        return "nothing is generated in a log-likelihood task"
-    unmeasured = next((run for run in (a, b) if run.throughput is None), None)
-    if unmeasured is not None:
-        return _why_unmeasured(unmeasured)
-    if why := why_other_items(a, b):
-        return why
-    if _is_one_measurement(a, b):
-        return "both have the speed of one measurement"
-    differing = [
-        f"{of_a} and {of_b}"
-        for of_a, of_b in zip(speed_conditions(a), speed_conditions(b), strict=True)
-        if of_a != of_b
-    ]
-    if differing:
-        return f"different conditions: {'; '.join(differing)}"
-    busy = [f"{run.config} {busy_words(run)}" for run in (a, b) if was_busy(run)]
-    return f"timed on a busy machine ({', '.join(busy)})" if busy else None
-
-
-def _why_unmeasured(run: Summary) -> str:
-    if len({device.name for device in run.hardware}) > 1:
-        return "answers were decoded on several devices"
-    if len(run.hardware) > 1:
-        return "answers were decoded with several numbers of CPU threads"
-    return "a process was paused (Ctrl-Z, a suspended job) while it decoded"
 
 
 def _is_one_measurement(a: Summary, b: Summary) -> bool:
     made_from_one = a.same_as is not None or b.same_as is not None or a.timestamp == b.timestamp
     return _decoded_run(a) == _decoded_run(b) and made_from_one
-
-
-def _speed(a: Summary, b: Summary) -> Ratio:
-    ours, theirs = _throughput(b), _throughput(a)
-    value = ours.tokens_per_s / theirs.tokens_per_s
-    if not ours.chunks or not theirs.chunks:
-        return Ratio(value)
-    same_plan = all(a.decides.get(key) == b.decides.get(key) for key in PLAN_KEYS)
-    same = same_plan and len(ours.chunks) == len(theirs.chunks)
-    return Ratio(value, ratio_interval(theirs.chunks, ours.chunks, same_requests=same))
-
-
-def _throughput(summary: Summary) -> Throughput:
-    assert summary.throughput is not None
-    return summary.throughput
 
 
 def _shown(value: object) -> str:

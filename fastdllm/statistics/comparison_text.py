@@ -9,18 +9,17 @@ import textwrap
 from collections.abc import Iterator
 
 from fastdllm.records.summary import Summary
-from fastdllm.statistics.busy import TIMED_APART
 from fastdllm.statistics.comparison import (
     Comparison,
     accuracy_clustered_stderr,
     right_only_in,
 )
-from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE, tokens_per_s_interval
+from fastdllm.statistics.costs import COSTS, OF_THE_MACHINE
 from fastdllm.statistics.disagreements import items_text, origin_sentences
 from fastdllm.statistics.notices import notice_sentences
 from fastdllm.statistics.ties import is_tied, tie_words
 from fastdllm.statistics.truncation import is_marked, truncation_words
-from fastdllm.statistics.verdicts import decimals, p_words, signed
+from fastdllm.statistics.verdicts import decimals, detection_words, p_words, signed
 
 WIDTH, LABEL, NUMBER = 80, 28, 12
 # Values this long are digests; to people they only show that something changed.
@@ -28,8 +27,11 @@ DIGEST_LETTERS = 32
 INDENT = 10
 
 
-def comparison_text(comparison: Comparison) -> str:
-    """Return one comparison in lines of at most 80 characters; ends with a line break."""
+def comparison_text(comparison: Comparison, speed: str) -> str:
+    """Return one comparison in lines of at most 80 characters; ends with a line break.
+
+    speed: what is known of the ratio of their seconds, or why it is not.
+    """
     a, b = comparison.baseline, comparison.other
     lines = [
         f"a  {_name(a)}",
@@ -40,10 +42,7 @@ def comparison_text(comparison: Comparison) -> str:
         "",
         *_paragraph("accuracy", comparison.verdict),
         *_evidence(comparison),
-        *_paragraph(
-            "speed",
-            f"not compared: {comparison.why_no_speed}" if comparison.why_no_speed else TIMED_APART,
-        ),
+        *_paragraph("speed", speed),
         *_notes(a, b),
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -86,10 +85,8 @@ def _rows(comparison: Comparison) -> Iterator[str]:
     for name, (label, cost) in COSTS.items():
         values = cost(comparison.baseline), cost(comparison.other)
         shown = ["" if value is None else f"{value:,.4g}" for value in values]
-        yield _row(label, shown, _change_of_cost(comparison, name, values))
-    speeds = [tokens_per_s_interval(summary) for summary in pair]
-    if any(speeds):
-        yield _row("  95 % interval", [f"{s[0]:,.0f}-{s[1]:,.0f}" if s else "" for s in speeds])
+        if any(shown):
+            yield _row(label, shown, _change_of_cost(comparison, name, values))
 
 
 def _row(label: str, values: list[str], change: str = "") -> str:
@@ -100,16 +97,10 @@ def _row(label: str, values: list[str], change: str = "") -> str:
 def _change_of_cost(
     comparison: Comparison, name: str, values: tuple[float | None, float | None]
 ) -> str:
+    """Return the ratio of a cost; none of the machine's, as the runs were timed apart."""
     old, new = values
-    comparable = comparison.speed if name in OF_THE_MACHINE else comparison.layer_forwards
-    if comparable is None or not old or new is None:
-        return ""
-    interval = (
-        comparison.speed.interval
-        if comparison.speed is not None and name == "tokens_per_s"
-        else None
-    )
-    return f"{new / old:.2f} x" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
+    is_comparable = name not in OF_THE_MACHINE and comparison.layer_forwards is not None
+    return f"{new / old:.2f} x" if is_comparable and old and new is not None else ""
 
 
 def _percents(interval: tuple[float, float] | None) -> str:
@@ -122,13 +113,13 @@ def _evidence(comparison: Comparison) -> Iterator[str]:
     if paired is None or not paired.only_a + paired.only_b:
         return
     p = f"p {p_words(paired.p_value)} (exact McNemar)"
-    if paired.p_holm is not None:
-        p += f", {p_words(paired.p_holm)} corrected for all comparisons (Holm)"
+    if paired.p_corrected is not None:
+        p += f", {p_words(paired.p_corrected)} corrected for all comparisons (max-T)"
     text = (
         f"of {paired.n} items {paired.only_a} are right in a only, {paired.only_b} in b only; {p}"
     )
     if paired.n_needed is not None:
-        text += f"; {paired.n_needed:,} items show such a difference in 4 of 5 samples"
+        text += f"; {detection_words(paired.n_needed)}"
     yield from _paragraph("", text)
     a, b = comparison.baseline, comparison.other
     groups = (a.items.groups if a.items else None) or ()

@@ -10,13 +10,20 @@ from collections.abc import Callable
 
 from fastdllm.records.summary import Summary
 from fastdllm.statistics.busy import was_busy
-from fastdllm.statistics.intervals import rate_interval
 
 
 def layer_forwards_per_answer(summary: Summary) -> float | None:
     """Layers run per answer, including the prefill; skipped layers do not count."""
     passes = summary.passes
     return passes.layer_forwards_computed / summary.n_answers if passes else None
+
+
+def position_forwards_per_answer(summary: Summary) -> float | None:
+    """Layers run times the positions in them, per answer; None of results before it was counted."""
+    passes = summary.passes
+    if passes is None or passes.position_forwards is None:
+        return None
+    return passes.position_forwards / summary.n_answers
 
 
 def forwards_per_answer(summary: Summary) -> float | None:
@@ -38,15 +45,10 @@ def tokens_per_s(summary: Summary) -> float | None:
     return summary.throughput.tokens_per_s if summary.throughput else None
 
 
-def tokens_per_s_interval(summary: Summary) -> tuple[float, float] | None:
-    """95 % interval of tokens_per_s from its chunks; None with fewer than two of them."""
-    speed = summary.throughput
-    return rate_interval(speed.chunks) if speed and speed.chunks else None
-
-
 # By name: what it is called, and the function that returns it.
 COSTS: dict[str, tuple[str, Callable[[Summary], float | None]]] = {
     "layer_forwards": ("layer-forwards per answer", layer_forwards_per_answer),
+    "position_forwards": ("position-forwards per answer", position_forwards_per_answer),
     "forwards": ("forwards per answer", forwards_per_answer),
     "seconds": ("seconds per answer", seconds_per_answer),
     "tokens_per_s": ("tokens per second", tokens_per_s),

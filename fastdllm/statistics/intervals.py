@@ -1,9 +1,7 @@
-"""Uncertainty of scores, of their differences and of speeds, on plain Python numbers.
+"""Uncertainty of scores and of their differences, on plain Python numbers.
 
 Of two runs on the same n items, `only_a` are right in run a alone and `only_b` in run b alone;
-differences are b - a. A throughput is a ratio of sums, so its interval is that of the ratio
-estimator over its chunks: how far each is from the mean speed, weighted by its size. It covers how
-much chunks vary, not how much a machine varies from day to day.
+differences are b - a.
 
 Knows nothing of tasks or files; SciPy is imported in functions, so that tables and status start
 quickly. How to read the numbers: docs/statistics.md.
@@ -21,8 +19,6 @@ Z_95 = 1.959963984540054
 Z_80 = 0.8416212335729143
 # Halvings of 0..1 until both ends are the same number.
 HALVINGS = 54
-
-Chunks = Sequence[tuple[int, float]]  # tokens, seconds
 
 
 def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
@@ -72,22 +68,6 @@ def clustered_stderr(groups: Sequence[tuple[float, int]]) -> float | None:
     mean = sum(total for total, _ in groups) / n
     squares = sum((total - size * mean) ** 2 for total, size in groups)
     return math.sqrt(len(groups) / (len(groups) - 1) * squares) / n
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for how many there are, in the order given.
-
-    If those below 0.05 are called differences, the probability that any of them is wrong is 5 % at
-    most.
-    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal
-    of Statistics 6 (1979), 65-70.
-    """
-    corrected, highest = [0.0] * len(p_values), 0.0
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = highest
-    return corrected
 
 
 def difference_interval(n: int, only_a: int, only_b: int, z: float = Z_95) -> tuple[float, float]:
@@ -165,61 +145,6 @@ def items_needed(n: int, only_a: int, only_b: int, *, comparisons: int = 1) -> i
 def _check(n: int, only_a: int, only_b: int) -> None:
     if n < 1 or only_a < 0 or only_b < 0 or only_a + only_b > n:
         raise ValueError(f"{only_a} and {only_b} of {n} items cannot be counts of a pair")
-
-
-def rate_interval(chunks: Chunks) -> tuple[float, float] | None:
-    """Return the 95 % interval of sum(tokens) / sum(seconds); None with fewer than two chunks.
-
-    Source: W. G. Cochran, Sampling Techniques, 3rd edition (1977), sections 2.11 and 6.4; with
-    Student's t for m - 1 degrees of freedom, on a logarithmic scale, so that it stays positive.
-    """
-    deviations = _deviations(chunks)
-    if deviations is None:
-        return None
-    rate = sum(tokens for tokens, _ in chunks) / sum(seconds for _, seconds in chunks)
-    factor = math.exp(t_quantile(len(chunks) - 1, 0.975) * math.sqrt(_variance(deviations)))
-    return rate / factor, rate * factor
-
-
-def ratio_interval(
-    baseline: Chunks, other: Chunks, *, same_requests: bool
-) -> tuple[float, float] | None:
-    """Return the 95 % interval of other's rate over the baseline's.
-
-    None if one of them has fewer than two chunks.
-
-    same_requests: the n-th chunks of both answer the same requests, so that what makes a chunk slow
-        for both cancels out; otherwise errors add up (degrees of freedom: F. E. Satterthwaite, "An
-        approximate distribution of estimates of variance components", Biometrics Bulletin 2 (1946),
-        110-114).
-    """
-    ours, theirs = _deviations(other), _deviations(baseline)
-    if ours is None or theirs is None:
-        return None
-    rates = [sum(t for t, _ in chunks) / sum(s for _, s in chunks) for chunks in (other, baseline)]
-    if same_requests:
-        variance = _variance([b - a for a, b in zip(theirs, ours, strict=True)])
-        freedom = float(len(ours) - 1)
-    else:
-        parts = [(_variance(d), len(d) - 1) for d in (ours, theirs)]
-        variance = sum(part for part, _ in parts)
-        spread = sum(part**2 / m for part, m in parts)
-        freedom = variance**2 / spread if spread else 1.0
-    factor = math.exp(t_quantile(freedom, 0.975) * math.sqrt(variance))
-    return rates[0] / rates[1] / factor, rates[0] / rates[1] * factor
-
-
-def _deviations(chunks: Chunks) -> list[float] | None:
-    """Return how far the tokens and seconds of each chunk move the logarithm of the rate."""
-    tokens, seconds = sum(t for t, _ in chunks), sum(s for _, s in chunks)
-    if len(chunks) < 2 or not tokens or not seconds:
-        return None
-    return [t / tokens - s / seconds for t, s in chunks]
-
-
-def _variance(deviations: Sequence[float]) -> float:
-    m = len(deviations)
-    return m / (m - 1) * sum(deviation**2 for deviation in deviations)
 
 
 def t_quantile(freedom: float, share: float) -> float:

@@ -37,9 +37,9 @@ def estimates_of(sittings: Sequence[Sitting], baseline: str) -> list[SpeedEstima
     """
     sizes = [rounds.batch_size for rounds in sittings[0].batches]
     return [
-        _estimate([_at(sitting, size) for sitting in sittings], config, baseline)
+        _estimate([at_batch_size(sitting, size) for sitting in sittings], config, baseline)
         for size in sizes
-        for config in _at(sittings[0], size).seconds
+        for config in at_batch_size(sittings[0], size).seconds
         if config != baseline
     ]
 
@@ -53,7 +53,7 @@ def failed_checks(sittings: Sequence[Sitting], baseline: str) -> list[str]:
     failed = []
     for rounds in sittings[0].batches:
         size = rounds.batch_size
-        logs = [log_ratios(_at(s, size), again(baseline), baseline) for s in sittings]
+        logs = [log_ratios(at_batch_size(s, size), again(baseline), baseline) for s in sittings]
         ratio = ratio_of_sittings(logs, level=NULL_LEVEL)
         if ratio is not None and not ratio.interval[0] <= 1 <= ratio.interval[1]:
             failed.append(
@@ -122,7 +122,8 @@ def _estimate_of_sitting(rounds: BatchRounds, config: str, baseline: str) -> Sit
     )
 
 
-def _at(sitting: Sitting, batch_size: int) -> BatchRounds:
+def at_batch_size(sitting: Sitting, batch_size: int) -> BatchRounds:
+    """Return the rounds of a sitting at one batch size, which it has."""
     return next(rounds for rounds in sitting.batches if rounds.batch_size == batch_size)
 
 

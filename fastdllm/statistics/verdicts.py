@@ -9,32 +9,31 @@ SIGNIFICANT = 0.05
 
 
 def of_difference(
-    difference: float,
-    interval: tuple[float, float],
-    *,
-    p_value: float,
-    p_holm: float | None,
-    differing: int,
+    difference: float, interval: tuple[float, float], *, is_shown: bool, differing: int
 ) -> str:
     """Put a paired difference into words; shares in -1..1.
 
-    p_holm, if given, decides. differing: items that are right in one of both runs only.
+    is_shown: more than chance, also beside the comparisons made with it. differing: items that are
+    right in one of both runs only.
     """
     low, high = interval
-    if (p_value if p_holm is None else p_holm) < SIGNIFICANT:
-        word, digits = "worse" if difference < 0 else "better", decimals(difference)
+    if is_shown:
+        word, digits = "loss" if difference < 0 else "gain", decimals(difference)
         limits = f"{signed(low, digits)} to {signed(high, digits)}"
-        return f"{points(abs(difference), digits)} {word} (95 % interval {limits})"
-    if not differing:
-        finding = "no item differs"
-    elif p_value < SIGNIFICANT:
-        finding = "no difference seen after correction"
-    else:
-        finding = "no difference seen"
-    # Rounded up, so that the loss named really is excluded.
-    loss = math.ceil(max(0.0, -low) * 1000 - 1e-6) / 1000
-    most = f" of more than {points(loss)}" if loss else ""
+        return f"{word} of {points(abs(difference), digits)} (95 % interval {limits}), shown"
+    if high < 0 or low > 0:
+        word, ends = ("loss", (-high, -low)) if high < 0 else ("gain", (low, high))
+        digits = decimals(ends[0])
+        limits = f"{100 * ends[0]:.{digits}f} to {points(ends[1], digits)}"
+        return f"{word} of {limits} (95 %, this row alone)"
+    finding = "no difference seen" if differing else "no item differs"
+    most = f" of more than {points(excluded(-low))}" if low < 0 else ""
     return f"{finding}; a loss{most} is excluded"
+
+
+def excluded(share: float) -> float:
+    """Return the end of an interval rounded up, so that what is named really is excluded."""
+    return math.ceil(max(0.0, share) * 1000 - 1e-6) / 1000
 
 
 def of_the_same(differing: int) -> str:
@@ -64,6 +63,11 @@ def signed(share: float, digits: int = 1) -> str:
     """A change as a number of points with its sign; without one if it rounds to zero."""
     text = f"{100 * share:+.{digits}f}"
     return text[1:] if float(text) == 0 else text
+
+
+def detection_words(n: int) -> str:
+    """Say how many items would detect a difference, if it were as large as the one observed."""
+    return f"{n:,} items would detect it in 80 % of samples if the observed difference were true"
 
 
 def p_words(p: float) -> str:

@@ -24,8 +24,10 @@ from fastdllm.common.files import (
 )
 from fastdllm.common.paths import RESULTS
 from fastdllm.records.result_files import MARK_LETTERS, keep_aside
+from fastdllm.records.speed_record import SpeedRecord, read_speed
 from fastdllm.speed.speed_spec import rounds_path
-from fastdllm.workflow.project.speeds import SpeedMeasurement
+from fastdllm.workflow.project.runs import Project
+from fastdllm.workflow.project.speeds import SpeedMeasurement, speed_measurements
 
 EPOCH_S = 0
 # Output of the rule `speed` for Snakemake, as reconcile.PUBLISHED_STAMP is of `aggregate`.
@@ -126,6 +128,24 @@ def speeds_preview(statuses: Sequence[SpeedStatus], *, is_dry_run: bool) -> str:
     line += f", {unpublished} to publish" if unpublished else ""
     lines = [line, *(f"  {status.line}" for status in made if is_dry_run)]
     return "\n".join(lines) + "\n"
+
+
+def measured_speeds(project: Project, *, published: bool = False) -> list[SpeedRecord]:
+    """Return the valid records of the selected measurements.
+
+    Args:
+        published: those in artifacts/ only; else those in results/ come first.
+
+    Raises:
+        UserError: one is damaged, or was edited by hand.
+    """
+    records = []
+    for measurement in speed_measurements(project):
+        places = [] if published else [measurement.record_path]
+        places += [measurement.artifact_path] if measurement.limit is None else []
+        path = next(filter(measurement.is_of, places), None)
+        records += [] if path is None else [read_speed(path)]
+    return records
 
 
 def publish_speeds(measurements: Sequence[SpeedMeasurement]) -> list[SpeedMeasurement]:

@@ -15,19 +15,15 @@ from fastdllm.records.summary import Summary, read_summary
 from fastdllm.report.content import build_report
 from fastdllm.report.groups import grouped
 from fastdllm.report.page import render_page
-from fastdllm.report.pareto import dot_of
 from fastdllm.report.sentences import answer_of
-from fastdllm.report.standings import Standing, findings_of, standings_of
 from fastdllm.report.text_tables import terminal_table
 from fastdllm.runs import chunks
 from fastdllm.runs.answers import open_answers
 from fastdllm.runs.chunks import decode_missing
 from fastdllm.runs.progress import Progress
 from fastdllm.statistics.busy import TIMED_APART, was_busy
-from fastdllm.statistics.comparison import compare
-from fastdllm.statistics.comparison_text import comparison_text
 from tests.runs.test_chunks import HEADER, a_session, plan_of
-from tests.support import fakes, made_up_runs
+from tests.support import fakes
 from tests.support.fakes import FakeClock, FakeEngine
 from tests.support.run_project import silent
 
@@ -44,10 +40,6 @@ def timed(summary: Summary, share: float | None, **fields: Any) -> Summary:
     assert summary.throughput is not None
     speed = summary.throughput.model_copy(update={"processor_share": share})
     return summary.model_copy(update={"throughput": speed, **fields})
-
-
-def joined(text: str) -> str:
-    return " ".join(text.split())
 
 
 @pytest.mark.parametrize(("device", "processor_s"), [("cpu", 6.0), ("cuda", None)])
@@ -105,63 +97,11 @@ def test_a_run_below_nine_tenths_is_marked(
     page = render_page(build_report(runs))
     assert ('<span class="mark">busy machine</span>' in page) is marked
     assert ("1 of 2 runs timed on a busy machine" in page) is marked
-    assert ("1 of 2 runs timed on a busy machine" in answer_of("00_baseline", runs)) is marked
-
-
-def test_no_ratio_is_drawn_from_its_speed(a_summary: Summary) -> None:
-    a = timed(a_summary, 0.62, config="k1_first")
-    b = timed(a_summary, 0.9, config="k2_last", fingerprint="c" * 32, timestamp="another")
-    comparison = compare(a, b)
-    reason = "timed on a busy machine (k1_first on a processor for 62 % of the time)"
-    assert (comparison.speed, comparison.why_no_speed) == (None, reason)
-    text = comparison_text(comparison)
-    assert f"not compared: {reason}" in joined(text)
-    assert text.count(" x\n") == 2, "layer-forwards and forwards only"
-    assert TIMED_APART not in joined(text)
-    both = compare(a, timed(b, 0.5)).why_no_speed
-    assert both == f"{reason[:-1]}, k2_last on a processor for 50 % of the time)"
+    assert ("1 of 2 runs timed on a busy machine" in answer_of("00_baseline", runs, [])) is marked
 
 
 def test_runs_timed_apart_are_said_to_be(a_summary: Summary) -> None:
     a = timed(a_summary, 1.0, config="k1_first")
     b = timed(a_summary, 1.0, config="k2_last", fingerprint="c" * 32, timestamp="another")
-    assert TIMED_APART in joined(comparison_text(compare(a, b)))
     assert f"tok/s: {TIMED_APART}." in terminal_table(grouped([a, b]))
     assert TIMED_APART in render_page(build_report([a, b]))
-
-
-def test_no_control_is_beaten_or_beats_by_a_busy_speed() -> None:
-    runs = made_up_runs.runs(tasks=("word_problems",))
-    run = next(run for run in runs if run.config == "tau0.02_m1")
-    controls = [run for run in runs if run.experiment == "03_controls"]
-    by_machine = ("seconds", "tokens_per_s")
-
-    def found(run: Summary, controls: list[Summary]) -> set[Standing]:
-        standings = standings_of(run, None, [*controls, run])
-        return {standings[cost] for cost in by_machine}
-
-    assert found(run, controls) == {Standing.UNDOMINATED}
-    assert found(timed(run, 0.5), controls) == {Standing.NO_CONTROL}
-    assert found(run, [timed(control, 0.5) for control in controls]) == {Standing.NO_CONTROL}
-    busy = timed(run, 0.5)
-    assert [dot_of(busy, cost) for cost in by_machine] == [None, None]
-    assert dot_of(busy, "layer_forwards") == dot_of(run, "layer_forwards")
-
-
-@pytest.mark.parametrize(("ratio", "words"), [(1.19, "None of"), (1.22, "1 of"), (0.7, "None of")])
-def test_only_more_than_runs_apart_may_differ_counts_as_faster(ratio: float, words: str) -> None:
-    plain, other = made_up_runs.runs(tasks=("word_problems",))[:4:3]
-    assert plain.throughput is not None
-    seconds = [(tokens, s / ratio) for tokens, s in plain.throughput.chunks or ()]
-    changed = {"chunks": seconds, "tokens_per_s": plain.throughput.tokens_per_s * ratio}
-    speed = plain.throughput.model_copy(update=changed)
-    runs = [plain, other.model_copy(update={"throughput": speed})]
-    ((finding,),) = findings_of(grouped(runs)).values()
-    assert finding.to_baseline.speed is not None
-    assert finding.is_faster is (ratio > 1.2)
-    answer = answer_of("00_baseline", runs)
-    assert f"- {words} 1 computation decoded more than 20 % faster than plain decoding" in answer
-    assert f"; {TIMED_APART}.\n" in answer
-    busy = answer_of("00_baseline", [timed(plain, 0.3), runs[1]])
-    assert "- No speed was compared with that of plain decoding: timed on a busy machine (" in busy
-    assert "20 % faster" not in busy

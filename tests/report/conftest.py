@@ -44,4 +44,5 @@ def report(runs: list[Summary], results: Path) -> Report:
             Path("sensitivity.json"), SensitivityRecord.model_validate(synthetic.sensitivity())
         ),
         results=results,
+        speeds=synthetic.speeds(runs),
     )

@@ -9,14 +9,13 @@ import pytest
 from fastdllm.records import summary as s
 from fastdllm.records.summary import ItemGroup, Summary
 from fastdllm.statistics.comparison import (
-    Ratio,
     accuracy_clustered_stderr,
     compare,
     compare_all,
     is_same_computation,
 )
-from fastdllm.statistics.costs import COSTS, tokens_per_s_interval
-from fastdllm.statistics.intervals import holm
+from fastdllm.statistics.costs import COSTS
+from fastdllm.statistics.family import max_t
 from fastdllm.statistics.truncation import truncated_answers
 from fastdllm.statistics.verdicts import of_difference, signed
 
@@ -58,7 +57,7 @@ def test_items_are_counted_pair_by_pair(a_summary: Summary) -> None:
     paired = compare(a, b).paired
     assert (paired.n, paired.only_a, paired.only_b) == (8, 3, 1)
     assert paired.difference == -0.25
-    assert paired.p_value == 0.625 and paired.p_holm is None
+    assert paired.p_value == 0.625 and paired.p_corrected is None
     back = compare(b, a).paired
     assert (back.difference, back.n_needed) == (0.25, paired.n_needed)
     assert back.interval == pytest.approx((-paired.interval[1], -paired.interval[0]))
@@ -67,44 +66,54 @@ def test_items_are_counted_pair_by_pair(a_summary: Summary) -> None:
 def test_verdict_of_a_loss_and_of_none(a_summary: Summary) -> None:
     base = a_run(a_summary, "base", 20)
     loss = compare(base, a_run(a_summary, "loss", 40))
-    assert loss.verdict.startswith("10.0 points worse (95 % interval -14.")
+    assert loss.verdict == "loss of 10.0 points (95 % interval -14.9 to -6.6), shown"
     gain = compare(base, a_run(a_summary, "gain", 0))
-    assert gain.verdict.startswith(
-        "10.0 points better (95 % interval 6.6 to +".replace("6.6", "+6.6")
-    )
+    assert gain.verdict == "gain of 10.0 points (95 % interval +6.6 to +14.9), shown"
     few = compare(base, a_run(a_summary, "few", 23))
     assert few.verdict == "no difference seen; a loss of more than 4.4 points is excluded"
     none = compare(base, a_run(a_summary, "none", 20))
     assert none.verdict == "no item differs; a loss of more than 1.9 points is excluded"
 
 
-def test_a_gain_that_is_not_certain_excludes_a_loss() -> None:
-    words = of_difference(0.02, (0.001, 0.05), p_value=0.06, p_holm=None, differing=9)
-    assert words == "no difference seen; a loss is excluded"
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ((-0.036, -0.001), "loss of 0.1 to 3.6 points (95 %, this row alone)"),
+        ((0.002, 0.05), "gain of 0.2 to 5.0 points (95 %, this row alone)"),
+        ((-0.021, 0.05), "no difference seen; a loss of more than 2.1 points is excluded"),
+        ((0.0, 0.05), "no difference seen; a loss is excluded"),
+    ],
+)
+def test_an_interval_without_0_is_never_no_difference(
+    interval: tuple[float, float], words: str
+) -> None:
+    difference = sum(interval) / 2
+    assert of_difference(difference, interval, is_shown=False, differing=9) == words
 
 
 def test_a_small_difference_that_is_certain_is_not_shown_as_none() -> None:
-    words = of_difference(-0.0004, (-0.0008, -0.00002), p_value=0.03, p_holm=None, differing=6)
-    assert words == "0.04 points worse (95 % interval -0.08 to 0.00)"
-    words = of_difference(0.0006, (0.0001, 0.0011), p_value=0.03, p_holm=None, differing=6)
-    assert words == "0.1 points better (95 % interval 0.0 to +0.1)"
+    words = of_difference(-0.0004, (-0.0008, -0.00002), is_shown=True, differing=6)
+    assert words == "loss of 0.04 points (95 % interval -0.08 to 0.00), shown"
+    words = of_difference(0.0006, (0.0001, 0.0011), is_shown=True, differing=6)
+    assert words == "gain of 0.1 points (95 % interval 0.0 to +0.1), shown"
 
 
 def test_what_is_excluded_is_rounded_up() -> None:
-    words = of_difference(0.0, (-0.02101, 0.02), p_value=1.0, p_holm=None, differing=4)
+    words = of_difference(0.0, (-0.02101, 0.02), is_shown=False, differing=4)
     assert words == "no difference seen; a loss of more than 2.2 points is excluded"
     assert (signed(-0.0001), signed(0.0), signed(0.013)) == ("0.0", "0.0", "+1.3")
 
 
-def test_holm_corrects_a_table_and_its_words(a_summary: Summary) -> None:
+def test_a_family_is_corrected_and_its_words(a_summary: Summary) -> None:
     base = a_run(a_summary, "base", 20)
     others = [a_run(a_summary, f"c{wrong}", wrong) for wrong in (26, 25, 40, 22)]
     compared = compare_all(base, others)
-    p_values = [comparison.paired.p_value for comparison in compared]
-    assert [comparison.paired.p_holm for comparison in compared] == pytest.approx(holm(p_values))
-    assert p_values[0] < 0.05 <= compared[0].paired.p_holm
-    assert compared[0].verdict.startswith("no difference seen after correction; a loss")
-    assert "worse" in compared[2].verdict
+    pairs = [(comparison.paired.lost, comparison.paired.gained) for comparison in compared]
+    corrected = [comparison.paired.p_corrected for comparison in compared]
+    assert corrected == max_t(200, pairs)
+    assert [comparison.paired.is_shown for comparison in compared] == [p < 0.05 for p in corrected]
+    assert compared[1].paired.p_value > 0.05 and "this row alone" in compared[1].verdict
+    assert compared[2].verdict.endswith(", shown")
 
 
 def test_one_computation_counts_once_in_the_correction(a_summary: Summary) -> None:
@@ -114,9 +123,12 @@ def test_one_computation_counts_once_in_the_correction(a_summary: Summary) -> No
     other = a_run(a_summary, "other", 40, computation="k3")
     compared = compare_all(base, [*twins, same_as_base, other])
     p_value = compared[0].paired.p_value
-    assert [comparison.paired.p_holm for comparison in compared[:3]] == [p_value] * 3
+    corrected = [comparison.paired.p_corrected for comparison in compared[:3]]
+    assert corrected == [corrected[0]] * 3 and corrected[0] == pytest.approx(p_value, abs=0.01)
     assert compared[3].verdict == "the same computation"
-    assert compare_all(base, twins)[0].paired.p_holm is None, "one question needs no correction"
+    assert compare_all(base, twins)[0].paired.p_corrected is None, (
+        "one question needs no correction"
+    )
 
 
 def test_the_same_computation_is_no_evidence(a_summary: Summary) -> None:
@@ -126,12 +138,7 @@ def test_the_same_computation_is_no_evidence(a_summary: Summary) -> None:
     for pair in ((origin, twins[0]), (twins[0], origin), tuple(twins), (origin, origin)):
         comparison = compare(*pair)
         assert is_same_computation(*pair)
-        assert (comparison.verdict, comparison.paired, comparison.speed) == (
-            "the same computation",
-            None,
-            None,
-        )
-        assert comparison.why_no_speed == "both have the speed of one measurement"
+        assert (comparison.verdict, comparison.paired) == ("the same computation", None)
     assert not is_same_computation(origin, a_run(a_summary, "k3_first", 30))
 
 
@@ -141,7 +148,7 @@ def test_the_same_computation_that_differs_says_so(a_summary: Summary) -> None:
     )
     comparison = compare(first, again)
     assert comparison.verdict == "the same computation, but 2 items differ"
-    assert comparison.paired.only_a == 2 and comparison.speed is not None
+    assert comparison.paired.only_a == 2
 
 
 @pytest.mark.parametrize(
@@ -187,6 +194,7 @@ def test_costs_and_truncated_answers_of_each(a_summary: Summary) -> None:
     costs = {name: cost(a) for name, (_, cost) in COSTS.items()}
     assert costs == {
         "layer_forwards": 60.0,
+        "position_forwards": None,
         "forwards": 11.0,
         "seconds": pytest.approx(0.162),
         "tokens_per_s": 1234.5,
@@ -194,58 +202,7 @@ def test_costs_and_truncated_answers_of_each(a_summary: Summary) -> None:
     part = changed(b, eval_params={**b.eval_params, "n_requests": 25, "n_answers": 5})
     assert compare(part, b).layer_forwards == 1.0 and truncated_answers(part) == 2
     bare = changed(a, passes=None, throughput=None)
-    assert [cost(bare) for _, cost in COSTS.values()] == [None] * 4
-
-
-def with_chunks(summary: Summary, factor: float) -> Summary:
-    chunks = [(100, 1.0 / factor), (200, 2.2 / factor), (150, 1.4 / factor)]
-    speed = summary.throughput.model_copy(
-        update={"chunks": chunks, "tokens_per_s": 450 / 4.6 * factor}
-    )
-    return changed(summary, throughput=speed)
-
-
-def test_speeds_of_equal_conditions_are_compared_with_an_interval(a_summary: Summary) -> None:
-    a, b = with_chunks(a_run(a_summary, "a", 3), 1.0), with_chunks(a_run(a_summary, "b", 3), 1.5)
-    low, high = tokens_per_s_interval(a)
-    assert low < a.throughput.tokens_per_s < high
-    paired = compare(a, b).speed
-    assert paired.value == pytest.approx(1.5)
-    assert paired.interval == pytest.approx((1.5, 1.5)), "the chunks hold the same requests"
-    few_shots = compare(a, changed(b, decides={"num_fewshot": 5})).speed
-    low, high = few_shots.interval
-    assert low < 1.25 and high > 1.8
-    assert compare(a_run(a_summary, "a", 3), b).speed == Ratio(
-        pytest.approx(450 / 4.6 * 1.5 / 1234.5)
-    )
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"dtype": "bfloat16"}, "different conditions: float32 and bfloat16"),
-        (
-            {"hardware": [s.Hardware(device="cuda", name="a GPU")]},
-            "different conditions: a CPU, 1 CPU thread(s) and a GPU",
-        ),
-        ({"throughput": None}, "a process was paused (Ctrl-Z, a suspended job) while it decoded"),
-        (
-            {"throughput": None, "hardware": [s.Hardware(device="cpu", name=n) for n in "ab"]},
-            "answers were decoded on several devices",
-        ),
-        (
-            {"throughput": None, "hardware": 2 * [s.Hardware(device="cpu", name="a CPU")]},
-            "answers were decoded with several numbers of CPU threads",
-        ),
-        ({"passes": None}, "nothing is generated in a log-likelihood task"),
-    ],
-)
-def test_speeds_of_other_conditions_are_not_compared(
-    a_summary: Summary, fields: Any, reason: str
-) -> None:
-    comparison = compare(a_run(a_summary, "a", 3), a_run(a_summary, "b", 3, **fields))
-    assert (comparison.speed, comparison.why_no_speed) == (None, reason)
-    assert comparison.paired is not None
+    assert [cost(bare) for _, cost in COSTS.values()] == [None] * 5
 
 
 def test_errors_of_a_task_with_groups_are_clustered(a_summary: Summary) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdllm.statistics.intervals import clustered_stderr, holm, wilson_interval
+from fastdllm.statistics.intervals import clustered_stderr, wilson_interval
 
 
 def test_wilson_interval_equals_the_published_example() -> None:
@@ -62,18 +62,3 @@ def test_clustered_error_is_the_spread_of_means_over_new_groups() -> None:
     assert plain < spread / 2
     covered = sum(abs(m - 0.6) <= 1.96 * e for m, e in zip(means, errors, strict=True))
     assert 0.92 <= covered / 2000 <= 0.97
-
-
-@given(p_values=st.lists(st.floats(0, 1), max_size=12))
-def test_holm_equals_its_definition(p_values: list[float]) -> None:
-    """A p-value counts as often as there are ones that are not smaller, and so do smaller ones."""
-    naive = [
-        max(min(1.0, q * sum(r >= q for r in p_values)) for q in p_values if q <= p)
-        for p in p_values
-    ]
-    assert holm(p_values) == naive
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
-    assert holm([0.04, 0.001]) == pytest.approx([0.04, 0.002])

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fastdllm.records import summary as s
+from fastdllm.records.speed_record import Sitting, SpeedRecord
 from fastdllm.statistics.intervals import wilson_interval
+from fastdllm.statistics.measured_speed import estimates_of
+from tests.support.fakes import fake_sitting
 
 N_ITEMS, LAYERS = 600, 14
 EDGES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0]
@@ -149,6 +152,38 @@ def _run(
         run = run.model_copy(update=_measured(cost + 0.15 * copy, given, on_gpu=on_gpu))
     decoded[same] = run
     return run
+
+
+def speeds(summaries: list[s.Summary]) -> list[SpeedRecord]:
+    """A measurement of plain decoding, the best look-ahead and a control, which is 0.81 of it."""
+    names = ("00_baseline/k1_first", "d3_t0.95_s4", "03_controls/t0.7")
+    computations = {
+        name: next(r.computation for r in summaries if r.config == name.rpartition("/")[2])
+        for name in names
+    }
+    spec = {
+        "fingerprint": "s" * 64,
+        "baseline": names[0],
+        "batch_sizes": [1, 32],
+        "runs": dict.fromkeys(names),
+    }
+    sittings = []
+    for number in (1, 2, 3):
+        values = fake_sitting(spec, number)
+        del values["fingerprint"]
+        sittings.append(Sitting.model_validate(values))
+    return [
+        SpeedRecord(
+            experiment="04_lookahead",
+            task="word_problems",
+            fingerprint="s" * 64,
+            decides={"computations": computations},
+            baseline=names[0],
+            estimates=estimates_of(sittings, names[0]),
+            failed_checks=[],
+            sittings=sittings,
+        )
+    ]
 
 
 def _computation(given: dict[str, Any], copy: int) -> str:

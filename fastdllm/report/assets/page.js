@@ -78,12 +78,10 @@
     const place = section.querySelector('[data-chart="pareto"]');
     const controls = section.querySelector("[data-controls]");
     const note = section.querySelector(".outside");
-    const costs = Object.keys(data.specs.pareto);
-    const short = { layer_forwards: "layer-forwards", seconds: "seconds", tokens_per_s: "tokens/s" };
-    const now = { cost: costs[0], conditions: 0, view: "close" };
-    const machine = () => task.machine.includes(now.cost);
-    const windows = () => task.views[now.cost][machine() ? now.conditions : 0] || {};
-    const seen = () => (machine() ? task.points.filter((p) => p.conditions === now.conditions) : task.points);
+    const costs = Object.keys(task.costs);
+    const now = { cost: costs[0], view: "close" };
+    const windows = () => task.views[now.cost];
+    const seen = () => task.points.filter((p) => p[now.cost] !== undefined);
     const chart = plot(place, () => {
       const spec = structuredClone(data.specs.pareto[now.cost]);
       const view = windows()[now.view] || windows().all || {};
@@ -103,23 +101,17 @@
 
     function fill() {
       const had = document.activeElement?.closest("[data-controls]") ? document.activeElement.name + document.activeElement.value : "";
-      const set = (key) => (value) => { now[key] = key === "conditions" ? Number(value) : value; fill(); chart.again(); };
-      controls.replaceChildren(choice(`${slug}-cost`, "Cost", costs.map((c) => [c, short[c] || c]), now.cost, set("cost")));
+      const set = (key) => (value) => { now[key] = value; fill(); chart.again(); };
+      controls.replaceChildren(choice(`${slug}-cost`, "Cost", costs.map((c) => [c, task.costs[c]]), now.cost, set("cost")));
       if (windows().close) {
         const view = windows()[now.view] ? now.view : "all";
         controls.append(choice(`${slug}-view`, "View", [["close", "near the baseline"], ["all", "everything"]], view, set("view")));
-      }
-      if (machine() && task.conditions.length > 1) {
-        const select = element("select");
-        task.conditions.forEach((text, index) => select.append(element("option", { value: index, textContent: text, selected: index === now.conditions })));
-        select.addEventListener("change", () => set("conditions")(select.value));
-        controls.append(element("label", {}, "measured on ", select));
       }
       const hidden = windows()[now.view]?.hidden || 0;
       const apart = task.points.length - seen().length;
       note.textContent = [
         hidden ? `${hidden} more ${hidden === 1 ? "lies" : "lie"} outside this view: choose “everything”.` : "",
-        apart ? `${apart} measured with another machine, dtype or batch size: speeds cannot be compared, so ${apart === 1 ? "it is" : "they are"} shown separately (“measured on”).` : "",
+        apart ? `${apart} ${apart === 1 ? "was" : "were"} not measured so: name ${apart === 1 ? "it" : "them"} under “speed:” in an experiment.yaml.` : "",
       ].filter(Boolean).join(" ");
       [...controls.querySelectorAll("input")].find((input) => input.name + input.value === had)?.focus();
     }

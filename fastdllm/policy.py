@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fastdllm.settings import DecodingSettings
 from fastdllm.validation import StrictModel
@@ -40,8 +40,7 @@ class SpanAction(StrEnum):
     ADD_DELTA = "add_delta"
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceState:
+class SequenceState(NamedTuple):
     """What a policy may look at, before a denoising pass of one sequence."""
 
     request: int  # index of the sequence in the list of requests
@@ -189,7 +188,7 @@ class Policy:
             sub_block = sub_block[:, : self.settings.small_block_size]
             accepted[:, sub_block.shape[1] :] = False
         best = sub_block.argmax(dim=-1, keepdim=True)
-        accepted = accepted.scatter(-1, best, True) & predictions.masked
+        accepted = accepted.scatter_(-1, best, True) & predictions.masked
         return self.accepted_ahead(predictions, accepted)
 
     def accepted_ahead(self, predictions: Predictions, accepted: Tensor) -> Tensor:

@@ -93,9 +93,12 @@ def start_sequence(
     except UserError as error:
         return Generation([], "refused", PassCounts(), str(error))
     counted = Counter() if seen is None else seen
-    seed = wishes.seed
-    if request.seed is None:
-        seed = request_seed(settings.seed, prompt, counted[prompt])
+    generator = None
+    if wishes.temperature > 0:
+        seed = wishes.seed
+        if request.seed is None:
+            seed = request_seed(settings.seed, prompt, counted[prompt])
+        generator = torch.Generator().manual_seed(seed)
     counted[prompt] += 1
     if wishes.max_new_tokens == 0:
         return Generation([], "length", PassCounts())
@@ -109,7 +112,7 @@ def start_sequence(
         small_block_size=settings.small_block_size,
         temperature=wishes.temperature,
         top_p=wishes.top_p,
-        generator=torch.Generator().manual_seed(seed),
+        generator=generator,
         stop_when=request.stop_when,
         from_scratch=request.from_scratch,
         runners_up=wishes.runners_up,

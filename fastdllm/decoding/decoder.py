@@ -139,7 +139,6 @@ class Decoder:
         """
         self._cancelled.add(index)
 
-    @torch.inference_mode()
     def tick(self) -> Iterator[Step]:
         """Run one pass of the engine for all in flight; yield one step for each of them.
 
@@ -157,11 +156,18 @@ class Decoder:
             self._cancelled.clear()
         while self._outcomes:
             yield self._outcomes.popleft()
+        for steps in self._steps():
+            yield from steps
+
+    # Entered and left for each list, not for each step, which would cost more than the step.
+    @torch.inference_mode()
+    def _steps(self) -> Iterator[list[Step]]:
         if self.scheduler.admit():
             for index in self.scheduler.entered:
                 self._notify(Entered(index))
             yield from _tick(self.scheduler, self._config.num_layers, self._notify)
 
+    @torch.inference_mode()
     def close(self) -> None:
         """Drop what is not finished, and give the cache back."""
         self.scheduler.close()
@@ -171,7 +177,7 @@ def _ignore(event: Event) -> None:
     """The `Observer` of callers that pass none."""
 
 
-def _tick(scheduler: Scheduler, num_layers: int, notify: Observer) -> Iterator[Step]:
+def _tick(scheduler: Scheduler, num_layers: int, notify: Observer) -> Iterator[list[Step]]:
     """One pass of the engine, after the reused passes of its sequences.
 
     If memory runs out, it ends early with fewer slots, and the next tick does the rest.
@@ -184,9 +190,9 @@ def _tick(scheduler: Scheduler, num_layers: int, notify: Observer) -> Iterator[S
             return
         for work in reused:
             work.layers_skipped = num_layers
-        yield from denoised(reused, proposals, num_layers)
+        yield from denoised([*zip(reused, proposals, strict=True)], num_layers)
         unfinished = [w.sequence for w in reused if w.sequence.finish_reason is None]
-        works = [w for w in works if w not in reused] + scheduler.works(unfinished)
+        works = [w for w in works if w.kind is not PassKind.REUSED] + scheduler.works(unfinished)
     if not works:
         return
     works.sort(key=lambda work: work.sequence.slot)
@@ -223,14 +229,14 @@ def _guarded(
     notify: Observer,
 ) -> list[Proposals] | None:
     """Return what `run` returns; None if it ran out of memory, with fewer slots from now on."""
-    generators = [work.sequence.generator for work in works if work.is_sampled]
-    states = [generator.get_state() for generator in generators]
+    drawn_by = [work.sequence.generator for work in works if work.is_sampled]
+    states = [(generator, generator.get_state()) for generator in drawn_by if generator]
     try:
         return run()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        for generator, state in zip(generators, states, strict=True):
+        for generator, state in states:
             generator.set_state(state)
     # After the handler, whose traceback holds what the pass had allocated.
     slots_before = scheduler.slots

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from fastdllm.engine.batch import Segment
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentShape:
+class SegmentShape(NamedTuple):
     """Rows of one sequence in a pass, the positions that they see, and the rows that are read."""
 
     width: int
@@ -46,7 +45,7 @@ class PassRecord:
         cls, segments: Sequence[Segment], seconds: float, recording_s: float = 0.0
     ) -> PassRecord:
         """Describe a pass that ran `segments`."""
-        shapes = (SegmentShape(s.width, s.visible, s.read[1] - s.read[0]) for s in segments)
+        shapes = [SegmentShape(s.width, s.visible, s.read[1] - s.read[0]) for s in segments]
         return cls(tuple(shapes), seconds, recording_s)
 
 

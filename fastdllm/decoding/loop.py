@@ -60,7 +60,6 @@ def generate(
     return [answers[index] for index in range(len(requests))]
 
 
-@torch.inference_mode()
 def decode(
     model: FusedModel | BlockDiffusionModel,
     requests: Sequence[Request],
@@ -89,7 +88,8 @@ def decode(
         PolicyViolation: the policy asked for what block diffusion does not allow.
         NotFinite: the model gave logits that are NaN or infinite.
     """
-    model = fused(model)
+    with torch.inference_mode():
+        model = fused(model)
     check_spans(policy, model.config.num_layers)
     admitted = start_sequences(model.config, requests, policy.settings)
     for index, outcome in admitted.outcomes.items():
@@ -99,7 +99,8 @@ def decode(
         return
     lengths = [sequence.capacity for sequence in sequences]
     chosen = choose_slots(model, lengths, policy=policy, requested=slots)
-    scheduler = Scheduler(model, sequences, policy=policy, slots=chosen)
+    with torch.inference_mode():
+        scheduler = Scheduler(model, sequences, policy=policy, slots=chosen)
     decoder = Decoder(scheduler, policy, observe=observe)
     try:
         while not decoder.is_idle:

@@ -6,11 +6,10 @@ Knows the rules of each kind of pass; runs none (decoder.py does).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from fastdllm.decoding.proposals import predictions_of
-from fastdllm.decoding.rules import check_accepted
+from fastdllm.decoding.rules import accepted_columns
 from fastdllm.decoding.sequence import Candidate, Generation, Proposals, Proposed
 from fastdllm.decoding.work import Work, by_policy
 from fastdllm.policy import PassKind, Policy
@@ -27,8 +26,7 @@ class TokenChoice(NamedTuple):
     runners_up: tuple[Candidate, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One pass of one sequence: what it committed, with which confidence, and what it cost.
 
     kind: None for a request that needs no pass: it was refused (`finished` says why), asked for no
@@ -58,24 +56,23 @@ class Step:
     finished: Generation | None = None
 
 
-def results(works: list[Work], proposals: list[Proposals], num_layers: int) -> Iterator[Step]:
+def results(
+    works: Sequence[Work], proposals: Sequence[Proposals], num_layers: int
+) -> Iterator[list[Step]]:
     """Apply one pass to its sequences, prefills and commits first."""
-    denoising = []
-    for work, proposed in zip(works, proposals, strict=True):
-        if work.denoises:
-            denoising.append((work, proposed))
-        elif (step := _whole_blocks(work, proposed, num_layers)) is not None:
-            yield step
-    if denoising:
-        denoising_works, their_proposals = zip(*denoising, strict=True)
-        for work, proposed in denoising:
-            policy = work.sequence.policy
-            if policy.keeps_proposals or policy.keeps_logits:
-                work.sequence.stored = proposed
-            if work.kind is PassKind.FULL_BLOCK:
-                # Positions ahead are not sampled again; the logits would take memory for nothing.
-                work.sequence.ahead = replace(proposed, logits=None)
-        yield from denoised(denoising_works, their_proposals, num_layers)
+    pairs = [*zip(works, proposals, strict=True)]
+    steps = [_whole_blocks(*pair, num_layers) for pair in pairs if not pair[0].denoises]
+    if any(steps):
+        yield [step for step in steps if step is not None]
+    denoising = [pair for pair in pairs if pair[0].denoises]
+    for work, proposed in denoising:
+        policy = work.sequence.policy
+        if policy.keeps_proposals or policy.keeps_logits:
+            work.sequence.stored = proposed
+        if work.kind is PassKind.FULL_BLOCK:
+            # Positions ahead are not sampled again; the logits would take memory for nothing.
+            work.sequence.ahead = proposed.without_logits()
+    yield from denoised(denoising, num_layers)
 
 
 def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | None:
@@ -98,28 +95,25 @@ def _whole_blocks(work: Work, proposed: Proposals, num_layers: int) -> Step | No
     return _step(work, block, proposed, written=written, rows=rows)
 
 
-def denoised(
-    works: Sequence[Work], proposals: Sequence[Proposals], num_layers: int
-) -> Iterator[Step]:
+def denoised(denoising: Sequence[tuple[Work, Proposals]], num_layers: int) -> Iterator[list[Step]]:
     """Commit those of the proposed tokens that the policy of each sequence accepts."""
-    for policy, group in by_policy(works):
-        yield from _accepted(
-            policy, [works[i] for i in group], [proposals[i] for i in group], num_layers
-        )
+    for policy, group in by_policy(work for work, _ in denoising):
+        yield _accepted(policy, [denoising[index] for index in group], num_layers)
 
 
 def _accepted(
-    policy: Policy, works: Sequence[Work], proposals: Sequence[Proposals], num_layers: int
-) -> Iterator[Step]:
-    sequences = [work.sequence for work in works]
-    predictions = predictions_of(sequences, proposals)
-    masked = predictions.masked.clone()
-    accepted = policy.accept(predictions, [work.state for work in works if work.state is not None])
-    check_accepted(policy, accepted, masked)
-    for work, proposed, taken in zip(works, proposals, accepted.tolist(), strict=True):
+    policy: Policy, denoising: Sequence[tuple[Work, Proposals]], num_layers: int
+) -> list[Step]:
+    works, proposals = zip(*denoising, strict=True)
+    predictions = predictions_of([work.sequence for work in works], proposals)
+    masked = predictions.masked.tolist()  # now, as the policy may write to what it is given
+    accepted = policy.accept(predictions, [work.state for work in works])
+    steps = []
+    for (work, proposed), columns in zip(
+        denoising, accepted_columns(policy, accepted, masked), strict=True
+    ):
         sequence, start = work.sequence, work.window[0]
-        columns = [column for column, take in enumerate(taken) if take]
-        confidences = tuple(proposed.confidences[column] for column in columns)
+        confidences = tuple([proposed.confidences[column] for column in columns])
         skipped = work.layers_skipped
         sequence.count(work.kind, computed=num_layers - skipped, skipped=skipped)
         sequence.lowest_confidence = min(confidences)
@@ -127,14 +121,17 @@ def _accepted(
         block = sequence.block
         written = {start + column: proposed.tokens[column] for column in columns}
         sequence.commit_tokens(written)
-        yield _step(
-            work,
-            block,
-            proposed,
-            written=written,
-            confidences=confidences,
-            rows=0 if work.kind is PassKind.REUSED else work.width,
+        steps.append(
+            _step(
+                work,
+                block,
+                proposed,
+                written=written,
+                rows=work.width,
+                confidences=confidences,
+            )
         )
+    return steps
 
 
 def _step(
@@ -147,13 +144,14 @@ def _step(
     confidences: tuple[float, ...] = (),
 ) -> Step:
     sequence = work.sequence
+    start = sequence.block_start
     choices, still_masked = _shown(work, proposed, written) if sequence.runners_up else ((), ())
     return Step(
         request=sequence.index,
         kind=work.kind,
         block=block,
         sub_block=work.state.sub_block if work.state is not None else None,
-        positions=tuple(sequence.block_start + offset for offset in written),
+        positions=tuple([start + offset for offset in written]),
         tokens=tuple(written.values()),
         confidences=confidences,
         rows=rows,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import accumulate, islice, pairwise
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,65 +35,63 @@ def propose(
     # Before masks are excluded: a sum shows any NaN and any infinity.
     sums = logits.sum(dim=-1)
     logits[:, mask_id] = -torch.inf
-    tokens, confidences = greedy(logits)
-    base, bases, sampled, drawn_from = 0, [], [], []
-    for work in works:
-        bases.append(base)
-        base += work.read[1] - work.read[0]
-        if work.is_sampled:
-            rows = [bases[-1] + work.row_of(p) for p in range(*work.computed_window)]
-            drawn_from.append(logits[rows])
-            sampled.append(_sample(work.sequence, drawn_from[-1]))
+    reads = (work.read[1] - work.read[0] for work in works)
+    rows = [*pairwise(accumulate(reads, initial=0))]
+    sampled_from = {
+        work: logits[work.per_position([*range(start, stop)])]
+        for work, (start, stop) in zip(works, rows, strict=True)
+        if work.is_sampled
+    }
+    samples = [part for work, own in sampled_from.items() for part in _sample(work.sequence, own)]
     likeliest = _likeliest(works, logits)
-    parts = [(tokens, confidences), *sampled, *likeliest, (tokens, sums)]
-    all_tokens, all_confidences = (torch.cat(part) for part in zip(*parts, strict=True))
-    # float64 holds token ids and float32 probabilities exactly.
-    ids, values = torch.stack((all_tokens.double(), all_confidences.double())).tolist()
-    bad = first_not_finite(values[len(values) - len(sums) :])
+    ids, confidences, checked, *others = _on_host(*greedy(logits), sums, *samples, *likeliest)
+    bad = first_not_finite(checked)
     if bad is not None:
-        work = next(w for w, start in reversed([*zip(works, bases, strict=True)]) if start <= bad)
+        work = next(work for work, (_, stop) in zip(works, rows, strict=True) if bad < stop)
         raise NotFinite(work.sequence.index, f"a {work.kind} pass", dtype)
-    proposals, next_sample = [], base
-    own_logits = iter(drawn_from)
-    shown = len(values) - len(sums) - sum(len(part) for part, _ in likeliest)
-    depth = (len(values) - len(sums) - shown) // max(len(sums), 1)
-    for work, start in zip(works, bases, strict=True):
-        if work.denoises:
-            rows = [start + work.row_of(p) for p in range(*work.computed_window)]
+    candidates = _candidates(*others[len(samples) :], rows=len(sums)) if likeliest else []
+    proposals, tokens, drawn = [], [*map(int, ids)], iter(others)
+    for work, (start, stop) in zip(works, rows, strict=True):
+        own_logits = sampled_from.get(work)
+        if own_logits is None:
+            own_tokens = work.per_position(tokens[start:stop])
+            own_confidences = work.per_position(confidences[start:stop])
         else:
-            rows = [start + n for n in range(work.read[1] - work.read[0])]
-        places = rows
-        if work.is_sampled:
-            places = [next_sample + n for n in range(len(rows))]
-            next_sample += len(places)
-        wanted = min(work.sequence.runners_up + 1, depth) if work.sequence.runners_up else 0
-        firsts = [shown + row * depth for row in rows] if wanted else []
+            own_tokens, own_confidences = [*map(int, next(drawn))], next(drawn)
+        runners_up, shown = work.sequence.runners_up, []
+        if runners_up:
+            shown = [some[: runners_up + 1] for some in work.per_position(candidates[start:stop])]
         proposals.append(
-            Proposals(
-                work.computed_window,
-                [int(ids[i]) for i in places],
-                [values[i] for i in places],
-                next(own_logits) if work.is_sampled else None,
-                [
-                    [Candidate(int(ids[i]), values[i]) for i in range(first, first + wanted)]
-                    for first in firsts
-                ],
-            )
+            Proposals(work.computed_window, own_tokens, own_confidences, own_logits, shown)
         )
     return proposals
 
 
-def _likeliest(works: Sequence[Work], logits: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _on_host(*columns: Tensor) -> list[list[float]]:
+    """Return the numbers of 1-d tensors; float64 holds ids and float32 probabilities exactly."""
+    numbers = iter(torch.cat([column.double() for column in columns]).tolist())
+    return [list(islice(numbers, len(column))) for column in columns]
+
+
+def _likeliest(works: Sequence[Work], logits: Tensor) -> tuple[Tensor, ...]:
     """Return the most likely tokens and their probabilities, [M * n] each, if a work asks for some.
 
     As many per row as the work with the most runners-up needs, in order.
     """
     most = max(work.sequence.runners_up for work in works)
     if most == 0:
-        return []
+        return ()
     depth = min(most + 1, logits.shape[-1] - 1)  # all but the mask
     probabilities, tokens = logits.softmax(dim=-1).topk(depth, dim=-1)
-    return [(tokens.flatten(), probabilities.flatten())]
+    return tokens.flatten(), probabilities.flatten()
+
+
+def _candidates(
+    ids: list[float], probabilities: list[float], *, rows: int
+) -> list[list[Candidate]]:
+    """Return what `_likeliest` found, by row."""
+    found = map(Candidate, map(int, ids), probabilities)
+    return [list(islice(found, len(ids) // rows)) for _ in range(rows)]
 
 
 def with_ahead(work: Work, proposed: Proposals) -> Proposals:
@@ -130,7 +130,7 @@ def propose_again(policy: Policy, sequence: DecodedSequence, window: Window) -> 
         # The positions ahead of a sub-block pass have no logits.
         tokens = sampled.tolist() + tokens[len(sampled) :]
         confidences = sample_confidences.tolist() + confidences[len(sampled) :]
-    return Proposals(window, tokens, confidences, likeliest=earlier.likeliest[part])
+    return Proposals(window, tokens, confidences, None, earlier.likeliest[part])
 
 
 def _sample(sequence: DecodedSequence, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,21 +146,20 @@ def predictions_of(
     sequences: Sequence[DecodedSequence], proposals: Sequence[Proposals]
 ) -> Predictions:
     """Return what a policy accepts from: [B, W] on the host, narrower windows padded."""
-    width = max(len(p.tokens) for p in proposals)
-    fill = [width - len(p.tokens) for p in proposals]
-    masked = torch.tensor(
-        [
-            s.masked[slice(*p.window)] + [False] * n
-            for s, p, n in zip(sequences, proposals, fill, strict=True)
-        ]
-    )
-    confidence = torch.tensor(
-        [p.confidences + [0.0] * n for p, n in zip(proposals, fill, strict=True)],
-        dtype=torch.float32,
-    )
+    windows = zip(sequences, proposals, strict=True)
+    # By numpy, which reads lists several times as fast as torch.
+    masked = _table([s.masked[slice(*p.window)] for s, p in windows], fill=False, dtype=np.bool_)
+    confidence = _table([p.confidences for p in proposals], fill=0.0, dtype=np.float32)
+    confidence[~masked] = -np.inf
     return Predictions(
-        tokens=torch.tensor([p.tokens + [0] * n for p, n in zip(proposals, fill, strict=True)]),
-        confidence=confidence.masked_fill_(~masked, -torch.inf),
-        masked=masked,
-        offsets=torch.tensor([p.window[0] for p in proposals]),
+        tokens=torch.from_numpy(_table([p.tokens for p in proposals], fill=0, dtype=np.int64)),
+        confidence=torch.from_numpy(confidence),
+        masked=torch.from_numpy(masked),
+        offsets=torch.from_numpy(np.array([p.window[0] for p in proposals])),
     )
+
+
+def _table(rows: list[list[Any]], *, fill: Any, dtype: Any) -> np.ndarray:
+    """Return rows as one array, narrower ones padded."""
+    width = max(map(len, rows))
+    return np.array([row + [fill] * (width - len(row)) for row in rows], dtype)

@@ -66,7 +66,7 @@ def chosen_pass(policy: Policy, state: SequenceState) -> PassKind:
     """Return the pass that the policy asks for, by its name or as a `PassKind`."""
     kind = policy.next_pass(state)
     try:
-        return PassKind(kind)
+        return kind if isinstance(kind, PassKind) else PassKind(kind)
     except ValueError:
         kinds = ", ".join(PassKind)
         raise violation(policy, f"next_pass gave {kind!r}; it should be one of {kinds}") from None
@@ -88,23 +88,28 @@ def chosen_actions(
         raise violation(policy, f"span_actions: {error}; it should be one of {kinds}") from None
 
 
-def check_accepted(policy: Policy, accepted: Tensor, masked: Tensor) -> None:
-    """Refuse a choice that overwrites a known position or makes no progress.
+def accepted_columns(
+    policy: Policy, accepted: Tensor, masked: Sequence[Sequence[bool]]
+) -> list[list[int]]:
+    """Return which columns of each row a policy accepted.
 
-    accepted, masked: bool [B, W].
+    accepted: bool [B, W], as the policy gave it. masked: the same shape, as it was asked.
 
     Raises:
-        PolicyViolation: naming the policy and the rule.
+        PolicyViolation: naming the policy and the rule, such as that tokens are final.
     """
-    is_tensor = isinstance(accepted, Tensor) and accepted.device == masked.device
-    if not is_tensor or accepted.shape != masked.shape or accepted.dtype != torch.bool:
+    shape = (len(masked), len(masked[0]))
+    is_tensor = isinstance(accepted, Tensor) and accepted.device.type == "cpu"
+    if not is_tensor or accepted.shape != shape or accepted.dtype != torch.bool:
         raise violation(
             policy, "accept must return a bool tensor of the shape of the window, on the host"
         )
-    if bool((accepted & ~masked).any()):
+    columns = [[c for c, taken in enumerate(row) if taken] for row in accepted.tolist()]
+    if not all(row[c] for row, taken in zip(masked, columns, strict=True) for c in taken):
         raise violation(policy, "accepted a position that is not masked; tokens are final")
-    if not bool(accepted.any(dim=-1).all()):
+    if not all(columns):
         raise violation(policy, "accepted no token in a pass; decoding would never end")
+    return columns
 
 
 def _is_range(value: object) -> TypeGuard[tuple[int, int]]:

@@ -206,8 +206,8 @@ class Scheduler:
                 prompt_rows += work.width
                 works.append(work)
             elif sequence.is_full:
-                last = sequence.block_size
-                works.append(Work(sequence, PassKind.COMMIT, read=(last - 1, last)))
+                size = sequence.block_size
+                works.append(Work(sequence, PassKind.COMMIT, width=size, read=(size - 1, size)))
             else:
                 works.append(self._denoising(sequence))
         return works
@@ -221,11 +221,24 @@ class Scheduler:
             raise violation(policy, f"asked for a {kind} pass; only the decoder decides those")
         window = policy.window(state, kind)
         check_pass(policy, kind=kind, window=window, state=state)
-        work = Work(sequence, kind, state=state, window=window)
-        if kind is not PassKind.REUSED:
-            first, stop = (max(p - 1 - work.offset, 0) for p in work.computed_window)
-            work.read = (first, max(stop, first + 1))
-        return work
+        if kind is PassKind.REUSED:
+            return Work(sequence, kind, width=0, state=state, window=window)
+        offset, width, (start, stop) = 0, sequence.block_size, window
+        if kind is PassKind.SUB_BLOCK:
+            width = sequence.small_block_size
+            offset = state.sub_block * width
+            stop = min(stop, offset + width)  # what is ahead was predicted before
+        first = max(start - 1 - offset, 0)
+        return Work(
+            sequence,
+            kind,
+            width=width,
+            offset=offset,
+            state=state,
+            window=window,
+            computed_window=(start, stop),
+            read=(first, max(stop - 1 - offset, first + 1)),
+        )
 
     def halve(self) -> None:
         """Continue with half as many slots; sequences that lose theirs wait, their state saved.
@@ -263,10 +276,11 @@ def _prefill(sequence: DecodedSequence, room: int) -> Work:
     blocks = sequence.prompt_length // sequence.block_size
     stop = min(sequence.prefilled + room, blocks)
     ends_with_block = stop == blocks and sequence.prompt_length == blocks * sequence.block_size
-    last = sequence.block_size
+    size = sequence.block_size
     return Work(
         sequence,
         PassKind.PREFILL,
+        width=(stop - sequence.prefilled) * size,
         blocks=(sequence.prefilled, stop),
-        read=(last - 1, last) if ends_with_block else (0, 0),
+        read=(size - 1, size) if ends_with_block else (0, 0),
     )

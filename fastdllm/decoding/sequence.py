@@ -39,7 +39,8 @@ class PassCounts:
 
     def add_pass(self, kind: PassKind, *, computed: int, skipped: int) -> None:
         """Count one pass that ran `computed` layers and skipped `skipped`."""
-        setattr(self, kind.value, getattr(self, kind.value) + 1)
+        name = kind.value
+        setattr(self, name, getattr(self, name) + 1)
         self.layer_forwards_computed += computed
         self.layer_forwards_skipped += skipped
 
@@ -67,8 +68,7 @@ class Proposed(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
-class Proposals:
+class Proposals(NamedTuple):
     """One token and its confidence for each block offset of a window.
 
     Of a prefill or commit: for the position after its last row. logits: [W, V], if the tokens were
@@ -79,8 +79,12 @@ class Proposals:
     window: Window
     tokens: list[int]
     confidences: list[float]
-    logits: Tensor | None = None
-    likeliest: list[list[Candidate]] = field(default_factory=list)
+    logits: Tensor | None
+    likeliest: list[list[Candidate]]
+
+    def without_logits(self) -> Proposals:
+        """Return the same proposals, which hold no memory of a device."""
+        return self if self.logits is None else self._replace(logits=None)
 
 
 FinishReason = Literal["stop", "length", "stop_when", "refused", "cancelled"]
@@ -127,7 +131,7 @@ class Generation:
         return len(self.token_ids) / self.passes.forwards if self.passes.forwards else None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class DecodedSequence:
     """Mutable state of one request; `index` is its index in the list of requests."""
 
@@ -140,13 +144,14 @@ class DecodedSequence:
     stop_tokens: tuple[int, ...]
     temperature: float
     top_p: float
-    generator: Generator
+    generator: Generator | None  # of one whose tokens are sampled
     stop_when: Callable[[Sequence[int]], bool] | None
     runners_up: int
     from_scratch: bool
     tokens: list[int]  # up to the end of the current block, masks included
     masked: list[bool] = field(default_factory=list)  # of the current block
     block: int = 0
+    block_start: int = 0  # absolute position of the current block; the length of the prefix cache
     known: int = 0  # positions known without a gap, from the start
     block_step: int = 0
     sub_block_step: int = 0
@@ -166,12 +171,12 @@ class DecodedSequence:
 
     def start(self) -> None:
         """Lay out the first block: the prompt's whole blocks are prefilled, its rest is known."""
-        self.block = self.prompt_length // self.block_size
         self.known = self.prompt_length
-        self._open_block()
+        self._open_block(self.prompt_length // self.block_size)
 
-    def _open_block(self) -> None:
-        end = (self.block + 1) * self.block_size
+    def _open_block(self, block: int) -> None:
+        self.block, self.block_start = block, block * self.block_size
+        end = self.block_start + self.block_size
         self.masked = [position >= self.known for position in range(self.block_start, end)]
         self.tokens.extend([self.mask_id] * (end - len(self.tokens)))
         self.block_step = self.sub_block_step = 0
@@ -201,19 +206,9 @@ class DecodedSequence:
         return min((self.block + 1) * self.block_size, self.capacity)
 
     @property
-    def block_start(self) -> int:
-        """Absolute position of the current block; the length of the prefix cache."""
-        return self.block * self.block_size
-
-    @property
-    def block_tokens(self) -> list[int]:
-        """Ids of the current block, masks included."""
-        return self.tokens[self.block_start :]
-
-    @property
     def is_full(self) -> bool:
         """Whether the current block has no mask left."""
-        return not any(self.masked)
+        return True not in self.masked
 
     @property
     def sub_block(self) -> int:
@@ -245,9 +240,9 @@ class DecodedSequence:
 
     def commit_tokens(self, written: dict[int, int]) -> None:
         """Write tokens at block offsets; they are final. Finish at a stop or at the limit."""
-        before = None if self.is_full else self.sub_block
+        before, start = None if self.is_full else self.sub_block, self.block_start
         for offset, token in written.items():
-            self.tokens[self.block_start + offset] = token
+            self.tokens[start + offset] = token
             self.masked[offset] = False
         if self.is_full or self.sub_block != before:
             self.sub_block_step = 0
@@ -255,8 +250,7 @@ class DecodedSequence:
 
     def enter_next_block(self) -> None:
         """Leave a committed block; everything stored for it is dropped."""
-        self.block += 1
-        self._open_block()
+        self._open_block(self.block + 1)
 
     def _advance(self) -> None:
         """Advance `known` to the next mask, and finish at a stop or at the limit."""

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fastdllm.decoding.sequence import DecodedSequence, Window
 from fastdllm.engine.batch import Segment
 from fastdllm.policy import PassKind, Policy, SequenceState
 
+Value = TypeVar("Value")
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Work:
     """What one sequence does in one pass.
 
-    kind: prefill, commit, full_block or sub_block. state, window: of denoising passes only; window
-    is the half-open range of block offsets to predict. blocks: of a prefill, the half-open range of
-    its blocks. read: rows of the last segment whose logits are read. input_changes: of the spans
-    that the policy measured, in order (`SpanSignals.input_change`).
+    width: number of rows; 0 for a reused pass, which runs none. offset: block offset of the first
+    row, of a pass over the current block. state, window, computed_window: of denoising passes only;
+    window is the half-open range of block offsets to predict, and computed_window the beginning of
+    it that the rows of this pass predict. blocks: of a prefill, the half-open range of its blocks.
+    read: rows of the last segment whose logits are read. input_changes: of the spans that the
+    policy measured, in order (`SpanSignals.input_change`).
     """
 
     sequence: DecodedSequence
     kind: PassKind
+    width: int
+    offset: int = 0
     state: SequenceState | None = None
     window: Window = (0, 0)
+    computed_window: Window = (0, 0)
     blocks: tuple[int, int] = (0, 0)
     read: tuple[int, int] = (0, 0)
     layers_skipped: int = 0
@@ -32,7 +40,7 @@ class Work:
     @property
     def is_sampled(self) -> bool:
         """Whether its tokens are sampled, not the most likely ones."""
-        return self.denoises and self.sequence.temperature > 0
+        return self.denoises and self.sequence.generator is not None
 
     @property
     def denoises(self) -> bool:
@@ -55,49 +63,24 @@ class Work:
                 )
                 for block in range(*self.blocks)
             ]
-        first, rows = self.offset, self.width
+        first = sequence.block_start + self.offset
         return [
             Segment(
                 sequence.cache_start,
-                sequence.block_start + first,
-                sequence.block_tokens[first : first + rows],
+                first,
+                sequence.tokens[first : first + self.width],
                 visible=sequence.block_start + size,
                 read=self.read,
             )
         ]
 
-    @property
-    def offset(self) -> int:
-        """Block offset of the first row, of a pass over the current block."""
-        if self.kind is PassKind.SUB_BLOCK and self.state is not None:
-            return self.state.sub_block * self.sequence.small_block_size
-        return 0
+    def per_position(self, rows: list[Value]) -> list[Value]:
+        """Return what the rows read predict, one value for each offset of `computed_window`.
 
-    @property
-    def width(self) -> int:
-        """Number of rows."""
-        if self.kind is PassKind.PREFILL:
-            return (self.blocks[1] - self.blocks[0]) * self.sequence.block_size
-        if self.kind is PassKind.SUB_BLOCK:
-            return self.sequence.small_block_size
-        return self.sequence.block_size
-
-    @property
-    def computed_window(self) -> Window:
-        """The beginning of `window` that the rows of this pass predict.
-
-        A sub-block pass runs one sub-block only; the positions ahead were predicted before.
+        Token shift: a row predicts the position after it; the first row predicts its own too.
         """
-        if self.kind is PassKind.SUB_BLOCK:
-            return self.window[0], min(self.window[1], self.offset + self.width)
-        return self.window
-
-    def row_of(self, position: int) -> int:
-        """Return which of the rows read predicts block offset `position`.
-
-        Token shift: the row of offset p predicts p + 1; the first row predicts its own too.
-        """
-        return max(position - 1 - self.offset, 0) - self.read[0]
+        start, stop = self.computed_window
+        return [rows[0], *rows] if stop - start > len(rows) else rows
 
 
 def by_policy(works: Iterable[Work]) -> list[tuple[Policy, list[int]]]:

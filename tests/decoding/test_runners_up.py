@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 
 import pytest
 import torch
@@ -34,7 +33,7 @@ def test_who_asks_gets_runners_up_and_all_get_the_same_steps(golden_model, chang
     settings = DecodingSettings(**SHORT.model_dump(exclude_unset=True) | changes)
     asked = (2, 0, 5)
     steps = steps_of(model, settings, asked)
-    assert [replace(s, choices=(), proposed=()) for s in steps] == steps_of(
+    assert [s._replace(choices=(), proposed=()) for s in steps] == steps_of(
         model, settings, (0, 0, 0)
     )
     for step in steps:

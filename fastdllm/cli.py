@@ -7,7 +7,9 @@ A user's mistake is one line on stderr and exit code 2. Nothing heavy is importe
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
+import gc
 import importlib
 import os
 import sys
@@ -80,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     accept_any_encoding()
     spin_briefly()
+    # Python's last search for garbage would go through all that torch made: 0.3 s to free nothing.
+    atexit.register(gc.freeze)
     try:
         if sys.stdout is None:
             raise UserError("standard output is closed; > /dev/null drops what is printed")

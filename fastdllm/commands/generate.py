@@ -62,8 +62,6 @@ def run(options: argparse.Namespace) -> int:
     from fastdllm.model.tokenizer import prompt_ids
     from fastdllm.policy import default_policy
     from fastdllm.tasks.generation import AnswerText
-    from fastdllm.traces.record import write_trace
-    from fastdllm.traces.recording import RUNNERS_UP, TraceRecorder
 
     tokenizer = loaded_tokenizer(options)
     ids = prompt_ids(tokenizer, prompt, chat_template=options.chat_template)
@@ -73,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
     view = StepView(console, tokenizer, ids) if options.show_steps else None
     request, recording = Request(ids), None
     if options.trace is not None:
+        from fastdllm.traces.recording import RUNNERS_UP, TraceRecorder
+
         request = Request(ids, runners_up=RUNNERS_UP)
         recorder = TraceRecorder(model, tokenizer, options.model, options.revision)
         recording = recorder.start(request, policy)
@@ -82,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
     console.print(visible(answer) if console.is_terminal else answer, markup=False)
     console.print(stats_line(generation, elapsed_s, model, settings), style="dim", markup=False)
     if recording is not None:
+        from fastdllm.traces.record import write_trace
+
         write_trace(options.trace, recording.trace())
     return 0
 

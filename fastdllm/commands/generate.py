@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from fastdllm.policy import default_policy
     from fastdllm.tasks.generation import AnswerText
 
-    tokenizer = loaded_tokenizer(options)
+    tokenizer = loaded_tokenizer(options, for_one_prompt=True)
     ids = prompt_ids(tokenizer, prompt, chat_template=options.chat_template)
     model = loaded_model(options)
     policy = default_policy(settings, model.config.num_layers)

@@ -41,17 +41,20 @@ def add_model_options(parser: argparse.ArgumentParser, *, of_config: bool = Fals
     group.add_argument("--dtype", default=default, help=text)
 
 
-def loaded_tokenizer(options: argparse.Namespace) -> Any:
+def loaded_tokenizer(options: argparse.Namespace, *, for_one_prompt: bool = False) -> Any:
     """Load the tokenizer of the model that the options of `add_model_options` name.
+
+    for_one_prompt: where the model's files allow it, without transformers and what only it can do.
 
     Raises:
         UserError: there is no such model, or its tokenizer cannot be used.
     """
     from fastdllm.model.loading import model_config
-    from fastdllm.model.tokenizer import load_tokenizer
+    from fastdllm.model.tokenizer import load_prompt_tokenizer, load_tokenizer
 
     model_config(options.model, options.revision)  # says more clearly what is no model
-    return load_tokenizer(options.model, options.revision)
+    load = load_prompt_tokenizer if for_one_prompt else load_tokenizer
+    return load(options.model, options.revision)
 
 
 def loaded_model(options: argparse.Namespace) -> FusedModel:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastdllm.common.console import notice
 from fastdllm.common.errors import UserError, error_line
 from fastdllm.common.files import read_json_object
+from fastdllm.model.plain_tokenizer import read_plain
 from fastdllm.model.tokenizer_checks import CONFIG, TOKENIZER, begin_of_texts, check_files
 
 if TYPE_CHECKING:
@@ -70,6 +71,20 @@ def load_tokenizer(
             "beside it, which differs"
         )
     check_files(tokenizer, model_path, values or {}, config or {})
+    return tokenizer
+
+
+def load_prompt_tokenizer(model_path: str, revision: str | None = None) -> Any:
+    """Load what writes one prompt and shows its answer, of plain files without transformers.
+
+    Arguments and errors are those of `load_tokenizer`, whose methods it has as far as `prompt_ids`
+    and `decode` need them.
+    """
+    plain = read_plain(model_path)
+    if plain is None:
+        return load_tokenizer(model_path, revision)
+    tokenizer, values, config = plain
+    check_files(tokenizer, model_path, values, config)
     return tokenizer
 
 

@@ -45,19 +45,20 @@ def begin_of_texts(tokenizer: Any) -> list[int]:
 
 def _check_rules(tokenizer: Any, model_path: str, config: dict[str, Any]) -> None:
     """Refuse rules of splitting that nothing here follows, or that harm every prompt."""
-    import transformers
-
     where = f"{model_path}/{CONFIG}"
     if tokenizer.split_special_tokens:
         raise UserError(
             f"{where}: split_special_tokens: special tokens of the chat template would be spelled "
             "out, letter by letter; set it to false"
         )
-    if config.get("auto_map") and not hasattr(transformers, str(config.get("tokenizer_class"))):
-        raise UserError(
-            f"{where}: auto_map: the tokenizer is code of its own, which is never run; name one of "
-            "transformers as tokenizer_class if that is the same"
-        )
+    if config.get("auto_map"):
+        import transformers
+
+        if not hasattr(transformers, str(config.get("tokenizer_class"))):
+            raise UserError(
+                f"{where}: auto_map: the tokenizer is code of its own, which is never run; name "
+                "one of transformers as tokenizer_class if that is the same"
+            )
     dropout = getattr(tokenizer.backend_tokenizer.model, "dropout", None)
     if dropout:
         raise UserError(

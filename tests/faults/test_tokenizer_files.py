@@ -15,7 +15,12 @@ from tokenizers import Tokenizer
 
 from fastdllm.common.errors import UserError
 from fastdllm.model.config import EMBEDDED_MODEL
-from fastdllm.model.tokenizer import JSON_FILES, load_tokenizer, prompt_ids
+from fastdllm.model.tokenizer import (
+    JSON_FILES,
+    load_prompt_tokenizer,
+    load_tokenizer,
+    prompt_ids,
+)
 from tests.support.mutations import mutated_json
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -43,6 +48,9 @@ def refused(folder: Path) -> str:
     with pytest.raises(UserError) as caught:
         load_tokenizer(str(folder))
     assert "\n" not in str(caught.value)
+    with pytest.raises(UserError) as without_transformers:
+        load_prompt_tokenizer(str(folder))
+    assert str(without_transformers.value) == str(caught.value)
     return str(caught.value)
 
 
@@ -160,6 +168,9 @@ def test_the_rules_of_the_file_count_whatever_class_the_model_names(
     assert found == expected
     answers = [exact.decode(ids, skip_special_tokens=False) for ids in expected]
     assert [loaded.decode(ids) for ids in found] == answers
+    brief = load_prompt_tokenizer(str(folder))
+    assert [prompt_ids(brief, text, chat_template=False) for text in TEXTS] == expected
+    assert [brief.decode(ids) for ids in found] == answers
     before = [tuple(original.encode(text, add_special_tokens=False).ids) for text in TEXTS]
     read = [original.decode(ids, skip_special_tokens=False) for ids in before]
     assert (expected, answers) != (before, read), "the rule has no effect on these texts"
@@ -298,12 +309,14 @@ def test_a_changed_file_is_refused_or_gives_the_same_ids(
     files = [(name, (EMBEDDED_MODEL / name).read_bytes()) for name in (TOKENIZER, CONFIG)]
     name, original = data.draw(st.sampled_from([*files, (CONFIG, several)]))
     content, keys = data.draw(mutated_json(original))
+    (folder / name).write_bytes(content)
     try:
-        (folder / name).write_bytes(content)
         found = prompt_ids(load_tokenizer(str(folder)), TEXT, chat_template=False)
     except UserError as error:
-        assert "\n" not in str(error)
+        assert refused(folder) == str(error)
     else:
         assert found == ids or keys & DECIDING
+        brief = load_prompt_tokenizer(str(folder))
+        assert prompt_ids(brief, TEXT, chat_template=False) == found
     finally:
         (folder / name).write_bytes((EMBEDDED_MODEL / name).read_bytes())

@@ -120,6 +120,10 @@ class _Call:
     places: Tensor | None
     gathered: Tensor | None
 
+    def queries(self, qkv: Tensor) -> Tensor:
+        """The queries of this call in those of all rows, [R, (heads + 2 kv_heads) d]."""
+        return qkv.as_strided(self.shape, self.strides, qkv.storage_offset() + self.offset)
+
 
 class SegmentAttention:
     """`Attend` of fused.py for shapes that only the host knows: any device, no capture."""
@@ -129,26 +133,32 @@ class SegmentAttention:
         self.group = config.num_heads // config.num_kv_heads
         self.width = config.num_heads * config.head_dim
         self.cache, self.batch = cache, batch
-        self._calls = self._plan(batch.pieces)
-        self._read_calls: list[_Call] | None = None
+        self._calls = self._plan(batch.pieces, cache.buffers)
+        self._qkv: Tensor | None = None
         self._stored: Sequence[Tensor] | None = None
         if (first := batch.first_write) is not None:
             self._stored = cache.buffers[:, first : first + batch.rows].unbind(0)
 
     def __call__(self, layer: int, qkv: Tensor, *, only_read: bool) -> Tensor:
         """See `Attend`."""
-        new = qkv[:, self.width :]
+        if qkv is not self._qkv:
+            self._qkv, self._new = qkv, qkv[:, self.width :]
+            self._queries = [call.queries(qkv) for call in self._calls]
         if self._stored is not None:
-            self._stored[layer].copy_(new)
+            self._stored[layer].copy_(self._new)
         else:
-            self.cache.rows[layer].index_copy_(0, self.batch.write, new)
-        calls = self._calls
+            self.cache.rows[layer].index_copy_(0, self.batch.write, self._new)
+        calls, queries, index = self._calls, self._queries, layer
         if only_read:
-            if self._read_calls is None:
-                self._read_calls = self._plan(self.batch.read_pieces)
-            calls = self._read_calls
+            # Of one layer, so its views are those of that layer alone.
+            buffers, index = self.cache.buffers[layer : layer + 1], 0
+            calls = self._plan(self.batch.read_pieces, buffers)
             qkv = self.read_rows(qkv)
-        mixed = [self._mix(call, layer, qkv) for call in calls]
+            queries = [call.queries(qkv) for call in calls]
+        mixed = [
+            self._mix(call, query, index, self.cache.rows[layer])
+            for call, query in zip(calls, queries, strict=True)
+        ]
         if len(mixed) == 1:
             return mixed[0]
         return torch.cat(mixed) if mixed else qkv[:, : self.width]
@@ -157,37 +167,36 @@ class SegmentAttention:
         """The rows of `x` [R, ...] whose logits are read."""
         return x if self.batch.read is None else x.index_select(0, self.batch.read)
 
-    def _mix(self, call: _Call, layer: int, qkv: Tensor) -> Tensor:
+    def _mix(self, call: _Call, query: Tensor, index: int, buffer: Tensor) -> Tensor:
         """Return the attention of one call, [rows, heads * d]."""
         if call.places is not None:
-            torch.index_select(self.cache.rows[layer], 0, call.places, out=call.gathered)
-        query = qkv.as_strided(call.shape, call.strides, qkv.storage_offset() + call.offset)
+            torch.index_select(buffer, 0, call.places, out=call.gathered)
         if self.group > 1:
             # The queries of a group see the same keys: side by side, they are simply more queries.
             query = query.flatten(2, 3)
-        mixed = F.scaled_dot_product_attention(query, call.keys[layer], call.values[layer])
+        mixed = F.scaled_dot_product_attention(query, call.keys[index], call.values[index])
         mixed = mixed.transpose(1, 2)
         if self.group > 1:
             mixed = mixed.unflatten(1, (-1, self.group)).transpose(2, 3)
         return mixed.reshape(call.rows, -1)
 
-    def _plan(self, pieces: Sequence[Piece]) -> list[_Call]:
-        """Group adjacent segments that share a call."""
-        per_position = self.cache.buffers.shape[2] * self.cache.buffers.dtype.itemsize
+    def _plan(self, pieces: Sequence[Piece], buffers: Tensor) -> list[_Call]:
+        """Group adjacent segments that share a call, on `buffers` of some layers."""
+        per_position = buffers.shape[2] * buffers.dtype.itemsize
         calls = []
         for (_, visible), group in groupby(pieces, key=lambda piece: (piece.width, piece.visible)):
             alike = list(group)
             if _spacing(alike) is None and visible * per_position > GATHER_UP_TO:
-                calls += [self._call([piece]) for piece in alike]
+                calls += [self._call([piece], buffers) for piece in alike]
             else:
-                calls.append(self._call(alike))
+                calls.append(self._call(alike, buffers))
         return calls
 
-    def _call(self, pieces: Sequence[Piece]) -> _Call:
+    def _call(self, pieces: Sequence[Piece], buffers: Tensor) -> _Call:
         """Return the call for adjacent segments of equal shape."""
         first, count, spacing = pieces[0], len(pieces), _spacing(pieces)
         d, kv_heads = self.head_dim, self.kv_heads
-        buffers, start, places, gathered = self.cache.buffers, first.start, None, None
+        start, places, gathered = first.start, None, None
         if spacing is None:
             starts = torch.tensor([piece.start for piece in pieces], device=buffers.device)[:, None]
             places = (starts + torch.arange(first.visible, device=buffers.device)).view(-1)

@@ -182,10 +182,14 @@ class FusedModel:
 
         Returns [R, H], or [M, H] with `only_read`.
         """
+        qkv: Tensor | None = None
         for index in range(start, stop):
             layer = self.layers[index]
-            qkv = layer.qkv(layer.input_norm(hidden))
-            self._rotate(qkv, rotation)
+            # What the layer before left in it is no longer needed, and views of it stay valid.
+            written = layer.qkv(layer.input_norm(hidden), out=qkv)
+            if written is not qkv:
+                qkv, turned = written, self._turned(written)
+            self._rotate(turned, rotation)
             last = only_read and index == stop - 1
             mixed = attend(index, qkv, only_read=last)
             if last:
@@ -215,21 +219,29 @@ class FusedModel:
             return torch.polar(torch.ones_like(angles), angles)
         return torch.cat((angles.cos(), angles.cos(), angles.sin()), dim=-1).to(self.dtype)
 
-    def _rotate(self, qkv: Tensor, rotation: Tensor) -> None:
-        """Apply rotary positions to the queries and keys in `qkv` [R, (heads + 2 kv_heads) d]."""
+    def _turned(self, qkv: Tensor) -> Tensor:
+        """Queries and keys in `qkv` [R, (heads + 2 kv_heads) d], as what is rotated.
+
+        Complex [R, heads + kv_heads, d / 2] in float32; else [R, heads + kv_heads, d].
+        """
         rows, width = qkv.shape
-        half = self.config.head_dim // 2
+        d = self.config.head_dim
         heads = self.config.num_heads + self.config.num_kv_heads
+        if self.dtype != torch.float32:
+            return qkv.as_strided((rows, heads, d), (width, d, 1))
+        return torch.view_as_complex(qkv.as_strided((rows, heads, d // 2, 2), (width, d, 2, 1)))
+
+    def _rotate(self, turned: Tensor, rotation: Tensor) -> None:
+        """Apply rotary positions to `turned`, in place."""
         if self.dtype == torch.float32:
-            pairs = qkv.as_strided((rows, heads, half, 2), (width, 2 * half, 2, 1))
-            torch.view_as_complex(pairs).mul_(rotation)
+            turned.mul_(rotation)
             return
-        view = qkv.as_strided((rows, heads, 2 * half), (width, 2 * half, 1))
+        half = self.config.head_dim // 2
         cos, sin = rotation[..., : 2 * half], rotation[..., 2 * half :]
-        rotated = view * cos
-        rotated[..., :half].addcmul_(view[..., half:], sin, value=-1)
-        rotated[..., half:].addcmul_(view[..., :half], sin)
-        view.copy_(rotated)
+        rotated = turned * cos
+        rotated[..., :half].addcmul_(turned[..., half:], sin, value=-1)
+        rotated[..., half:].addcmul_(turned[..., :half], sin)
+        turned.copy_(rotated)
 
 
 def fused(model: BlockDiffusionModel | FusedModel) -> FusedModel:
@@ -261,7 +273,7 @@ def folded_norm(weight: Tensor, eps: float) -> Norm:
     if weight.dtype != torch.float32:
         return norm(weight, eps)
     floor = torch.tensor((weight.numel() * eps) ** 0.5, device=weight.device)
-    return lambda x: torch.div(x, torch.hypot(torch.linalg.vector_norm(x, 2, -1, True), floor))
+    return lambda x: torch.div(x, torch.linalg.vector_norm(x, 2, -1, True).hypot_(floor))
 
 
 def input_scale(weight: Tensor) -> Tensor:

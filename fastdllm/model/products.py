@@ -45,11 +45,11 @@ class PlainProduct:
         if is_rearranged(weight.device, weight.dtype):
             self.transposed = self.transposed.contiguous()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The product, [R, out]."""
+    def __call__(self, x: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """The product, [R, out]; in `out` if that is given."""
         if self.bias is None:
-            return torch.mm(x, self.transposed)
-        return torch.addmm(self.bias, x, self.transposed)
+            return torch.mm(x, self.transposed, out=out)
+        return torch.addmm(self.bias, x, self.transposed, out=out)
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """The product plus `residual` [R, out], as a new tensor; for products without bias."""
@@ -63,8 +63,8 @@ class PackedProduct:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         self.bias = bias
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The product, [R, out]."""
+    def __call__(self, x: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """The product, [R, out], always as a new tensor: oneDNN takes no `out`."""
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-_CALCULATION = re.compile(r"\d+[-+*]\d+=\d+")
+CALCULATION = re.compile(r"\d+[-+*]\d+=\d+")
 
 
 def read_calculations(
     answers: Iterable[Sequence[str]], _docs: Sequence[Mapping[str, Any]]
 ) -> list[list[list[str]]]:
     """Return the calculations of each answer, such as 52+27=79."""
-    return [[_CALCULATION.findall(text) for text in texts] for texts in answers]
+    return [[CALCULATION.findall(text) for text in texts] for texts in answers]
 
 
 def score(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
@@ -34,5 +34,5 @@ def steps_right(reference: str, calculations: Sequence[str]) -> float:
     Of those in the answer or of those in the reference, whichever are more: it pays neither to
     leave out a step nor to add one. The same calculation counts as often as the reference has it.
     """
-    wanted, given = Counter(_CALCULATION.findall(reference)), Counter(calculations)
+    wanted, given = Counter(CALCULATION.findall(reference)), Counter(calculations)
     return (wanted & given).total() / max(wanted.total(), given.total())

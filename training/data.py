@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -19,14 +20,14 @@ from transformers import PreTrainedTokenizerBase
 
 from fastdllm.common.errors import UserError
 from training.drills import draw_drill
-from training.multi_step import draw_multi_step
+from training.multi_step import STEPS, draw_multi_step
 from training.problems import Problem, draw_problem, is_held_out
 from training.tokenizer import render_prompt
 
 BLOCK_SIZE = 32
 BATCH_SIZE = 16
-# Their rows are twice as long, with three times as many trained tokens.
-MULTI_STEP_BATCH_SIZE = 8
+# Multi-step problems: half as many rows where they are long.
+LONG_BATCH_SIZE, LONG_TOKENS = 8, 160
 # Drawn at once and then grouped; the rows left over in a group are dropped, so a pool is large.
 POOL_SIZE = 2048
 # Six calculations fill about 54 tokens; one block holds about four.
@@ -67,17 +68,23 @@ def batches(
     phase: str,
     drills: float,
     multi_step: float,
+    steps: tuple[int, int] = STEPS,
     one_block: bool,
 ) -> Iterator[Batch]:
     """Yield the batches of a phase, for ever; the same ones for the same arguments.
 
     A batch is one of drills with probability `drills`, of multi-step problems with probability
-    `multi_step`, else of word problems. `one_block` makes drills of exactly one block; otherwise
-    they are longer rows.
+    `multi_step` (of `steps` calculations), else of word problems. `one_block` makes drills of
+    exactly one block; otherwise they are longer rows.
     """
     rng = Random(f"{seed}/{phase}/kinds")
-    words = _problem_batches(tokenizer, "words", Random(f"{seed}/{phase}/words"))
-    longer = _problem_batches(tokenizer, "multi_step", Random(f"{seed}/{phase}/multi_step"))
+    words = _problem_batches(tokenizer, "words", draw_problem, Random(f"{seed}/{phase}/words"))
+    longer = _problem_batches(
+        tokenizer,
+        "multi_step",
+        partial(draw_multi_step, steps=steps),
+        Random(f"{seed}/{phase}/multi_step"),
+    )
     drill_rng = Random(f"{seed}/{phase}/drill")
     while True:
         share = rng.random()
@@ -98,10 +105,8 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -
 
 
 def _problem_batches(
-    tokenizer: PreTrainedTokenizerBase, kind: Literal["words", "multi_step"], rng: Random
+    tokenizer: PreTrainedTokenizerBase, kind: Kind, draw: Callable[..., Problem], rng: Random
 ) -> Iterator[Batch]:
-    draw: Callable[..., Problem] = draw_problem if kind == "words" else draw_multi_step
-    size = BATCH_SIZE if kind == "words" else MULTI_STEP_BATCH_SIZE
     while True:
         groups: dict[tuple[int, int], list[Row]] = defaultdict(list)
         for _ in range(POOL_SIZE):
@@ -110,11 +115,14 @@ def _problem_batches(
                 raise UserError(f"a held-out question was drawn: {problem.question!r}")
             row = encode_row(tokenizer, problem.question, problem.answer)
             groups[len(row.ids), row.answer_start // BLOCK_SIZE].append(row)
-        made = [
-            _problem_batch(kind, rows[start : start + size])
-            for _, rows in sorted(groups.items())
-            for start in range(0, len(rows) - size + 1, size)
-        ]
+        made = []
+        for (length, _), rows in sorted(groups.items()):
+            is_long = kind == "multi_step" and length > LONG_TOKENS
+            size = LONG_BATCH_SIZE if is_long else BATCH_SIZE
+            made += [
+                _problem_batch(kind, rows[start : start + size])
+                for start in range(0, len(rows) - size + 1, size)
+            ]
         rng.shuffle(made)
         yield from made
 

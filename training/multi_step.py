@@ -1,8 +1,8 @@
 """The seeded generator of longer problems: four to eight calculations, and a sentence of no use.
 
-Same people, things and numbers as in `problems.py`, told in more ways. Whole boxes may come or go,
-which takes two calculations. One sentence is about another thing: true, and of no matter. The
-answer repeats every sentence that matters and calculates after it.
+Same people, things and numbers as in `problems.py`, told in more ways and day by day. Whole boxes
+may come or go, which takes two calculations. On one day something happens to another thing: true,
+and of no matter. The answer says for each day what the person has then.
 """
 
 from __future__ import annotations
@@ -27,16 +27,20 @@ from training.problems import (
     is_held_out,
 )
 
-FEWEST_STEPS, MOST_STEPS = 4, 8
+# Calculations of a problem of the task; training begins with shorter ones.
+STEPS = (4, 8)
 # Shares of stories that begin with boxes, of sentences that name the person again, and of stories
 # that end in a sum of two people.
 WITH_BOXES, NAMED, TOGETHER = 0.5, 0.3, 0.2
 
 
-def draw_multi_step(rng: Random, *, held_out: bool) -> Problem:
-    """Draw a problem of the training or (`held_out`) the test split."""
+def draw_multi_step(rng: Random, *, held_out: bool, steps: tuple[int, int] = STEPS) -> Problem:
+    """Draw a problem of the training or (`held_out`) the test split.
+
+    `steps` is the smallest and the largest number of calculations.
+    """
     while True:
-        problem = _Story(rng).tell(rng.randint(FEWEST_STEPS, MOST_STEPS))
+        problem = _Story(rng).tell(rng.randint(*steps))
         if is_held_out(problem.question) == held_out:
             return problem
 
@@ -51,6 +55,7 @@ class _Story:
         self.person = self.people.pop()
         self.must_name = False  # a pronoun would mean somebody else
         self.value = 0
+        self.days = 0
         self.sentences: list[str] = []
         self.reasons: list[str] = []
         self.calculations: list[Calculation] = []
@@ -61,10 +66,11 @@ class _Story:
         self._begin()
         asked = None
         while (left := steps - len(self.calculations)) > 0:
-            if distraction >= left:
+            to_add_up = left == 1 and together
+            if distraction >= left or (distraction >= 0 and to_add_up):
                 self._distract()
                 distraction = -1
-            if left == 1 and together and self._add_up():
+            if to_add_up and self._add_up():
                 asked = "do they have together"
             else:
                 self.rng.choice(self._events(left))()
@@ -81,29 +87,30 @@ class _Story:
 
     def _begin(self) -> None:
         if self.rng.random() < WITH_BOXES:
-            product, container = draw_product(self.rng), self.rng.choice(CONTAINERS)
-            self._tell(f"{self.person} has {_filled(container, product, self.thing)}.")
-            self._reckon(product, f"So {self._pronoun} has")
+            product = draw_product(self.rng)
+            self.sentences.append(f"{self.person} has {self._boxes(product, self.thing)}.")
+            self._reckon(product, f"{self.person} has")
         else:
             self.value = self.rng.randint(SMALLEST, LARGEST)
-            self._tell(f"{self.person} has {self.value} {self.thing}.")
+            self.sentences.append(f"{self.person} has {self.value} {self.thing}.")
+            self.reasons += self.sentences
 
     def _gain(self) -> None:
         if calculation := draw_sum(self.rng, self.value):
             verb, more = self.rng.choice(GAINS), self.rng.choice(("", " more"))
-            self._tell(f"{self._subject()} {verb} {calculation.right}{more} {self.thing}.")
-            self._reckon(calculation, f"Now {self._pronoun} has")
+            self._tell(f"{self._subject()} {verb} {calculation.right}{more} {self.thing}")
+            self._reckon(calculation, f"{self._day} {self._pronoun} has")
 
     def _lose(self) -> None:
         if calculation := draw_difference(self.rng, self.value):
             verb, of = self.rng.choice(LOSSES), self.rng.choice(("", f" of {self._possessive}"))
-            self._tell(f"{self._subject()} {verb} {calculation.right}{of} {self.thing}.")
-            self._reckon(calculation, f"Now {self._pronoun} has")
+            self._tell(f"{self._subject()} {verb} {calculation.right}{of} {self.thing}")
+            self._reckon(calculation, f"{self._day} {self._pronoun} has")
 
     def _double(self) -> None:
         if calculation := draw_double(self.value):
-            self._tell(f"{self._subject()} doubles {self._possessive} {self.thing}.")
-            self._reckon(calculation, f"Now {self._pronoun} has")
+            self._tell(f"{self._subject()} doubles {self._possessive} {self.thing}")
+            self._reckon(calculation, f"{self._day} {self._pronoun} has")
 
     def _gain_boxes(self) -> None:
         product = draw_product(self.rng)
@@ -118,11 +125,10 @@ class _Story:
             self._move_boxes(product, rest, LOSSES)
 
     def _move_boxes(self, product: Calculation, after: Calculation, verbs: tuple[str, ...]) -> None:
-        container = self.rng.choice(CONTAINERS)
-        boxes = _filled(container, product, self.thing)
-        self._tell(f"{self._subject()} {self.rng.choice(verbs)} {boxes}.")
-        self._reckon(product, f"The {container} have")
-        self._reckon(after, f"Now {self._pronoun} has")
+        boxes = self._boxes(product, self.thing)
+        self._tell(f"{self._subject()} {self.rng.choice(verbs)} {boxes}")
+        self.calculations.append(product)
+        self._reckon(after, f"{self._day} {product} {self.thing}, then {self._pronoun} has")
 
     def _compare(self) -> None:
         more = self.rng.random() < 0.5
@@ -130,33 +136,36 @@ class _Story:
         if calculation := draw(self.rng, self.value):
             other, word = self.people.pop(), "more" if more else "fewer"
             than = self.rng.choice((f"{word} {self.thing} than", f"{self.thing} {word} than"))
-            self._tell(f"{other} has {calculation.right} {than} {self.person}.")
+            self._tell(f"{other} has {calculation.right} {than} {self.person}")
             self.person, self.must_name = other, False
-            self._reckon(calculation, f"So {other} has")
+            self._reckon(calculation, f"{self._day} {other} has")
 
     def _add_up(self) -> bool:
         calculation = draw_sum(self.rng, self.value)
         if calculation is None:
             return False
-        self._tell(f"{self.people.pop()} has {calculation.right} {self.thing}.")
-        self._reckon(calculation, "Together they have")
+        self._tell(f"{self.people.pop()} has {calculation.right} {self.thing}")
+        self._reckon(calculation, f"{self._day} together they have")
         return True
 
     def _distract(self) -> None:
-        """Tell something of the other thing; the answer has nothing of it."""
-        product, container = draw_product(self.rng), self.rng.choice(CONTAINERS)
-        boxes = _filled(container, product, self.other_thing)
+        """Tell of a day on which something happens to the other thing."""
         single = f"{self.rng.randint(SMALLEST, LARGEST)} {self.other_thing}"
-        verb = self.rng.choice(("has", *GAINS, *LOSSES))
+        boxes = self._boxes(draw_product(self.rng), self.other_thing)
         is_of_another = self.rng.random() < 0.5
         subject = self.people.pop() if is_of_another else self._subject()
         self.must_name = is_of_another
-        self.sentences.append(f"{subject} {verb} {self.rng.choice((single, boxes))}.")
+        verb = self.rng.choice(("has", *GAINS, *LOSSES))
+        self._tell(f"{subject} {verb} {self.rng.choice((single, boxes))}")
+        self.reasons.append(f"{self._day} {self._pronoun} has {self.value} {self.thing}.")
+
+    def _boxes(self, product: Calculation, thing: str) -> str:
+        return f"{product.left} {self.rng.choice(CONTAINERS)} with {product.right} {thing} each"
 
     def _subject(self) -> str:
         named = self.must_name or self.rng.random() < NAMED
         self.must_name = False
-        return self.person if named else PEOPLE[self.person][0]
+        return self.person if named else self._pronoun
 
     @property
     def _pronoun(self) -> str:
@@ -166,15 +175,15 @@ class _Story:
     def _possessive(self) -> str:
         return PEOPLE[self.person][1]
 
-    def _tell(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-        self.reasons.append(sentence)
+    @property
+    def _day(self) -> str:
+        return f"Day {self.days}:"
+
+    def _tell(self, fact: str) -> None:
+        self.days += 1
+        self.sentences.append(f"{self._day} {fact}.")
 
     def _reckon(self, calculation: Calculation, begun: str) -> None:
         self.calculations.append(calculation)
         self.reasons.append(f"{begun} {calculation} {self.thing}.")
         self.value = calculation.result
-
-
-def _filled(container: str, product: Calculation, thing: str) -> str:
-    return f"{product.left} {container} with {product.right} {thing} each"

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from fastdllm.common.errors import UserError
+from fastdllm.common.garbage import no_search_for_garbage
 
 if TYPE_CHECKING:
     from fastdllm.workflow.project.artifacts import StoredSummary
@@ -21,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add no options: what is published follows from workflow_config.yaml."""
 
 
+@no_search_for_garbage()
 def run(_args: argparse.Namespace) -> int:
     """Publish, write the tables, and print what changed."""
     from fastdllm.common.paths import ARTIFACTS

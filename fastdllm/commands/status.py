@@ -14,6 +14,7 @@ from fastdllm.commands.options import add_selection_options, selected
 from fastdllm.commands.status_record import as_record
 from fastdllm.commands.status_text import as_text
 from fastdllm.commands.status_view import Accounts, look
+from fastdllm.common.garbage import no_search_for_garbage
 from fastdllm.workflow.project.runs import load_project
 from fastdllm.workflow.project.selection import Selection
 
@@ -37,13 +38,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the status of the selected runs."""
-    options = selected(args)
-    project, accounts = load_project(Selection.from_options(options)), Accounts()
+    options, accounts = selected(args), Accounts()
+    selection = Selection.from_options(options)
     if args.watch is not None:
         from fastdllm.commands.status_watch import watch
 
+        project = load_project(selection)
         return watch(lambda: look(project, options, accounts), every_s=args.watch)
-    view = look(project, options, accounts)
+    with no_search_for_garbage():
+        project = load_project(selection)
+        view = look(project, options, accounts)
     if args.json:
         record = as_record(
             view.statuses,

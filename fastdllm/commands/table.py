@@ -9,6 +9,8 @@ import argparse
 import shutil
 import sys
 
+from fastdllm.common.garbage import no_search_for_garbage
+
 QUESTION = "Tom has 3 boxes with 12 pens each. He loses 9 pens. How many pens does Tom have?"
 
 
@@ -17,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="the runs over the first N items")
 
 
+@no_search_for_garbage()
 def run(args: argparse.Namespace) -> int:
     from fastdllm.common.errors import UserError
     from fastdllm.common.paths import ARTIFACTS

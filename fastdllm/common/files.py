@@ -106,8 +106,10 @@ def to_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_if_changed(path: Path, text: str) -> bool:
+def write_if_changed(path: Path, text: str, *, is_flushed: bool = True) -> bool:
     """Write a text file, unless it already has that content; return whether it was written.
+
+    is_flushed: see `write_text_atomically`.
 
     Raises:
         UserError: the file system refused.
@@ -119,7 +121,7 @@ def write_if_changed(path: Path, text: str) -> bool:
         pass
     except OSError as error:
         raise cannot("read", path, error) from None
-    write_text_atomically(path, text)
+    write_text_atomically(path, text, is_flushed=is_flushed)
     return True
 
 

@@ -46,6 +46,8 @@ def named_by_place(record: dict[str, Any], path: Path | str) -> dict[str, Any]:
     if top not in (RESULTS.name, ARTIFACTS.name) or len(folders) != len(NAMES):
         return record
     folders[1] = split_task_folder(folders[1])[0]
+    if [record.get(name) for name in NAMES] == folders:
+        return record
     own = {name: str(record.get(name)) for name in NAMES}
     named = {**record, **dict(zip(NAMES, folders, strict=True))}
     is_moved = any(own[name] != named[name] for name in NAMES)

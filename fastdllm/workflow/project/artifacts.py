@@ -207,7 +207,8 @@ def publish(runs: Sequence[Run], read: SummaryReader | None = None) -> list[Run]
         path = run.summary_path
         if run.limit is not None or not _is_current(path, run, by_name, _places, read):
             continue
-        if write_if_changed(run.artifact_path, read_text(path)):
+        # A copy that a power failure damages differs from its origin, and is made again.
+        if write_if_changed(run.artifact_path, read_text(path), is_flushed=False):
             changed.append(run)
         read.copied(path, run.artifact_path)
     return changed

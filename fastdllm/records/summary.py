@@ -80,11 +80,6 @@ class Passes(StrictModel):
     reused: int = Field(description="Denoising steps answered without running any layer.")
     layer_forwards_computed: int = Field(description="Layers run, summed over passes.")
     layer_forwards_skipped: int = Field(description="Layers that a policy left out of passes.")
-    position_forwards: int | None = Field(
-        None,
-        description="Layers run, times the positions that each pass ran through them: what large "
-        "batches pay, where a layer-forward is what one sequence pays. Absent in older summaries.",
-    )
 
 
 class Latency(StrictModel):
@@ -227,6 +222,12 @@ class Summary(StrictModel):
         "passes); only for generation.",
     )
     passes: Passes | None = Field(None, description="Passes; only for generation.")
+    position_forwards: int | None = Field(
+        None,
+        description="Layers run times the positions that each pass ran through them, summed over "
+        "passes: what large batches pay, where a layer-forward is what one sequence pays. Only for "
+        "generation; absent in older summaries.",
+    )
     confidences: Confidences | None = Field(None, description="Only for generation.")
     latency_s: Latency | None = Field(
         None, description="Only for generation; absent for mixed hardware or paused processes."

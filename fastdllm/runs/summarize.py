@@ -198,7 +198,8 @@ def _decoding_figures(decoded: Decoded) -> dict[str, Any]:
     chunks = [chunk for chunk in decoded.chunks if chunk.answers[0].token_ids is not None]
     counts = zip(*(chunk.confidence_counts or () for chunk in chunks), strict=True)
     figures: dict[str, Any] = {
-        "passes": Passes(**asdict(passes), position_forwards=_position_forwards(chunks)),
+        "passes": Passes(**asdict(passes)),
+        "position_forwards": _position_forwards(chunks),
         "truncation_rate": round(n_truncated / len(answers), 6),
         "confidences": Confidences(edges=list(EDGES), counts=[sum(bin_) for bin_ in counts]),
     }

@@ -20,10 +20,8 @@ def layer_forwards_per_answer(summary: Summary) -> float | None:
 
 def position_forwards_per_answer(summary: Summary) -> float | None:
     """Layers run times the positions in them, per answer; None of results before it was counted."""
-    passes = summary.passes
-    if passes is None or passes.position_forwards is None:
-        return None
-    return passes.position_forwards / summary.n_answers
+    count = summary.position_forwards
+    return None if count is None else count / summary.n_answers
 
 
 def forwards_per_answer(summary: Summary) -> float | None:

@@ -103,8 +103,7 @@ class Trace(StrictModel):
                 f"answer.finish_reason: {reason}, but the steps give {replay.finish_reason}"
             )
         for name in Passes.model_fields:
-            # A trace has no `position_forwards`: its steps say their rows.
-            count, counted = getattr(self.passes, name), getattr(replay.passes, name, None)
+            count, counted = getattr(self.passes, name), getattr(replay.passes, name)
             if count != counted:
                 raise ValueError(f"passes.{name}: {count}, but the steps give {counted}")
         forwards = replay.passes.forwards

@@ -35,7 +35,7 @@ def test_a_policy_of_ones_own_is_not_plain_decoding(a_summary: Summary) -> None:
     mine, other = run_of(a_summary, "t0.9"), run_of(a_summary, "t0.5", threshold=0.5)
     assert deviations(mine) == {"policy": "Mine"}
     assert standing_of(mine, None, []) is Standing.NO_CONTROL
-    answer = answer_of("05_mine", [mine, other])
+    answer = answer_of("05_mine", [mine, other], [])
     assert "against the baseline" in answer and "plain decoding" not in answer
 
 
@@ -49,7 +49,7 @@ def test_without_plain_decoding_the_nearest_run_is_the_baseline(a_summary: Summa
         run_of(a_summary, f"k{k}", threshold=0.8, reuse_k=k, layer_subset="first") for k in (3, 1)
     )
     assert baseline_of([reused, nearest]) is nearest
-    answer = answer_of("05_mine", [reused, nearest])
+    answer = answer_of("05_mine", [reused, nearest], [])
     assert "Baseline `k1`" in answer and "plain decoding" not in answer
 
 
@@ -79,8 +79,8 @@ def test_runs_of_several_origins_are_not_compared_in_silence(
     other = run_of(a_summary, "t0.5", threshold=0.5).model_copy(update=usual | {key: value})
     shown = [
         terminal_table(grouped([first, other])),
-        answer_of("05_mine", [first, other]),
-        " ".join(comparison_text(compare(first, other)).split()),
+        answer_of("05_mine", [first, other], []),
+        " ".join(comparison_text(compare(first, other), "").split()),
     ]
     assert [(says or "for that alone") in text for text in shown] == 3 * [says is not None]
 

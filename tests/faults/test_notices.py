@@ -142,8 +142,8 @@ def test_what_was_named_is_shown_with_the_figures(a_summary: Summary) -> None:
     texts = [
         terminal_table(grouped(runs)),
         render_page(build_report(runs)),
-        answer_of("00_baseline", runs),
-        " ".join(comparison_text(compare(first, runs[1])).split()),
+        answer_of("00_baseline", runs, []),
+        " ".join(comparison_text(compare(first, runs[1]), "").split()),
     ]
     for text in texts:
         assert (text.count(item), text.count(files)) == (1, 1)

@@ -91,7 +91,7 @@ def test_more_than_two_per_cent_are_marked(
     table = terminal_table(grouped([run, first]))
     assert ("80.0!" in table) is marked
     assert ("! 1 of 2 runs with more than 2 % of the items decided by the order" in table) is marked
-    assert ("decided 9 of 400 items" in comparison_text(compare(run, first))) is marked
+    assert ("decided 9 of 400 items" in comparison_text(compare(run, first), "")) is marked
     page = render_page(build_report([run, first]))
     assert ('<span class="mark">tied options</span>' in page) is marked
     assert ("(9 of 400 items): the first option counts as chosen" in page) is marked

@@ -39,12 +39,12 @@ def test_more_than_two_per_cent_are_marked(
     table = terminal_table(grouped(runs))
     assert ("80.0!" in table) is marked
     assert ("! 1 of 2 runs with more than 2 % of the answers truncated" in table) is marked
-    text = comparison_text(compare(*runs))
+    text = comparison_text(compare(*runs), "")
     assert ("truncated: " in text) is marked
     page = render_page(build_report(runs))
     assert ('<span class="mark">truncated answers</span>' in page) is marked
     assert ("1 of 2 runs with more than 2 %" in page) is marked
-    assert ("truncated at their budget" in answer_of("00_baseline", runs)) is marked
+    assert ("truncated at their budget" in answer_of("00_baseline", runs, [])) is marked
 
 
 def test_words_name_number_and_budget(a_summary: Summary) -> None:

@@ -6,7 +6,7 @@ written by hand. Figures come from `training_log.json` and `measurements.json` b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +39,15 @@ def update_card(folder: Path) -> None:
 
 def render_figures(log: dict[str, Any], measured: dict[str, Any]) -> str:
     """The generated part of the card, in Markdown."""
-    choice, plain = measured["choice"], measured["no_block_cache"]
+    choice = measured["choice"]
     minutes, threads = log["training_time_s"] / 60, log["threads"]
     sections = [
         f"Training: {minutes:.1f} minutes, {threads} thread{'s' * (threads > 1)} on "
         f"{log['machine']}, "
         f"torch {log['torch']}; seed {log['recipe']['seed']}; {log['parameters']:,} parameters.\n",
-        "### Accuracy over threshold\n",
-        f"{measured['word_problems']} held-out word problems, block cache on.\n",
-        table(
-            ("threshold", "accuracy %", "tokens per forward", "forwards per answer"),
-            ((f"{row['threshold']:g}", *_decoding_cells(row)) for row in measured["threshold"]),
-        ),
-        f"\nWithout the block cache, at threshold 0.9: {_percent(plain['accuracy'])} % at "
-        f"{plain['tokens_per_forward']:.2f} tokens per forward.\n",
-        "### Output-mode reuse, threshold 0.9\n",
-        table(
-            ("k", "accuracy %", "tokens per forward", "forwards per answer", "reused per answer"),
-            (
-                (row["reuse_k"], *_decoding_cells(row), f"{row['reused_per_answer']:.1f}")
-                for row in measured["reuse"]
-            ),
-        ),
-        "\nA reused pass runs no layer, so every span of layers gives the same tokens.\n",
+        *_task_sections("word problems", measured["word_problems"]),
+        *_task_sections("multi-step problems", measured["multi_step_problems"]),
+        "A reused pass runs no layer, so every span of layers gives the same tokens.\n",
         f"### Multiple choice\n\n{_percent(choice['accuracy'])} % of {choice['items']} held-out "
         "items; guessing gives 25 %.\n",
         "### Loss during training, in nats per predicted token\n",
@@ -69,13 +55,44 @@ def render_figures(log: dict[str, Any], measured: dict[str, Any]) -> str:
     ]
     if "curve" in measured:
         sections += [
-            "\n### Accuracy during block diffusion, threshold 0.9\n",
+            "\n### Accuracy % during block diffusion, threshold 0.9\n",
             table(
-                ("step", "accuracy %", "tokens per forward", "forwards per answer"),
-                ((row["step"], *_decoding_cells(row)) for row in measured["curve"]),
+                ("step", "word problems", "multi-step problems"),
+                (
+                    (
+                        row["step"],
+                        _percent(row["word_problems"]["accuracy"]),
+                        _percent(row["multi_step_problems"]["accuracy"]),
+                    )
+                    for row in measured["curve"]
+                ),
             ),
         ]
     return "\n".join(sections)
+
+
+def _task_sections(title: str, figures: dict[str, Any]) -> Iterator[str]:
+    """Yield the tables of a task whose answers are written."""
+    head = ("accuracy %", "steps right %", "tokens per forward", "forwards per answer")
+    plain = figures["no_block_cache"]
+    yield f"### {title.capitalize()}\n"
+    yield f"{figures['items']} held-out ones, block cache on.\n"
+    yield table(
+        ("threshold", *head),
+        ((f"{row['threshold']:g}", *_decoding_cells(row)) for row in figures["threshold"]),
+    )
+    yield (
+        f"\nWithout the block cache, at threshold 0.9: {_percent(plain['accuracy'])} % at "
+        f"{plain['tokens_per_forward']:.2f} tokens per forward. Output-mode reuse, threshold 0.9:\n"
+    )
+    yield table(
+        ("k", *head, "reused per answer"),
+        (
+            (row["reuse_k"], *_decoding_cells(row), f"{row['reused_per_answer']:.1f}")
+            for row in figures["reuse"]
+        ),
+    )
+    yield ""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -85,9 +102,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def _decoding_cells(row: dict[str, float]) -> tuple[str, str, str]:
+def _decoding_cells(row: dict[str, float]) -> tuple[str, ...]:
     return (
         _percent(row["accuracy"]),
+        _percent(row["steps_right"]),
         f"{row['tokens_per_forward']:.2f}",
         f"{row['forwards_per_answer']:.1f}",
     )
@@ -103,7 +121,7 @@ def _loss_table(losses: list[dict[str, Any]]) -> str:
     for entry in losses:
         upper = -(-entry["step"] // LOSS_STEPS) * LOSS_STEPS
         stretches.setdefault((entry["phase"], upper), []).append(entry)
-    kinds = ("words", "drill")
+    kinds = ("words", "multi_step", "drill")
     rows = []
     for (phase, _), entries in stretches.items():
         cells = []
@@ -111,4 +129,4 @@ def _loss_table(losses: list[dict[str, Any]]) -> str:
             values = [entry[kind] for entry in entries if kind in entry]
             cells.append(f"{sum(values) / len(values):.3f}" if values else "")
         rows.append((phase.replace("_", " "), f"to {entries[-1]['step']}", *cells))
-    return table(("phase", "steps", *kinds), rows)
+    return table(("phase", "steps", "words", "multi-step", "drill"), rows)

@@ -12,7 +12,8 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,21 +27,26 @@ from fastdllm.common.files import write_json_atomically
 from fastdllm.decoding.likelihood import LikelihoodRequest, score
 from fastdllm.model.loading import load_plain_model
 from fastdllm.model.plain import BlockDiffusionModel
+from tasks.multi_step_problems import CALCULATION, steps_right
 from training.card import update_card
 from training.tokenizer import render_prompt
 
+# Tasks whose answers are written, and most tokens of one, as in their files.
+MAX_NEW_TOKENS = {"word_problems": 96, "multi_step_problems": 256}
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 REUSE = ((2, "middle"), (3, "middle"))
-MAX_NEW_TOKENS = 96
+# Of each task, enough to see the curve.
+CURVE_ITEMS = 300
 BATCH_SIZE = 100
 FINAL_NUMBER = re.compile(r"#### (-?\d+)")
 
 
 class Item(NamedTuple):
-    """A word problem to answer: prompt ids and the right number."""
+    """A problem to answer: prompt ids, the right number, and the answer that leads to it."""
 
     prompt_ids: list[int]
     result: int
+    answer: str
 
 
 def measure(model_folder: Path, *, tasks: Path, snapshots: Path | None) -> dict[str, Any]:
@@ -50,34 +56,41 @@ def measure(model_folder: Path, *, tasks: Path, snapshots: Path | None) -> dict[
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     model = load_plain_model(model_folder, device="cpu", dtype="float32")
-    items = [
-        Item(tokenizer.encode(render_prompt(entry["question"])), entry["result"])
-        for entry in read_jsonl(tasks / "word_problems.jsonl")
-    ]
+    items_of = {name: read_items(tasks / f"{name}.jsonl", tokenizer) for name in MAX_NEW_TOKENS}
     figures = {
-        "word_problems": len(items),
-        "threshold": [
-            {"threshold": tau, **decode_items(model, tokenizer, items, threshold=tau)}
-            for tau in THRESHOLDS
-        ],
+        **{
+            name: measure_task(model, tokenizer, items, max_new_tokens=MAX_NEW_TOKENS[name])
+            for name, items in items_of.items()
+        },
+        "choice": choice_accuracy(model, tokenizer, read_jsonl(tasks / "choice_problems.jsonl")),
+    }
+    if snapshots is not None:
+        figures["curve"] = accuracy_curve(model, tokenizer, items_of, snapshots)
+    return figures
+
+
+def measure_task(
+    model: BlockDiffusionModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    *,
+    max_new_tokens: int,
+) -> dict[str, Any]:
+    """Return the figures of one task whose answers are written."""
+    decode = partial(decode_items, model, tokenizer, items, max_new_tokens=max_new_tokens)
+    return {
+        "items": len(items),
+        "threshold": [{"threshold": tau, **decode(threshold=tau)} for tau in THRESHOLDS],
         "reuse": [
             {
                 "reuse_k": k,
                 "layer_subset": subset,
-                **decode_items(
-                    model, tokenizer, items, threshold=0.9, reuse_k=k, layer_subset=subset
-                ),
+                **decode(threshold=0.9, reuse_k=k, layer_subset=subset),
             }
             for k, subset in REUSE
         ],
-        "no_block_cache": decode_items(
-            model, tokenizer, items, threshold=0.9, use_block_cache=False
-        ),
-        "choice": choice_accuracy(model, tokenizer, read_jsonl(tasks / "choice_problems.jsonl")),
+        "no_block_cache": decode(threshold=0.9, use_block_cache=False),
     }
-    if snapshots is not None:
-        figures["curve"] = accuracy_curve(model, tokenizer, items, snapshots)
-    return figures
 
 
 def decode_items(
@@ -86,8 +99,11 @@ def decode_items(
     items: Sequence[Item],
     **settings: Any,
 ) -> dict[str, float]:
-    """Decode `items` with `settings`: accuracy, tokens per forward, passes per answer, tokens/s."""
-    resolved = DecodingSettings(max_new_tokens=MAX_NEW_TOKENS, **settings)
+    """Decode `items` with `settings`: accuracies, tokens per forward, passes per answer, tokens/s.
+
+    `steps_right` is that of the task multi_step_problems.
+    """
+    resolved = DecodingSettings(**settings)
     started = time.perf_counter()
     answers = [
         answer
@@ -97,15 +113,18 @@ def decode_items(
         )
     ]
     elapsed_s = time.perf_counter() - started
-    right = [
-        final_number(tokenizer.decode(answer.token_ids)) == item.result
-        for answer, item in zip(answers, items, strict=True)
+    texts = [tokenizer.decode(answer.token_ids) for answer in answers]
+    right = [final_number(text) == item.result for text, item in zip(texts, items, strict=True)]
+    steps = [
+        steps_right(item.answer, CALCULATION.findall(text))
+        for text, item in zip(texts, items, strict=True)
     ]
     tokens = sum(len(answer.token_ids) for answer in answers)
     forwards = sum(answer.passes.forwards for answer in answers)
     reused = sum(answer.passes.reused for answer in answers)
     return {
         "accuracy": round(sum(right) / len(right), 4),
+        "steps_right": round(sum(steps) / len(steps), 4),
         "tokens_per_forward": round(tokens / forwards, 3),
         "forwards_per_answer": round(forwards / len(answers), 2),
         "reused_per_answer": round(reused / len(answers), 2),
@@ -140,10 +159,10 @@ def choice_accuracy(
 def accuracy_curve(
     model: BlockDiffusionModel,
     tokenizer: PreTrainedTokenizerBase,
-    items: Sequence[Item],
+    items_of: Mapping[str, Sequence[Item]],
     snapshots: Path,
-) -> list[dict[str, float]]:
-    """Accuracy at threshold 0.9 of each block-diffusion snapshot; `model` is left as it was.
+) -> list[dict[str, Any]]:
+    """Figures at threshold 0.9 of each block-diffusion snapshot; `model` is left as it was.
 
     Raises:
         UserError: the folder has no snapshots.
@@ -156,9 +175,27 @@ def accuracy_curve(
     for file in files:
         model.load_state_dict(load_file(file))
         step = int(file.stem.rpartition("-")[2])
-        curve.append({"step": step, **decode_items(model, tokenizer, items, threshold=0.9)})
+        figures = {
+            name: decode_items(
+                model,
+                tokenizer,
+                items[:CURVE_ITEMS],
+                threshold=0.9,
+                max_new_tokens=MAX_NEW_TOKENS[name],
+            )
+            for name, items in items_of.items()
+        }
+        curve.append({"step": step, **figures})
     model.load_state_dict(final)
     return curve
+
+
+def read_items(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Item]:
+    """Read the problems of a task."""
+    return [
+        Item(tokenizer.encode(render_prompt(entry["question"])), entry["result"], entry["answer"])
+        for entry in read_jsonl(path)
+    ]
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -124,25 +124,25 @@ def _one_line(record: type[BaseModel], problems: Sequence[Any]) -> str:
             first[place] = problem
     shown = dict(list(first.items())[:MOST_PROBLEMS])
     unknown: dict[Loc, list[Loc]] = {}
-    for place, problem in shown.items():
+    for problem in shown.values():
         if problem["type"] == "extra_forbidden":
-            unknown.setdefault(place[:-1], []).append(place)
+            unknown.setdefault(problem["loc"][:-1], []).append(problem["loc"])
     parts = [_sentence(record, p) for p in shown.values() if p["type"] != "extra_forbidden"]
-    parts += [_unknown_keys(record, places) for places in unknown.values()]
+    parts += [_unknown_keys(record, locs) for locs in unknown.values()]
     if len(first) > len(shown):
         parts.append(f"and {len(first) - len(shown)} more")
     return "; ".join(parts)
 
 
-def _unknown_keys(record: type[BaseModel], places: list[Loc]) -> str:
-    _, annotation = _place(record, places[0][:-1])
+def _unknown_keys(record: type[BaseModel], locs: list[Loc]) -> str:
+    _, annotation = _place(record, locs[0][:-1])
     model = _model(annotation)
     valid = (
         sorted(field.alias or name for name, field in model.model_fields.items()) if model else []
     )
-    names = [".".join(map(str, place)) for place in places]
-    near = [nearest_name(str(place[-1]), valid) for place in places]
-    if len(places) == 1:
+    names = [".".join(map(str, _place(record, loc)[0])) for loc in locs]
+    near = [nearest_name(str(loc[-1]), valid) for loc in locs]
+    if len(locs) == 1:
         hint = f"did you mean {near[0]!r}? " if near[0] else ""
         return f"unknown key {names[0]!r}; {hint}valid: {', '.join(valid)}"
     hints = [f" (did you mean {name!r}?)" if name else "" for name in near]
@@ -160,8 +160,20 @@ def _sentence(record: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return f"{start}this key is required"
     if problem["type"] in ("value_error", "assertion_error"):
         return start + message.partition(", ")[2]
+    if problem["type"] == "union_tag_not_found":
+        return f"{start}the key {_discriminator(problem)!r} is required"
+    if problem["type"] == "union_tag_invalid":
+        tag, tags = problem["ctx"]["tag"], str(problem["ctx"]["expected_tags"])
+        near = nearest_name(tag, tags.replace("'", "").split(", "))
+        hint = f"did you mean {near!r}? " if near else ""
+        return f"{start}unknown {_discriminator(problem)} {tag!r}; {hint}valid: {tags}"
     subject = f"key {_shown(problem['input'])}" if is_about_key else _shown(problem["input"])
     return f"{start}{subject} is not allowed; it {_rule(problem, annotation)}"
+
+
+def _discriminator(problem: Mapping[str, Any]) -> str:
+    """Return the key by which a class is chosen; pydantic names it 'key' or key()."""
+    return str(problem["ctx"]["discriminator"]).strip("'").removesuffix("()")
 
 
 def _rule(problem: Mapping[str, Any], annotation: Any) -> str:
@@ -201,6 +213,11 @@ def _place(record: type[BaseModel], loc: Loc) -> tuple[Loc, Any]:
     place: list[int | str] = []
     for part in loc:
         members = [member for member in _members(annotation) if member is not NoneType]
+        chosen = [member for member in members if str(part) in _tags(member)]
+        if len(members) > 1 and chosen:
+            # The kind of a record, by which pydantic chose one of several classes: no key.
+            annotation = chosen[0]
+            continue
         if len(members) > 1 and part != _KEY:
             break
         annotation = members[0] if members else None
@@ -222,6 +239,14 @@ def _members(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, UnionType):
         return [member for part in get_args(annotation) for member in _members(part)]
     return [annotation]
+
+
+def _tags(annotation: Any) -> list[str]:
+    """Return the values of a record's fields that allow only one, such as its kind."""
+    model = _model(annotation)
+    fields = model.model_fields.values() if model else ()
+    literals = [get_args(f.annotation) for f in fields if get_origin(f.annotation) is Literal]
+    return [str(values[0]) for values in literals if len(values) == 1]
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:

@@ -83,8 +83,8 @@ def difference_interval(n: int, only_a: int, only_b: int, z: float = Z_95) -> tu
     """
     _check(n, only_a, only_b)
     value = (only_b - only_a) / n
-    low = _border(lambda d: _score(n, only_a, only_b, d) > z, -1.0, value)
-    high = _border(lambda d: _score(n, only_a, only_b, d) < -z, 1.0, value)
+    low = _border(lambda d: score_statistic(n, only_a, only_b, d) > z, -1.0, value)
+    high = _border(lambda d: score_statistic(n, only_a, only_b, d) < -z, 1.0, value)
     return low, high
 
 
@@ -96,8 +96,11 @@ def _border(is_rejected: Callable[[float], bool], outside: float, inside: float)
     return inside
 
 
-def _score(n: int, only_a: int, only_b: int, difference: float) -> float:
-    """Return the score statistic of a supposed difference; standard normal if it is true."""
+def score_statistic(n: int, only_a: int, only_b: int, difference: float) -> float:
+    """Return the score statistic of a supposed difference; standard normal if it is true.
+
+    Source: as `difference_interval`.
+    """
     distance = only_b - only_a - n * difference
     # The likeliest share of items that are right in a alone, if `difference` is the true one.
     linear = (2 * n + only_a - only_b) * difference - only_a - only_b
@@ -152,3 +155,22 @@ def t_quantile(freedom: float, share: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, share))
+
+
+def t_tail(freedom: float, value: float) -> float:
+    """Return the probability that Student's t lies above `value`."""
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -value))
+
+
+def normal_tail(value: float) -> float:
+    """Return the probability that a standard normal value lies above `value`."""
+    return math.erfc(value / math.sqrt(2)) / 2
+
+
+def binomial_tail(k: int, n: int) -> float:
+    """Return the probability of k or more heads among n throws of a fair coin."""
+    from scipy.special import bdtrc
+
+    return float(bdtrc(k - 1, n, 0.5)) if k > 0 else 1.0

@@ -16,10 +16,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from fastdllm.cluster.site import ClusterOptions
-from fastdllm.common.errors import UserError, unknown_name
+from fastdllm.common.errors import UserError, nearest_name, unknown_name
 from fastdllm.common.files import to_json
 from fastdllm.common.paths import TASKS, check_name, check_task_name
 from fastdllm.common.yaml_files import read_yaml_mapping
+from fastdllm.records.claim_kinds import Claim, Planned
 from fastdllm.runs.spec import BatchSize, Positive
 from fastdllm.settings import DecodingSettings
 from fastdllm.statistics.paired_speed import FEWEST_SITTINGS
@@ -175,6 +176,40 @@ class ExperimentConfig(StrictModel):
         None,
         description="Configs whose seconds are compared by `snakemake speed`; null: none.",
     )
+    claims: list[Claim] | None = Field(
+        None,
+        min_length=1,
+        description="What is claimed before it is run, in the order in which it is tested "
+        "(docs/claims.md); null: nothing, so all that is found is exploratory.",
+    )
+    planned: Planned | None = Field(
+        None, description="How many items the claims were planned with, and why."
+    )
+
+    @model_validator(mode="after")
+    def _claims_are_whole(self) -> Self:
+        claims, tasks = self.claims or [], self.tasks or []
+        if self.planned is not None and not claims:
+            raise ValueError("planned: is about claims, and there are none")
+        if claims and not tasks:
+            raise ValueError("tasks must name what the claims are about, so that all see it")
+        for index, claim in enumerate(claims):
+            place = f"claims.{index}"
+            if any(claim.id == other.id for other in claims[:index]):
+                raise ValueError(
+                    f"{place}.id: {claim.id!r} is given twice; number them C1, C2, ..."
+                )
+            if claim.config in claim.controls:
+                raise ValueError(f"{place}.against: {claim.config!r} is the config itself")
+            if claim.task is None and len(tasks) > 1:
+                raise ValueError(f"{place}.task: is required, as tasks names {len(tasks)}")
+            if claim.task is not None and claim.task not in tasks:
+                near = nearest_name(claim.task, tasks)
+                hint = f"did you mean {near!r}? " if near else ""
+                raise ValueError(
+                    f"{place}.task: unknown task {claim.task!r}; {hint}valid: {', '.join(tasks)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from fastdllm.common.files import to_json, write_text_atomically
+from fastdllm.records.claims_record import claims_schema
 from fastdllm.records.speed_record import SpeedRecord, speed_schema
 from fastdllm.records.summary import MAX_BYTES, Summary, json_schema
 from fastdllm.speed.speed_spec import PIECES_PER_SLOT, SMALLEST_PIECE
@@ -202,6 +203,7 @@ def texts() -> dict[Path, str]:
         Path("docs/traces.md"): markdown(Trace, ABOUT_TRACES),
         Path("docs/speed.md"): markdown(SpeedRecord, ABOUT_SPEEDS),
         Path("docs/schemas/speed.schema.json"): to_json(speed_schema()),
+        Path("docs/schemas/claims.schema.json"): to_json(claims_schema()),
         Path("docs/schemas/trace.schema.json"): to_json(trace_json_schema()),
         Path("docs/schemas/summary.schema.json"): to_json(json_schema()),
         **schema_texts(),

@@ -105,11 +105,13 @@ def git_state(folder: Path | str = ".", files: Iterable[Path] = ()) -> dict[str,
     inside = {str(f.relative_to(top)) for f in map(Path.resolve, files) if f.is_relative_to(top)}
     status = ("status", "--porcelain")
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        changes = _git(folder, *status, "--untracked-files=no", "--", ".", ":(exclude)artifacts")
+        commit = git_output(folder, "rev-parse", "HEAD")
+        changes = git_output(
+            folder, *status, "--untracked-files=no", "--", ".", ":(exclude)artifacts"
+        )
         # Said aloud, as status.showUntrackedFiles of a user's git may hide new files.
         untracked = (*status, "--untracked-files=normal", "--", *DECIDING_FOLDERS, *sorted(inside))
-        changes = changes or _git(folder, "--literal-pathspecs", *untracked)
+        changes = changes or git_output(folder, "--literal-pathspecs", *untracked)
     except subprocess.CalledProcessError as error:
         lines = str(error.stderr).strip().splitlines() or [f"exit code {error.returncode}"]
         reason = lines[0].removeprefix("fatal: ")
@@ -133,14 +135,22 @@ def commit_words(state: Mapping[str, Any] | None) -> str | None:
     return f"{state.get('commit')}{'+changes' * bool(state.get('dirty'))}"
 
 
-def _git(folder: Path | str, *arguments: str) -> str:
+def git_output(folder: Path | str, *arguments: str, stdin: str | None = None) -> str:
+    """Return what git prints, without the blanks around it.
+
+    Raises:
+        subprocess.SubprocessError: git refused, or gave no answer in time.
+        OSError: git cannot be started.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in ANOTHER_REPOSITORY}
     completed = subprocess.run(
         ["git", *arguments],
         cwd=folder,
         env={**kept, "LC_ALL": "C"},
+        input=stdin,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=GIT_PATIENCE_S,
         check=True,
     )

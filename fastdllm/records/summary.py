@@ -184,6 +184,11 @@ class Summary(StrictModel):
         description="Digest of what is computed, without settings that cannot matter: runs that "
         "share it must give the same answers.",
     )
+    claims: list[str] | None = Field(
+        None,
+        description="Digests of the registered claims (docs/claims.md) that the run was decoded "
+        "under; absent if it is part of none, and in older summaries.",
+    )
     same_as: SameAs | None = Field(
         None,
         description="Only if nothing was decoded for this run because another is the same "

@@ -38,7 +38,8 @@ class RunPlaces(StrictModel):
     batch_size: most sequences decoded at once (inputs in memory at once, for log-likelihoods).
     task_data: as `TaskSource.data`.
     task_definition: digest of the task's files without its data. computation: digest that runs
-    share which are the same computation. The summary keeps both.
+    share which are the same computation. claims: digests of the registered claims that it is part
+    of. The summary keeps all three.
     """
 
     # The workflow may record more for people than an eval needs.
@@ -55,6 +56,7 @@ class RunPlaces(StrictModel):
     bootstrap_iters: int = 1000
     batch_size: BatchSize = "auto"
     computation: str | None = None
+    claims: list[str] | None = None
 
     @property
     def task(self) -> TaskSource:

@@ -145,6 +145,7 @@ def summarize(
         fingerprint=spec.fingerprint,
         decides=spec.decides,
         computation=spec.run.computation,
+        claims=spec.run.claims,
         accuracy=primary.value,
         metrics=scores.metrics,
         group_results=scores.group_results,

@@ -42,6 +42,7 @@ def fake_summary(spec: Mapping[str, Any], *, correct_bits: str = RIGHT_THEN_WRON
     return {key: spec[key] for key in keys} | {
         "schema_version": SUMMARY_SCHEMA_VERSION,
         "computation": spec["run"]["computation"],
+        **({"claims": spec["run"]["claims"]} if "claims" in spec["run"] else {}),
         "timestamp": datetime.now(UTC).isoformat(),
         "accuracy": 0.5,
         "metrics": [{"metric": "acc", "filter": "none", "value": 0.5, "n": 2, "primary": True}],

@@ -143,7 +143,7 @@ class TaskDigests:
 
 def task_digests(files: TaskFiles, digests: FileDigests) -> TaskDigests:
     """Digest the files behind a task (see `task_digest`)."""
-    parts = [(path.name, digest_of(_what_counts(values))) for path, values in files.layers]
+    parts = [(path.name, digest_of(what_counts(values))) for path, values in files.layers]
     parts += [(path.name, policy_code_digest(path)) for path in files.helpers]
     data = [(name, digests.of(path)) for name, path in files.data]
     # By name only: files of one name stay in the order in which the task names them, so that
@@ -152,7 +152,7 @@ def task_digests(files: TaskFiles, digests: FileDigests) -> TaskDigests:
     return TaskDigests(digest_of(whole), digest_of(definition))
 
 
-def _what_counts(values: Mapping[str, Any]) -> Any:
+def what_counts(values: Mapping[str, Any]) -> Any:
     """Return the keys of a task without those of `metadata` that count elsewhere.
 
     Options are keys of the fingerprint themselves, and the data counts by its content.

@@ -65,7 +65,7 @@ def expand_grid(
         base = {**defaults, **experiment.decoding.given(), **grid.decoding.given()}
         for values in itertools.product(*grid.grid.values()):
             point = dict(zip(grid.grid, values, strict=True))
-            name = _config_name(grid.config_name, point, f"{where}: {place}config_name")
+            name = config_name(grid.config_name, point, f"{where}: {place}config_name")
             if name in configs:
                 raise _repeated_name(name, experiment, place, where)
             configs[name] = _config(name, point, policy=policy, base=base, shape=shape, where=where)
@@ -125,7 +125,7 @@ def _check_keys(grid: Mapping[str, Any], policy: type[Policy], where: str) -> No
             raise unknown_name("key", key, decoding | parameters, where)
 
 
-def _config_name(template: str, point: Mapping[str, Any], place: str) -> str:
+def config_name(template: str, point: Mapping[str, Any], place: str) -> str:
     try:
         parts = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:

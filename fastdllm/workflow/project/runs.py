@@ -7,7 +7,8 @@ without a GPU, or `fastdllm status`, needs a fraction of a second.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from fastdllm.workflow.project.fingerprint_keys import (
     task_decides,
 )
 from fastdllm.workflow.project.grid import expand_grid
+from fastdllm.workflow.project.registered_claims import RegisteredClaims, registered_claims
 from fastdllm.workflow.project.selection import Selection, keep
 
 SCHEMA_VERSION = 1  # of spec.json, of runs and of plans
@@ -57,6 +59,7 @@ class Run:
     computation: digest that all runs share which are the same computation (computations.py).
     is_replicated: decoded even where another run is the same computation.
     is_likelihood: the task certainly generates nothing.
+    claims: digests of the registered claims that its computation is part of.
     """
 
     experiment: str
@@ -69,6 +72,7 @@ class Run:
     computation: str
     is_replicated: bool = False
     is_likelihood: bool = False
+    claims: tuple[str, ...] = ()
 
     @cached_property
     def name(self) -> str:
@@ -117,7 +121,11 @@ class Run:
             "limit": self.limit,
             "fingerprint": self.fingerprint,
             "decides": self.decides,
-            "run": {**self.surroundings, "computation": self.computation},
+            "run": {
+                **self.surroundings,
+                "computation": self.computation,
+                **({"claims": list(self.claims)} if self.claims else {}),
+            },
         }
 
 
@@ -163,13 +171,17 @@ class TaskPlan:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """The selected runs of a project, in the order of its configuration; all_runs: every one."""
+    """The selected runs of a project, in the order of its configuration; all_runs: every one.
+
+    claims: of all experiments that have some.
+    """
 
     config: WorkflowConfig
     experiments: dict[str, ExperimentConfig]
     runs: tuple[Run, ...]
     all_runs: tuple[Run, ...]
     plans: tuple[TaskPlan, ...]
+    claims: tuple[RegisteredClaims, ...] = ()
 
 
 def task_plan(config: WorkflowConfig, task: str, limit: int | None) -> TaskPlan:
@@ -215,8 +227,11 @@ def load_project(selection: Selection | None = None) -> Project:
         )
     ]
     digests.save()
-    all_runs = tuple(runs)
-    runs = _selected(runs, selection, config)
+    claims = registered_claims(
+        experiments, {(run.experiment, run.task, run.config): run.computation for run in runs}
+    )
+    all_runs = tuple(runs if selection.limit is not None else _with_claims(runs, claims))
+    runs = _selected(all_runs, selection, config)
     planned = {run.task for run in runs}
     plans = tuple(
         TaskPlan(name, selection.limit, plan_decides(config, model, task))
@@ -224,7 +239,12 @@ def load_project(selection: Selection | None = None) -> Project:
         if name in planned
     )
     return Project(
-        config=config, experiments=experiments, runs=tuple(runs), all_runs=all_runs, plans=plans
+        config=config,
+        experiments=experiments,
+        runs=tuple(runs),
+        all_runs=all_runs,
+        plans=plans,
+        claims=tuple(claims),
     )
 
 
@@ -301,7 +321,20 @@ def expand_runs(
     return runs
 
 
-def _selected(runs: list[Run], selection: Selection, config: WorkflowConfig) -> list[Run]:
+def _with_claims(runs: Sequence[Run], claims: Sequence[RegisteredClaims]) -> list[Run]:
+    """Return the runs with the claims they are part of, themselves or by their computation."""
+    computations = {(run.experiment, run.task, run.config): run.computation for run in runs}
+    of: dict[str, set[str]] = {}
+    for registered in claims:
+        for place in registered.places.values():
+            of.setdefault(computations[place], set()).add(registered.digest)
+    return [
+        replace(run, claims=tuple(sorted(of[run.computation]))) if run.computation in of else run
+        for run in runs
+    ]
+
+
+def _selected(runs: Sequence[Run], selection: Selection, config: WorkflowConfig) -> list[Run]:
     experiments = keep("experiment", selection.experiments, config.experiments)
     tasks = keep("task", selection.tasks, config.tasks)
     kept = [run for run in runs if run.experiment in experiments and run.task in tasks]

@@ -41,6 +41,8 @@ COMMANDS = {
     "submit": "run snakemake in a SLURM job",
     "status": "which runs are done, missing, stale, running or failed",
     "table": "print the tables of the published results",
+    "claims": "what was claimed before it was run, and what came out",
+    "power": "how many items the claims of an experiment need",
     "compare": "compare two runs item by item",
     "report": "write the HTML report, plots and tables",
     "trace": "show a recorded decoding: a page to step through, or a picture",

@@ -27,6 +27,7 @@ def run(_args: argparse.Namespace) -> int:
     """Publish, write the tables, and print what changed."""
     from fastdllm.common.paths import ARTIFACTS
     from fastdllm.report.text_tables import write_tables
+    from fastdllm.workflow.claim_results import published_results, withheld, write_claims
     from fastdllm.workflow.project.artifacts import SummaryReader, left_over, publish, published
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.speeds import speed_measurements
@@ -45,7 +46,11 @@ def run(_args: argparse.Namespace) -> int:
             "others have no valid result yet (`fastdllm status`)"
         )
     summaries = [read(run.artifact_path).summary for run in current]
-    tables = write_tables(list(project.experiments), summaries, ARTIFACTS)
+    done = published_results(project, read)
+    waiting = withheld(project, done)
+    tables = write_tables(list(project.experiments), summaries, ARTIFACTS, withheld=waiting)
+    lines += [f"{task}: {line}" for task, line in waiting.items()]
+    lines += [f"wrote {path}" for path in write_claims(project, done)]
     lines += [f"published {speed.artifact_path}" for speed in speeds]
     lines += [f"not published: {problem}" for problem in problems if problem is not None]
     lines += [f"wrote {path}" for path in tables]

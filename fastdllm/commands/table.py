@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.common.paths import ARTIFACTS
     from fastdllm.report.groups import grouped
     from fastdllm.report.text_tables import terminal_table
+    from fastdllm.workflow.claim_results import current_results, withheld
     from fastdllm.workflow.project.artifacts import SummaryReader, current_summary
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.selection import Selection, keep
@@ -44,10 +45,14 @@ def run(args: argparse.Namespace) -> int:
             summaries += [stored.summary] if stored else []
         except UserError as error:
             problems += [f"not shown: {error}\n"] if is_chosen else []
-    groups = [group for group in grouped(summaries) if group.experiment in chosen]
+    waiting = withheld(project, current_results(project, read))
+    shown = [summary for summary in summaries if summary.task not in waiting]
+    groups = [group for group in grouped(shown) if group.experiment in chosen]
     lines = []
     if groups:
         lines.append(terminal_table(groups, shutil.get_terminal_size().columns))
+    of_chosen = {run.task for run in project.runs if run.experiment in chosen}
+    lines += [f"{task}: {line}\n" for task, line in waiting.items() if task in of_chosen]
     lines += problems
     if n_missing:
         lines.append(

@@ -6,8 +6,9 @@ was not measured is left empty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from fastdllm.common.files import write_text_atomically
 from fastdllm.records.result_files import TABLE_KEYS, table_mark
@@ -70,11 +71,18 @@ OTHER_CONDITIONS, BUSY, DIRTY, DOUBTFUL = "*", "~", "+", "!"
 
 
 def write_tables(
-    experiments: Sequence[str], summaries: Sequence[Summary], artifacts_folder: Path | str
+    experiments: Sequence[str],
+    summaries: Sequence[Summary],
+    artifacts_folder: Path | str,
+    *,
+    withheld: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Path]:
     """Write <experiment>/table.md and table.csv for each experiment; rows keep their order.
 
     If there are tables of an experiment that has no summaries now, they are replaced by empty ones.
+
+    Args:
+        withheld: tasks with claims that are not all run yet, each with the line to show instead.
     """
     written = []
     groups = grouped(summaries)
@@ -84,20 +92,28 @@ def write_tables(
         if not of_experiment and not (folder / "table.md").exists():
             continue
         for name, text in (
-            ("table.md", markdown_table(experiment, of_experiment)),
-            ("table.csv", csv_table(of_experiment)),
+            ("table.md", markdown_table(experiment, of_experiment, withheld)),
+            ("table.csv", csv_table([g for g in of_experiment if g.task not in withheld])),
         ):
             write_text_atomically(folder / name, text)
             written.append(folder / name)
     return written
 
 
-def markdown_table(experiment: str, groups: Sequence[Group]) -> str:
-    """Return a section per task; the last line identifies the summaries it was made from."""
+def markdown_table(
+    experiment: str, groups: Sequence[Group], withheld: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Return a section per task; the last line identifies the summaries it was made from.
+
+    withheld: as for `write_tables`.
+    """
     parts = [f"# {experiment}\n"]
     if not groups:
         parts.append("No run of the current settings is published.\n")
     for group in groups:
+        if group.task in withheld:
+            parts.append(f"## {group.title}\n\n{withheld[group.task]}\n")
+            continue
         rows = _rows(group)
         headings = {HEADINGS[key]: "---" if key in TEXT_COLUMNS else "--:" for key in rows[0]}
         lines = "\n".join(markdown_rows(headings, [row.values() for row in rows]))

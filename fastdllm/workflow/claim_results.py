@@ -25,7 +25,7 @@ from fastdllm.records.summary import Summary
 from fastdllm.statistics.claims import Evidence, results_of
 from fastdllm.workflow.project.artifacts import SummaryReader, current_summary, published
 from fastdllm.workflow.project.registered_claims import RegisteredClaims
-from fastdllm.workflow.project.runs import Project, Run
+from fastdllm.workflow.project.runs import Project, Run, runs_on
 from fastdllm.workflow.project.speeds import SpeedMeasurement, speed_measurements
 from fastdllm.workflow.registration import Registration, find_registration
 
@@ -136,6 +136,35 @@ def write_claims(project: Project, done: Done) -> list[Path]:
         if write_if_changed(path, claims_text(record)):
             changed.append(path)
     return changed
+
+
+def seen_on(
+    project: Project, registered: RegisteredClaims, task: str, done: Done
+) -> dict[str, Summary]:
+    """Return results of the claims' configs on another task, of whichever experiment has them.
+
+    Raises:
+        UserError: the task is not enabled, or one of those of the claims.
+    """
+    if task in registered.tasks:
+        raise UserError(
+            f"{task} is what the claims are about; its results are not known before the plan is"
+        )
+    named = dict.fromkeys((name, place) for (_, name), place in registered.places.items())
+    experiments = dict.fromkeys(place[0] for _, place in named)
+    wanted = {
+        (run.experiment, run.config): run.computation
+        for experiment in experiments
+        for run in runs_on(project, experiment, task)
+    }
+    found = {}
+    for name, (experiment, _, config) in named:
+        computation = wanted[experiment, config]
+        runs = (r for r in project.all_runs if r.task == task and r.computation == computation)
+        summary = next(filter(None, map(done, runs)), None)
+        if summary is not None:
+            found[name] = summary
+    return found
 
 
 def _tells_more(project: Project, registered: RegisteredClaims, path: Path, done: Done) -> bool:

@@ -26,6 +26,7 @@ from fastdllm.common.paths import RESULTS
 from fastdllm.records.result_files import keep_aside, keep_result_aside
 from fastdllm.runs.lock import run_lock
 from fastdllm.tasks.plan import planned_digest
+from fastdllm.workflow.claim_results import claims_are_current, published_results
 from fastdllm.workflow.project.artifacts import SummaryReader, stored_summary, tables_are_current
 from fastdllm.workflow.project.digests import FileDigests
 from fastdllm.workflow.project.runs import Project, Run, TaskPlan
@@ -173,7 +174,10 @@ def _date_stamp(project: Project, statuses: Sequence[RunStatus], read: SummaryRe
     experiments = dict.fromkeys(status.run.experiment for status in full)
     is_published = all(
         status.state is State.DONE and status.run.summary_path.exists() for status in full
-    ) and tables_are_current(project.all_runs, experiments, read)
+    )
+    is_published = is_published and tables_are_current(project.all_runs, experiments, read)
+    if project.claims and is_published:
+        is_published = claims_are_current(project, published_results(project, read))
     if not is_published:
         PUBLISHED_STAMP.unlink(missing_ok=True)
         return

@@ -104,6 +104,11 @@ def find_registration(
         return Registration(None, f"git cannot be started: {error.strerror}")
 
 
+def is_newest(commit: str) -> bool:
+    """Whether a commit is the one that is checked out."""
+    return git_output(".", "rev-parse", "HEAD") == commit
+
+
 def _found(history: _History, of_results: Collection[str]) -> Registration:
     if git_output(".", "rev-parse", "--is-shallow-repository") == "true":
         return Registration(None, "the history is not complete here; git fetch --unshallow")

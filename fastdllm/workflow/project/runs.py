@@ -248,6 +248,27 @@ def load_project(selection: Selection | None = None) -> Project:
     )
 
 
+def runs_on(project: Project, experiment: str, task: str) -> list[Run]:
+    """Return the runs that an experiment would have on an enabled task, named by it or not.
+
+    Raises:
+        UserError: the task is not enabled, or a setting has no effect on it.
+    """
+    digests, config = FileDigests.load(), project.config
+    given = project.experiments[experiment]
+    keep("task", [task], config.tasks)
+    return expand_runs(
+        experiment,
+        given.model_copy(update={"tasks": [task]}),
+        policy_file=EXPERIMENTS / experiment / given.policy,
+        where=str(experiment_file(experiment)),
+        config=config,
+        model=read_model(config, digests),
+        tasks={task: read_task(config.task_source(task), digests)},
+        limit=None,
+    )
+
+
 def expand_runs(
     name: str,
     experiment: ExperimentConfig,

@@ -26,7 +26,7 @@ from fastdllm.statistics.claim_tests import (
 )
 from fastdllm.statistics.comparison import pair_items, why_not_paired
 from fastdllm.statistics.costs import COSTS, cost_of
-from fastdllm.statistics.measured_speed import log_ratios
+from fastdllm.statistics.measured_speed import at_batch_size, log_ratios
 from fastdllm.statistics.paired_speed import FEWEST_SITTINGS, hodges_lehmann
 from fastdllm.statistics.power import Kind, paired_power
 
@@ -43,7 +43,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class ClaimFigures:
     """What a claim's test found.
 
     lacks: why it does not hold whatever its p. is_refuted: why its opposite does, likewise.
@@ -95,7 +95,7 @@ def results_of(
 
 
 def _verdict(
-    figures: Figures | str, problem: str | None, stopped_by: str | None
+    figures: ClaimFigures | str, problem: str | None, stopped_by: str | None
 ) -> tuple[Verdict, str | None]:
     """Return what is said of a claim, and why; a text in place of figures: why there are none."""
     if isinstance(figures, str):
@@ -110,7 +110,7 @@ def _verdict(
     return "contradicted" if is_contradicted else "not confirmed", figures.lacks
 
 
-def _figures(claim: Claim, evidence: Evidence) -> Figures | str:
+def _figures(claim: Claim, evidence: Evidence) -> ClaimFigures | str:
     if isinstance(claim, Faster):
         return _of_seconds(claim, evidence.speed)
     for name in (claim.config, *claim.controls):
@@ -130,7 +130,7 @@ def _figures(claim: Claim, evidence: Evidence) -> Figures | str:
         _control_figures(name, test, pair)
         for name, test, pair in zip(claim.controls, tested, pairs, strict=True)
     ]
-    figures = Figures(
+    figures = ClaimFigures(
         n=pairs[0].n, p=p, p_opposite=p_opposite, controls=controls, power=_power(claim, pairs)
     )
     return _with_costs(claim, run, evidence, figures) if isinstance(claim, Frontier) else figures
@@ -168,14 +168,16 @@ def _power(claim: Claim, pairs: Sequence[PairedCounts]) -> float | None:
     return max(0.0, 1 - missed)
 
 
-def _with_costs(claim: Frontier, run: Summary, evidence: Evidence, figures: Figures) -> Figures:
+def _with_costs(
+    claim: Frontier, run: Summary, evidence: Evidence, figures: ClaimFigures
+) -> ClaimFigures:
     """Add what the config costs over each control; a count of the same items, so without a p."""
     what = COSTS[claim.cost][0].removesuffix(" per answer")
     ours, controls, short, dearer = cost_of(run, claim.cost), [], [], False
     for control in figures.controls:
         theirs = cost_of(evidence.summaries[control.against], claim.cost)
         if ours is None or not theirs:
-            return Figures(
+            return ClaimFigures(
                 n=figures.n,
                 p=figures.p,
                 p_opposite=figures.p_opposite,
@@ -190,7 +192,7 @@ def _with_costs(claim: Frontier, run: Summary, evidence: Evidence, figures: Figu
             short.append(
                 f"{saved} {100 * abs(1 - ratio):.1f} % of {what} against {control.against}"
             )
-    return Figures(
+    return ClaimFigures(
         n=figures.n,
         p=figures.p,
         p_opposite=figures.p_opposite,
@@ -201,27 +203,23 @@ def _with_costs(claim: Frontier, run: Summary, evidence: Evidence, figures: Figu
     )
 
 
-def _of_seconds(claim: Faster, record: SpeedRecord | None) -> Figures | str:
+def _of_seconds(claim: Faster, record: SpeedRecord | None) -> ClaimFigures | str:
     if record is None:
         return "its speed is not measured yet (snakemake speed)"
     if len(record.sittings) < FEWEST_SITTINGS:
         return f"{len(record.sittings)} sittings are too few"
-    batches = [
-        next((b for b in sitting.batches if b.batch_size == claim.batch), None)
-        for sitting in record.sittings
-    ]
+    sizes = {rounds.batch_size for rounds in record.sittings[0].batches}
+    timed = record.sittings[0].batches[0].seconds
+    for name in (claim.config, *claim.controls):
+        if name not in timed or claim.batch not in sizes:
+            return f"{name} was not timed at batch size {claim.batch}"
+    batches = [at_batch_size(sitting, claim.batch) for sitting in record.sittings]
     tested: list[Tested] = []
     for name in claim.controls:
-        logs = [
-            hodges_lehmann(log_ratios(rounds, claim.config, name))
-            for rounds in batches
-            if rounds is not None and {claim.config, name} <= rounds.seconds.keys()
-        ]
-        if len(logs) < len(batches):
-            return f"{claim.config} and {name} were not timed at batch size {claim.batch}"
+        logs = [hodges_lehmann(log_ratios(rounds, claim.config, name)) for rounds in batches]
         tested.append(ratio_below(logs, claim.ratio))
     p, p_opposite = against_all(tested)
-    return Figures(
+    return ClaimFigures(
         n=len(batches),
         p=p,
         p_opposite=p_opposite,

@@ -26,6 +26,7 @@ from fastdllm.statistics.claims import Evidence, results_of
 from fastdllm.workflow.project.artifacts import SummaryReader, current_summary, published
 from fastdllm.workflow.project.registered_claims import RegisteredClaims
 from fastdllm.workflow.project.runs import Project, Run, runs_on
+from fastdllm.workflow.project.selection import keep
 from fastdllm.workflow.project.speeds import SpeedMeasurement, speed_measurements
 from fastdllm.workflow.registration import Registration, find_registration
 
@@ -151,6 +152,7 @@ def seen_on(
             f"{task} is what the claims are about; its results are not known before the plan is"
         )
     named = dict.fromkeys((name, place) for (_, name), place in registered.places.items())
+    keep("task", [task], project.config.tasks)
     experiments = dict.fromkeys(place[0] for _, place in named)
     wanted = {
         (run.experiment, run.config): run.computation

@@ -155,6 +155,7 @@ elif command == "report":
     for name in ("report.html", "comparisons.csv", "plots/demo.svg"):
         Path("artifacts", name).write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
 elif command == "aggregate":
+    from fastdllm.workflow.claim_results import published_results, write_claims
     from fastdllm.workflow.project.artifacts import publish, stored_summary
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.speeds import speed_measurements
@@ -163,6 +164,7 @@ elif command == "aggregate":
     project = load_project()
     publish(project.runs)
     publish_speeds(speed_measurements(project))
+    write_claims(project, published_results(project))
     for name in project.experiments:
         own = [run for run in project.runs if run.experiment == name]
         stored = [(run, stored_summary(run.artifact_path)) for run in own]

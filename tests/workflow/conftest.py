@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.claimed_project import claimed  # noqa: F401
 from tests.support.small_project import (
     SmallProject,
     copy_project,

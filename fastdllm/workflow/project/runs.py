@@ -252,11 +252,10 @@ def runs_on(project: Project, experiment: str, task: str) -> list[Run]:
     """Return the runs that an experiment would have on an enabled task, named by it or not.
 
     Raises:
-        UserError: the task is not enabled, or a setting has no effect on it.
+        UserError: a setting has no effect on the task.
     """
     digests, config = FileDigests.load(), project.config
     given = project.experiments[experiment]
-    keep("task", [task], config.tasks)
     return expand_runs(
         experiment,
         given.model_copy(update={"tasks": [task]}),

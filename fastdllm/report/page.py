@@ -30,6 +30,7 @@ from fastdllm.statistics.disagreements import origin_sentences
 from fastdllm.statistics.notices import notice_sentences
 from fastdllm.statistics.ties import tie_sentences
 from fastdllm.statistics.truncation import truncation_sentences
+from fastdllm.statistics.twins import twin_sentences
 from fastdllm.traces.page_links import LinkedAnswers
 from fastdllm.version import __version__
 
@@ -102,7 +103,7 @@ def _sentences(task: TaskReport) -> list[str]:
         return [*sentences, *notes, *tie_sentences(runs)]
     baseline = baseline_sentence(task.baseline, run_name(task.baseline))
     findings = main_sentences(task.findings, task.speeds, run_name)
-    notes += truncation_sentences(runs) + busy_sentences(runs)
+    notes += truncation_sentences(runs) + busy_sentences(runs) + twin_sentences(runs)
     return [baseline, *findings, *notes]
 
 

@@ -39,6 +39,7 @@ from fastdllm.statistics.notices import notice_sentences
 from fastdllm.statistics.speed_between import ratios_between
 from fastdllm.statistics.speed_text import how_measured
 from fastdllm.statistics.truncation import truncation_sentences
+from fastdllm.statistics.twins import twin_sentences
 from fastdllm.statistics.verdicts import detection_words, p_words, points
 
 NOTHING = "No generation task of this experiment has published results.\n"
@@ -139,6 +140,7 @@ def _answer_on_task(
     sentences += origin_sentences([baseline, *group.summaries])
     sentences += notice_sentences([baseline, *group.summaries])
     sentences += truncation_sentences(group.summaries) + busy_sentences(group.summaries)
+    sentences += twin_sentences(group.summaries)
     parts = [
         f"**{group.task}**, `{baseline.model_args.get('model_path', '')}`, {baseline.dtype}. "
         f"{baseline_sentence(baseline, baseline.config)}\n",

@@ -95,3 +95,31 @@ def test_output_reuse_equals_patched_layers_for_each_subset(
     assert_equal((trace.generation.token_ids, trace.order), expected, margins)
     if reuse_k == 1:
         assert trace.generation.passes.reused == 0
+
+
+@few
+@given(prompt=prompts, threshold=st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+def test_a_block_cache_changes_nothing_where_the_sub_block_is_the_block(
+    golden_model, prompt, threshold
+):
+    """So both are one computation (workflow/project/computations.py)."""
+    model = golden_model("m6")
+    chosen = DecodingSettings(
+        threshold=threshold,
+        block_size=16,
+        small_block_size=16,
+        max_new_tokens=30,
+        mask_id=MASK,
+        stop_token=STOP,
+    )
+    with_cache, without = (
+        run(model, [Request(tuple(prompt))], chosen.model_copy(update={"use_block_cache": is_on}))[
+            0
+        ]
+        for is_on in (True, False)
+    )
+    assert with_cache.order == without.order
+    one, other = (trace.generation for trace in (with_cache, without))
+    assert one.token_ids == other.token_ids
+    assert one.passes.forwards == other.passes.forwards
+    assert one.passes.layer_forwards_computed == other.passes.layer_forwards_computed

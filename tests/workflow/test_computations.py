@@ -156,6 +156,16 @@ def test_look_ahead_ends_with_the_block() -> None:
     ]
 
 
+@pytest.mark.usefixtures("project")
+def test_a_block_cache_means_nothing_where_the_sub_block_is_the_block() -> None:
+    grid = "grid: {use_block_cache: [true, false], small_block_size: [16, 32]}\n"
+    name = "config_name: 'c{use_block_cache}_sb{small_block_size}'\n"
+    add_experiment("cache", grid + name, PLAIN)
+    groups = [group for group in classes().values() if group[0].startswith("cache/")]
+    assert [len(group) for group in groups] == [1, 2, 1]
+    assert groups[1] == ["cache/ctrue_sb32", "cache/cfalse_sb32"]
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [

@@ -101,6 +101,9 @@ def _normal_if_plain(settings: DecodingSettings, parameters: Iterable[str]) -> N
     depth = min(settings.lookahead_depth, settings.block_size // settings.small_block_size - 1)
     if depth == 0:
         idle.add(f"{DECODING}lookahead_threshold")
+    if settings.small_block_size == settings.block_size:
+        # Each pass computes the whole block anew, whether or not an earlier one is cached.
+        idle.add(f"{DECODING}use_block_cache")
     return NormalForm(frozenset(idle), {f"{DECODING}lookahead_depth": depth})
 
 

@@ -1,7 +1,7 @@
 """Runs of different computations that are alike in all that is measured of their answers.
 
-Two settings may be one by a rule of the decoder that no digest knows; then one of them is no further
-evidence. Found by the items that are right, the passes by kind and the tokens, and only named.
+Two settings may be one by a rule of the decoder that no digest knows; then one of them is no more
+evidence. Found by the items that are right, the passes and the tokens, and only named.
 """
 
 from __future__ import annotations

@@ -118,7 +118,8 @@ def test_a_block_cache_changes_nothing_where_the_sub_block_is_the_block(
         ]
         for is_on in (True, False)
     )
-    assert with_cache.order == without.order
+    # A sub-block pass over the whole block is a full pass under another name.
+    assert with_cache.order.replace("S", "F") == without.order
     one, other = (trace.generation for trace in (with_cache, without))
     assert one.token_ids == other.token_ids
     assert one.passes.forwards == other.passes.forwards

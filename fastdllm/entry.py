@@ -28,6 +28,7 @@ from fastdllm.runs.attempts import RESTARTS_VARIABLE
 from fastdllm.runs.needs import require_permission
 from fastdllm.tasks.plan import planned_sizes
 from fastdllm.tools.estimate.estimates import Estimates
+from fastdllm.workflow.claim_results import doubts
 from fastdllm.workflow.main_process import UNLOCK, claim_folder, held_outputs, refuse_overlap
 from fastdllm.workflow.prepare import prepare
 from fastdllm.workflow.preview import made_by, preview
@@ -140,6 +141,8 @@ def _planned_call(
         is_dry_run=is_dry_run,
     )
     text += speeds_preview(measured, is_dry_run=is_dry_run)
+    timed = (run for s in measured if s.is_to_be_made for run in s.measurement.runs.values())
+    text += doubts(project, [*(status.run for status in decoded), *timed])
     if not is_dry_run:
         refuse_overlap(str(s.measurement.record_path) for s in measured if s.is_to_be_made)
     if is_dry_run:

@@ -65,6 +65,7 @@ def _current(name: str) -> Summary:
     """
     from fastdllm.common.errors import UserError, unknown_name
     from fastdllm.common.paths import split_task_folder
+    from fastdllm.workflow.claim_results import current_results, withheld
     from fastdllm.workflow.project.artifacts import SummaryReader, current_summary
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.selection import Selection
@@ -79,6 +80,8 @@ def _current(name: str) -> Summary:
         names = {other[level] for other in names_of_runs if other[:level] == parts[:level]}
         if parts[level] not in names:
             raise unknown_name(kind, parts[level], names, where=name)
+    if line := withheld(project, current_results(project)).get(runs[name].task):
+        raise UserError(f"{name}: {line}")
     stored = current_summary(runs[name], runs, SummaryReader())
     if stored is None:
         raise UserError(

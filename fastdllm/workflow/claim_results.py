@@ -6,12 +6,14 @@ chooses, by what is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import write_if_changed
 from fastdllm.common.paths import ARTIFACTS
+from fastdllm.machine.process import git_state
 from fastdllm.records.claim_kinds import Claim, Faster
 from fastdllm.records.claims_record import (
     CLAIMS_FILE,
@@ -21,7 +23,7 @@ from fastdllm.records.claims_record import (
     read_claims,
 )
 from fastdllm.records.speed_record import SpeedRecord, read_speed
-from fastdllm.records.summary import Summary
+from fastdllm.records.summary import Git, Summary
 from fastdllm.statistics.claims import Evidence, results_of
 from fastdllm.workflow.project.artifacts import SummaryReader, current_summary, published
 from fastdllm.workflow.project.registered_claims import RegisteredClaims
@@ -42,8 +44,13 @@ def claims_path(experiment: str) -> Path:
 def published_results(project: Project, read: SummaryReader | None = None) -> Done:
     """Return the summaries in artifacts/."""
     read = read or SummaryReader()
-    valid = {run.name for run in published(project.all_runs, read)}
-    return lambda run: read(run.artifact_path).summary if run.name in valid else None
+
+    @cache
+    def valid() -> set[str]:
+        # Not before the first question: a project without claims asks none.
+        return {run.name for run in published(project.all_runs, read)}
+
+    return lambda run: read(run.artifact_path).summary if run.name in valid() else None
 
 
 def current_results(project: Project, read: SummaryReader | None = None) -> Done:
@@ -68,6 +75,21 @@ def withheld(project: Project, done: Done) -> dict[str, str]:
         for task in registered.tasks:
             if line := _waits(project, registered, task, done):
                 lines[task] = line
+    return lines
+
+
+def doubts(project: Project, runs: Iterable[Run]) -> str:
+    """Say of claims that results of these runs, if made now, will not confirm; a line each."""
+    digests = {digest for run in runs for digest in run.claims}
+    concerned = [registered for registered in project.claims if registered.digest in digests]
+    state = git_state() if concerned else None
+    git = Git.model_validate(state) if state is not None and "commit" in state else None
+    lines = ""
+    for registered in concerned:
+        commits = () if git is None else (git.commit,)
+        registration = find_registration(project, registered, commits)
+        if problem := registration.problem_of("what this call makes", git):
+            lines += f"fastdllm: {registered.experiment} will confirm no claim: {problem}\n"
     return lines
 
 

@@ -30,6 +30,8 @@ def test_tables_wait_for_all_configs(claimed: str, capsys: pytest.CaptureFixture
     table = shown(capsys, "table")
     assert f"words: {WAITS}" in table
     assert "acc %" not in table
+    assert main(["compare", "demo/words/k1_first", "demo/words/k1_first"]) == 2
+    assert WAITS in capsys.readouterr().err
     record = read_claims(CLAIMS_JSON)
     assert (record.registered, record.waits) == (claimed, WAITS)
 
@@ -92,6 +94,11 @@ def test_power_says_how_many_items(claimed: str, capsys: pytest.CaptureFixture[s
 @pytest.mark.slow
 def test_the_workflow_publishes_claims(claimed: str) -> None:
     project = SmallProject(Path.cwd())
+    assert "will confirm no claim" not in project.snakemake("-n").stderr
+    git("checkout", "-q", claimed)
+    early = project.snakemake("-n").stderr
+    assert f"demo will confirm no claim: what this call makes was made in {claimed[:10]}" in early
+    commit()
     done = project.snakemake()
     assert done.returncode == 0, done.stderr
     record = read_claims(CLAIMS_JSON)

@@ -343,6 +343,8 @@ def expand_runs(
 
 def _with_claims(runs: Sequence[Run], claims: Sequence[RegisteredClaims]) -> list[Run]:
     """Return the runs with the claims they are part of, themselves or by their computation."""
+    if not claims:
+        return list(runs)
     computations = {(run.experiment, run.task, run.config): run.computation for run in runs}
     of: dict[str, set[str]] = {}
     for registered in claims:

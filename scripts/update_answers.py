@@ -14,9 +14,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from fastdllm.common.errors import UserError  # noqa: E402
+from fastdllm.records.claims_record import ClaimsRecord  # noqa: E402
 from fastdllm.records.speed_record import SpeedRecord  # noqa: E402
 from fastdllm.records.summary import Summary  # noqa: E402
 from fastdllm.report.sentences import answer_of, headline  # noqa: E402
+from fastdllm.workflow.claim_results import claims_of, published_results  # noqa: E402
 from fastdllm.workflow.project import artifacts  # noqa: E402
 from fastdllm.workflow.project.runs import load_project  # noqa: E402
 from fastdllm.workflow.speed_states import measured_speeds  # noqa: E402
@@ -29,8 +31,8 @@ BEGIN_TABLE = "<!-- table: begin (scripts/update_answers.py) -->\n"
 END_TABLE = "<!-- table: end -->"
 
 
-def published(root: Path) -> tuple[list[Summary], list[SpeedRecord]]:
-    """The full published runs of the current settings, and the speeds, in the project's order.
+def published(root: Path) -> tuple[list[Summary], list[SpeedRecord], list[ClaimsRecord]]:
+    """The full published runs of the current settings, speeds and claims, in the project's order.
 
     Raises:
         UserError: a mistake in the project, or tables that do not show these runs.
@@ -44,7 +46,8 @@ def published(root: Path) -> tuple[list[Summary], list[SpeedRecord]]:
             )
         current = artifacts.published(project.runs, read)
         summaries = [read(run.artifact_path).summary for run in current]
-        return summaries, measured_speeds(project, published=True)
+        claims = claims_of(project, published_results(project, read))
+        return summaries, measured_speeds(project, published=True), list(claims.values())
 
 
 def with_answer(readme: str, answer: str) -> str:
@@ -53,15 +56,18 @@ def with_answer(readme: str, answer: str) -> str:
 
 
 def with_findings(
-    readme: str, summaries: list[Summary], speeds: list[SpeedRecord], root: Path
+    readme: str,
+    summaries: list[Summary],
+    speeds: list[SpeedRecord],
+    claims: list[ClaimsRecord],
+    root: Path,
 ) -> str:
     """The text of the project's README with a line for each experiment below `root`."""
     lines = []
     for path in experiments(root):
         name = path.parent.name
-        lines.append(
-            f"- [{name}](experiments/{name}/README.md). {headline(name, summaries, speeds)}\n"
-        )
+        found = headline(name, summaries, speeds, claims)
+        lines.append(f"- [{name}](experiments/{name}/README.md). {found}\n")
     return _between(readme, BEGIN_FINDINGS, "".join(lines), END_FINDINGS)
 
 
@@ -86,14 +92,14 @@ def _between(text: str, begin: str, content: str, end: str) -> str:
 def main() -> None:
     """Renew all READMEs."""
     try:
-        summaries, speeds = published(ROOT)
+        summaries, speeds, claims = published(ROOT)
     except UserError as error:
         sys.exit(str(error))
     for path in experiments(ROOT):
-        answer = answer_of(path.parent.name, summaries, speeds)
+        answer = answer_of(path.parent.name, summaries, speeds, claims)
         path.write_text(with_answer(path.read_text(encoding="utf-8"), answer), encoding="utf-8")
     readme = ROOT / "README.md"
-    text = with_findings(readme.read_text(encoding="utf-8"), summaries, speeds, ROOT)
+    text = with_findings(readme.read_text(encoding="utf-8"), summaries, speeds, claims, ROOT)
     readme.write_text(with_table(text, ROOT), encoding="utf-8")
 
 

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from fastdllm.report.page import render_page
     from fastdllm.report.plot_files import write_plots
     from fastdllm.report.sensitivity_map import newest
+    from fastdllm.workflow.claim_results import claims_of, published_results, withheld
     from fastdllm.workflow.project.artifacts import SummaryReader, published
     from fastdllm.workflow.project.runs import load_project
     from fastdllm.workflow.project.selection import keep
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         {str(commit) for run in summaries if (commit := run.eval_params.get("model_commit"))},
     )
     problems += unreadable
+    done = published_results(project, read)
     report = build_report(
         summaries,
         experiments=chosen,
@@ -68,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         sensitivity=sensitivity,
         results=RESULTS,
         speeds=measured_speeds(project, published=True),
+        claims=list(claims_of(project, done).values()),
+        withheld=withheld(project, done),
     )
     folder = args.output.parent
     page = render_page(report)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastdllm.records.claims_record import ClaimsRecord
 from fastdllm.records.speed_record import SpeedRecord
 from fastdllm.records.summary import Summary
 from fastdllm.report.axes import Axis, Measured, axes_of, costs_of
@@ -89,7 +90,11 @@ class TaskReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole report. missing: runs of the project that have no published result."""
+    """The whole report.
+
+    missing: runs of the project that have no published result. claims: registered ones with their
+    results. withheld: the tasks of which nothing is shown yet, and why.
+    """
 
     tasks: tuple[TaskReport, ...]
     experiments: tuple[str, ...]
@@ -98,6 +103,8 @@ class Report:
     missing: int
     titles: dict[str, str]
     sensitivity: SensitivityMap | None
+    claims: tuple[ClaimsRecord, ...] = ()
+    withheld: tuple[str, ...] = ()
 
     @property
     def summaries(self) -> list[Summary]:
@@ -125,6 +132,8 @@ def build_report(
     sensitivity: SensitivityMap | None = None,
     results: Path | str = "results",
     speeds: Sequence[SpeedRecord] = (),
+    claims: Sequence[ClaimsRecord] = (),
+    withheld: Mapping[str, str] | None = None,
 ) -> Report:
     """Build the report.
 
@@ -133,10 +142,15 @@ def build_report(
         experiments: those to show, None for all; baseline and controls are used in any case.
         titles: question of each experiment, by its name.
         results: the folder with the samples of items that flipped.
-        speeds: the measured ones, of all tasks.
+        speeds: the measured ones, of all tasks. claims: of all experiments.
+        withheld: tasks of which nothing is shown yet, each with the reason (`claim_results`).
     """
+    waiting = withheld or {}
+    summaries = [summary for summary in summaries if summary.task not in waiting]
     groups = grouped(summaries)
-    names = list(dict.fromkeys(group.experiment for group in groups))
+    names = list(
+        dict.fromkeys([*(group.experiment for group in groups), *(c.experiment for c in claims)])
+    )
     chosen = names if experiments is None else [name for name in names if name in experiments]
     tasks = list(by_task(groups).values())
     most = _flips_per_pair(tasks)
@@ -153,6 +167,8 @@ def build_report(
         missing=missing,
         titles=titles or {},
         sensitivity=sensitivity,
+        claims=tuple(record for record in claims if record.experiment in chosen),
+        withheld=tuple(f"{task}: {why}" for task, why in waiting.items()),
     )
 
 

@@ -26,6 +26,12 @@ from fastdllm.report.sentences import baseline_sentence, likelihood_sentence, ma
 from fastdllm.report.themes import config
 from fastdllm.report.words import items_words, not_compared_sentences
 from fastdllm.statistics.busy import TIMED_APART, busy_sentences
+from fastdllm.statistics.claims_text import (
+    claim_words,
+    control_words,
+    registration_words,
+    result_words,
+)
 from fastdllm.statistics.disagreements import origin_sentences
 from fastdllm.statistics.notices import notice_sentences
 from fastdllm.statistics.ties import tie_sentences
@@ -50,6 +56,10 @@ def render_page(report: Report) -> str:
     environment.filters["breakable"] = _breakable
     environment.filters["inline_markdown"] = _inline_markdown
     environment.globals["sentences"] = _sentences
+    environment.globals["claim_words"] = claim_words
+    environment.globals["control_words"] = control_words
+    environment.globals["registration_words"] = registration_words
+    environment.globals["result_words"] = result_words
     environment.globals["items_of"] = lambda task: items_words(run.summary for run in task.runs)
     environment.globals["headings"] = headings
     environment.globals["table_rows"] = table_rows

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from fastdllm.common.console import counted
+from fastdllm.records.claims_record import ClaimsRecord
 from fastdllm.records.speed_record import SpeedRecord
 from fastdllm.records.summary import Summary
 from fastdllm.report.groups import (
@@ -31,6 +32,12 @@ from fastdllm.report.words import (
     not_compared_sentences,
 )
 from fastdllm.statistics.busy import busy_sentences
+from fastdllm.statistics.claims_text import (
+    claim_words,
+    control_words,
+    registration_words,
+    result_words,
+)
 from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.costs import layer_forwards_per_answer, position_forwards_per_answer
 from fastdllm.statistics.disagreements import origin_sentences
@@ -49,20 +56,50 @@ REUSE = ("reuse_k", "layer_subset")
 NameOf = Callable[[Summary], str]
 
 
-def answer_of(experiment: str, summaries: Sequence[Summary], speeds: Sequence[SpeedRecord]) -> str:
+def answer_of(
+    experiment: str,
+    summaries: Sequence[Summary],
+    speeds: Sequence[SpeedRecord],
+    claims: Sequence[ClaimsRecord] = (),
+) -> str:
     """Return the answer of one experiment for its README, from what is published of all."""
-    parts = [
+    parts = [_claims_of(record) for record in claims if record.experiment == experiment]
+    parts += [
         _answer_on_task(group, findings, speeds)
         for group, findings in _full_runs(experiment, summaries)
     ]
     return "\n".join(parts) or NOTHING
 
 
-def headline(experiment: str, summaries: Sequence[Summary], speeds: Sequence[SpeedRecord]) -> str:
-    """Return the first sentence of an answer, on the first generation task."""
+def headline(
+    experiment: str,
+    summaries: Sequence[Summary],
+    speeds: Sequence[SpeedRecord],
+    claims: Sequence[ClaimsRecord] = (),
+) -> str:
+    """Return what came of its claims, or the first sentence on the first generation task."""
+    for record in claims:
+        if record.experiment == experiment:
+            results = (f"{claim_words(r.claim)}: **{r.verdict}**" for r in record.results)
+            return f"{'; '.join(results)}."
     for _, findings in _full_runs(experiment, summaries):
         return main_sentences(findings, speeds)[0]
     return NOTHING.strip()
+
+
+def _claims_of(record: ClaimsRecord) -> str:
+    lines = [f"**Claims**, {registration_words(record).removeprefix('claims ')}."]
+    if record.planned is not None:
+        planned = record.planned
+        lines[0] += f" Planned: {planned.n:,} items, power {100 * planned.power:.0f} %."
+    if record.waits is not None:
+        lines[0] += f" {record.waits}."
+    lines.append("")
+    for result in record.results:
+        claim = result.claim
+        lines.append(f"- {claim.id}. {claim_words(claim)}: **{result_words(result)}**")
+        lines += [f"  - {control_words(result.claim, control)}" for control in result.controls]
+    return "\n".join([*lines, "", "All that follows is exploratory.", ""])
 
 
 def baseline_sentence(baseline: Summary, name: str) -> str:

@@ -91,10 +91,11 @@ class Published:
             decides: of the run.
             definition: digest of its task's files; one that the user has edited is another task.
         """
+        if (self.model, self.figure.task) != (decides.get("model"), decides.get("task")):
+            return False
         asked = {"num_fewshot": None} | self.figure.asked
         return (
-            (self.model, self.figure.task) == (decides.get("model"), decides.get("task"))
-            and self.task is not None
+            self.task is not None
             and self.task.definition == definition
             and all(decides.get(key) in (None, value) for key, value in asked.items())
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fastdllm.records.claims_record import ClaimsRecord
@@ -45,7 +46,7 @@ class RunReport:
     same: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for what is gathered once
 class TaskReport:
     """Everything about one task; `curves` by the key of their axis.
 
@@ -66,17 +67,17 @@ class TaskReport:
     def title(self) -> str:
         return self.baseline.task_title
 
-    @property
+    @cached_property
     def is_generation(self) -> bool:
         """Whether answers were generated; otherwise only likelihoods of options were compared."""
         return any(run.summary.passes is not None for run in self.runs)
 
-    @property
+    @cached_property
     def distinct(self) -> list[RunReport]:
         """One run per computation."""
         return [run for run in self.runs if run.shown_with is None]
 
-    @property
+    @cached_property
     def findings(self) -> list[ExperimentFinding]:
         """The findings of the runs shown, by rising cost."""
         by_id = {id(run.finding): run.finding for run in self.distinct if run.finding}
@@ -88,7 +89,7 @@ class TaskReport:
         return self.task if self.limit is None else f"{self.task}_first_{self.limit}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for what is gathered once
 class Report:
     """The whole report.
 
@@ -111,7 +112,7 @@ class Report:
         """The published runs of the experiments shown."""
         return [summary for group in self.groups for summary in group.summaries]
 
-    @property
+    @cached_property
     def runs(self) -> dict[RunKey, RunReport]:
         """Every run shown."""
         return {key_of(run.summary): run for task in self.tasks for run in task.runs}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastdllm.records.summary import Summary
-from fastdllm.statistics.comparison import is_same_computation
+from fastdllm.statistics.comparison import Computations, is_same_computation
 from fastdllm.statistics.costs import layer_forwards_per_answer
 
 CONTROL_EXPERIMENT = "03_controls"
@@ -42,10 +42,12 @@ def cost_in_layers(run: Summary) -> float:
 def by_computation(runs: Sequence[Summary]) -> list[list[Summary]]:
     """Group runs that are the same computation, in the order given."""
     computations: list[list[Summary]] = []
+    first_of_each = Computations()
     for run in runs:
-        same = next((c for c in computations if is_same_computation(c[0], run)), None)
-        if same is None:
+        place = first_of_each.place_of(run)
+        if place is None:
             computations.append([run])
+            first_of_each.add(run)
         else:
-            same.append(run)
+            computations[place].append(run)
     return computations

@@ -60,7 +60,7 @@ class Group:
         """Each run with its comparison."""
         return list(zip(self.summaries, self.comparisons, strict=True))
 
-    @property
+    @cached_property
     def n_tests(self) -> int:
         """How many different comparisons were corrected together."""
         tests = [c for c in (*self.comparisons, *self.to_controls) if c is not None and c.paired]

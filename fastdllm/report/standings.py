@@ -18,7 +18,12 @@ from fastdllm.report.controls import (
     cost_in_layers,
 )
 from fastdllm.report.groups import Group, RunKey, deviations, key_of
-from fastdllm.statistics.comparison import Comparison, is_same_computation, why_other_items
+from fastdllm.statistics.comparison import (
+    Comparison,
+    Computations,
+    is_same_computation,
+    why_other_items,
+)
 
 
 class Standing(StrEnum):
@@ -124,13 +129,10 @@ def findings_by_run(groups: Sequence[Group]) -> dict[RunKey, ExperimentFinding]:
 
     A computation of several experiments has the finding of the first of them.
     """
-    by_run: dict[RunKey, ExperimentFinding] = {}
-    for findings in findings_of(groups).values():
-        for finding in findings:
-            for run in _decoded(groups):
-                if is_same_computation(finding.summary, run):
-                    by_run.setdefault(key_of(run), finding)
-    return by_run
+    findings = [finding for some in findings_of(groups).values() for finding in some]
+    computations = Computations(finding.summary for finding in findings)
+    places = {key_of(run): computations.place_of(run) for run in _decoded(groups)}
+    return {key: findings[place] for key, place in places.items() if place is not None}
 
 
 def standing_of(
@@ -146,11 +148,11 @@ def _findings(group: Group, controls: Sequence[Summary]) -> list[ExperimentFindi
     left_out = [group.baseline]
     if group.experiment != CONTROL_EXPERIMENT:
         left_out += controls
+    others = Computations(left_out)
     runs = [
         run
         for run in _decoded([group])
-        if not why_other_items(group.baseline, run)
-        and not any(is_same_computation(run, other) for other in left_out)
+        if not why_other_items(group.baseline, run) and others.place_of(run) is None
     ]
     to_baseline = {key_of(run): comparison for run, comparison in group.compared}
     to_control = dict(zip(map(key_of, group.summaries), group.to_controls, strict=True))

@@ -6,7 +6,7 @@ cannot be compared carries the reason. Formulas: docs/statistics.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from fastdllm.records import bits
@@ -162,6 +162,33 @@ def is_same_computation(a: Summary, b: Summary) -> bool:
     """Whether both runs must give the same answers, decoded once or twice."""
     is_same = a.computation is not None and a.computation == b.computation
     return (is_same or _decoded_run(a) == _decoded_run(b)) and not _has_moved(a, b)
+
+
+class Computations:
+    """Finds among many runs the first that is the same computation as another, without a search."""
+
+    def __init__(self, runs: Iterable[Summary] = ()) -> None:
+        self._runs: list[Summary] = []
+        self._places: dict[str, list[int]] = {}
+        for run in runs:
+            self.add(run)
+
+    def add(self, run: Summary) -> None:
+        """Add a run; its place is the number of those before it."""
+        for key in _computation_keys(run):
+            self._places.setdefault(key, []).append(len(self._runs))
+        self._runs.append(run)
+
+    def place_of(self, run: Summary) -> int | None:
+        """Return the place of the first that is the same computation as `run`, None without one."""
+        places = {place for key in _computation_keys(run) for place in self._places.get(key, ())}
+        return min((p for p in places if is_same_computation(self._runs[p], run)), default=None)
+
+
+def _computation_keys(run: Summary) -> list[str]:
+    """Return keys of which two runs that are the same computation share at least one."""
+    computation = [f"computation {run.computation}"] if run.computation is not None else []
+    return [*computation, f"decoded {_decoded_run(run)}"]
 
 
 def why_other_items(a: Summary, b: Summary) -> str | None:

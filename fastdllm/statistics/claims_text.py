@@ -63,13 +63,14 @@ def result_words(result: ClaimResult) -> str:
     """Say what came out, such as `confirmed (p 0.003, n 20,000, power 0.97)`."""
     figures = []
     if result.p is not None:
-        p = p_words(result.p)
-        figures.append(f"p {p}")
+        figures.append(f"p {p_words(result.p)}")
     if result.n is not None:
         what = "sittings" if isinstance(result.claim, Faster) else "items"
         figures.append(f"{result.n:,} {what}")
     if result.power is not None:
-        figures.append(f"power {100 * result.power:.0f} % at a difference of 0")
+        # Against several configs it is a lower bound, however they hang together.
+        least = "at least " if len(result.controls) > 1 else ""
+        figures.append(f"power {least}{100 * result.power:.0f} % at a difference of 0")
     text = result.verdict + (f" ({', '.join(figures)})" if figures else "")
     return text + (f": {result.reason}" if result.reason is not None else "")
 

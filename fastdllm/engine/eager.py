@@ -183,24 +183,25 @@ class SegmentAttention:
     def _plan(self, pieces: Sequence[Piece], buffers: Tensor) -> list[_Call]:
         """Group adjacent segments that share a call, on `buffers` of some layers."""
         per_position = buffers.shape[2] * buffers.dtype.itemsize
-        calls = []
-        for (_, visible), group in groupby(pieces, key=lambda piece: (piece.width, piece.visible)):
-            alike = list(group)
-            if _spacing(alike) is None and visible * per_position > GATHER_UP_TO:
-                calls += [self._call([piece], buffers) for piece in alike]
-            else:
-                calls.append(self._call(alike, buffers))
-        return calls
+        groups: list[list[Piece]] = []
+        for (_, visible), alike in groupby(pieces, key=lambda piece: (piece.width, piece.visible)):
+            group = list(alike)
+            is_apart = _spacing(group) is None and visible * per_position > GATHER_UP_TO
+            groups += [[piece] for piece in group] if is_apart else [group]
+        # One call gathers after the other, so all use the same memory, which stays in a cache.
+        most = max((len(g) * g[0].visible for g in groups if _spacing(g) is None), default=0)
+        room = buffers.new_empty(most, buffers.shape[2])
+        return [self._call(group, buffers, room) for group in groups]
 
-    def _call(self, pieces: Sequence[Piece], buffers: Tensor) -> _Call:
-        """Return the call for adjacent segments of equal shape."""
+    def _call(self, pieces: Sequence[Piece], buffers: Tensor, room: Tensor) -> _Call:
+        """Return the call for adjacent segments of equal shape; it may gather in `room`."""
         first, count, spacing = pieces[0], len(pieces), _spacing(pieces)
         d, kv_heads = self.head_dim, self.kv_heads
         start, places, gathered = first.start, None, None
         if spacing is None:
             starts = torch.tensor([piece.start for piece in pieces], device=buffers.device)[:, None]
             places = (starts + torch.arange(first.visible, device=buffers.device)).view(-1)
-            gathered = buffers.new_empty(len(places), buffers.shape[2])
+            gathered = room[: len(places)]
             buffers, start, spacing = gathered.expand(len(buffers), -1, -1), 0, first.visible
         step = buffers.stride(1)
         shape = (len(buffers), count, kv_heads, first.visible, d)

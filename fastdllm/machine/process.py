@@ -19,6 +19,9 @@ from fastdllm.version import __version__
 # A new file in one of these can decide a result.
 DECIDING_FOLDERS = ("experiments", "tasks", "fastdllm")
 GIT_PATIENCE_S = 20
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h: blocks of up to 32 MiB, which is the most that
+# glibc allows, are taken from its own memory, of which 64 MiB may be free at the end.
+MALLOC_OPTIONS = ((-3, 32 * 2**20), (-1, 64 * 2**20))
 # Set in hooks, and by people for another repository: git would describe that one.
 ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "numpy")
@@ -71,6 +74,19 @@ def return_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return bool(trim(0))
+
+
+def keep_freed_memory() -> bool:
+    """Keep freed blocks for the next ones; False where the C library cannot (only glibc can).
+
+    By default it returns the end of its memory as soon as a few megabytes of it are free, and each
+    pass of many sequences would ask the system for the same pages again (docs/performance.md).
+    """
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return all(set_option(option, size) for option, size in MALLOC_OPTIONS)
 
 
 def package_versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdllm.machine.process import return_freed_memory
+from fastdllm.machine.process import keep_freed_memory, return_freed_memory
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.plain import BlockDiffusionModel
 from fastdllm.model.products import GatedProduct, is_packed, is_rearranged, product
@@ -157,6 +157,7 @@ class FusedModel:
         self.idle_engines: list[Any] = []
         del joined
         return_freed_memory()
+        keep_freed_memory()
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [R] to hidden states [R, H]."""

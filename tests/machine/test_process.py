@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.paths import cache_home, expanded
-from fastdllm.machine.process import git_state, user_name
+from fastdllm.machine.process import git_state, keep_freed_memory, user_name
 from tests.support.fakes import without_name
 
 
@@ -96,3 +98,16 @@ def test_a_user_without_name_and_home_is_one_line(monkeypatch: pytest.MonkeyPatc
     for path in (cache_home, lambda: expanded("~/m")):
         with pytest.raises(UserError, match=r"home folder is not known; .* export HOME="):
             path()
+
+
+def test_freed_tensors_leave_their_pages_to_the_next_ones():
+    def new_pages() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [torch.ones(2**18) for _ in range(16)]
+        del blocks
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    if not keep_freed_memory():
+        pytest.skip("not glibc")
+    new_pages()
+    assert new_pages() < 16, "of the 4096 that 16 MiB have"

@@ -118,6 +118,7 @@ def report_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Path("sensitivity.json"), SensitivityRecord.model_validate(synthetic.sensitivity())
         ),
         results=folder / "results",
+        speeds=synthetic.speeds(runs),
     )
     path = folder / "report.html"
     path.write_text(render_page(report), encoding="utf-8")

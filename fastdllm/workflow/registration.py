@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -115,10 +115,10 @@ def _found(history: _History, of_results: Collection[str]) -> Registration:
     if changed := history.uncommitted():
         return Registration(None, f"{changed} has uncommitted changes")
     commits = history.commits()
-    if not commits:
+    newest = next(iter(commits), None)
+    now = history.state(newest) if newest is not None else None
+    if newest is None or now is None:  # such as of files that git ignores
         return Registration(None, "the claims are in no commit yet; git commit registers them")
-    newest = next(iter(commits))
-    now = history.state(newest)
     # All commits with this state that newer ones with it lead to; those behind which it differs
     # began it.
     reached, waiting, first = {newest}, [newest], []
@@ -273,11 +273,9 @@ class _History:
             asked = ("log", "--format=", "--raw", "--no-abbrev", "-m", "--no-renames", commit, "--")
             lines = git_output(".", *asked, glob).splitlines()
             blobs = dict.fromkeys(line.split()[3] for line in lines if line.startswith(":"))
-            for blob in blobs:
-                if not blob.strip("0"):
-                    continue  # a file that was removed
+            for text in _contents(blob for blob in blobs if blob.strip("0")):  # 0: was removed
                 try:
-                    record = json.loads(git_output(".", "cat-file", "blob", blob))
+                    record = json.loads(text)
                     known = {key: record["decides"][key] for key in decides[task]}
                 except (ValueError, KeyError, TypeError):
                     continue  # no summary, as of another version
@@ -288,6 +286,18 @@ class _History:
                         f"{record.get('config')}"
                     )
         return None
+
+
+def _contents(blobs: Iterable[str]) -> Iterator[str]:
+    """Yield what the blobs hold, all from one call of git."""
+    names = list(blobs)
+    if not names:
+        return
+    text, place = git_output(".", "cat-file", "--batch", stdin="\n".join(names)), 0
+    # Each follows a line with its name, type and size; the names cannot be in summaries.
+    starts = [place := text.index(f"{name} blob ", place) for name in names]
+    for start, end in itertools.pairwise([*starts, len(text)]):
+        yield text[start:end].partition("\n")[2]
 
 
 def _read(record: Any, path: Path) -> Any:

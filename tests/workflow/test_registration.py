@@ -206,6 +206,18 @@ def test_outside_of_git_nothing_is_registered(project: SmallProject) -> None:
     assert made.results[0].verdict == "exploratory"
 
 
+def test_claims_in_files_that_git_ignores_are_in_no_commit(claimed: str) -> None:
+    assert claimed
+    git("rm", "-r", "-q", "--cached", "experiments")
+    Path(".gitignore").write_text("experiments/\n")
+    commit("ignore the experiments")
+    decode()
+    assert verdicts()[0] == (
+        "exploratory",
+        "the claims are in no commit yet; git commit registers them",
+    )
+
+
 def test_nothing_is_shown_before_all_configs_are_done(claimed: str) -> None:
     decode("k1_first")
     project = load_project()

@@ -19,7 +19,11 @@ from fastdllm.common.errors import UserError
 from fastdllm.records.summary import read_summary, unpack_bits
 from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import RunSpec, read_spec
-from fastdllm.statistics.costs import forwards_per_answer, layer_forwards_per_answer
+from fastdllm.statistics.costs import (
+    forwards_per_answer,
+    layer_forwards_per_answer,
+    position_forwards_per_answer,
+)
 from fastdllm.statistics.truncation import truncated_answers
 from fastdllm.workflow.project.digests import FileDigests, check_sources
 from tests.support.run_project import PATIENCE_S, silent, start_fastdllm
@@ -121,6 +125,18 @@ def test_samples_tell_what_the_policy_measured(project, make_spec, make_plan_on_
     assert [len(c) for c in changes] == [sample["passes"]["sub_block"] for sample in samples]
     calm = sum(change <= 0.1 for own in changes for _, change in own)
     assert 2 * calm == summary.passes.layer_forwards_skipped > 0
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_position_forwards_are_layers_times_positions(make_spec, make_plan_on_disk, size) -> None:
+    """By hand: whole blocks of the prompt, 32 rows of a full pass or commit, those of a window."""
+    plan = make_plan_on_disk()
+    summary = finish(make_spec(small_block_size=size)).summary
+    prompts = sum(len(r.prompt_ids) // 32 * 32 for r in plan.requests if r.kind == "generate_until")
+    passes, layers = summary.passes, 6
+    rows = prompts + 32 * (passes.full_block + passes.commit) + size * passes.sub_block
+    assert summary.position_forwards == layers * rows
+    assert position_forwards_per_answer(summary) == pytest.approx(layers * rows / 10)
 
 
 MIXED_YAML = """\

@@ -156,12 +156,16 @@ class Decoder:
             self._cancelled.clear()
         while self._outcomes:
             yield self._outcomes.popleft()
-        for steps in self._steps():
+        groups = self._groups()
+        while True:
+            # Entered for each group of steps: for each step it would cost more than the step.
+            with torch.inference_mode():
+                steps = next(groups, None)
+            if steps is None:
+                return
             yield from steps
 
-    # Entered and left for each list, not for each step, which would cost more than the step.
-    @torch.inference_mode()
-    def _steps(self) -> Iterator[list[Step]]:
+    def _groups(self) -> Iterator[list[Step]]:
         if self.scheduler.admit():
             for index in self.scheduler.entered:
                 self._notify(Entered(index))

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from fastdllm.decoding.work import Work
 
 
+# So many ids of tokens float32 tells apart.
+MOST_IDS = 2**24
+
+
 def propose(
     works: Sequence[Work], logits: Tensor, mask_id: int, dtype: torch.dtype
 ) -> list[Proposals]:
@@ -32,6 +36,7 @@ def propose(
     Raises:
         NotFinite: a logit is NaN or infinite.
     """
+    assert logits.shape[-1] <= MOST_IDS
     # Before masks are excluded: a sum shows any NaN and any infinity.
     sums = logits.sum(dim=-1)
     logits[:, mask_id] = -torch.inf
@@ -68,8 +73,8 @@ def propose(
 
 
 def _on_host(*columns: Tensor) -> list[list[float]]:
-    """Return the numbers of 1-d tensors; float64 holds ids and float32 probabilities exactly."""
-    numbers = iter(torch.cat([column.double() for column in columns]).tolist())
+    """Return the numbers of 1-d tensors, of which float32 holds ids below 2^24 exactly."""
+    numbers = iter(torch.cat([column.float() for column in columns]).tolist())
     return [list(islice(numbers, len(column))) for column in columns]
 
 

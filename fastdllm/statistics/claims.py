@@ -26,12 +26,9 @@ from fastdllm.statistics.claim_tests import (
 )
 from fastdllm.statistics.comparison import pair_items, why_not_paired
 from fastdllm.statistics.costs import COSTS, cost_of
-from fastdllm.statistics.measured_speed import at_batch_size, log_ratios
+from fastdllm.statistics.measured_speed import DIGITS, at_batch_size, log_ratios
 from fastdllm.statistics.paired_speed import FEWEST_SITTINGS, hodges_lehmann
 from fastdllm.statistics.power import Kind, paired_power
-
-# Digits that are kept of a figure.
-DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,4 +239,5 @@ def _control_figures(name: str, tested: Tested, pair: PairedCounts | None = None
 
 
 def _rounded(value: float) -> float:
+    # As in speed.json, so that a ratio is the same in both.
     return float(f"{value:.{DIGITS}g}")

@@ -198,7 +198,8 @@ class Figures:
             cpus.append(_cpu_of_children_s() - cpu)
         wall_s, cpu_s = statistics.median(walls), statistics.median(cpus)
         figure = f"`{' '.join(command[:2])}`, {self.runs:,} runs{what}"
-        self.taken[figure] = f"{wall_s:.1f} s ({cpu_s:.1f} s of a processor)"
+        load = os.getloadavg()[0]
+        self.taken[figure] = f"{wall_s:.1f} s ({cpu_s:.1f} s of a processor), load {load:.1f}"
         sys.stdout.write(f"{figure}: {self.taken[figure]}\n")
         sys.stdout.flush()
 
@@ -249,10 +250,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.runs < PER_THRESHOLD or args.runs % PER_THRESHOLD or args.repeats < 1:
         parser.error(f"--runs must be a multiple of {PER_THRESHOLD}, --repeats at least 1")
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
-        taken = measure(Path(name), args.runs, args.repeats)
-    figures = {figure: f"{value}, load {load:.1f} at first" for figure, value in taken.items()}
+        figures = measure(Path(name), args.runs, args.repeats)
     command = f"python -m benchmarks.scale --runs {args.runs}"
     record(f"scale_{args.runs}", command=command, figures=figures)
 

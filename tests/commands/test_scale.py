@@ -19,6 +19,9 @@ import pytest
 import fastdllm
 from benchmarks.scale import build_project, finish
 from fastdllm.cli import main
+from fastdllm.report.content import build_report
+from fastdllm.report.csv_tables import csv_table
+from fastdllm.report.page_tables import table_rows
 from fastdllm.workflow.project import artifacts
 from fastdllm.workflow.project.runs import load_project
 from fastdllm.workflow.reconcile import reconcile
@@ -51,6 +54,15 @@ def command(*arguments: str) -> Callable[[], object]:
     return run
 
 
+def report() -> None:
+    project, read = load_project(), artifacts.SummaryReader()
+    runs = artifacts.published(project.runs, read)
+    report = build_report([read(run.artifact_path).summary for run in runs])
+    csv_table(report.groups, report.runs)
+    for task in report.tasks:
+        table_rows(task)
+
+
 def plan_of_a_call() -> None:
     reconcile(load_project(), is_dry_run=True)
 
@@ -59,6 +71,7 @@ COMMANDS: dict[str, Callable[[], object]] = {
     "status": command("status"),
     "table": command("table"),
     "aggregate": command("aggregate"),
+    "report": report,
     "plan": plan_of_a_call,
 }
 

@@ -20,7 +20,9 @@ def figures_of(summary: Summary, every: Sequence[Published] | None = None) -> tu
     """Return the published figures that fit a run; `every`: to choose from, default all."""
     if key_of(summary)[2] is not None:
         return ()
-    return tuple(one for one in (published() if every is None else every) if _fits(one, summary))
+    model = summary.decides.get("model")
+    of_model = (one for one in (published() if every is None else every) if one.model == model)
+    return tuple(one for one in of_model if _fits(one, summary))
 
 
 def accuracies(figures: Iterable[Published]) -> list[float]:

@@ -36,7 +36,15 @@ decoding: {{threshold: 0.9, max_new_tokens: 96}}
 # Twelve chunks, enough to be hit between two of them.
 N_ITEMS, CHUNK_SIZE = 24, 2
 # The made-up nodes share the processors of one machine, and their SLURM may be asked often.
-IN_LAB = ("--set-threads", "eval=1", "shard=1", "pack=1", "--seconds-between-status-checks", "1")
+IN_LAB = (
+    "--set-threads",
+    "eval=1",
+    "shard=1",
+    "pack=1",
+    "sitting=1",
+    "--seconds-between-status-checks",
+    "1",
+)
 # A grid takes a minute on two processors of one's own.
 GRID_S = 900.0
 
@@ -53,10 +61,12 @@ class ClusterProject:
     n_items: int
     chunk_size: int
 
-    def command(self, *more: str, profile: str = "pace", qos: str = "inferno") -> list[str]:
+    def command(
+        self, *more: str, target: str = "all", profile: str = "pace", qos: str = "inferno"
+    ) -> list[str]:
         """What a user types, with the site values of the lab."""
         cluster = [] if profile == "local" else ["account=gts-lab", "gpu=RTX_6000", f"qos={qos}"]
-        words = [sys.executable, "-m", "snakemake", "--profile", f"profiles/{profile}"]
+        words = [sys.executable, "-m", "snakemake", target, "--profile", f"profiles/{profile}"]
         return [*words, *IN_LAB, *(["--config"] if [*cluster, *more] else []), *cluster, *more]
 
     def snakemake(self, *more: str, **how: str) -> subprocess.CompletedProcess[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastdllm.engine.batch import FlatBatch, Segment
+from fastdllm.engine.batch import Segment
 from fastdllm.engine.cache import KVCache
-from fastdllm.engine.eager import GATHER_UP_TO, SegmentAttention
+from fastdllm.engine.eager import GATHER_UP_TO, EagerEngine
 from fastdllm.model.config import ModelConfig
 from fastdllm.model.fused import FusedModel, norm
 from fastdllm.model.plain import BlockDiffusionModel, RMSNorm
@@ -51,15 +51,10 @@ def logits_of(model, prompts, *, only_read=True):
             Segment(start, at, prompt[at : at + BLOCK], at + BLOCK, (0, BLOCK))
             for at in range(0, len(prompt), BLOCK)
         ]
-    batch = FlatBatch(segments, model.device)
-    hidden = fast.run_layers(
-        fast.embed(batch.tokens),
-        0,
-        model.config.num_layers,
-        rotation=fast.rotations[batch.positions],
-        attend=SegmentAttention(model.config, cache, batch),
-        only_read=only_read,
-    )
+    opened = EagerEngine(fast, cache).open(segments)
+    layers = model.config.num_layers
+    hidden = opened.layers(opened.embed(), 0, layers, only_read=only_read)
+    hidden = hidden if only_read else opened.read_rows(hidden)
     return fast.logits(hidden)
 
 
@@ -94,10 +89,18 @@ def test_prompts_of_mixed_length_in_one_pass_equal_each_alone_in_the_plain_form(
 @torch.inference_mode()
 def test_keys_and_values_that_are_not_copied_side_by_side_give_the_same():
     model = random_model(heads=40, kv_heads=40, hidden=64)
-    wide = [[i % 90 for i in range(n)] for n in (72, 72, 16)]
+    wide = [[i % 90 for i in range(n)] for n in (72, 16, 72, 72)]
     assert 72 * 2 * 40 * 12 * 4 > GATHER_UP_TO > 16 * 2 * 40 * 12 * 4
     expected = torch.cat([plain_logits(model, prompt) for prompt in wide])
     torch.testing.assert_close(logits_of(model, wide), expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_keys_and_values_that_lie_equally_far_apart_give_the_same():
+    model = random_model()
+    alike = [[(n + 5 * i) % 90 for i in range(3 * BLOCK)] for n in range(3)]
+    expected = torch.cat([plain_logits(model, prompt) for prompt in alike])
+    torch.testing.assert_close(logits_of(model, alike), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()

@@ -103,11 +103,11 @@ def test_a_user_without_name_and_home_is_one_line(monkeypatch: pytest.MonkeyPatc
 def test_freed_tensors_leave_their_pages_to_the_next_ones():
     def new_pages() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        blocks = [torch.ones(2**18) for _ in range(16)]
+        blocks = [torch.ones(2**20) for _ in range(12)]
         del blocks
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     if not keep_freed_memory():
         pytest.skip("not glibc")
-    new_pages()
-    assert new_pages() < 16, "of the 4096 that 16 MiB have"
+    # The least of a few: other memory may come to lie between the blocks.
+    assert min(new_pages() for _ in range(5)) < 1024, "of the 12288 that 48 MiB have"

@@ -51,11 +51,22 @@ def ratios_between(
 
 
 def config_in(record: SpeedRecord, run: Summary) -> str | None:
-    """Return the name under which a record has a run's computation, None if it does not."""
+    """Return the name under which a record has a run, or its computation; None if it does not.
+
+    Both are of the current settings; a summary may name its computation by an older rule.
+    """
     computations: Any = record.decides.get("computations")
-    if run.computation is None or not isinstance(computations, dict) or run.task != record.task:
+    if not isinstance(computations, dict) or run.task != record.task:
         return None
-    found = (str(name) for name, digest in computations.items() if digest == run.computation)
+    own = {f"{run.experiment}/{run.config}"}
+    if run.experiment == record.experiment:
+        own.add(run.config)
+    digest = run.computation
+    found = (
+        str(name)
+        for name, computation in computations.items()
+        if name in own or (digest is not None and computation == digest)
+    )
     return next(found, None)
 
 

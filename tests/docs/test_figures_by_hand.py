@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -382,6 +383,53 @@ def check_nothing_without_loss(experiment: str, _match: re.Match[str]) -> None:
         assert run.layers >= baseline().layers or tango(*counts(baseline(), run))[1] < 0
 
 
+def ratio_by_hand(record: dict[str, Any], config: str, size: int) -> tuple[float, float, float]:
+    """Mean of the sittings' Hodges-Lehmann medians, and Student's interval over sittings."""
+    centres = []
+    for sitting in record["sittings"]:
+        rounds = next(b for b in sitting["batches"] if b["batch_size"] == size)
+        ours, theirs = (
+            np.array(rounds["seconds"][name]).sum(axis=1) for name in (config, record["baseline"])
+        )
+        logs = np.log(ours / theirs)
+        upper = np.triu_indices(len(logs))
+        centres.append(float(np.median((logs[upper[0]] + logs[upper[1]]) / 2)))
+    mean, error = float(np.mean(centres)), stats.sem(centres)
+    low, high = stats.t.interval(0.95, len(centres) - 1, loc=mean, scale=error)
+    return math.exp(mean), math.exp(low), math.exp(high)
+
+
+def check_seconds(experiment: str, match: re.Match[str]) -> None:
+    path = ARTIFACTS / experiment / TASK / "speed.json"
+    if not path.exists():  # timed by another experiment that has the same computations
+        (path,) = ARTIFACTS.glob(f"*/{TASK}/speed.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    computations = record["decides"]["computations"]
+    said = re.findall(
+        rf"(?:`([^`]+)` takes |; ){NUMBER} \({NUMBER} to {NUMBER}\) of the seconds at batch size "
+        r"(\d+), (faster|slower|neither is certainly faster)",
+        match[1],
+    )
+    assert len(said) == match[1].count(" of the seconds at ")
+    name = ""
+    for config, *printed, size, verdict in said:
+        name = config or name
+        own = (name, f"{experiment}/{name}")
+        digest = runs()[experiment, name].computation
+        timed = next(key for key, value in computations.items() if key in own or value == digest)
+        ratio, low, high = ratio_by_hand(record, timed, int(size))
+        for figure, value in zip(printed, (ratio, low, high), strict=True):
+            close(figure, value, 3)
+        expected = "faster" if high < 1 else "slower" if low > 1 else "neither is certainly faster"
+        assert verdict == expected
+    sittings = record["sittings"]
+    assert int(match[2]) == len(sittings)
+    assert match[3] == sittings[0]["started"][:16]
+    rounds = sum(len(b["tokens"][timed]) for s in sittings for b in s["batches"])
+    assert int(match[4]) == rounds
+    assert match[5].startswith(sittings[0]["hardware"]["name"])
+
+
 Check = Callable[[str, re.Match[str]], None]
 # Every form of a sentence with figures.
 FORMS: dict[str, Check] = {
@@ -403,6 +451,8 @@ FORMS: dict[str, Check] = {
     r"- The cheapest control, `([^`]+)`, saves (\d+) % of the layer-forwards: (.*)\.": (
         check_cheapest
     ),
+    r"- Seconds per answer over those of plain decoding, in turn: (.*)\. Measured by (\d+) "
+    r"processes within .*? \(from (.*?) UTC\), (\d+) rounds in turn, (.*)\.": check_seconds,
     r"- (\d+) of (\d+) cost no fewer layer-forwards than plain decoding\.": check_costlier,
 }
 WITHOUT_FIGURES = ("- No seconds were measured in turn with ",)

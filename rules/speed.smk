@@ -5,7 +5,8 @@
 #
 # Only by name: snakemake --profile profiles/local speed. A sitting begins when the one before has
 # ended, so that they differ in time. On one machine it has all cores for itself, as other work
-# beside it would cost it precision; it still uses the threads that suit the model.
+# beside it would cost it precision; it still uses the threads that suit the model, not those that
+# Snakemake names for the rule (OMP_NUM_THREADS).
 
 
 def needed_sittings(wildcards):
@@ -38,7 +39,8 @@ rule sitting:
     message:
         "sitting {wildcards.number} of {wildcards.experiment} {wildcards.task}"
     shell:
-        "exec {params.python:q} -m fastdllm.launch speed {input.spec:q} --sitting {wildcards.number}"
+        "exec env -u OMP_NUM_THREADS {params.python:q} -m fastdllm.launch speed {input.spec:q}"
+        " --sitting {wildcards.number}"
         " > {log:q} 2>&1"
 
 

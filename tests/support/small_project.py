@@ -135,6 +135,7 @@ elif command == "finish":
 elif command == "speed" and "--sitting" in arguments:
     from tests.support.fakes import fake_sitting
 
+    assert "OMP_NUM_THREADS" not in os.environ, "the model decides how many threads it takes"
     path, number = Path(arguments[0]), int(arguments[2])
     if Path("fail_sitting_" + str(number)).exists():
         sys.exit(1)

@@ -62,11 +62,12 @@ class ClusterProject:
     chunk_size: int
 
     def command(
-        self, *more: str, target: str = "all", profile: str = "pace", qos: str = "inferno"
+        self, *more: str, target: str = "", profile: str = "pace", qos: str = "inferno"
     ) -> list[str]:
         """What a user types, with the site values of the lab."""
         cluster = [] if profile == "local" else ["account=gts-lab", "gpu=RTX_6000", f"qos={qos}"]
-        words = [sys.executable, "-m", "snakemake", target, "--profile", f"profiles/{profile}"]
+        words = [sys.executable, "-m", "snakemake", *([target] if target else [])]
+        words += ["--profile", f"profiles/{profile}"]
         return [*words, *IN_LAB, *(["--config"] if [*cluster, *more] else []), *cluster, *more]
 
     def snakemake(self, *more: str, **how: str) -> subprocess.CompletedProcess[str]:

@@ -98,7 +98,7 @@ def _planned_call(
     check_link(RESULTS)
     project = load_project(selection)
     gpu = selection.cluster.get("gpu") or project.config.cluster.gpu
-    speeds = speed_measurements(project, gpu=gpu)
+    speeds = speed_measurements(project, gpu=gpu, is_asked=targets.asks_for_speeds)
     check_targets(targets, project, speeds)
     choice = prepare(
         project.config,

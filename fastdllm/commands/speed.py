@@ -51,7 +51,7 @@ def _show() -> int:
     from fastdllm.workflow.project.speeds import speed_measurements
     from fastdllm.workflow.speed_states import speed_status
 
-    measurements = speed_measurements(load_project())
+    measurements = speed_measurements(load_project(), is_asked=True)
     if not measurements:
         raise UserError(
             "no enabled experiment has `speed:` in its experiment.yaml; docs/speed.md shows "

@@ -71,6 +71,12 @@ class Targets:
         accepted = (*WHOLE_RULES, str(run.summary_path))
         return not self.names or any(name in self.names for name in accepted)
 
+    @property
+    def asks_for_speeds(self) -> bool:
+        """Whether a speed is among the targets or forced."""
+        words = (*self.names, *self.forced)
+        return any(word in (SPEED_RULE, SITTING_RULE) or "speed" in word for word in words)
+
     def measures(self, speed: SpeedMeasurement) -> bool:
         """Whether the measurement is among the targets; without any, none is."""
         made = {SPEED_RULE, str(speed.record_path), *map(str, speed.sitting_paths)}

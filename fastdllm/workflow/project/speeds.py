@@ -108,11 +108,15 @@ class SpeedMeasurement:
         return {**decides, "gpu": None} == self.decides
 
 
-def speed_measurements(project: Project, *, gpu: str | None = None) -> list[SpeedMeasurement]:
+def speed_measurements(
+    project: Project, *, gpu: str | None = None, is_asked: bool = False
+) -> list[SpeedMeasurement]:
     """Return the measurements of the selected experiments and tasks, in their order.
 
     Args:
-        gpu: the kind that was asked for.
+        gpu: the kind that was asked for. is_asked: whether speeds are what the user asked for;
+            otherwise a measurement that names a config of an experiment that is not enabled, say,
+            is left out, so that nothing else stops for it.
 
     Raises:
         UserError: `speed:` names a config that is not there, or one computation twice.
@@ -124,7 +128,12 @@ def speed_measurements(project: Project, *, gpu: str | None = None) -> list[Spee
         options = project.experiments[experiment].speed
         if options is None:
             continue
-        runs = _runs(project.all_runs, options, experiment, task)
+        try:
+            runs = _runs(project.all_runs, options, experiment, task)
+        except UserError:
+            if is_asked:
+                raise
+            continue
         first = next(iter(runs.values()))
         found.append(
             SpeedMeasurement(

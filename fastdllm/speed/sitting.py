@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -164,7 +165,7 @@ class SittingRun:
     def _dtype(self) -> str:
         return dtype_name(self._any_run, self._device)
 
-    @property
+    @cached_property
     def _plan(self) -> Plan:
         plan = read_plan(Path(self._any_run.run.plan_folder), self.spec.task)
         for run in self.spec.runs.values():
@@ -186,13 +187,15 @@ class SittingRun:
     def _load(self) -> tuple[dict[str, DecodingEngine], float]:
         """Load the model once, and the policy of each config."""
         plan, models, seconds = self._plan, KeptModel(), 0.0
+        # All configs ask the same model, so they share its tokenizer.
+        tokenizer = load_plan_tokenizer(self._any_run, plan)
         engines = {}
         for name, run in self.spec.runs.items():
             self.check_sources(run)
             largest = run.run.model_copy(update={"batch_size": max(self.spec.batch_sizes)})
             spec = run.model_copy(update={"run": largest})
             engines[name], load_s = load_engine(
-                spec, plan, load_plan_tokenizer(spec, plan), device=self._device, models=models
+                spec, plan, tokenizer, device=self._device, models=models
             )
             seconds += load_s or 0.0
             self.check_sources(run)

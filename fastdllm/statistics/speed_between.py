@@ -11,7 +11,7 @@ from fastdllm.records.summary import Summary
 from fastdllm.statistics.comparison import Comparison
 from fastdllm.statistics.measured_speed import at_batch_size, log_ratios
 from fastdllm.statistics.paired_speed import RatioOfSittings, ratio_of_sittings
-from fastdllm.statistics.speed_text import how_measured, ratio_words
+from fastdllm.statistics.speed_text import how_measured, interval_verdict, ratio_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,7 @@ class RatioBetween:
     @property
     def words(self) -> str:
         """Such as `0.876 (0.860 to 0.892) of the seconds at batch size 1, faster`."""
-        low, high = self.ratio.interval
-        verdict = "faster" if high < 1 else "slower" if low > 1 else "neither is certainly faster"
+        verdict = interval_verdict(self.ratio.interval)
         if self.record.failed_checks:
             verdict = "not to be used, as a check failed"
         ratio = ratio_words(self.ratio.value, self.ratio.interval)

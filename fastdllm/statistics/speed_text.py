@@ -50,12 +50,15 @@ def verdict_of(record: SpeedRecord, estimate: SpeedEstimate) -> str:
     """Say whether a config is faster or slower than the baseline, if that is certain."""
     if estimate.config == again(record.baseline):
         return "(check)"
-    if record.failed_checks:
-        return "a check failed"
-    low, high = estimate.interval
+    return "a check failed" if record.failed_checks else interval_verdict(estimate.interval)
+
+
+def interval_verdict(interval: Interval) -> str:
+    """Say what a ratio of seconds shows, by its interval alone."""
+    low, high = interval
     if high < 1:
         return "faster"
-    return "slower" if low > 1 else "not certain"
+    return "slower" if low > 1 else "neither is certainly faster"
 
 
 def ratio_words(ratio: float, interval: Interval) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from fastdllm.common.errors import UserError, nearest_name
 from fastdllm.common.paths import PLANS, split_task_folder
+from fastdllm.records.speed_record import SPEED_FILE
+from fastdllm.speed.speed_spec import SPEED_FOLDER
 from fastdllm.workflow.project.runs import Project, Run
 from fastdllm.workflow.project.speeds import SpeedMeasurement
 
@@ -74,8 +76,13 @@ class Targets:
     @property
     def asks_for_speeds(self) -> bool:
         """Whether a speed is among the targets or forced."""
-        words = (*self.names, *self.forced)
-        return any(word in (SPEED_RULE, SITTING_RULE) or "speed" in word for word in words)
+        asked = [Path(word) for word in (*self.names, *self.forced)]
+        return any(
+            str(path) in (SPEED_RULE, SITTING_RULE)
+            or path.name == SPEED_FILE
+            or path.parent.name == SPEED_FOLDER
+            for path in asked
+        )
 
     def measures(self, speed: SpeedMeasurement) -> bool:
         """Whether the measurement is among the targets; without any, none is."""

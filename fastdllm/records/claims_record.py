@@ -6,17 +6,14 @@ Imports no torch. How to read it: docs/claims.md.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from fastdllm.common.errors import UserError
-from fastdllm.common.files import read_json, to_json
 from fastdllm.records.claim_kinds import Claim, Planned
-from fastdllm.records.result_files import DIGEST, content_digest, take_digest
-from fastdllm.validation import StrictModel, validated
+from fastdllm.records.signed_record import read_signed
+from fastdllm.validation import StrictModel
 
 CLAIMS_SCHEMA_VERSION = 1
 CLAIMS_FILE = "claims.json"
@@ -96,30 +93,18 @@ class ClaimsRecord(StrictModel):
     )
 
 
-def claims_text(record: ClaimsRecord) -> str:
-    """Return the text of claims.json, with the digest of its content."""
-    values = record.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={DIGEST})
-    return to_json({**values, DIGEST: content_digest(json.loads(to_json(values)))})
-
-
 def read_claims(path: Path) -> ClaimsRecord:
     """Read and check a record.
 
     Raises:
         UserError: missing, not JSON, of another version, or edited by hand.
     """
-    values = read_json(path)
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != CLAIMS_SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema_version {version!r} is not {CLAIMS_SCHEMA_VERSION}; write it again "
-            "with this version of fastdllm: fastdllm aggregate"
-        )
-    problem = take_digest(values)
-    record = validated(ClaimsRecord, values, str(path))
-    if problem is not None:
-        raise UserError(f"{path}: {problem}")
-    return record
+    return read_signed(
+        path,
+        ClaimsRecord,
+        version=CLAIMS_SCHEMA_VERSION,
+        again="write it again: fastdllm aggregate",
+    )
 
 
 def claims_schema() -> dict[str, Any]:

@@ -6,17 +6,15 @@ statistics/measured_speed.py. What was not measured is absent. Imports no torch.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from fastdllm.common.errors import UserError
-from fastdllm.common.files import read_json, to_json, write_text_atomically
-from fastdllm.records.result_files import DIGEST, content_digest, take_digest
+from fastdllm.common.files import write_text_atomically
+from fastdllm.records.signed_record import read_signed, signed_text
 from fastdllm.records.summary import Git, Hardware
-from fastdllm.validation import StrictModel, validated
+from fastdllm.validation import StrictModel
 
 SPEED_SCHEMA_VERSION = 1
 SPEED_FILE = "speed.json"
@@ -155,20 +153,13 @@ class SpeedRecord(StrictModel):
         return next(found, None)
 
 
-def speed_text(record: SpeedRecord) -> str:
-    """Return the text of speed.json, with the digest of its content."""
-    values = record.model_dump(mode="json", exclude_none=True, exclude={DIGEST})
-    # In the order in which the keys are read again.
-    return to_json({**values, DIGEST: content_digest(json.loads(to_json(values)))})
-
-
 def write_speed(path: Path, record: SpeedRecord) -> None:
     """Write a record atomically.
 
     Raises:
         UserError: the file cannot be written.
     """
-    write_text_atomically(path, speed_text(record))
+    write_text_atomically(path, signed_text(record))
 
 
 def read_speed(path: Path) -> SpeedRecord:
@@ -177,18 +168,9 @@ def read_speed(path: Path) -> SpeedRecord:
     Raises:
         UserError: missing, not JSON, of another version, or edited by hand.
     """
-    values = read_json(path)
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SPEED_SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema_version {version!r} is not {SPEED_SCHEMA_VERSION}; measure again with "
-            "this version of fastdllm: snakemake speed"
-        )
-    problem = take_digest(values)
-    record = validated(SpeedRecord, values, str(path))
-    if problem is not None:
-        raise UserError(f"{path}: {problem}")
-    return record
+    return read_signed(
+        path, SpeedRecord, version=SPEED_SCHEMA_VERSION, again="measure again: snakemake speed"
+    )
 
 
 def speed_schema() -> dict[str, Any]:

@@ -19,9 +19,9 @@ from fastdllm.records.claims_record import (
     CLAIMS_FILE,
     ClaimResult,
     ClaimsRecord,
-    claims_text,
     read_claims,
 )
+from fastdllm.records.signed_record import signed_text
 from fastdllm.records.speed_record import SpeedRecord, read_speed
 from fastdllm.records.summary import Git, Summary
 from fastdllm.statistics.claims import Evidence, results_of
@@ -156,7 +156,7 @@ def write_claims(project: Project, done: Done) -> list[Path]:
         path, record = claims_path(registered.experiment), claims_record(project, registered, done)
         if record.registered is None and _tells_more(project, registered, path, done):
             continue
-        if write_if_changed(path, claims_text(record)):
+        if write_if_changed(path, signed_text(record)):
             changed.append(path)
     return changed
 

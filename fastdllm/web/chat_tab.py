@@ -94,11 +94,11 @@ class ChatTab:
             asks.append((button.click, self._sender(text)))
         inputs: set[Block] = {self._line, self._conversation, self._kept, system, *choice.inputs}
         talk = [chat, self._conversation, self._kept, self._which]
-        outputs = [self._line, *talk, figures, *panel.outputs]
+        self._outputs = [self._line, *talk, figures, *panel.outputs]
         # A refusal would cover the conversation.
         spared = {**EVENT, "show_progress_on": figures}
         for event, answer in asks:
-            event(answer, inputs, outputs, **spared)
+            event(answer, inputs, self._outputs, **spared)
         chat.undo(self._undo, inputs, [self._line, *talk, figures], **spared)
         chat.clear(self._clear, None, [*talk, figures], **spared)
         chat.select(self._select, self._kept, [self._which, *panel.outputs], **AT_ONCE)
@@ -166,7 +166,9 @@ class ChatTab:
                 line = f"the context is full: the oldest {gone} went | {line}"
             view = await asyncio.to_thread(self._panel.of_traces, answer.name, [trace])
             if self._answering.is_dropped(visitor):
-                # It would come back into what the visitor took away.
+                # Gradio sends the last outputs of an event again at its end, which may be after
+                # the visitor took the answer away.
+                yield tuple(gr.skip() for _ in self._outputs)
                 return
             yield "", *_talk(talk, [*kept[prompt.dropped :], *view[1]]), line, *view
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from fastdllm.model.plain import BlockDiffusionModel
@@ -21,6 +22,9 @@ GOLDEN = Path(__file__).parent / "golden"
 # Read by torch when it is imported, and by the commands that tests start. Tests run side by side;
 # more threads than cores make tiny matrix products crawl.
 os.environ["OMP_NUM_THREADS"] = "1"
+# No test depends on a clock, which runs fast on a busy machine.
+settings.register_profile("any-clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-clock")
 # A shell that starts the tests in the background has SIGINT ignored, which the commands that tests
 # interrupt would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -33,6 +33,11 @@ def fingerprints() -> dict[str, str]:
         ("workflow_config.yaml", "decoding:", "bootstrap_iters: 7\ndecoding:"),
         ("workflow_config.yaml", "decoding:", "allow_code_execution: true\ndecoding:"),
         ("workflow_config.yaml", "chunk_size: 2", "chunk_size: 2, batch_size: 7"),
+        (
+            "workflow_config.yaml",
+            "chunk_size: 2",
+            "chunk_size: 2, only_where_named: false",
+        ),
         ("experiments/demo/experiment.yaml", "title: Demo", "title: Another title"),
         (
             "experiments/demo/generation_functions.py",
@@ -48,6 +53,15 @@ def test_what_decides_no_answer_changes_no_fingerprint(file: str, old: str, new:
     before = fingerprints()
     edit(file, old, new)
     assert fingerprints() == before
+
+
+@pytest.mark.usefixtures("project")
+def test_a_task_that_is_run_only_where_named_is_left_to_those_who_name_it() -> None:
+    before = fingerprints()
+    edit("workflow_config.yaml", "chunk_size: 2", "chunk_size: 2, only_where_named: true")
+    assert fingerprints() == {k: v for k, v in before.items() if not k.startswith("words ")}
+    edit("experiments/demo/experiment.yaml", "title: Demo", "title: Demo\ntasks: [words]")
+    assert fingerprints() == {k: v for k, v in before.items() if k.startswith("words ")}
 
 
 @pytest.mark.usefixtures("project")

@@ -170,7 +170,9 @@ class ExperimentConfig(StrictModel):
         "can be compared; the only one of a computation leads no other.",
     )
     tasks: list[Name] | None = Field(
-        None, min_length=1, description="Enabled tasks to run; null: all of them."
+        None,
+        min_length=1,
+        description="Enabled tasks to run; null: all but those that are run only where named.",
     )
     speed: SpeedOptions | None = Field(
         None,
@@ -297,6 +299,11 @@ class TaskOptions(StrictModel):
         description="Most runs that share one job, which loads the model once. Does not count as a "
         "change of the run.",
     )
+    only_where_named: bool = Field(
+        False,
+        description="Only experiments that name the task (tasks: in experiment.yaml) run it. Does "
+        "not count as a change of the run.",
+    )
 
     @model_validator(mode="after")
     def _shared_in_one_way(self) -> TaskOptions:
@@ -342,6 +349,11 @@ class WorkflowConfig(StrictModel):
     def task_options(self, task: str) -> TaskOptions:
         """The options of an enabled task; the defaults if it is only named."""
         return self.tasks[task] or TaskOptions()
+
+    def tasks_of(self, experiment: ExperimentConfig) -> list[str] | None:
+        """The tasks that an experiment names, else all that need not be named."""
+        named = [task for task in self.tasks if not self.task_options(task).only_where_named]
+        return named if experiment.tasks is None else experiment.tasks
 
     def task_source(self, task: str) -> TaskSource:
         """Where an enabled task is read from."""

@@ -279,7 +279,7 @@ def expand_runs(
     tasks: dict[str, TaskIdentity],
     limit: int | None,
 ) -> list[Run]:
-    """Return the runs of one experiment on the tasks that it names, of `tasks`.
+    """Return the runs of one experiment on its tasks, of `tasks`.
 
     where: opens the error lines.
 
@@ -304,7 +304,7 @@ def expand_runs(
         for point in configs
     ]
     runs = []
-    for task in keep("task", experiment.tasks, config.tasks, where=f"{where}: tasks"):
+    for task in keep("task", config.tasks_of(experiment), config.tasks, where=f"{where}: tasks"):
         check_overruled(tasks[task], experiment, configs, where)
         source = config.task_source(task)
         surroundings = {

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import stat
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,9 +60,7 @@ def chat(home: Path, *options: str, columns: int = 100, **env: str) -> Terminal:
     told = ("NO_COLOR", "COLUMNS", "LINES")
     kept = {name: value for name, value in os.environ.items() if name not in told}
     changed = {"HOME": str(home), "XDG_STATE_HOME": str(home), "TERM": "xterm", **env}
-    terminal = Terminal(
-        [sys.executable, "-m", "fastdllm", "chat", *options], env=kept | changed, columns=columns
-    )
+    terminal = Terminal(["chat", *options], env=kept | changed, columns=columns)
     terminal.wait_for("\n>")
     return terminal
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from snakemake.cli import get_argument_parser
 
-from tests.support.snakemake_forks import run_snakemake
+from tests.support.forks import run_snakemake
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "profiles"

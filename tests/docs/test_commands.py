@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.snakemake_forks import run_snakemake
+from tests.support.forks import run_fastdllm, run_snakemake
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "tasks/README.md"]
@@ -35,6 +34,13 @@ LEFT_OUT = re.compile(
     r"[<>]|\.\.\.|COMMAND|--unlock|--workflow-profile|train|--set-threads"
     r"|submit|fetch --task|new-task NAME|--watch|--pack|trace show|fastdllm (chat|serve|web)"
 )
+# What takes longest is done for fewer items.
+SHORTER = {
+    "sensitivity": "--items 1 --stride 14",
+    "bench": "--batch 1,2 --requests 1 --repeats 1 --max-new-tokens 4",
+    "evaluate": "--limit 2",
+    "lm-eval run": "--limit 2",
+}
 
 
 def documented_commands(program: str) -> list[str]:
@@ -67,23 +73,16 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, command: str, *more: str) -> subprocess.CompletedProcess[str]:
-    # One thread each: tests run side by side, and threads of several processes on the same cores
-    # wait for each other. No time limit: a busy machine would reach any.
-    return subprocess.run(
-        [sys.executable, "-m", *shlex.split(command), *more],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    return run_fastdllm(*shlex.split(command)[1:], *shorter(command), folder=folder)
 
 
-def shorter(command: str) -> tuple[str, ...]:
+def shorter(command: str) -> list[str]:
     """Options that make a command as quick as can be, behind those that are documented."""
-    # Measuring all calibration items takes half a minute.
-    return ("--items", "8") if command.startswith("fastdllm sensitivity") else ()
+    for beginning, options in SHORTER.items():
+        if command.startswith(f"fastdllm {beginning}"):
+            return options.split()
+    return []
 
 
 def test_enough_commands_are_found() -> None:
@@ -102,7 +101,7 @@ def test_a_documented_snakemake_command_plans(copy: Path, command: str) -> None:
 @pytest.mark.parametrize("command", documented_commands("fastdllm"))
 def test_a_documented_fastdllm_command_works(copy: Path, command: str) -> None:
     # The environment runs the code of this project, and says so of any other.
-    done = run(ROOT if command in OF_THE_ENVIRONMENT else copy, command, *shorter(command))
+    done = run(ROOT if command in OF_THE_ENVIRONMENT else copy, command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout
 

@@ -26,8 +26,8 @@ from fastdllm.runs.spec import RunSpec, read_spec
 from fastdllm.runs.stopping import Stop, Stopped
 from fastdllm.version import DECODER_VERSION
 from fastdllm.workflow.project.digests import FileDigests, check_sources, digest_of
+from tests.support.forks import ROOT, run_snakemake
 from tests.support.run_project import PATIENCE_S, silent, start_fastdllm
-from tests.support.snakemake_forks import ROOT, run_snakemake
 
 
 @pytest.fixture

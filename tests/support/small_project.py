@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.snakemake_forks import run_snakemake
+from tests.support.forks import run_snakemake
 
 ROOT = Path(__file__).parents[2]
 

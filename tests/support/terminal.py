@@ -1,4 +1,4 @@
-"""A program in a real pseudo-terminal: what is typed reaches it, and its screen can be read."""
+"""`fastdllm` in a real pseudo-terminal: what is typed reaches it, and its screen can be read."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import pty
 import select
 import signal
 import struct
-import subprocess
 import termios
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pyte
 import pytest
+
+from tests.support.forks import Forked
 
 # Only for a program that hangs; a busy machine is slow.
 DEADLINE_S = 60.0
@@ -35,7 +37,7 @@ class Screen(pyte.HistoryScreen):
 
 
 class Terminal:
-    """A program and the terminal that it runs in."""
+    """A `fastdllm` and the terminal that it runs in."""
 
     def __init__(
         self, arguments: Sequence[str], *, env: dict[str, str], columns: int = 100, lines: int = 30
@@ -45,15 +47,12 @@ class Terminal:
         self.screen = Screen(columns, lines, self._master)
         self._stream = pyte.ByteStream(self.screen)
         self.output = b""
-        self.process = subprocess.Popen(
+        self.process = Forked(
+            "fastdllm",
             arguments,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=env,
-            start_new_session=True,
-            # One system call, so that threads of this process do not matter.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+            folder=Path.cwd(),
+            environment=env,
+            files=[os.ttyname(slave)] * 3,
         )
         os.close(slave)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.forks import run_snakemake
 from tests.support.run_project import PATIENCE_S
 from tests.support.small_project import edit
-from tests.support.snakemake_forks import run_snakemake
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 2

@@ -6,18 +6,17 @@ import json
 import shutil
 import sqlite3
 import sys
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+import lm_eval.tasks
 import pytest
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._index import Entry, TaskIndex
+from lm_eval.tasks._index import TaskIndex
 
 from fastdllm.cli import main
 from fastdllm.harness.arguments import read_arguments
-from fastdllm.tasks.lm_eval_copies import lm_eval_index
 
 pytestmark = pytest.mark.usefixtures("project", "alone")
 
@@ -239,18 +238,14 @@ def test_an_error_of_the_decoder_keeps_its_traceback(
         other("def given(docs): return docs")
 
 
-@pytest.fixture(scope="module")
-def every_task() -> Mapping[str, Entry]:
-    return lm_eval_index()
-
-
 @pytest.fixture
-def listed(every_task: Mapping[str, Entry], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let lm-eval list its 14,000 tasks once for all tests, which takes seconds."""
-    monkeypatch.setattr(TaskIndex, "build", lambda *_: dict(every_task))
+def listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let lm-eval list a few of its 14,000 tasks, as all would take ten seconds."""
+    index = TaskIndex.build([Path(lm_eval.tasks.__file__).parent / "gsm8k"])
+    assert "gsm8k" in index
+    monkeypatch.setattr(TaskIndex, "build", lambda *_: dict(index))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("listed")
 def test_an_unknown_task_is_named_with_the_nearest(run, capsys) -> None:
     assert run("--tasks", "summs") == 2
@@ -258,7 +253,6 @@ def test_an_unknown_task_is_named_with_the_nearest(run, capsys) -> None:
 
 
 @pytest.mark.parametrize(("text", "says"), [("a text", "Expected YAML dict"), ("a: [", "Parser")])
-@pytest.mark.slow
 @pytest.mark.usefixtures("listed")
 def test_a_file_that_is_no_task_is_named(run, capsys, text: str, says: str) -> None:
     Path("others.yaml").write_text(text)

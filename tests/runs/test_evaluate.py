@@ -26,6 +26,7 @@ from fastdllm.statistics.costs import (
 )
 from fastdllm.statistics.truncation import truncated_answers
 from fastdllm.workflow.project.digests import FileDigests, check_sources
+from tests.support.own_forks import fork_fastdllm
 from tests.support.run_project import PATIENCE_S, silent, start_fastdllm
 
 
@@ -427,14 +428,14 @@ def test_kill_and_rerun_gives_the_same_answers(
     plan = make_plan_on_disk()
     spec = make_spec(threshold=1.0)
     answers = spec.parent / "answers.jsonl"
-    victim = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
+    victim = fork_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
     running.append(victim)
     deadline = time.monotonic() + PATIENCE_S
     while not answers.exists() or answers.read_bytes().count(b"\n") < 4:
         assert victim.poll() is None and time.monotonic() < deadline, victim.communicate()
         time.sleep(0.005)
     os.kill(victim.pid, signal.SIGSTOP)  # the holder must live while the second one asks
-    second = start_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
+    second = fork_fastdllm("eval", str(spec), "--threads", "1", cwd=project)
     running.append(second)
     out, err = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 2, (out, err)
@@ -465,23 +466,21 @@ def test_missing_spec_is_one_line_and_code_2(project, running) -> None:
 
 @pytest.mark.slow
 def test_full_disk_is_one_line_and_leaves_nothing_half_written(
-    make_spec, make_plan_on_disk, project
+    make_spec, make_plan_on_disk, project, running
 ) -> None:
     make_plan_on_disk()
     spec = make_spec()
     # No file may grow beyond 3,000 bytes: enough for the header, not for all chunks.
-    process = subprocess.run(
-        [sys.executable, "-m", "fastdllm", "eval", str(spec), "--threads", "1"],
+    process = fork_fastdllm(
+        *("eval", str(spec), "--threads", "1"),
         cwd=project,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)),
+        first=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)),
     )
-    assert process.returncode == 2, process.stderr
-    assert "cannot write" in process.stderr.splitlines()[-1]
-    assert "Traceback" not in process.stderr
+    running.append(process)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2, err
+    assert "cannot write" in err.splitlines()[-1]
+    assert "Traceback" not in err
     assert not (spec.parent / "summary.json").exists()
     assert (spec.parent / "answers.jsonl").read_bytes().endswith(b"\n")
     assert not list(spec.parent.glob("*.tmp")) and not list(spec.parent.glob(".*.tmp"))

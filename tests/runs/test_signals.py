@@ -19,6 +19,7 @@ from fastdllm.runs.evaluation import Evaluation
 from fastdllm.runs.spec import read_spec
 from fastdllm.runs.stopping import SIGNALS, Stop, Stopped, end_of, until_stopped
 from tests.runs.test_evaluate import answers_in, check
+from tests.support.own_forks import fork_fastdllm
 from tests.support.run_project import PATIENCE_S, silent, start_fastdllm
 
 
@@ -64,7 +65,7 @@ def start(running: list[Any]) -> Callable[..., Any]:
 
     def start(spec: Path, *arguments: str) -> Any:
         arguments = ("eval", str(spec), "--threads", "1", *arguments)
-        running.append(start_fastdllm(*arguments, cwd=spec.parent.parents[3]))
+        running.append(fork_fastdllm(*arguments, cwd=spec.parent.parents[3]))
         return running[-1]
 
     return start
@@ -88,11 +89,13 @@ def end(process: Any) -> tuple[int, str]:
 
 @pytest.mark.slow
 def test_sigterm_drops_the_chunk_in_flight_and_the_same_command_goes_on(
-    long_run: Path, start: Any
+    project: Path, long_run: Path, running: list[Any]
 ) -> None:
     folder = long_run.parent
     answers = folder / "answers.jsonl"
-    process = start(long_run)
+    # Not forked as in the other tests: with its imports, and what else a command does of its own.
+    process = start_fastdllm("eval", str(long_run), "--threads", "1", cwd=project)
+    running.append(process)
     wait_until(lambda: chunks(answers) >= 2, process)
     before = signal_where_it_stands(process, signal.SIGTERM, answers)
     code, err = end(process)

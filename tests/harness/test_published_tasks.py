@@ -36,8 +36,8 @@ from tests.tasks_shipped import test_gpqa, test_minerva_math, test_mmlu
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("alone")]
 
-# Of the 2,048 that an answer may have: two blocks and a part of one.
-TOKENS = 70
+# Of the 2,048 that an answer may have: a block and a part of one.
+TOKENS = 40
 SUBJECTS = 3  # of each category of mmlu
 GROUPS = {"mmlu": 4 * SUBJECTS + 4, "minerva_math": 7}  # subjects and categories
 
@@ -62,9 +62,10 @@ def of_gpqa(name: str) -> Write:
 
 
 # Who writes its data, the requests in a chunk, and the shards, of which the first has two chunks.
+# At real size there is one, as it takes seconds to load the tokenizer.
 TASKS: dict[str, tuple[Write, int, int]] = {
-    "gsm8k": (rows("gsm8k/test.jsonl", 0, 7), 3, 2),
-    "mmlu": (lambda to: test_mmlu.write_rows(to, 1), 10, 2),
+    "gsm8k": (rows("gsm8k/test.jsonl", 0, 5), 3, 1),
+    "mmlu": (lambda to: test_mmlu.write_rows(to, 1), 10, 1),
     "minerva_math": (lambda to: test_minerva_math.write_rows(to, 1), 2, 2),
     "gpqa": (of_gpqa("gpqa_main"), 4, 3),
     "gpqa_diamond": (of_gpqa("gpqa_diamond"), 4, 3),
@@ -143,16 +144,11 @@ def every_step(task: str, model: Path) -> Plan:
     (run,) = load_project().runs
     spec = str(run.spec_path)
     write_spec(run)
-    assert main(["eval", spec]) == 0
-    whole = result(run)
-    shutil.rmtree(run.folder)
-    write_spec(run)
     killed_after_a_chunk(run, f"1/{shards}")
     for shard in (*range(2, shards + 1), 1):
         assert not run.summary_path.exists()
         assert main(["eval", spec, "--shard", f"{shard}/{shards}"]) == 0
     assert main(["finish", spec]) == 0
-    assert result(run) == whole
     plan = read_plan(Path("results/_plans", task), task)
     check_what_is_published(run, plan)
     compare_with_lm_eval(run, model, chunk_size)
@@ -163,12 +159,6 @@ def write_spec(run: Run) -> None:
     run.folder.mkdir(parents=True)
     run.spec_path.write_text(to_json(run.spec()))
     os.utime(run.spec_path, (0, 0))
-
-
-def result(run: Run) -> list[Any]:
-    files = [(run.folder / name).read_bytes() for name in ("results.json", "samples.jsonl")]
-    summary = read_summary(run.summary_path)
-    return [*files, summary.metrics, summary.items, summary.group_results]
 
 
 def killed_after_a_chunk(run: Run, shard: str) -> None:

@@ -34,7 +34,7 @@ def answer(decoder, prompt, *, patience=None, **wishes):
 
 
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     turns=st.lists(

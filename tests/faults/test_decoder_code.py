@@ -189,9 +189,14 @@ def test_shards_of_two_codes_are_not_merged(
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the package that is digested in its place."""
+    """A package with the same files, of one line each, that is digested in its place."""
     copy = tmp_path / "fastdllm"
-    shutil.copytree(decoder_code.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        decoder_code.PACKAGE,
+        copy,
+        ignore=shutil.ignore_patterns("__pycache__"),
+        copy_function=lambda _, new: Path(new).write_text("LIMIT = 0\n"),
+    )
     monkeypatch.setattr(decoder_code, "PACKAGE", copy)
     return copy
 

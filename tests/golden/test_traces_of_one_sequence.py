@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import pytest
 
 from fastdllm import Request
 from tests.support import traces
 
 EXACT = traces.exact_cases()
+LONGER = EXACT[::6]
 STOPS = traces.cases("stop")
+
+
+def of_one_computation(case):
+    """What the recordings have in common that one call decodes."""
+    return case["model"], str(traces.settings_of(case, max_new_tokens=1))
+
+
+# Who shares a batch changes nothing (test_traces_of_batches.py), and makes this twice as fast.
+TOGETHER = [
+    list(cases) for _, cases in groupby(sorted(EXACT, key=of_one_computation), of_one_computation)
+]
 
 
 def run_case(golden_model, case, **changes):
@@ -23,27 +37,32 @@ def test_only_prompts_of_one_block_are_left_out_and_the_corrected_rule_covers_th
     assert {len(case["prompts"][0]) for case in ignored} == {32} <= corrected
 
 
-@pytest.mark.parametrize("case", EXACT, ids=traces.case_ids(EXACT))
-def test_tokens_passes_order_and_positions_equal_the_recording(golden_model, case):
-    length = len(traces.recorded_answer(case))
-    trace = run_case(golden_model, case, max_new_tokens=length)
-    assert trace.generation.token_ids == traces.recorded_answer(case)
-    assert trace.order == case["call_order"]
-    assert trace.steps == traces.recorded_steps(case)
-    recorded = [value for step in case["steps"] for value in step["rows"][0]["conf"]]
-    # Two float32 kernels differ by up to 5e-4 in the logits of 28 random layers.
-    assert trace.confidences == pytest.approx(recorded, abs=5e-4)
-    passes, counts = trace.generation.passes, case["forwards"]
-    assert passes.prefill == counts["prefill"]
-    assert passes.full_block == counts["full"]
-    assert passes.sub_block + passes.reused == counts["small"]
-    assert passes.commit == counts["commit"]
-    if passes.reused == 0:
-        # A reused pass runs no layer here; the published code ran those outside the span.
-        assert passes.layer_forwards_computed == case["layer_forwards"]
+@pytest.mark.parametrize("cases", TOGETHER, ids=lambda cases: f"{cases[0]['id']}...{len(cases)}")
+def test_tokens_passes_order_and_positions_equal_the_recording(golden_model, cases):
+    requests = [
+        Request(tuple(case["prompts"][0]), max_new_tokens=len(traces.recorded_answer(case)))
+        for case in cases
+    ]
+    found = traces.run(golden_model(cases[0]["model"]), requests, traces.settings_of(cases[0]))
+    for case, trace in zip(cases, found, strict=True):
+        name = case["id"]
+        assert trace.generation.token_ids == traces.recorded_answer(case), name
+        assert trace.order == case["call_order"], name
+        assert trace.steps == traces.recorded_steps(case), name
+        recorded = [value for step in case["steps"] for value in step["rows"][0]["conf"]]
+        # Two float32 kernels differ by up to 5e-4 in the logits of 28 random layers.
+        assert trace.confidences == pytest.approx(recorded, abs=5e-4), name
+        passes, counts = trace.generation.passes, case["forwards"]
+        assert passes.prefill == counts["prefill"], name
+        assert passes.full_block == counts["full"], name
+        assert passes.sub_block + passes.reused == counts["small"], name
+        assert passes.commit == counts["commit"], name
+        if passes.reused == 0:
+            # A reused pass runs no layer here; the published code ran those outside the span.
+            assert passes.layer_forwards_computed == case["layer_forwards"], name
 
 
-@pytest.mark.parametrize("case", EXACT, ids=traces.case_ids(EXACT))
+@pytest.mark.parametrize("case", LONGER, ids=traces.case_ids(LONGER))
 def test_longer_answers_begin_with_the_recorded_one_and_have_the_length_asked_for(
     golden_model, case
 ):

@@ -62,7 +62,10 @@ def plain_scores(model, requests, mode, size):
 
 
 def assert_plain(got, model, requests, mode="published", size=32, tolerance=EXACT):
-    expected = plain_scores(model, requests, mode, size)
+    assert_scores(got, plain_scores(model, requests, mode, size), tolerance)
+
+
+def assert_scores(got, expected, tolerance=EXACT):
     assert [g.logprob for g in got] == pytest.approx([e for e, _ in expected], abs=tolerance, rel=0)
     assert [g.is_greedy for g in got] == [greedy for _, greedy in expected]
 

@@ -29,8 +29,9 @@ settings.load_profile("any-clock")
 # interrupt would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Hundreds of commands would each compile all modules again.
+# Hundreds of commands, and each process of tests, would compile all modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # How the programs begin that only a slow test may start: interpreters, a browser, SLURM's daemons.
 SLOW_PROGRAMS = (
     "python",
@@ -87,8 +88,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for queue in queues for item in queue]
 
 
+def pytest_collection() -> None:
+    """Look for no garbage while all is imported, of which nothing becomes any."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Keep what was imported, which lives to the end, out of all later garbage collections."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from benchmarks.published_decoder import PublishedLoop
 from benchmarks.published_loop import compared
 from fastdllm import DecodingSettings, generate
 from fastdllm.model.fused import FusedModel
@@ -16,9 +15,11 @@ LENGTHS = (3, 40, 64, 32, 70, 33)
 TOKENS, MASK = 45, 255
 
 
-@pytest.mark.parametrize("batch", [1, 4, 6])
-@pytest.mark.parametrize("is_cached", [True, False])
+@pytest.mark.parametrize(("batch", "is_cached"), [(1, True), (4, True), (4, False), (6, False)])
 def test_the_published_loop_has_the_decoders_tokens(golden_model, batch, is_cached):
+    # It imports the models of transformers, for seconds.
+    from benchmarks.published_decoder import PublishedLoop
+
     weights = golden_model("m6")
     draw = random.Random(0)
     prompts = [[draw.randrange(100) for _ in range(length)] for length in LENGTHS]

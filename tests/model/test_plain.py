@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fastdllm.model.loading import load_plain_model
 from tests.support.likelihoods import block_causal_mask
@@ -15,6 +14,9 @@ BLOCK = 32
 @pytest.fixture(scope="module", params=[(4, 2, False), (4, 4, True), (6, 1, False)])
 def pair(request, tmp_path_factory):
     """A random Qwen2 saved by transformers, and the same folder loaded by us."""
+    # It imports far more than a collection of tests needs.
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
     heads, kv_heads, tied = request.param
     torch.manual_seed(heads)
     config = Qwen2Config(

@@ -11,7 +11,6 @@ import pytest
 
 from fastdllm import DecodingSettings, Generation, generate
 from fastdllm.serving.conversation import Conversation, Turn
-from fastdllm.web.chat_tab import APART, literal
 from tests.endpoint.running import Running, held_up, wait_until
 from tests.web.chat_page import MASK, SLIDER, ChatPage
 from tests.web.conftest import RUNS
@@ -80,6 +79,9 @@ def test_an_answer_fills_in_pass_by_pass_and_is_that_of_generate(
 
 
 def test_no_text_is_markup(chat: ChatPage) -> None:
+    # Not at the head: it imports gradio, for seconds in each process that collects tests.
+    from fastdllm.web.chat_tab import APART, literal
+
     draw = random.Random(0)
     parts = [*"<>&;#!?/-= '\"\t\n", "<b", "</", "<!--", "&lt", "&amp;", "&#60", "&#x3c;", "a", "3"]
     texts = ["".join(draw.choices(parts, k=9)) for _ in range(3000)]
@@ -232,6 +234,8 @@ def test_a_preset_decodes_as_the_run_of_its_config(chat: ChatPage, project: Path
 
 
 def test_texts_are_shown_as_they_are(chat: ChatPage, server: Running) -> None:
+    from fastdllm.web.chat_tab import APART
+
     chat.settings(system_text=HOSTILE)
     chat.asked(HOSTILE)
     assert chat.questions.last.inner_text().replace(APART, "") == HOSTILE

@@ -15,7 +15,6 @@ import pytest
 from fastdllm import DecodingSettings, Request, generate
 from fastdllm.serving.conversation import Conversation, Turn, fitted, prompt_room
 from fastdllm.tasks.generation import AnswerText
-from fastdllm.web.chat_tab import APART, STOPPED
 from tests.web.running_page import running_page
 from tests.web.visitor import API, Visitor
 
@@ -78,6 +77,8 @@ class Talk:
             self._ask(question, "submit", None, leaves=kind)
 
     def _ask(self, question: str, name: str, event_data: Any, leaves: str = "") -> None:
+        from fastdllm.web.chat_tab import APART, STOPPED
+
         settings = self.chance.choice(SETTINGS)
         messages = self._caused(name, event_data, Question=question, **settings)
         read = []

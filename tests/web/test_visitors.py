@@ -17,7 +17,6 @@ from fastdllm.policy import default_policy
 from fastdllm.serving.service import Overloaded
 from fastdllm.serving.streams import Stream
 from fastdllm.web.answering import Answering
-from fastdllm.web.chat_tab import APART
 from tests.endpoint.running import LIMIT_S, Gate, Running, held_up, wait_until
 from tests.web.running_page import running_page
 from tests.web.visitor import API, DATA, JOIN, Visitor, file_data
@@ -133,6 +132,8 @@ def test_events_that_there_are_not_harm_nobody(visitor, other) -> None:
 
 
 def test_a_question_is_shown_as_it_was_asked(visitor) -> None:
+    from fastdllm.web.chat_tab import APART
+
     done = visitor.ask(SPACED, max_new_tokens=8)
     (_, history, *_) = done["output"]["data"]
     ((kind, text),) = [(part["type"], part["text"]) for part in history[0]["content"]]

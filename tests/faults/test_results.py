@@ -291,20 +291,8 @@ def test_versions_of_all_processes_that_made_a_result_are_recorded(
     assert found == {**here, "torch": f"1.0 and {here['torch']}"}
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({}, None),
-        ({"dirty": True}, "dirty"),
-        ({"commit": "a" * 40}, f"several commits: {'a' * 40}, "),
-    ],
-)
 def test_the_commit_is_that_of_all_processes(
-    project: Path,
-    make_plan_on_disk: Any,
-    make_spec: Any,
-    changes: dict[str, Any],
-    says: str | None,
+    project: Path, make_plan_on_disk: Any, make_spec: Any
 ) -> None:
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
     for words in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "-m", "first"]):
@@ -315,15 +303,20 @@ def test_the_commit_is_that_of_all_processes(
     assert main(["eval", str(spec)]) == 0
     path = spec.with_name("answers.jsonl")
     header, session, *chunks = path.read_text().splitlines(keepends=True)
-    earlier = json.loads(session)
-    earlier["git"].update(changes)
-    path.write_text("".join([header, json.dumps(earlier) + "\n", chunks[0]]))
-    spec.with_name("summary.json").unlink()
-    assert main(["eval", str(spec)]) == 0
-    found = read_summary(spec.with_name("summary.json"))
-    assert (found.git is not None and found.git.dirty) is (says == "dirty")
-    assert (found.git is None) is ("commit" in changes)
-    assert says in (None, "dirty") or says in (found.git_unknown or "")
+    for changes, says in (
+        ({}, None),
+        ({"dirty": True}, "dirty"),
+        ({"commit": "a" * 40}, f"several commits: {'a' * 40}, "),
+    ):
+        earlier = json.loads(session)
+        earlier["git"].update(changes)
+        path.write_text("".join([header, json.dumps(earlier) + "\n", chunks[0]]))
+        spec.with_name("summary.json").unlink()
+        assert main(["eval", str(spec)]) == 0
+        found = read_summary(spec.with_name("summary.json"))
+        assert (found.git is not None and found.git.dirty) is (says == "dirty")
+        assert (found.git is None) is ("commit" in changes)
+        assert says in (None, "dirty") or says in (found.git_unknown or "")
 
 
 def test_runs_of_data_that_changed_on_its_hub_are_not_compared(

@@ -58,14 +58,14 @@ def test_all_questions_at_hand_become_the_same_ids_and_texts(both):
     questions = [
         json.loads(line)["question"]
         for path in sorted(DATA.glob("*.jsonl"))
-        for line in path.read_text(encoding="utf-8").splitlines()[:200]
+        for line in path.read_text(encoding="utf-8").splitlines()[:200:3]
     ]
     assert len(questions) > 100
     for question in questions:
         assert_same(both, question)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.one_of(

@@ -38,7 +38,7 @@ def together(tokenizer: Any, context: str, option: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["real size", "tiny", *OF_WORDS])
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(context=texts, options=st.lists(texts, min_size=1, max_size=3))
 @example(context="e\u0301 <|im_start|>assistant\n", options=["A", "(A)"])
 @example(context="the<|im_start|>", options=["A", " A", "<|im_end|>"])

@@ -112,9 +112,12 @@ def test_any_text_can_be_drawn(text: str) -> None:
     assert all(one.box[3] <= shown.height for one in placed)
 
 
-def test_an_answer_that_is_too_long_for_a_picture_is_refused() -> None:
-    with pytest.raises(UserError, match="pixels high, more than 20000; write a page"):
-        pictures.png([trace(words=["word" * 25_000, "end"])])
+def test_an_answer_that_is_too_long_for_a_picture_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 1000)
+    with pytest.raises(UserError, match="pixels high, more than 1000; write a page"):
+        pictures.png([trace(words=["word" * 1_500, "end"])])
 
 
 def test_of_a_long_prompt_the_last_lines_are_shown() -> None:

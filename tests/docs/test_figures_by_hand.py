@@ -1,145 +1,63 @@
 """Figures in the READMEs against artifacts/, by formulas written here: nothing of fastdllm is used.
 
-Reads JSON and Markdown alone. Each row of a table and each sentence with a figure is taken apart
-and computed anew; a sentence of a form that is not known here fails, so that none goes unchecked.
+Each row of a table and each sentence with a figure is taken apart and computed anew (by_hand.py); a
+sentence of a form that is not known here fails, so that none goes unchecked.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import stats
 
-ROOT = Path(__file__).resolve().parents[2]
-ARTIFACTS = ROOT / "artifacts"
-EXPERIMENTS = sorted(
-    path.parent.name
-    for path in (ROOT / "experiments").glob("[0-9]*/README.md")
-    if "<!-- answer: begin" in path.read_text(encoding="utf-8")
+from tests.docs.by_hand import (
+    ARTIFACTS,
+    CONTROLS,
+    NUMBER,
+    ROOT,
+    Run,
+    Section,
+    answer,
+    close,
+    counts,
+    is_same,
+    names_in,
+    runs,
+    sections,
+    tango,
 )
-TASK = "word_problems"
+
+SECTIONS = sections()
+EXPERIMENTS = sorted({section.experiment for section in SECTIONS})
 # Of 10,000 draws the p-value near 0.05 is known to +- 0.006; beside it either word may stand.
 UNSURE = (0.04, 0.06)
 
 
-class Run:
-    """One published run, from its JSON."""
-
-    def __init__(self, path: Path) -> None:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        self.experiment, self.config = path.parts[-4], path.parts[-2]
-        self.n = values["items"]["n"]
-        bits = np.unpackbits(
-            np.frombuffer(base64.b64decode(values["items"]["correct_bits"]), dtype=np.uint8)
-        )
-        self.right = bits[: self.n].astype(int)
-        answers = values["eval_params"].get("n_answers", values["eval_params"]["n_requests"])
-        self.layers = values["passes"]["layer_forwards_computed"] / answers
-        self.tokens = values["throughput"]["tokens_generated"]
-        self.computation = values["computation"]
-        origin = values.get("same_as")
-        self.decoded = (origin["experiment"], origin["config"]) if origin else path.parts[-4:-1:2]
-        self.settings = values["decides"]
-
-    @property
-    def accuracy(self) -> float:
-        return 100 * self.right.mean()
-
-
-@cache
-def runs() -> dict[tuple[str, str], Run]:
-    found = [Run(path) for path in sorted(ARTIFACTS.glob(f"*/{TASK}/*/summary.json"))]
-    return {(run.experiment, run.config): run for run in found}
-
-
-def is_same(a: Run, b: Run) -> bool:
-    return a.computation == b.computation or a.decoded == b.decoded
-
-
-BASELINE = ("00_baseline", "k1_first")
-
-
-def baseline() -> Run:
-    return runs()[BASELINE]
-
-
-@cache
-def controls() -> list[Run]:
-    distinct: list[Run] = []
-    for run in runs().values():
-        if run.experiment == "03_controls" and not any(is_same(run, other) for other in distinct):
-            distinct.append(run)
-    return distinct
-
-
-def control_of(run: Run) -> Run:
-    others = [control for control in controls() if not is_same(control, run)]
-    affordable = [control for control in others if control.layers <= run.layers]
-    if affordable:
-        return max(affordable, key=lambda control: (control.accuracy, -control.layers))
-    return min(others, key=lambda control: control.layers)
-
-
-def is_alike(name: str, control: Run) -> bool:
+def is_alike(section: Section, name: str, control: Run) -> bool:
     """Whether the control of this name costs and answers the same; there may be two such."""
-    named = runs()["03_controls", name]
+    named = runs(section.task)[CONTROLS, name]
     return named.layers == control.layers and bool((named.right == control.right).all())
 
 
 @cache
-def tango(n: int, lost: int, gained: int) -> tuple[float, float]:
-    """The interval of Tango (1998), its restricted likelihood maximised by search."""
-
-    def score(difference: float) -> float:
-        low, high = max(0.0, -difference), (1 - difference) / 2
-        same = n - lost - gained
-
-        def minus_likelihood(q: float) -> float:
-            rest = 1 - 2 * q - difference
-            parts = ((lost, q), (gained, q + difference), (same, rest))
-            return -sum(count * math.log(max(share, 1e-300)) for count, share in parts if count)
-
-        q = optimize.minimize_scalar(
-            minus_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}
-        ).x
-        variance = n * (2 * q + difference * (1 - difference))
-        return (gained - lost - n * difference) / math.sqrt(max(variance, 1e-12))
-
-    value, z = (gained - lost) / n, stats.norm.ppf(0.975)
-    low = optimize.brentq(lambda d: score(d) - z, -0.9999, value - 1e-9, xtol=1e-7)
-    high = optimize.brentq(lambda d: score(d) + z, value + 1e-9, 0.9999, xtol=1e-7)
-    return 100 * low, 100 * high
-
-
-def counts(a: Run, b: Run) -> tuple[int, int, int]:
-    return (
-        a.n,
-        int(((a.right == 1) & (b.right == 0)).sum()),
-        int(((b.right == 1) & (a.right == 0)).sum()),
-    )
-
-
-@cache
-def corrected(experiment: str) -> dict[tuple[str, str, str], float]:
+def corrected(section: Section) -> dict[tuple[str, str], float]:
     """By config and kind (baseline, control): p over the experiment's family (step-down max-T)."""
-    pairs: dict[tuple[str, str, str], tuple[Run, Run]] = {}
-    for run in runs().values():
-        if run.experiment != experiment or is_same(run, baseline()):
+    pairs: dict[tuple[str, str], tuple[Run, Run]] = {}
+    for run in runs(section.task).values():
+        if run.experiment != section.experiment or is_same(run, section.baseline):
             continue
-        pairs[experiment, run.config, "baseline"] = (baseline(), run)
-        is_control = any(is_same(run, control) for control in controls())
-        if experiment != "03_controls" and not is_control:
-            pairs[experiment, run.config, "control"] = (control_of(run), run)
+        pairs[run.config, "baseline"] = (section.baseline, run)
+        is_control = any(is_same(run, control) for control in section.controls)
+        if section.controls and section.experiment != CONTROLS and not is_control:
+            pairs[run.config, "control"] = (section.control_of(run), run)
     rows = np.array([b.right - a.right for a, b in pairs.values()], dtype=np.float32)
     scale = np.sqrt(np.maximum(np.abs(rows).sum(axis=1), 1))
     observed = np.abs(rows.sum(axis=1)) / scale
@@ -152,19 +70,8 @@ def corrected(experiment: str) -> dict[tuple[str, str, str], float]:
     return {list(pairs)[place]: float(value) for place, value in zip(order, p, strict=True)}
 
 
-def close(printed: str | float, value: float, digits: int = 1) -> None:
-    """The printed figure is the value, rounded."""
-    assert (
-        abs(float(str(printed).replace(",", "")) - value)
-        <= 0.5 * 10**-digits + 1e-6 * 10**-digits + 2e-4
-    )
-
-
 def is_shown(p: float) -> bool | None:
     return None if UNSURE[0] <= p <= UNSURE[1] else p < 0.05
-
-
-NUMBER = r"([+-]?[\d,.]+)"
 
 
 def check_words(words: str, a: Run, b: Run, p: float | None) -> None:
@@ -211,37 +118,27 @@ def needed(a: Run, b: Run, level: float = 0.025) -> int:
     return math.ceil(((z[0] * math.sqrt(share) + z[1] * math.sqrt(share - d * d)) / d) ** 2)
 
 
-def answer(experiment: str) -> list[str]:
-    text = (ROOT / f"experiments/{experiment}/README.md").read_text(encoding="utf-8")
-    return text.partition("<!-- answer: begin")[2].partition("<!-- answer: end")[0].splitlines()[1:]
+OF_EACH = pytest.mark.parametrize("section", SECTIONS, ids=lambda s: f"{s.experiment}-{s.task}")
 
 
-def rows_of(experiment: str) -> list[dict[str, str]]:
-    lines = [line for line in answer(experiment) if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
-
-
-def names_in(cell: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", cell)
-
-
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_rows_of_a_readme(experiment: str) -> None:
-    rows = rows_of(experiment)
+@OF_EACH
+def test_rows_of_a_readme(section: Section) -> None:
+    rows = section.rows
     assert rows
     for row in rows:
-        run = runs()[experiment, names_in(row["configuration"])[0]]
+        run = section.run(names_in(row["configuration"])[0])
         close(row["accuracy"].removesuffix(" %"), run.accuracy)
         close(row["layer-forwards"], run.layers)
-        p = corrected(experiment)
-        check_words(
-            row["against plain decoding"], baseline(), run, p[experiment, run.config, "baseline"]
-        )
+        assert ("position-forwards" in row) == (run.positions is not None)
+        if run.positions is not None:
+            printed = row["position-forwards"]
+            close(printed, run.positions, len(printed.partition(".")[2]))
+        p = corrected(section)
+        check_words(row["against plain decoding"], section.baseline, run, p[run.config, "baseline"])
         if not row.get("its control"):
             continue
-        control = control_of(run)
-        assert is_alike(names_in(row["its control"])[0], control)
+        control = section.control_of(run)
+        assert is_alike(section, names_in(row["its control"])[0], control)
         if dearer := re.search(r"cheapest, (\d+) % dearer", row["its control"]):
             close(dearer[1], 100 * (control.layers / run.layers - 1), 0)
         else:
@@ -251,17 +148,17 @@ def test_rows_of_a_readme(experiment: str) -> None:
         printed = re.findall(NUMBER, row["against it"].replace("points", ""))
         for figure, value in zip(printed, (100 * (gained - lost) / n, low, high), strict=True):
             close(figure, value)
-        mine = p[experiment, run.config, "control"]
+        mine = p[run.config, "control"]
         if row["p, corrected"] == "< 0.001":
             assert mine < 0.004
         else:
             assert float(row["p, corrected"]) == pytest.approx(mine, abs=0.02)
 
 
-def standing(run: Run) -> str:
-    control = control_of(run)
+def standing(section: Section, run: Run) -> str:
+    control = section.control_of(run)
     _, lost, gained = counts(control, run)
-    shown = is_shown(corrected(run.experiment)[run.experiment, run.config, "control"])
+    shown = is_shown(corrected(section)[run.config, "control"])
     assert shown is not None, "a p-value that two draws would judge otherwise"
     if gained > lost:
         return "above its control (shown)" if shown else "above it, not shown"
@@ -270,10 +167,10 @@ def standing(run: Run) -> str:
     return "dominated (shown)" if shown and lost > gained else "without a gain that was seen"
 
 
-def check_standings(experiment: str, match: re.Match[str]) -> None:
-    found = [runs()[experiment, names_in(row["configuration"])[0]] for row in rows_of(experiment)]
+def check_standings(section: Section, match: re.Match[str]) -> None:
+    found = section.listed
     assert int(match[1]) == len(found)
-    tally = Counter(standing(run) for run in found)
+    tally = Counter(standing(section, run) for run in found)
     said = re.findall(r"(\d+) (above it, not shown|[^,.]+)", match[2])
     assert {words: int(count) for count, words in said} == tally
     if match[3]:
@@ -284,23 +181,23 @@ def check_standings(experiment: str, match: re.Match[str]) -> None:
             match[3],
         )
         assert best is not None, match[3]
-        run = runs()[experiment, best[1]]
-        control = control_of(run)
+        run = section.run(best[1])
+        control = section.control_of(run)
         n, lost, gained = counts(control, run)
-        assert is_alike(best[3], control)
+        assert is_alike(section, best[3], control)
         close(best[2], 100 * (gained - lost) / n)
         change = 100 * (control.layers / run.layers - 1)
         close(best[4], change if best[5] == "more" else -change, 0)
         assert float(best[6]) == pytest.approx(
             stats.binomtest(lost, lost + gained).pvalue, abs=6e-4
         )
-        mine = corrected(experiment)[experiment, run.config, "control"]
+        mine = corrected(section)[run.config, "control"]
         assert float(best[8]) == pytest.approx(mine, abs=0.02)
         assert int(best[9].replace(",", "")) == needed(control, run, 0.025 / int(best[7]))
 
 
-def check_fewest(experiment: str, match: re.Match[str]) -> None:
-    run, plain = runs()[experiment, match[1]], baseline()
+def check_fewest(section: Section, match: re.Match[str]) -> None:
+    run, plain = section.run(match[1]), section.baseline
     close(match[2], 100 * (1 - run.layers / plain.layers), 0)
     n, lost, gained = counts(plain, run)
     low, high = tango(n, lost, gained)
@@ -312,22 +209,21 @@ def check_fewest(experiment: str, match: re.Match[str]) -> None:
     assert high >= 0
     if match[7]:
         assert int(match[7].replace(",", "")) == needed(plain, run)
-    others = [runs()[experiment, names_in(row["configuration"])[0]] for row in rows_of(experiment)]
-    for other in others:
+    for other in section.listed:
         if other.layers < run.layers:
             assert tango(*counts(plain, other))[1] < 0, other.config
 
 
-def check_spans(experiment: str, match: re.Match[str]) -> None:
-    plain = baseline()
+def check_spans(section: Section, match: re.Match[str]) -> None:
+    plain = section.baseline
     parts = re.findall(rf"`([^`]+)` {NUMBER} points for {NUMBER} %", match[2])
     assert len(parts) >= 2
     k = int(re.search(r"k = (\d+)", match[1])[1])  # type: ignore[index]
     for span, loss, saved in parts:
         fits = [
             run
-            for run in runs().values()
-            if run.experiment == experiment
+            for run in runs(section.task).values()
+            if run.experiment == section.experiment
             and run.settings["decoding.reuse_k"] == k
             and str(run.settings["decoding.layer_subset"]) == span
             and abs(plain.accuracy - run.accuracy - float(loss)) < 0.051
@@ -336,51 +232,49 @@ def check_spans(experiment: str, match: re.Match[str]) -> None:
         assert fits, f"no run has {span}, k = {k}, {loss} points for {saved} %"
 
 
-def check_reuse(experiment: str, match: re.Match[str]) -> None:
+def check_reuse(section: Section, match: re.Match[str]) -> None:
     for name, accuracy, layers in ((match[1], match[2], match[3]), (match[6], match[4], match[5])):
-        run = runs()[experiment, name]
+        run = section.run(name)
         close(accuracy, run.accuracy)
         close(layers, run.layers)
 
 
-def check_twins(experiment: str, match: re.Match[str]) -> None:
-    first, *others = (runs()[experiment, name] for name in names_in(match[0]))
+def check_twins(section: Section, match: re.Match[str]) -> None:
+    first, *others = (section.run(name) for name in names_in(match[0]))
     for other in others:
         assert (first.right == other.right).all() and first.tokens == other.tokens
         assert first.layers == other.layers and first.computation != other.computation
 
 
-def check_cheapest(experiment: str, match: re.Match[str]) -> None:
-    cheapest = min(controls(), key=lambda control: control.layers)
-    run = runs()[experiment, match[1]]
+def check_cheapest(section: Section, match: re.Match[str]) -> None:
+    cheapest = min(section.controls, key=lambda control: control.layers)
+    run = section.run(match[1])
     assert run.layers == cheapest.layers
-    close(match[2], 100 * (1 - run.layers / baseline().layers), 0)
-    check_words(
-        match[3], baseline(), run, corrected(experiment)[experiment, run.config, "baseline"]
-    )
+    close(match[2], 100 * (1 - run.layers / section.baseline.layers), 0)
+    check_words(match[3], section.baseline, run, corrected(section)[run.config, "baseline"])
 
 
-def check_costlier(experiment: str, match: re.Match[str]) -> None:
-    found = [runs()[experiment, names_in(row["configuration"])[0]] for row in rows_of(experiment)]
+def check_costlier(section: Section, match: re.Match[str]) -> None:
+    found = section.listed
     assert int(match[2]) == len(found)
-    assert int(match[1]) == sum(run.layers >= baseline().layers for run in found)
+    assert int(match[1]) == sum(run.layers >= section.baseline.layers for run in found)
 
 
-def check_baseline(_experiment: str, match: re.Match[str]) -> None:
-    run = runs()["00_baseline", match[1]]
-    assert is_same(run, baseline())
+def check_baseline(section: Section, match: re.Match[str]) -> None:
+    run = section.baseline
+    named = [r for (_, config), r in runs(section.task).items() if config == match[1]]
+    assert any(is_same(run, other) for other in named)
     close(match[2], run.accuracy)
     interval = stats.binomtest(int(run.right.sum()), run.n).proportion_ci(method="wilson")
     close(match[3], 100 * interval.low)
     close(match[4], 100 * interval.high)
-    assert int(match[5]) == run.n
+    assert int(match[5].replace(",", "")) == run.n
     close(match[6], run.layers, 0)
 
 
-def check_nothing_without_loss(experiment: str, _match: re.Match[str]) -> None:
-    for row in rows_of(experiment):
-        run = runs()[experiment, names_in(row["configuration"])[0]]
-        assert run.layers >= baseline().layers or tango(*counts(baseline(), run))[1] < 0
+def check_nothing_without_loss(section: Section, _match: re.Match[str]) -> None:
+    for run in section.listed:
+        assert run.layers >= section.baseline.layers or tango(*counts(section.baseline, run))[1] < 0
 
 
 def ratio_by_hand(record: dict[str, Any], config: str, size: int) -> tuple[float, float, float]:
@@ -399,10 +293,10 @@ def ratio_by_hand(record: dict[str, Any], config: str, size: int) -> tuple[float
     return math.exp(mean), math.exp(low), math.exp(high)
 
 
-def check_seconds(experiment: str, match: re.Match[str]) -> None:
-    path = ARTIFACTS / experiment / TASK / "speed.json"
+def check_seconds(section: Section, match: re.Match[str]) -> None:
+    path = ARTIFACTS / section.experiment / section.task / "speed.json"
     if not path.exists():  # timed by another experiment that has the same computations
-        (path,) = ARTIFACTS.glob(f"*/{TASK}/speed.json")
+        (path,) = ARTIFACTS.glob(f"*/{section.task}/speed.json")
     record = json.loads(path.read_text(encoding="utf-8"))
     computations = record["decides"]["computations"]
     said = re.findall(
@@ -414,8 +308,8 @@ def check_seconds(experiment: str, match: re.Match[str]) -> None:
     name = ""
     for config, *printed, size, verdict in said:
         name = config or name
-        own = (name, f"{experiment}/{name}")
-        digest = runs()[experiment, name].computation
+        own = (name, f"{section.experiment}/{name}")
+        digest = section.run(name).computation
         timed = next(key for key, value in computations.items() if key in own or value == digest)
         ratio, low, high = ratio_by_hand(record, timed, int(size))
         for figure, value in zip(printed, (ratio, low, high), strict=True):
@@ -430,11 +324,11 @@ def check_seconds(experiment: str, match: re.Match[str]) -> None:
     assert match[5].startswith(sittings[0]["hardware"]["name"])
 
 
-Check = Callable[[str, re.Match[str]], None]
+Check = Callable[[Section, re.Match[str]], None]
 # Every form of a sentence with figures.
 FORMS: dict[str, Check] = {
-    rf"\*\*{TASK}\*\*, .*Baseline `([^`]+)`: right on {NUMBER} % \({NUMBER} to {NUMBER}\) of (\d+) "
-    rf"items at {NUMBER} layer-forwards per answer\.": check_baseline,
+    rf"\*\*[a-z_]+\*\*, .*Baseline `([^`]+)`: right on {NUMBER} % \({NUMBER} to {NUMBER}\) of "
+    rf"{NUMBER} items at {NUMBER} layer-forwards per answer\.": check_baseline,
     r"- Of (\d+) computations, at equal layer-forwards: (.*?)\."
     r"(?: The best of those not shown, (.*))?": check_standings,
     r"- No configuration of fewer layer-forwards is without a loss of accuracy\.": (
@@ -458,9 +352,9 @@ FORMS: dict[str, Check] = {
 WITHOUT_FIGURES = ("- No seconds were measured in turn with ",)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_sentences_of_a_readme(experiment: str) -> None:
-    sentences = [line for line in answer(experiment) if line and not line.startswith("|")]
+@OF_EACH
+def test_sentences_of_a_readme(section: Section) -> None:
+    sentences = [line for line in section.lines if line and not line.startswith("|")]
     assert len(sentences) >= 3
     for sentence in sentences:
         if sentence.startswith(WITHOUT_FIGURES):
@@ -469,7 +363,7 @@ def test_sentences_of_a_readme(experiment: str) -> None:
         assert form is not None, f"nothing here checks: {sentence}"
         match = re.fullmatch(form, sentence)
         assert match is not None
-        FORMS[form](experiment, match)
+        FORMS[form](section, match)
 
 
 def test_the_first_page_says_what_the_experiments_say() -> None:

@@ -233,6 +233,8 @@ def tables_are_current(
         summaries = [read(run.artifact_path) for run in shown if run.experiment == experiment]
         records = [summary.record for summary in summaries if summary.record is not None]
         table, csv = (ARTIFACTS / experiment / name for name in ("table.md", "table.csv"))
+        if not summaries and not table.exists():
+            continue  # nothing of it is published yet
         try:
             text = table.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):

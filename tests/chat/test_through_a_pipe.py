@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from fastdllm.cli import main
+from tests.support.forks import run_fastdllm
 
 QUESTION = "Tom has 12 apples. He buys 5 apples. How many apples does Tom have now?"
 
@@ -154,14 +154,9 @@ def test_nothing_to_read_is_no_mistake(chat) -> None:
 @pytest.mark.slow
 def test_bytes_that_are_no_text_are_refused_and_lines_may_end_as_on_windows() -> None:
     for typed, code, said in (
-        (b"/set threshold 0.8\r\n", 0, b"threshold 0.8\n"),
-        (b"caf\xe9?\n", 2, b"fastdllm: the line is not UTF-8 text"),
+        (b"/set threshold 0.8\r\n", 0, "threshold 0.8\n"),
+        (b"caf\xe9?\n", 2, "fastdllm: the line is not UTF-8 text"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "fastdllm", "chat"],
-            input=typed,
-            capture_output=True,
-            check=False,
-        )
+        done = run_fastdllm("chat", folder=Path.cwd(), typed=typed)
         assert done.returncode == code, done.stderr
         assert (done.stdout + done.stderr).startswith(said)

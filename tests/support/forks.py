@@ -76,20 +76,25 @@ def run_snakemake(*arguments: str, folder: Path) -> subprocess.CompletedProcess[
     return _run("snakemake", arguments, folder)
 
 
-def run_fastdllm(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run `python -m fastdllm` with these arguments in a folder."""
-    return _run("fastdllm", arguments, folder)
+def run_fastdllm(
+    *arguments: str, folder: Path, typed: str | bytes = b""
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m fastdllm` with these arguments in a folder; typed is its standard input."""
+    return _run("fastdllm", arguments, folder, typed)
 
 
-def _run(program: str, arguments: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def _run(
+    program: str, arguments: Sequence[str], folder: Path, typed: str | bytes = b""
+) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "SNAKEMAKE_PROFILE"}
-    with tempfile.TemporaryDirectory() as outputs:
-        paths = [Path(outputs, name) for name in ("stdout", "stderr")]
-        files = [os.devnull, *map(str, paths)]
+    with tempfile.TemporaryDirectory() as place:
+        stdin, stdout, stderr = paths = [Path(place, name) for name in ("in", "out", "err")]
+        stdin.write_bytes(typed.encode() if isinstance(typed, str) else typed)
+        files = [*map(str, paths)]
         started = Forked(program, arguments, folder=folder, environment=environment, files=files)
         code = started.wait()
-        stdout, stderr = (path.read_text(encoding="utf-8") for path in paths)
-    return subprocess.CompletedProcess([program, *arguments], code, stdout, stderr)
+        said = [path.read_text(encoding="utf-8") for path in (stdout, stderr)]
+    return subprocess.CompletedProcess([program, *arguments], code, *said)
 
 
 def _ask(server: subprocess.Popen[str], what: str, value: Any) -> int:

@@ -200,16 +200,19 @@ def _work_and_exit(stage: str, folder: str, options: Mapping[str, Any]) -> None:
 
 def _plan(options: Mapping[str, Any]) -> None:
     from fastdllm.model.tokenizer import load_tokenizer
+    from fastdllm.tasks import planning
     from fastdllm.tasks.lm_eval_tasks import load_task
     from fastdllm.tasks.plan import write_plan
     from fastdllm.tasks.planning import PlanOptions, make_plan
 
+    # Its checks take most of the time; the items below are of the task that was planned.
+    planning.load_task = cache(load_task)
     source = _source(options)
     options = {key: value for key, value in options.items() if key != "data"}
     plan = make_plan(load_tokenizer(str(MODEL)), PlanOptions(**{**options, "task": source}))
     write_plan(Path("plan"), plan, made_from="{}\n")
     items = []
-    for name, leaf in load_task(source).leaves.items():
+    for name, leaf in planning.load_task(source).leaves.items():
         for index in range(len(plan.header.item_digests[name])):
             doc = leaf.eval_docs[index]
             has_options = leaf.OUTPUT_TYPE == "multiple_choice"

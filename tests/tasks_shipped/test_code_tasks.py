@@ -13,7 +13,7 @@ from tests.support.shipped_tasks import DATA, Answerer, Item, needs_data, outcom
 
 pytestmark = pytest.mark.slow
 
-LIMIT = 8
+LIMIT = 16
 PRIMARY = "pass@1,sandbox"
 ROWS = {
     "humaneval": {
@@ -64,14 +64,15 @@ def write_rows(folder: Path, task: str, *rows: dict[str, object]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("task", "answer"),
+    ("task", "forms"),
     [
-        *(pytest.param("humaneval", f, marks=needs_data("humaneval")) for f in (body, fenced)),
-        *(pytest.param("mbpp", f, marks=needs_data("mbpp")) for f in (fenced, chatty)),
+        pytest.param("humaneval", (body, fenced), marks=needs_data("humaneval")),
+        pytest.param("mbpp", (fenced, chatty), marks=needs_data("mbpp")),
     ],
 )
-def test_right_code_scores_100_percent(task: str, answer: Answerer) -> None:
-    scored = outcome(task, DATA / task, answer, limit=LIMIT)
+def test_right_code_scores_100_percent(task: str, forms: tuple[Answerer, Answerer]) -> None:
+    """In either form: every second item has the other."""
+    scored = outcome(task, DATA / task, lambda item: forms[item.index % 2](item), limit=LIMIT)
     assert scored.primary == PRIMARY
     failed = [s["parsed"] for s in scored.samples if s["parsed"]["outcome"] != "passed"]
     all_right = {PRIMARY: 1.0, "code_found,sandbox": 1.0, "timeout,sandbox": 0.0}

@@ -190,7 +190,7 @@ def _check_lists(task: ConfigurableTask) -> None:
         if isinstance(template := getattr(task.config, key), str) and "\\" not in template
     ]
     for index, doc in enumerate(task.eval_docs if methods else ()):
-        if "\\" not in repr(doc):
+        if "\\\\" not in repr(doc):  # one backslash of the data; a line break is written with one
             continue
         marked = _replaced(doc, "\\", MARK)
         for key, method in methods:

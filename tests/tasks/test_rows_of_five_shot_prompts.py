@@ -44,7 +44,7 @@ class Tokens:
 
 
 class CountedModel(FusedModel):
-    """Runs no layer, so that all of MMLU takes seconds; every logit is 0."""
+    """Runs no layer, so that a third of MMLU takes seconds; every logit is 0."""
 
     def __init__(self, model) -> None:
         super().__init__(model, make_engine=lambda *_: self)
@@ -90,7 +90,7 @@ def rows_shared(model, requests: list[PlannedRequest], chunk_size: int) -> int:
 
 
 def mmlu_contexts(tokens: Tokens) -> Iterator[tuple[int, ...]]:
-    """Every test question behind the five examples of its subject, in lm-eval's words."""
+    """Each question of every third subject, behind its five examples, in lm-eval's words."""
 
     def lines(path: Path) -> list[dict]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -99,7 +99,7 @@ def mmlu_contexts(tokens: Tokens) -> Iterator[tuple[int, ...]]:
         choices = (f"{a}. {b}\n" for a, b in zip(LETTERS, row["choices"], strict=True))
         return f"{row['question'].strip()}\n{''.join(choices)}Answer:"
 
-    for path in sorted((MMLU / "test").glob("*.jsonl")):
+    for path in sorted((MMLU / "test").glob("*.jsonl"))[::3]:
         name = path.stem.replace("_", " ")
         shots = "".join(
             f"{asked(row)} {LETTERS[row['answer']]}\n\n" for row in lines(MMLU / "dev" / path.name)
@@ -115,9 +115,9 @@ def mmlu_contexts(tokens: Tokens) -> Iterator[tuple[int, ...]]:
 
 @pytest.mark.skipif(not MMLU.is_dir(), reason="needs the MMLU questions in ../shared/data/mmlu")
 def test_five_shot_mmlu_runs_twenty_times_fewer_rows(golden_model) -> None:
-    """All 57 subjects, each question once; the tokens are words, digits and signs."""
+    """Nineteen subjects, each question once; the tokens are words, digits and signs."""
     contexts = dict.fromkeys(mmlu_contexts(Tokens()))
-    assert len(contexts) > 13_000
+    assert len(contexts) > 4_000
     requests = [request for context in contexts for request in questions(context)]
     shared = rows_shared(CountedModel(golden_model("m6")), requests, TaskOptions().chunk_size)
     assert rows_per_option(requests) >= FACTOR * shared

@@ -18,7 +18,7 @@ from lm_eval.filters.extraction import RegexFilter
 from fastdllm.common.errors import UserError
 from tasks import gsm8k
 from tasks.minerva_math.answers import DIFFERENT, EQUAL, by_text, compared
-from tests.support.shipped_tasks import DATA, ROOT, Answerer, Item, needs_data, outcome
+from tests.support.shipped_tasks import DATA, ROOT, Item, Outcome, needs_data, outcome
 
 # What answers end with, the right number, whether they are right, and why that could be disputed.
 FORMS = [
@@ -260,25 +260,29 @@ def silent(_: Item) -> str:
     return ""
 
 
+@cache
+def silence() -> Outcome:
+    return outcome("gsm8k", DATA / "gsm8k", silent, limit=60)
+
+
+def bare_or_chatty(item: Item) -> str:
+    return (bare, chatty)[item.index % 2](item)
+
+
 @pytest.mark.slow
 @needs_data("gsm8k")
-@pytest.mark.parametrize(("answer", "score"), [(bare, 1.0), (chatty, 1.0), (silent, 0.0)])
-def test_who_is_always_right_has_all_points_and_who_is_silent_none(
-    answer: Answerer, score: float
-) -> None:
-    scored = outcome("gsm8k", DATA / "gsm8k", answer, limit=60)
-    assert scored.primary == "exact_match,last-box"
-    assert scored.score == scored.metrics["boxed,last-box"] == score
-    assert len(scored.samples) == 60
+def test_who_is_always_right_has_all_points_and_who_is_silent_none() -> None:
+    right = outcome("gsm8k", DATA / "gsm8k", bare_or_chatty, limit=60)
+    for scored, score in ((right, 1.0), (silence(), 0.0)):
+        assert scored.primary == "exact_match,last-box"
+        assert scored.score == scored.metrics["boxed,last-box"] == score
+        assert len(scored.samples) == 60
 
 
 @pytest.mark.slow
 @needs_data("gsm8k")
 def test_prompts_are_those_of_the_published_scripts_character_for_character() -> None:
-    (first, *_) = prompts = [
-        (item["prompt"], item["target"])
-        for item in outcome("gsm8k", DATA / "gsm8k", silent, limit=60).samples
-    ]
+    (first, *_) = prompts = [(item["prompt"], item["target"]) for item in silence().samples]
     rows = [json.loads(line) for line in (DATA / "gsm8k/test.jsonl").open(encoding="utf-8")][:60]
     instruction = r"Please reason step by step, and put your final answer within \boxed{{}}."
     for (prompt, target), row in zip(prompts, rows, strict=True):

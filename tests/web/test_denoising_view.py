@@ -274,12 +274,8 @@ def test_two_answers_can_be_compared_while_they_are_decoded(
 
 @pytest.mark.parametrize(
     ("scheme", "width", "ground"),
-    [
-        ("light", 1280, "rgb(255, 255, 255)"),
-        ("dark", 1280, "rgb(21, 26, 34)"),
-        ("dark", 390, "rgb(21, 26, 34)"),
-        ("light", 390, "rgb(255, 255, 255)"),
-    ],
+    # Colours depend on the scheme alone, and places on the width.
+    [("light", 1280, "rgb(255, 255, 255)"), ("dark", 390, "rgb(21, 26, 34)")],
 )
 def test_it_is_accessible_in_both_themes_and_fits_a_phone(
     open_view: Open, scheme: str, width: int, ground: str

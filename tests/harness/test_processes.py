@@ -20,27 +20,22 @@ from fastdllm.common.errors import UserError
 from fastdllm.harness import team
 from fastdllm.runs.answer_records import Answer
 from fastdllm.tasks.plan import PlannedRequest
+from tests.support.own_forks import OwnFork
 from tests.support.run_project import PATIENCE_S, REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 # One evaluation as of `fastdllm lm-eval run`, without the seconds in which lm-eval lists its tasks.
 PROGRAM = """\
-import json, os, signal, sys
+import json, sys
 from fastdllm.tasks.lm_eval_setup import lm_eval_environment
 with lm_eval_environment(offline=True, private_cache=True):
     from tests.harness.test_processes import evaluate
-    killed_after = int(sys.argv[2])
-    def told():
-        global killed_after
-        killed_after -= 1
-        if killed_after == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-    print(json.dumps(evaluate(json.loads(sys.argv[1]), told)))
+    print(json.dumps(evaluate(json.loads(sys.argv[1]))))
 """
 
 
-def evaluate(options: dict[str, Any], told: Callable[[], None] = lambda: None) -> list[Any]:
+def evaluate(options: dict[str, Any], told: Callable[[], Any] = lambda: None) -> list[Any]:
     """Return the result as JSON, and how many requests this process answered itself.
 
     options: of the model, `tasks` and `use_cache`. told: is called after each answer is kept.
@@ -114,7 +109,7 @@ def test_two_processes_share_the_work_and_give_the_result_of_one(
     options = given(model_folder, ("sums", "choices"))
     Path("program.py").write_text(PROGRAM)
     words = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    words += ["program.py", json.dumps(options), "0"]
+    words += ["program.py", json.dumps(options)]
     running.append(started(project, words, ACCELERATE_USE_CPU="true"))
     together, n_here = result_of(running[0])
     result, n_alone = evaluate(options)
@@ -143,14 +138,18 @@ def test_under_torchrun_the_command_prints_one_table(
 
 
 @pytest.mark.slow
-def test_what_was_answered_survives_a_kill(
-    project: Path, model_folder: Path, running: list[subprocess.Popen[str]]
-) -> None:
+def test_what_was_answered_survives_a_kill(project: Path, model_folder: Path) -> None:
     cache = str(project / "cache")
     options = given(model_folder, use_cache=cache)
-    running.append(started(project, ["-c", PROGRAM, json.dumps(options), "5"]))
-    _, err = running[0].communicate(timeout=PATIENCE_S)
-    assert running[0].returncode == -signal.SIGKILL, err
+    answered = iter(range(1, 11))
+
+    def killed() -> int:
+        evaluate(options, lambda: next(answered) == 5 and os.kill(os.getpid(), signal.SIGKILL))
+        return 0
+
+    process = OwnFork(killed, cwd=project)
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
     with sqlite3.connect(f"{cache}_rank0.db") as stored:
         ((n_kept,),) = stored.execute("select count(*) from unnamed").fetchall()
     assert n_kept == 5 + 1, "the answers, and the mark of their settings"

@@ -29,8 +29,8 @@ from fastdllm.tasks.plan import Plan, read_plan
 from fastdllm.tools.bench.random_models import SHAPES
 from fastdllm.workflow.project.runs import Run, load_project
 from scripts.random_checkpoint import FILES, narrow, write_checkpoint
+from tests.support.own_forks import fork_fastdllm
 from tests.support.real_size_tokenizer import IM_START, VOCABULARY, save_real_size_tokenizer
-from tests.support.run_project import PATIENCE_S
 from tests.support.shipped_tasks import DATA, ROOT, needs_data
 from tests.tasks_shipped import test_gpqa, test_minerva_math, test_mmlu
 
@@ -167,22 +167,20 @@ def killed_after_a_chunk(run: Run, shard: str) -> None:
     def n_chunks() -> int:
         return sum(file.read_text().count('"chunk"') for file in run.folder.rglob("*.jsonl"))
 
-    child = os.fork()
-    if not child:
-        synced = os.fsync
+    synced = os.fsync
 
-        def killing(descriptor: int) -> None:
-            synced(descriptor)
-            if n_chunks():
-                os.kill(os.getpid(), signal.SIGKILL)
+    def killing(descriptor: int) -> None:
+        synced(descriptor)
+        if n_chunks():
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        os.fsync = killing
-        signal.alarm(int(PATIENCE_S))
-        try:
-            main(["eval", str(run.spec_path), "--shard", shard])
-        finally:  # no child goes on with the tests
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    process = fork_fastdllm(
+        *("eval", str(run.spec_path), "--shard", shard),
+        cwd=Path.cwd(),
+        first=lambda: setattr(os, "fsync", killing),
+    )
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
     assert n_chunks() == 1
 
 

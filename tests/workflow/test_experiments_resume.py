@@ -53,6 +53,7 @@ def test_all_experiments_survive_a_kill(tmp_path: Path) -> None:
     folder = short_project(tmp_path)
     # Runs share one process: each import of torch and lm-eval takes seconds.
     edit(folder / "workflow_config.yaml", "group: 1", "group: 20")
+    edit(folder / "workflow_config.yaml", "max_new_tokens: 96", "max_new_tokens: 40")
     with subprocess.Popen(
         [sys.executable, "-m", "snakemake", *CALL],
         cwd=folder,

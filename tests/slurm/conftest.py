@@ -11,6 +11,7 @@ import pytest
 from tests.slurm.lab import Lab
 from tests.slurm.packages import why_absent
 from tests.slurm.projects import ClusterProject, make_reference
+from tests.slurm.trial import ATTACKED
 
 
 @pytest.fixture(scope="session")
@@ -35,10 +36,10 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def reference(shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> ClusterProject:
-    """The nine runs made on this machine without SLURM, in one process; once for all workers."""
+    """Runs made on this machine without SLURM, in one process; once for all workers."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     with (folder / "reference.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return make_reference(folder / "reference", shared_lab)
+        return make_reference(folder / "reference", shared_lab, ATTACKED)

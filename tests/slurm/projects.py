@@ -12,12 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.slurm.configs import ACCOUNTS
 from tests.slurm.lab import Lab
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,14 @@ IN_LAB = (
     "--seconds-between-status-checks",
     "1",
 )
+# One job that decodes nothing.
+ONE_JOB = """\
+rule run:
+    input: "spec.json"
+    output: update("summary.json")
+    resources: slurm_account={account!r}, qos="inferno", runtime=5, mem_mb=100
+    shell: {shell!r}
+"""
 # A grid takes a minute on two processors of one's own.
 GRID_S = 900.0
 
@@ -177,12 +186,29 @@ def make_project(
     return ClusterProject(path, lab, n_items, chunk_size)
 
 
-def make_reference(path: Path, lab: Lab) -> ClusterProject:
-    """Decode the nine runs on this machine without SLURM, in one process, unless that is done."""
+class OneJob(ClusterProject):
+    """A folder with one job for the cluster, which takes none of the project's rules."""
+
+    def command(self, *more: str, **_: str) -> list[str]:
+        """Make what is missing."""
+        words = [sys.executable, "-m", "snakemake", "--executor=fastdllm-slurm", "--jobs=1"]
+        return [*words, "--seconds-between-status-checks=1", *more]
+
+
+def make_one_job(path: Path, lab: Lab, shell: str) -> OneJob:
+    """Write the rule of a job that runs this line of shell."""
+    shutil.copytree(ROOT / "profiles/default", path / "profiles/default")
+    (path / "Snakefile").write_text(ONE_JOB.format(account=ACCOUNTS[0], shell=shell))
+    (path / "spec.json").touch()
+    return OneJob(path, lab, n_items=0, chunk_size=1)
+
+
+def make_reference(path: Path, lab: Lab, configs: Sequence[str] = CONFIGS) -> ClusterProject:
+    """Decode runs on this machine without SLURM, in one process, unless that is done."""
     if path.exists():
         return ClusterProject(path, lab, N_ITEMS, CHUNK_SIZE)
-    project = make_project(path, lab, group=len(CONFIGS))
-    done = project.snakemake(profile="local")
+    project = make_project(path, lab, group=len(configs))
+    done = project.snakemake(f"config={','.join(configs)}", profile="local")
     assert done.returncode == 0, done.stdout + done.stderr
     return project
 

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.faults import FAULTS
 from tests.slurm.lab import Lab
-from tests.slurm.projects import CONFIGS, ClusterProject, make_project
-from tests.slurm.trial import EVERY_FAULT, run_trial
+from tests.slurm.projects import ClusterProject, make_project
+from tests.slurm.trial import ATTACKED, EVERY_FAULT, run_trial
 
 pytestmark = pytest.mark.slow
 # Seconds until status has told what happened to a run, once SLURM knows: it looks every 30 s.
 NAMED_WITHIN_S = 60.0
-# One run for each fault that hits a run, and one that none hits.
-ATTACKED = CONFIGS[: len(FAULTS) + 1]
 
 
 def test_a_grid_under_every_fault(lab: Lab, reference: ClusterProject, tmp_path: Path) -> None:

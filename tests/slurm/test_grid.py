@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.configs import ACCOUNTS
 from tests.slurm.lab import Lab
-from tests.slurm.projects import EXPERIMENT, TASK, ClusterProject, assert_equal, make_project
-from tests.support.small_project import ROOT
+from tests.slurm.projects import (
+    EXPERIMENT,
+    TASK,
+    ClusterProject,
+    assert_equal,
+    make_one_job,
+    make_project,
+)
 
 pytestmark = pytest.mark.slow
+SHARDS = 3
 
 
-@pytest.mark.parametrize(("shards", "is_preempted"), [(2, True), (5, False)])
-def test_shards_answer_as_one_job_though_snakemake_is_killed(
-    lab: Lab, reference: ClusterProject, tmp_path: Path, shards: int, is_preempted: bool
+def test_shards_answer_as_one_job_though_one_is_preempted_and_snakemake_is_killed(
+    lab: Lab, reference: ClusterProject, tmp_path: Path
 ) -> None:
-    project = make_project(tmp_path / "project", lab, shards=shards)
+    project = make_project(tmp_path / "project", lab, shards=SHARDS)
     with project.started("config=k2_first", qos="embers") as main:
-        shard, *_ = lab.wait_until(lambda: at_work(project, 2), what="shards at work")
+        jobs = lab.wait_until(lambda: at_work(project, SHARDS), what="shards at work")
         main.kill()
-    if is_preempted:
-        node = f"--nodelist={shard['node']}"
-        lab.submit("sleep 1", "--qos=inferno", node, "--gres=gpu:RTX_6000:2")
-        lab.wait_until(lambda: lab.jobs()[shard["id"]]["restarts"] == "1", what="requeue")
+    # Nodes have two GPUs, so that another node has a shard that goes on.
+    shard = jobs[0]
+    node = f"--nodelist={shard['node']}"
+    lab.submit("sleep 1", "--qos=inferno", node, "--gres=gpu:RTX_6000:2")
+    lab.wait_until(lambda: lab.jobs()[shard["id"]]["restarts"] == "1", what="requeue")
     done = project.snakemake("config=k2_first", qos="embers")
     assert done.returncode == 0, done.stdout + done.stderr
     counts = Counter(job["comment"] for job in project.jobs().values())
-    parts = [f"{i}-of-{shards}" for i in range(1, shards + 1)]
+    parts = [f"{i}-of-{SHARDS}" for i in range(1, SHARDS + 1)]
     run = f"rule_shard_wildcards_{EXPERIMENT}_{TASK}_k2_first"
     assert counts == {f"{run}_{part}": 1 for part in parts}
     assert_equal(project, reference, "k2_first")
 
 
 def test_runs_that_share_a_job(lab: Lab, reference: ClusterProject, tmp_path: Path) -> None:
-    project = make_project(tmp_path / "project", lab, group=3)
-    configs = ("k1_first", "k2_middle", "k3_last")
+    project = make_project(tmp_path / "project", lab, group=2)
+    configs = ("k1_first", "k2_middle")
     done = project.snakemake(f"config={','.join(configs)}")
     assert done.returncode == 0, done.stdout + done.stderr
     (job,) = project.jobs().values()
@@ -50,25 +54,13 @@ def test_runs_that_share_a_job(lab: Lab, reference: ClusterProject, tmp_path: Pa
         assert_equal(project, reference, config)
 
 
-# A run whose job fails: the earlier result is as old as can be, the input newer.
-FAILING = """\
-rule run:
-    input: "spec.json"
-    output: update("summary.json")
-    resources: slurm_account={account!r}, qos="inferno", runtime=5, mem_mb=100
-    shell: "exit 1"
-"""
-
-
 def test_a_run_that_fails_leaves_its_earlier_result(lab: Lab, tmp_path: Path) -> None:
     """Each Snakemake involved cleans up after the failure: here, in the job, and in its step."""
-    shutil.copytree(ROOT / "profiles/default", tmp_path / "profiles/default")
-    (tmp_path / "Snakefile").write_text(FAILING.format(account=ACCOUNTS[0]))
-    (tmp_path / "spec.json").touch()
+    project = make_one_job(tmp_path, lab, "exit 1")
+    # The earlier result is as old as can be, the input newer.
     (tmp_path / "summary.json").write_text("earlier")
     os.utime(tmp_path / "summary.json", (1, 1))
-    words = (sys.executable, "-m", "snakemake", "--executor=fastdllm-slurm", "--jobs=1")
-    done = lab.run(*words, "--seconds-between-status-checks=1", "summary.json", cwd=tmp_path)
+    done = project.snakemake()
     assert done.returncode == 1 and "SLURM job" in done.stderr
     assert (tmp_path / "summary.json").read_text() == "earlier"
 

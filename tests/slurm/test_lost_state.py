@@ -12,7 +12,7 @@ import pytest
 
 from tests.slurm.lab import Lab
 from tests.slurm.packages import why_absent
-from tests.slurm.projects import make_project
+from tests.slurm.projects import make_one_job
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +30,8 @@ def own_lab() -> Iterator[Lab]:
 def test_a_job_that_got_the_id_of_ours_is_neither_followed_nor_cancelled(
     own_lab: Lab, tmp_path: Path
 ) -> None:
-    lab, project = own_lab, make_project(tmp_path / "project", own_lab)
-    with project.started("config=k1_first") as main:
+    lab, project = own_lab, make_one_job(tmp_path, own_lab, "sleep 900")
+    with project.started("--retries=1") as main:
         (ours,) = lab.wait_until(
             lambda: [key for key, job in project.jobs().items() if job["state"] == "RUNNING"],
             what="a job at work",

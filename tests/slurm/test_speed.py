@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
+from tests.slurm.faults import eval_processes, send
 from tests.slurm.lab import Lab
 from tests.slurm.projects import EXPERIMENT, GRID_S, TASK, make_project
 
@@ -16,14 +18,14 @@ SPEED = """\
 speed:
   baseline: k1_first
   configs: [k2_first]
-  batch_sizes: [8]
+  batch_sizes: [1]
   sittings: 3
   precision: 0.5
 """
 
 
 def test_a_preempted_sitting_keeps_its_rounds(lab: Lab, tmp_path: Path) -> None:
-    project = make_project(tmp_path / "project", lab, n_items=8)
+    project = make_project(tmp_path / "project", lab, n_items=2)
     with (project.path / f"experiments/{EXPERIMENT}/experiment.yaml").open("a") as stream:
         stream.write(SPEED)
     folder = project.path / f"results/{EXPERIMENT}/{TASK}/_speed"
@@ -32,12 +34,13 @@ def test_a_preempted_sitting_keeps_its_rounds(lab: Lab, tmp_path: Path) -> None:
         path = folder / "rounds-1.jsonl"
         return path.read_text().splitlines()[1:] if path.exists() else []
 
-    def measuring() -> dict[str, str] | None:
-        jobs = [job for job in project.jobs().values() if job["state"] == "RUNNING"]
-        return jobs[0] if jobs and len(rounds()) >= 2 else None
-
     with project.started(target="speed", qos="embers") as main:
-        job = lab.wait_until(measuring, what="rounds of a sitting")
+        (job,) = lab.wait_until(lambda: list(project.jobs().values()), what="a job")
+        lab.wait_for_state(job["id"], "RUNNING")
+        job = lab.jobs()[job["id"]]
+        lab.wait_until(lambda: len(rounds()) >= 2, what="rounds of a sitting")
+        # Else it might be done before it is preempted.
+        send(eval_processes(project, job["id"]), signal.SIGSTOP)
         kept = [json.loads(line)["seconds"]["k1_first"] for line in rounds()[:2]]
         gpus = (f"--nodelist={job['node']}", "--gres=gpu:RTX_6000:2")
         lab.submit("sleep 1", "--qos=inferno", *gpus)

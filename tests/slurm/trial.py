@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 from fastdllm.cluster.slurm import LIVE
 from tests.slurm.faults import FAULTS, Attack, send
-from tests.slurm.projects import ClusterProject
+from tests.slurm.projects import CONFIGS, ClusterProject
 
 MAIN_KILLED = "main killed"
 # In this order Snakemake's second call sees the jobs that a person cancels, and lets them be.
 EVERY_FAULT = (MAIN_KILLED, *FAULTS)
+# One run for each fault that hits a run, and one that none hits.
+ATTACKED = CONFIGS[: len(FAULTS) + 1]
 # Ends a hang.
 TRIAL_S = 900.0
 # Most calls of the command until the grid is complete; a cancelled run needs a second one.

@@ -372,4 +372,8 @@ def test_the_first_page_says_what_the_experiments_say() -> None:
     lines = found.splitlines()[1:]
     assert [line.split("]")[0].removeprefix("- [") for line in lines] == EXPERIMENTS
     for experiment, line in zip(EXPERIMENTS, lines, strict=True):
-        assert f"- {line.partition('). ')[2]}" in answer(experiment)
+        said, own = line.partition("). ")[2], answer(experiment)
+        if ": **" not in said:
+            assert f"- {said}" in own
+        for part in re.findall(r"([^;]+: \*\*[a-z ]+)\*\*[;.] ?", said):  # claims
+            assert any(re.match(r"- C\d+\. ", line) and part in line for line in own), part

@@ -13,7 +13,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,10 @@ def write_if_changed(path: Path, text: str, *, is_flushed: bool = True) -> bool:
     return True
 
 
+# An input of this date is older than any output.
+EPOCH_S = 0
+
+
 def date(path: Path, seconds: float) -> None:
     """Set the modification time of a file, in seconds since the epoch.
 
@@ -151,6 +155,19 @@ def date_after(path: Path, output: Path) -> None:
         # It was made within this second, or dated by the clock of another machine.
         date(output, min(output_s, now_s - 1))
         date(path, now_s)
+
+
+def stamp(path: Path, inputs: Iterable[Path]) -> None:
+    """Leave a file without content that is as new as the newest of `inputs`.
+
+    Raises:
+        OSError: one of them is gone, or the file system refused.
+    """
+    newest_s = max(other.stat().st_mtime for other in inputs)
+    if not path.exists():
+        write_text_atomically(path, "")
+    if path.stat().st_mtime < newest_s:
+        date(path, newest_s)
 
 
 def temporary_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:

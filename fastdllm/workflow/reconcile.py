@@ -14,10 +14,12 @@ from dataclasses import replace
 
 from fastdllm.common.errors import UserError
 from fastdllm.common.files import (
+    EPOCH_S,
     cannot,
     date,
     date_after,
     json_object,
+    stamp,
     to_json,
     write_if_changed,
     write_text_atomically,
@@ -36,8 +38,6 @@ from fastdllm.workflow.status.run_status import RunStatus, State, inspect
 
 # The reason of a run whose job has read a spec that was changed since.
 EARLIER_SETTINGS = "works with earlier settings"
-# An input of this date is older than any output.
-EPOCH_S = 0
 # Output of `aggregate` for Snakemake; newer than every summary when all of them are published.
 PUBLISHED_STAMP = RESULTS / ".published"
 
@@ -181,8 +181,4 @@ def _date_stamp(project: Project, statuses: Sequence[RunStatus], read: SummaryRe
     if not is_published:
         PUBLISHED_STAMP.unlink(missing_ok=True)
         return
-    newest_s = max(status.run.summary_path.stat().st_mtime for status in full)
-    if not PUBLISHED_STAMP.exists():
-        write_text_atomically(PUBLISHED_STAMP, "")
-    if PUBLISHED_STAMP.stat().st_mtime < newest_s:
-        date(PUBLISHED_STAMP, newest_s)
+    stamp(PUBLISHED_STAMP, (status.run.summary_path for status in full))

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from fastdllm.common.console import counted
 from fastdllm.common.files import (
+    EPOCH_S,
     cannot,
     date,
     date_after,
     json_object,
     read_text,
+    stamp,
     to_json,
     write_if_changed,
     write_text_atomically,
@@ -29,7 +31,6 @@ from fastdllm.speed.speed_spec import rounds_path
 from fastdllm.workflow.project.runs import Project
 from fastdllm.workflow.project.speeds import SpeedMeasurement, speed_measurements
 
-EPOCH_S = 0
 # Output of the rule `speed` for Snakemake, as reconcile.PUBLISHED_STAMP is of `aggregate`.
 SPEEDS_STAMP = RESULTS / ".speeds_published"
 
@@ -198,8 +199,4 @@ def _date_stamp(statuses: Sequence[SpeedStatus]) -> None:
     if not full or any(status.state is not SpeedState.DONE for status in full):
         SPEEDS_STAMP.unlink(missing_ok=True)
         return
-    newest_s = max(status.measurement.record_path.stat().st_mtime for status in full)
-    if not SPEEDS_STAMP.exists():
-        write_text_atomically(SPEEDS_STAMP, "")
-    if SPEEDS_STAMP.stat().st_mtime < newest_s:
-        date(SPEEDS_STAMP, newest_s)
+    stamp(SPEEDS_STAMP, (status.measurement.record_path for status in full))

@@ -2,7 +2,7 @@
 
 Same people, things and numbers as in `problems.py`, told in more ways and day by day. Whole boxes
 may come or go, which takes two calculations. On one day something happens to another thing: true,
-and of no matter. The answer says for each day what the person has then.
+and of no matter. The answer says of each day what happened, and what that leaves.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class _Story:
         if self.rng.random() < WITH_BOXES:
             product = draw_product(self.rng)
             self.sentences.append(f"{self.person} has {self._boxes(product, self.thing)}.")
-            self._reckon(product, f"{self.person} has")
+            self.reasons.append(f"{self.person} has {product} {self.thing}.")
+            self._becomes(product)
         else:
             self.value = self.rng.randint(SMALLEST, LARGEST)
             self.sentences.append(f"{self.person} has {self.value} {self.thing}.")
@@ -99,18 +100,18 @@ class _Story:
         if calculation := draw_sum(self.rng, self.value):
             verb, more = self.rng.choice(GAINS), self.rng.choice(("", " more"))
             self._tell(f"{self._subject()} {verb} {calculation.right}{more} {self.thing}")
-            self._reckon(calculation, f"{self._day} {self._pronoun} has")
+            self._reckon(calculation, f"{verb} {calculation.right} {self.thing}")
 
     def _lose(self) -> None:
         if calculation := draw_difference(self.rng, self.value):
             verb, of = self.rng.choice(LOSSES), self.rng.choice(("", f" of {self._possessive}"))
             self._tell(f"{self._subject()} {verb} {calculation.right}{of} {self.thing}")
-            self._reckon(calculation, f"{self._day} {self._pronoun} has")
+            self._reckon(calculation, f"{verb} {calculation.right} {self.thing}")
 
     def _double(self) -> None:
         if calculation := draw_double(self.value):
             self._tell(f"{self._subject()} doubles {self._possessive} {self.thing}")
-            self._reckon(calculation, f"{self._day} {self._pronoun} has")
+            self._reckon(calculation, f"doubles {self.thing}")
 
     def _gain_boxes(self) -> None:
         product = draw_product(self.rng)
@@ -125,27 +126,28 @@ class _Story:
             self._move_boxes(product, rest, LOSSES)
 
     def _move_boxes(self, product: Calculation, after: Calculation, verbs: tuple[str, ...]) -> None:
-        boxes = self._boxes(product, self.thing)
-        self._tell(f"{self._subject()} {self.rng.choice(verbs)} {boxes}")
+        verb, boxes = self.rng.choice(verbs), self._boxes(product, self.thing)
+        self._tell(f"{self._subject()} {verb} {boxes}")
         self.calculations.append(product)
-        self._reckon(after, f"{self._day} {product} {self.thing}, then {self._pronoun} has")
+        self._reckon(after, f"{verb} {boxes}, {product}")
 
     def _compare(self) -> None:
         more = self.rng.random() < 0.5
         draw = draw_sum if more else draw_difference
         if calculation := draw(self.rng, self.value):
             other, word = self.people.pop(), "more" if more else "fewer"
-            than = self.rng.choice((f"{word} {self.thing} than", f"{self.thing} {word} than"))
-            self._tell(f"{other} has {calculation.right} {than} {self.person}")
+            order = self.rng.choice((f"{word} {self.thing}", f"{self.thing} {word}"))
+            self._tell(f"{other} has {calculation.right} {order} than {self.person}")
             self.person, self.must_name = other, False
-            self._reckon(calculation, f"{self._day} {other} has")
+            self._reckon(calculation, f"{other} has {calculation.right} {order}")
 
     def _add_up(self) -> bool:
         calculation = draw_sum(self.rng, self.value)
         if calculation is None:
             return False
-        self._tell(f"{self.people.pop()} has {calculation.right} {self.thing}")
-        self._reckon(calculation, f"{self._day} together they have")
+        fact = f"{self.people.pop()} has {calculation.right} {self.thing}"
+        self._tell(fact)
+        self._reckon(calculation, fact)
         return True
 
     def _distract(self) -> None:
@@ -155,9 +157,9 @@ class _Story:
         is_of_another = self.rng.random() < 0.5
         subject = self.people.pop() if is_of_another else self._subject()
         self.must_name = is_of_another
-        verb = self.rng.choice(("has", *GAINS, *LOSSES))
-        self._tell(f"{subject} {verb} {self.rng.choice((single, boxes))}")
-        self.reasons.append(f"{self._day} {self._pronoun} has {self.value} {self.thing}.")
+        happened = f"{self.rng.choice(('has', *GAINS, *LOSSES))} {self.rng.choice((single, boxes))}"
+        self._tell(f"{subject} {happened}")
+        self.reasons.append(f"{self._day} {happened}, has {self.value}.")
 
     def _boxes(self, product: Calculation, thing: str) -> str:
         return f"{product.left} {self.rng.choice(CONTAINERS)} with {product.right} {thing} each"
@@ -183,7 +185,10 @@ class _Story:
         self.days += 1
         self.sentences.append(f"{self._day} {fact}.")
 
-    def _reckon(self, calculation: Calculation, begun: str) -> None:
+    def _reckon(self, calculation: Calculation, happened: str) -> None:
+        self.reasons.append(f"{self._day} {happened}, {calculation}.")
+        self._becomes(calculation)
+
+    def _becomes(self, calculation: Calculation) -> None:
         self.calculations.append(calculation)
-        self.reasons.append(f"{begun} {calculation} {self.thing}.")
         self.value = calculation.result

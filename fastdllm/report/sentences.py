@@ -108,7 +108,7 @@ def baseline_sentence(baseline: Summary, name: str) -> str:
     is_share = primary.interval_method == "wilson"
     right = f"right on {accuracy} of" if is_share else f"{primary.metric} {accuracy} on"
     return (
-        f"Baseline `{name}`: {right} {primary.n} items at "
+        f"Baseline `{name}`: {right} {primary.n:,} items at "
         f"{cost_words(layer_forwards_per_answer(baseline))} layer-forwards per answer."
     )
 
@@ -290,8 +290,8 @@ def _fewest_without_loss(findings: Sequence[ExperimentFinding], name_of: NameOf)
     return (
         f"Fewest layer-forwards without a loss that was seen: `{name_of(best.summary)}`{kind}, "
         f"{100 * best.saved:.0f} % fewer than {_baseline_words(findings)}"
-        f"{_positions_words(best.to_baseline)}, {difference_words(best.to_baseline)} on {paired.n} "
-        f"items{needed}."
+        f"{_positions_words(best.to_baseline)}, {difference_words(best.to_baseline)} on "
+        f"{paired.n:,} items{needed}."
     )
 
 

@@ -44,6 +44,7 @@ class Run:
         positions = values.get("position_forwards")
         self.positions = None if positions is None else positions / answers
         self.tokens = values["throughput"]["tokens_generated"]
+        self.processor_share = values["throughput"].get("processor_share")
         self.computation = values["computation"]
         origin = values.get("same_as")
         self.decoded = (origin["experiment"], origin["config"]) if origin else path.parts[-4:-1:2]

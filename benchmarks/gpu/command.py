@@ -35,7 +35,7 @@ def main(words: Sequence[str]) -> int:
     """
     options = parser().parse_args(words)
     # As Ctrl-C: what runs is ended, and what was measured is kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for name in options.part:
             if name not in NAMES:
@@ -54,6 +54,8 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         notice(f"interrupted; {options.json} has what was measured")
         return INTERRUPTED_EXIT_CODE
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def parser() -> argparse.ArgumentParser:

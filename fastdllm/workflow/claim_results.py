@@ -7,6 +7,7 @@ chooses, by what is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -276,7 +277,8 @@ def _summaries(
 def _speeds(project: Project, registered: RegisteredClaims) -> dict[str, SpeedRecord]:
     speeds = {}
     if any(isinstance(claim, Faster) for claim in registered.claims):
-        for measurement in speed_measurements(project):
+        # Whatever is selected: what is claimed stands on all of its results.
+        for measurement in speed_measurements(replace(project, runs=project.all_runs)):
             path = _valid_speed(measurement)
             if measurement.experiment == registered.experiment and path is not None:
                 speeds[measurement.task] = read_speed(path)

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from fastdllm.records.summary import Summary, read_summary, unpack_bits
+from fastdllm.workflow.claim_results import claims_are_current, published_results
+from fastdllm.workflow.project.artifacts import SummaryReader
 from fastdllm.workflow.project.runs import Run, load_project
+from fastdllm.workflow.project.selection import Selection
 
 ROOT = Path(__file__).parents[2]
 # On another processor float32 may round another way and turn a near-tie.
@@ -125,3 +128,10 @@ def test_the_readme_shows_the_committed_table() -> None:
     table = from_git("artifacts/00_baseline/table.md")
     section = table.partition("## word_problems\n\n")[2].partition("\n## ")[0]
     assert section.strip() and shown.strip() == section.strip(), "run: scripts/update_answers.py"
+
+
+@pytest.mark.usefixtures("runs")
+def test_claims_are_current_whatever_is_selected() -> None:
+    project = load_project(Selection(experiments=("00_baseline",)))
+    assert project.claims and {run.experiment for run in project.runs} == {"00_baseline"}
+    assert claims_are_current(project, published_results(project, SummaryReader()))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import json
 import math
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +16,19 @@ from pathlib import Path
 import numpy as np
 from scipy import optimize, stats
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.committed import ROOT as PROJECT
+from tests.support.committed import unpack_committed
+
+
+def committed_or_at_hand() -> Path:
+    """The folder of what is committed; without git, the project as it is."""
+    folder = Path(tempfile.mkdtemp(prefix="fastdllm-committed-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    is_there = unpack_committed(folder, "artifacts", "experiments", "README.md")
+    return folder if is_there else PROJECT
+
+
+ROOT = committed_or_at_hand()
 ARTIFACTS = ROOT / "artifacts"
 CONTROLS = "03_controls"
 NUMBER = r"([+-]?[\d,.]+)"

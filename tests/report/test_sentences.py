@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from fastdllm.report.content import build_report
@@ -12,9 +9,9 @@ from fastdllm.report.groups import grouped
 from fastdllm.report.sentences import NOTHING, answer_of, main_sentences
 from fastdllm.report.standings import Standing, findings_of
 from scripts.update_answers import experiments, published, with_answer, with_findings
+from tests.support.committed import ROOT, unpack_committed
 from tests.support.made_up_runs import runs, speeds
 
-ROOT = Path(__file__).resolve().parents[2]
 READMES = experiments(ROOT)
 
 
@@ -126,11 +123,8 @@ def committed(tmp_path_factory):
     """What is committed; the artifacts at hand may be those of a `make run` just now."""
     folder = tmp_path_factory.mktemp("committed")
     paths = ("README.md", "workflow_config.yaml", "experiments", "tasks", "models", "artifacts")
-    command = ("git", "archive", "HEAD", *paths)
-    packed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    if packed.returncode:
-        pytest.skip(f"no git checkout: {packed.stderr.decode().strip()}")
-    subprocess.run(("tar", "-x", "-C", str(folder)), input=packed.stdout, check=True)
+    if not unpack_committed(folder, *paths):
+        pytest.skip("no git checkout")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What is committed of this project: the artifacts at hand may be those of a `make run` just now."""
+"""What is committed of this project; the artifacts at hand may be those of a `make run`."""
 
 from __future__ import annotations
 

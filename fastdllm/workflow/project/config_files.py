@@ -350,10 +350,11 @@ class WorkflowConfig(StrictModel):
         """The options of an enabled task; the defaults if it is only named."""
         return self.tasks[task] or TaskOptions()
 
-    def tasks_of(self, experiment: ExperimentConfig) -> list[str] | None:
+    def tasks_of(self, experiment: ExperimentConfig) -> list[str]:
         """The tasks that an experiment names, else all that need not be named."""
-        named = [task for task in self.tasks if not self.task_options(task).only_where_named]
-        return named if experiment.tasks is None else experiment.tasks
+        if experiment.tasks is not None:
+            return experiment.tasks
+        return [task for task in self.tasks if not self.task_options(task).only_where_named]
 
     def task_source(self, task: str) -> TaskSource:
         """Where an enabled task is read from."""

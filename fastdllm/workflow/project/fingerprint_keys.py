@@ -26,7 +26,7 @@ from fastdllm.workflow.project.digests import (
 )
 from fastdllm.workflow.project.grid import Config
 
-# Options of a task that say only where its data is and how the work is split.
+# Options of a task that say only where its data is, who runs it, and how the work is split.
 UNDECIDING_OPTIONS = {"data", "batch_size", "shards", "group", "only_where_named"}
 
 
